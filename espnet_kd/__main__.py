@@ -1,0 +1,69 @@
+"""``python -m espnet_kd COMMAND ...``, and the stand-in for ``python3`` in a stock ESPnet recipe."""
+
+import importlib
+import os
+import sys
+
+from espnet_kd.errors import UserError
+
+COMMANDS = {
+    "train": ("espnet_kd.tasks.train", "train a student with distillation (ESPnet's options and ours)"),
+    "prepare": ("espnet_kd.corpora.prepare", "make Kaldi data directories from a corpus"),
+    "perturb": ("espnet_kd.recipe.perturb", "add copies of a data directory at other speeds"),
+    "format": ("espnet_kd.recipe.format", "write the audio of a data directory into dump/"),
+    "lengths": ("espnet_kd.recipe.lengths", "drop utterances that are too short or too long"),
+    "tokens": ("espnet_kd.recipe.tokens", "make a token list"),
+    "merge": ("espnet_kd.recipe.merge", "merge YAML configurations"),
+    "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
+    "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
+    "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
+}
+# What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
+TRAINERS = {"espnet2.bin.asr_train": "asr"}
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: python -m espnet_kd COMMAND [OPTION ...]", "", "commands:", *lines])
+
+
+def stand_in(argv: list[str]) -> None:
+    """Do what ``python3 ARGV`` does, but train with distillation.
+
+    A stock recipe writes ``${python} -m espnet2.bin.asr_train ...``; with
+    ``--python "python3 -m espnet_kd"`` that arrives here.
+    """
+    if argv[0] == "-m" and len(argv) > 1 and argv[1] in TRAINERS:
+        run("train", ["--task", TRAINERS[argv[1]], *argv[2:]])
+    else:
+        os.execv(sys.executable, [sys.executable, *argv])
+
+
+def run(name: str, argv: list[str]) -> None:
+    """Run one command; a user's mistake becomes one line and exit status 1."""
+    module, _ = COMMANDS[name]
+    try:
+        importlib.import_module(module).main(argv)
+    except (UserError, ValueError, FileNotFoundError) as e:
+        if os.environ.get("ESPNET_KD_TRACEBACK"):
+            raise
+        sys.exit(f"espnet-kd: error: {e}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script ``espnet-kd``."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+    elif argv[0] in COMMANDS:
+        run(argv[0], argv[1:])
+    elif argv[0].startswith("-") or argv[0].endswith(".py"):
+        stand_in(argv)
+    else:
+        sys.exit(f"espnet-kd: error: no command {argv[0]!r}\n{usage()}")
+
+
+if __name__ == "__main__":
+    main()
