@@ -1,5 +1,5 @@
-"""The one exception that a user's mistake raises when no built-in one fits."""
+"""The one exception that a user's mistake raises outside the criteria."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user can put right; its message is one line that says what and how."""

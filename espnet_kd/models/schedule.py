@@ -1,0 +1,85 @@
+"""Weights that change with the training step."""
+
+import math
+from dataclasses import dataclass
+
+from espnet_kd.errors import UserError
+
+SHAPES = {
+    "linear": lambda x: x,
+    "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
+}
+KEYS = ("schedule", "from", "to", "begin", "steps")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight as a function of the step alone, so that a resumed training continues exactly.
+
+    It is ``start`` up to step ``begin``, then moves to ``end`` within ``steps`` steps, and stays there.
+
+    Attributes:
+        start: weight before ``begin``.
+        end: weight after ``begin + steps``.
+        begin: first step of the move.
+        steps: length of the move in training steps (batches).
+        shape: ``linear`` or ``cosine``.
+    """
+
+    start: float
+    end: float
+    begin: int = 0
+    steps: int = 1
+    shape: str = "linear"
+
+    def __call__(self, step: float) -> float:
+        """The weight at a step, counted from 0."""
+        progress = min(max((step - self.begin) / self.steps, 0.0), 1.0)
+        return self.start + (self.end - self.start) * SHAPES[self.shape](progress)
+
+    @property
+    def is_zero(self) -> bool:
+        """True if the weight is 0 at every step."""
+        return self.start == self.end == 0
+
+
+def build_schedule(weight: object, name: str) -> Schedule:
+    """Make a schedule of a number, or of ``{schedule: linear|cosine|warmup, from, to, begin, steps}``.
+
+    ``warmup`` is ``linear`` from 0.
+
+    Args:
+        weight: what the configuration gives.
+        name: of the option, for the message of an error.
+
+    Raises:
+        UserError: not a number or not such a mapping.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, int | float | dict):
+        raise UserError(f"{name}: {weight!r} is neither a number nor a mapping with {', '.join(KEYS)}")
+    if not isinstance(weight, dict):
+        return Schedule(_number(weight, name), float(weight))
+    unknown = [str(key) for key in weight if key not in KEYS]
+    if unknown:
+        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(KEYS)}")
+    kind = weight.get("schedule", "linear")
+    if kind not in (*SHAPES, "warmup"):
+        raise UserError(f"{name}: unknown schedule {kind!r}; known: {', '.join(SHAPES)}, warmup")
+    if "to" not in weight or "steps" not in weight or ("from" not in weight and kind != "warmup"):
+        raise UserError(f"{name}: a {kind} schedule needs {'to and steps' if kind == 'warmup' else 'from, to and steps'}")
+    steps = _number(weight["steps"], f"{name}.steps")
+    if steps <= 0:
+        raise UserError(f"{name}.steps: {steps} is not positive")
+    return Schedule(
+        start=_number(weight.get("from", 0.0), f"{name}.from"),
+        end=_number(weight["to"], f"{name}.to"),
+        begin=int(_number(weight.get("begin", 0), f"{name}.begin")),
+        steps=int(steps),
+        shape="linear" if kind == "warmup" else kind,
+    )
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name}: {value!r} is not a finite number")
+    return float(value)

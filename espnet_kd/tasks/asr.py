@@ -1,0 +1,33 @@
+"""ESPnet's ASR task, with a teacher."""
+
+import argparse
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
+
+from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.tasks.options import add_arguments
+from espnet_kd.tasks.trainer import ResumableTrainer
+
+
+class ASRDistillationTask(ASRTask):
+    """CTC/attention students of stock ESPnet, distilled from stock ESPnet experiments.
+
+    Without our options it trains the stock model.
+    """
+
+    trainer = ResumableTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add ESPnet's options and ours."""
+        super().add_task_arguments(parser)
+        add_arguments(parser)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
+        """Build the stock model; when it is to be trained with a teacher, attach that."""
+        model = super().build_model(args)
+        if wanted(args) and not args.collect_stats:
+            attach_teacher(model, args)
+        return model

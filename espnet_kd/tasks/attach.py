@@ -1,0 +1,107 @@
+"""Make a student of a stock model as the options of a configuration say."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_kd.errors import UserError
+from espnet_kd.models.distilled import Method, aligned, distil
+from espnet_kd.models.initialise import initialise
+from espnet_kd.models.schedule import build_schedule
+from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
+from espnet_kd.teachers.experiment import Experiment, load_experiment
+from espnet_kd.teachers.online import OnlineTeacher, observe
+from espnet_kd.teachers.taps import Taps
+
+PROBE_SECONDS = 2
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """True if the configuration asks for anything of ours."""
+    return bool(args.teacher or args.criteria or args.init_from_teacher)
+
+
+def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASRModel:
+    """Load the teacher(s), initialise the student from the first, and add the criteria to its loss.
+
+    Raises:
+        UserError: an option is wrong, or teacher and student do not fit.
+    """
+    options = teacher_options(args.teacher)
+    experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
+    for experiment in experiments:
+        check_tokens(model.token_list, experiment)
+    if args.init_from_teacher:
+        initialise(model, experiments[0].model, args.init_from_teacher)
+    terms = term_options(args.criteria)
+    if not terms:
+        return model
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError("distillation on several GPUs needs DistributedDataParallel: add --multiprocessing_distributed true")
+    _check_time_warp(args, terms)
+    teacher = OnlineTeacher(
+        experiments, [t.term.teacher_tap for t in terms], _temperatures(terms, len(experiments)), options.weights
+    )
+    taps = Taps(model, [t.term.student_tap for t in terms], "the student")
+    _fit(model, taps, teacher, terms, int(getattr(model.frontend, "fs", None) or 16000))
+    method = Method(teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight"))
+    return distil(model, method, {t.term.name: t.build() for t in terms})
+
+
+def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
+    """Refuse a teacher with another token list, naming the first difference."""
+    for i, (ours, theirs) in enumerate(zip(tokens, teacher.tokens, strict=False)):
+        if ours != theirs:
+            raise UserError(
+                f"token {i} is {ours!r} for the student, {theirs!r} for teacher {teacher.directory}: "
+                "train both with one token list"
+            )
+    if len(tokens) != len(teacher.tokens):
+        raise UserError(
+            f"the student has {len(tokens)} tokens, teacher {teacher.directory} {len(teacher.tokens)}: "
+            "train both with one token list"
+        )
+
+
+def _check_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
+        raise UserError(
+            f"criterion {frames[0]} compares frames, but the student's SpecAugment moves them in time: "
+            "set `specaug_conf: {apply_time_warp: false}`"
+        )
+
+
+def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
+    """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
+    result: dict[str, float] = {}
+    for t in terms:
+        temperature = t.options.get("temperature", 1.0)
+        if teachers > 1 and t.kind == "hidden":
+            raise UserError(f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher")
+        if teachers > 1 and result.get(t.term.teacher_tap, temperature) != temperature:
+            raise UserError(f"criteria: {t.term.name}: an ensemble needs one temperature for all criteria at {t.term.teacher_tap}")
+        result[t.term.teacher_tap] = temperature
+    return result
+
+
+def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int) -> None:
+    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
+    speech = torch.randn(1, PROBE_SECONDS * rate, generator=torch.Generator().manual_seed(0))
+    batch = (speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2]))
+    theirs = teacher.targets(*batch)
+    with torch.no_grad():
+        ours = observe(model.eval(), taps, *batch)
+    model.train()
+    for t in terms:
+        student, target, _ = aligned(ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term)
+        if t.kind == "hidden":
+            t.options.setdefault("student_dim", student.shape[-1])
+            t.options.setdefault("teacher_dim", target.shape[-1])
+        elif student.shape[-1] != target.shape[-1]:
+            raise UserError(
+                f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} values at a position, "
+                f"{t.term.teacher_tap} of the teacher {target.shape[-1]}: choose taps that give logits over the same tokens"
+            )

@@ -1,0 +1,98 @@
+"""The distillation options of an ESPnet configuration, checked."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from espnet2.utils.nested_dict_action import NestedDictAction
+from torch import nn
+
+from espnet_kd.criteria import build_criterion
+from espnet_kd.errors import UserError
+from espnet_kd.models.distilled import Term
+from espnet_kd.models.schedule import build_schedule
+
+TEACHER_KEYS = ("exp", "checkpoint", "weights")
+TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add our options to ESPnet's parser."""
+    group = parser.add_argument_group("Distillation")
+    for name, text in (
+        ("teacher", f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a list"),
+        ("criteria", f"Name to a mapping with {', '.join(TERM_KEYS)} and the options of that type of criterion"),
+        ("init_from_teacher", "Parts of the student to copy: path to true, a teacher path or a list of layers"),
+    ):
+        group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
+    group.add_argument("--task_weight", type=yaml.safe_load, default=1.0, help="Weight of the task loss, or its schedule")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Where the teachers lie.
+
+    Attributes:
+        directories: experiment directories.
+        checkpoint: file name in each of them; None for the default.
+        weights: in the mean of an ensemble; None for equal ones.
+    """
+
+    directories: tuple[str, ...]
+    checkpoint: str | None
+    weights: tuple[float, ...] | None
+
+
+def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
+    """Check the option ``teacher``."""
+    if not isinstance(teacher, Mapping):
+        raise UserError(f"teacher: {teacher!r} is not a mapping; write `teacher: {{exp: DIRECTORY}}`")
+    _refuse_unknown("teacher", teacher, TEACHER_KEYS)
+    exp = teacher.get("exp")
+    directories = [exp] if isinstance(exp, str) else exp
+    if not directories or not isinstance(directories, list) or not all(isinstance(d, str) and d for d in directories):
+        raise UserError("teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`")
+    weights = teacher.get("weights")
+    return TeacherOptions(tuple(directories), teacher.get("checkpoint"), tuple(weights) if weights else None)
+
+
+@dataclass
+class TermOptions:
+    """One entry of ``criteria``: the term and what its criterion is made of."""
+
+    term: Term
+    kind: str
+    options: dict[str, Any]
+
+    def build(self) -> nn.Module:
+        """Make the criterion."""
+        try:
+            return build_criterion(self.kind, **self.options)
+        except (ValueError, TypeError) as e:
+            raise UserError(f"criteria: {self.term.name}: {e}") from None
+
+
+def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
+    """Check the option ``criteria``."""
+    result = []
+    for name, entry in criteria.items():
+        if not isinstance(entry, Mapping) or "type" not in entry:
+            raise UserError(f"criteria: {name}: write `{name}: {{type: ..., weight: ..., tap: ...}}`")
+        if not str(name).isidentifier():
+            raise UserError(f"criteria: {name!r} is not a name: use letters, digits and _")
+        both = entry.get("tap")
+        student, teacher = entry.get("student_tap", both), entry.get("teacher_tap", both)
+        if not student or not teacher:
+            raise UserError(f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)")
+        weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
+        options = {key: value for key, value in entry.items() if key not in TERM_KEYS}
+        result.append(TermOptions(Term(str(name), weight, student, teacher), entry["type"], options))
+    return result
+
+
+def _refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = [str(key) for key in mapping if key not in known]
+    if unknown:
+        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")

@@ -1,0 +1,32 @@
+"""``python -m espnet_kd train --task asr ...``: ESPnet's training command with our options."""
+
+import argparse
+import os
+from pathlib import Path
+
+from espnet_kd.errors import UserError
+
+TASKS = ("asr",)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train; every option but ``--task`` is ESPnet's or described by ``--help``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", choices=TASKS, default="asr")
+    parser.add_argument("--output_dir", type=Path)
+    ours, rest = parser.parse_known_args(argv)
+    if ours.output_dir is not None:
+        _check_writable(ours.output_dir)
+        rest += ["--output_dir", str(ours.output_dir)]
+    from espnet_kd.tasks.asr import ASRDistillationTask
+
+    ASRDistillationTask.main(cmd=rest)
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot make the output directory {directory}: {e.strerror}") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(f"the output directory {directory} is not writable")

@@ -1,0 +1,144 @@
+"""Load any stock ESPnet experiment directory, read-only and checked."""
+
+import argparse
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
+from torch import Tensor
+
+from espnet_kd.errors import UserError
+
+# The first of these that exists is the checkpoint of an experiment.
+CHECKPOINTS = ("valid.acc.ave.pth", "valid.cer_ctc.ave.pth", "valid.cer.ave.pth", "valid.loss.ave.pth")
+# The options of a config.yaml that name files ESPnet opens when it builds a model.
+FILE_OPTIONS = (("normalize_conf", "stats_file"),)
+# Own parameters of a distilled student; its stock model does not have them.
+OWN_PREFIX = "kd_"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A frozen model in eval mode, with where it came from."""
+
+    model: ESPnetASRModel
+    directory: Path
+    checkpoint: Path
+
+    @property
+    def tokens(self) -> list[str]:
+        """The token list."""
+        return self.model.token_list
+
+
+def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Experiment:
+    """Build the model of an experiment directory and load its checkpoint, every tensor of it.
+
+    Paths in its config.yaml are resolved against the recipe directory it lies in, so the current directory
+    does not matter.
+
+    Args:
+        directory: holds config.yaml and the checkpoint.
+        checkpoint: file name within it; None takes the first of ``CHECKPOINTS``.
+
+    Raises:
+        UserError: something is missing, damaged, not pure tensors, or does not fit the model.
+    """
+    directory = Path(directory)
+    config = _read_config(directory)
+    path = _find_checkpoint(directory, checkpoint)
+    for section, key in FILE_OPTIONS:
+        if isinstance(config.get(section), dict) and config[section].get(key):
+            config[section][key] = str(_find_file(config[section][key], directory))
+    config["init"] = None
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    load_exactly(model, load_tensors(path), path)
+    model.eval().requires_grad_(False)
+    if hasattr(model.decoder, "sampling_probability"):
+        model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
+    return Experiment(model, directory, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file of tensors and plain values without running anything that it contains.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds more than that.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} holds code or damaged data, not only tensors: refused; save it as a plain state dict") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged or truncated ({reason}): copy or train it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, as ``load_checkpoint`` does.
+
+    Raises:
+        UserError: the file is damaged or holds more than tensors.
+    """
+    state = load_checkpoint(path)
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is not a state dict of tensors: give the model file, such as valid.acc.ave.pth")
+    return state
+
+
+def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict, all of it; stock loading passes over wrong keys in silence.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape.
+    """
+    state = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
+    expected = model.state_dict()
+    for problem, keys in (("lacks", expected.keys() - state.keys()), ("has an unexpected", state.keys() - expected.keys())):
+        if keys:
+            raise UserError(f"{path} {problem} tensor {min(keys)} ({len(keys)} in all): it does not belong to its config.yaml")
+    for key, value in state.items():
+        if value.shape != expected[key].shape:
+            raise UserError(f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}")
+    model.load_state_dict(state)
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise UserError(f"teacher directory {directory} does not exist")
+    path = directory / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give the directory of a trained ESPnet experiment") from None
+    except yaml.YAMLError as e:
+        raise UserError(f"{path} is not plain YAML: {str(e).splitlines()[0]}") from None
+    if not isinstance(config, dict) or "token_list" not in config:
+        raise UserError(f"{path} is not the config.yaml of a trained ESPnet experiment: it has no token_list")
+    return config
+
+
+def _find_checkpoint(directory: Path, name: str | None) -> Path:
+    for candidate in CHECKPOINTS if name is None else (name,):
+        if (directory / candidate).is_file():
+            return directory / candidate
+    found = sorted(p.name for p in directory.glob("*.pth"))
+    wanted = name or " or ".join(CHECKPOINTS)
+    raise UserError(f"{directory} has no {wanted}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`")
+
+
+def _find_file(name: str, directory: Path) -> Path:
+    """A file named in a config.yaml: relative to one of the directories above the experiment."""
+    directory = directory.resolve()
+    for root in (*directory.parents, Path.cwd()):
+        if (root / name).is_file():
+            return root / name
+    raise UserError(f"{directory / 'config.yaml'} names {name}, which is in none of the directories above it")

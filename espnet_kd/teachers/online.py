@@ -1,0 +1,106 @@
+"""Teachers that run beside the student at every step."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
+
+from espnet_kd.compat import add_sos_eos
+from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import Experiment
+from espnet_kd.teachers.taps import Taps
+from espnet_kd.teachers.targets import Targets
+
+
+class OnlineTeacher:
+    """One frozen experiment, or an ensemble of several, run on the student's batch.
+
+    Not a module: the student that holds it has none of its parameters. It sees the waveform without
+    SpecAugment, because that works only in training mode, and draws no number from the student's random stream.
+
+    Args:
+        experiments: one or more with the same token list.
+        taps: what to read, by path; an ensemble has logits only.
+        temperatures: of the criterion at each tap, for the mean of an ensemble; 1 where a tap has none.
+        weights: of the experiments in the mean, normalised here; equal if None.
+
+    Raises:
+        UserError: weights that do not fit, or a tap that does not exist.
+    """
+
+    def __init__(
+        self,
+        experiments: Sequence[Experiment],
+        taps: Sequence[str],
+        temperatures: Mapping[str, float] | None = None,
+        weights: Sequence[float] | None = None,
+    ):
+        weights = [1.0] * len(experiments) if weights is None else list(weights)
+        if len(weights) != len(experiments) or min(weights) <= 0:
+            raise UserError(f"teacher weights {weights}: give one positive weight for each of {len(experiments)} teachers")
+        self.experiments = list(experiments)
+        self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
+        self._log_weights = [math.log(w / sum(weights)) for w in weights]
+        self._temperatures = dict(temperatures or {})
+
+    @torch.no_grad()
+    def targets(self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor) -> dict[str, Targets]:
+        """Run on a batch.
+
+        Args:
+            speech: (B, samples) waveform.
+            speech_lengths: (B,) samples.
+            text: (B, L) tokens, padded with -1; not changed.
+            text_lengths: (B,).
+
+        Returns:
+            Tap path to what was seen there.
+        """
+        batch = (speech, speech_lengths, text, text_lengths)
+        seen = [observe(e.model.to(speech.device), t, *batch) for e, t in zip(self.experiments, self._taps, strict=True)]
+        if len(seen) == 1:
+            return seen[0]
+        return {tap: self._mean([s[tap] for s in seen], self._temperatures.get(tap, 1.0)) for tap in seen[0]}
+
+    def _mean(self, members: Sequence[Targets], temperature: float) -> Targets:
+        """Logits whose softmax at this temperature is the mean of the members' posteriors at it."""
+        length = min(m.values.shape[1] for m in members)
+        posteriors = [
+            (m.values[:, :length].float() / temperature).log_softmax(-1) + log_weight
+            for m, log_weight in zip(members, self._log_weights, strict=True)
+        ]
+        lengths = torch.stack([m.lengths for m in members]).amin(0)
+        return Targets(torch.stack(posteriors).logsumexp(0) * temperature, lengths)
+
+
+def observe(
+    model: ESPnetASRModel, taps: Taps, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+) -> dict[str, Targets]:
+    """Run the parts of a model in eval mode that the taps need: no loss, no error rates.
+
+    Args:
+        model: in eval mode.
+        taps: of this model.
+        speech: (B, samples) waveform.
+        speech_lengths: (B,) samples.
+        text: (B, L) tokens, padded with -1; not changed.
+        text_lengths: (B,).
+
+    Returns:
+        Tap path to what was seen there.
+    """
+    # Stock encoders draw random numbers for layer drop even in eval mode.
+    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening():
+        encoded, lengths = model.encode(speech, speech_lengths)
+        encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+        if any(path.startswith("ctc") for path in taps.paths):
+            model.ctc.ctc_lo(encoded)  # CTC.forward would apply dropout, even in eval mode
+        if any(path.startswith("decoder") for path in taps.paths):
+            text = text[:, : int(text_lengths.max())]
+            tokens, _ = add_sos_eos(text.masked_fill(text == -1, model.ignore_id), model.sos, model.eos, model.ignore_id)
+            model.decoder(encoded, lengths, tokens, text_lengths + 1)
+    seen = {path: taps.get(path, text_lengths) for path in taps.paths}
+    taps.release()
+    return seen

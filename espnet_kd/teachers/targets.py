@@ -1,0 +1,20 @@
+"""What a teacher hands to a criterion."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A batch of values at one tap.
+
+    Axes: B utterances, P positions (T encoder frames or U = L + 1 prediction steps), V tokens or D features.
+
+    Attributes:
+        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding.
+        lengths: (B,) number of real positions.
+    """
+
+    values: Tensor
+    lengths: Tensor

@@ -1,0 +1,68 @@
+"""What the integration tests share: model sizes, command-line options, a way to train."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RATE = 16000
+TOKENS = ("<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>")
+
+
+def model(size: int, blocks: int, encoder: str = "transformer", layer: str = "conv2d") -> dict[str, Any]:
+    """Configuration of a small CTC/attention model."""
+    return {
+        "encoder": encoder,
+        "encoder_conf": {
+            "output_size": size, "attention_heads": 2, "linear_units": 2 * size, "num_blocks": blocks, "input_layer": layer,
+        },
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 2, "linear_units": 2 * size, "num_blocks": 1},
+        "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1},
+        "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160},
+        "specaug": "specaug",
+        "specaug_conf": {"apply_time_warp": False, "apply_time_mask": False, "apply_freq_mask": True, "freq_mask_width_range": [0, 5]},
+        "optim": "adam", "optim_conf": {"lr": 0.001}, "scheduler": "warmuplr", "scheduler_conf": {"warmup_steps": 10},
+        "batch_type": "unsorted", "batch_size": 4, "num_workers": 0, "num_att_plot": 0, "grad_clip": 5,
+        "keep_nbest_models": 2, "best_model_criterion": [["valid", "acc", "max"]], "max_epoch": 1, "seed": 3,
+        "use_tensorboard": False,
+    }  # fmt: skip
+
+
+MODELS = {"teacher": model(32, 2, "conformer"), "student": model(16, 1, "conformer")}
+KL = {"type": "kl", "weight": 1.0, "tap": "ctc.ctc_lo", "reduction": "utterance"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A stock recipe directory."""
+
+    root: Path
+
+    def options(self, name: str, **changes: Any) -> list[str]:
+        """The part of a command line that data and model need."""
+        config = self.root / f"conf-{name}.yaml"
+        config.write_text(yaml.safe_dump({**MODELS.get(name, {}), **changes}))
+        result = ["--config", str(config), "--token_type", "char", "--token_list", "tokens.txt"]
+        for split, data in (("train", "train"), ("valid", "dev")):
+            for file, kind in (("wav.scp", "speech,sound"), ("text", "text,text")):
+                result += [f"--{split}_data_path_and_name_and_type", f"dump/raw/{data}/{file},{kind}"]
+        return result
+
+    def training(self, out: str | Path, name: str, **changes: Any) -> list[str]:
+        """A whole command line for training."""
+        result = self.options(name, **changes) + ["--output_dir", str(out)]
+        for split in ("train", "valid"):
+            for file in ("speech_shape", "text_shape.char"):
+                result += [f"--{split}_shape_file", f"stats/{split}/{file}"]
+        return result + ["--normalize", "global_mvn", "--normalize_conf", "stats_file=stats/train/feats_stats.npz"]
+
+    def train(self, out: str | Path, name: str, task: Any = None, **changes: Any) -> Path:
+        """Train in this process, with our task unless another is given."""
+        if task is None:
+            from espnet_kd.tasks.asr import ASRDistillationTask as task
+        with contextlib.chdir(self.root):
+            task.main(cmd=self.training(out, name, **changes))
+        return self.root / out
