@@ -1,0 +1,69 @@
+"""What every criterion shares: it sees real positions only, in float32 or float64, and returns a scalar."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from espnet_kd.criteria.masking import Reduction, check_aligned, real_positions, reduce, select
+from espnet_kd.criteria.options import check_choice
+
+
+class Criterion(nn.Module):
+    """Base class; a subclass writes `per_position`, and `check_sizes` if its last axes may differ.
+
+    Args:
+        reduction: `mean` over real positions; `utterance`, sum over the positions of an utterance and mean
+            over the batch (ESPnet's own normalisation); `sum`.
+
+    Attributes:
+        needs: what the model hands over, `logits` or `hidden` vectors.
+        exempt: properties of the contract test that cannot hold, name -> reason.
+    """
+
+    needs: Literal["logits", "hidden"] = "logits"
+    exempt: dict[str, str] = {}
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.reduction: Reduction = check_choice("reduction", reduction, Reduction)
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """Compare real positions, (N, V) and (N, V) float -> (N,)."""
+        raise NotImplementedError
+
+    def check_sizes(self, student: Tensor, target: Tensor) -> None:
+        """Check the last axes of (B, *P, V) and (B, *P, V').
+
+        Raises:
+            ValueError: they differ.
+        """
+        if student.shape[-1] != target.shape[-1]:
+            raise ValueError(
+                f"student {tuple(student.shape)} and target {tuple(target.shape)} do not have the same "
+                "number of classes (last axis): train both models on the same token list"
+            )
+
+    def forward(self, student: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Compare student and target where the mask is True.
+
+        Args:
+            student: (B, *P, V) logits, or (B, T, D) hidden vectors; receives gradient.
+            target: the same of the teacher; constant.
+            mask: (B, *P) bool, True where the position is real. Padding may hold anything, NaN included.
+
+        Returns:
+            Scalar, float64 for a float64 student, else float32, under autocast too.
+
+        Raises:
+            ValueError: the shapes do not fit, or no position is real.
+        """
+        check_aligned(student, target, mask)
+        self.check_sizes(student, target)
+        positions = real_positions(student, target, mask)
+        dtype = torch.promote_types(student.dtype, torch.float32)
+        with torch.autocast(student.device.type, enabled=False):
+            distances = self.per_position(
+                select(student, positions, dtype), select(target.detach(), positions, dtype)
+            )
+            return reduce(distances, len(mask), self.reduction)

@@ -1,0 +1,120 @@
+"""A criterion that compares hidden vectors of teacher and student, frame by frame."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_kd.criteria.criterion import Criterion
+from espnet_kd.criteria.masking import Reduction
+from espnet_kd.criteria.options import check_choice, check_size
+
+Distance = Literal["mse", "l1", "cosine"]
+Projection = Literal["linear", "none"]
+
+ZERO_NORM = 1e-8  # a shorter vector has no direction; F.cosine_similarity's own threshold
+
+
+def cosine_distance(student: Tensor, target: Tensor) -> Tensor:
+    """1 - cos, (N, D) and (N, D) -> (N,) in [0, 2]; 1 without gradient where a vector is zero."""
+    shortest = torch.minimum(student.detach().norm(dim=-1), target.norm(dim=-1))
+    cosine = F.cosine_similarity(student, target, dim=-1, eps=ZERO_NORM)
+    return 1 - cosine.masked_fill(shortest <= ZERO_NORM, 0.0)
+
+
+class HiddenDistance(Criterion):
+    """Pull the student's hidden vectors, mapped into the teacher's space, to the teacher's: d(g(h_S), h_T).
+
+    Args:
+        distance: `mse`, squared difference averaged over the D features; `l1`, absolute difference averaged
+            likewise; `cosine`, 1 - cos.
+        projection: `linear`, g is learned, D_S -> D_T with bias; `none`, g is the identity and D_S = D_T.
+        student_dim: D_S; None: not known yet, `set_dims` will be called.
+        teacher_dim: D_T; likewise.
+        reduction: see Criterion.
+
+    Source:
+        Yoon et al. 2020, TutorNet, arXiv:2008.00671, representation-level distillation (mse, linear).
+    """
+
+    needs = "hidden"
+
+    def __init__(
+        self,
+        distance: Distance = "mse",
+        projection: Projection = "linear",
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        self.distance: Distance = check_choice("distance", distance, Distance)
+        self.learned = check_choice("projection", projection, Projection) == "linear"
+        if self.learned:
+            self.exempt = {"zero_at_equality": "a learned projection is not the identity"}
+        self.projection: nn.Linear | None = None
+        self.student_dim: int | None = None
+        self.teacher_dim: int | None = None
+        if student_dim is not None or teacher_dim is not None:
+            self.set_dims(student_dim, teacher_dim)
+
+    def set_dims(self, student_dim: int | None, teacher_dim: int | None) -> None:
+        """Fix D_S and D_T and make the projection; once, before the model goes to its device.
+
+        Raises:
+            ValueError: one is missing, or they differ without a projection, or others were set before.
+        """
+        if student_dim is None or teacher_dim is None:
+            raise ValueError(
+                f"student_dim is {student_dim} and teacher_dim {teacher_dim}: give both, or neither to take "
+                "them from the models"
+            )
+        dims = check_size("student_dim", student_dim), check_size("teacher_dim", teacher_dim)
+        if self.student_dim is not None and dims != (self.student_dim, self.teacher_dim):
+            raise ValueError(
+                f"student_dim and teacher_dim are already {self.student_dim} and {self.teacher_dim}, "
+                f"not {student_dim} and {teacher_dim}: correct them in the options, or leave them out"
+            )
+        if not self.learned and student_dim != teacher_dim:
+            raise ValueError(
+                f"student_dim {student_dim} and teacher_dim {teacher_dim} differ: use `projection: linear`"
+            )
+        if self.learned and self.projection is None:
+            # Forked, so that dropout and shuffling of the training do not depend on this criterion.
+            with torch.random.fork_rng(devices=[]):
+                self.projection = nn.Linear(student_dim, teacher_dim)
+        self.student_dim, self.teacher_dim = dims
+
+    def check_sizes(self, student: Tensor, target: Tensor) -> None:
+        """Check the last axes of (B, T, D_S) and (B, T, D_T).
+
+        Raises:
+            ValueError: they are not the dimensions that were set, or differ without a projection.
+        """
+        ours, theirs = tuple(student.shape), tuple(target.shape)
+        if self.student_dim is None and self.learned:
+            raise ValueError(
+                f"the projection from student {ours} to target {theirs} does not exist yet: "
+                f"set student_dim: {ours[-1]} and teacher_dim: {theirs[-1]}"
+            )
+        if self.student_dim is not None and (ours[-1], theirs[-1]) != (self.student_dim, self.teacher_dim):
+            raise ValueError(
+                f"student {ours} and target {theirs} do not end in student_dim {self.student_dim} "
+                f"and teacher_dim {self.teacher_dim}: correct the dimensions, or choose other layers"
+            )
+        if not self.learned and ours[-1] != theirs[-1]:
+            raise ValueError(
+                f"student {ours} and target {theirs} differ in the last axis: use `projection: linear`"
+            )
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """(N, D_S) and (N, D_T) -> (N,)."""
+        if self.projection is not None:  # in the precision of the input, whatever the model is kept in
+            weight, bias = self.projection.weight, self.projection.bias
+            student = F.linear(student, weight.to(student.dtype), bias.to(student.dtype))
+        if self.distance == "mse":
+            return (student - target).square().mean(-1)
+        if self.distance == "l1":
+            return (student - target).abs().mean(-1)
+        return cosine_distance(student, target)

@@ -1,0 +1,52 @@
+"""Every criterion written a second time, slowly: one position, Python floats, no torch. For tests only."""
+
+import math
+
+
+def softmax(logits, temperature):
+    powers = [math.exp(x / temperature) for x in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def divergence(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def kl(student, teacher, temperature=1.0, direction="forward"):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    both = {"forward": divergence(p, q), "reverse": divergence(q, p)}
+    both["symmetric"] = (both["forward"] + both["reverse"]) / 2
+    return temperature**2 * both[direction]
+
+
+def cross_entropy(student, teacher, temperature=1.0):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    return -(temperature**2) * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
+
+
+def softmax_l2(student, teacher, temperature=1.0):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+
+
+def hidden(student, teacher, distance="mse", weight=None, bias=None, **_):
+    """weight (D_T, D_S) and bias (D_T) are those of the learned projection, None without one."""
+    if weight is not None:
+        student = [
+            offset + sum(w * x for w, x in zip(row, student, strict=True))
+            for row, offset in zip(weight, bias, strict=True)
+        ]
+    if distance == "cosine":
+        dot = sum(x * y for x, y in zip(student, teacher, strict=True))
+        return 1 - dot / math.sqrt(sum(x * x for x in student) * sum(y * y for y in teacher))
+    power = {"mse": 2, "l1": 1}[distance]
+    return sum(abs(x - y) ** power for x, y in zip(student, teacher, strict=True)) / len(teacher)
+
+
+NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "hidden": hidden}
+
+
+def reduce(utterances, reduction):
+    """utterances: one list of numbers, those of the real positions, per utterance."""
+    total, positions = sum(map(sum, utterances)), sum(map(len, utterances))
+    return total / {"mean": positions, "utterance": len(utterances), "sum": 1}[reduction]

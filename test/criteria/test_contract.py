@@ -1,0 +1,220 @@
+"""The nine properties that every registered criterion has, or declares exempt with a reason."""
+
+import inspect
+from math import log
+
+import pytest
+import torch
+from naive import NAIVE, reduce
+from torch import tensor
+
+from espnet_kd.criteria import CRITERIA, build_criterion
+
+LINEAR = {"projection": "linear", "student_dim": 4, "teacher_dim": 5}
+# A new criterion needs a line here, in HAND and in NAIVE; every option must occur.
+OPTIONS = {
+    "kl": [
+        {},
+        {"temperature": 2.5},
+        {"direction": "reverse"},
+        {"direction": "symmetric", "temperature": 0.5},
+    ],
+    "cross_entropy": [{}, {"temperature": 2.5}],
+    "softmax_l2": [{}, {"temperature": 2.5}],
+    "hidden": [
+        {"distance": distance, **projection}
+        for distance in ("mse", "l1", "cosine")
+        for projection in ({"projection": "none"}, LINEAR)
+    ],
+}
+# One position each: options, student, teacher, value.
+HAND = {
+    # teacher (1/2, 1/2), student (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2 = 1/2 ln(4/3)
+    "kl": ({}, [log(3), 0.0], [0.0, 0.0], log(4 / 3) / 2),
+    # the same: -1/2 ln(3/4) - 1/2 ln(1/4) = 1/2 ln(16/3)
+    "cross_entropy": ({}, [log(3), 0.0], [0.0, 0.0], log(16 / 3) / 2),
+    # the same: (1/2 - 3/4)^2 + (1/2 - 1/4)^2 = 1/8
+    "softmax_l2": ({}, [log(3), 0.0], [0.0, 0.0], 1 / 8),
+    # ((1 - 2)^2 + (1 - 4)^2) / 2 = 5
+    "hidden": ({"projection": "none"}, [1.0, 1.0], [2.0, 4.0], 5.0),
+}
+REDUCTIONS = ("mean", "utterance", "sum")
+LENGTHS = (4, 2, 1)
+CASES = [
+    pytest.param(name, options, id="-".join([name, *map(str, options.values())]))
+    for name, rows in OPTIONS.items()
+    for options in rows
+]
+every_case = pytest.mark.parametrize(("name", "options"), CASES)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+
+
+def missing(registry):
+    """Names and options of the registry that the tables above do not cover."""
+    gaps = [name for name in registry for table in (OPTIONS, HAND, NAIVE) if name not in table]
+    for name, rows in OPTIONS.items():
+        known = set(inspect.signature(registry[name]).parameters) - {"reduction"}
+        gaps += [f"{name}.{option}" for option in known - {option for row in rows for option in row}]
+    return gaps
+
+
+def batch(options, dtype=torch.float64, axes=(4,)):
+    """Student (3, *axes, D_S), teacher (3, *axes, D_T), mask (3, *axes); utterances of LENGTHS frames."""
+    random = torch.Generator().manual_seed(1)
+    student = torch.randn(3, *axes, options.get("student_dim", 5), generator=random, dtype=torch.float64)
+    teacher = torch.randn(3, *axes, options.get("teacher_dim", 5), generator=random, dtype=torch.float64)
+    mask = torch.arange(axes[0]) < tensor(LENGTHS)[:, None]
+    mask = mask.view(3, axes[0], *[1] * (len(axes) - 1)).expand(3, *axes)
+    return student.to(dtype).requires_grad_(), teacher.to(dtype), mask
+
+
+def build(name, options, reduction="mean"):
+    torch.manual_seed(2)
+    return build_criterion(name, **options, reduction=reduction).double()
+
+
+def gradients(criterion, student, teacher, mask, autocast=False):
+    """Value, and gradients of the student and of the criterion's own parameters."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = criterion(student, teacher, mask)
+    return value.detach(), torch.autograd.grad(value, [student, *criterion.parameters()])
+
+
+def test_every_criterion_is_in_the_tables():
+    assert missing(CRITERIA) == []
+
+
+def test_a_criterion_or_option_without_a_line_in_the_tables_is_noticed():
+    class KLWithMore(CRITERIA["kl"]):
+        def __init__(self, temperature=1.0, direction="forward", floor=0.0):
+            super().__init__(temperature, direction)
+
+    assert missing(CRITERIA | {"new": CRITERIA["kl"]}) == ["new"] * 3
+    assert missing(CRITERIA | {"kl": KLWithMore}) == ["kl.floor"]
+
+
+@every_case
+@every_reduction
+def test_1_zero_without_gradient_at_equality(name, options, reduction):
+    criterion = build(name, options, reduction)
+    student, _, mask = batch(options)
+    assert set(criterion.exempt) <= {"zero_at_equality"} and all(criterion.exempt.values())
+    teacher = student.detach()
+    if name == "hidden" and "zero_at_equality" in criterion.exempt:  # zero where the projection is right
+        teacher = criterion.projection(teacher).detach()
+    value, (gradient, *_) = gradients(criterion, student, teacher, mask)
+    assert gradient.abs().max() < 1e-12
+    if name == "cross_entropy":  # T^2 times the teacher's entropy
+        p = (teacher[mask] / criterion.temperature).softmax(-1)
+        entropies = criterion.temperature**2 * -(p * p.log()).sum(-1)
+        scale = {"mean": sum(LENGTHS), "utterance": 3, "sum": 1}[reduction]
+        torch.testing.assert_close(value, entropies.sum() / scale)
+    else:
+        assert abs(value) < 1e-12
+
+
+@every_case
+@every_reduction
+@pytest.mark.parametrize("filling", [float("nan"), float("inf"), 1e30])
+def test_2_padding_is_invisible(name, options, reduction, filling):
+    criterion = build(name, options, reduction)
+    student, teacher, mask = batch(options)
+    clean_value, clean = gradients(criterion, student, teacher, mask)
+    dirty_student = student.detach().masked_fill(~mask[..., None], filling).requires_grad_()
+    dirty_teacher = teacher.masked_fill(~mask[..., None], filling)
+    value, dirty = gradients(criterion, dirty_student, dirty_teacher, mask)
+    assert torch.equal(value, clean_value)
+    assert all(torch.equal(one, other) for one, other in zip(dirty, clean, strict=True))
+    assert (dirty[0][~mask] == 0).all()
+
+
+@every_case
+def test_3_only_the_student_receives_gradient(name, options):
+    criterion = build(name, options)
+    student, teacher, mask = batch(options)
+    teacher.requires_grad_()
+    criterion(student, teacher, mask).backward()
+    assert teacher.grad is None
+    assert all(weights.grad.abs().max() > 0 for weights in (student, *criterion.parameters()))
+
+
+@every_case
+@every_reduction
+def test_4_gradient_agrees_with_finite_differences(name, options, reduction):
+    criterion = build(name, options, reduction)
+    student, teacher, mask = batch(options)
+    names = [name for name, _ in criterion.named_parameters()]
+
+    def value(student, *weights):
+        own = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(criterion, own, (student, teacher, mask))
+
+    assert torch.autograd.gradcheck(value, (student, *criterion.parameters()))
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_5_equals_the_sum_on_paper(name):
+    options, student, teacher, expected = HAND[name]
+    value = build(name, options)(tensor([[student]]).double(), tensor([[teacher]]).double(), tensor([[True]]))
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+@every_case
+@every_reduction
+@pytest.mark.parametrize("axes", [(4,), (4, 2)], ids=["frames", "lattice"])
+def test_6_equals_the_plain_implementation(name, options, reduction, axes):
+    criterion = build(name, options, reduction)
+    student, teacher, mask = batch(options, axes=axes)
+    own = {key.split(".")[-1]: weights.tolist() for key, weights in criterion.named_parameters()}
+    utterances = [
+        [NAIVE[name](a.tolist(), b.tolist(), **options, **own) for a, b in zip(s[m], t[m], strict=True)]
+        for s, t, m in zip(student, teacher, mask, strict=True)
+    ]
+    assert criterion(student, teacher, mask).item() == pytest.approx(reduce(utterances, reduction), rel=1e-9)
+
+
+@every_case
+@every_reduction
+def test_7_doubling_the_batch_changes_the_sum_only(name, options, reduction):
+    criterion = build(name, options, reduction)
+    student, teacher, mask = batch(options)
+    once = criterion(student, teacher, mask)
+    twice = criterion(*(torch.cat([values, values]) for values in (student, teacher, mask)))
+    torch.testing.assert_close(twice, 2 * once if reduction == "sum" else once)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+def test_8_half_precision_is_computed_in_float32(name, options, dtype, autocast):
+    criterion = build(name, options).float()
+    student, teacher, mask = batch(options, dtype)
+    wide = student.detach().float().requires_grad_()
+    expected, (expected_gradient, *own) = gradients(criterion, wide, teacher.float(), mask)
+    value, (gradient, *own_here) = gradients(criterion, student, teacher, mask, autocast)
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+    assert gradient.dtype == dtype and torch.equal(gradient, expected_gradient.to(dtype))
+    assert all(torch.equal(one, other) for one, other in zip(own_here, own, strict=True))
+
+
+@every_case
+def test_8_float64_stays_float64(name, options):
+    student, teacher, mask = batch(options)
+    assert build(name, options).float()(student, teacher.float(), mask).dtype == torch.float64
+
+
+@every_case
+def test_9_errors_name_student_and_target(name, options):
+    criterion = build(name, options)
+    student, teacher, mask = batch(options)
+    wrong = {
+        "no real position": (student, teacher, torch.zeros_like(mask)),
+        "same positions": (student, teacher[:, :3], mask),
+        "mask": (student, teacher, mask[:, :3]),
+        "torch.bool": (student, teacher, mask.int()),
+        ":": (student, torch.cat([teacher, teacher], -1), mask),
+    }
+    for message, (s, t, m) in wrong.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            criterion(s, t, m)
+        assert message == "torch.bool" or all(str(tuple(x.shape)) in str(caught.value) for x in (s, t))

@@ -1,0 +1,94 @@
+"""build_criterion: names, options, plug-ins."""
+
+import pytest
+from torch import nn, tensor
+
+from espnet_kd.criteria import CRITERIA, build_criterion
+
+PLUGIN = '''
+from espnet_kd.criteria import Criterion
+
+
+class LogitL2(Criterion):
+    """Squared distance of the logits, averaged over the V classes."""
+
+    def per_position(self, student, target):
+        return (student - target).square().mean(-1)
+
+
+class Weighted(LogitL2):
+    def __init__(self, weight, reduction="mean"):
+        super().__init__(reduction)
+
+
+def function(student, target, mask):
+    return student.mean()
+'''
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """A package as pip leaves it: a module and the entry points in its dist-info."""
+    (tmp_path / "kd_plugin.py").write_text(PLUGIN)
+    info = tmp_path / "kd_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kd-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[espnet_kd.criteria]\nlogit_l2 = kd_plugin:LogitL2\nweighted = kd_plugin:Weighted\n"
+        "function = kd_plugin:function\nabsent = kd_plugin:Absent\nno_module = kd_no_such_module:X\n"
+        "kl = kd_plugin:LogitL2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_builds_every_criterion(name):
+    criterion = build_criterion(name, reduction="sum")
+    assert isinstance(criterion, nn.Module) and type(criterion) is CRITERIA[name]
+    assert criterion.reduction == "sum" and criterion.needs == ("hidden" if name == "hidden" else "logits")
+    assert build_criterion(name).reduction == "mean"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: cross_entropy, hidden, kl, softmax_l2"),
+        ("KL", {}, "did you mean kl"),
+        ("zzz", {}, "unknown criterion 'zzz'; known: "),
+        (["kl"], {}, r"the type of a criterion is a name, not \['kl'\]; known: cross_entropy"),
+        ("kl", {"temprature": 2}, "^criterion kl has no option temprature; did you mean temperature"),
+        ("kl", {"direction": "backward"}, "^criterion kl: direction is 'backward'; .*known: forward, rev"),
+        ("kl", {"reduction": "max"}, "^criterion kl: reduction is 'max'; .*known: mean, sum, utterance"),
+        ("kl", {"reduction": ["mean"]}, r"reduction is \['mean'\]"),
+    ],
+)
+def test_mistakes_name_what_is_known(name, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_criterion(name, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plugin_is_built_like_our_own(plugins):
+    criterion = build_criterion("logit_l2", reduction="sum")
+    # ((1 - 3)^2 + (2 - 2)^2) / 2 = 2
+    assert criterion(tensor([[[1.0, 2.0]]]), tensor([[[3.0, 2.0]]]), tensor([[True]])).item() == 2.0
+
+
+def test_a_plugin_does_not_replace_our_own(plugins):
+    assert type(build_criterion("kl")) is CRITERIA["kl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("logit_l1", {}, "unknown criterion 'logit_l1'; did you mean logit_l2"),
+        ("logit_l2", {"weight": 1}, "logit_l2 has no option weight; known: reduction"),
+        ("weighted", {}, "criterion weighted needs the option weight"),
+        ("function", {}, "criterion function, plug-in kd_plugin:function, is not a class"),
+        ("absent", {}, "criterion absent, plug-in kd_plugin:Absent, does not load: .*Absent"),
+        ("no_module", {}, "does not load: No module named 'kd_no_such_module'"),
+    ],
+)
+def test_mistakes_with_plugins(plugins, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_criterion(name, **options)
