@@ -1,0 +1,179 @@
+"""AN4, the CMU census database: 948 train and 130 test utterances of 84 speakers at 16 kHz.
+
+Layout, in the .wav distribution (https://github.com/cmusphinx/an4) and in the older .sph one that
+ESPnet's recipe takes::
+
+    an4/etc/an4_{train,test}.fileids        an4_clstk/fash/an251-fash-b
+    an4/etc/an4_{train,test}.transcription  <s> YES </s> (an251-fash-b)
+    an4/wav/{an4_clstk,an4test_clstk}/<speaker>/<utterance>.{wav,sph}
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from espnet_kd.corpora.archive import extract
+from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.download import download, file_sha256, verify
+from espnet_kd.errors import UserError
+
+DEFAULT_URL = "https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz"
+OTHER_URL = "https://github.com/cmusphinx/an4/archive/refs/heads/master.tar.gz"
+KNOWN_SHA256 = {
+    "3a46ba6344adba46816f2de5b36be00fceeccc1f3c5968e8f9778ea3970be65d": "the .wav distribution",
+}
+COUNTS = {"train": 948, "test": 130}  # before the dev set is taken from train
+DEV_SPEAKERS = "fclc fkai ftal mblb mcsc mdxn mjgk msrb"  # 8 of the 74 training speakers
+SUFFIXES = (".wav", ".sph")
+TRANSCRIPT = re.compile(r"(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<name>[^\s()]+)\)\s*")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``prepare an4 [SOURCE] DST``: DST/{train,dev,test}."""
+    parser = argparse.ArgumentParser(prog="espnet-kd prepare an4", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "source",
+        nargs="?",
+        default=DEFAULT_URL,
+        help=f"directory, tarball or URL (default: %(default)s; also {OTHER_URL})",
+    )
+    parser.add_argument("dst", type=Path, help="where the data directories go")
+    parser.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("downloads"),
+        help="where archives are kept and unpacked (default: %(default)s)",
+    )
+    parser.add_argument("--sha256", help="checksum that the archive must have")
+    parser.add_argument("--dev_speakers", default=DEV_SPEAKERS, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    root = find_root(fetch(args.source, args.downloads, args.sha256))
+    prepare(root, args.dst, args.dev_speakers.split())
+
+
+def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
+    """The directory behind a directory's path, an archive's path or an archive's URL.
+
+    An archive is unpacked under ``downloads`` by its checksum, so once and never stale.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if "://" in source:
+        archive = download(source, downloads, sha256)
+    elif Path(source).is_file():
+        archive = Path(source)
+        verify(archive, sha256)
+    else:
+        raise UserError(f"{source} is neither a directory nor a file nor a URL")
+    found = file_sha256(archive)
+    print(f"{archive}: SHA-256 {found} ({KNOWN_SHA256.get(found, 'not a build known here')})")
+    directory = downloads / f"an4-{found[:12]}"
+    if not directory.is_dir():
+        extract(archive, directory)
+    return directory
+
+
+def find_root(directory: Path) -> Path:
+    """The directory with ``etc`` and ``wav``: itself, or one level below it.
+
+    Raises:
+        UserError: there is none.
+    """
+    for root in (directory, directory / "an4", *sorted(directory.glob("*"))):
+        if (root / "etc" / "an4_train.fileids").is_file():
+            return root
+    raise UserError(f"{directory} is not AN4: no etc/an4_train.fileids in it or in a directory of it")
+
+
+def prepare(root: Path, dst: Path, dev_speakers: Collection[str]) -> None:
+    """Write DST/{train,dev,test} of the AN4 tree at ``root``."""
+    sets = {name: read_set(root, name) for name in COUNTS}
+    for name, expected in COUNTS.items():
+        if len(sets[name]) != expected:
+            _warn(f"{root}: {len(sets[name])} {name} utterances, the corpus has {expected}")
+    held_out = choose_dev({u.speaker for u in sets["train"]}, dev_speakers)
+    sets["dev"] = [u for u in sets["train"] if u.speaker in held_out]
+    sets["train"] = [u for u in sets["train"] if u.speaker not in held_out]
+    for name in ("train", "dev", "test"):
+        write_data_dir(dst / name, sets[name])
+        print(f"{dst / name}: {len(sets[name])} utterances, {len({u.speaker for u in sets[name]})} speakers")
+
+
+def choose_dev(speakers: Collection[str], wanted: Collection[str]) -> set[str]:
+    """The dev speakers; of a part of the corpus without any of them, the last tenth.
+
+    Raises:
+        UserError: nobody would be left to train on.
+    """
+    chosen = set(wanted) & set(speakers)
+    if not chosen:
+        chosen = set(sorted(speakers)[-max(1, len(speakers) // 10) :])
+        _warn(f"no dev speaker in the training set; held out instead: {' '.join(sorted(chosen))}")
+    if not set(speakers) - chosen:
+        raise UserError(f"holding out {' '.join(sorted(chosen))} for dev leaves no training speaker")
+    return chosen
+
+
+def read_set(root: Path, name: str) -> list[Utterance]:
+    """All utterances of ``train`` or ``test``.
+
+    Raises:
+        UserError: a line is malformed, the two lists differ, or audio is missing; with file and line.
+    """
+    texts = _read_transcription(root / "etc" / f"an4_{name}.transcription")
+    path = root / "etc" / f"an4_{name}.fileids"
+    utterances: dict[str, Utterance] = {}
+    for number, line in enumerate(_lines(path), 1):
+        where, parts = f"{path}:{number}", line.strip().split("/")
+        if len(parts) != 3 or not all(parts) or ".." in parts:
+            raise UserError(f"{where}: expected `<part>/<speaker>/<utterance>`, not {line.strip()!r}")
+        _, speaker, utt = parts
+        if utt in utterances:
+            raise UserError(f"{where}: {utt} occurs a second time")
+        if utt not in texts:
+            raise UserError(f"{where}: {utt} has no line in an4_{name}.transcription")
+        audio = _find_audio(root / "wav" / Path(*parts), where)
+        utterances[utt] = Utterance(f"{speaker}-{utt}", speaker, audio, texts[utt][0])
+    for utt, (_, number) in texts.items():
+        if utt not in utterances:
+            where = root / "etc" / f"an4_{name}.transcription"
+            raise UserError(f"{where}:{number}: {utt} is not in {path.name}")
+    return list(utterances.values())
+
+
+def _read_transcription(path: Path) -> dict[str, tuple[str, int]]:
+    """Words and line number by utterance."""
+    texts: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(_lines(path), 1):
+        match = TRANSCRIPT.fullmatch(line.strip())
+        if match is None:
+            raise UserError(f"{path}:{number}: expected `<s> WORDS </s> (utterance)`, not {line.strip()!r}")
+        words, name = " ".join(match["words"].split()), match["name"]
+        if not words:
+            raise UserError(f"{path}:{number}: {name} has an empty transcript: correct or remove it")
+        if name in texts:
+            raise UserError(f"{path}:{number}: {name} occurs a second time")
+        texts[name] = (words, number)
+    return texts
+
+
+def _find_audio(stem: Path, where: str) -> Path:
+    for suffix in SUFFIXES:
+        if (path := stem.with_name(stem.name + suffix)).is_file():
+            return path
+    raise UserError(f"{where}: there is no {stem}{{{','.join(SUFFIXES)}}}")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").rstrip().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text: {e}") from None

@@ -1,0 +1,207 @@
+"""Kaldi data directories: ``wav.scp, text, utt2spk, spk2utt[, segments][, utt2speed]``."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir, read_table, write_table
+
+Seconds = float
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance.
+
+    Attributes:
+        id: sorts its speaker's utterances together when it starts with the speaker, as Kaldi advises.
+        audio: path as it will stand in wav.scp.
+        start: with ``end`` and ``recording``, the piece of the recording that is the utterance.
+        speed: factor that ``format`` applies; 1.1 is faster, higher and shorter.
+    """
+
+    id: str
+    speaker: str
+    audio: Path
+    text: str
+    recording: str | None = None
+    start: Seconds | None = None
+    end: Seconds | None = None
+    speed: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """The tables of a data directory; all but ``wav`` are keyed by utterance.
+
+    Attributes:
+        wav: audio path by recording, or by utterance where ``segments`` is empty.
+        segments: (recording, start, end), empty where every utterance is a file of its own.
+        speed: factors other than 1.
+    """
+
+    path: Path
+    wav: dict[str, str]
+    text: dict[str, str]
+    speaker: dict[str, str]
+    segments: dict[str, tuple[str, Seconds, Seconds]]
+    speed: dict[str, float]
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for utt, speaker in self.speaker.items():
+            recording, start, end = self.segments.get(utt, (None, None, None))
+            audio = Path(self.wav[recording or utt])
+            speed = self.speed.get(utt, 1.0)
+            yield Utterance(utt, speaker, audio, self.text[utt], recording, start, end, speed)
+
+
+def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write a data directory, sorted as Kaldi sorts; it appears whole or not at all.
+
+    Raises:
+        UserError: no utterances, an id twice or unfit, segments for some only, or ``dst`` is
+            a directory of another kind.
+    """
+    dst = Path(dst)
+    by_id = _by_id(dst, utterances)
+    segmented = {u.recording is not None for u in by_id.values()}
+    if len(segmented) > 1:
+        raise UserError(f"{dst}: some utterances are pieces of recordings and some are whole files")
+    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
+        raise UserError(f"{dst} holds something else than a data directory: choose another name")
+    with atomic_dir(dst) as tmp:
+        write_table(tmp / "wav.scp", _recordings(dst, by_id.values()))
+        write_table(tmp / "text", {u.id: u.text for u in by_id.values()})
+        write_table(tmp / "utt2spk", {u.id: u.speaker for u in by_id.values()})
+        write_table(tmp / "spk2utt", spk2utt({u.id: u.speaker for u in by_id.values()}))
+        if True in segmented:
+            write_table(tmp / "segments", {u.id: _segment(u) for u in by_id.values()})
+        speeds = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
+        if speeds:
+            write_table(tmp / "utt2speed", speeds)
+
+
+def read_data_dir(path: str | Path) -> DataDir:
+    """Read a data directory and check that its files agree.
+
+    An utterance may have an empty transcript: stage 4 drops it and says so.
+
+    Raises:
+        UserError: a file is missing or malformed, an id occurs twice or not in every file,
+            or wav.scp names a pipe. One line with file and id.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory: run the stage that makes it first")
+    wav, text, speaker = (read_table(path / name) for name in ("wav.scp", "text", "utt2spk"))
+    segments = _read_segments(path / "segments")
+    check_same_keys(path, {"utt2spk": speaker, "text": text})
+    for utt, name in speaker.items():
+        if not name:
+            raise UserError(f"{path}/utt2spk: {utt} has no speaker")
+        check_id(path / "utt2spk", utt)
+        check_id(path / "utt2spk", name)
+    if segments:
+        check_same_keys(path, {"utt2spk": speaker, "segments": segments})
+        _check_recordings(path, wav, segments)
+    else:
+        check_same_keys(path, {"utt2spk": speaker, "wav.scp": wav})
+    for key, value in wav.items():
+        if value.endswith("|"):
+            raise UserError(f"{path}/wav.scp: {key} is a pipe, and pipes are not run: give a file's path")
+        if not value:
+            raise UserError(f"{path}/wav.scp: {key} has no path")
+    if not speaker:
+        raise UserError(f"{path} has no utterances")
+    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"))
+
+
+def validate_data_dir(path: str | Path) -> int:
+    """Check a data directory as ``read_data_dir`` does; returns the number of utterances."""
+    return len(read_data_dir(path).speaker)
+
+
+def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
+    """The table spk2utt of a table utt2spk."""
+    table: dict[str, list[str]] = {}
+    for utt in sorted(speaker):
+        table.setdefault(speaker[utt], []).append(utt)
+    return {name: " ".join(utts) for name, utts in table.items()}
+
+
+def check_id(where: str | Path, name: str) -> None:
+    """Refuse an id that cannot be a key of a Kaldi table and a file name as well."""
+    if not name or name.startswith(".") or "/" in name or len(name.split()) != 1:
+        raise UserError(f"{where}: {name!r} cannot be an id: no spaces, no slashes, no dot in front")
+
+
+def check_same_keys(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse tables of one directory that are not about the same utterances."""
+    (first, one), *others = tables.items()
+    for second, two in others:
+        differing = one.keys() ^ two.keys()
+        if differing:
+            utt = min(differing)
+            a, b = (first, second) if utt in one else (second, first)
+            more = f" ({len(differing)} ids differ)" if len(differing) > 1 else ""
+            raise UserError(f"{path}: {utt} is in {a} but not in {b}{more}")
+
+
+def _by_id(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Utterance]:
+    by_id: dict[str, Utterance] = {}
+    for u in utterances:
+        check_id(dst, u.id)
+        check_id(dst, u.speaker)
+        if u.id in by_id:
+            raise UserError(f"{dst}: two utterances are called {u.id} ({by_id[u.id].audio} and {u.audio})")
+        by_id[u.id] = u
+    if not by_id:
+        raise UserError(f"{dst} would have no utterances")
+    return by_id
+
+
+def _recordings(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Path]:
+    table: dict[str, Path] = {}
+    for u in utterances:
+        if table.setdefault(u.recording or u.id, u.audio) != u.audio:
+            first = table[u.recording or u.id]
+            raise UserError(f"{dst}: recording {u.recording} is two files, {first} and {u.audio}")
+    return table
+
+
+def _segment(u: Utterance) -> str:
+    assert u.start is not None and u.end is not None
+    return f"{u.recording} {round(u.start, 6)} {round(u.end, 6)}"
+
+
+def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
+    segments = {}
+    for utt, value in (read_table(path) if path.exists() else {}).items():
+        try:
+            recording, start, end = value.split()
+            segments[utt] = (recording, float(start), float(end))
+        except ValueError:
+            raise UserError(f"{path}: {utt}: expected `recording start end`, not {value!r}") from None
+        if not 0 <= float(start) < float(end) < math.inf:
+            raise UserError(f"{path}: {utt} runs from {start} to {end}: 0 <= start < end is needed")
+    return segments
+
+
+def _check_recordings(path: Path, wav: Mapping[str, str], segments: Mapping[str, tuple]) -> None:
+    for utt, (recording, *_) in segments.items():
+        if recording not in wav:
+            raise UserError(f"{path}: {utt} is a piece of {recording}, which is not in wav.scp")
+
+
+def _read_speeds(path: Path) -> dict[str, float]:
+    speeds = {}
+    for utt, value in (read_table(path) if path.exists() else {}).items():
+        try:
+            speeds[utt] = float(value)
+        except ValueError:
+            raise UserError(f"{path}: {utt}: {value!r} is not a speed factor") from None
+        if not 0 < speeds[utt] < math.inf:
+            raise UserError(f"{path}: {utt}: a speed factor is above 0, not {value}")
+    return speeds

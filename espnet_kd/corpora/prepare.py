@@ -1,0 +1,27 @@
+"""``python -m espnet_kd prepare CORPUS [ROOT ...] DST``: data directories DST/<set> of a corpus."""
+
+import importlib
+import sys
+
+from espnet_kd.errors import UserError
+
+CORPORA = {
+    "an4": ("espnet_kd.corpora.an4", "CMU AN4 (census), English, 16 kHz, about an hour; public"),
+    "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised on the spot"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Hand the arguments to the corpus' own ``main(argv)``.
+
+    Raises:
+        UserError: no corpus of that name.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [f"  {name:<10} {text}" for name, (_, text) in CORPORA.items()]
+        print("\n".join(["usage: python -m espnet_kd prepare CORPUS [ROOT ...] DST [OPTION ...]", *lines]))
+    elif argv[0] not in CORPORA:
+        raise UserError(f"no corpus {argv[0]!r}: there are {', '.join(CORPORA)}")
+    else:
+        importlib.import_module(CORPORA[argv[0]][0]).main(argv[1:])

@@ -1,0 +1,1 @@
+"""What the stages of ``kd.sh`` call besides ESPnet."""

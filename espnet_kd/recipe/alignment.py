@@ -1,0 +1,140 @@
+"""Align hypotheses with references, by words or by characters, and count."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from espnet_kd.errors import UserError
+
+UNITS = ("word", "character")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an alignment consists of; counts of several utterances are added with ``+``."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+    @property
+    def reference(self) -> int:
+        """Length of the reference, in words or characters."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors in per cent of the reference; insertions can take it above 100."""
+        return 100 * self.errors / self.reference if self.reference else float("nan")
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One utterance. ``chunks`` are jiwer's: type, and a half-open range on each side."""
+
+    reference: list[str]
+    hypothesis: list[str]
+    chunks: list[Any]
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of this utterance."""
+        n = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+        for c in self.chunks:
+            n[c.type] += max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+        return Counts(n["equal"], n["substitute"], n["delete"], n["insert"])
+
+    def pairs(self) -> list[tuple[str, str, str]]:
+        """(reference token or "", hypothesis token or "", one of " SDI") for each column."""
+        columns = []
+        for c in self.chunks:
+            mark = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}[c.type]
+            width = max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+            left = [""] * width if mark == "I" else self.reference[c.ref_start_idx : c.ref_end_idx]
+            right = [""] * width if mark == "D" else self.hypothesis[c.hyp_start_idx : c.hyp_end_idx]
+            columns += [(a, b, mark) for a, b in zip(left, right, strict=True)]
+        return columns
+
+
+def clean(text: str, unit: str, symbols: Collection[str] = ()) -> str:
+    """Text as ESPnet scores it: non-linguistic symbols removed, one space between words.
+
+    Among words only a whole word is such a symbol; among characters it is removed
+    wherever it stands (ESPnet's ``tokenize_text --remove_non_linguistic_symbols true``).
+    """
+    if unit == "character" and symbols:
+        longest_first = sorted(symbols, key=lambda s: (-len(s), s))
+        text = re.sub("|".join(map(re.escape, longest_first)), "", text)
+    return " ".join(word for word in text.split() if word not in symbols)
+
+
+def join(reference: Mapping[str, str], hypothesis: Mapping[str, str], ref: object, hyp: object) -> list[str]:
+    """Utterance ids of both sides in order of the reference.
+
+    Args:
+        reference: utterance id -> text.
+        hypothesis: utterance id -> text; a text may be empty.
+        ref: where the reference was read, for messages.
+        hyp: where the hypothesis was read.
+
+    Raises:
+        UserError: an id is on one side only, or a reference is empty.
+    """
+    if not reference:
+        raise UserError(f"{ref} has no utterances")
+    missing = [utt for utt in reference if utt not in hypothesis]
+    if missing:
+        raise UserError(
+            f"{hyp} lacks {_some(missing)} of {ref}: decode the set again (the decoding did not finish?)"
+        )
+    extra = [utt for utt in hypothesis if utt not in reference]
+    if extra:
+        raise UserError(f"{hyp} has {_some(extra)} that {ref} does not have: is it the same set?")
+    for utt, text in reference.items():
+        if not text.split():
+            raise UserError(f"{ref}: the reference of {utt} is empty: drop the utterance or transcribe it")
+    return list(reference)
+
+
+def align(
+    references: list[str], hypotheses: list[str], unit: str, symbols: Collection[str] = ()
+) -> list[Aligned]:
+    """Align each pair with the fewest errors; among characters a space is one.
+
+    sclite weighs a substitution 4/3 of an insertion, so that its count of errors can be
+    higher than this minimum in rare utterances.
+    """
+    import jiwer
+    import jiwer.transforms as tr
+
+    left = [clean(text, unit, symbols) for text in references]
+    right = [clean(text, unit, symbols) for text in hypotheses]
+    if unit == "word":
+        out: Any = jiwer.process_words(left, right)
+    else:  # jiwer's default would strip the text again; it is clean
+        split = tr.Compose([tr.ReduceToListOfListOfChars()])
+        out = jiwer.process_characters(left, right, reference_transform=split, hypothesis_transform=split)
+    aligned = [Aligned(*row) for row in zip(out.references, out.hypotheses, out.alignments, strict=True)]
+    total = sum((a.counts for a in aligned), Counts())
+    assert total == Counts(out.hits, out.substitutions, out.deletions, out.insertions)
+    return aligned
+
+
+def _some(utterances: list[str]) -> str:
+    more = f" and {len(utterances) - 1} more" if len(utterances) > 1 else ""
+    return f"utterance {utterances[0]}{more}"

@@ -1,0 +1,115 @@
+"""One utterance's audio: read, cut, change speed and rate, write."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from espnet_kd.corpora.datadir import Utterance
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+
+CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
+SEGMENT_TOLERANCE_SECONDS = 0.1  # transcribers' times may exceed the recording by rounding
+
+
+def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
+    """The utterance's samples as they were recorded.
+
+    Returns:
+        (N,) float64, full scale 1, and the sampling rate in Hz.
+
+    Raises:
+        UserError: missing, unreadable, several channels, zero length, NaN or infinite samples,
+            or a segment beyond the end; names utterance and file.
+    """
+    where = f"{utterance.id}: {utterance.audio}"
+    if not utterance.audio.is_file():
+        raise UserError(f"{where}: there is no such file")
+    try:
+        with soundfile.SoundFile(utterance.audio) as f:
+            if f.channels != 1:
+                raise UserError(f"{where}: {f.channels} channels, one is needed: split the file")
+            start, stop = _span(where, utterance, f.frames, f.samplerate)
+            f.seek(start)
+            samples, rate = f.read(stop - start, dtype="float64"), f.samplerate
+    except (soundfile.SoundFileError, OSError) as e:
+        raise UserError(f"{where}: cannot be read as audio{_shorten_hint(utterance.audio)}: {e}") from None
+    if len(samples) < stop - start:
+        raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{where}: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
+    return samples, rate
+
+
+def convert(samples: np.ndarray, rate: int, speed: float, fs: int) -> np.ndarray:
+    """Change speed and sampling rate in one resampling: (N,) to (N * fs / (rate * speed),)."""
+    if rate * speed == fs:
+        return samples
+    return soxr.resample(samples, rate * speed, fs)
+
+
+def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """Round to 16 bits; 16-bit samples come back as they were.
+
+    Returns:
+        (N,) int16, and how many samples were clipped.
+    """
+    scaled = np.rint(samples * 32768)
+    clipped = np.count_nonzero((scaled > 32767) | (scaled < -32768))
+    return np.clip(scaled, -32768, 32767).astype(np.int16), int(clipped)
+
+
+def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: str) -> tuple[int, int]:
+    """Write one utterance's file; returns numbers of samples and of clipped samples.
+
+    Raises:
+        UserError: see ``read_audio``; or nothing is left after resampling.
+    """
+    samples, rate = read_audio(utterance)
+    pcm, clipped = to_int16(convert(samples, rate, utterance.speed, fs))
+    if not len(pcm):
+        raise UserError(f"{utterance.id}: {utterance.audio}: {len(samples)} samples are too few to resample")
+    with atomic_path(target) as tmp:
+        soundfile.write(tmp, pcm, fs, "PCM_16", format=CONTAINERS[audio_format])
+    return len(pcm), clipped
+
+
+def finished_samples(utterance: Utterance, target: Path) -> int | None:
+    """Length of a file that an earlier run wrote, or None if it has to be written (again).
+
+    A file under its final name is whole; it is out of date when its source is younger.
+    """
+    try:
+        written = target.stat().st_mtime
+        if utterance.audio.exists() and utterance.audio.stat().st_mtime > written:
+            return None
+        return soundfile.info(target).frames
+    except (OSError, soundfile.SoundFileError):
+        return None
+
+
+def _span(where: str, utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
+    """First sample and end of the utterance in its file."""
+    if not frames:
+        raise UserError(f"{where}: has zero length")
+    if utterance.start is None or utterance.end is None:
+        return 0, frames
+    start, stop = round(utterance.start * rate), round(utterance.end * rate)
+    if stop > frames + SEGMENT_TOLERANCE_SECONDS * rate or start >= frames:
+        raise UserError(
+            f"{where}: the segment {utterance.start}-{utterance.end} s is beyond the end "
+            f"of the audio at {frames / rate:.3f} s"
+        )
+    if start >= stop:
+        raise UserError(f"{where}: the segment {utterance.start}-{utterance.end} s has zero length")
+    return start, min(stop, frames)
+
+
+def _shorten_hint(path: Path) -> str:
+    with path.open("rb") as f:
+        header = f.read(1024)
+    if header.startswith(b"NIST_1A") and b"shorten" in header:
+        return " (SPHERE compressed by shorten: unpack it with sph2pipe)"
+    return ""

@@ -1,0 +1,176 @@
+"""Find the experiments of a recipe and group those that differ in nothing but the seed."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe import checkpoints, history
+from espnet_kd.recipe import scores as score_files
+
+# Options that change how a training is run or where it writes, not what it learns.
+IRRELEVANT = frozenset(
+    """
+    seed output_dir config log_level log_interval num_workers num_att_plot print_config dry_run resume ngpu
+    version use_matplotlib use_tensorboard create_graph_in_tensorboard keep_nbest_models save_strategy required
+    collect_stats write_collected_feats distributed local_rank
+    """.split()
+)
+IRRELEVANT_PREFIXES = ("dist_", "wandb_", "use_wandb")
+# What the student is, whatever it is taught by.
+MODEL_KEYS = (
+    """
+    token_list token_type frontend frontend_conf preencoder preencoder_conf encoder encoder_conf
+    postencoder postencoder_conf decoder decoder_conf joint_net_conf model
+    """
+).split()
+EMPTY: tuple[object, ...] = (None, {}, [], "")
+DISTILLATION_KEYS = ("teacher", "criteria", "init_from_teacher", "mutual")
+
+
+@dataclass
+class Run:
+    """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set."""
+
+    directory: Path
+    config: dict[str, Any]
+    info: dict[str, Any]
+    inference_tag: str | None = None
+    scores: dict[str, score_files.Score] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.directory.name
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def distilled(self) -> bool:
+        """True if a teacher had a part in the training."""
+        return any(self.config.get(key) for key in DISTILLATION_KEYS)
+
+    @property
+    def teachers(self) -> list[Path]:
+        """Directories of its teachers."""
+        option = self.config.get("teacher") or {}
+        exp = option.get("exp") if isinstance(option, dict) else option
+        return [Path(d).resolve() for d in ([exp] if isinstance(exp, str) else exp or [])]
+
+    @property
+    def finished(self) -> bool:
+        """False if its record says that the training was not brought to its end."""
+        return bool(self.info.get("done", True))
+
+    @cached_property
+    def history(self) -> history.History:
+        """Statistics by epoch."""
+        return history.read(self.directory)
+
+    @cached_property
+    def updates(self) -> int | None:
+        """Optimiser steps."""
+        return self.history.updates(int(self.config.get("accum_grad") or 1))
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration of the training without interruptions; None if unknown."""
+        seconds = self.info.get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else self.history.seconds()
+
+    @property
+    def model_file(self) -> Path | None:
+        """The file that was decoded."""
+        return checkpoints.model_file(self.directory, self.inference_tag)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Size of the model, without what only distillation needs."""
+        return checkpoints.count_parameters(self.model_file) if self.model_file else None
+
+
+def find(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:
+    """Read the experiments among some directories with the scores of some sets.
+
+    Args:
+        directories: those without a config.yaml of a training are passed over.
+        sets: names of decoded sets.
+        inference_tags: the first of them that an experiment has is taken; empty takes the only one.
+
+    Raises:
+        UserError: a file cannot be read, or an experiment was decoded in several ways and none is chosen.
+    """
+    runs = []
+    for directory in sorted(set(directories)):
+        if not (directory / "config.yaml").is_file():
+            continue
+        config = _mapping(directory / "config.yaml", yaml.safe_load, yaml.YAMLError)
+        if config.get("collect_stats") or "token_list" not in config:
+            continue
+        info: dict[str, Any] = {}
+        if (directory / "run.json").is_file():
+            info = _mapping(directory / "run.json", json.loads, ValueError)
+        run = Run(directory, config, info)
+        run.inference_tag = _inference_tag(directory, sets, inference_tags)
+        for name in sets if run.inference_tag else ():
+            if (directory / str(run.inference_tag) / name / score_files.NAME).is_file():
+                run.scores[name] = score_files.read(directory / str(run.inference_tag) / name)
+        runs.append(run)
+    return runs
+
+
+def is_teacher(run: Run, runs: list[Run]) -> bool:
+    """By its own record, or else because another run was taught by it and it by none."""
+    role = run.info.get("role")
+    if role is not None:
+        return bool(role == "teacher")
+    return not run.distilled and any(run.directory.resolve() in other.teachers for other in runs)
+
+
+def settings(run: Run) -> str:
+    """Everything that the training depends on but the seed, as a canonical text."""
+    kept = {
+        key: value
+        for key, value in run.config.items()
+        if key not in IRRELEVANT and not key.startswith(IRRELEVANT_PREFIXES) and value not in EMPTY
+    }
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def architecture(run: Run) -> str:
+    """What is built, as a canonical text."""
+    return json.dumps({key: run.config.get(key) for key in MODEL_KEYS}, sort_keys=True, default=str)
+
+
+def without_seed(name: str) -> str:
+    """An experiment's name without the part that says the seed."""
+    return re.sub(r"[_.-]?seed[_=]?\d+", "", name) or name
+
+
+def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str | None:
+    files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.NAME}")]
+    found = sorted({file.parent.parent.name for file in files})
+    for tag in wanted:
+        if tag in found:
+            return tag
+    if len(found) > 1:
+        raise UserError(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
+    return found[0] if found and not wanted else None
+
+
+def _mapping(path: Path, load: Any, error: type[Exception]) -> dict[str, Any]:
+    try:
+        content = load(path.read_text(encoding="utf-8"))
+    except (error, UnicodeDecodeError) as e:
+        raise UserError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a mapping")
+    return content

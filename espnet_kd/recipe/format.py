@@ -1,0 +1,164 @@
+"""``espnet-kd format``: write the audio of a data directory, one file an utterance, into dump/.
+
+An audio file under its final name is whole, so a run that was killed goes on where it was;
+wav.scp comes last and says that everything is there.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from espnet_kd.corpora.datadir import DataDir, Utterance, read_data_dir, spk2utt
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path, write_table
+from espnet_kd.recipe.audio import CONTAINERS, finished_samples, write_utterance
+from espnet_kd.recipe.rate import parse_rate
+
+SETTINGS = "settings.json"
+TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to write."""
+
+    utterance: Utterance
+    target: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``format [--nj N] [--fs 16k] [--audio_format flac] SRC DST``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd format", description=__doc__.splitlines()[0])
+    parser.add_argument("src", type=Path)
+    parser.add_argument("dst", type=Path)
+    parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument("--fs", type=parse_rate, default="16k", help="sampling rate (default: %(default)s)")
+    parser.add_argument("--audio_format", choices=CONTAINERS, default="flac", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    if args.src.resolve() == args.dst.resolve():
+        raise UserError(f"{args.src} cannot be formatted into itself")
+    source = read_data_dir(args.src)
+    samples, clipped = format_data_dir(source, args.dst, args.nj, args.fs, args.audio_format)
+    if clipped:
+        print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
+    print(f"{args.dst}: {len(samples)} utterances, {sum(samples.values()) / args.fs / 3600:.2f} hours")
+
+
+def format_data_dir(
+    source: DataDir, dst: Path, nj: int, fs: int, audio_format: str
+) -> tuple[dict[str, int], int]:
+    """Write ``dst``; returns the number of samples by utterance, and of clipped samples.
+
+    Raises:
+        UserError: an utterance's audio is unfit; names utterance and file. What was written stays.
+    """
+    jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in source]
+    settle(dst / "data", source, fs, audio_format, {job.target for job in jobs})
+    found = {job.utterance.id: finished_samples(job.utterance, job.target) for job in jobs}
+    todo = [job for job in jobs if found[job.utterance.id] is None]
+    samples = {utt: n for utt, n in found.items() if n is not None}
+    clipped = 0
+    print(f"{dst}: {len(jobs)} utterances, {len(todo)} to write", flush=True)
+    if todo:
+        (dst / "wav.scp").unlink(missing_ok=True)
+    for job, (n, clips) in zip(todo, run_jobs(todo, nj, fs, audio_format), strict=True):
+        samples[job.utterance.id] = n
+        clipped += clips
+    write_tables(dst, source, samples, {job.utterance.id: job.target for job in jobs}, audio_format)
+    return samples, clipped
+
+
+def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set[Path]) -> None:
+    """Make ``data`` ready: nothing in it is of other settings, half-written or of another utterance.
+
+    Raises:
+        UserError: it holds files that no run of ours wrote.
+    """
+    cuts = json.dumps([source.segments, source.speed], sort_keys=True).encode()
+    wanted = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
+    marker = data / SETTINGS
+    present = [p for p in data.rglob("*") if not p.is_dir() and p != marker]
+    if not marker.exists() and not all(p.name.startswith(".") for p in present):
+        raise UserError(f"{data} holds other files: choose another directory")
+    same = marker.exists() and json.loads(marker.read_text()) == wanted
+    for path in present:
+        if not same or path not in targets:
+            (data.parent / "wav.scp").unlink(missing_ok=True)
+            path.unlink()
+    if not same:
+        with atomic_path(marker) as tmp:
+            tmp.write_text(json.dumps(wanted) + "\n")
+    for path in [p for name in TABLES for p in data.parent.glob(f".{name}.*")]:  # a killed run's
+        path.unlink()
+    for path in data.iterdir():
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[tuple[int, int]]:
+    """Do the jobs; yields samples and clipped samples of each, in order."""
+    work = partial(_work, fs=fs, audio_format=audio_format)
+    nj = min(nj, len(jobs))
+    if nj <= 1:
+        yield from _progress(map(work, jobs), len(jobs))
+        return
+    # spawn: a forked child would inherit the threads' locks of whatever the caller has imported
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(nj, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
+        try:
+            yield from _progress(pool.map(work, jobs, chunksize=8), len(jobs))
+        except BrokenProcessPool:
+            raise UserError(
+                "a process was killed, perhaps for lack of memory: the same command goes on"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_tables(
+    dst: Path, source: DataDir, samples: dict[str, int], targets: dict[str, Path], audio_format: str
+) -> None:
+    """Write everything but the audio, wav.scp last."""
+    write_table(dst / "text", source.text)
+    write_table(dst / "utt2spk", source.speaker)
+    write_table(dst / "spk2utt", spk2utt(source.speaker))
+    write_table(dst / "utt2num_samples", samples)
+    for name, value in (("feats_type", "raw"), ("audio_format", audio_format)):
+        with atomic_path(dst / name) as tmp:
+            tmp.write_text(f"{value}\n")
+    write_table(dst / "wav.scp", targets)
+
+
+def _work(job: Job, fs: int, audio_format: str) -> tuple[int, int]:
+    return write_utterance(job.utterance, job.target, fs, audio_format)
+
+
+def _progress(results: Iterable[tuple[int, int]], total: int) -> Iterable[tuple[int, int]]:
+    """The same, with a bar where a person watches."""
+    if not sys.stdout.isatty():
+        return results
+    from rich.progress import track
+
+    return track(results, "writing audio", total)
+
+
+def _end_with_parent(parent: int) -> None:
+    """A pool's worker waits for ever when its parent is killed; this ends it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,152 @@
+"""Groups of runs that differ only in the seed, what each is, and what it is to be compared with."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from espnet_kd.recipe import bootstrap, experiments, scores
+from espnet_kd.recipe.experiments import Run
+
+EQUAL_UPDATES = 0.01  # relative: batches of equal size can split an epoch a little differently
+
+
+@dataclass
+class Group:
+    """Runs of one configuration, in order of their seeds.
+
+    Attributes:
+        kind: "teacher", "student" (no teacher had a part in it) or "distilled".
+        label: what it is called in tables and plots.
+        baseline: the undistilled student with equal updates; None for itself and for teachers.
+    """
+
+    runs: list[Run]
+    kind: str
+    label: str = ""
+    baseline: "Group | None" = None
+
+    @property
+    def name(self) -> str:
+        """The experiments' name without the seed."""
+        return experiments.without_seed(self.runs[0].name)
+
+    @property
+    def updates(self) -> int | None:
+        """Optimiser steps of a run, the mean where the runs differ; None if unknown."""
+        known = [run.updates for run in self.runs if run.updates is not None]
+        return round(statistics.mean(known)) if known else None
+
+    def scored(self, name: str) -> list[Run]:
+        """Runs that have a score of a set."""
+        return [run for run in self.runs if name in run.scores]
+
+    def counts(self, name: str) -> tuple[bootstrap.Counts, bootstrap.Counts]:
+        """Word errors and words of each utterance of a set, summed over the runs; each (N,)."""
+        found = [run.scores[name] for run in self.scored(name)]
+        for other in found[1:]:
+            scores.check_comparable(found[0], other)
+        order = sorted(found[0].utterances["wer"])
+        return bootstrap.pool([[score.utterances["wer"][u] for u in order] for score in found])
+
+    def rates(self, name: str, kind: str = "wer") -> list[float]:
+        """Error rate of each run in per cent."""
+        return [run.scores[name].rate(kind) for run in self.scored(name)]
+
+
+def make_groups(runs: list[Run]) -> list[Group]:
+    """Group runs, label the groups and find what each is compared with; in the order of a table."""
+    by_settings: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if run.distilled else "student"
+        by_settings.setdefault((kind, experiments.settings(run)), []).append(run)
+    groups = [Group(sorted(g, key=lambda r: (r.seed, r.name)), kind) for (kind, _), g in by_settings.items()]
+    groups.sort(key=lambda g: (["teacher", "student", "distilled"].index(g.kind), g.updates or 0, g.name))
+    families: dict[str, list[Group]] = {}
+    for group in groups:
+        if group.kind == "teacher":
+            group.label = "teacher"
+        else:
+            families.setdefault(experiments.architecture(group.runs[0]), []).append(group)
+    for family in families.values():
+        _compare(family)
+    ordered = [group for family in families.values() for group in _rank(family)]
+    groups = [group for group in groups if group.kind == "teacher"] + ordered
+    _number_equal_labels(groups)
+    return groups
+
+
+def comparison(group: Group, name: str) -> bootstrap.Difference | None:
+    """WER of a group less that of its baseline on a set; None where either is missing."""
+    base = group.baseline
+    if base is None or not group.scored(name) or not base.scored(name):
+        return None
+    scores.check_comparable(group.scored(name)[0].scores[name], base.scored(name)[0].scores[name])
+    return bootstrap.paired_difference(group.counts(name), base.counts(name))
+
+
+def _compare(family: list[Group]) -> None:
+    """Baselines and labels among students of one architecture."""
+    plain = [group for group in family if group.kind == "student"]
+    distilled = [group for group in family if group.kind == "distilled"]
+    for group in distilled:
+        group.label = _method(group.runs[0])
+        equal = [base for base in plain if _equal_updates(base, group)]
+        group.baseline = min(equal, key=_distance(group), default=None)
+    bases = [group.baseline for group in distilled if group.baseline] or plain[:1]  # plain: by updates
+    for group in plain:
+        if any(group is base for base in bases):
+            group.label = "student"
+            continue
+        group.baseline = min(bases, key=_distance(group))
+        group.label = _longer(group, group.baseline)
+
+
+def _distance(group: Group) -> Callable[[Group], tuple[int, str]]:
+    """Key by which the closest configuration is the smallest; the name decides among equals."""
+    mine = group.runs[0].config
+
+    def key(base: Group) -> tuple[int, str]:
+        theirs = base.runs[0].config
+        return sum(mine.get(k) != theirs.get(k) for k in mine.keys() | theirs.keys()), base.name
+
+    return key
+
+
+def _equal_updates(a: Group, b: Group) -> bool:
+    if a.updates is None or b.updates is None:
+        return bool(a.runs[0].config.get("max_epoch") == b.runs[0].config.get("max_epoch"))
+    return abs(a.updates - b.updates) <= EQUAL_UPDATES * max(a.updates, b.updates)
+
+
+def _method(run: Run) -> str:
+    """Name of a distilled student: its criteria, or else what the teacher was used for."""
+    criteria = list(run.config.get("criteria") or {})
+    if run.config.get("init_from_teacher"):
+        criteria.append("initialised from the teacher")
+    if run.config.get("mutual"):
+        criteria.append("mutual learning")
+    return "distilled: " + (", ".join(map(str, criteria)) or "teacher")
+
+
+def _longer(group: Group, base: Group) -> str:
+    if _equal_updates(group, base):
+        return "student, other settings"
+    if group.updates is None or not base.updates:
+        return "student, other number of epochs"
+    word = "longer" if group.updates > base.updates else "shorter"
+    return f"student, trained {word} ({group.updates / base.updates:.2g} x)"
+
+
+def _rank(family: list[Group]) -> list[Group]:
+    """The baselines, the other undistilled students, the distilled ones."""
+    return sorted(family, key=lambda g: (g.kind == "distilled", g.label != "student", g.updates or 0, g.name))
+
+
+def _number_equal_labels(groups: list[Group]) -> None:
+    """Tell groups of one label apart: "teacher 1", "teacher 2"."""
+    labels = [group.label for group in groups]
+    seen: dict[str, int] = {}
+    for group, label in zip(groups, labels, strict=True):
+        if labels.count(label) > 1:
+            seen[label] = seen.get(label, 0) + 1
+            group.label = f"{label} {seen[label]}" if not label.endswith(")") else f"{label} #{seen[label]}"

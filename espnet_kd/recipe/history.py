@@ -1,0 +1,105 @@
+"""What a training reported epoch by epoch: from ESPnet's checkpoint, or else from its log."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Stats = dict[str, float]
+EPOCH = re.compile(r"\b(\d+)epoch results: (.*)")
+PHASE = re.compile(r"\[(\w+)\] ([^\[]*)")
+VALUE = re.compile(r"(\w+)=([-+.\w]+)")
+
+
+@dataclass(frozen=True)
+class History:
+    """Statistics of a training.
+
+    Attributes:
+        epochs: epoch -> phase ("train", "valid") -> name -> mean over the epoch. ``time`` is in
+            seconds; ``total_count`` is the number of batches since the start of the training.
+    """
+
+    epochs: dict[int, dict[str, Stats]]
+
+    def curve(self, phase: str, *names: str) -> dict[int, float]:
+        """Epoch -> the first of the named statistics that the epoch has."""
+        values = {}
+        for epoch, phases in sorted(self.epochs.items()):
+            stats = phases.get(phase, {})
+            found = [stats[name] for name in names if name in stats]
+            if found:
+                values[epoch] = found[0]
+        return values
+
+    def updates(self, accum_grad: int) -> int | None:
+        """Number of optimiser steps, None if nothing tells it."""
+        counts = self.curve("train", "total_count")
+        return round(counts[max(counts)]) // accum_grad if counts else None
+
+    def seconds(self) -> float | None:
+        """Time spent in training, validation and plots, in seconds; None if nothing tells it."""
+        parts = [stats for phases in self.epochs.values() for stats in phases.values()]
+        times = [stats["time"] for stats in parts if "time" in stats]
+        return sum(times) if times else None
+
+
+def read(directory: Path) -> History:
+    """Read ``checkpoint.pth`` of a training, or ``train.log`` where there is none; else an empty history."""
+    if (directory / "checkpoint.pth").is_file():
+        found = _from_checkpoint(directory / "checkpoint.pth")
+        if found is not None:
+            return found
+    return _from_log(directory / "train.log")
+
+
+def _from_checkpoint(path: Path) -> History | None:
+    import pickle
+
+    import torch
+
+    try:  # "meta": the weights and the optimizer's state are not read
+        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        stats = state["reporter"]["stats"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return History(
+        {
+            int(epoch): {phase: _numbers(values) for phase, values in phases.items()}
+            for epoch, phases in stats.items()
+        }
+    )
+
+
+def _numbers(values: dict[str, Any]) -> Stats:
+    """ESPnet stores a timedelta as a mapping of seconds."""
+    flat = {k: v.get("__timedelta_seconds__") if isinstance(v, dict) else v for k, v in values.items()}
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+
+
+def _from_log(path: Path) -> History:
+    """Later lines win: an epoch that was interrupted is reported again."""
+    epochs: dict[int, dict[str, Stats]] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            match = EPOCH.search(line)
+            if match:
+                phases = PHASE.findall(match[2])
+                epochs[int(match[1])] = {phase: _parse(text) for phase, text in phases}
+    return History(epochs)
+
+
+def _parse(text: str) -> Stats:
+    stats = {}
+    for name, value in VALUE.findall(text):
+        try:
+            stats[name] = float(value.rstrip("."))
+        except ValueError:  # "time=1 hour" and the like
+            continue
+    # humanfriendly's spans: "time=1 minute and 3.5 seconds, total_count=..."
+    span = re.search(r"time=(.*?), total_count", text)
+    if span:
+        units = {"hour": 3600, "minute": 60, "second": 1, "day": 86400}
+        found = re.findall(r"([\d.]+) (hour|minute|second|day)", span[1])
+        stats["time"] = sum(float(n) * units[u] for n, u in found)
+    return stats

@@ -1,0 +1,80 @@
+"""``espnet-kd lengths``: a dump directory without utterances that are too short, too long or empty.
+
+The limits are those of ESPnet's asr.sh, stage 4: int(seconds * rate) samples, both excluded.
+"""
+
+import argparse
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from espnet_kd.corpora.datadir import check_same_keys, spk2utt
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.recipe.rate import parse_rate
+
+TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an utterance
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``lengths [--min S] [--max S] [--fs 16k] SRC DST``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd lengths", description=__doc__.splitlines()[0])
+    parser.add_argument("src", type=Path)
+    parser.add_argument("dst", type=Path)
+    parser.add_argument("--min", type=float, default=0.1, help="seconds, excluded (default: %(default)s)")
+    parser.add_argument("--max", type=float, default=20.0, help="seconds, excluded (default: %(default)s)")
+    parser.add_argument("--fs", type=parse_rate, default="16k", help="sampling rate (default: %(default)s)")
+    args = parser.parse_args(argv)
+    tables = read_dump_dir(args.src)
+    reasons = {
+        utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, args.fs))
+    }
+    counts = Counter(reasons.values())
+    dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
+    if len(reasons) == len(tables["utt2spk"]):
+        raise UserError(f"{args.src}: no utterance is left ({dropped}): check --min, --max and --fs")
+    write_subset(args.src, args.dst, tables, reasons.keys())
+    print(f"{args.dst}: {len(tables['utt2spk']) - len(reasons)} utterances; dropped: {dropped}")
+
+
+def read_dump_dir(path: Path) -> dict[str, dict[str, str]]:
+    """The per-utterance tables of a directory that ``format`` wrote.
+
+    Raises:
+        UserError: one is missing, they are not about the same utterances, or a count is no number.
+    """
+    if not (path / "wav.scp").is_file():
+        raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
+    tables = {name: read_table(path / name) for name in TABLES}
+    check_same_keys(path, tables)
+    for utt, value in tables["utt2num_samples"].items():
+        if not value.isdecimal():
+            raise UserError(f"{path}/utt2num_samples: {utt}: {value!r} is not a number of samples")
+    return tables
+
+
+def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], without: set[str]) -> None:
+    """Write ``dst`` as ``src`` without some utterances; other files are copied."""
+    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
+        raise UserError(f"{dst} holds something else than a dump directory: choose another name")
+    if src.resolve() == dst.resolve() or (dst / "data").exists():
+        raise UserError(f"{dst} holds audio that `format` wrote: give the filtered copy another name")
+    with atomic_dir(dst) as tmp:
+        for path in sorted(src.iterdir()):
+            if path.is_file() and path.name not in (*TABLES, "spk2utt") and not path.name.startswith("."):
+                shutil.copyfile(path, tmp / path.name)
+        for name, table in tables.items():
+            write_table(tmp / name, {utt: value for utt, value in table.items() if utt not in without})
+        write_table(tmp / "spk2utt", spk2utt(read_table(tmp / "utt2spk")))
+
+
+def _reason(tables: dict[str, dict[str, str]], utt: str, low: float, high: float, fs: int) -> str | None:
+    samples = int(tables["utt2num_samples"][utt])
+    if not tables["text"][utt]:
+        return "without text"
+    if samples <= int(low * fs):
+        return f"of {low:g} s or less"
+    if math.isfinite(high) and samples >= int(high * fs):
+        return f"of {high:g} s or more"
+    return None

@@ -1,0 +1,75 @@
+"""``espnet-kd merge``: one YAML configuration of several, the later ones first in command."""
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``merge A.yaml B.yaml ... [--out FILE]``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd merge", description=__doc__.splitlines()[0])
+    parser.add_argument("configs", nargs="+", type=Path, help="mappings; a later one wins")
+    parser.add_argument("--out", type=Path, help="default: standard output")
+    args = parser.parse_args(argv)
+    text = dump(merge_files(args.configs))
+    if args.out is None:
+        print(text, end="")
+        return
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def merge_files(paths: Iterable[Path]) -> dict[str, Any]:
+    """Merge configuration files, the later ones over the earlier."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = merge(merged, read_config(path))
+    return merged
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; anything else, lists too, is replaced by the later value."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; an empty file is an empty one.
+
+    Raises:
+        UserError: it does not exist, is not YAML or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the configuration {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(f"{_place(path, e)}: not YAML: {_reason(e)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not `key: value` lines")
+    return content
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """YAML text in the order of the keys."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def _place(path: Path, error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{path}:{mark.line + 1}" if mark else str(path)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -1,0 +1,122 @@
+"""``python -m espnet_kd report``: RESULTS.md and plots from what the experiments left on disk."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+from espnet_kd.recipe import experiments, tables
+from espnet_kd.recipe.experiments import Run
+from espnet_kd.recipe.groups import Group, make_groups
+
+NOTE = "<!-- written by `python -m espnet_kd report`; do not edit -->"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    p = argparse.ArgumentParser(prog="espnet-kd report", description=__doc__)
+    p.add_argument("--expdir", default="exp", help="directory of the experiments")
+    p.add_argument("--teacher_exp", nargs="*", default=[], help="experiments elsewhere that are shown, too")
+    p.add_argument("--dumpdir", default="dump", help="directory of raw/VALID_SET, for the plot of posteriors")
+    p.add_argument("--test_sets", required=True, help='names of the test sets, as in "test_clean test_other"')
+    p.add_argument("--valid_set", help="name of the validation set; its table comes last")
+    p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
+    p.add_argument("--title", default="Results", help="heading of the report")
+    p.add_argument("--out", default="RESULTS.md", help="the report")
+    p.add_argument("--images", default="images", help="directory of the plots")
+    p.add_argument("--utterance", help="of the validation set, for the plot of posteriors")
+    p.add_argument("--no_posteriors", action="store_true", help="leave out the plot that has to load models")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Collect, plot, write, print where."""
+    args = parser().parse_args(argv)
+    sets = args.test_sets.split()
+    valid = [args.valid_set] if args.valid_set and args.valid_set not in sets else []
+    groups, unscored = collect(args, sets + valid)
+    sets = [name for name in sets + valid if any(group.scored(name) for group in groups)]
+    images = draw(groups, sets, args)
+    text = render(args.title, groups, sets, valid, images, Path(args.out), unscored)
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    for name in sets:
+        print(f"{name}:\n\n{tables.results(groups, name)}\n")
+    print(f"table: {args.out}\nplots: {', '.join(map(str, images.values()))}")
+
+
+def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], list[Run]]:
+    """Groups of scored runs, and the runs without a score.
+
+    Raises:
+        UserError: no experiment has a score of any set.
+    """
+    directories = [p for p in Path(args.expdir).glob("*") if p.is_dir()] if Path(args.expdir).is_dir() else []
+    inside = {p.resolve() for p in directories}
+    outside = [Path(p) for p in args.teacher_exp if Path(p).resolve() not in inside]
+    runs = experiments.find(directories + outside, sets, args.inference_tag)
+    for run in runs:
+        if run.directory in outside:
+            run.info.setdefault("role", "teacher")
+    scored = [run for run in runs if run.scores]
+    if not scored:
+        wanted = " or ".join(sets)
+        raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
+    return make_groups(scored), [run for run in runs if not run.scores]
+
+
+def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
+    """Draw every plot that the data allow; caption -> file."""
+    from espnet_kd.recipe import plots
+
+    directory = Path(args.images)
+    drawn = {"WER with 95 % intervals (bootstrap over utterances); a dot is a seed": directory / "wer.png"}
+    plots.wer_bars(groups, sets, directory / "wer.png")
+    if plots.learning_curves(groups, directory / "learning_curves.png"):
+        drawn["Validation set by epoch; thin lines are seeds"] = directory / "learning_curves.png"
+    if args.valid_set and not args.no_posteriors:
+        from espnet_kd.recipe import posteriors
+
+        models = posteriors.choose(groups, args.valid_set)
+        data = Path(args.dumpdir) / "raw" / args.valid_set
+        try:
+            utt = posteriors.draw(models, data, directory / "posteriors.png", args.utterance)
+        except (UserError, FileNotFoundError) as e:  # a table without this picture is better than no table
+            print(f"espnet-kd: warning: no plot of posteriors: {e}", file=sys.stderr)
+        else:
+            drawn[f"CTC posteriors of {utt} (validation set)"] = directory / "posteriors.png"
+    return drawn
+
+
+def render(
+    title: str,
+    groups: list[Group],
+    sets: list[str],
+    valid: list[str],
+    images: dict[str, Path],
+    out: Path,
+    unscored: list[Run],
+) -> str:
+    """The text of RESULTS.md."""
+    parts = [f"# {title}", NOTE]
+    for name in sets:
+        aside = " (validation set: models were selected on it)" if name in valid else ""
+        parts += [f"## {name}{aside}", tables.results(groups, name)]
+    parts.append(tables.NOTES)
+    notes = tables.warnings(groups, sets)
+    if unscored:
+        notes.append("Not scored: " + ", ".join(f"`{run.name}`" for run in unscored) + ".")
+    if notes:
+        parts.append("\n".join(f"- {note}" for note in notes))
+    parts.append("## Plots")
+    for caption, path in images.items():
+        link = Path(os.path.relpath(path, out.parent)).as_posix().replace(" ", "%20")
+        parts += [f"![{caption}]({link})", f"{caption}."]
+    parts += ["## Runs", tables.runs(groups, sets), "## Commands", tables.commands(groups)]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()

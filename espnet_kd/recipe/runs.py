@@ -1,0 +1,126 @@
+"""``espnet-kd runs``: what made an experiment directory, and whether it is finished.
+
+``EXP/train.yaml`` is the merged configuration that was trained; ``EXP/run.json`` says the rest::
+
+    {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
+     "configs": [files merged into train.yaml], "teachers": [directories], "args": "options after the configuration",
+     "started": seconds since 1970, "ended": the same or null, "interruptions": times that it was resumed, "done": bool}
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+from espnet_kd.recipe.merge import dump, merge, merge_files
+
+CONFIG = "train.yaml"
+RECORD = "run.json"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``runs start EXP --role R --config A.yaml ... -- COMMAND`` or ``runs finish EXP``."""
+    words = sys.argv[1:] if argv is None else argv
+    words, command = _split(words)
+    parser = argparse.ArgumentParser(prog="espnet-kd runs", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="action", required=True)
+    begin = commands.add_parser("start", help="write train.yaml and run.json; print a line if it is trained already")
+    begin.add_argument("exp", type=Path)
+    begin.add_argument("--role", choices=("teacher", "student"), required=True)
+    begin.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
+    begin.add_argument("--teacher", nargs="*", default=[], help="experiment directories of the teachers")
+    begin.add_argument("--args", default="", help="options that override the configuration, for the record")
+    commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
+    args = parser.parse_args(words)
+    if args.action == "finish":
+        finish(args.exp)
+    elif not start(args, command):
+        print(f"{args.exp}: already trained")
+
+
+def start(args: argparse.Namespace, command: str) -> bool:
+    """Record the start of a training; False if it is finished already.
+
+    Raises:
+        UserError: the directory holds a training with another configuration.
+    """
+    config = merge_files(args.config)
+    if args.teacher:
+        config = merge(config, {"teacher": {"exp": list(args.teacher)}})
+    text = dump(config)
+    path = args.exp / CONFIG
+    trained = any(args.exp.glob("*.pth"))
+    if trained and path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
+            f"remove it, or give the configuration another name (or --{args.role}_args)"
+        )
+    record = _read(args.exp) if trained else {}
+    if record.get("done"):
+        return False
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    _write(args.exp, _record(args, command, record))
+    return True
+
+
+def finish(exp: Path) -> None:
+    """Mark a training as done."""
+    record = _read(exp)
+    if not record:
+        raise UserError(f"{exp / RECORD} does not exist: `runs start` comes first")
+    _write(exp, record | {"ended": round(time.time(), 1), "done": True})
+
+
+def _split(words: list[str]) -> tuple[list[str], str]:
+    """Our words, and the command line after ``--``; one word is a ready line."""
+    if "--" not in words:
+        return words, ""
+    place = words.index("--")
+    command = words[place + 1 :]
+    return words[:place], command[0] if len(command) == 1 else shlex.join(command)
+
+
+def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "role": args.role,
+        "command": command,
+        "commit": commit(),
+        "configs": [str(path) for path in args.config],
+        "teachers": list(args.teacher),
+        "args": args.args,
+        "started": before.get("started", round(time.time(), 1)),
+        "ended": None,
+        "interruptions": before["interruptions"] + 1 if before else 0,
+        "done": False,
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the espnet_kd that runs, with ``-dirty`` if files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def _read(exp: Path) -> dict[str, Any]:
+    try:
+        return json.loads((exp / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as e:
+        raise UserError(f"{exp / RECORD}:{e.lineno} is not JSON: remove it") from None
+
+
+def _write(exp: Path, record: dict[str, Any]) -> None:
+    with atomic_path(exp / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

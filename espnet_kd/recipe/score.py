@@ -1,0 +1,111 @@
+"""``python -m espnet_kd score``: WER and CER of one decoded set, joined by utterance id."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path, read_table
+from espnet_kd.recipe import sclite, scores
+from espnet_kd.recipe.alignment import Aligned, Counts, align, join
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    p = argparse.ArgumentParser(prog="espnet-kd score", description=__doc__)
+    p.add_argument("--ref", required=True, help="reference: Kaldi text; utt2spk is read beside it")
+    p.add_argument("--hyp", required=True, help="hypothesis: text written by ESPnet's inference")
+    p.add_argument("--out", required=True, help="directory of score.json, score_wer/ and score_cer/")
+    p.add_argument("--against", help="directory of another run's score.json: paired bootstrap of the WERs")
+    p.add_argument("--worst", type=int, default=0, help="print this many utterances with the most errors")
+    p.add_argument("--nlsyms", help="file of non-linguistic symbols, one a line, that are not scored")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Score, write, print."""
+    args = parser().parse_args(argv)
+    reference, hypothesis = read_table(args.ref), read_table(args.hyp)
+    utterances = join(reference, hypothesis, args.ref, args.hyp)
+    symbols = read_symbols(args.nlsyms)
+    aligned: dict[str, dict[str, Aligned]] = {}
+    for kind, unit in scores.KINDS.items():
+        rows = align([reference[u] for u in utterances], [hypothesis[u] for u in utterances], unit, symbols)
+        aligned[kind] = dict(zip(utterances, rows, strict=True))
+    if not any(a.reference for a in aligned["wer"].values()):
+        raise UserError(f"{args.ref} has no word left without the symbols of {args.nlsyms}")
+    utt2spk = speakers_beside(args.ref, utterances)
+    for kind, by_utterance in aligned.items():
+        with atomic_path(Path(args.out) / f"score_{kind}" / "result.txt") as temporary:
+            temporary.write_text(sclite.render(by_utterance, utt2spk), encoding="utf-8")
+    score = scores.write(args.out, aligned)  # last: its presence says that the set is scored
+    print(summary(Path(args.out).name, score))
+    print_worst(aligned["wer"], args.worst)
+    if args.against:
+        print(comparison(score, scores.read(args.against), args.against))
+
+
+def read_symbols(path: str | None) -> frozenset[str]:
+    """The symbols of a file, one a line."""
+    if path is None:
+        return frozenset()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: --nlsyms is a file with one symbol a line") from None
+    return frozenset(line.strip() for line in lines if line.strip())
+
+
+def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:
+    """utt2spk of the reference's directory, None if there is none.
+
+    Raises:
+        UserError: it lacks an utterance.
+    """
+    path = Path(ref).parent / "utt2spk"
+    if not path.exists():
+        return None
+    table = read_table(path)
+    for utt in utterances:
+        if not table.get(utt):
+            raise UserError(f"{path} names no speaker for {utt}")
+    return table
+
+
+def summary(name: str, score: scores.Score) -> str:
+    """One line: `test  WER 12.3 % (95/773: 60 S 20 D 15 I)  CER ...`."""
+    parts = [f"{kind.upper()} {_counts(score.total[kind])}" for kind in scores.KINDS]
+    wrong = sum(errors > 0 for errors, _ in score.utterances["wer"].values())
+    return "  ".join([name, *parts, f"{wrong} of {len(score.utterances['wer'])} utterances with errors"])
+
+
+def _counts(c: Counts) -> str:
+    return f"{c.rate:.1f} % ({c.errors}/{c.reference}: {c.substitutions} S {c.deletions} D {c.insertions} I)"
+
+
+def print_worst(aligned: Mapping[str, Aligned], number: int) -> None:
+    """Print the utterances with the most word errors, the shorter reference first."""
+    ranked = sorted(aligned, key=lambda u: (-aligned[u].counts.errors, aligned[u].counts.reference, u))
+    for utt in ranked[: max(number, 0)]:
+        a = aligned[utt]
+        if a.counts.errors:
+            print(f"  {utt}  {a.counts.errors}/{a.counts.reference}")
+            print(f"    REF: {' '.join(a.reference)}\n    HYP: {' '.join(a.hypothesis)}")
+
+
+def comparison(score: scores.Score, other: scores.Score, name: str) -> str:
+    """One line: how the WER differs from another run's on the same set."""
+    from espnet_kd.recipe.bootstrap import RESAMPLES, paired_difference, pool
+
+    scores.check_comparable(score, other)
+    order = sorted(score.utterances["wer"])
+    sides = [pool([[s.utterances["wer"][u] for u in order]]) for s in (score, other)]
+    d = paired_difference(sides[0], sides[1])
+    return (
+        f"against {name} (WER {other.rate('wer'):.1f} %): {d.value:+.2f} points ({d.relative:+.1f} %), "
+        f"95 % interval {d.low:+.2f} to {d.high:+.2f}, p = {d.p:.2g}; {RESAMPLES} resamples of utterances"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""``score.json``: what one decoded set scored, utterance by utterance, so that nothing is aligned twice."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+from espnet_kd.recipe.alignment import Aligned, Counts
+
+NAME = "score.json"
+KINDS = {"wer": "word", "cer": "character"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one set.
+
+    Attributes:
+        path: where they lie, for messages.
+        total: "wer" or "cer" -> counts over the set.
+        utterances: "wer" or "cer" -> utterance id -> (errors, length of the reference).
+    """
+
+    path: str
+    total: dict[str, Counts]
+    utterances: dict[str, dict[str, tuple[int, int]]]
+
+    def rate(self, kind: str) -> float:
+        """Error rate in per cent."""
+        return self.total[kind].rate
+
+
+def write(directory: str | Path, aligned: Mapping[str, Mapping[str, Aligned]]) -> Score:
+    """Write ``directory/score.json``.
+
+    Args:
+        directory: of the decoded set.
+        aligned: "wer" and "cer" -> utterance id -> alignment.
+    """
+    path = Path(directory) / NAME
+    counts = {kind: {utt: a.counts for utt, a in rows.items()} for kind, rows in aligned.items()}
+    total = {kind: sum(rows.values(), Counts()) for kind, rows in counts.items()}
+    utterances = {
+        kind: {utt: (c.errors, c.reference) for utt, c in rows.items()} for kind, rows in counts.items()
+    }
+    head: dict[str, object] = {"sentences": len(counts["wer"])}
+    for kind, c in total.items():
+        wrong = sum(errors > 0 for errors, _ in utterances[kind].values())
+        head[kind] = {**asdict(c), "reference": c.reference, "errors": c.errors, "wrong_sentences": wrong}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    rows = [
+        f"  {json.dumps(utt)}: " + json.dumps({kind: utterances[kind][utt] for kind in KINDS})
+        for utt in sorted(counts["wer"])
+    ]
+    text = "{" + ",\n".join(lines) + ',\n"utterances": {\n' + ",\n".join(rows) + "\n}}\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Score(str(path), total, utterances)
+
+
+def read(directory: str | Path) -> Score:
+    """Read ``directory/score.json``.
+
+    Raises:
+        UserError: it is missing or not one of ours.
+    """
+    path = Path(directory) / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        fields = Counts.__dataclass_fields__
+        total = {kind: Counts(*(int(content[kind][f]) for f in fields)) for kind in KINDS}
+        utterances = {
+            kind: {utt: (int(row[kind][0]), int(row[kind][1])) for utt, row in content["utterances"].items()}
+            for kind in KINDS
+        }
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run `python -m espnet_kd score` first") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise UserError(f"{path} is not a score.json of ours: write it again with `score`") from None
+    return Score(str(path), total, utterances)
+
+
+def check_comparable(first: Score, second: Score) -> None:
+    """Two scores can be compared if both have the same utterances with references of one length.
+
+    Raises:
+        UserError: they differ; the first utterance that does is named.
+    """
+    a, b = first.utterances["wer"], second.utterances["wer"]
+    for utt in sorted(a.keys() | b.keys()):
+        if utt not in a or utt not in b:
+            lacks, has = (second, first) if utt in a else (first, second)
+            raise UserError(f"{lacks.path} lacks utterance {utt} of {has.path}: score the same set for both")
+        if a[utt][1] != b[utt][1]:
+            raise UserError(
+                f"{utt} has {a[utt][1]} reference words in {first.path} and {b[utt][1]} in {second.path}: "
+                "score both against one reference"
+            )

@@ -1,0 +1,125 @@
+"""``espnet-kd tokens``: the token list, as ESPnet's asr.sh makes it in stage 5.
+
+tokens.txt has <blank>, <unk>, the tokens, <sos/eos>. For char and word ESPnet's own
+``espnet2.bin.tokenize_text`` counts them; BPE is trained by sentencepiece with asr.sh's options.
+"""
+
+import argparse
+import io
+import re
+import tempfile
+from pathlib import Path
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path, read_table
+
+BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``tokens --token_type TYPE [--nbpe N] [--bpemode MODE] [--nlsyms FILE] --text FILE ... --out DIR``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd tokens", description=__doc__.splitlines()[0])
+    parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
+    parser.add_argument("--nbpe", type=int, default=30, help="BPE vocabulary size (default: %(default)s)")
+    parser.add_argument("--bpemode", choices=("unigram", "bpe"), default="unigram")
+    parser.add_argument("--nlsyms", type=Path, help="symbols that are tokens of their own, one a line")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="Kaldi text files")
+    parser.add_argument("--out", type=Path, required=True, help="directory of tokens.txt")
+    args = parser.parse_args(argv)
+    sentences = read_sentences(args.text)
+    with atomic_path(args.out / "train.txt") as tmp:
+        tmp.write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")
+    if args.token_type == "bpe":
+        tokens = train_bpe(sentences, args.nbpe, args.bpemode, read_symbols(args.nlsyms), args.out)
+    else:
+        tokens = count_tokens(args.out / "train.txt", args.token_type, args.nlsyms)
+    write_token_list(args.out / "tokens.txt", tokens)
+    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {len(sentences)} sentences")
+
+
+def read_sentences(texts: list[Path]) -> list[str]:
+    """The transcripts of Kaldi text files, without ids; empty ones left out.
+
+    Raises:
+        UserError: there are none.
+    """
+    sentences = [" ".join(line.split()) for path in texts for line in read_table(path).values() if line]
+    if not sentences:
+        raise UserError(f"{', '.join(map(str, texts))}: no transcript to make tokens from")
+    return sentences
+
+
+def read_symbols(path: Path | None) -> list[str]:
+    """Non-linguistic symbols, one a line."""
+    if path is None:
+        return []
+    if not path.is_file():
+        raise UserError(f"--nlsyms {path} does not exist")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], out: Path) -> list[str]:
+    """Write OUT/bpe.model and OUT/bpe.vocab; returns the pieces without <unk>, <s> and </s>.
+
+    Raises:
+        UserError: the text is too small for that many pieces, or has more characters than that.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),  # a file's name would end up in the model's bytes
+            model_writer=model,
+            vocab_size=size,
+            model_type=mode,
+            character_coverage=1.0,
+            input_sentence_size=100_000_000,
+            user_defined_symbols=symbols,
+            minloglevel=2,
+        )
+    except RuntimeError as e:
+        raise UserError(f"--nbpe {size}: {_explain(str(e))}") from None
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids = range(processor.get_piece_size())
+    with atomic_path(out / "bpe.vocab") as tmp:
+        lines = (f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in ids)
+        tmp.write_text("".join(lines), encoding="utf-8")
+    with atomic_path(out / "bpe.model") as tmp:
+        tmp.write_bytes(model.getvalue())
+    return [processor.id_to_piece(i) for i in ids[3:]]
+
+
+def count_tokens(train: Path, token_type: str, nlsyms: Path | None) -> list[str]:
+    """Characters (a space is <space>) or words by falling frequency, as ESPnet counts them."""
+    read_symbols(nlsyms)
+    from espnet2.bin.tokenize_text import get_parser, tokenize
+
+    with tempfile.TemporaryDirectory() as scratch:
+        counted = Path(scratch, "tokens")
+        options = ["--input", str(train), "--output", str(counted), "--token_type", token_type]
+        options += ["--write_vocabulary", "true", "--log_level", "WARNING"]
+        options += ["--non_linguistic_symbols", str(nlsyms or "none")]
+        tokenize(**vars(get_parser().parse_args(options)))
+        return counted.read_text(encoding="utf-8").splitlines()
+
+
+def write_token_list(path: Path, tokens: list[str]) -> None:
+    """Write tokens.txt.
+
+    Raises:
+        UserError: a special token is in the text, so it would be there twice.
+    """
+    for special in (BLANK, UNKNOWN, SOS_EOS):
+        if special in tokens:
+            raise UserError(f"{path}: {special} is in the text, but means something else: rename it there")
+    with atomic_path(path) as tmp:
+        tmp.write_text("".join(f"{t}\n" for t in (BLANK, UNKNOWN, *tokens, SOS_EOS)), encoding="utf-8")
+
+
+def _explain(message: str) -> str:
+    if match := re.search(r"<= (\d+)\.", message):
+        return f"the text is too small for so many pieces, the largest possible number is {match[1]}"
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return f"the text has more characters, the smallest possible number is {match[1]}"
+    return f"sentencepiece cannot do it: {message}"

@@ -1,0 +1,121 @@
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from miniature import contents, write_an4
+
+from espnet_kd.corpora import an4
+from espnet_kd.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_an4(tmp_path / "an4")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".sph"])
+def test_both_distributions(tmp_path: Path, suffix: str) -> None:
+    root = write_an4(tmp_path / "an4", suffix)
+    an4.main([str(root), str(tmp_path / "data")])
+    audio = root / "wav" / "an4_clstk" / "fash"
+    assert (tmp_path / "data" / "train" / "wav.scp").read_text() == (
+        f"fash-an251-fash-b {audio}/an251-fash-b{suffix}\nfash-cen1-fash-b {audio}/cen1-fash-b{suffix}\n"
+    )
+    assert (tmp_path / "data" / "train" / "text").read_text() == (
+        "fash-an251-fash-b YES\nfash-cen1-fash-b H I N I C H\n"
+    )
+    assert (tmp_path / "data" / "dev" / "utt2spk").read_text() == "fclc-an101-fclc-b fclc\n"
+    assert (tmp_path / "data" / "test" / "text").read_text() == (
+        "fcaw-an406-fcaw-b RUBOUT G M E F THREE NINE\n"
+    )
+    assert (tmp_path / "data" / "test" / "spk2utt").read_text() == "fcaw fcaw-an406-fcaw-b\n"
+
+
+def test_again_gives_the_same_bytes_and_counts_are_only_a_warning(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    an4.main([str(root), str(tmp_path / "data")])
+    assert "3 train utterances, the corpus has 948" in capsys.readouterr().err
+    first = contents(tmp_path / "data")
+    an4.main([str(root), str(tmp_path / "data")])
+    assert contents(tmp_path / "data") == first
+
+
+@pytest.mark.parametrize("top", ["an4", "an4-master"])
+def test_a_tarball_is_unpacked_once(tmp_path: Path, root: Path, top: str) -> None:
+    with tarfile.open(tmp_path / "an4.tar.gz", "w:gz") as tar:
+        tar.add(root, top)
+    shutil.rmtree(root)
+    command = [str(tmp_path / "an4.tar.gz"), str(tmp_path / "data"), "--downloads", str(tmp_path / "dl")]
+    an4.main(command)
+    audio = Path((tmp_path / "data" / "dev" / "wav.scp").read_text().split()[1])
+    assert audio.is_relative_to(tmp_path / "dl") and audio.parts[-5] == top
+    unpacked = audio.stat().st_ino
+    an4.main(command)
+    assert audio.stat().st_ino == unpacked
+
+
+def test_a_tarball_of_another_checksum_is_refused(tmp_path: Path, root: Path) -> None:
+    with tarfile.open(tmp_path / "an4.tar.gz", "w:gz") as tar:
+        tar.add(root, "an4")
+    with pytest.raises(UserError, match="has SHA-256"):
+        an4.main([str(tmp_path / "an4.tar.gz"), str(tmp_path / "data"), "--sha256", "0" * 64])
+
+
+def test_the_directory_above_will_do(tmp_path: Path, root: Path) -> None:
+    assert an4.find_root(tmp_path) == root == an4.find_root(root)
+
+
+def test_another_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not AN4: no etc/an4_train.fileids"):
+        an4.main([str(tmp_path), str(tmp_path / "data")])
+    with pytest.raises(UserError, match="nowhere is neither a directory nor a file nor a URL"):
+        an4.main(["nowhere", str(tmp_path / "data")])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("train.transcription", "(cen1-fash-b)", "", r"train.transcription:2: expected `<s> WORDS"),
+        ("train.transcription", "H I N I C H", "", "train.transcription:2: cen1-fash-b has an empty transcript"),
+        ("test.transcription", "RUBOUT G M E F THREE NINE", "", "test.transcription:1: .* empty transcript"),
+        ("train.transcription", "(an251-fash-b)", "(cen1-fash-b)", "transcription:2: cen1-fash-b occurs a second"),
+        ("train.transcription", "(an251-fash-b)", "(an999)", "fileids:1: an251-fash-b has no line in an4_train"),
+        ("train.fileids", "an4_clstk/fash/cen1-fash-b\n", "", "transcription:2: cen1-fash-b is not in an4_train"),
+        ("train.fileids", "cen1-fash-b", "an251-fash-b", "fileids:2: an251-fash-b occurs a second time"),
+        ("train.fileids", "an4_clstk/fash/cen1", "fash/cen1", "fileids:2: expected `<part>/<speaker>/<utterance>`"),
+        ("train.fileids", "an4_clstk/fash/cen1", "../fash/cen1", "fileids:2: expected"),
+        ("train.fileids", "an4_clstk/fash/cen1", "an4_clstk/fclc/cen1", "fileids:2: there is no .*cen1-fash-b"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path: Path, root: Path, file: str, old: str, new: str, message: str) -> None:
+    edit(root / "etc" / f"an4_{file}", old, new)
+    with pytest.raises(UserError, match=message) as e:
+        an4.main([str(root), str(tmp_path / "data")])
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_audio_is_named(tmp_path: Path, root: Path) -> None:
+    (root / "wav" / "an4test_clstk" / "fcaw" / "an406-fcaw-b.wav").unlink()
+    with pytest.raises(UserError, match="an4_test.fileids:1: there is no .*an406-fcaw-b"):
+        an4.main([str(root), str(tmp_path / "data")])
+
+
+def test_a_part_of_the_corpus_without_dev_speakers_holds_out_others(capsys: pytest.CaptureFixture) -> None:
+    assert an4.choose_dev({"a", "b", "c"}, ["fclc"]) == {"c"}
+    assert "held out instead: c" in capsys.readouterr().err
+    assert an4.choose_dev({"a", "fclc"}, ["fclc", "msrb"]) == {"fclc"}
+    with pytest.raises(UserError, match="leaves no training speaker"):
+        an4.choose_dev({"a"}, ["fclc"])
+
+
+def test_eight_dev_speakers() -> None:
+    assert len(set(an4.DEV_SPEAKERS.split())) == 8
