@@ -16,6 +16,9 @@ COMMANDS = {
     "merge": ("espnet_kd.recipe.merge", "merge YAML configurations"),
     "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
     "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
+    "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
+    "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
+    "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.

@@ -49,27 +49,27 @@ def _extract_tar(archive: Path, dst: Path) -> None:
     with tarfile.open(archive) as tar:
         members = tar.getmembers()
         for m in members:
-            _check_name(archive, m.name)
+            _check(archive, m.name, m.name)
             if m.issym():  # relative to the link's own directory; a hard link is relative to the root
-                _check_name(archive, m.linkname, str(PurePosixPath(m.name).parent))
+                _check(archive, m.name, str(PurePosixPath(m.name).parent / m.linkname))
             elif m.islnk():
-                _check_name(archive, m.linkname)
+                _check(archive, m.name, m.linkname)
             elif not (m.isreg() or m.isdir()):
-                raise UserError(f"{archive}: member {m.name!r} is a device or pipe: refused")
+                raise UserError(f"{archive}: member {m.name!r} is a device or pipe: nothing was unpacked")
         tar.extractall(dst, members, filter="data")
 
 
 def _extract_zip(archive: Path, dst: Path) -> None:
     with zipfile.ZipFile(archive) as z:
         for name in z.namelist():
-            _check_name(archive, name)
+            _check(archive, name, name)
         z.extractall(dst)  # checks every CRC; writes links as plain files
 
 
-def _check_name(archive: Path, name: str, parent: str = "") -> None:
-    """Refuse a path that is absolute or climbs above the root on its way."""
+def _check(archive: Path, member: str, path: str) -> None:
+    """Refuse a member one of whose paths is absolute or climbs above the root on its way."""
     depth = 0
-    for part in PurePosixPath(parent, name).parts:
+    for part in PurePosixPath(path).parts:
         depth += {"..": -1, ".": 0}.get(part, 1)
         if part.startswith("/") or "\\" in part or depth < 0:
-            raise UserError(f"{archive}: member {name!r} leads outside the archive: nothing was unpacked")
+            raise UserError(f"{archive}: member {member!r} leads outside the archive: nothing was unpacked")

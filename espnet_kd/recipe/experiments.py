@@ -161,7 +161,7 @@ def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str |
     for tag in wanted:
         if tag in found:
             return tag
-    if len(found) > 1:
+    if len(found) > 1 and not wanted:
         raise UserError(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
     return found[0] if found and not wanted else None
 

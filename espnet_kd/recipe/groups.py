@@ -1,5 +1,6 @@
 """Groups of runs that differ only in the seed, what each is, and what it is to be compared with."""
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def make_groups(runs: list[Run]) -> list[Group]:
         kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if run.distilled else "student"
         by_settings.setdefault((kind, experiments.settings(run)), []).append(run)
     groups = [Group(sorted(g, key=lambda r: (r.seed, r.name)), kind) for (kind, _), g in by_settings.items()]
-    groups.sort(key=lambda g: (["teacher", "student", "distilled"].index(g.kind), g.updates or 0, g.name))
+    groups.sort(key=lambda g: (["teacher", "student", "distilled"].index(g.kind), g.updates or math.inf, g.name))
     families: dict[str, list[Group]] = {}
     for group in groups:
         if group.kind == "teacher":
@@ -71,7 +72,7 @@ def make_groups(runs: list[Run]) -> list[Group]:
         _compare(family)
     ordered = [group for family in families.values() for group in _rank(family)]
     groups = [group for group in groups if group.kind == "teacher"] + ordered
-    _number_equal_labels(groups)
+    _tell_apart(groups)
     return groups
 
 
@@ -139,14 +140,24 @@ def _longer(group: Group, base: Group) -> str:
 
 def _rank(family: list[Group]) -> list[Group]:
     """The baselines, the other undistilled students, the distilled ones."""
-    return sorted(family, key=lambda g: (g.kind == "distilled", g.label != "student", g.updates or 0, g.name))
+    return sorted(family, key=lambda g: (g.kind == "distilled", g.label != "student", g.updates or math.inf, g.name))
 
 
-def _number_equal_labels(groups: list[Group]) -> None:
-    """Tell groups of one label apart: "teacher 1", "teacher 2"."""
-    labels = [group.label for group in groups]
-    seen: dict[str, int] = {}
-    for group, label in zip(groups, labels, strict=True):
-        if labels.count(label) > 1:
-            seen[label] = seen.get(label, 0) + 1
-            group.label = f"{label} {seen[label]}" if not label.endswith(")") else f"{label} #{seen[label]}"
+def _tell_apart(groups: list[Group]) -> None:
+    """Add to equal labels what differs in the names: "teacher (small)", "teacher (large)", or else a number."""
+    by_label: dict[str, list[Group]] = {}
+    for group in groups:
+        by_label.setdefault(group.label, []).append(group)
+    for same in (equal for equal in by_label.values() if len(equal) > 1):
+        parts = _distinct([group.name for group in same])
+        for number, (group, part) in enumerate(zip(same, parts, strict=True), 1):
+            group.label += f" ({part})" if all(parts) and len(set(parts)) == len(parts) else f" #{number}"
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """What is left of names without the words, divided by "_", at both ends that all have."""
+    words = [name.split("_") for name in names]
+    for end in (0, -1):
+        while all(len(w) > 0 and w[end] == words[0][end] for w in words):
+            words = [w[1:] if end == 0 else w[:-1] for w in words]
+    return ["_".join(w) for w in words]

@@ -38,9 +38,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     terms = term_options(args.criteria)
     if not terms:
         return model
-    if args.ngpu > 1 and not args.multiprocessing_distributed:
-        raise UserError("distillation on several GPUs needs DistributedDataParallel: add --multiprocessing_distributed true")
-    _check_time_warp(args, terms)
+    _refuse_data_parallel(args)
+    _refuse_time_warp(args, terms)
     teacher = OnlineTeacher(
         experiments, [t.term.teacher_tap for t in terms], _temperatures(terms, len(experiments)), options.weights
     )
@@ -65,7 +64,13 @@ def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
         )
 
 
-def _check_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+def _refuse_data_parallel(args: argparse.Namespace) -> None:
+    """The teacher is no module, so torch's DataParallel cannot copy it to every GPU."""
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError("distillation on several GPUs needs DistributedDataParallel: add --multiprocessing_distributed true")
+
+
+def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
     frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
     if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise UserError(

@@ -57,9 +57,10 @@ def test_a_link_within_the_archive_is_kept(tmp_path: Path) -> None:
     ids=lambda m: f"{m.name} {m.linkname}".strip(),
 )
 def test_a_dangerous_member_is_refused_and_nothing_is_unpacked(tmp_path: Path, bad: tarfile.TarInfo) -> None:
-    archive = write_tar(tmp_path / "box" / "a.tar.gz" if (tmp_path / "box").mkdir() else tmp_path / "a", member("ok"), bad)
+    archive = write_tar(tmp_path / "a", member("ok"), bad)
+    (tmp_path / "box").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match="evil"):
+    with pytest.raises(UserError, match="member '[^']*evil'.* (leads outside the archive|device or pipe)"):
         extract(archive, tmp_path / "box" / "out")
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -1,0 +1,38 @@
+# Every target sets itself up: `make demo` or `make test` may be the first command in a fresh clone.
+SHELL := bash
+MAKEFLAGS += --no-print-directory
+
+ifneq ($(words $(CURDIR)),1)
+$(error the path of this checkout has a space in it, which make and ESPnet's scripts cannot handle: move it)
+endif
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHON
+
+.PHONY: help install demo test bench lint clean distclean
+
+help:  ## this list
+	@echo "make TARGET [PYTHON=/path/to/python3.12]"
+	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  %-10s%s\n", $$1, $$2}' Makefile
+
+install:  ## what the other targets do first: everything into .venv (7 GB, some minutes)
+	@tools/install.sh
+
+demo: install  ## spoken digits: teacher, student, distilled student, table and pictures (10 minutes on 2 cores)
+	@cd egs/digits/kd1 && ./run.sh $(ARGS)
+
+test: install  ## all tests (ARGS="-k name" for some of them)
+	@python -m pytest test $(ARGS)
+
+bench: install  ## time and memory of the parts that must be fast (ARGS="online_teacher" for one of them)
+	@python -m bench $(ARGS)
+
+lint: install  ## ruff, mypy, bash -n, shellcheck
+	@tools/lint.sh
+
+clean:  ## remove what tests and linters leave; data, experiments and .venv stay
+	rm -rf build dist espnet_kd.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv as well
+	rm -rf .venv .venv.lock

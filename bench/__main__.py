@@ -1,0 +1,38 @@
+"""``python -m bench [PART ...]``: run all parts, or some; exit status 1 if a target is missed."""
+
+import argparse
+import importlib
+import logging
+import os
+
+# Part to module and what it times; a module has ``main() -> bool``, True if its target is met.
+PARTS = {
+    "online_teacher": ("bench.online_teacher", "a training step with an online teacher against its two halves"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the parts and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    listed = "; ".join(f"{name}: {text}" for name, (_, text) in PARTS.items())
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: all. {listed}")
+    chosen = parser.parse_args(argv).parts or list(PARTS)
+    unknown = [name for name in chosen if name not in PARTS]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
+
+    logging.disable(logging.WARNING)  # ESPnet says how old its layers are, at every model
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    from bench.report import environment
+
+    print(environment())
+    met = True
+    for name in chosen:
+        module, text = PARTS[name]
+        print(f"\n## {name}: {text}\n", flush=True)
+        met = importlib.import_module(module).main() and met
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

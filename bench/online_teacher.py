@@ -1,0 +1,105 @@
+"""A training step with an online teacher should cost what the student's step and the teacher's forward cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
+
+from bench.report import table, verdict
+from bench.speech_model import Size, batch, build
+from bench.timing import Timing, interleaved, ratio
+from espnet_kd.criteria import build_criterion
+from espnet_kd.models.distilled import Method, Term, distil
+from espnet_kd.models.schedule import Schedule
+from espnet_kd.teachers.experiment import Experiment
+from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.taps import Taps
+
+TARGET = 1.15
+TAPS = ("ctc.ctc_lo", "decoder")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two models, a batch of so many utterances of so many seconds, and how often it is timed."""
+
+    student: Size
+    teacher: Size
+    utterances: int
+    seconds: float
+    rounds: int
+
+    def __str__(self) -> str:
+        """Its sizes."""
+        return f"student {self.student}, teacher {self.teacher}, {self.utterances} x {self.seconds} s"
+
+
+# The tiny one is nearly all fixed cost of a step.
+CASES = {
+    "tiny": Case(Size(1, 16), Size(2, 16), 2, 1.0, rounds=100),
+    "an4": Case(Size(3, 48), Size(4, 96), 8, 2.5, rounds=20),
+}
+
+
+def main() -> bool:
+    """Time every case; True if all meet the target."""
+    rows, lines, met = [], [], True
+    for name, case in CASES.items():
+        timings = measure(case)
+        rows += [[f"{name}: {case}", variant, *timing.cells()] for variant, timing in timings.items()]
+        value = ratio(timings["step with teacher"], [timings["student step"], timings["teacher forward"]])
+        line, case_met = verdict(f"{name}: step with teacher / (student step + teacher forward)", value, TARGET)
+        lines.append(line)
+        met = met and case_met
+    print(table(["case", "variant", "median ms", "min ms", "max ms"], rows))
+    print("\n" + "\n".join(lines))
+    return met
+
+
+def measure(case: Case) -> dict[str, Timing]:
+    """Time the plain student's step, the teacher's forward, and the distilled student's step."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = batch(case.utterances, case.seconds)
+    frozen = build(case.teacher).eval().requires_grad_(False)
+    variants = {
+        "student step": training_step(build(case.student), data),
+        "teacher forward": lambda: teacher_forward(frozen, data),
+        "step with teacher": training_step(distilled(build(case.student), frozen), data),
+    }
+    return interleaved(variants, case.rounds)
+
+
+def distilled(student: ESPnetASRModel, teacher: ESPnetASRModel) -> ESPnetASRModel:
+    """The student with KL to the teacher at the CTC frames and at the decoder's steps."""
+    terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAPS)
+    experiment = Experiment(teacher, Path("teacher"), Path("teacher/valid.acc.ave.pth"))
+    method = Method(OnlineTeacher([experiment], TAPS), Taps(student, TAPS), terms, Schedule(1.0, 1.0))
+    return distil(student, method, {term.name: build_criterion("kl", temperature=2.0) for term in terms})
+
+
+def training_step(model: ESPnetASRModel, data: dict[str, Tensor]) -> Callable[[], None]:
+    """Forward, backward, clipping and the optimiser, as ESPnet's trainer does them."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        # Stock forward writes into its text.
+        loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()})
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+
+    return step
+
+
+@torch.no_grad()
+def teacher_forward(model: ESPnetASRModel, data: dict[str, Tensor]) -> None:
+    """What any teacher must compute for the taps: encoder, CTC layer, decoder; by stock calls alone."""
+    encoded, lengths = model.encode(data["speech"], data["speech_lengths"])
+    model.ctc.ctc_lo(encoded)
+    prefix = torch.nn.functional.pad(data["text"], (1, 0), value=model.sos)
+    model.decoder(encoded, lengths, prefix, data["text_lengths"] + 1)

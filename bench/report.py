@@ -1,0 +1,28 @@
+"""What a benchmark prints: the machine, a markdown table, targets."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+def environment() -> str:
+    """One line: processor, threads, and the versions that decide about speed."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    processor = names[0].partition(": ")[2] if names else platform.processor() or platform.machine()
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{processor}, {torch.get_num_threads()} thread, {versions}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def verdict(name: str, value: float, at_most: float) -> tuple[str, bool]:
+    """A line on a target, and whether it is met."""
+    met = value <= at_most
+    return f"{name}: {value:.2f} (target: at most {at_most:.2f}, {'met' if met else 'MISSED'})", met

@@ -1,0 +1,60 @@
+"""ESPnet models and batches of a given size, of random numbers."""
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
+from torch import Tensor
+
+SAMPLE_RATE = 16000  # Hz
+TOKENS_PER_SECOND = 8
+TOKENS = ["<blank>", "<unk>", *(chr(c) for c in range(ord("a"), ord("z") + 1)), "<sos/eos>"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Conformer encoder with one Transformer decoder layer."""
+
+    layers: int
+    width: int
+
+    def __str__(self) -> str:
+        """As the recipes write it."""
+        return f"{self.layers} x {self.width}"
+
+
+def build(size: Size) -> ESPnetASRModel:
+    """A CTC/attention model as the recipes train it, in training mode."""
+    config = ASRTask.get_default_config()
+    config.update(
+        token_list=TOKENS,
+        normalize="utterance_mvn",
+        normalize_conf={},
+        specaug="specaug",
+        specaug_conf={"apply_time_warp": False, "freq_mask_width_range": [0, 20], "time_mask_width_range": [0, 20]},
+        encoder="conformer",
+        encoder_conf={
+            "input_layer": "conv2d6",
+            "num_blocks": size.layers,
+            "output_size": size.width,
+            "linear_units": 4 * size.width,
+            "cnn_module_kernel": 15,
+        },
+        decoder="transformer",
+        decoder_conf={"num_blocks": 1, "linear_units": 4 * size.width},
+        model_conf={"ctc_weight": 0.3},
+    )
+    return ASRTask.build_model(argparse.Namespace(**config)).train()
+
+
+def batch(utterances: int, seconds: float) -> dict[str, Tensor]:
+    """A batch for the model's forward, all of one length."""
+    samples, tokens = int(seconds * SAMPLE_RATE), int(seconds * TOKENS_PER_SECOND)
+    return {
+        "speech": torch.randn(utterances, samples),
+        "speech_lengths": torch.full((utterances,), samples),
+        "text": torch.randint(2, len(TOKENS) - 1, (utterances, tokens)),
+        "text_lengths": torch.full((utterances,), tokens),
+    }

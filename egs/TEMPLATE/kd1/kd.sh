@@ -1,0 +1,303 @@
+#!/usr/bin/env bash
+# From a corpus to a distilled model, in twelve stages; a recipe's run.sh is one call of this script.
+# Options have the names of ESPnet's asr.sh where it has them, and files lie where it puts them.
+set -euo pipefail
+
+# options
+# General
+stage=1                     # first stage to run
+stop_stage=12               # last stage to run
+nj=$(nproc)                 # parallel jobs of stages 3 and 6
+inference_nj=$(nproc)       # parallel jobs of decoding
+ngpu=0                      # GPUs per node for training; 0 trains on the CPU
+num_nodes=1                 # nodes for training
+gpu_inference=false         # true decodes on a GPU
+expdir=exp                  # experiments
+dumpdir=dump                # formatted audio
+python=python3              # interpreter that has ESPnet
+# Data
+train_set=                  # training set, as local/data.sh names it
+valid_set=                  # development set, for choosing epochs and methods
+test_sets=                  # list: test sets
+lang=noinfo                 # language, part of the names of experiments; noinfo leaves it out
+local_data_opts=            # options for local/data.sh
+speed_perturb_factors=      # list: speeds, such as 0.9 1.0 1.1; empty for none
+audio_format=flac           # flac or wav
+fs=16k                      # sampling rate
+min_wav_duration=0.1        # seconds; shorter training and development utterances are dropped
+max_wav_duration=20         # seconds; longer ones are dropped
+# Tokens
+token_type=char             # char, bpe or word
+nbpe=30                     # number of BPE tokens
+bpemode=unigram             # unigram or bpe
+nlsyms_txt=none             # file of non-linguistic symbols, one a line
+# Models
+teacher_config=             # list: configurations of the teachers
+teacher_exp=                # list: trained experiments to use as teachers instead, from any ESPnet recipe
+teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
+student_config=             # configuration of the student
+student_args=               # training options that override student_config, such as "--seed 2"
+kd_config=                  # configuration of the distillation; empty trains the student without a teacher
+generation=1                # repeated distillation; only 1 so far
+# Decoding and results
+inference_config=           # configuration of decoding
+inference_args=             # options that override it, such as "--beam_size 5"
+inference_asr_model=valid.acc.ave.pth  # which checkpoint
+results_md=RESULTS.md       # table of results
+# end of options
+
+error() {
+    echo "kd.sh: error: $*" >&2
+    exit 1
+}
+
+run_line=${run_line:-$(printf '%q ' "$0" "$@")}  # a recipe's run.sh says how it was called
+. ./path.sh
+declared=(kd.sh)
+if [ -f db.sh ]; then  # a recipe's own options, for its local/data.sh
+    set -a
+    . ./db.sh
+    set +a
+    declared+=(db.sh)
+fi
+. utils/parse_options.sh "${declared[@]}" -- "$@"
+. ./cmd.sh
+
+for option in stage stop_stage nj inference_nj ngpu num_nodes nbpe generation; do
+    [[ ${!option} =~ ^[0-9]+$ ]] || error "--${option} ${!option} is not a number"
+done
+for option in train_set valid_set test_sets; do
+    [ -n "${!option}" ] || error "--${option} is required"
+done
+[ "${generation}" -eq 1 ] || error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
+[ -z "${teacher_config}" ] || [ -z "${teacher_exp}" ] || error "give --teacher_config or --teacher_exp, not both"
+"${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
+    error "${python} does not run or has no ESPnet: run \`make install\` in the checkout, or activate an environment that has it"
+
+# --- names, as in asr.sh ---
+read -ra tests <<< "${test_sets}"
+read -ra teacher_configs <<< "${teacher_config}"
+read -ra teachers <<< "${teacher_exp}"
+sp=${speed_perturb_factors:+_sp}
+train=${train_set}${sp}
+raw=${dumpdir}/raw
+language=_${lang}
+[ "${lang}" != noinfo ] || language=
+lists=data/${language:+${lang}_}token_list
+bpemodel=none
+case ${token_type} in
+    char | word) tokens=${token_type} ;;
+    bpe) tokens=bpe${nbpe}; bpemodel=${lists}/bpe_${bpemode}${nbpe}/bpe.model ;;
+    *) error "--token_type ${token_type} is not char, bpe or word" ;;
+esac
+token_dir=${lists}/${token_type}
+[ "${token_type}" != bpe ] || token_dir=${bpemodel%/*}
+token_list=${token_dir}/tokens.txt
+audio_type=sound
+[[ ${audio_format} != *ark* ]] || audio_type=kaldi_ark
+
+config_name() { basename "$1" .yaml; }
+args_suffix() { local s=${1//--/_}; echo "${s//[ |=\/]/}"; }
+# exp_name CONFIG ARGS [KD_CONFIG]: directory of a model.
+exp_name() {
+    echo "${expdir}/asr_$(config_name "$1")${3:+_$(config_name "$3")}_raw${language}_${tokens}$(args_suffix "$2")${sp}"
+}
+for config in "${teacher_configs[@]}"; do
+    teachers+=("$(exp_name "${config}" "${teacher_args}")")
+done
+student=
+[ -z "${student_config}" ] || student=$(exp_name "${student_config}" "${student_args}" "${kd_config}")
+inference_tag=inference
+[ -z "${inference_config}" ] || inference_tag=$(config_name "${inference_config}")
+inference_tag+=$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}
+
+# --- helpers ---
+# need STAGE FILE...: refuse to run before the stage that makes the files.
+need() {
+    local maker=$1 file
+    shift
+    for file; do
+        [ -e "${file}" ] || error "stage ${number} needs ${file}, which stage ${maker} makes"
+    done
+}
+
+# lock DIRECTORY: keep other runs out of it, also while processes live on whose kd.sh was killed.
+lock() {
+    mkdir -p "$1"
+    exec 9> "$1/.lock"
+    ! command -v flock > /dev/null || flock -n 9 || error "another run works in $1: wait until it ends, or end it"
+}
+
+# split_keys TABLE PARTS PREFIX: PREFIX.1.scp, ... in the order of the table, so that joining them restores it.
+split_keys() {
+    awk -v lines="$(wc -l < "$1")" -v parts="$2" -v prefix="$3" \
+        '{ print > (prefix "." int((NR - 1) * parts / lines) + 1 ".scp") }' "$1"
+}
+
+smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
+
+. utils/steps.sh
+
+# needs_dump SET...: training and development sets come from stage 4, test sets from stage 3.
+needs_dump() {
+    local set maker
+    for set; do
+        maker=3
+        case ${set} in "${train}" | "${valid_set}") maker=4 ;; esac
+        need "${maker}" "${raw}/${set}"/{wav.scp,text}
+    done
+}
+
+# model_dir EXP: where a model is decoded and scored; for a teacher from elsewhere a directory below expdir.
+model_dir() { "${python}" -m espnet_kd adopt "$1" --expdir "${expdir}" --model "${inference_asr_model}"; }
+
+# --- stages ---
+titles=(
+    "" "prepare data/" "perturb the speed of ${train_set}" "format audio into ${dumpdir}/"
+    "drop too short and too long utterances" "make the token list" "collect statistics"
+    "train the teacher" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
+    "score, ${results_md} and plots" "pack the student"
+)
+evaluated=("${valid_set}")
+for set in "${tests[@]}"; do
+    [ "${set}" = "${valid_set}" ] || evaluated+=("${set}")
+done
+
+stage_1() {
+    need "(yours to write)" local/data.sh
+    read -ra words <<< "${local_data_opts}"
+    local/data.sh "${words[@]}"
+}
+
+stage_2() {
+    if [ -z "${sp}" ]; then
+        echo "nothing to do without --speed_perturb_factors"
+        return
+    fi
+    need 1 "data/${train_set}/wav.scp"
+    "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
+}
+
+stage_3() {
+    local set part
+    need "$([ -n "${sp}" ] && echo 2 || echo 1)" "data/${train}/wav.scp"
+    for set in "${train}" "${evaluated[@]}"; do
+        need 1 "data/${set}/wav.scp"
+        case ${set} in "${train}" | "${valid_set}") part=/org ;; *) part= ;; esac
+        "${python}" -m espnet_kd format --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
+            "data/${set}" "${raw}${part}/${set}"
+    done
+}
+
+stage_4() {
+    local set
+    for set in "${train}" "${valid_set}"; do
+        need 3 "${raw}/org/${set}/wav.scp"
+        "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
+            "${raw}/org/${set}" "${raw}/${set}"
+    done
+}
+
+stage_5() {
+    local symbols=()
+    need 4 "${raw}/${train}/text"
+    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" "${symbols[@]}" \
+        --text "${raw}/${train}/text" --out "${token_dir}"
+}
+
+stage_6() {
+    local config
+    needs_dump "${train}" "${valid_set}"
+    need 5 "${token_list}"
+    [ -n "${teacher_config}${student_config}" ] || error "give --teacher_config or --student_config"
+    for config in "${teacher_configs[@]}"; do
+        collect "${config}" "${teacher_args}"
+    done
+    [ -z "${student_config}" ] || collect "${student_config}" "${student_args}"
+}
+
+stage_7() {
+    local i
+    [ ${#teacher_configs[@]} -gt 0 ] || echo "nothing to do: ${teacher_exp:+the teacher is ${teacher_exp}}${teacher_exp:-no --teacher_config}"
+    for i in "${!teacher_configs[@]}"; do
+        train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}"
+    done
+}
+
+# needs_teachers: each has been trained.
+needs_teachers() {
+    local teacher
+    for teacher in "${teachers[@]}"; do
+        [ -z "${teacher_config}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
+    done
+}
+
+stage_8() {
+    local teacher dir
+    needs_teachers
+    needs_dump "${valid_set}"
+    [ ${#teachers[@]} -gt 0 ] || echo "nothing to do without a teacher"
+    for teacher in "${teachers[@]}"; do
+        dir=$(model_dir "${teacher}")
+        decode "${dir}" "${valid_set}"
+        score "${dir}" "${valid_set}"
+    done
+}
+
+stage_9() {
+    [ -n "${student}" ] || error "--student_config is required"
+    [ -z "${kd_config}" ] || needs_teachers
+    train student "${student}" "${student_config}" "${student_args}" "${kd_config}"
+}
+
+# models: where results of the teachers and the student lie.
+models() {
+    local teacher
+    for teacher in "${teachers[@]}"; do
+        model_dir "${teacher}"
+    done
+    echo "${student}"
+}
+
+stage_10() {
+    local dir dirs
+    [ -n "${student}" ] || error "--student_config is required"
+    needs_teachers
+    need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
+    needs_dump "${evaluated[@]}"
+    dirs=$(models)
+    for dir in ${dirs}; do
+        decode "${dir}" "${evaluated[@]}"
+    done
+}
+
+stage_11() {
+    local dir dirs
+    [ -n "${student}" ] || error "--student_config is required"
+    needs_dump "${evaluated[@]}"
+    dirs=$(models)
+    for dir in ${dirs}; do
+        score "${dir}" "${evaluated[@]}"
+    done
+    "${python}" -m espnet_kd report --expdir "${expdir}" --dumpdir "${dumpdir}" --test_sets "${tests[*]}" \
+        --valid_set "${valid_set}" --out "${results_md}" --images "${expdir}/images"
+}
+
+stage_12() {
+    [ -n "${student}" ] || error "--student_config is required"
+    need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
+    pack "${student}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
+}
+
+# duration SECONDS
+duration() {
+    if [ "$1" -lt 60 ]; then echo "$1 s"; else printf '%d min %02d s\n' $(($1 / 60)) $(($1 % 60)); fi
+}
+
+for ((number = stage; number <= stop_stage && number < ${#titles[@]}; number++)); do
+    started=${SECONDS}
+    echo "stage ${number}: ${titles[number]}"
+    "stage_${number}"
+    echo "stage ${number}: took $(duration $((SECONDS - started)))"
+done

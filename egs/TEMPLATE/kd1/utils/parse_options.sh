@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Sourced: `. utils/parse_options.sh FILE... -- "$@"` sets the options that FILE... declare, by the command line.
+#
+# An option is a line `name=default  # what it is` between "# options" and "# end of options"; a comment that
+# starts with "list:" allows several words. The caller has run these lines already. Positional arguments,
+# unknown options and missing values are errors; --help prints the block with the defaults in force.
+
+option_files=()
+while [ "$1" != -- ]; do
+    option_files+=("$1")
+    shift
+done
+shift
+
+option_error() {
+    echo "${0##*/}: error: $1" >&2
+    exit 2
+}
+
+option_block() {
+    sed -n '/^# options$/,/^# end of options$/p' "${option_files[@]}" | sed '/^# options$/d; /^# end of options$/d'
+}
+
+print_help() {
+    local line name text
+    echo "usage: $0 [--option value]..."
+    while IFS= read -r line; do
+        if [[ ${line} =~ ^([a-z][a-z0-9_]*)= ]]; then
+            name=${BASH_REMATCH[1]}
+            [[ ${line} == *' # '* ]] && text=${line#* # } || text=
+            printf '  --%-22s %s (default: "%s")\n' "${name}" "${text}" "${!name}"
+        elif [[ ${line} =~ ^\ +#\ (.*) ]]; then
+            printf '  %-24s %s\n' "" "${BASH_REMATCH[1]}"
+        elif [[ ${line} =~ ^#\ (.*) ]]; then
+            printf '\n%s\n' "${BASH_REMATCH[1]}"
+        fi
+    done < <(option_block)
+}
+
+# Options that share the first or the last four letters with a misspelt one.
+near_misses() {
+    local name found=
+    for name in "${!option_is_list[@]}"; do
+        case ${name} in
+            "${1:0:4}"* | *"$1"*) found+="--${name} " ;;
+            *) case $1 in *"${name: -4}") found+="--${name} " ;; esac ;;
+        esac
+    done
+    [ -z "${found}" ] || echo "; did you mean $(tr ' ' '\n' <<< "${found% }" | sort | paste -sd ' ')?"
+}
+
+declare -A option_is_list=()
+while IFS= read -r line; do
+    if [[ ${line} =~ ^([a-z][a-z0-9_]*)= ]]; then
+        [[ ${line} == *'# list:'* ]] && option_is_list[${BASH_REMATCH[1]}]=yes || option_is_list[${BASH_REMATCH[1]}]=no
+    fi
+done < <(option_block)
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) print_help; exit 0 ;;
+        --?*) ;;
+        *) option_error "'$1' is not an option: options start with --" ;;
+    esac
+    option=${1%%=*}
+    option=${option#--}
+    option=${option//-/_}
+    [ -n "${option_is_list[${option}]:-}" ] ||
+        option_error "unknown option --${option}$(near_misses "${option}"); --help lists them all"
+    if [[ $1 == *=* ]]; then
+        value=${1#*=}
+    else
+        # A value may start with -- (--student_args "--seed 2"), but another option of ours is none.
+        following=${2-}
+        following=${following#--}
+        if [ $# -lt 2 ] || { [[ $2 == --* ]] && [ -n "${option_is_list[${following//-/_}]:-}" ]; }; then
+            option_error "--${option} needs a value"
+        fi
+        value=$2
+        shift
+    fi
+    shift
+    while [ $# -gt 0 ] && [[ $1 != --* ]]; do
+        [ "${option_is_list[${option}]}" = yes ] || option_error "--${option} takes one value: '${value}' is followed by '$1'"
+        value+=" $1"
+        shift
+    done
+    printf -v "${option}" '%s' "${value}"
+done
+unset option value following line

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Sourced by kd.sh: what its stages are made of. Uses the names that kd.sh derives from its options.
+# shellcheck disable=SC2154
+
+# data_options: what statistics and training have in common.
+data_options=(
+    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
+    --non_linguistic_symbols "${nlsyms_txt}" --cleaner none --g2p none --frontend_conf "fs=${fs}"
+    --train_data_path_and_name_and_type "${raw}/${train}/wav.scp,speech,${audio_type}"
+    --train_data_path_and_name_and_type "${raw}/${train}/text,text,text"
+    --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}"
+    --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
+)
+
+# statistics_for CONFIG ARGS: their directory; a model with another front end has another one.
+statistics_for() {
+    "${python}" -m espnet_kd statistics "${expdir}/asr_stats_raw${language}_${tokens}${sp}" "$1" --fs "${fs}" --args="$2"
+}
+
+# collect CONFIG ARGS: statistics, in a directory that appears when it is complete.
+collect() {
+    local final partial inputs jobs part words set dirs=()
+    final=$(statistics_for "$1" "$2")
+    partial=${final}.partial
+    inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}")
+    # A stock recipe's directory has no record of its inputs; it is taken as it is.
+    if [ -e "${final}/train/feats_stats.npz" ] && { [ ! -e "${final}/inputs" ] || [ "$(< "${final}/inputs")" = "${inputs}" ]; }; then
+        echo "${final}: already there"
+        return
+    fi
+    lock "${partial}"
+    rm -rf "${partial}/logdir" "${partial}"/{train,valid}
+    mkdir -p "${partial}/logdir"
+    jobs=$(smallest "${nj}" "$(wc -l < "${raw}/${train}/wav.scp")" "$(wc -l < "${raw}/${valid_set}/wav.scp")")
+    split_keys "${raw}/${train}/wav.scp" "${jobs}" "${partial}/logdir/train"
+    split_keys "${raw}/${valid_set}/wav.scp" "${jobs}" "${partial}/logdir/valid"
+    read -ra words <<< "$2"
+    ${train_cmd} JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
+        "${python}" -m espnet2.bin.asr_train --collect_stats true --config "$1" "${data_options[@]}" \
+        --train_shape_file "${partial}/logdir/train.JOB.scp" --valid_shape_file "${partial}/logdir/valid.JOB.scp" \
+        --output_dir "${partial}/logdir/stats.JOB" "${words[@]}"
+    for ((part = 1; part <= jobs; part++)); do
+        dirs+=(--input_dir "${partial}/logdir/stats.${part}")
+    done
+    "${python}" -m espnet2.bin.aggregate_stats_dirs "${dirs[@]}" --output_dir "${partial}" 2> "${partial}/logdir/aggregate.log"
+    for set in train valid; do  # ESPnet counts the size of a batch by the last number
+        sed "s/\$/,$(wc -l < "${token_list}")/" "${partial}/${set}/text_shape" > "${partial}/${set}/text_shape.${token_type}"
+    done
+    echo "${inputs}" > "${partial}/inputs"
+    rm -rf "${final}"
+    mv "${partial}" "${final}"
+    echo "${final}: made by ${jobs} jobs"
+}
+
+# train ROLE EXP CONFIG ARGS [KD_CONFIG]: train a model, or go on with an interrupted training.
+train() {
+    local role=$1 exp=$2 stats words state status=0 watcher configs=("$3" ${5:+"$5"}) taught=()
+    stats=$(statistics_for "$3" "$4")
+    need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
+    need 5 "${token_list}"
+    [ -z "${5-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
+    lock "${exp}"
+    state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
+        --config "${configs[@]}" "${taught[@]}" -- "${run_line% }")
+    if [ -n "${state}" ]; then
+        echo "${state}"
+        return
+    fi
+    read -ra words <<< "$4"
+    "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
+    watcher=$!
+    "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
+        --multiprocessing_distributed true -- \
+        "${python}" -m espnet_kd train --task asr --config "${exp}/train.yaml" "${data_options[@]}" --resume true \
+        --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}" \
+        --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}" \
+        --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
+        --fold_length 80000 --fold_length 150 --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
+    kill "${watcher}" 2> /dev/null || true
+    wait "${watcher}" || true
+    if [ "${status}" -ne 0 ]; then
+        grep '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
+        error "the training failed; its log is ${exp}/train.log"
+    fi
+    "${python}" -m espnet_kd runs finish "${exp}"
+}
+
+# decode EXP SET...: 1-best hypotheses; what is decoded already with the same inputs is left alone.
+decode() {
+    local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=()
+    shift
+    [ "${gpu_inference}" != true ] || { cmd=${cuda_cmd}; gpu=1; }
+    [ -z "${inference_config}" ] || options=(--config "${inference_config}")
+    read -ra words <<< "${inference_args}"
+    for set; do
+        dir=${exp}/${inference_tag}/${set}
+        logs=${dir}/logdir
+        lock "${dir}"
+        jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
+        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}" ${inference_config:+"${inference_config}"})
+        inputs+=" ${jobs} ${inference_args}"
+        if [ -e "${dir}/text" ] && { [ ! -e "${logs}/inputs" ] || [ "$(< "${logs}/inputs")" = "${inputs}" ]; }; then
+            echo "${dir}: already decoded"
+            continue
+        fi
+        if [ ! -e "${logs}/inputs" ] || [ "$(< "${logs}/inputs")" != "${inputs}" ]; then
+            rm -rf "${dir}"/{text,token,token_int,score} "${logs}"
+            mkdir -p "${logs}"
+            split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
+            echo "${inputs}" > "${logs}/inputs"
+        fi
+        ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
+            "${python}" -m espnet2.bin.asr_inference --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
+            --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
+            --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
+        for file in token_int token score text; do  # text last: it says that the set is decoded
+            for ((part = 1; part <= jobs; part++)); do
+                cat "${logs}/output.${part}/1best_recog/${file}"
+            done | sort > "${dir}/.${file}"
+            mv "${dir}/.${file}" "${dir}/${file}"
+        done
+        echo "${dir}: decoded by ${jobs} jobs"
+    done
+    exec 9>&-
+}
+
+# score EXP SET...: WER and CER of decoded sets.
+score() {
+    local exp=$1 set dir symbols=()
+    shift
+    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    for set; do
+        dir=${exp}/${inference_tag}/${set}
+        need 10 "${dir}/text"
+        echo "${exp##*/}:"
+        "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
+    done
+}
+
+# pack EXP STATISTICS: a zip file that ESPnet unpacks anywhere.
+pack() {
+    local exp=$1 out options=(--option "$2")
+    out=${exp}/${exp##*/}_${inference_asr_model%.*}.zip
+    [ "${token_type}" != bpe ] || options+=(--option "${bpemodel}")
+    [ "${nlsyms_txt}" = none ] || options+=(--option "${nlsyms_txt}")
+    [ ! -e "${results_md}" ] || options+=(--option "${results_md}")
+    [ ! -e "${exp}/images" ] || options+=(--option "${exp}/images")
+    "${python}" -m espnet2.bin.pack asr --asr_train_config "${exp}/config.yaml" \
+        --asr_model_file "${exp}/${inference_asr_model}" "${options[@]}" --outpath "${out%.zip}.partial.zip"
+    mv "${out%.zip}.partial.zip" "${out}"
+    echo "packed: ${out}"
+}

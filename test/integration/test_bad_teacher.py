@@ -1,0 +1,164 @@
+"""What a user may get wrong with teachers and criteria, each with its one line."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from recipe import KL, MODELS, Recipe
+
+from espnet_kd.errors import UserError
+
+
+class Payload:
+    """Would make a file if it were unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.fixture()
+def broken(recipe: Recipe):
+    """A copy of the teacher to spoil."""
+    path = recipe.root / "exp" / "broken"
+    shutil.copytree(recipe.root / "exp/teacher", path, symlinks=True)
+    yield path
+    shutil.rmtree(path)
+
+
+def train(recipe: Recipe, exp: str = "exp/broken", **changes) -> str:
+    """The message of the error that training ends with."""
+    options = {"teacher": {"exp": exp}, "criteria": {"ctc": KL}, **changes}
+    with pytest.raises(UserError) as error:
+        recipe.train("exp/refused", "student", **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def replace_model(directory: Path, content: bytes) -> None:
+    (directory / "valid.acc.ave.pth").unlink()
+    (directory / "valid.acc.ave.pth").write_bytes(content)
+
+
+def change_config(directory: Path, **changes) -> None:
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    (directory / "config.yaml").write_text(yaml.safe_dump({**config, **changes}))
+
+
+def test_no_directory(recipe: Recipe) -> None:
+    assert "exp/nowhere does not exist" in train(recipe, "exp/nowhere")
+
+
+def test_no_teacher_named(recipe: Recipe) -> None:
+    assert "exp is missing" in train(recipe, "")
+
+
+def test_no_config(recipe: Recipe, broken: Path) -> None:
+    (broken / "config.yaml").unlink()
+    assert "config.yaml does not exist" in train(recipe)
+
+
+def test_no_checkpoint(recipe: Recipe, broken: Path) -> None:
+    (broken / "valid.acc.ave.pth").unlink()
+    message = train(recipe)
+    assert "has no valid.acc.ave.pth" in message and "1epoch.pth" in message
+
+
+@pytest.mark.parametrize("part", [0, 100, 0.5])
+def test_truncated_checkpoint(recipe: Recipe, broken: Path, part: float) -> None:
+    whole = (broken / "1epoch.pth").read_bytes()
+    replace_model(broken, whole[: int(len(whole) * part) if part < 1 else int(part)])
+    message = train(recipe)
+    assert "valid.acc.ave.pth" in message and ("truncated" in message or "damaged" in message)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_checkpoint_is_not_run(
+    recipe: Recipe, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0")
+    if legacy:
+        replace_model(broken, pickle.dumps({"a": Payload()}))
+    else:
+        torch.save({"a": Payload()}, tmp_path / "evil.pth")
+        replace_model(broken, (tmp_path / "evil.pth").read_bytes())
+    assert "refused" in train(recipe)
+    assert not (recipe.root / "executed").exists()
+
+
+def test_missing_and_unexpected_tensors(recipe: Recipe, broken: Path) -> None:
+    state = torch.load(broken / "1epoch.pth", weights_only=True)
+    del state["ctc.ctc_lo.bias"]
+    torch.save(state, broken / "1epoch.pth")
+    assert "lacks tensor ctc.ctc_lo.bias" in train(recipe)
+    torch.save({**state, "ctc.ctc_lo.bias": torch.zeros(7), "extra": torch.zeros(1)}, broken / "1epoch.pth")
+    assert "unexpected tensor extra" in train(recipe)
+    torch.save({**state, "ctc.ctc_lo.bias": torch.zeros(3)}, broken / "1epoch.pth")
+    assert "ctc.ctc_lo.bias is (3,)" in train(recipe)
+
+
+def test_other_tokens(recipe: Recipe, broken: Path) -> None:
+    tokens = yaml.safe_load((broken / "config.yaml").read_text())["token_list"]
+    change_config(broken, token_list=[*tokens[:4], "D", *tokens[5:]])
+    assert "token 4 is 'B' for the student, 'D' for teacher exp/broken" in train(recipe)
+
+
+def test_other_frame_rate(recipe: Recipe) -> None:
+    student = {**MODELS["student"]["encoder_conf"], "input_layer": "conv2d6"}
+    message = train(recipe, "exp/teacher", encoder_conf=student)
+    assert "criterion ctc: the student has 32 positions" in message and "the teacher 49" in message
+
+
+def test_statistics_of_the_teacher_are_gone(recipe: Recipe, broken: Path) -> None:
+    change_config(broken, normalize_conf={"stats_file": "gone/feats_stats.npz"})
+    assert "gone/feats_stats.npz" in train(recipe)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "expected"),
+    [
+        ({**KL, "tap": "ctc.ctc_l"}, "no layer 'ctc.ctc_l' to tap; near it: ctc.ctc_lo"),
+        ({**KL, "tap": "encoder.embed.conv"}, "a tensor of shape"),
+        ({**KL, "tap": "normalize"}, "positions where the model has"),
+        ({**KL, "tap": "ctc.ctc_loss"}, "ctc.ctc_loss"),
+        ({**KL, "student_tap": "encoder"}, "has 16 values at a position"),
+        ({**KL, "type": "k1"}, "did you mean kl?"),
+        ({**KL, "temprature": 2}, "no option temprature; did you mean temperature?"),
+        ({**KL, "weight": "much"}, "neither a number"),
+        ({**KL, "weight": {"schedule": "linear", "to": 1}}, "needs from, to and steps"),
+        ({**KL, "weight": {"schedule": "linaer", "from": 0, "to": 1, "steps": 5}}, "unknown schedule 'linaer'"),
+        ({"type": "kl"}, "give tap"),
+        ({"weight": 1.0}, "write `ctc: {type"),
+        ({"type": "hidden", "tap": "encoder", "projection": "none"}, "ctc"),
+    ],
+)
+def test_wrong_criterion(recipe: Recipe, criterion: dict, expected: str) -> None:
+    assert expected in train(recipe, "exp/teacher", criteria={"ctc": criterion})
+
+
+def test_time_warp_with_frame_targets(recipe: Recipe) -> None:
+    conf = {**MODELS["student"]["specaug_conf"], "apply_time_warp": True}
+    assert "apply_time_warp: false" in train(recipe, "exp/teacher", specaug_conf=conf)
+
+
+def test_unknown_teacher_key(recipe: Recipe) -> None:
+    assert "unknown key ecp; known: exp, checkpoint, weights" in train(recipe, "x", teacher={"ecp": "exp/teacher"})
+
+
+def test_several_teachers_without_common_space(recipe: Recipe) -> None:
+    two = {"exp": ["exp/teacher", "exp/teacher"]}
+    assert "hidden space" in train(recipe, teacher=two, criteria={"h": {"type": "hidden", "tap": "encoder"}})
+    assert "one positive weight for each" in train(recipe, teacher={**two, "weights": [1]})
+
+
+def test_data_parallel_is_refused(recipe: Recipe) -> None:
+    import argparse
+
+    from espnet_kd.tasks.attach import _refuse_data_parallel
+
+    with pytest.raises(UserError, match="multiprocessing_distributed"):
+        _refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=False))
+    _refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=True))
+    _refuse_data_parallel(argparse.Namespace(ngpu=1, multiprocessing_distributed=False))

@@ -1,0 +1,83 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from fabricated import TAG, config, distilled, write_experiment, write_score
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe.experiments import Run, find, is_teacher, settings, without_seed
+
+
+def one(directory: Path, tags: list[str] | None = None) -> Run:
+    (run,) = find([directory], ["test"], tags or [])
+    return run
+
+
+def test_what_an_experiment_holds(tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path / "e", config(7), {"role": "student", "seconds": 12, "done": False})
+    write_score(exp, "test", wrong=8)
+    run = one(exp)
+    assert (run.seed, run.seconds, run.parameters, run.updates) == (7, 12, 6, None)
+    assert (run.distilled, run.finished, run.inference_tag) == (False, False, TAG)
+    assert run.scores["test"].rate("wer") == 10  # 8 of 80 words
+
+
+def test_directories_that_are_no_trainings_are_passed_over(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "stats", config(collect_stats=True))
+    (tmp_path / "empty").mkdir()
+    assert find(sorted(tmp_path.iterdir()), ["test"], []) == []
+
+
+def test_a_record_may_lack_everything(tmp_path: Path) -> None:
+    run = one(write_experiment(tmp_path / "e", {"token_list": []}, {}))
+    assert (run.seed, run.updates, run.seconds, run.finished, run.teachers) == (0, None, None, True, [])
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    exp = write_experiment(tmp_path / "e", config(), {})
+    (exp / name).write_text("{: [")
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        one(exp)
+    (exp / name).write_text("[]")
+    with pytest.raises(UserError, match=f"{name} is not a mapping"):
+        one(exp)
+
+
+def test_of_several_decodings_one_must_be_chosen(tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path / "e", config())
+    write_score(exp, "test", wrong=1)
+    shutil.copytree(exp / TAG, exp / "greedy")
+    with pytest.raises(UserError, match=f"decoded as {TAG}, greedy: choose with --inference_tag"):
+        one(exp)
+    assert one(exp, ["other", "greedy"]).inference_tag == "greedy"
+    assert one(exp, ["other"]).scores == {}
+
+
+def test_who_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exp = Path("exp")
+    teacher, lonely = write_experiment(exp / "teacher", config()), write_experiment(exp / "lonely", config())
+    student = write_experiment(exp / "student", distilled())
+    runs = find([teacher, lonely, student], ["test"], [])
+    assert {run.name: is_teacher(run, runs) for run in runs} == {
+        "lonely": False, "student": False, "teacher": True
+    }  # fmt: skip
+    runs[0].info["role"] = "teacher"
+    assert is_teacher(runs[0], runs)
+
+
+def test_only_the_seed_and_the_place_do_not_matter(tmp_path: Path) -> None:
+    def text(**options: object) -> str:
+        return settings(Run(tmp_path, config() | options, {}))
+
+    assert text(seed=3, output_dir="elsewhere", log_level="DEBUG", dist_backend="gloo") == text()
+    assert text(patience=None, criteria={}) == text()  # an unset option of ours or ESPnet's
+    assert text(max_epoch=3) != text()
+    assert text(ctc_conf={"dropout_rate": 0.1}) != text()
+
+
+def test_names_without_the_seed() -> None:
+    assert without_seed("asr_small_raw_char_seed2") == "asr_small_raw_char"
+    assert without_seed("asr_small_seed12_raw") == "asr_small_raw"
+    assert without_seed("asr_seedling") == "asr_seedling"

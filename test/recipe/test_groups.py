@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
+
+from espnet_kd.recipe.experiments import find
+from espnet_kd.recipe.groups import Group, comparison, make_groups
+
+
+def groups(exp: Path) -> list[Group]:
+    return make_groups(find(list(exp.iterdir()), ["test", "dev"], []))
+
+
+def test_runs_that_differ_in_the_seed_are_one_row(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    found = groups(tmp_path)
+    assert [(g.label, g.name, [r.seed for r in g.runs], g.updates) for g in found] == [
+        ("teacher", "teacher", [1], 100),
+        ("student", "student", [1, 2], 100),
+        ("student, trained longer (2 x)", "student_max_epoch4", [1, 2], 200),
+        ("distilled: ctc", "taught", [1, 2], 100),
+    ]
+    _, student, longer, taught = found
+    assert (student.baseline, longer.baseline, taught.baseline) == (None, student, student)
+
+
+def test_a_comparison_pools_the_seeds(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    taught = groups(tmp_path)[-1]
+    errors, words = taught.counts("test")
+    assert (errors.sum(), words.sum()) == (10 + 12, 2 * 80)
+    d = comparison(taught, "test")
+    assert d is not None
+    assert d.value == 100 * (22 - 62) / 160
+    assert d.high < 0
+    assert comparison(groups(tmp_path)[0], "test") is None
+
+
+def test_the_baseline_has_equal_updates_and_the_nearest_configuration(tmp_path: Path) -> None:
+    plan = {
+        "far": (config(optim="sgd", batch_size=7), 100),
+        "near": (config(), 101),  # within one per cent
+        "long": (config(max_epoch=9), 300),
+        "other_size": (config(encoder_conf={"output_size": 16}), 100),
+        "taught": (distilled(), 100),
+        "taught_long": (distilled(max_epoch=5), 250),
+    }
+    for name, (settings, batches) in plan.items():
+        write_checkpoint(write_experiment(tmp_path / name, settings, {"role": "student"}), batches, epochs=1)
+        write_score(tmp_path / name, "test", wrong=3)
+    found = {g.name: g for g in groups(tmp_path)}
+    assert found["taught"].baseline is found["near"]
+    assert found["taught_long"].baseline is None
+    assert found["far"].label == "student, other settings"
+    assert found["long"].label == "student, trained longer (3 x)"
+    assert {found["near"].label, found["other_size"].label} == {"student (near)", "student (other_size)"}
+    assert {found["taught"].label, found["taught_long"].label} == {"distilled: ctc #1", "distilled: ctc #2"}
+
+
+def test_unknown_updates_are_compared_by_epochs(tmp_path: Path) -> None:
+    for name, settings in (("a", config()), ("b", config(max_epoch=3)), ("c", distilled())):
+        write_score(write_experiment(tmp_path / name, settings, {"role": "student"}), "test", wrong=3)
+    found = {g.name: g for g in groups(tmp_path)}
+    assert found["c"].baseline is found["a"]
+    assert found["b"].label == "student, other number of epochs"
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({"init_from_teacher": {"encoder": True}}, "distilled: ctc, initialised from the teacher"),
+        ({"init_from_teacher": {"encoder": True}, "criteria": {}}, "distilled: initialised from the teacher"),
+        ({"criteria": {"a": {}, "b": {}}}, "distilled: a, b"),
+    ],
+)
+def test_a_method_is_called_by_its_criteria(tmp_path: Path, options: dict, label: str) -> None:
+    write_score(write_experiment(tmp_path / "a", distilled() | options), "test", wrong=3)
+    assert groups(tmp_path)[0].label == label
+
+
+def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path) -> None:
+    for name, weight in (("asr_kl_w1_raw_char", 1), ("asr_kl_w10_raw_char", 10)):
+        write_score(write_experiment(tmp_path / name, distilled(x=weight)), "test", wrong=3)
+    assert sorted(g.label for g in groups(tmp_path)) == ["distilled: ctc (w1)", "distilled: ctc (w10)"]

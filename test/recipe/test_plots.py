@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricated import write_recipe
+
+from espnet_kd.recipe import plots
+from espnet_kd.recipe.experiments import find
+from espnet_kd.recipe.groups import Group, make_groups
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> list[Group]:
+    write_recipe(tmp_path / "exp")
+    return make_groups(find(list((tmp_path / "exp").iterdir()), ["test", "dev"], []))
+
+
+def picture(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(path)[..., :3]
+
+
+def has_colour(path: Path, colour: str) -> bool:
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return bool((np.abs(picture(path) - rgb).max(axis=-1) < 0.02).any())
+
+
+def test_curves_of_every_group_are_drawn(groups: list[Group], tmp_path: Path) -> None:
+    assert plots.learning_curves(groups, tmp_path / "c.png")
+    for colour in plots.colours(groups).values():
+        assert has_colour(tmp_path / "c.png", colour)
+    height, width, _ = picture(tmp_path / "c.png").shape
+    assert width > 3 * 400 and height > 400  # three panels: cer_ctc, acc, loss
+
+
+def test_no_curves_no_picture(groups: list[Group], tmp_path: Path) -> None:
+    for run in (run for group in groups for run in group.runs):
+        run.history.epochs.clear()
+    assert not plots.learning_curves(groups, tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_bars_have_a_panel_for_each_set(groups: list[Group], tmp_path: Path) -> None:
+    plots.wer_bars(groups, ["test"], tmp_path / "one.png")
+    plots.wer_bars(groups, ["test", "dev"], tmp_path / "two.png")
+    one, two = picture(tmp_path / "one.png"), picture(tmp_path / "two.png")
+    assert two.shape[1] > 1.3 * one.shape[1]
+    assert len(np.unique(one.reshape(-1, 3), axis=0)) > 20
+    assert has_colour(tmp_path / "one.png", "#000000")  # the intervals
+
+
+def test_the_mean_of_seeds_is_over_the_epochs_that_all_have() -> None:
+    from matplotlib.figure import Figure
+
+    line = plots._curve(Figure().subplots(), [{1: 2.0, 2: 4.0, 3: 1.0}, {1: 4.0, 2: 0.0}], "#000000")
+    assert line.get_xdata().tolist() == [1, 2]
+    assert line.get_ydata().tolist() == [3, 2]

@@ -1,0 +1,99 @@
+import re
+from pathlib import Path
+
+import pytest
+from fabricated import UTTERANCES, config, distilled, write_experiment, write_recipe, write_score
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe.report import NOTE, main
+
+
+def report(*options: str) -> str:
+    main(["--test_sets", "test", "--valid_set", "dev", "--no_posteriors", *options])
+    return Path("RESULTS.md").read_text()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "exp")
+    return tmp_path
+
+
+def cells(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_rows_are_as_on_paper(recipe: Path) -> None:
+    text = report()
+    assert NOTE in text
+    # teacher: 4 of 80 words, and of 280 characters
+    assert cells(text, "teacher")[:7] == ["teacher", "0.00 M", "100", "1", "5.0", "4/80", "1.4"]
+    # student: 30/80 and 32/80, mean 38.75, standard deviation 1.77
+    assert cells(text, "student")[3:6] == ["1 2", "38.8 ± 1.8", "62/160"]
+    # distilled: 10/80 and 12/80 = 13.75 %, 25 points or 64.5 % below
+    row = cells(text, "distilled: ctc")
+    assert row[4:6] == ["13.8 ± 1.8", "22/160"]
+    assert row[7] == "-25.00 (-64.5 %)"
+    low, high = map(float, row[8].split(" to "))
+    assert low < -25 < high < 0
+    assert float(row[9]) < 0.001
+    assert "student, trained longer (2 x)" in text
+
+
+def test_it_is_the_same_every_time(recipe: Path) -> None:
+    first = report()
+    images = {p.name: p.read_bytes() for p in Path("images").iterdir()}
+    assert report() == first
+    assert {p.name: p.read_bytes() for p in Path("images").iterdir()} == images
+    assert not re.search(r"20\d\d-\d\d", first)
+
+
+def test_commands_and_plots_are_listed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = report("--out", "RESULTS.md", "--images", "some images")
+    assert "`taught_seed2`, commit c0ffee, decoded as `decode_asr_model_valid.acc.ave`" in text
+    assert "```sh\n./run.sh --seed 2\n```" in text
+    assert "# not recorded" in text  # the teacher's
+    links = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert links == ["some%20images/wer.png", "some%20images/learning_curves.png"]
+    assert all((recipe / link.replace("%20", " ")).stat().st_size > 5000 for link in links)
+    assert "| distilled: ctc |" in capsys.readouterr().out
+
+
+def test_sets_have_their_own_tables_and_the_validation_set_is_last(recipe: Path) -> None:
+    for directory in Path("exp").iterdir():
+        write_score(directory, "other", wrong=2)
+    headings = re.findall("^## (.*)", report("--test_sets", "test other never_decoded"), re.M)
+    assert headings[:3] == ["test", "other", "dev (validation set: models were selected on it)"]
+
+
+def test_what_a_reader_must_know(recipe: Path) -> None:
+    (recipe / "exp/taught/decode_asr_model_valid.acc.ave/dev/score.json").unlink()
+    write_experiment(recipe / "exp/lost", config())
+    write_score(write_experiment(recipe / "exp/odd", distilled(5, max_epoch=77), {"done": False}), "test", 3)
+    text = report()
+    assert "- distilled: ctc (taught): seed 1 has no score of dev." in text
+    assert "- Not scored: `lost`." in text
+    assert "- distilled: ctc (odd): the training of `odd` is not finished." in text
+    assert "no student with equal updates" in text
+
+
+def test_a_teacher_from_elsewhere(recipe: Path) -> None:
+    write_score(write_experiment(recipe / "elsewhere/big", config(encoder_conf={})), "test", UTTERANCES)
+    assert cells(report("--teacher_exp", "elsewhere/big", "exp/teacher"), "teacher (big)")[4] == "50.0"
+
+
+def test_the_report_is_written_without_the_posteriors(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--test_sets", "test", "--valid_set", "dev"])
+    assert "no plot of posteriors: dump/raw/dev/wav.scp does not exist" in capsys.readouterr().err
+    assert "posteriors" not in Path("RESULTS.md").read_text()
+
+
+def test_nothing_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="exp: no experiment has a score of test or dev"):
+        report()
+    assert not Path("RESULTS.md").exists()

@@ -1,0 +1,108 @@
+"""Outputs are whole or absent; Kaldi tables are read strictly."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir, atomic_path, read_table, write_table
+
+
+def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "down" / "out.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == path.parent and temporary.suffix == ".txt"
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["out.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_a_file_has_the_permissions_that_open_would_give(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "out") as temporary:
+            temporary.touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640  # 666 without 027
+
+
+def test_a_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / "old").touch()
+    with atomic_dir(path) as temporary:
+        (temporary / "new").touch()
+        assert os.listdir(path) == ["old"]
+    assert os.listdir(path) == ["new"]
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_a_failed_directory_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(RuntimeError), atomic_dir(path) as temporary:
+        (temporary / "new").touch()
+        raise RuntimeError
+    assert os.listdir(path) == ["old"]
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file/out: "), atomic_path(tmp_path / "file" / "out"):
+        pass
+
+
+def test_a_table_comes_back_as_it_was_written_and_lies_sorted(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    write_table(path, {"b": "two words", "a": 1, "ä": ""})
+    assert path.read_bytes() == "a 1\nb two words\nä\n".encode()
+    assert read_table(path) == {"a": "1", "b": "two words", "ä": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "table"),
+    [
+        (b"", {}),
+        (b"a 1", {"a": "1"}),  # no newline at the end
+        (b"a 1\r\nb 2\r\n", {"a": "1", "b": "2"}),
+        (b"a  1 \n", {"a": "1"}),
+    ],
+)
+def test_harmless_variants_of_a_table_are_read(tmp_path: Path, content: bytes, table: dict[str, str]) -> None:
+    (tmp_path / "text").write_bytes(content)
+    assert read_table(tmp_path / "text") == table
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a 1\na 2\n", r"text:2: a occurs a second time"),
+        (b"a 1\n b 2\n", r"text:2: the line does not start with a key"),
+        (b"a 1\n\nb 2\n", r"text:2: the line does not start with a key"),
+        (b"a 1\nb \xff\n", r"text is not UTF-8 text"),
+    ],
+)
+def test_a_faulty_table_is_refused_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / "text")
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere/text does not exist"):
+        read_table(tmp_path / "nowhere" / "text")

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Bring .venv up to date with setup.py; does nothing when it is.
+# The stamp is written last: without one the last installation was interrupted, and .venv is made anew.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv
+stamp=${venv}/.installed-$(cksum <setup.py | tr -cd '0-9')
+
+finished() { compgen -G "${venv}/.installed-*" >/dev/null && "${venv}/bin/python" -c '' 2>/dev/null; }
+
+if [[ -n ${PYTHON:-} ]] && finished; then
+    python=$(tools/find_python.sh)
+    ours=$("${venv}/bin/python" -V) theirs=$("${python}" -V)
+    if [[ ${ours} != "${theirs}" ]]; then
+        echo "${venv} has ${ours}, PYTHON=${PYTHON} is ${theirs}: run make distclean first, or leave PYTHON out" >&2
+        exit 1
+    fi
+fi
+[[ ! -e ${stamp} ]] || exit 0
+
+# Two targets started at once must not build the same .venv.
+if command -v flock >/dev/null; then
+    exec 9>"${venv}.lock"
+    flock 9
+    [[ ! -e ${stamp} ]] || exit 0
+fi
+
+if ! finished; then
+    python=$(tools/find_python.sh)
+    echo "install: .venv from ${python}; downloads about 3 GB, some minutes"
+    rm -rf "${venv}"
+    "${python}" -m venv "${venv}"
+fi
+rm -f "${venv}"/.installed-*
+if "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'; then
+    export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
+    "${venv}/bin/python" -m uv pip install --python "${venv}/bin/python" -e '.[dev,demo]'
+else
+    "${venv}/bin/python" -m pip install --disable-pip-version-check -e '.[dev,demo]'
+fi
+touch "${stamp}"
