@@ -20,7 +20,7 @@ setup(
         "espnet[asr,train]>=202609,<202712",
         "torch>=2.11,<3",  # ESPnet narrows torch and numpy further; an installation that suits it suits us
         "numpy>=2.0,<3",
-        "kaldiio>=2.18,<3",
+        "kaldiio>=2.18,<3",  # for ark files; no module reads them yet
         "sentencepiece>=0.2.1,<1",
         "jiwer>=4.0,<5",
         "soundfile>=0.14,<1",

@@ -7,7 +7,7 @@ import os
 
 # Part to module and what it times; a module has ``main() -> bool``, True if its target is met.
 PARTS = {
-    "online_teacher": ("bench.online_teacher", "a training step with an online teacher against its two halves"),
+    "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A training step with an online teacher should cost what the student's step and the teacher's forward cost."""
+"""A step with an online teacher should cost what the student's step and the teacher's forward cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +51,8 @@ def main() -> bool:
         timings = measure(case)
         rows += [[f"{name}: {case}", variant, *timing.cells()] for variant, timing in timings.items()]
         value = ratio(timings["step with teacher"], [timings["student step"], timings["teacher forward"]])
-        line, case_met = verdict(f"{name}: step with teacher / (student step + teacher forward)", value, TARGET)
+        title = f"{name}: step with teacher / (student step + teacher forward)"
+        line, case_met = verdict(title, value, TARGET)
         lines.append(line)
         met = met and case_met
     print(table(["case", "variant", "median ms", "min ms", "max ms"], rows))

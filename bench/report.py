@@ -10,8 +10,9 @@ import torch
 def environment() -> str:
     """One line: processor, threads, and the versions that decide about speed."""
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    processor = names[0].partition(": ")[2] if names else platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"{processor}, {torch.get_num_threads()} thread, {versions}"
 

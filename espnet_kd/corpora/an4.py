@@ -76,15 +76,15 @@ def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
 
 
 def find_root(directory: Path) -> Path:
-    """The directory with ``etc`` and ``wav``: itself, or one level below it.
+    """The directory with ``etc`` and ``wav``: itself, or at most two levels below it.
 
     Raises:
         UserError: there is none.
     """
-    for root in (directory, directory / "an4", *sorted(directory.glob("*"))):
+    for root in (directory, *sorted(directory.glob("*")), *sorted(directory.glob("*/*"))):
         if (root / "etc" / "an4_train.fileids").is_file():
             return root
-    raise UserError(f"{directory} is not AN4: no etc/an4_train.fileids in it or in a directory of it")
+    raise UserError(f"{directory} is not AN4: no etc/an4_train.fileids in it or below it")
 
 
 def prepare(root: Path, dst: Path, dev_speakers: Collection[str]) -> None:

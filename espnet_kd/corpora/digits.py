@@ -1,13 +1,17 @@
 """Connected spoken digits, synthesised on the spot: the corpus that needs no download.
 
-A voice is a variant of espeak-ng; the voices of two sets never overlap. Every voice speaks in several
-accents, at many rates and pitches, under noise of random colour and level.
+A voice is a variant of espeak-ng, and no voice is in two sets. Every voice speaks with several accents, at
+many rates and pitches, in noise of random colour and level. The same options give the same bytes.
 """
 
+import argparse
+import hashlib
 import os
 import random
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,36 +20,78 @@ import numpy as np
 import soundfile
 
 from espnet_kd.corpora import espeak
+from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.noise import add_noise
+from espnet_kd.errors import UserError
 
-DIGITS = ("zero", "oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LENGTHS = (3, 7)  # digits an utterance
 RATES = (150, 260)  # words a minute
 PITCHES = (20, 80)
 WORD_GAPS = (0, 8)  # units of 10 ms
-PAUSE = 0.15  # probability of a comma after a digit
-SNR_DB = (0.0, 20.0)
-LEVEL_DB = (-35.0, -15.0)  # of full scale, root mean square of the speech
-SLOPES = (0.0, 1.0)  # noise power falls as 1 / frequency ** slope
+PAUSE = 0.15  # probability of a pause after a digit
+SNR_DB = (5.0, 25.0)
+LEVEL_DB = (-35.0, -15.0)
+SLOPES = (0.0, 1.0)
 PADDING = (0.1, 0.4)  # seconds of noise before and after
-VOICE_SHARE = {"dev": 0.15, "test": 0.25}  # the rest is for training
+EFFECTS = frozenset(  # variants that whisper, buzz or echo rather than speak
+    "whisper whisperf ricishaymax demonic unirobot robosoft anikarobot anxiousandy announcer storm".split()
+)
+VOICE_SHARE = {"dev": 0.15, "test": 0.25}  # train has the rest
+PIECE = 500  # utterances a process synthesises; part of what the samples depend on
+MADE = "made"
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """All there is to know for synthesising one utterance; levels in dB, padding in seconds."""
+class Script:
+    """All there is to know for synthesising an utterance; levels in dB, padding in seconds."""
 
-    key: str
+    id: str
     speaker: str
     voice: str
     words: tuple[str, ...]
-    text: str
+    spoken: str
     rate: int
     pitch: int
     word_gap: int
-    snr: float
     level: float
+    snr: float
     slope: float
     padding: tuple[float, float]
+    noise_seed: int
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``prepare digits DST [--train N] [--dev N] [--test N] [--seed S]``: DST/{train,dev,test}."""
+    parser = argparse.ArgumentParser(prog="espnet-kd prepare digits", description=__doc__.splitlines()[0])
+    parser.add_argument("dst", type=Path, help="where the data directories go, and the audio below audio/")
+    for part, count in (("train", 2500), ("dev", 250), ("test", 500)):
+        parser.add_argument(f"--{part}", type=int, default=count, help="utterances (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="another seed, another corpus (default: %(default)s)")
+    parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    args = parser.parse_args(argv)
+    counts = {part: getattr(args, part) for part in ("train", "dev", "test")}
+    for option, value in {**counts, "nj": args.nj}.items():
+        if value < 1:
+            raise UserError(f"--{option} {value}: at least 1 is needed")
+    prepare(args.dst, counts, args.seed, args.nj)
+
+
+def prepare(dst: Path, counts: dict[str, int], seed: int, nj: int) -> None:
+    """Write DST/<set> for every set of ``counts``, which says how many utterances it has.
+
+    Raises:
+        UserError: espeakng_loader is not installed, or ``dst`` cannot be written.
+    """
+    voices = split_voices(espeak.variants(), seed)
+    for part, count in counts.items():
+        scripts = write_scripts(part, count, voices[part], seed)
+        audio = dst / "audio" / part
+        record(scripts, audio, nj)
+        write_data_dir(
+            dst / part, [Utterance(s.id, s.speaker, audio / f"{s.id}.flac", " ".join(s.words)) for s in scripts]
+        )
+        print(f"{dst / part}: {count} utterances, {len({s.speaker for s in scripts})} speakers", flush=True)
 
 
 def split_voices(variants: Sequence[str], seed: int) -> dict[str, list[str]]:
@@ -56,79 +102,80 @@ def split_voices(variants: Sequence[str], seed: int) -> dict[str, list[str]]:
     families: dict[str, list[str]] = {}
     for name in sorted(variants):
         families.setdefault(name.rstrip("0123456789").lower(), []).append(name)
-    order = sorted(families)
+    order = sorted(families.keys() - EFFECTS)
+    total = sum(len(families[family]) for family in order)
     random.Random(f"voices {seed}").shuffle(order)
-    sets: dict[str, list[str]] = {}
+    voices: dict[str, list[str]] = {}
     for part, share in VOICE_SHARE.items():
         taken: list[str] = []
-        while len(taken) < share * len(variants) and order:
+        while len(taken) < share * total:
             taken += families[order.pop()]
-        sets[part] = sorted(taken)
-    sets["train"] = sorted(name for family in order for name in families[family])
-    return sets
+        voices[part] = sorted(taken)
+    voices["train"] = sorted(name for family in order for name in families[family])
+    return voices
 
 
-def plan(part: str, count: int, voices: Sequence[str], seed: int) -> list[Utterance]:
-    """Draw what is said, by whom and how; the voices take turns, so that all are heard."""
+def write_scripts(part: str, count: int, voices: Sequence[str], seed: int) -> list[Script]:
+    """Draw who says what and how; the voices take turns, so that all are heard."""
     rng = random.Random(f"{part} {seed}")
-    return [_draw(rng, index, voices[index % len(voices)]) for index in range(count)]
+    return [_script(rng, i, voices[i % len(voices)]) for i in range(count)]
 
 
-def _draw(rng: random.Random, index: int, variant: str) -> Utterance:
+def _script(rng: random.Random, index: int, variant: str) -> Script:
     accent = rng.choice(espeak.ACCENTS)
-    words = tuple(rng.choices(DIGITS, k=rng.randint(*LENGTHS)))
-    pauses = [", " if rng.random() < PAUSE else " " for _ in words[1:]] + [""]
-    speaker = f"{variant}-{accent}".replace(" ", "_").lower()
-    return Utterance(
-        key=f"{speaker}-{index:05d}",
+    words = rng.choices(DIGITS, k=rng.randint(*LENGTHS))
+    spoken = "".join(word + (", " if rng.random() < PAUSE else " ") for word in words)
+    speaker = f"{variant.lower().replace(' ', '_')}-{accent}"
+    return Script(
+        id=f"{speaker}-{index:05d}",
         speaker=speaker,
         voice=f"{accent}+{variant}",
-        words=words,
-        text="".join(word + pause for word, pause in zip(words, pauses, strict=True)),
+        words=tuple(words),
+        spoken=spoken.rstrip(", "),
         rate=rng.randint(*RATES),
         pitch=rng.randint(*PITCHES),
         word_gap=rng.randint(*WORD_GAPS),
-        snr=rng.uniform(*SNR_DB),
         level=rng.uniform(*LEVEL_DB),
+        snr=rng.uniform(*SNR_DB),
         slope=rng.uniform(*SLOPES),
         padding=(rng.uniform(*PADDING), rng.uniform(*PADDING)),
+        noise_seed=rng.getrandbits(32),
     )
 
 
-def record(speech: np.ndarray, utterance: Utterance, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Put speech into its noise.
-
-    Args:
-        speech: (samples,) int16.
-        utterance: gives padding, level, ratio and colour of the noise.
-        rate: samples a second.
-        rng: draws the noise.
-
-    Returns:
-        (samples + padding,) int16; peaks beyond full scale are cut.
-    """
-    before, after = (round(seconds * rate) for seconds in utterance.padding)
-    clean = np.pad(speech / 32768, (before, after))
-    clean *= 10 ** (utterance.level / 20) / (np.sqrt(np.mean((speech / 32768) ** 2)) + 1e-9)
-    noise = coloured_noise(len(clean), utterance.slope, rng) * 10 ** ((utterance.level - utterance.snr) / 20)
-    return (np.clip(clean + noise, -1, 1) * 32767).round().astype(np.int16)
-
-
-def coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> np.ndarray:
-    """(samples,) noise of unit mean square whose power falls as 1 / frequency ** slope."""
-    length = 1 << (samples - 1).bit_length()  # a power of two: lengths with large prime factors are slow
-    spectrum = np.fft.rfft(rng.standard_normal(length))
-    spectrum[0] = 0
-    spectrum[1:] /= np.arange(1, len(spectrum)) ** (slope / 2)
-    noise = np.fft.irfft(spectrum)[:samples]
-    return noise / np.sqrt(np.mean(noise**2))
+def record(scripts: Sequence[Script], directory: Path, nj: int) -> None:
+    """Write ``<id>.flac`` of every script; the directory appears when it is complete, and is made once."""
+    made = hashlib.sha256(repr((PIECE, *scripts)).encode()).hexdigest() + "\n"
+    if (directory / MADE).is_file() and (directory / MADE).read_text() == made:
+        return
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as e:
+        raise UserError(f"cannot write {directory}: {e.strerror}") from None
+    pieces = [scripts[i : i + PIECE] for i in range(0, len(scripts), PIECE)]
+    for _ in _each_in_a_fresh_process(pieces, partial, nj):
+        pass
+    (partial / MADE).write_text(made)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
 
 
-def synthesise(utterances: Sequence[Utterance], directory: Path, seed: int) -> None:
-    """Write ``directory/<key>.flac`` for every utterance; to be called in a fresh process."""
+def synthesise(scripts: Sequence[Script], directory: Path) -> None:
+    """Write the audio of some scripts; the samples depend on what the process has spoken before."""
     synthesiser = espeak.Synthesiser()
-    for index, u in enumerate(utterances):
-        speech = synthesiser.say(u.text, u.voice, u.rate, u.pitch, u.word_gap)
-        rng = np.random.default_rng([seed, index])
-        audio = record(speech, u, synthesiser.sample_rate, rng)
-        soundfile.write(directory / f"{u.key}.flac", audio, synthesiser.sample_rate)
+    for s in scripts:
+        speech = synthesiser.say(s.spoken, s.voice, s.rate, s.pitch, s.word_gap)
+        before, after = (round(seconds * synthesiser.sample_rate) for seconds in s.padding)
+        rng = np.random.default_rng(s.noise_seed)
+        audio = add_noise(speech, s.level, s.snr, s.slope, (before, after), rng)
+        soundfile.write(directory / f"{s.id}.flac", audio, synthesiser.sample_rate)
+
+
+def _each_in_a_fresh_process(pieces: Sequence[Sequence[Script]], directory: Path, nj: int) -> Iterator[None]:
+    with ProcessPoolExecutor(nj, get_context("spawn"), max_tasks_per_child=1) as pool:
+        try:
+            yield from pool.map(synthesise, pieces, [directory] * len(pieces))
+        except BrokenProcessPool:
+            raise UserError(f"a process that wrote {directory} was killed: the same command begins anew") from None

@@ -30,7 +30,8 @@ class HiddenDistance(Criterion):
         distance: `mse`, squared difference averaged over the D features; `l1`, absolute difference averaged
             likewise; `cosine`, 1 - cos.
         projection: `linear`, g is learned, D_S -> D_T with bias; `none`, g is the identity and D_S = D_T.
-        student_dim: D_S; None: not known yet, `set_dims` will be called.
+        student_dim: D_S; None: not known, so that options can be checked before there is a model; a criterion
+            with a projection cannot be called then.
         teacher_dim: D_T; likewise.
         reduction: see Criterion.
 
@@ -53,38 +54,29 @@ class HiddenDistance(Criterion):
         self.learned = check_choice("projection", projection, Projection) == "linear"
         if self.learned:
             self.exempt = {"zero_at_equality": "a learned projection is not the identity"}
+        self.student_dim, self.teacher_dim = self._checked_dims(student_dim, teacher_dim)
         self.projection: nn.Linear | None = None
-        self.student_dim: int | None = None
-        self.teacher_dim: int | None = None
-        if student_dim is not None or teacher_dim is not None:
-            self.set_dims(student_dim, teacher_dim)
+        if self.learned and self.student_dim is not None and self.teacher_dim is not None:
+            # Forked, so that dropout and shuffling of the training do not depend on this criterion.
+            with torch.random.fork_rng(devices=[]):
+                self.projection = nn.Linear(self.student_dim, self.teacher_dim)
 
-    def set_dims(self, student_dim: int | None, teacher_dim: int | None) -> None:
-        """Fix D_S and D_T and make the projection; once, before the model goes to its device.
-
-        Raises:
-            ValueError: one is missing, or they differ without a projection, or others were set before.
-        """
+    def _checked_dims(
+        self, student_dim: int | None, teacher_dim: int | None
+    ) -> tuple[int | None, int | None]:
+        if student_dim is None and teacher_dim is None:
+            return None, None
         if student_dim is None or teacher_dim is None:
             raise ValueError(
                 f"student_dim is {student_dim} and teacher_dim {teacher_dim}: give both, or neither to take "
                 "them from the models"
             )
         dims = check_size("student_dim", student_dim), check_size("teacher_dim", teacher_dim)
-        if self.student_dim is not None and dims != (self.student_dim, self.teacher_dim):
-            raise ValueError(
-                f"student_dim and teacher_dim are already {self.student_dim} and {self.teacher_dim}, "
-                f"not {student_dim} and {teacher_dim}: correct them in the options, or leave them out"
-            )
         if not self.learned and student_dim != teacher_dim:
             raise ValueError(
                 f"student_dim {student_dim} and teacher_dim {teacher_dim} differ: use `projection: linear`"
             )
-        if self.learned and self.projection is None:
-            # Forked, so that dropout and shuffling of the training do not depend on this criterion.
-            with torch.random.fork_rng(devices=[]):
-                self.projection = nn.Linear(student_dim, teacher_dim)
-        self.student_dim, self.teacher_dim = dims
+        return dims
 
     def check_sizes(self, student: Tensor, target: Tensor) -> None:
         """Check the last axes of (B, T, D_S) and (B, T, D_T).

@@ -1,10 +1,9 @@
-"""``espnet-kd adopt``: let a teacher from another recipe be decoded and scored here, its directory untouched."""
+"""``espnet-kd adopt``: decode and score a teacher of another recipe here, its directory untouched."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
-
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
@@ -33,11 +32,15 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
         return exp
     for name in ("config.yaml", model):
         if not (exp / name).is_file():
-            raise UserError(f"{exp / name} does not exist: --teacher_exp takes directories of trained experiments")
+            raise UserError(
+                f"{exp / name} does not exist: --teacher_exp takes directories of trained experiments"
+            )
     here, source = expdir / exp.name, str(exp.resolve())
     record = here / "run.json"
     if here.exists() and (not record.exists() or json.loads(record.read_text()).get("source") != source):
-        raise UserError(f"{here} is another experiment than {exp}: give the teacher by a symbolic link of another name")
+        raise UserError(
+            f"{here} is another experiment than {exp}: give the teacher by a symbolic link of another name"
+        )
     # First of all, so that whatever is interrupted below can be done again.
     _write(record, json.dumps({"role": "teacher", "source": source}, indent=1) + "\n")
     _write(here / "config.yaml", dump(_with_absolute_paths(read_config(exp / "config.yaml"), exp)))

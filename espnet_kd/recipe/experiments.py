@@ -17,8 +17,8 @@ from espnet_kd.recipe import scores as score_files
 IRRELEVANT = frozenset(
     """
     seed output_dir config log_level log_interval num_workers num_att_plot print_config dry_run resume ngpu
-    version use_matplotlib use_tensorboard create_graph_in_tensorboard keep_nbest_models save_strategy required
-    collect_stats write_collected_feats distributed local_rank
+    version use_matplotlib use_tensorboard create_graph_in_tensorboard keep_nbest_models save_strategy
+    required collect_stats write_collected_feats distributed local_rank
     """.split()
 )
 IRRELEVANT_PREFIXES = ("dist_", "wandb_", "use_wandb")
@@ -72,8 +72,8 @@ class Run:
 
     @cached_property
     def history(self) -> history.History:
-        """Statistics by epoch."""
-        return history.read(self.directory)
+        """Statistics by epoch; those of a teacher from another recipe lie where it was trained (`adopt`)."""
+        return history.read(Path(self.info.get("source") or self.directory))
 
     @cached_property
     def updates(self) -> int | None:

@@ -43,16 +43,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument("--fs", type=parse_rate, default="16k", help="sampling rate (default: %(default)s)")
+    parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--audio_format", choices=CONTAINERS, default="flac", help="default: %(default)s")
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
         raise UserError(f"{args.src} cannot be formatted into itself")
+    fs = parse_rate(args.fs)
     source = read_data_dir(args.src)
-    samples, clipped = format_data_dir(source, args.dst, args.nj, args.fs, args.audio_format)
+    samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
     if clipped:
         print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
-    print(f"{args.dst}: {len(samples)} utterances, {sum(samples.values()) / args.fs / 3600:.2f} hours")
+    print(f"{args.dst}: {len(samples)} utterances, {sum(samples.values()) / fs / 3600:.2f} hours")
 
 
 def format_data_dir(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from espnet_kd.recipe import bootstrap, experiments, scores
 from espnet_kd.recipe.experiments import Run
 
+KINDS = ("teacher", "student", "distilled")
 EQUAL_UPDATES = 0.01  # relative: batches of equal size can split an epoch a little differently
 
 
@@ -61,7 +62,7 @@ def make_groups(runs: list[Run]) -> list[Group]:
         kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if run.distilled else "student"
         by_settings.setdefault((kind, experiments.settings(run)), []).append(run)
     groups = [Group(sorted(g, key=lambda r: (r.seed, r.name)), kind) for (kind, _), g in by_settings.items()]
-    groups.sort(key=lambda g: (["teacher", "student", "distilled"].index(g.kind), g.updates or math.inf, g.name))
+    groups.sort(key=lambda g: (KINDS.index(g.kind), g.updates or math.inf, g.name))
     families: dict[str, list[Group]] = {}
     for group in groups:
         if group.kind == "teacher":
@@ -140,18 +141,24 @@ def _longer(group: Group, base: Group) -> str:
 
 def _rank(family: list[Group]) -> list[Group]:
     """The baselines, the other undistilled students, the distilled ones."""
-    return sorted(family, key=lambda g: (g.kind == "distilled", g.label != "student", g.updates or math.inf, g.name))
+
+    def place(group: Group) -> tuple[bool, bool, float, str]:
+        taught, first = group.kind == "distilled", group.label == "student"
+        return taught, not first, group.updates or math.inf, group.name
+
+    return sorted(family, key=place)
 
 
 def _tell_apart(groups: list[Group]) -> None:
-    """Add to equal labels what differs in the names: "teacher (small)", "teacher (large)", or else a number."""
+    """Add to equal labels what differs in the names, as in "teacher (small)", or else a number."""
     by_label: dict[str, list[Group]] = {}
     for group in groups:
         by_label.setdefault(group.label, []).append(group)
     for same in (equal for equal in by_label.values() if len(equal) > 1):
         parts = _distinct([group.name for group in same])
         for number, (group, part) in enumerate(zip(same, parts, strict=True), 1):
-            group.label += f" ({part})" if all(parts) and len(set(parts)) == len(parts) else f" #{number}"
+            useful = all(parts) and len(set(parts)) == len(parts)
+            group.label += f" ({part})" if useful else f" #{number}"
 
 
 def _distinct(names: list[str]) -> list[str]:

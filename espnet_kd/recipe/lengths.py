@@ -24,12 +24,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dst", type=Path)
     parser.add_argument("--min", type=float, default=0.1, help="seconds, excluded (default: %(default)s)")
     parser.add_argument("--max", type=float, default=20.0, help="seconds, excluded (default: %(default)s)")
-    parser.add_argument("--fs", type=parse_rate, default="16k", help="sampling rate (default: %(default)s)")
+    parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     args = parser.parse_args(argv)
+    fs = parse_rate(args.fs)
     tables = read_dump_dir(args.src)
-    reasons = {
-        utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, args.fs))
-    }
+    reasons = {utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, fs))}
     counts = Counter(reasons.values())
     dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
     if len(reasons) == len(tables["utt2spk"]):

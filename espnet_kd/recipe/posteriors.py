@@ -137,7 +137,8 @@ def _draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[
             if curve[t] >= others[t].max():  # of several tokens in one frame only the first is named
                 ax.annotate(
                     _shown(token), (times[t], curve[t]), xytext=(0, 3), textcoords="offset points",
-                    ha="center", fontsize=9, color=colour[token], annotation_clip=False,
+                    ha="center", color=colour[token], fontsize=9 if len(token) == 1 else 7,
+                    annotation_clip=False,
                 )  # fmt: skip
     ax.set(ylim=(0, 1.2), ylabel="posterior", yticks=[0, 0.5, 1])
     ax.spines[["top", "right"]].set_visible(False)

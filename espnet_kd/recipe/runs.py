@@ -3,8 +3,8 @@
 ``EXP/train.yaml`` is the merged configuration that was trained; ``EXP/run.json`` says the rest::
 
     {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
-     "configs": [files merged into train.yaml], "teachers": [directories], "args": "options after the configuration",
-     "started": seconds since 1970, "ended": the same or null, "interruptions": times that it was resumed, "done": bool}
+     "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
+     "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     words, command = _split(words)
     parser = argparse.ArgumentParser(prog="espnet-kd runs", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="action", required=True)
-    begin = commands.add_parser("start", help="write train.yaml and run.json; print a line if it is trained already")
+    begin = commands.add_parser(
+        "start", help="write train.yaml and run.json; print a line if it is trained already"
+    )
     begin.add_argument("exp", type=Path)
     begin.add_argument("--role", choices=("teacher", "student"), required=True)
     begin.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
@@ -103,10 +105,12 @@ def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> d
 
 
 def commit() -> str | None:
-    """The git commit of the espnet_kd that runs, with ``-dirty`` if files differ from it; None outside git."""
+    """The git commit of this espnet_kd, with ``-dirty`` if files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     try:
-        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from espnet_kd.errors import UserError
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     if ours.output_dir is not None:
         _check_writable(ours.output_dir)
         rest += ["--output_dir", str(ours.output_dir)]
+    sys.argv[1:] = rest  # --print_config reads it again
     from espnet_kd.tasks.asr import ASRDistillationTask
 
     ASRDistillationTask.main(cmd=rest)

@@ -58,6 +58,8 @@ def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
         criteria: ESPnet's best_model_criterion, (phase, key, min or max) each.
         keep: ESPnet's keep_nbest_models.
     """
+    for left_over in directory.glob(".*.pth"):
+        left_over.unlink()
     state = _last_whole_checkpoint(directory)
     if state is None:
         return

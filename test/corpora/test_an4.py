@@ -48,7 +48,7 @@ def test_again_gives_the_same_bytes_and_counts_are_only_a_warning(
     assert contents(tmp_path / "data") == first
 
 
-@pytest.mark.parametrize("top", ["an4", "an4-master"])
+@pytest.mark.parametrize("top", ["an4", "an4-master", "downloads/an4"])
 def test_a_tarball_is_unpacked_once(tmp_path: Path, root: Path, top: str) -> None:
     with tarfile.open(tmp_path / "an4.tar.gz", "w:gz") as tar:
         tar.add(root, top)
@@ -56,7 +56,7 @@ def test_a_tarball_is_unpacked_once(tmp_path: Path, root: Path, top: str) -> Non
     command = [str(tmp_path / "an4.tar.gz"), str(tmp_path / "data"), "--downloads", str(tmp_path / "dl")]
     an4.main(command)
     audio = Path((tmp_path / "data" / "dev" / "wav.scp").read_text().split()[1])
-    assert audio.is_relative_to(tmp_path / "dl") and audio.parts[-5] == top
+    assert audio.is_relative_to(tmp_path / "dl") and str(audio.parents[3]).endswith(f"/{top}")
     unpacked = audio.stat().st_ino
     an4.main(command)
     assert audio.stat().st_ino == unpacked
@@ -84,18 +84,50 @@ def test_another_directory_is_refused(tmp_path: Path) -> None:
     ("file", "old", "new", "message"),
     [
         ("train.transcription", "(cen1-fash-b)", "", r"train.transcription:2: expected `<s> WORDS"),
-        ("train.transcription", "H I N I C H", "", "train.transcription:2: cen1-fash-b has an empty transcript"),
+        (
+            "train.transcription",
+            "H I N I C H",
+            "",
+            "train.transcription:2: cen1-fash-b has an empty transcript",
+        ),
         ("test.transcription", "RUBOUT G M E F THREE NINE", "", "test.transcription:1: .* empty transcript"),
-        ("train.transcription", "(an251-fash-b)", "(cen1-fash-b)", "transcription:2: cen1-fash-b occurs a second"),
-        ("train.transcription", "(an251-fash-b)", "(an999)", "fileids:1: an251-fash-b has no line in an4_train"),
-        ("train.fileids", "an4_clstk/fash/cen1-fash-b\n", "", "transcription:2: cen1-fash-b is not in an4_train"),
+        (
+            "train.transcription",
+            "(an251-fash-b)",
+            "(cen1-fash-b)",
+            "transcription:2: cen1-fash-b occurs a second",
+        ),
+        (
+            "train.transcription",
+            "(an251-fash-b)",
+            "(an999)",
+            "fileids:1: an251-fash-b has no line in an4_train",
+        ),
+        (
+            "train.fileids",
+            "an4_clstk/fash/cen1-fash-b\n",
+            "",
+            "transcription:2: cen1-fash-b is not in an4_train",
+        ),
         ("train.fileids", "cen1-fash-b", "an251-fash-b", "fileids:2: an251-fash-b occurs a second time"),
-        ("train.fileids", "an4_clstk/fash/cen1", "fash/cen1", "fileids:2: expected `<part>/<speaker>/<utterance>`"),
+        (
+            "train.fileids",
+            "an4_clstk/fash/cen1",
+            "fash/cen1",
+            "fileids:2: expected `<part>/<speaker>/<utterance>`",
+        ),
         ("train.fileids", "an4_clstk/fash/cen1", "../fash/cen1", "fileids:2: expected"),
-        ("train.fileids", "an4_clstk/fash/cen1", "an4_clstk/fclc/cen1", "fileids:2: there is no .*cen1-fash-b"),
+        (
+            "train.fileids",
+            "an4_clstk/fash/cen1",
+            "an4_clstk/fclc/cen1",
+            "fileids:2: there is no .*cen1-fash-b",
+        ),
     ],
 )
-def test_errors_name_file_and_line(tmp_path: Path, root: Path, file: str, old: str, new: str, message: str) -> None:
+def test_errors_name_file_and_line(
+    tmp_path: Path, root: Path, file: str, old: str, new: str, message: str
+) -> None:
     edit(root / "etc" / f"an4_{file}", old, new)
     with pytest.raises(UserError, match=message) as e:
         an4.main([str(root), str(tmp_path / "data")])

@@ -37,7 +37,9 @@ def test_zip(tmp_path: Path) -> None:
 
 
 def test_a_link_within_the_archive_is_kept(tmp_path: Path) -> None:
-    archive = write_tar(tmp_path / "a", member("a/file"), member("b/link", kind=tarfile.SYMTYPE, link="../a/file"))
+    archive = write_tar(
+        tmp_path / "a", member("a/file"), member("b/link", kind=tarfile.SYMTYPE, link="../a/file")
+    )
     extract(archive, tmp_path / "out")
     assert (tmp_path / "out" / "b" / "link").read_text() == "xxx"
 

@@ -59,7 +59,10 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     ("utterances", "message"),
     [
         ([], "no utterances"),
-        ([utterance("a-1"), utterance("a-1", audio="y.wav")], r"two utterances are called a-1 \(x.wav and y.wav\)"),
+        (
+            [utterance("a-1"), utterance("a-1", audio="y.wav")],
+            r"two utterances are called a-1 \(x.wav and y.wav\)",
+        ),
         ([utterance("a 1")], "'a 1' cannot be an id"),
         ([utterance("a/1")], "'a/1' cannot be an id"),
         ([utterance("a-1", speaker="..")], r"'\.\.' cannot be an id"),
@@ -81,7 +84,10 @@ def test_bad_utterances_are_refused(tmp_path: Path, utterances: list[Utterance],
     [
         ({"text": "a-1 YES\na-1 NO\nb-1 NO\n"}, "text:2: a-1 occurs a second time"),
         ({"text": "a-1 YES\n"}, "b-1 is in utt2spk but not in text"),
-        ({"text": "a-1 YES\nb-1 NO\nc-1 OH\nd-1 OH\n"}, r"c-1 is in text but not in utt2spk \(2 ids differ\)"),
+        (
+            {"text": "a-1 YES\nb-1 NO\nc-1 OH\nd-1 OH\n"},
+            r"c-1 is in text but not in utt2spk \(2 ids differ\)",
+        ),
         ({"wav_scp": "a-1 1.wav\n"}, "b-1 is in utt2spk but not in wav.scp"),
         ({"wav_scp": "a-1 1.wav\nb-1 sph2pipe 2.sph |\n"}, "wav.scp: b-1 is a pipe"),
         ({"wav_scp": "a-1 1.wav\nb-1\n"}, "wav.scp: b-1 has no path"),
@@ -93,7 +99,9 @@ def test_bad_utterances_are_refused(tmp_path: Path, utterances: list[Utterance],
         ({"wav_scp": "", "text": "", "utt2spk": ""}, "has no utterances"),
     ],
 )
-def test_a_directory_that_does_not_fit_together_is_refused(tmp_path: Path, tables: dict, message: str) -> None:
+def test_a_directory_that_does_not_fit_together_is_refused(
+    tmp_path: Path, tables: dict, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         read_data_dir(write_kaldi(tmp_path, **GOOD | tables))
 

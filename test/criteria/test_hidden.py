@@ -55,18 +55,11 @@ def test_cosine_of_zero_vectors_is_1_without_gradient(zero):
     assert student.grad[0, 0].abs().max() > 0 and (student.grad[0, 1] == 0).all()
 
 
-def test_dimensions_may_be_set_later():
+def test_without_dimensions_options_are_checked_but_there_is_no_projection():
     criterion = build_criterion("hidden")
     assert criterion.needs == "hidden" and criterion.student_dim is None and not list(criterion.parameters())
     with pytest.raises(ValueError, match=r"\(1, 1, 3\).*\(1, 1, 2\).*set student_dim: 3 and teacher_dim: 2"):
         criterion(torch.zeros(1, 1, 3), torch.zeros(1, 1, 2), REAL)
-    criterion.set_dims(3, 2)
-    assert criterion.projection.weight.shape == (2, 3)
-    weight = criterion.projection.weight
-    criterion.set_dims(3, 2)  # the same again keeps the projection
-    assert criterion.projection.weight is weight
-    with pytest.raises(ValueError, match="already 3 and 2, not 4 and 2"):
-        criterion.set_dims(4, 2)
 
 
 def test_making_a_projection_leaves_the_random_state_alone():

@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fabricated import TAG, config, distilled, write_experiment, write_score
+from fabricated import TAG, config, distilled, write_checkpoint, write_experiment, write_score
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.experiments import Run, find, is_teacher, settings, without_seed
@@ -81,3 +81,10 @@ def test_names_without_the_seed() -> None:
     assert without_seed("asr_small_raw_char_seed2") == "asr_small_raw_char"
     assert without_seed("asr_small_seed12_raw") == "asr_small_raw"
     assert without_seed("asr_seedling") == "asr_seedling"
+
+
+def test_a_teacher_from_another_recipe_has_its_history_where_it_was_trained(tmp_path: Path) -> None:
+    there = write_experiment(tmp_path / "there", config())
+    write_checkpoint(there, batches=30, epochs=2)
+    here = write_experiment(tmp_path / "here", config(), {"role": "teacher", "source": str(there)})
+    assert one(here).updates == 60

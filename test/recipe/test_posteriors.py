@@ -84,3 +84,52 @@ def test_one_teacher_one_student_and_the_best_distilled_one_on_the_validation_se
     chosen = posteriors.choose(groups, "dev")
     assert [run.name for _, run in chosen] == ["teacher", "student", "zbetter"]
     assert chosen[0][0] == "teacher (seed 1)"
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """A stock ESPnet experiment of a few thousand random parameters."""
+    import argparse
+
+    import torch
+    import yaml
+    from espnet2.tasks.asr import ASRTask
+
+    directory = tmp_path / "exp/tiny"
+    directory.mkdir(parents=True)
+    config = ASRTask.get_default_config() | {
+        "token_list": ["<blank>", "<unk>", "<space>", "a", "b", "<sos/eos>"],
+        "token_type": "char",
+        "normalize": None,
+        "frontend_conf": {"n_fft": 256, "hop_length": 160, "n_mels": 16},
+        "encoder": "transformer",
+        "encoder_conf": {"output_size": 8, "attention_heads": 2, "linear_units": 8, "num_blocks": 1},
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 2, "linear_units": 8, "num_blocks": 1},
+        "teacher": {"exp": "gone"},  # a student's own options do not disturb
+        "criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}},
+    }
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    torch.save({**model.state_dict(), "kd_ctc.weight": torch.zeros(1)}, directory / "valid.acc.ave.pth")
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    return directory
+
+
+def test_a_stock_experiment_is_run(experiment: Path) -> None:
+    (run,) = find([experiment], ["dev"], [])
+    speech = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    panel = posteriors.compute("tiny", run, speech)
+    # one second has 101 spectra; two convolutions of stride 2 leave (101 - 1) / 2 = 50, (50 - 1) / 2 = 24
+    assert panel.posteriors.shape == (24, 6)
+    assert panel.posteriors.sum(axis=1) == pytest.approx(np.ones(24), abs=1e-5)
+    assert panel.tokens[3] == "a"
+    again = posteriors.compute("tiny", run, speech)  # no dropout, no SpecAugment
+    assert (again.posteriors == panel.posteriors).all()
+
+
+def test_parameters_are_those_that_espnet_trains(experiment: Path) -> None:
+    from espnet_kd.teachers.experiment import load_experiment
+
+    (run,) = find([experiment], ["dev"], [])
+    model = load_experiment(experiment).model
+    assert run.parameters == sum(p.numel() for p in model.parameters())

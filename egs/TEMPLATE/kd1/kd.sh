@@ -2,6 +2,7 @@
 # From a corpus to a distilled model, in twelve stages; a recipe's run.sh is one call of this script.
 # Options have the names of ESPnet's asr.sh where it has them, and files lie where it puts them.
 set -euo pipefail
+shopt -s inherit_errexit
 
 # options
 # General
@@ -56,6 +57,7 @@ run_line=${run_line:-$(printf '%q ' "$0" "$@")}  # a recipe's run.sh says how it
 declared=(kd.sh)
 if [ -f db.sh ]; then  # a recipe's own options, for its local/data.sh
     set -a
+    # shellcheck disable=SC1091  # not here, but in the recipe
     . ./db.sh
     set +a
     declared+=(db.sh)
@@ -63,16 +65,19 @@ fi
 . utils/parse_options.sh "${declared[@]}" -- "$@"
 . ./cmd.sh
 
-for option in stage stop_stage nj inference_nj ngpu num_nodes nbpe generation; do
-    [[ ${!option} =~ ^[0-9]+$ ]] || error "--${option} ${!option} is not a number"
+for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation; do
+    case ${option} in stage | stop_stage | ngpu) least=0 ;; *) least=1 ;; esac
+    [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
+        error "--${option} '${!option}' is not a number from ${least} up"
 done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
-[ "${generation}" -eq 1 ] || error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
-[ -z "${teacher_config}" ] || [ -z "${teacher_exp}" ] || error "give --teacher_config or --teacher_exp, not both"
+[ "${generation}" -eq 1 ] ||
+    error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
+[ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
-    error "${python} does not run or has no ESPnet: run \`make install\` in the checkout, or activate an environment that has it"
+    error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
 
 # --- names, as in asr.sh ---
 read -ra tests <<< "${test_sets}"
@@ -121,11 +126,13 @@ need() {
     done
 }
 
-# lock DIRECTORY: keep other runs out of it, also while processes live on whose kd.sh was killed.
+# lock DIRECTORY: wait until no other run works in it; a killed kd.sh may have left a training behind, which
+# keeps the lock as long as it lives. The next lock and the end of a stage give it back.
 lock() {
-    mkdir -p "$1"
-    exec 9> "$1/.lock"
-    ! command -v flock > /dev/null || flock -n 9 || error "another run works in $1: wait until it ends, or end it"
+    mkdir -p "$(dirname "$1")"
+    exec 9> "$(dirname "$1")/.$(basename "$1").lock"
+    command -v flock > /dev/null || return 0
+    flock -n 9 || { echo "waiting for another run that works in $1" && flock 9; }
 }
 
 # split_keys TABLE PARTS PREFIX: PREFIX.1.scp, ... in the order of the table, so that joining them restores it.
@@ -164,9 +171,10 @@ for set in "${tests[@]}"; do
 done
 
 stage_1() {
-    need "(yours to write)" local/data.sh
+    local words
+    [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
     read -ra words <<< "${local_data_opts}"
-    local/data.sh "${words[@]}"
+    python=${python} local/data.sh "${words[@]}"
 }
 
 stage_2() {
@@ -219,7 +227,7 @@ stage_6() {
 
 stage_7() {
     local i
-    [ ${#teacher_configs[@]} -gt 0 ] || echo "nothing to do: ${teacher_exp:+the teacher is ${teacher_exp}}${teacher_exp:-no --teacher_config}"
+    [ -n "${teacher_config}" ] || echo "nothing to do: ${teacher_exp:-no --teacher_config}${teacher_exp:+ is trained already}"
     for i in "${!teacher_configs[@]}"; do
         train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}"
     done
@@ -280,8 +288,9 @@ stage_11() {
     for dir in ${dirs}; do
         score "${dir}" "${evaluated[@]}"
     done
-    "${python}" -m espnet_kd report --expdir "${expdir}" --dumpdir "${dumpdir}" --test_sets "${tests[*]}" \
-        --valid_set "${valid_set}" --out "${results_md}" --images "${expdir}/images"
+    "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
+        --dumpdir "${dumpdir}" --test_sets "${tests[*]}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
+        --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
 stage_12() {
@@ -299,5 +308,6 @@ for ((number = stage; number <= stop_stage && number < ${#titles[@]}; number++))
     started=${SECONDS}
     echo "stage ${number}: ${titles[number]}"
     "stage_${number}"
+    exec 9>&-
     echo "stage ${number}: took $(duration $((SECONDS - started)))"
 done

@@ -1,4 +1,5 @@
 # Sourced by kd.sh: options of this recipe beside those of kd.sh, exported to local/data.sh.
+# shellcheck disable=SC2034
 # options
 # AN4
 an4=https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz  # directory, tarball or URL of the corpus

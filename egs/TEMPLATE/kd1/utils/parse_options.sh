@@ -37,16 +37,13 @@ print_help() {
     done < <(option_block)
 }
 
-# Options that share the first or the last four letters with a misspelt one.
+# "; did you mean --x?" for a misspelt option.
 near_misses() {
-    local name found=
-    for name in "${!option_is_list[@]}"; do
-        case ${name} in
-            "${1:0:4}"* | *"$1"*) found+="--${name} " ;;
-            *) case $1 in *"${name: -4}") found+="--${name} " ;; esac ;;
-        esac
-    done
-    [ -z "${found}" ] || echo "; did you mean $(tr ' ' '\n' <<< "${found% }" | sort | paste -sd ' ')?"
+    "${python:-python3}" - "$1" "${!option_is_list[@]}" 2> /dev/null << 'END' || true
+import difflib, sys
+found = difflib.get_close_matches(sys.argv[1], sys.argv[2:], 3, 0.7)
+print("; did you mean " + " or ".join("--" + name for name in found) + "?" if found else "", end="")
+END
 }
 
 declare -A option_is_list=()

@@ -17,19 +17,22 @@ statistics_for() {
     "${python}" -m espnet_kd statistics "${expdir}/asr_stats_raw${language}_${tokens}${sp}" "$1" --fs "${fs}" --args="$2"
 }
 
+# unchanged FILE INPUTS: what was made has these inputs on record, or none, as in a stock recipe, whose
+# results are taken as they are.
+unchanged() { [ ! -e "$1" ] || [ "$(< "$1")" = "$2" ]; }
+
 # collect CONFIG ARGS: statistics, in a directory that appears when it is complete.
 collect() {
     local final partial inputs jobs part words set dirs=()
     final=$(statistics_for "$1" "$2")
     partial=${final}.partial
     inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}")
-    # A stock recipe's directory has no record of its inputs; it is taken as it is.
-    if [ -e "${final}/train/feats_stats.npz" ] && { [ ! -e "${final}/inputs" ] || [ "$(< "${final}/inputs")" = "${inputs}" ]; }; then
+    lock "${final}"
+    if [ -e "${final}/train/feats_stats.npz" ] && unchanged "${final}/inputs" "${inputs}"; then
         echo "${final}: already there"
         return
     fi
-    lock "${partial}"
-    rm -rf "${partial}/logdir" "${partial}"/{train,valid}
+    rm -rf "${partial}"
     mkdir -p "${partial}/logdir"
     jobs=$(smallest "${nj}" "$(wc -l < "${raw}/${train}/wav.scp")" "$(wc -l < "${raw}/${valid_set}/wav.scp")")
     split_keys "${raw}/${train}/wav.scp" "${jobs}" "${partial}/logdir/train"
@@ -78,9 +81,9 @@ train() {
         --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
         --fold_length 80000 --fold_length 150 --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
     kill "${watcher}" 2> /dev/null || true
-    wait "${watcher}" || true
+    wait "${watcher}" 2> /dev/null || true
     if [ "${status}" -ne 0 ]; then
-        grep '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
+        grep -m 1 '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
         error "the training failed; its log is ${exp}/train.log"
     fi
     "${python}" -m espnet_kd runs finish "${exp}"
@@ -98,13 +101,14 @@ decode() {
         logs=${dir}/logdir
         lock "${dir}"
         jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
-        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}" ${inference_config:+"${inference_config}"})
-        inputs+=" ${jobs} ${inference_args}"
-        if [ -e "${dir}/text" ] && { [ ! -e "${logs}/inputs" ] || [ "$(< "${logs}/inputs")" = "${inputs}" ]; }; then
+        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}" "${options[@]:1}")
+        inputs+=" ${inference_args}"
+        if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
             echo "${dir}: already decoded"
             continue
         fi
-        if [ ! -e "${logs}/inputs" ] || [ "$(< "${logs}/inputs")" != "${inputs}" ]; then
+        if [ ! -e "${logs}/inputs" ] || ! unchanged "${logs}/inputs" "${inputs}" ||
+            [ ! -e "${logs}/keys.${jobs}.scp" ] || [ -e "${logs}/keys.$((jobs + 1)).scp" ]; then
             rm -rf "${dir}"/{text,token,token_int,score} "${logs}"
             mkdir -p "${logs}"
             split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
@@ -122,7 +126,6 @@ decode() {
         done
         echo "${dir}: decoded by ${jobs} jobs"
     done
-    exec 9>&-
 }
 
 # score EXP SET...: WER and CER of decoded sets.
@@ -147,7 +150,8 @@ pack() {
     [ ! -e "${results_md}" ] || options+=(--option "${results_md}")
     [ ! -e "${exp}/images" ] || options+=(--option "${exp}/images")
     "${python}" -m espnet2.bin.pack asr --asr_train_config "${exp}/config.yaml" \
-        --asr_model_file "${exp}/${inference_asr_model}" "${options[@]}" --outpath "${out%.zip}.partial.zip"
+        --asr_model_file "${exp}/${inference_asr_model}" "${options[@]}" --outpath "${out%.zip}.partial.zip" \
+        > "${exp}/pack.log"
     mv "${out%.zip}.partial.zip" "${out}"
     echo "packed: ${out}"
 }

@@ -1,0 +1,117 @@
+"""ESPnet's own switches, on our task; the stand-in for python3 in a stock recipe."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from recipe import KL, MODELS, Recipe
+
+from espnet_kd.errors import UserError
+
+DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
+
+
+def espnet_kd(recipe: Recipe, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "espnet_kd", *words]
+    return subprocess.run(
+        command, cwd=recipe.root, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_print_config_has_our_options(recipe: Recipe) -> None:
+    result = espnet_kd(recipe, "train", "--task", "asr", "--print_config", "--teacher", "exp=exp/a")
+    config = yaml.safe_load(result.stdout)
+    assert config["teacher"] == {"exp": "exp/a"} and config["criteria"] == {} and config["task_weight"] == 1.0
+    assert config["encoder_conf"]
+
+
+def test_dry_run_builds_student_and_teacher(recipe: Recipe) -> None:
+    exp = recipe.train("exp/dry", "student", dry_run=True, **DISTIL)
+    assert [p.name for p in exp.iterdir()] == ["config.yaml"]
+    with pytest.raises(UserError):
+        recipe.train("exp/dry", "student", dry_run=True, **{**DISTIL, "teacher": {"exp": "exp/nowhere"}})
+
+
+def test_statistics_load_no_teacher(recipe: Recipe) -> None:
+    exp = recipe.train(
+        "exp/stats-only", "student", collect_stats=True, batch_type="unsorted", batch_size=2,
+        **{**DISTIL, "teacher": {"exp": "exp/nowhere"}},
+    )  # fmt: skip
+    assert (exp / "train/feats_lengths_stats.npz").exists()
+
+
+def test_stand_in_trains_a_distilled_student(recipe: Recipe) -> None:
+    options = recipe.training("exp/stand-in", "student", **DISTIL)
+    result = espnet_kd(recipe, "-m", "espnet2.bin.asr_train", *options)
+    assert result.returncode == 0, result.stderr
+    state = torch.load(recipe.root / "exp/stand-in/valid.acc.ave.pth", weights_only=True)
+    assert state["kd_step"] == 2
+    assert "loss_kd_ctc" in result.stderr
+
+
+def test_stand_in_hands_the_rest_to_python(recipe: Recipe) -> None:
+    result = espnet_kd(recipe, "-m", "espnet2.bin.aggregate_stats_dirs", "--help")
+    assert "aggregate_stats_dirs.py [-h]" in result.stdout
+    result = espnet_kd(recipe, "-c", "import sys; print('espnet_kd' in sys.modules)")
+    assert result.stdout == "False\n"
+
+
+def test_one_line_for_an_error_of_the_user(recipe: Recipe) -> None:
+    options = recipe.training("exp/refused", "student", **{**DISTIL, "teacher": {"exp": "exp/nowhere"}})
+    result = espnet_kd(recipe, "train", *options)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "espnet-kd: error: teacher directory exp/nowhere does not exist"
+    assert "Traceback" not in result.stderr
+
+
+def test_output_directory_not_writable(recipe: Recipe) -> None:
+    (recipe.root / "file").write_text("")
+    result = espnet_kd(recipe, "train", *recipe.training("file/exp", "student"))
+    assert result.stderr.splitlines()[-1].startswith("espnet-kd: error: cannot make the output directory file/exp")
+
+
+def test_task_weight_and_ensemble(recipe: Recipe) -> None:
+    exp = recipe.train(
+        "exp/ensemble", "student", teacher={"exp": ["exp/teacher", "exp/teacher"], "weights": [1, 3]},
+        criteria={"ctc": {**KL, "temperature": 2.0}}, task_weight=0.5,
+    )  # fmt: skip
+    stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    assert stats["loss"] == pytest.approx(0.5 * stats["loss_task"] + stats["loss_kd_ctc"], rel=1e-5)
+    one = recipe.train("exp/alone", "student", teacher={"exp": "exp/teacher"}, criteria={"ctc": {**KL, "temperature": 2.0}})
+    alone = torch.load(one / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    # The mean of a teacher with itself is the teacher; the first step is the same, later ones differ by task_weight.
+    assert alone["loss_kd_ctc"] == pytest.approx(stats["loss_kd_ctc"], rel=0.05)
+
+
+def test_initialise_from_teacher(recipe: Recipe) -> None:
+    from espnet_kd.teachers.experiment import load_experiment
+
+    same = {**MODELS["teacher"], "encoder_conf": {**MODELS["teacher"]["encoder_conf"], "num_blocks": 1}}
+    parts = {"encoder.encoders": [1], "encoder.embed": True, "ctc": True, "decoder.embed": "decoder.embed"}
+    exp = recipe.train("exp/init", "x", **{**same, "teacher": {"exp": "exp/teacher"}, "init_from_teacher": parts,
+                                           "optim_conf": {"lr": 0.0}, "scheduler": None})  # fmt: skip
+    teacher = load_experiment(recipe.root / "exp/teacher").model.state_dict()
+    student = torch.load(exp / "1epoch.pth", weights_only=True)
+    weight = "feed_forward.w_1.weight"
+    assert torch.equal(student[f"encoder.encoders.0.{weight}"], teacher[f"encoder.encoders.1.{weight}"])
+    assert torch.equal(student["ctc.ctc_lo.weight"], teacher["ctc.ctc_lo.weight"])
+    assert torch.equal(student["decoder.embed.0.weight"], teacher["decoder.embed.0.weight"])
+    assert not torch.equal(student["decoder.decoders.0.norm1.weight"] * 0 + 1, teacher["ctc.ctc_lo.bias"][:1])
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"ctc": True}, "ctc.ctc_lo.weight is (7, 16) in the student, ctc.ctc_lo.weight is (7, 32) in the teacher"),
+        ({"encoder.encoders": [9]}, "the teacher has no encoder.encoders.9; encoder.encoders has 0, 1"),
+        ({"encoder.encoder": [0]}, "the student has no encoder.encoder.0; encoder has embed, encoders, after_norm"),
+        ({"ctc": 3}, "neither true, a path nor a list of layer numbers"),
+    ],
+)
+def test_initialise_refuses(recipe: Recipe, parts: dict, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        recipe.train("exp/refused", "student", teacher={"exp": "exp/teacher"}, init_from_teacher=parts)
+    assert expected in str(error.value)

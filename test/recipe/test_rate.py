@@ -1,0 +1,17 @@
+import pytest
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe.rate import parse_rate
+
+
+@pytest.mark.parametrize(
+    ("text", "hertz"), [("16k", 16000), ("16K", 16000), ("22.05k", 22050), ("8000", 8000)]
+)
+def test_rates(text: str, hertz: int) -> None:
+    assert parse_rate(text) == hertz
+
+
+@pytest.mark.parametrize("text", ["", "0", "16 kHz", "-8k", "16.00001k", "k"])
+def test_no_rates(text: str) -> None:
+    with pytest.raises(UserError, match="is not a sampling rate: write 16k or 16000"):
+        parse_rate(text)

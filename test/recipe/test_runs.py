@@ -1,0 +1,126 @@
+"""The record of what made an experiment directory."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe import runs
+
+
+@pytest.fixture()
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe directory with two configurations; it is the current one."""
+    monkeypatch.chdir(tmp_path)
+    Path("student.yaml").write_text("max_epoch: 3\nteacher: {checkpoint: a.pth}\n")
+    Path("kd.yaml").write_text("task_weight: 0.5\n")
+    return tmp_path
+
+
+def begin(*more: str, command: tuple[str, ...] = ("./run.sh", "--stage", "9")) -> None:
+    """Start a training of the student."""
+    runs.main(
+        ["start", "exp/s", "--role", "student", "--config", "student.yaml", "kd.yaml", *more, "--", *command]
+    )
+
+
+def record() -> dict:
+    return json.loads(Path("exp/s/run.json").read_text())
+
+
+def test_start_writes_configuration_and_record(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin("--teacher", "exp/t 1", "exp/t2", "--args=--seed 2")
+    assert capsys.readouterr().out == ""
+    assert yaml.safe_load(Path("exp/s/train.yaml").read_text()) == {
+        "max_epoch": 3, "task_weight": 0.5, "teacher": {"checkpoint": "a.pth", "exp": ["exp/t 1", "exp/t2"]},
+    }  # fmt: skip
+    written = record()
+    assert written["command"] == "./run.sh --stage 9"
+    assert (written["role"], written["args"], written["teachers"]) == (
+        "student",
+        "--seed 2",
+        ["exp/t 1", "exp/t2"],
+    )
+    assert (written["done"], written["ended"], written["interruptions"]) == (False, None, 0)
+
+
+def test_a_finished_training_is_not_started_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin()
+    Path("exp/s/valid.acc.ave.pth").touch()
+    runs.main(["finish", "exp/s"])
+    before = record()
+    assert before["done"] and before["ended"] >= before["started"]
+    begin()
+    assert capsys.readouterr().out == "exp/s: already trained\n"
+    assert record() == before
+
+
+def test_an_interrupted_training_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin()
+    first = record()["started"]
+    Path("exp/s/checkpoint.pth").touch()
+    begin()
+    begin()
+    assert capsys.readouterr().out == ""
+    assert (record()["started"], record()["interruptions"]) == (first, 2)
+
+
+def test_a_finished_training_whose_models_were_removed_starts_again(place: Path) -> None:
+    begin()
+    runs.main(["finish", "exp/s"])
+    begin()
+    assert not record()["done"]
+
+
+@pytest.mark.parametrize("more", [(), ("--teacher", "exp/t2")])
+def test_another_configuration_or_teacher_is_refused_once_there_are_models(
+    place: Path, more: tuple[str, ...]
+) -> None:
+    begin("--teacher", "exp/t1")
+    if not more:
+        Path("kd.yaml").write_text("task_weight: 0.9\n")
+        more = ("--teacher", "exp/t1")
+    Path("exp/s/1epoch.pth").touch()
+    kept = Path("exp/s/train.yaml").read_text()
+    with pytest.raises(
+        UserError, match=r"exp/s was trained with another configuration.*remove it, or.*--student_args"
+    ):
+        begin(*more)
+    assert Path("exp/s/train.yaml").read_text() == kept
+    Path("exp/s/1epoch.pth").unlink()
+    begin(*more)
+    assert Path("exp/s/train.yaml").read_text() != kept
+
+
+def test_models_of_a_stock_recipe_are_taken_as_they_are(place: Path) -> None:
+    Path("exp/s").mkdir(parents=True)
+    Path("exp/s/checkpoint.pth").touch()
+    begin()
+    assert record()["interruptions"] == 0
+
+
+def test_one_word_is_a_ready_command_line(place: Path) -> None:
+    begin(command=("./run.sh --student_args '--seed 2'",))
+    assert record()["command"] == "./run.sh --student_args '--seed 2'"
+    begin(command=("./run.sh", "--student_args", "--seed 2"))
+    assert record()["command"] == "./run.sh --student_args '--seed 2'"
+
+
+def test_finish_needs_a_start(place: Path) -> None:
+    with pytest.raises(UserError, match="exp/x/run.json does not exist"):
+        runs.main(["finish", "exp/x"])
+
+
+def test_a_damaged_record_is_named(place: Path) -> None:
+    begin()
+    Path("exp/s/1epoch.pth").touch()
+    Path("exp/s/run.json").write_text("{")
+    with pytest.raises(UserError, match=r"exp/s/run.json:1 is not JSON"):
+        begin()
+
+
+def test_outside_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runs.commit() is None

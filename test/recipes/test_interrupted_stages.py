@@ -1,0 +1,44 @@
+"""kill -9 in stages 3 and 10, then the same command: the files of an uninterrupted run."""
+
+import os
+import shutil
+from pathlib import Path
+
+from shell import Finished, kill_when, run, write_corpus, write_recipe
+
+STUDENT = Path("exp/asr_student_kl_raw_char_sp")
+TAG = "decode_asr_model_valid.acc.ave"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_formatting(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", train=40, dev=3, test=3)
+    whole, interrupted = (write_recipe(tmp_path / name / "kd1", corpus) for name in ("whole", "interrupted"))
+    run(whole, "--stop_stage", "3")
+    run(interrupted, "--stop_stage", "2")
+    audio = interrupted / "dump/raw/org/train_sp/data"
+    kill_when(lambda: any(audio.rglob("*.flac")), interrupted, "--stage", "3", "--stop_stage", "3")
+    assert not (interrupted / "dump/raw/org/train_sp/wav.scp").exists(), "it was killed too late"
+    run(interrupted, "--stage", "3", "--stop_stage", "3")
+    assert contents(interrupted / "dump") == contents(whole / "dump")
+
+
+def test_decoding(finished: Finished, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
+    directory = root / STUDENT / TAG / "dev"
+    wanted = contents(root / STUDENT / TAG)
+    options = ("--stage", "10", "--stop_stage", "10", "--kd_config", "conf/kl.yaml", "--inference_nj", "2")
+    shutil.rmtree(root / STUDENT / TAG)
+    one_by_one = {"decode_cmd": "utils/run.sh --max_jobs_run 1"}
+    first, second = (directory / "logdir" / f"done.{n}" for n in (1, 2))
+    kill_when(first.exists, root, *options, "--teacher_config", "", **one_by_one)
+    assert not second.exists() and not (directory / "text").exists()
+    at = os.stat(first).st_mtime_ns
+    run(root, *options, "--teacher_config", "", **one_by_one)
+    assert os.stat(first).st_mtime_ns == at, "a finished job was done again"
+    for data in ("dev", "test"):
+        for file in ("text", "token", "token_int", "score"):
+            assert (root / STUDENT / TAG / data / file).read_bytes() == wanted[f"{data}/{file}"]

@@ -1,0 +1,89 @@
+"""A stage that runs before its predecessor names the missing file and the stage that makes it."""
+
+from pathlib import Path
+
+import pytest
+from shell import failure, run, script
+
+KD = ("--kd_config", "conf/kl.yaml")
+TEACHER = "exp/asr_teacher_raw_char_sp"
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "file", "maker"),
+    [
+        (2, (), "data/train/wav.scp", 1),
+        (3, (), "data/train_sp/wav.scp", 2),
+        (3, ("--speed_perturb_factors", ""), "data/train/wav.scp", 1),
+        (4, (), "dump/raw/org/train_sp/wav.scp", 3),
+        (5, (), "dump/raw/train_sp/text", 4),
+        (6, (), "dump/raw/train_sp/wav.scp", 4),
+        (7, (), "exp/asr_stats_raw_char_sp/train/speech_shape", 6),
+        (8, (), f"{TEACHER}/config.yaml", 7),
+        (9, KD, f"{TEACHER}/config.yaml", 7),
+        (9, (), "exp/asr_stats_raw_char_sp/train/speech_shape", 6),
+        (10, ("--teacher_config", ""), "exp/asr_student_raw_char_sp/config.yaml", 9),
+        (11, (), "dump/raw/dev/wav.scp", 4),
+        (12, KD, "exp/asr_student_kl_raw_char_sp/config.yaml", 9),
+    ],
+)
+def test_one_line_says_what_is_missing(
+    recipe: Path, stage: int, options: tuple[str, ...], file: str, maker: int
+) -> None:
+    errors = failure(recipe, "--stage", str(stage), "--stop-stage", str(stage), *options)
+    assert errors == f"kd.sh: error: stage {stage} needs {file}, which stage {maker} makes\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tecaher_config", "x"), "unknown option --tecaher_config; did you mean --teacher_config?"),
+        (("--corpsu", "x"), "unknown option --corpsu; did you mean --corpus?"),
+        (("--nj", "many"), "--nj 'many' is not a number from 1 up"),
+        (("--inference_nj", "0"), "--inference_nj '0' is not a number from 1 up"),
+        (("--generation", "2"), "--generation 2: only 1 works so far"),
+        (("--valid_set", ""), "--valid_set is required"),
+        (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),
+        (("--python", "no-such-python"), "no-such-python does not run or has no ESPnet"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_runs(
+    recipe: Path, options: tuple[str, ...], message: str
+) -> None:
+    errors = failure(recipe, *options)
+    assert errors.splitlines()[-1].startswith(f"kd.sh: error: {message}")
+    assert not (recipe / "data").exists()
+
+
+def test_help_shows_the_options_of_template_and_recipe_with_the_defaults_in_force(recipe: Path) -> None:
+    text = run(recipe, "--nj", "3", "--help")
+    words = [line.split() for line in text.splitlines()]
+    assert any(w[:1] == ["--nj"] and w[-1] == '"3")' for w in words)
+    assert any(w[:1] == ["--corpus"] for w in words)
+    declared = [
+        line
+        for line in (recipe / "kd.sh").read_text().split("# end of options")[0].splitlines()
+        if "=" in line
+    ]
+    assert (
+        text.count("\n  --") == len([line for line in declared if line[0].islower() and "  # " in line]) + 1
+    )
+
+
+def test_the_recipes_own_option_reaches_local_data_sh_whole(recipe: Path) -> None:
+    script(recipe / "local" / "data.sh", '#!/usr/bin/env bash\nprintf "%s|" "${corpus}" "$@" > seen\n')
+    options = ("--corpus", "/with a space/'quote'", "--local_data_opts", "--fast 1")
+    assert run(recipe, *options, "--stop_stage", "1").startswith("stage 1: prepare data/\nstage 1: took ")
+    assert (recipe / "seen").read_text() == "/with a space/'quote'|--fast|1|"
+
+
+def test_a_failing_stage_ends_the_run(recipe: Path) -> None:
+    script(recipe / "local" / "data.sh", "#!/usr/bin/env bash\necho broken >&2\nexit 3\n")
+    assert failure(recipe, "--stop_stage", "2") == "broken\n"
+
+
+def test_an_unknown_backend_is_refused(recipe: Path) -> None:
+    assert (
+        failure(recipe, cmd_backend="cloud")
+        == "cmd.sh: error: cmd_backend=cloud is neither local nor slurm\n"
+    )

@@ -1,0 +1,133 @@
+"""All stages on a miniature corpus, and what a second run of them does."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from shell import Finished, failure, run
+
+TEACHER = Path("exp/asr_teacher_raw_char_sp")
+STUDENT = Path("exp/asr_student_kl_raw_char_sp")
+TAG = "decode_asr_model_valid.acc.ave"
+KD = ("--kd_config", "conf/kl.yaml")
+
+
+@pytest.fixture()
+def again(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished recipe, to run stages in."""
+    return Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
+
+
+def keys(path: Path) -> list[str]:
+    return [line.split()[0] for line in path.read_text().splitlines()]
+
+
+def test_every_stage_says_what_it_does_and_how_long_it_took(finished: Finished) -> None:
+    lines = finished.output.splitlines()
+    heads = [line for line in lines if line.startswith("stage ")]
+    assert [h.split(":")[0] for h in heads] == [f"stage {n}" for n in range(1, 13) for _ in range(2)]
+    assert "stage 3: format audio into dump/" in heads
+    assert all(": took " in line for line in heads[1::2])
+
+
+def test_statistics_are_those_of_asr_sh(finished: Finished) -> None:
+    stats = finished.root / "exp/asr_stats_raw_char_sp"
+    vocabulary = (finished.root / "data/token_list/char/tokens.txt").read_text().count("\n")
+    for part, data in (("train", "train_sp"), ("valid", "dev")):
+        wanted = keys(finished.root / f"dump/raw/{data}/wav.scp")
+        assert keys(stats / part / "speech_shape") == wanted
+        assert keys(stats / part / "text_shape.char") == wanted
+        assert all(
+            line.endswith(f",{vocabulary}")
+            for line in (stats / part / "text_shape.char").read_text().splitlines()
+        )
+    assert (stats / "train/feats_stats.npz").exists()
+    assert len(list((stats / "logdir").glob("stats.*.log"))) == 2  # --nj 2
+    assert not list((finished.root / "exp").glob("*.partial"))
+
+
+def test_both_models_are_trained_and_on_record(finished: Finished) -> None:
+    teacher, student = (json.loads((finished.root / d / "run.json").read_text()) for d in (TEACHER, STUDENT))
+    assert (teacher["role"], teacher["configs"], teacher["teachers"]) == (
+        "teacher",
+        ["conf/teacher.yaml"],
+        [],
+    )
+    assert student["role"] == "student" and student["teachers"] == [str(TEACHER)]
+    assert student["configs"] == ["conf/student.yaml", "conf/kl.yaml"]
+    assert teacher["command"] == "./run.sh --kd_config conf/kl.yaml"
+    assert teacher["done"] and student["done"] and teacher["started"] < teacher["ended"] <= student["started"]
+    assert (finished.root / TEACHER / "valid.acc.ave.pth").exists()
+    assert "loss_kd_ctc" in (finished.root / STUDENT / "train.log").read_text()
+
+
+@pytest.mark.parametrize("model", [TEACHER, STUDENT])
+@pytest.mark.parametrize("data", ["dev", "test"])
+def test_every_model_decodes_and_scores_every_set(finished: Finished, model: Path, data: str) -> None:
+    directory = finished.root / model / TAG / data
+    for file in ("text", "token", "score"):
+        assert keys(directory / file) == keys(finished.root / f"dump/raw/{data}/wav.scp")
+    for file in ("score.json", "score_wer/result.txt", "score_cer/result.txt"):
+        assert (directory / file).exists()
+
+
+def test_table_plots_and_zip(finished: Finished) -> None:
+    table = (finished.root / "RESULTS.md").read_text()
+    assert "./run.sh --kd_config conf/kl.yaml" in table and "## test" in table
+    assert (finished.root / "images/wer.png").exists()
+    with zipfile.ZipFile(finished.root / STUDENT / f"{STUDENT.name}_valid.acc.ave.zip") as packed:
+        names = set(packed.namelist())
+    assert {"meta.yaml", f"{STUDENT}/config.yaml", "exp/asr_stats_raw_char_sp/train/feats_stats.npz"} <= names
+
+
+def test_a_second_run_does_nothing_again(again: Path) -> None:
+    files = {
+        p: p.stat().st_mtime_ns
+        for p in (again / "exp").rglob("*")
+        if p.suffix in (".pth", ".npz") or p.name == "text"
+    }
+    output = run(again, *KD, "--stop_stage", "10")
+    assert output.count("already trained") == 2
+    assert output.count("already decoded") == 5  # dev by the teacher in stages 8 and 10
+    assert output.count("already there") == 2
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_another_configuration_under_the_same_name_is_refused(again: Path) -> None:
+    with (again / "conf/student.yaml").open("a") as f:
+        f.write("patience: 3\n")
+    errors = failure(again, *KD, "--stage", "9", "--stop_stage", "9")
+    assert errors.startswith(
+        f"espnet-kd: error: {STUDENT} was trained with another configuration than conf/student.yaml + "
+    )
+    assert "--student_args" in errors and errors.count("\n") == 1
+
+
+def test_training_options_make_another_name_as_in_asr_sh(again: Path) -> None:
+    error = "which stage 9 makes\n"
+    errors = failure(again, "--stage", "12", "--student_args", "--seed 2 --optim_conf lr=0.1")
+    assert errors.endswith(f"exp/asr_student_raw_char_seed2_optim_conflr0.1_sp/config.yaml, {error}")
+    errors = failure(
+        again, "--stage", "10", "--lang", "en", "--token_type", "bpe", "--nbpe", "40", "--teacher_config", ""
+    )
+    assert errors.endswith(f"exp/asr_student_raw_en_bpe40_sp/config.yaml, {error}")
+
+
+def test_a_failed_training_says_why_in_one_line(again: Path) -> None:
+    (again / "conf/wrong.yaml").write_text("criteria: {ctc: {type: no_such, tap: ctc.ctc_lo}}\n")
+    errors = failure(again, "--kd_config", "conf/wrong.yaml", "--stage", "9", "--stop_stage", "9")
+    assert errors.splitlines()[0].startswith("espnet-kd: error: ") and "no_such" in errors.splitlines()[0]
+    log = "exp/asr_student_wrong_raw_char_sp/train.log"
+    assert errors.splitlines()[1:] == [f"kd.sh: error: the training failed; its log is {log}"]
+
+
+def test_a_teacher_of_another_recipe_is_decoded_here_and_left_alone(again: Path, finished: Finished) -> None:
+    theirs = finished.root / TEACHER
+    before = {p: p.stat().st_mtime_ns for p in theirs.rglob("*")}
+    shutil.rmtree(again / "exp")
+    output = run(again, "--teacher_exp", str(theirs), "--stage", "8", "--stop_stage", "8")
+    assert f"{TEACHER}/{TAG}/dev: decoded by 1 jobs" in output and "dev  WER " in output
+    assert (again / TEACHER / TAG / "dev/text").read_text() == (theirs / TAG / "dev/text").read_text()
+    assert {p: p.stat().st_mtime_ns for p in theirs.rglob("*")} == before
