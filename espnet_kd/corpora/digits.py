@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 
 from espnet_kd.corpora import espeak
 from espnet_kd.corpora.datadir import Utterance, write_data_dir
@@ -29,6 +30,7 @@ LENGTHS = (3, 7)  # digits an utterance
 RATES = (150, 260)  # words a minute
 PITCHES = (20, 80)
 WORD_GAPS = (0, 8)  # units of 10 ms
+SAMPLE_RATE = 8000  # as on the telephone; noise at full band would only cost time and space
 PAUSE = 0.15  # probability of a pause after a digit
 SNR_DB = (5.0, 25.0)
 LEVEL_DB = (-35.0, -15.0)
@@ -167,10 +169,11 @@ def synthesise(scripts: Sequence[Script], directory: Path) -> None:
     synthesiser = espeak.Synthesiser()
     for s in scripts:
         speech = synthesiser.say(s.spoken, s.voice, s.rate, s.pitch, s.word_gap)
-        before, after = (round(seconds * synthesiser.sample_rate) for seconds in s.padding)
+        speech = soxr.resample(speech, synthesiser.sample_rate, SAMPLE_RATE)
+        before, after = (round(seconds * SAMPLE_RATE) for seconds in s.padding)
         rng = np.random.default_rng(s.noise_seed)
         audio = add_noise(speech, s.level, s.snr, s.slope, (before, after), rng)
-        soundfile.write(directory / f"{s.id}.flac", audio, synthesiser.sample_rate)
+        soundfile.write(directory / f"{s.id}.flac", audio, SAMPLE_RATE)
 
 
 def _each_in_a_fresh_process(pieces: Sequence[Sequence[Script]], directory: Path, nj: int) -> Iterator[None]:

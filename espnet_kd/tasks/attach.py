@@ -84,7 +84,7 @@ def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, floa
     result: dict[str, float] = {}
     for t in terms:
         temperature = t.options.get("temperature", 1.0)
-        if teachers > 1 and t.kind == "hidden":
+        if teachers > 1 and t.build().needs == "hidden":
             raise UserError(f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher")
         if teachers > 1 and result.get(t.term.teacher_tap, temperature) != temperature:
             raise UserError(f"criteria: {t.term.name}: an ensemble needs one temperature for all criteria at {t.term.teacher_tap}")
@@ -102,9 +102,10 @@ def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Seque
     model.train()
     for t in terms:
         student, target, _ = aligned(ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term)
-        if t.kind == "hidden":
-            t.options.setdefault("student_dim", student.shape[-1])
-            t.options.setdefault("teacher_dim", target.shape[-1])
+        criterion = t.build()
+        if criterion.needs == "hidden":
+            if getattr(criterion, "student_dim", 0) is None:
+                t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
         elif student.shape[-1] != target.shape[-1]:
             raise UserError(
                 f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} values at a position, "

@@ -7,9 +7,8 @@ from typing import Any
 
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
-from torch import nn
 
-from espnet_kd.criteria import build_criterion
+from espnet_kd.criteria import Criterion, build_criterion
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.schedule import build_schedule
@@ -58,7 +57,7 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     return TeacherOptions(tuple(directories), teacher.get("checkpoint"), tuple(weights) if weights else None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TermOptions:
     """One entry of ``criteria``: the term and what its criterion is made of."""
 
@@ -66,7 +65,7 @@ class TermOptions:
     kind: str
     options: dict[str, Any]
 
-    def build(self) -> nn.Module:
+    def build(self) -> Criterion:
         """Make the criterion."""
         try:
             return build_criterion(self.kind, **self.options)

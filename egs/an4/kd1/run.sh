@@ -12,4 +12,5 @@ run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --teacher_config conf/teacher_conformer.yaml \
     --student_config conf/student_conformer.yaml \
     --inference_config conf/decode.yaml \
+    --inference_asr_model valid.cer_ctc.ave.pth \
     "$@"

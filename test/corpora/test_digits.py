@@ -1,0 +1,117 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from miniature import contents
+
+from espnet_kd.__main__ import run
+from espnet_kd.corpora import digits
+from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.errors import UserError
+
+SMALL = ["--train", "5", "--dev", "2", "--test", "2"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dst = tmp_path_factory.mktemp("digits") / "data"
+    digits.main([str(dst), *SMALL, "--nj", "2"])
+    return dst
+
+
+def audio(dst: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(dst)): p.read_bytes() for p in sorted(dst.rglob("*.flac"))}
+
+
+def test_data_directories_are_valid(corpus: Path) -> None:
+    for part, count in (("train", 5), ("dev", 2), ("test", 2)):
+        data = read_data_dir(corpus / part)
+        assert len(data.text) == count
+        for utterance in data:
+            samples, rate = soundfile.read(utterance.audio)
+            words = utterance.text.split()
+            assert set(words) <= set(digits.DIGITS) and 3 <= len(words) <= 7
+            assert rate == digits.SAMPLE_RATE
+            assert len(samples) > 0.15 * rate * len(words)  # nobody says a digit in less
+            assert 0.01 < np.sqrt(np.mean(samples**2)) < 0.3
+
+
+def test_same_seed_same_bytes(corpus: Path, tmp_path: Path) -> None:
+    digits.main([str(tmp_path / "data"), *SMALL, "--nj", "1"])
+    assert len(audio(corpus)) == 9
+    assert audio(tmp_path / "data") == audio(corpus)
+    for part in ("train", "dev", "test"):
+        for table in ("text", "utt2spk", "spk2utt"):
+            assert (tmp_path / "data" / part / table).read_bytes() == (corpus / part / table).read_bytes()
+
+
+def test_another_seed_another_corpus(corpus: Path, tmp_path: Path) -> None:
+    digits.main([str(tmp_path / "data"), *SMALL, "--seed", "2"])
+    assert not audio(tmp_path / "data").keys() & audio(corpus).keys()
+
+
+def test_the_test_set_does_not_depend_on_the_size_of_the_training_set() -> None:
+    voices = ["adam", "f1"]
+    assert digits.write_scripts("test", 3, voices, 1) == digits.write_scripts("test", 4, voices, 1)[:3]
+    assert digits.write_scripts("test", 3, voices, 1) != digits.write_scripts("dev", 3, voices, 1)
+
+
+def test_no_voice_is_in_two_sets(corpus: Path) -> None:
+    variants = {part: {s.rsplit("-en")[0] for s in read_data_dir(corpus / part).speaker.values()} for part in digits_sets(corpus)}
+    assert not variants["train"] & variants["dev"]
+    assert not (variants["train"] | variants["dev"]) & variants["test"]
+
+
+def digits_sets(corpus: Path) -> list[str]:
+    return [p.name for p in corpus.iterdir() if p.name != "audio"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_near_relatives_stay_together(seed: int) -> None:
+    names = [f"voice{letter}{n}" for letter in "abcdefghij" for n in ("", 2)] + ["whisper"]
+    sets = digits.split_voices(names, seed)
+    # 20 voices in pairs: dev takes pairs until it has 3 (15 %), test until it has 5 (25 %); whispering is no voice
+    assert {part: len(voices) for part, voices in sets.items()} == {"dev": 4, "test": 6, "train": 10}
+    assert sorted(sum(sets.values(), [])) == sorted(names)[:-1]
+    for voices in sets.values():
+        assert all(v + "2" in voices for v in voices if not v.endswith("2"))
+
+
+def test_audio_is_made_once_and_anew_for_another_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+
+    def write(pieces: list, directory: Path, nj: int) -> list:
+        assert list(directory.iterdir()) == []  # what a killed run left is gone
+        written.append(sum(map(len, pieces)))
+        return []
+
+    monkeypatch.setattr(digits, "_each_in_a_fresh_process", write)
+    (tmp_path / "data" / "audio" / ".train.partial").mkdir(parents=True)
+    (tmp_path / "data" / "audio" / ".train.partial" / "half.flac").write_text("")
+    for count in (5, 5, 6):
+        digits.prepare(tmp_path / "data", {"train": count}, seed=1, nj=1)
+    assert written == [5, 6]
+    assert contents(tmp_path / "data" / "audio").keys() == {"train/made"}
+
+
+def test_without_the_synthesiser_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(SystemExit) as stop:
+        run("prepare", ["digits", str(tmp_path / "data")])
+    assert str(stop.value).startswith("espnet-kd: error: ") and "\n" not in str(stop.value)
+    assert "pip install espnet_kd[demo]" in str(stop.value)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("option", ["--train", "--test", "--nj"])
+def test_counts_are_positive(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UserError, match=f"{option} 0: at least 1"):
+        digits.main([str(tmp_path / "data"), option, "0"])
+
+
+def test_a_destination_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/data/audio/train"):
+        digits.main([str(tmp_path / "data"), *SMALL])
