@@ -65,8 +65,8 @@ class Distillation:
             kwargs: what else the stock model takes; ``utt_id`` names the utterances.
 
         Returns:
-            (1,) loss, statistics and (1,) weight as the stock model gives them. ``loss_task`` is the stock loss,
-            ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total.
+            (1,) loss, statistics and (1,) weight as the stock model gives them. ``loss_task`` is the stock
+            loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total.
         """
         method: Method = self.kd_method
         targets = method.teacher.targets(speech, speech_lengths, text, text_lengths)
@@ -76,7 +76,9 @@ class Distillation:
         step = float(self.kd_step)
         total = method.task_weight(step) * loss
         for term in method.terms:
-            student, target, mask = aligned(method.taps.get(term.student_tap, text_lengths), targets[term.teacher_tap], term)
+            student, target, mask = aligned(
+                method.taps.get(term.student_tap, text_lengths), targets[term.teacher_tap], term
+            )
             with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
                 value = self.kd_criteria[term.name](student, target, mask)
             stats[f"loss_kd_{term.name}"] = value.detach()[None]

@@ -14,15 +14,21 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
     Args:
         student: changed in place.
         teacher: of the same module names.
-        parts: submodule path to True (the whole submodule), to a teacher path, or to a list of teacher layers:
-            ``{encoder.encoders: [0, 2, 4], decoder.embed: true}`` makes the student's layer 1 the teacher's layer 2.
+        parts: submodule path to True (the whole submodule), to a teacher path, or to a list of teacher
+            layers: ``{encoder.encoders: [0, 2, 4], decoder.embed: true}`` makes the student's layer 1 the
+            teacher's layer 2.
 
     Raises:
         UserError: a path or layer that does not exist, or shapes that differ.
     """
     for path, source in parts.items():
         for target_path, source_path in _pairs(path, source):
-            _copy(_part(student, target_path, "student"), _part(teacher, source_path, "teacher"), target_path, source_path)
+            _copy(
+                _part(student, target_path, "student"),
+                _part(teacher, source_path, "teacher"),
+                target_path,
+                source_path,
+            )
             logging.info(f"initialised {target_path} with {source_path} of the teacher")
 
 
@@ -32,9 +38,15 @@ def _pairs(path: str, source: object) -> list[tuple[str, str]]:
         return [(path, path)]
     if isinstance(source, str):
         return [(path, source)]
-    if isinstance(source, Sequence) and source and all(isinstance(i, int) and not isinstance(i, bool) for i in source):
+    if (
+        isinstance(source, Sequence)
+        and source
+        and all(isinstance(i, int) and not isinstance(i, bool) for i in source)
+    ):
         return [(f"{path}.{i}", f"{path}.{layer}") for i, layer in enumerate(source)]
-    raise UserError(f"init_from_teacher: {path}: {source!r} is neither true, a path nor a list of layer numbers")
+    raise UserError(
+        f"init_from_teacher: {path}: {source!r} is neither true, a path nor a list of layer numbers"
+    )
 
 
 def _part(model: nn.Module, path: str, owner: str) -> nn.Module:
@@ -45,7 +57,9 @@ def _part(model: nn.Module, path: str, owner: str) -> nn.Module:
         while parent and parent not in dict(model.named_modules()):
             parent = parent.rpartition(".")[0]
         known = ", ".join(name for name, _ in model.get_submodule(parent).named_children())
-        raise UserError(f"init_from_teacher: the {owner} has no {path}; {parent or 'the model'} has {known}") from None
+        raise UserError(
+            f"init_from_teacher: the {owner} has no {path}; {parent or 'the model'} has {known}"
+        ) from None
 
 
 def _copy(target: nn.Module, source: nn.Module, target_path: str, source_path: str) -> None:

@@ -66,7 +66,9 @@ def build_schedule(weight: object, name: str) -> Schedule:
     if kind not in (*SHAPES, "warmup"):
         raise UserError(f"{name}: unknown schedule {kind!r}; known: {', '.join(SHAPES)}, warmup")
     if "to" not in weight or "steps" not in weight or ("from" not in weight and kind != "warmup"):
-        raise UserError(f"{name}: a {kind} schedule needs {'to and steps' if kind == 'warmup' else 'from, to and steps'}")
+        raise UserError(
+            f"{name}: a {kind} schedule needs {'to and steps' if kind == 'warmup' else 'from, to and steps'}"
+        )
     steps = _number(weight["steps"], f"{name}.steps")
     if steps <= 0:
         raise UserError(f"{name}.steps: {steps} is not positive")

@@ -41,11 +41,16 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     _refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
     teacher = OnlineTeacher(
-        experiments, [t.term.teacher_tap for t in terms], _temperatures(terms, len(experiments)), options.weights
+        experiments,
+        [t.term.teacher_tap for t in terms],
+        _temperatures(terms, len(experiments)),
+        options.weights,
     )
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
     _fit(model, taps, teacher, terms, int(getattr(model.frontend, "fs", None) or 16000))
-    method = Method(teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight"))
+    method = Method(
+        teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
+    )
     return distil(model, method, {t.term.name: t.build() for t in terms})
 
 
@@ -67,7 +72,10 @@ def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
 def _refuse_data_parallel(args: argparse.Namespace) -> None:
     """The teacher is no module, so torch's DataParallel cannot copy it to every GPU."""
     if args.ngpu > 1 and not args.multiprocessing_distributed:
-        raise UserError("distillation on several GPUs needs DistributedDataParallel: add --multiprocessing_distributed true")
+        raise UserError(
+            "distillation on several GPUs needs DistributedDataParallel: "
+            "add --multiprocessing_distributed true"
+        )
 
 
 def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
@@ -85,14 +93,21 @@ def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, floa
     for t in terms:
         temperature = t.options.get("temperature", 1.0)
         if teachers > 1 and t.build().needs == "hidden":
-            raise UserError(f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher")
+            raise UserError(
+                f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher"
+            )
         if teachers > 1 and result.get(t.term.teacher_tap, temperature) != temperature:
-            raise UserError(f"criteria: {t.term.name}: an ensemble needs one temperature for all criteria at {t.term.teacher_tap}")
+            raise UserError(
+                f"criteria: {t.term.name}: an ensemble needs one temperature for all criteria "
+                f"at {t.term.teacher_tap}"
+            )
         result[t.term.teacher_tap] = temperature
     return result
 
 
-def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int) -> None:
+def _fit(
+    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int
+) -> None:
     """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
     speech = torch.randn(1, PROBE_SECONDS * rate, generator=torch.Generator().manual_seed(0))
     batch = (speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2]))
@@ -108,6 +123,7 @@ def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Seque
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
         elif student.shape[-1] != target.shape[-1]:
             raise UserError(
-                f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} values at a position, "
-                f"{t.term.teacher_tap} of the teacher {target.shape[-1]}: choose taps that give logits over the same tokens"
+                f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} "
+                f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
+                "choose taps that give logits over the same tokens"
             )

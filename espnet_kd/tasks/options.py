@@ -21,12 +21,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add our options to ESPnet's parser."""
     group = parser.add_argument_group("Distillation")
     for name, text in (
-        ("teacher", f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a list"),
-        ("criteria", f"Name to a mapping with {', '.join(TERM_KEYS)} and the options of that type of criterion"),
-        ("init_from_teacher", "Parts of the student to copy: path to true, a teacher path or a list of layers"),
+        (
+            "teacher",
+            f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a list",
+        ),
+        (
+            "criteria",
+            f"Name to a mapping with {', '.join(TERM_KEYS)} and the options of that type of criterion",
+        ),
+        (
+            "init_from_teacher",
+            "Parts of the student to copy: path to true, a teacher path or a list of layers",
+        ),
     ):
         group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
-    group.add_argument("--task_weight", type=yaml.safe_load, default=1.0, help="Weight of the task loss, or its schedule")
+    group.add_argument(
+        "--task_weight", type=yaml.safe_load, default=1.0, help="Weight of the task loss, or its schedule"
+    )
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,14 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     _refuse_unknown("teacher", teacher, TEACHER_KEYS)
     exp = teacher.get("exp")
     directories = [exp] if isinstance(exp, str) else exp
-    if not directories or not isinstance(directories, list) or not all(isinstance(d, str) and d for d in directories):
-        raise UserError("teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`")
+    if (
+        not directories
+        or not isinstance(directories, list)
+        or not all(isinstance(d, str) and d for d in directories)
+    ):
+        raise UserError(
+            "teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`"
+        )
     weights = teacher.get("weights")
     return TeacherOptions(tuple(directories), teacher.get("checkpoint"), tuple(weights) if weights else None)
 
@@ -84,7 +101,9 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
         both = entry.get("tap")
         student, teacher = entry.get("student_tap", both), entry.get("teacher_tap", both)
         if not student or not teacher:
-            raise UserError(f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)")
+            raise UserError(
+                f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)"
+            )
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
         options = {key: value for key, value in entry.items() if key not in TERM_KEYS}
         result.append(TermOptions(Term(str(name), weight, student, teacher), entry["type"], options))

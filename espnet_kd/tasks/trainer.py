@@ -35,7 +35,9 @@ class ResumableTrainer(Trainer):
             repair(directory, trainer_options.best_model_criterion, trainer_options.keep_nbest_models)
         if distributed_option.distributed:
             torch.distributed.barrier()
-        super().run(model=model, trainer_options=trainer_options, distributed_option=distributed_option, **kwargs)
+        super().run(
+            model=model, trainer_options=trainer_options, distributed_option=distributed_option, **kwargs
+        )
         if first:
             (directory / BACKUP).unlink(missing_ok=True)
 
@@ -47,7 +49,9 @@ class ResumableTrainer(Trainer):
         if first and checkpoint.exists():
             with atomic_path(checkpoint.with_name(BACKUP)) as temporary:
                 shutil.copyfile(checkpoint, temporary)
-        return super().train_one_epoch(model=model, options=options, distributed_option=distributed_option, **kwargs)
+        return super().train_one_epoch(
+            model=model, options=options, distributed_option=distributed_option, **kwargs
+        )
 
 
 def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:

@@ -73,7 +73,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} holds code or damaged data, not only tensors: refused; save it as a plain state dict") from None
+        raise UserError(
+            f"{path} holds code or damaged data, not only tensors: refused; save it as a plain state dict"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise UserError(f"{path} is damaged or truncated ({reason}): copy or train it again") from None
@@ -90,7 +92,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     state = load_checkpoint(path)
     if not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} is not a state dict of tensors: give the model file, such as valid.acc.ave.pth")
+        raise UserError(
+            f"{path} is not a state dict of tensors: give the model file, such as valid.acc.ave.pth"
+        )
     return state
 
 
@@ -102,12 +106,20 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
     """
     state = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
     expected = model.state_dict()
-    for problem, keys in (("lacks", expected.keys() - state.keys()), ("has an unexpected", state.keys() - expected.keys())):
+    for problem, keys in (
+        ("lacks", expected.keys() - state.keys()),
+        ("has an unexpected", state.keys() - expected.keys()),
+    ):
         if keys:
-            raise UserError(f"{path} {problem} tensor {min(keys)} ({len(keys)} in all): it does not belong to its config.yaml")
+            raise UserError(
+                f"{path} {problem} tensor {min(keys)} ({len(keys)} in all): "
+                "it does not belong to its config.yaml"
+            )
     for key, value in state.items():
         if value.shape != expected[key].shape:
-            raise UserError(f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}")
+            raise UserError(
+                f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}"
+            )
     model.load_state_dict(state)
 
 
@@ -132,7 +144,9 @@ def _find_checkpoint(directory: Path, name: str | None) -> Path:
             return directory / candidate
     found = sorted(p.name for p in directory.glob("*.pth"))
     wanted = name or " or ".join(CHECKPOINTS)
-    raise UserError(f"{directory} has no {wanted}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`")
+    raise UserError(
+        f"{directory} has no {wanted}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`"
+    )
 
 
 def _find_file(name: str, directory: Path) -> Path:

@@ -18,7 +18,8 @@ class OnlineTeacher:
     """One frozen experiment, or an ensemble of several, run on the student's batch.
 
     Not a module: the student that holds it has none of its parameters. It sees the waveform without
-    SpecAugment, because that works only in training mode, and draws no number from the student's random stream.
+    SpecAugment, because that works only in training mode, and draws no number from the student's random
+    stream.
 
     Args:
         experiments: one or more with the same token list.
@@ -39,14 +40,18 @@ class OnlineTeacher:
     ):
         weights = [1.0] * len(experiments) if weights is None else list(weights)
         if len(weights) != len(experiments) or min(weights) <= 0:
-            raise UserError(f"teacher weights {weights}: give one positive weight for each of {len(experiments)} teachers")
+            raise UserError(
+                f"teacher weights {weights}: give one positive weight for each of {len(experiments)} teachers"
+            )
         self.experiments = list(experiments)
         self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
         self._log_weights = [math.log(w / sum(weights)) for w in weights]
         self._temperatures = dict(temperatures or {})
 
     @torch.no_grad()
-    def targets(self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor) -> dict[str, Targets]:
+    def targets(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> dict[str, Targets]:
         """Run on a batch.
 
         Args:
@@ -59,7 +64,10 @@ class OnlineTeacher:
             Tap path to what was seen there.
         """
         batch = (speech, speech_lengths, text, text_lengths)
-        seen = [observe(e.model.to(speech.device), t, *batch) for e, t in zip(self.experiments, self._taps, strict=True)]
+        seen = [
+            observe(e.model.to(speech.device), t, *batch)
+            for e, t in zip(self.experiments, self._taps, strict=True)
+        ]
         if len(seen) == 1:
             return seen[0]
         return {tap: self._mean([s[tap] for s in seen], self._temperatures.get(tap, 1.0)) for tap in seen[0]}
@@ -76,7 +84,12 @@ class OnlineTeacher:
 
 
 def observe(
-    model: ESPnetASRModel, taps: Taps, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+    model: ESPnetASRModel,
+    taps: Taps,
+    speech: Tensor,
+    speech_lengths: Tensor,
+    text: Tensor,
+    text_lengths: Tensor,
 ) -> dict[str, Targets]:
     """Run the parts of a model in eval mode that the taps need: no loss, no error rates.
 
@@ -99,7 +112,9 @@ def observe(
             model.ctc.ctc_lo(encoded)  # CTC.forward would apply dropout, even in eval mode
         if any(path.startswith("decoder") for path in taps.paths):
             text = text[:, : int(text_lengths.max())]
-            tokens, _ = add_sos_eos(text.masked_fill(text == -1, model.ignore_id), model.sos, model.eos, model.ignore_id)
+            tokens, _ = add_sos_eos(
+                text.masked_fill(text == -1, model.ignore_id), model.sos, model.eos, model.ignore_id
+            )
             model.decoder(encoded, lengths, tokens, text_lengths + 1)
     seen = {path: taps.get(path, text_lengths) for path in taps.paths}
     taps.release()

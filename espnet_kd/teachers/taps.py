@@ -14,8 +14,8 @@ from espnet_kd.teachers.targets import Targets
 class Taps:
     """Forward hooks on submodules, by path.
 
-    A tap keeps the first call of its module: in eval mode ESPnet calls ``ctc.ctc_lo`` again for its error rates.
-    Positions are prediction steps for taps in the decoder and encoder frames for all others.
+    A tap keeps the first call of its module: in eval mode ESPnet calls ``ctc.ctc_lo`` again for its error
+    rates. Positions are prediction steps for taps in the decoder and encoder frames for all others.
 
     Args:
         model: an ESPnetASRModel.
@@ -60,20 +60,24 @@ class Taps:
             text_lengths: (B,) tokens of each transcript.
 
         Raises:
-            UserError: the module did not run, or its output is no (B, P, D) tensor at one position a frame or step.
+            UserError: the module did not run, or its output is no (B, P, D) tensor of frames or steps.
         """
         if path not in self._seen:
-            raise UserError(f"tap {path!r} of {self.owner} is not used in its forward pass: choose another layer")
+            raise UserError(
+                f"tap {path!r} of {self.owner} is not used in its forward pass: choose another layer"
+            )
         values = _first_tensor(self._seen[path])
         lengths = text_lengths + 1 if path.split(".")[0] == "decoder" else self._seen[""][1]
         if values is None or values.dim() != 3:
             found = "no tensor" if values is None else f"a tensor of shape {tuple(values.shape)}"
-            raise UserError(f"tap {path!r} of {self.owner} gives {found}: choose a layer that gives (B, P, D)")
+            raise UserError(
+                f"tap {path!r} of {self.owner} gives {found}: choose a layer that gives (B, P, D)"
+            )
         longest = int(lengths.max())
         if values.shape[1] != longest:
             raise UserError(
-                f"tap {path!r} of {self.owner} has {values.shape[1]} positions where the model has {longest}: "
-                "choose a layer after the subsampling"
+                f"tap {path!r} of {self.owner} has {values.shape[1]} positions where the model has {longest}"
+                ": choose a layer after the subsampling"
             )
         return Targets(values, lengths.to(values.device))
 

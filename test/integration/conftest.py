@@ -52,7 +52,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             keys = [line.split()[0] for line in Path(f"dump/raw/{name}/text").read_text().splitlines()]
             Path(f"dump/raw/{name}/keys").write_text("".join(f"{k} 0\n" for k in keys))
         ASRTask.main(cmd=recipe.options("teacher") + [
-            "--collect_stats", "true", "--output_dir", "stats", "--batch_type", "unsorted", "--batch_size", "2",
+            "--collect_stats", "true", "--output_dir", "stats", "--batch_type", "unsorted",
+            "--batch_size", "2",
             "--train_shape_file", "dump/raw/train/keys", "--valid_shape_file", "dump/raw/dev/keys",
         ])  # fmt: skip
     for part in ("train", "valid"):

@@ -16,15 +16,20 @@ def model(size: int, blocks: int, encoder: str = "transformer", layer: str = "co
     return {
         "encoder": encoder,
         "encoder_conf": {
-            "output_size": size, "attention_heads": 2, "linear_units": 2 * size, "num_blocks": blocks, "input_layer": layer,
+            "output_size": size, "attention_heads": 2, "linear_units": 2 * size, "num_blocks": blocks,
+            "input_layer": layer,
         },
         "decoder": "transformer",
         "decoder_conf": {"attention_heads": 2, "linear_units": 2 * size, "num_blocks": 1},
         "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1},
         "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160},
         "specaug": "specaug",
-        "specaug_conf": {"apply_time_warp": False, "apply_time_mask": False, "apply_freq_mask": True, "freq_mask_width_range": [0, 5]},
-        "optim": "adam", "optim_conf": {"lr": 0.001}, "scheduler": "warmuplr", "scheduler_conf": {"warmup_steps": 10},
+        "specaug_conf": {
+            "apply_time_warp": False, "apply_time_mask": False, "apply_freq_mask": True,
+            "freq_mask_width_range": [0, 5],
+        },
+        "optim": "adam", "optim_conf": {"lr": 0.001}, "scheduler": "warmuplr",
+        "scheduler_conf": {"warmup_steps": 10},
         "batch_type": "unsorted", "batch_size": 4, "num_workers": 0, "num_att_plot": 0, "grad_clip": 5,
         "keep_nbest_models": 2, "best_model_criterion": [["valid", "acc", "max"]], "max_epoch": 1, "seed": 3,
         "use_tensorboard": False,
@@ -57,7 +62,12 @@ class Recipe:
         for split in ("train", "valid"):
             for file in ("speech_shape", "text_shape.char"):
                 result += [f"--{split}_shape_file", f"stats/{split}/{file}"]
-        return result + ["--normalize", "global_mvn", "--normalize_conf", "stats_file=stats/train/feats_stats.npz"]
+        return result + [
+            "--normalize",
+            "global_mvn",
+            "--normalize_conf",
+            "stats_file=stats/train/feats_stats.npz",
+        ]
 
     def train(self, out: str | Path, name: str, task: Any = None, **changes: Any) -> Path:
         """Train in this process, with our task unless another is given."""

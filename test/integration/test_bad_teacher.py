@@ -128,7 +128,10 @@ def test_statistics_of_the_teacher_are_gone(recipe: Recipe, broken: Path) -> Non
         ({**KL, "temprature": 2}, "no option temprature; did you mean temperature?"),
         ({**KL, "weight": "much"}, "neither a number"),
         ({**KL, "weight": {"schedule": "linear", "to": 1}}, "needs from, to and steps"),
-        ({**KL, "weight": {"schedule": "linaer", "from": 0, "to": 1, "steps": 5}}, "unknown schedule 'linaer'"),
+        (
+            {**KL, "weight": {"schedule": "linaer", "from": 0, "to": 1, "steps": 5}},
+            "unknown schedule 'linaer'",
+        ),
         ({"type": "kl"}, "give tap"),
         ({"weight": 1.0}, "write `ctc: {type"),
         ({"type": "hidden", "tap": "encoder", "projection": "none"}, "ctc"),
@@ -144,7 +147,9 @@ def test_time_warp_with_frame_targets(recipe: Recipe) -> None:
 
 
 def test_unknown_teacher_key(recipe: Recipe) -> None:
-    assert "unknown key ecp; known: exp, checkpoint, weights" in train(recipe, "x", teacher={"ecp": "exp/teacher"})
+    assert "unknown key ecp; known: exp, checkpoint, weights" in train(
+        recipe, "x", teacher={"ecp": "exp/teacher"}
+    )
 
 
 def test_several_teachers_without_common_space(recipe: Recipe) -> None:

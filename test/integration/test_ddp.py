@@ -89,7 +89,9 @@ def test_two_processes_equal_one(recipe: Recipe) -> None:
 
     two = torch.load(recipe.root / "ddp.pth", weights_only=True)
     for name, expected in one.state_dict().items():
-        torch.testing.assert_close(two[name], expected, atol=1e-4, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            two[name], expected, atol=1e-4, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
     moved = {n: (two[n] - start[n]).abs().max().item() for n in start if "projection" in n or "ctc_lo" in n}
     assert len(moved) == 4 and min(moved.values()) > 1e-4, "training must have changed what is compared"
     assert two["kd_step"] == STEPS

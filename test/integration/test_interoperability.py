@@ -24,8 +24,8 @@ assert type(model).__name__ == "ESPnetASRModel"
 DECODE = """
 from espnet2.bin.asr_inference import main
 main(cmd=["--asr_train_config", "exp/{0}/config.yaml", "--asr_model_file", "exp/{0}/valid.acc.ave.pth",
-          "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound", "--output_dir", "exp/{0}/decoded",
-          "--ngpu", "0", "--beam_size", "2", "--maxlenratio", "0.2"])
+          "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound",
+          "--output_dir", "exp/{0}/decoded", "--ngpu", "0", "--beam_size", "2", "--maxlenratio", "0.2"])
 """
 
 

@@ -33,7 +33,13 @@ def whole(recipe: Recipe) -> Path:
 
 
 def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
-    command = [sys.executable, "-m", "espnet_kd", "train", *recipe.training("exp/killed", "student", **OPTIONS)]
+    command = [
+        sys.executable,
+        "-m",
+        "espnet_kd",
+        "train",
+        *recipe.training("exp/killed", "student", **OPTIONS),
+    ]
     process = subprocess.Popen(command, cwd=recipe.root, stderr=subprocess.DEVNULL)
     killed = recipe.root / "exp/killed"
     deadline = time.monotonic() + 120

@@ -17,7 +17,12 @@ DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
 def espnet_kd(recipe: Recipe, *words: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "espnet_kd", *words]
     return subprocess.run(
-        command, cwd=recipe.root, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        command,
+        cwd=recipe.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
     )
 
 
@@ -70,7 +75,9 @@ def test_one_line_for_an_error_of_the_user(recipe: Recipe) -> None:
 def test_output_directory_not_writable(recipe: Recipe) -> None:
     (recipe.root / "file").write_text("")
     result = espnet_kd(recipe, "train", *recipe.training("file/exp", "student"))
-    assert result.stderr.splitlines()[-1].startswith("espnet-kd: error: cannot make the output directory file/exp")
+    assert result.stderr.splitlines()[-1].startswith(
+        "espnet-kd: error: cannot make the output directory file/exp"
+    )
 
 
 def test_task_weight_and_ensemble(recipe: Recipe) -> None:
@@ -80,9 +87,11 @@ def test_task_weight_and_ensemble(recipe: Recipe) -> None:
     )  # fmt: skip
     stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
     assert stats["loss"] == pytest.approx(0.5 * stats["loss_task"] + stats["loss_kd_ctc"], rel=1e-5)
-    one = recipe.train("exp/alone", "student", teacher={"exp": "exp/teacher"}, criteria={"ctc": {**KL, "temperature": 2.0}})
+    one = recipe.train(
+        "exp/alone", "student", teacher={"exp": "exp/teacher"}, criteria={"ctc": {**KL, "temperature": 2.0}}
+    )
     alone = torch.load(one / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
-    # The mean of a teacher with itself is the teacher; the first step is the same, later ones differ by task_weight.
+    # The mean of a teacher with itself is the teacher. Steps after the first differ by task_weight.
     assert alone["loss_kd_ctc"] == pytest.approx(stats["loss_kd_ctc"], rel=0.05)
 
 
@@ -91,7 +100,8 @@ def test_initialise_from_teacher(recipe: Recipe) -> None:
 
     same = {**MODELS["teacher"], "encoder_conf": {**MODELS["teacher"]["encoder_conf"], "num_blocks": 1}}
     parts = {"encoder.encoders": [1], "encoder.embed": True, "ctc": True, "decoder.embed": "decoder.embed"}
-    exp = recipe.train("exp/init", "x", **{**same, "teacher": {"exp": "exp/teacher"}, "init_from_teacher": parts,
+    exp = recipe.train("exp/init", "x", **{**same, "teacher": {"exp": "exp/teacher"},
+                                           "init_from_teacher": parts,
                                            "optim_conf": {"lr": 0.0}, "scheduler": None})  # fmt: skip
     teacher = load_experiment(recipe.root / "exp/teacher").model.state_dict()
     student = torch.load(exp / "1epoch.pth", weights_only=True)
@@ -105,9 +115,15 @@ def test_initialise_from_teacher(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        ({"ctc": True}, "ctc.ctc_lo.weight is (7, 16) in the student, ctc.ctc_lo.weight is (7, 32) in the teacher"),
+        (
+            {"ctc": True},
+            "ctc.ctc_lo.weight is (7, 16) in the student, ctc.ctc_lo.weight is (7, 32) in the teacher",
+        ),
         ({"encoder.encoders": [9]}, "the teacher has no encoder.encoders.9; encoder.encoders has 0, 1"),
-        ({"encoder.encoder": [0]}, "the student has no encoder.encoder.0; encoder has embed, encoders, after_norm"),
+        (
+            {"encoder.encoder": [0]},
+            "the student has no encoder.encoder.0; encoder has embed, encoders, after_norm",
+        ),
         ({"ctc": 3}, "neither true, a path nor a list of layer numbers"),
     ],
 )

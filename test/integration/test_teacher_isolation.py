@@ -9,7 +9,12 @@ from recipe import KL, Recipe
 CRITERIA = {
     "ctc": KL,
     "att": {**KL, "tap": "decoder", "weight": {"schedule": "linear", "from": 1, "to": 0, "steps": 3}},
-    "hid": {"type": "hidden", "weight": 0.1, "student_tap": "encoder.encoders.0", "teacher_tap": "encoder.encoders.1"},
+    "hid": {
+        "type": "hidden",
+        "weight": 0.1,
+        "student_tap": "encoder.encoders.0",
+        "teacher_tap": "encoder.encoders.1",
+    },
 }
 
 
@@ -33,7 +38,10 @@ def test_files_of_student_and_teacher(recipe: Recipe) -> None:
         }, path  # fmt: skip
     state = torch.load(exp / "checkpoint.pth", weights_only=True)
     assert state["model"]["kd_step"] == 4  # 8 utterances in batches of 4, twice
-    assert len(state["optimizers"][0]["param_groups"][0]["params"]) == sum(1 for _ in _parameters(recipe, plain)) + 2
+    assert (
+        len(state["optimizers"][0]["param_groups"][0]["params"])
+        == sum(1 for _ in _parameters(recipe, plain)) + 2
+    )
 
 
 def _parameters(recipe: Recipe, exp: Path):

@@ -21,7 +21,9 @@ def test_weight_zero_reproduces_stock_training(recipe: Recipe) -> None:
         "hid": {"type": "hidden", "weight": 0, "tap": "encoder"},
     }
     stock = recipe.train("exp/zero-stock", "student", task=ASRTask, max_epoch=2)
-    ours = recipe.train("exp/zero-ours", "student", max_epoch=2, teacher={"exp": "exp/teacher"}, criteria=criteria)
+    ours = recipe.train(
+        "exp/zero-ours", "student", max_epoch=2, teacher={"exp": "exp/teacher"}, criteria=criteria
+    )
 
     assert losses(ours, "loss") == losses(stock, "loss") == losses(ours, "loss_task")
     expected, found = (torch.load(e / "2epoch.pth", weights_only=True) for e in (stock, ours))

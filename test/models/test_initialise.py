@@ -9,7 +9,9 @@ from espnet_kd.models.initialise import initialise
 
 
 def stack(layers: int, size: int = 2) -> nn.Module:
-    return nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(size, size) for _ in range(layers)), "head": nn.BatchNorm1d(size)})
+    return nn.ModuleDict(
+        {"layers": nn.ModuleList(nn.Linear(size, size) for _ in range(layers)), "head": nn.BatchNorm1d(size)}
+    )
 
 
 def test_layers_by_number_and_buffers_too() -> None:
@@ -33,7 +35,11 @@ def test_a_copy_is_not_shared() -> None:
 @pytest.mark.parametrize(
     ("teacher", "parts", "message"),
     [
-        (stack(2, size=3), {"layers": [0]}, "layers.0.bias is (2,) in the student, layers.0.bias is (3,) in the teacher"),
+        (
+            stack(2, size=3),
+            {"layers": [0]},
+            "layers.0.bias is (2,) in the student, layers.0.bias is (3,) in the teacher",
+        ),
         (stack(2), {"layers": [2]}, "the teacher has no layers.2; layers has 0, 1"),
         (stack(2), {"layers": []}, "neither true, a path nor a list"),
         (stack(2), {"layers": [True]}, "neither true, a path nor a list"),

@@ -95,4 +95,6 @@ def test_unusable(path: str, message: str) -> None:
 def test_near_misses() -> None:
     with pytest.raises(UserError) as error:
         Taps(Model(), ["encoder.layer.0"], "the student")
-    assert str(error.value).startswith("the student has no layer 'encoder.layer.0' to tap; near it: encoder.layers.0")
+    assert str(error.value).startswith(
+        "the student has no layer 'encoder.layer.0' to tap; near it: encoder.layers.0"
+    )
