@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+def pytest_unconfigure() -> None:
+    """Let pytest's closing line be the last one: sentencepiece warns once more when the interpreter ends."""
+    warnings.filterwarnings("ignore", "builtin type swig")
