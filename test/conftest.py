@@ -1,5 +1,6 @@
 """What holds for every test: one thread, no window, no network, the checkout importable."""
 
+import atexit
 import os
 import socket
 import sys
@@ -16,6 +17,15 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 sys.path.insert(0, str(ROOT))
 
+# sentencepiece's; the last of them comes when the interpreter ends and would follow pytest's closing line.
+SWIG = "builtin type [Ss]wig"
+atexit.register(warnings.filterwarnings, "ignore", SWIG)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide warnings of others that nobody here can act on."""
+    config.addinivalue_line("filterwarnings", f"ignore:{SWIG}:DeprecationWarning")
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,8 +39,3 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
-
-
-def pytest_unconfigure() -> None:
-    """Let pytest's closing line be the last one: sentencepiece warns once more when the interpreter ends."""
-    warnings.filterwarnings("ignore", "builtin type swig")

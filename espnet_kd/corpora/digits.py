@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dst", type=Path, help="where the data directories go, and the audio below audio/")
     for part, count in (("train", 2500), ("dev", 250), ("test", 500)):
         parser.add_argument(f"--{part}", type=int, default=count, help="utterances (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, another corpus (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="another seed, another corpus (default: %(default)s)"
+    )
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     args = parser.parse_args(argv)
     counts = {part: getattr(args, part) for part in ("train", "dev", "test")}
@@ -91,7 +93,8 @@ def prepare(dst: Path, counts: dict[str, int], seed: int, nj: int) -> None:
         audio = dst / "audio" / part
         record(scripts, audio, nj)
         write_data_dir(
-            dst / part, [Utterance(s.id, s.speaker, audio / f"{s.id}.flac", " ".join(s.words)) for s in scripts]
+            dst / part,
+            [Utterance(s.id, s.speaker, audio / f"{s.id}.flac", " ".join(s.words)) for s in scripts],
         )
         print(f"{dst / part}: {count} utterances, {len({s.speaker for s in scripts})} speakers", flush=True)
 
@@ -181,4 +184,6 @@ def _each_in_a_fresh_process(pieces: Sequence[Sequence[Script]], directory: Path
         try:
             yield from pool.map(synthesise, pieces, [directory] * len(pieces))
         except BrokenProcessPool:
-            raise UserError(f"a process that wrote {directory} was killed: the same command begins anew") from None
+            raise UserError(
+                f"a process that wrote {directory} was killed: the same command begins anew"
+            ) from None

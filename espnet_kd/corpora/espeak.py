@@ -7,7 +7,16 @@ import numpy as np
 
 from espnet_kd.errors import UserError
 
-ACCENTS = ("en", "en-us", "en-us-nyc", "en-029", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+ACCENTS = (
+    "en",
+    "en-us",
+    "en-us-nyc",
+    "en-029",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+)
 # Numbers from espeak-ng's speak_lib.h.
 SYNCHRONOUS = 2
 DO_NOT_EXIT = 0x8000
@@ -35,9 +44,13 @@ class Synthesiser:
         loader = _loader()
         self._library = ctypes.CDLL(loader.get_library_path())
         data = loader.get_data_path().encode()
-        self.sample_rate = self._library.espeak_Initialize(SYNCHRONOUS, BUFFER_MILLISECONDS, data, DO_NOT_EXIT)
+        self.sample_rate = self._library.espeak_Initialize(
+            SYNCHRONOUS, BUFFER_MILLISECONDS, data, DO_NOT_EXIT
+        )
         if self.sample_rate <= 0:
-            raise UserError(f"espeak-ng does not start with its data in {data.decode()}: reinstall espeakng-loader")
+            raise UserError(
+                f"espeak-ng does not start with its data in {data.decode()}: reinstall espeakng-loader"
+            )
         self._chunks: list[bytes] = []
         self._sink = SINK(self._receive)  # kept: the library holds a bare pointer to it
         self._library.espeak_SetSynthCallback(self._sink)

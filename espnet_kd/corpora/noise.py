@@ -16,7 +16,12 @@ def coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> np.n
 
 
 def add_noise(
-    speech: np.ndarray, level: float, snr: float, slope: float, padding: tuple[int, int], rng: np.random.Generator
+    speech: np.ndarray,
+    level: float,
+    snr: float,
+    slope: float,
+    padding: tuple[int, int],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Set the level of speech and add noise, which begins before it and ends after it.
 

@@ -59,7 +59,10 @@ def test_the_test_set_does_not_depend_on_the_size_of_the_training_set() -> None:
 
 
 def test_no_voice_is_in_two_sets(corpus: Path) -> None:
-    variants = {part: {s.rsplit("-en")[0] for s in read_data_dir(corpus / part).speaker.values()} for part in digits_sets(corpus)}
+    variants = {
+        part: {s.rsplit("-en")[0] for s in read_data_dir(corpus / part).speaker.values()}
+        for part in digits_sets(corpus)
+    }
     assert not variants["train"] & variants["dev"]
     assert not (variants["train"] | variants["dev"]) & variants["test"]
 
@@ -79,7 +82,9 @@ def test_near_relatives_stay_together(seed: int) -> None:
         assert all(v + "2" in voices for v in voices if not v.endswith("2"))
 
 
-def test_audio_is_made_once_and_anew_for_another_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_is_made_once_and_anew_for_another_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[int] = []
 
     def write(pieces: list, directory: Path, nj: int) -> list:
@@ -96,7 +101,9 @@ def test_audio_is_made_once_and_anew_for_another_request(tmp_path: Path, monkeyp
     assert contents(tmp_path / "data" / "audio").keys() == {"train/made"}
 
 
-def test_without_the_synthesiser_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_synthesiser_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(SystemExit) as stop:
         run("prepare", ["digits", str(tmp_path / "data")])

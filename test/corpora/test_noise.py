@@ -32,7 +32,12 @@ def test_colour() -> None:
 
 
 def test_peaks_are_cut() -> None:
-    assert add_noise(np.array([0, 0, 0, 9000], np.int16), 0, 200, 0, (0, 0), rng()).tolist() == [0, 0, 0, 32767]
+    assert add_noise(np.array([0, 0, 0, 9000], np.int16), 0, 200, 0, (0, 0), rng()).tolist() == [
+        0,
+        0,
+        0,
+        32767,
+    ]
 
 
 @pytest.mark.parametrize("speech", [np.zeros(0, np.int16), np.zeros(5, np.int16)])
