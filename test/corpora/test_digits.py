@@ -75,7 +75,8 @@ def digits_sets(corpus: Path) -> list[str]:
 def test_near_relatives_stay_together(seed: int) -> None:
     names = [f"voice{letter}{n}" for letter in "abcdefghij" for n in ("", 2)] + ["whisper"]
     sets = digits.split_voices(names, seed)
-    # 20 voices in pairs: dev takes pairs until it has 3 (15 %), test until it has 5 (25 %); whispering is no voice
+    # 20 voices in pairs: dev takes pairs until it has 3 (15 %), test until it has 5 (25 %);
+    # whispering is no voice
     assert {part: len(voices) for part, voices in sets.items()} == {"dev": 4, "test": 6, "train": 10}
     assert sorted(sum(sets.values(), [])) == sorted(names)[:-1]
     for voices in sets.values():
