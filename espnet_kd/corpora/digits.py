@@ -96,7 +96,7 @@ def prepare(dst: Path, counts: dict[str, int], seed: int, nj: int) -> None:
             dst / part,
             [Utterance(s.id, s.speaker, audio / f"{s.id}.flac", " ".join(s.words)) for s in scripts],
         )
-        print(f"{dst / part}: {count} utterances, {len({s.speaker for s in scripts})} speakers", flush=True)
+        print(f"{dst / part}: {count} utterances, {min(count, len(voices[part]))} voices", flush=True)
 
 
 def split_voices(variants: Sequence[str], seed: int) -> dict[str, list[str]]:
