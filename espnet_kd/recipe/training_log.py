@@ -1,5 +1,6 @@
 """Reading an ESPnet training log while it grows."""
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Training:
             self.epoch, self.batch = int(match[1]), int(match[2])
         elif match := RESULTS.search(line):
             self.finished = int(match[1])
-            self.valid = {key: float(value) for key, value in VALUE.findall(match[2])}
+            values = {key: float(value) for key, value in VALUE.findall(match[2])}
+            self.valid = {key: value for key, value in values.items() if not math.isnan(value)}  # CTC has no acc
 
     @property
     def fraction(self) -> float:

@@ -37,7 +37,11 @@ def training(*lines: str) -> Training:
             1.0,
             "epoch 4/4, valid loss 0.031",
         ),
-        ((HEAD, started(3, 4), results(2, "acc=nan"), batches(3, 300)), 0.75, "epoch 3/4, valid acc nan"),
+        (  # a CTC model has no decoder to be accurate
+            (HEAD, started(3, 4), results(2, "acc=nan, cer_ctc=0.25"), batches(3, 300)),
+            0.75,
+            "epoch 3/4, valid CER 0.250",
+        ),
     ],
 )
 def test_what_a_log_says(lines: tuple[str, ...], fraction: float, text: str) -> None:
