@@ -47,7 +47,8 @@ class Training:
         elif match := RESULTS.search(line):
             self.finished = int(match[1])
             values = {key: float(value) for key, value in VALUE.findall(match[2])}
-            self.valid = {key: value for key, value in values.items() if not math.isnan(value)}  # CTC has no acc
+            # The accuracy of a model without a decoder is not a number.
+            self.valid = {key: value for key, value in values.items() if not math.isnan(value)}
 
     @property
     def fraction(self) -> float:
