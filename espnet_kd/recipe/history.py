@@ -1,5 +1,6 @@
 """What a training reported epoch by epoch: from ESPnet's checkpoint, or else from its log."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,11 @@ class History:
     epochs: dict[int, dict[str, Stats]]
 
     def curve(self, phase: str, *names: str) -> dict[int, float]:
-        """Epoch -> the first of the named statistics that the epoch has."""
+        """Epoch -> the first of the named statistics that the epoch has; a model without decoder has no acc."""
         values = {}
         for epoch, phases in sorted(self.epochs.items()):
             stats = phases.get(phase, {})
-            found = [stats[name] for name in names if name in stats]
+            found = [stats[name] for name in names if not math.isnan(stats.get(name, math.nan))]
             if found:
                 values[epoch] = found[0]
         return values

@@ -27,6 +27,13 @@ def test_a_log_is_read_and_its_later_lines_win(tmp_path: Path) -> None:
     assert h.seconds() == pytest.approx(47.4 + 60.5 + 5 + 3661 + 1)
 
 
+def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text(LOG.replace("cer_ctc=0.9", "cer_ctc=nan, acc=nan"))
+    h = read(tmp_path)
+    assert h.curve("valid", "acc") == {}  # a CTC model reports it in every epoch
+    assert h.curve("valid", "cer_ctc", "loss") == {1: 50.1, 2: 0.7}
+
+
 def test_a_checkpoint_is_read_before_the_log(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG)
     write_checkpoint(tmp_path, batches=100, epochs=3, cer_ctc=0.6)
