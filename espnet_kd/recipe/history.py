@@ -24,7 +24,7 @@ class History:
     epochs: dict[int, dict[str, Stats]]
 
     def curve(self, phase: str, *names: str) -> dict[int, float]:
-        """Epoch -> the first of the named statistics that the epoch has; a model without decoder has no acc."""
+        """Epoch -> the first of the named statistics that is a number; without a decoder acc is none."""
         values = {}
         for epoch, phases in sorted(self.epochs.items()):
             stats = phases.get(phase, {})
