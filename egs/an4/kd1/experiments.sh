@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything in RESULTS.md: teacher, student, student trained twice as long and distilled students, three seeds.
+# The experiments of this recipe: teacher, student, student trained twice as long, distilled students; three seeds.
 # Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 5 hours of one core; run again, it goes on)
 set -euo pipefail
 
