@@ -51,14 +51,14 @@ def rnnt_distillation(
             `occupancy`, all V classes at every node, weighted by the teacher's posterior of the node;
             `full_sum`, the distributions over alignments, given the labels.
         rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
-        delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the teacher's
-            (t, u), its first frames learn nothing. `full_sum` compares the student's lattice without its first
-            frames with the teacher's without its last.
+        delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
+            teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice without
+            its first frames with the teacher's without its last.
         temperature: T > 0 of both models' softmax in the teacher's term.
         blank: index of the blank.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
-        normalize: `nodes` divides an utterance's KL by the number of nodes that it is summed over: for `full` and
-            `collapsed` frames * (labels + 1), otherwise those on the alignment, frames + labels.
+        normalize: `nodes` divides an utterance's KL by the number of nodes that it is summed over: for `full`
+            and `collapsed` frames * (labels + 1), otherwise those on an alignment, frames + labels.
         chunk: nodes whose logits are held at a time; the default suits the device.
 
     Returns:
@@ -68,8 +68,8 @@ def rnnt_distillation(
         ValueError: lengths, labels, the two lattices or options do not fit.
 
     Source:
-        Full, one-best: Hwang et al. 2022, arXiv:2210.05793. Collapsed: Panchapagesan et al. 2021, arXiv:2011.06110.
-        Full-sum: arXiv:2303.05958.
+        Full, one-best: Hwang et al. 2022, arXiv:2210.05793. Collapsed: Panchapagesan et al. 2021,
+        arXiv:2011.06110. Full-sum: arXiv:2303.05958.
     """
     lattice = lattice_of(student, labels, enc_lens, label_lens, blank)
     for name, value in (("rnnt_weight", rnnt_weight), ("kd_weight", kd_weight)):
@@ -109,8 +109,8 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
         return
     if teacher.shape != student.shape:
         raise ValueError(
-            f"the teacher's lattice (B, T, U) is {teacher.shape}, the student's {student.shape}: give both the same "
-            "batch and labels, and the same subsampling; crop a frame or two to the shorter"
+            f"the teacher's lattice (B, T, U) is {teacher.shape}, the student's {student.shape}: give both the "
+            "same batch and labels, and the same subsampling; crop a frame or two to the shorter"
         )
     if isinstance(teacher, Joint) and teacher.classes != student.classes:
         raise ValueError(
@@ -136,8 +136,9 @@ def _check_path(student: Joint, targets: PathTargets) -> None:
             used = values[b, :length]
             if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < limit:
                 raise ValueError(
-                    f"the path targets of utterance {b} have {name}s from {int(used.min())} to {int(used.max())}, but "
-                    f"the student has 0 to {limit - 1}: they are of other labels, frames or tokens"
+                    f"the path targets of utterance {b} have {name}s from {int(used.min())} to "
+                    f"{int(used.max())}, but the student has 0 to {limit - 1}: they are of other labels, "
+                    "frames or tokens"
                 )
 
 

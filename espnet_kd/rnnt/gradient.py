@@ -1,4 +1,4 @@
-"""One sweep over the lattice that turns gradients by arcs and by nodes into gradients of the joint's tensors."""
+"""One sweep over the lattice: from gradients by arcs and nodes to gradients of the joint's tensors."""
 
 from collections.abc import Sequence
 

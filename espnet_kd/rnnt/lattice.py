@@ -8,7 +8,7 @@ from torch import Tensor
 
 from espnet_kd.rnnt.joint import Joint
 
-# Nodes times classes of a block. On a CPU a block should stay in the cache, on a GPU it should fill the device.
+# Nodes times classes of a block: on a CPU it should stay in the cache, on a GPU fill the device.
 CPU_BLOCK, GPU_BLOCK = 2**18, 2**26
 FEWEST_NODES = 256
 

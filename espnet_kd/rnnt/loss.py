@@ -55,8 +55,8 @@ def rnnt_loss(
         enc_lens: (B,) frames of each utterance.
         label_lens: (B,) labels of each utterance, 0 allowed.
         blank: index of the blank.
-        fastemit: lambda >= 0; gradients by the probabilities of labels, not of blanks, are 1 + lambda times as
-            large, which makes the model emit earlier. The value stays the negative log-likelihood.
+        fastemit: lambda >= 0; gradients by the probabilities of labels, not of blanks, are 1 + lambda times
+            as large, which makes the model emit earlier. The value stays the negative log-likelihood.
         reduction: `mean` over the batch, `sum`, or `none`, (B,).
         chunk: nodes whose logits are held at a time; the default suits the device.
 

@@ -74,14 +74,14 @@ class Distillation:
 
     def _full_sum(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, Soft]:
         """Value by utterance, (B,), and the gradient."""
-        t, delay = self.temperature, self.delay
-        kl, gradient = full_sum(arcs, self.teacher, lattice, delay, t, self.chunk)
-        factor = torch.full_like(kl, t**2)
+        temperature, delay = self.temperature, self.delay
+        kl, gradient = full_sum(arcs, self.teacher, lattice, delay, temperature, self.chunk)
+        factor = torch.full_like(kl, temperature**2)
         if self.by_nodes:
-            nodes = [max(1, frames - delay + rows - 1) for frames, rows in zip(lattice.frames, lattice.rows)]
-            factor = factor / torch.tensor(nodes, device=kl.device)
+            nodes = [t + u - 1 - delay for t, u in zip(lattice.frames, lattice.rows, strict=True)]
+            factor = factor / torch.tensor(nodes, device=kl.device).clamp(min=1)
         each = (scale * factor).to(arcs.blank)[:, None, None]
-        return factor * kl, ArcGradient(Arcs(*(each / t * g for g in gradient)), t)
+        return factor * kl, ArcGradient(Arcs(*(each / temperature * g for g in gradient)), temperature)
 
     def _at_nodes(self, lattice: Lattice) -> Full | Grouped:
         """The teacher at every node."""

@@ -20,8 +20,8 @@ def along_path(
     """The teacher along its best alignment.
 
     Returns:
-        The student's nodes, those left out that the delay moves past the last frame; and the teacher at the lattice
-        of P frames and one row that they make.
+        The student's nodes, those left out that the delay moves past the last frame; and the teacher at the
+        lattice of P frames and one row that they make.
     """
     if isinstance(teacher, PathTargets):
         path, weights = _shifted(teacher.path, lattice, delay)

@@ -1,7 +1,7 @@
 """KL between teacher and student at the nodes of a block, and its gradient, in the room of the logits.
 
-Notation: p the teacher's probabilities, q the student's, m the weight of a node, T the temperature. The value is
-T^2 sum_nodes m KL(p || q); its gradient with respect to the logits is T times that of the softened logits.
+Notation: p the teacher's probabilities, q the student's, m the weight of a node, T the temperature. The value
+is T^2 sum_nodes m KL(p || q); its gradient by the logits is T times m (q - p).
 """
 
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ def collapsed_targets(
     blank: int = 0,
     chunk: int | None = None,
 ) -> CollapsedTargets:
-    """Log-probabilities of next label, blank and the rest at every node; arguments as in rnnt_distillation."""
+    """Ask for next label, blank and the rest at every node; arguments as in rnnt_distillation."""
     teacher, lattice = _wide(teacher), lattice_of(teacher, labels, enc_lens, label_lens, blank)
     check_number("temperature", temperature, above_zero=True)
     log_probs = teacher.enc.new_zeros(*lattice.shape, 3)
@@ -51,7 +51,7 @@ def path_targets(
     renorm: bool = True,
     chunk: int | None = None,
 ) -> PathTargets:
-    """The k most probable classes at the nodes of the best alignment; arguments as in rnnt_distillation.
+    """Ask for the k most probable classes along the best alignment; arguments as in rnnt_distillation.
 
     Raises:
         ValueError: k is not from 1 to V, or another argument does not fit.
