@@ -52,8 +52,8 @@ def rnnt_distillation(
             `full_sum`, the distributions over alignments, given the labels.
         rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
         delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
-            teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice without
-            its first frames with the teacher's without its last.
+            teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice
+            without its first frames with the teacher's without its last.
         temperature: T > 0 of both models' softmax in the teacher's term.
         blank: index of the blank.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
@@ -109,8 +109,8 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
         return
     if teacher.shape != student.shape:
         raise ValueError(
-            f"the teacher's lattice (B, T, U) is {teacher.shape}, the student's {student.shape}: give both the "
-            "same batch and labels, and the same subsampling; crop a frame or two to the shorter"
+            f"the teacher's lattice (B, T, U) is {teacher.shape}, the student's {student.shape}: give both "
+            "the same batch and labels, and the same subsampling; crop a frame or two to the shorter"
         )
     if isinstance(teacher, Joint) and teacher.classes != student.classes:
         raise ValueError(
