@@ -37,18 +37,19 @@ def download(url: str, directory: str | Path, checksum: str | None = None, pause
     if parts.scheme not in ("http", "https") or not name:
         raise UserError(f"{url}: only http:// and https:// addresses of files can be downloaded")
     target = Path(directory) / name
-    if not target.exists():
-        part = target.with_name(f"{name}.part")
-        _make_directory(part.parent)
-        print(f"downloading {url} to {target}", flush=True)
-        _fetch_all(url, part, pause)
-        try:
-            verify(part, checksum)
-        except UserError:
-            part.unlink()  # a resumed mixture of two versions would never become right
-            raise
-        os.replace(part, target)
-    verify(target, checksum)
+    if target.exists():
+        verify(target, checksum)
+        return target
+    part = target.with_name(f"{name}.part")
+    _make_directory(part.parent)
+    print(f"downloading {url} to {target}", flush=True)
+    _fetch_all(url, part, pause)
+    try:
+        verify(part, checksum)
+    except UserError:
+        part.unlink()  # a resumed mixture of two versions would never become right
+        raise
+    os.replace(part, target)
     return target
 
 
