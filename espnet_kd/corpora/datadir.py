@@ -1,4 +1,8 @@
-"""Kaldi data directories: ``wav.scp, text, utt2spk, spk2utt[, segments][, utt2speed]``."""
+"""Kaldi data directories: ``wav.scp, text, utt2spk, spk2utt[, segments][, utt2speed][, utt2ref_channels]``.
+
+``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel of the
+audio is the utterance, counted from 0. So both sides of a telephone call name one file, and no pipe splits it.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +24,7 @@ class Utterance:
         audio: path as it will stand in wav.scp.
         start: with ``end`` and ``recording``, the piece of the recording that is the utterance.
         speed: factor that ``format`` applies; 1.1 is faster, higher and shorter.
+        channel: of the audio, counted from 0; None where it has only one.
     """
 
     id: str
@@ -30,6 +35,7 @@ class Utterance:
     start: Seconds | None = None
     end: Seconds | None = None
     speed: float = 1.0
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class DataDir:
         wav: audio path by recording, or by utterance where ``segments`` is empty.
         segments: (recording, start, end), empty where every utterance is a file of its own.
         speed: factors other than 1.
+        channel: counted from 0, empty where the audio has one channel.
     """
 
     path: Path
@@ -48,17 +55,26 @@ class DataDir:
     speaker: dict[str, str]
     segments: dict[str, tuple[str, Seconds, Seconds]]
     speed: dict[str, float]
+    channel: dict[str, int]
 
     def __iter__(self) -> Iterator[Utterance]:
         for utt, speaker in self.speaker.items():
             recording, start, end = self.segments.get(utt, (None, None, None))
             audio = Path(self.wav[recording or utt])
             speed = self.speed.get(utt, 1.0)
-            yield Utterance(utt, speaker, audio, self.text[utt], recording, start, end, speed)
+            channel = self.channel.get(utt)
+            yield Utterance(utt, speaker, audio, self.text[utt], recording, start, end, speed, channel)
 
 
-def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_data_dir(
+    dst: str | Path, utterances: Iterable[Utterance], beside: Mapping[str, bytes] | None = None
+) -> None:
     """Write a data directory, sorted as Kaldi sorts; it appears whole or not at all.
+
+    Args:
+        dst: the directory.
+        utterances: what its tables say.
+        beside: content of further files by name, such as a reference for another scorer.
 
     Raises:
         UserError: no utterances, an id twice or unfit, segments for some only, or ``dst`` is
@@ -81,6 +97,11 @@ def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
         speeds = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
         if speeds:
             write_table(tmp / "utt2speed", speeds)
+        channels = {u.id: u.channel for u in by_id.values() if u.channel is not None}
+        if channels:
+            write_table(tmp / "utt2ref_channels", channels)
+        for name, content in (beside or {}).items():
+            (tmp / name).write_bytes(content)
 
 
 def read_data_dir(path: str | Path) -> DataDir:
@@ -115,7 +136,8 @@ def read_data_dir(path: str | Path) -> DataDir:
             raise UserError(f"{path}/wav.scp: {key} has no path")
     if not speaker:
         raise UserError(f"{path} has no utterances")
-    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"))
+    channels = _read_channels(path / "utt2ref_channels")
+    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"), channels)
 
 
 def validate_data_dir(path: str | Path) -> int:
@@ -205,3 +227,12 @@ def _read_speeds(path: Path) -> dict[str, float]:
         if not 0 < speeds[utt] < math.inf:
             raise UserError(f"{path}: {utt}: a speed factor is above 0, not {value}")
     return speeds
+
+
+def _read_channels(path: Path) -> dict[str, int]:
+    channels = {}
+    for utt, value in (read_table(path) if path.exists() else {}).items():
+        if not value.isdecimal():
+            raise UserError(f"{path}: {utt}: {value!r} is not the number of one channel, counted from 0")
+        channels[utt] = int(value)
+    return channels

@@ -7,6 +7,8 @@ from espnet_kd.errors import UserError
 
 CORPORA = {
     "an4": ("espnet_kd.corpora.an4", "CMU AN4 (census), English, 16 kHz, about an hour; public"),
+    "switchboard": ("espnet_kd.corpora.switchboard", "Switchboard-1 (LDC97S62), English telephone calls; licensed"),
+    "eval2000": ("espnet_kd.corpora.eval2000", "Hub5'00 English (LDC2002S09, LDC2002T43), its test set; licensed"),
     "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised on the spot"),
 }
 
@@ -19,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"  {name:<10} {text}" for name, (_, text) in CORPORA.items()]
+        lines = [f"  {name:<12} {text}" for name, (_, text) in CORPORA.items()]
         print("\n".join(["usage: python -m espnet_kd prepare CORPUS [ROOT ...] DST [OPTION ...]", *lines]))
     elif argv[0] not in CORPORA:
         raise UserError(f"no corpus {argv[0]!r}: there are {', '.join(CORPORA)}")
