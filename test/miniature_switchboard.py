@@ -10,6 +10,14 @@ from miniature import tone
 RATE = 8000
 # Word as in the transcripts -> the pitch that stands for it, in cycles of a tenth of a second.
 VOCABULARY = ("yeah", "uh-huh", "I", "IBM", "right", "um", "do", "[noise]", "TVs", "think", "that's", "[laughter-so]")
+# Those of them that a reference of Hub5 writes in another way.
+REFERENCE = {
+    "[noise]": "<B_ASIDE>",
+    "um": "(%HESITATION)",
+    "IBM": "I B M",
+    "TVs": "T V'S",
+    "[laughter-so]": "((SO)",
+}
 SIDES = (("A", 1.0), ("B", 0.5))  # B is quieter, so that a test can tell the channels apart
 DICTIONARY = """ file: $SWB/data/dictionary/sw-ms98-dict.text
 
@@ -39,6 +47,21 @@ GLM = """;; Hub5'00 English, a small part of the rules
 UH => %HESITATION / [ ] __ [ ]
 UM => %HESITATION / [ ] __ [ ]
 I'M => I AM / [ ] __ [ ]
+"""
+# sclite knows the labels of a segment, <O,en,F,en-F>, by these comments.
+LABELS = """;; CATEGORY "0" "" ""
+;; LABEL "O" "Overall" "The Aggregate Test Set"
+;; CATEGORY "1" "Corpus" ""
+;; LABEL "EN" "Callhome" "Callhome conversations"
+;; LABEL "SW" "Switchboard" "Switchboard conversations"
+;; CATEGORY "2" "Sex" ""
+;; LABEL "F" "Female" "Female Caller"
+;; LABEL "M" "Male" "Male Caller"
+;; CATEGORY "3" "Corpus/Sex" ""
+;; LABEL "EN-F" "Callhome Female" "Callhome Female Caller"
+;; LABEL "EN-M" "Callhome Male" "Callhome Male Caller"
+;; LABEL "SW-F" "Switchboard Female" "Switchboard Female Caller"
+;; LABEL "SW-M" "Switchboard Male" "Switchboard Male Caller"
 """
 
 
@@ -139,7 +162,7 @@ def write_eval2000(root: Path, utterances: int = 8, per_side: int = 2) -> Path:
     speech_dir = root / "LDC2002S09/hub5e_00/english"
     reference = root / "LDC2002T43/2000_hub5_eng_eval_tr/reference"
     reference.mkdir(parents=True)
-    pem, stm, left = [";; unpartitioned evaluation map"], [';; CATEGORY "0" "" ""'], utterances
+    pem, stm, left = [";; unpartitioned evaluation map"], LABELS.splitlines(), utterances
     names = [f"{part}_{number}" for number in range(4156, 4176) for part in ("en", "sw")]
     for name in names[: -(-utterances // (2 * per_side))]:
         share = min(left, 2 * per_side)
@@ -149,8 +172,7 @@ def write_eval2000(root: Path, utterances: int = 8, per_side: int = 2) -> Path:
         for (side, _), said in zip(SIDES, sides, strict=True):
             for start, end, words in said:
                 pem.append(f"{name} {side} unknown_speaker {start:.2f} {end:.2f}")
-                text = " ".join(words).replace("[laughter-so]", "<B_ASIDE> SO").replace("[noise]", "(%HESITATION)")
-                text = text.replace("IBM", "I B M").replace("TVs", "T V'S").upper()
+                text = " ".join(REFERENCE.get(word, word) for word in words).upper()
                 label = f"<O,{name[:2]},F,{name[:2]}-F>"
                 stm.append(f"{name} {side} {name}_{side} {start:.2f} {end:.2f} {label}  {text} (TH-)")
     end = float(pem[-1].split()[-1])

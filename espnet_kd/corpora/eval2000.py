@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     if len(recordings) != CALLS:
         warn(f"{len(recordings)} calls with {2 * len(recordings)} sides, the corpus has {CALLS}")
     segments = read_pem(pem)
-    reference = match(segments, read_stm(stm), stm, pem)
+    reference = read_stm(stm)
+    check_segments(segments, reference, stm, pem)
     utterances = make_utterances(reference, widen(segments.values(), MARGIN), recordings)
     unheard = {s.call for s in reference.values()} - recordings.keys()
     beside = {"stm": mended_stm(stm, without=unheard).encode("latin-1"), "glm": glm.read_bytes()}
@@ -50,20 +51,19 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.dst / 'eval2000'}: {len(utterances)} utterances, {sides} conversation sides")
 
 
-def match(
+def check_segments(
     segments: Mapping[str, Segment], reference: Mapping[str, Segment], stm: Path, pem: Path
-) -> dict[str, Segment]:
-    """The reference of every segment; warns of segments without one.
+) -> None:
+    """Warn of segments without a reference.
 
     Raises:
         UserError: a reference has no segment, so it could not be recognised but would be scored.
     """
     for name, segment in reference.items():
-        if name not in segments:
+        if name not in segments and not segment.ignored:
             raise UserError(f"{segment.where}: {pem} has no segment with the side and the times of {name}")
     if without := [s for name, s in segments.items() if name not in reference]:
         warn(f"{len(without)} segments are not in {stm} and left out, the first is {without[0].where}")
-    return dict(reference)
 
 
 def make_utterances(
@@ -75,8 +75,9 @@ def make_utterances(
     dropped, odd = Tally(), Tally()
     utterances = []
     for name, segment in reference.items():
-        words = plain_reference(segment.words)
-        span = recordings[segment.call].fit(*times[name]) if segment.call in recordings else None
+        words = [] if segment.ignored else plain_reference(segment.words)
+        heard = words and segment.call in recordings
+        span = recordings[segment.call].fit(*times[name]) if heard else None
         if reason := _unfit(segment, words, span, recordings):
             dropped.add(reason, segment.where)
             continue

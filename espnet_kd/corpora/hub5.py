@@ -138,6 +138,6 @@ def _segment(where: str, fields: list[str]) -> Segment:
         segment = Segment(where, call, side, float(start), float(end))
     except ValueError:
         raise UserError(f"{where}: {start} and {end} are not times in seconds") from None
-    if not 0 <= segment.start < segment.end < float("inf"):
-        raise UserError(f"{where}: runs from {start} to {end} s: 0 <= start < end is needed")
+    if not 0 <= segment.start <= segment.end < float("inf"):
+        raise UserError(f"{where}: runs from {start} to {end} s: 0 <= start <= end is needed")
     return segment

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         write_data_dir(args.dst / name, members)
         hours = sum(u.end - u.start for u in members) / 3600
         sides = len({u.speaker for u in members})
-        print(f"{args.dst / name}: {len(members)} utterances, {sides} conversation sides, {hours:.1f} hours")
+        print(f"{args.dst / name}: {len(members)} utterances, {sides} conversation sides, {hours:.2f} hours")
 
 
 def find_acronyms(files: Iterable[Path], option: str | None) -> dict[str, str]:
@@ -131,9 +131,9 @@ def read_line(
     call, side, start, end, spoken = _parse(where, line)
     words = normalise(spoken, acronyms)
     times = recordings[call].fit(start / 100, end / 100) if call in recordings else None
-    if not words or times is None:
-        missing = "without audio" if call not in recordings else "after the end of the audio"
-        dropped.add(missing if words else "without words", where)
+    if not words or start == end or times is None:
+        no_audio = "without audio" if call not in recordings else "after the end of the audio"
+        dropped.add("without words" if not words else "of no length" if start == end else no_audio, where)
         return None
     for word in unknown_marks(words):
         odd.add(f"words with a mark that no rule covers, {word}", where)
@@ -152,12 +152,13 @@ def _parse(where: str, line: str) -> tuple[str, str, int, int, list[str]]:
     if match is None or len(fields) < 3:
         raise UserError(f"{where}: expected `sw2001A-ms98-a-0001 START END WORDS`, not {line.strip()[:60]!r}")
     try:
-        start, end = (int(100 * float(time) + 0.5) for time in fields[1:3])
+        start, end = (float(time) for time in fields[1:3])
+        hundredths = int(100 * start + 0.5), int(100 * end + 0.5)
     except (ValueError, OverflowError):
         raise UserError(f"{where}: {fields[1]} and {fields[2]} are not times in seconds") from None
-    if not 0 <= start < end or float(fields[1]) < 0:
-        raise UserError(f"{where}: runs from {fields[1]} to {fields[2]} s: 0 <= start < end is needed")
-    return f"sw0{match[1]}", match[2], start, end, fields[3:]
+    if not 0 <= start <= end:
+        raise UserError(f"{where}: runs from {fields[1]} to {fields[2]} s: 0 <= start <= end is needed")
+    return f"sw0{match[1]}", match[2], *hundredths, fields[3:]
 
 
 def _compare(recordings: Iterable[str], transcripts: Iterable[str]) -> None:
