@@ -9,7 +9,7 @@ from miniature import tone
 
 RATE = 8000
 # Word as in the transcripts -> the pitch that stands for it, in cycles of a tenth of a second.
-VOCABULARY = ("yeah", "uh-huh", "I", "IBM", "right", "um", "do", "[noise]", "TVs", "think", "that's", "[laughter-so]")
+VOCABULARY = "yeah uh-huh I IBM right um do [noise] TVs think that's [laughter-so]".split()
 # Those of them that a reference of Hub5 writes in another way.
 REFERENCE = {
     "[noise]": "<B_ASIDE>",
@@ -95,13 +95,15 @@ def speech(words: list[str], seconds: float) -> np.ndarray:
     """(N,) float, a tone for each word, all of one length."""
     samples = round(seconds * RATE)
     per_word = samples // max(len(words), 1)
-    pieces = [tone(per_word, (30 + 12 * VOCABULARY.index(w)) * per_word / 800) for w in words if w in VOCABULARY]
+    pieces = [
+        tone(per_word, (30 + 12 * VOCABULARY.index(w)) * per_word / 800) for w in words if w in VOCABULARY
+    ]
     signal = np.concatenate([*pieces, np.zeros(samples, np.int16)])[:samples]
     return signal.astype(float)
 
 
 def write_call(path: Path, sides: list[list[tuple[float, float, list[str]]]], name: str) -> None:
-    """The audio of two sides, each (start, end, words) in order of time; it ends half a second after the last."""
+    """The audio of two sides, each (start, end, words) in order; half a second of silence at the end."""
     length = round((max(end for side in sides for _, end, _ in side) + 0.5) * RATE)
     signal = np.zeros((length, 2))
     for channel, side in enumerate(sides):
@@ -150,14 +152,16 @@ def write_side(root: Path, number: int, side: str, said: list[tuple[float, float
     for start, end, words in said:
         rows += [(before, start, "[silence]"), (start, end, " ".join(words))]
         before = end
-    lines = [f"sw{number}{side}-ms98-a-{i:04d} {a:.6f} {b:.6f} {text}\n" for i, (a, b, text) in enumerate(rows, 1)]
+    lines = [
+        f"sw{number}{side}-ms98-a-{i:04d} {a:.6f} {b:.6f} {text}\n" for i, (a, b, text) in enumerate(rows, 1)
+    ]
     path.write_text("".join(lines))
     path.with_name(path.name.replace("trans", "word")).write_text(lines[0])
     return path
 
 
 def write_eval2000(root: Path, utterances: int = 8, per_side: int = 2) -> Path:
-    """Both packages of Hub5'00 English with that many scored utterances, and one segment that is not scored."""
+    """Both packages of Hub5'00 English with that many utterances, and a segment that is not scored."""
     rng = np.random.default_rng(1)
     speech_dir = root / "LDC2002S09/hub5e_00/english"
     reference = root / "LDC2002T43/2000_hub5_eng_eval_tr/reference"
@@ -177,7 +181,10 @@ def write_eval2000(root: Path, utterances: int = 8, per_side: int = 2) -> Path:
                 stm.append(f"{name} {side} {name}_{side} {start:.2f} {end:.2f} {label}  {text} (TH-)")
     end = float(pem[-1].split()[-1])
     pem.append(f"{pem[-1][:9]} unknown_speaker {end + 0.1:.2f} {end + 0.3:.2f}")
-    stm.append(f"{stm[-1][:9]} inter_segment_gap {end + 0.1:.2f} {end + 0.3:.2f} <O,,,> IGNORE_TIME_SEGMENT_IN_SCORING")
+    stm.append(
+        f"{stm[-1][:9]} inter_segment_gap {end + 0.1:.2f} {end + 0.3:.2f} <O,,,> "
+        "IGNORE_TIME_SEGMENT_IN_SCORING"
+    )
     (speech_dir / "hub5e_00.pem").write_text("\n".join(pem) + "\n")
     (reference / "hub5e00.english.000405.stm").write_text("\n".join(stm) + "\n")
     (reference / "en20000405_hub5.glm").write_text(GLM)

@@ -8,8 +8,8 @@ from espnet_kd.corpora.switchboard_text import plain_word
 from espnet_kd.errors import UserError
 
 SOUNDS = (
-    "ey|b iy|s iy|d iy|iy|eh f|jh iy|ey ch|ay|jh ey|k ey|eh l|eh m|eh n|ow|p iy|k y uw|aa r|eh s|t iy|y uw|v iy|"
-    "d ah b ax l y uw|eh k s|w ay|z iy"
+    "ey|b iy|s iy|d iy|iy|eh f|jh iy|ey ch|ay|jh ey|k ey|eh l|eh m|eh n|ow|p iy|k y uw|aa r|eh s|t iy|y uw|"
+    "v iy|d ah b ax l y uw|eh k s|w ay|z iy"
 )
 LETTERS = dict(zip(ascii_lowercase, (sound.split() for sound in SOUNDS.split("|")), strict=True))
 # Acronyms whose N the dictionary leaves out.
@@ -36,7 +36,7 @@ def read_acronyms(dictionary: Path) -> dict[str, str]:
         if spelled := spell(word, sounds):
             acronyms[word] = spelled
     if not acronyms:
-        raise UserError(f"{dictionary} has no word that is pronounced by its letters: is it sw-ms98-dict.text?")
+        raise UserError(f"{dictionary} has no word pronounced by its letters: is it sw-ms98-dict.text?")
     return acronyms | {letter.upper(): f"{letter}." for letter in ascii_lowercase}
 
 

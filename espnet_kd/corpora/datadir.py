@@ -1,7 +1,7 @@
 """Kaldi data directories: ``wav.scp, text, utt2spk, spk2utt[, segments][, utt2speed][, utt2ref_channels]``.
 
-``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel of the
-audio is the utterance, counted from 0. So both sides of a telephone call name one file, and no pipe splits it.
+``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel
+of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
 """
 
 import math

@@ -2,15 +2,15 @@
 
 Layout; LDC2002S09 has the audio and the segments, LDC2002T43 the reference and the rules of scoring::
 
-    .../english/{en_4156,sw_4390,...}.sph              two channels of mu-law, 40 files
-    .../english/hub5e_00.pem                           en_4156 A unknown_speaker 301.85 302.48
-    .../reference/hub5e00.english.000405.stm           en_4156 A en_4156_A 301.85 302.48 <O,en,F,en-F>  OH YEAH
-    .../reference/en20000405_hub5.glm                  what counts as the same word
+    .../english/{en_4156,sw_4390,...}.sph      two channels of mu-law, 40 files
+    .../english/hub5e_00.pem                   en_4156 A unknown_speaker 301.85 302.48
+    .../reference/hub5e00.english.000405.stm   en_4156 A en_4156_A 301.85 302.48 <O,en,F,en-F>  OH YEAH
+    .../reference/en20000405_hub5.glm          what counts as the same word
 """
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from espnet_kd.corpora.datadir import Seconds, Utterance, write_data_dir
@@ -28,7 +28,7 @@ MARGIN: Seconds = 0.1
 def main(argv: list[str] | None = None) -> None:
     """``prepare eval2000 ROOT [ROOT ...] DST``: DST/eval2000, with ``stm`` and ``glm`` for score-eval2000."""
     parser = argparse.ArgumentParser(prog="espnet-kd prepare eval2000", description=__doc__.splitlines()[0])
-    parser.add_argument("roots", nargs="+", type=Path, help="directories of the speech and of the transcripts")
+    parser.add_argument("roots", nargs="+", type=Path, help="directories of speech and transcripts")
     parser.add_argument("dst", type=Path, help="where the data directory goes")
     args = parser.parse_args(argv)
     files = find_files(args.roots)
@@ -94,13 +94,13 @@ def make_utterances(
 
 
 def _unfit(
-    segment: Segment, words: list[str], span: tuple[Seconds, Seconds] | None, recordings: Mapping[str, Recording]
+    segment: Segment, words: list[str], span: tuple[Seconds, Seconds] | None, calls: Container[str]
 ) -> str | None:
     """Why a segment is no utterance."""
     if segment.ignored:
         return "that are not scored"
     if not words:
         return "without a word that must be recognised"
-    if segment.call not in recordings:
+    if segment.call not in calls:
         return "without audio, left out of stm, too,"
     return "after the end of the audio" if span is None else None

@@ -12,7 +12,8 @@ from espnet_kd.errors import UserError
 
 COMMENT = ";;"
 IGNORE = "IGNORE_TIME_SEGMENT_IN_SCORING"
-UNSPOKEN = re.compile(r"<[^<>]*>|\(%[^()]*\)|%\S+")  # <B_ASIDE>, (%HESITATION); each by itself, nothing between two
+# <B_ASIDE>, (%HESITATION): each by itself, nothing between two of them.
+UNSPOKEN = re.compile(r"<[^<>]*>|\(%[^()]*\)|%\S+")
 WORD = re.compile(r"[a-z0-9'&-]+")
 
 
@@ -79,7 +80,8 @@ def read_stm(path: Path) -> dict[str, Segment]:
             continue
         fields = line.split(None, 6)
         if len(fields) < 6 or not re.fullmatch(r"<\S*>", fields[5]):
-            raise UserError(f"{where}: expected `CALL SIDE SPEAKER START END <LABELS> WORDS`, not {line.strip()[:60]!r}")
+            form = "CALL SIDE SPEAKER START END <LABELS> WORDS"
+            raise UserError(f"{where}: expected `{form}`, not {line.strip()[:60]!r}")
         segment = replace(_segment(where, fields), words=fields[6] if len(fields) > 6 else "")
         if segment.id in segments:
             raise UserError(f"{where}: {segment.id} is there already, at {segments[segment.id].where}")

@@ -1,4 +1,4 @@
-"""Telephone calls as LDC distributes them: one file a call, speaker A in its first channel, B in its second."""
+"""Telephone calls as LDC distributes them: a file a call, speaker A in its first channel, B in its second."""
 
 import re
 from collections.abc import Iterable
@@ -58,8 +58,8 @@ def find_one(files: Iterable[Path], name: str, what: str) -> Path:
     """
     found = [path for path in files if path.name.lower() == name.lower()]
     if len(found) != 1:
-        several = f"{len(found)} files are called {name}, among them {found[0]}" if found else f"there is no {name}"
-        raise UserError(f"{several}: give the directories so that there is one ({what}) below them")
+        have = f"{len(found)} files are called {name}, as {found[0]}" if found else f"there is no {name}"
+        raise UserError(f"{have}: give the directories so that there is one ({what}) below them")
     return found[0]
 
 
@@ -78,12 +78,14 @@ def find_recordings(files: Iterable[Path], name: re.Pattern[str], prefix: str = 
     for path in files:
         match = name.fullmatch(path.stem.lower()) if path.suffix.lower() in SUFFIXES else None
         if match and paths.setdefault(prefix + match[1], path) != path:
-            raise UserError(f"{prefix + match[1]} is there twice, {paths[prefix + match[1]]} and {path}: hide one")
+            call = prefix + match[1]
+            raise UserError(f"{call} is there twice, {paths[call]} and {path}: hide one")
     shortened = [path for path in paths.values() if is_shortened(path)]
     if shortened:
         raise UserError(
-            f"{len(shortened)} of {len(paths)} recordings are compressed by shorten, the first is {shortened[0]}: "
-            "unpack each into another directory with `sph2pipe -u -f sph IN OUT`, and give that"
+            f"{len(shortened)} of {len(paths)} recordings are compressed by shorten, the first is "
+            f"{shortened[0]}: unpack them into another directory, each with `sph2pipe -u -f sph IN OUT`, "
+            "and give that"
         )
     return {call: _open(path) for call, path in paths.items()}
 

@@ -1,16 +1,17 @@
 """Switchboard-1 release 2 (LDC97S62): telephone calls, English, 8 kHz, about 300 hours, licensed.
 
-Layout; the audio lies anywhere, its names in upper or lower case, the transcripts and the dictionary are those of
+Layout; the audio lies anywhere, its names in upper or lower case; the transcripts and the dictionary are by
 Mississippi State University (http://www.openslr.org/5)::
 
-    .../sw02001.sph                                                    two channels of mu-law, 2435 files
-    swb_ms98_transcriptions/20/2001/sw2001{A,B}-ms98-a-trans.text      sw2001A-ms98-a-0002 0.977625 11.561375 hi um
-    swb_ms98_transcriptions/sw-ms98-dict.text                          IBM ay b iy eh m
+    .../sw02001.sph                                 two channels of mu-law, 2435 files
+    swb_ms98_transcriptions/sw-ms98-dict.text       IBM ay b iy eh m
+    swb_ms98_transcriptions/20/2001/sw2001{A,B}-ms98-a-trans.text
+                                                    sw2001A-ms98-a-0002 0.977625 11.561375 hi um yeah
 """
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from espnet_kd.corpora.acronyms import read_acronyms
@@ -31,15 +32,15 @@ DICTIONARY = "sw-ms98-dict.text"
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare switchboard ROOT [ROOT ...] DST``: DST/{train,train_dev,train_nodev,train_nodup}."""
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare switchboard", description=__doc__.splitlines()[0])
+    description = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="espnet-kd prepare switchboard", description=description)
     parser.add_argument("roots", nargs="+", type=Path, help="directories of the audio and the transcripts")
     parser.add_argument("dst", type=Path, help="where the data directories go")
-    parser.add_argument(
-        "--dev_utterances", type=int, default=DEV_UTTERANCES, help="size of train_dev (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--repetitions", type=int, default=REPETITIONS, help="of a transcript in train_nodup (default: %(default)s)"
-    )
+    for option, default, text in (
+        ("--dev_utterances", DEV_UTTERANCES, "size of train_dev"),
+        ("--repetitions", REPETITIONS, "of a transcript in train_nodup"),
+    ):
+        parser.add_argument(option, type=int, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument("--acronyms", help=f"dictionary, or `none` (default: {DICTIONARY} below the roots)")
     args = parser.parse_args(argv)
     files = find_files(args.roots)
@@ -65,7 +66,7 @@ def find_acronyms(files: Iterable[Path], option: str | None) -> dict[str, str]:
         return {}
     if option is not None:
         return read_acronyms(Path(option))
-    what = "the dictionary of swb_ms98_transcriptions; `--acronyms FILE` names another, `--acronyms none` does without"
+    what = "in swb_ms98_transcriptions; `--acronyms FILE` names another, `--acronyms none` does without"
     return read_acronyms(find_one(files, DICTIONARY, what))
 
 
@@ -113,8 +114,8 @@ def find_transcripts(files: Iterable[Path]) -> dict[str, Path]:
                 raise UserError(f"two transcripts of {side}, {found[side]} and {path}: hide one")
     if not found:
         raise UserError(
-            "there is no swb_ms98_transcriptions/*/*/*-trans.text below the directories given: "
-            "unpack switchboard_word_alignments.tar.gz from http://www.openslr.org/5 and give its directory, too"
+            "there is no swb_ms98_transcriptions/*/*/*-trans.text below the directories given: unpack "
+            "switchboard_word_alignments.tar.gz from http://www.openslr.org/5 and give its directory, too"
         )
     return dict(sorted(found.items()))
 
@@ -150,7 +151,8 @@ def _parse(where: str, line: str) -> tuple[str, str, int, int, list[str]]:
     fields = line.split()
     match = LINE_ID.fullmatch(fields[0])
     if match is None or len(fields) < 3:
-        raise UserError(f"{where}: expected `sw2001A-ms98-a-0001 START END WORDS`, not {line.strip()[:60]!r}")
+        form = "sw2001A-ms98-a-0001 START END WORDS"
+        raise UserError(f"{where}: expected `{form}`, not {line.strip()[:60]!r}")
     try:
         start, end = (float(time) for time in fields[1:3])
         hundredths = int(100 * start + 0.5), int(100 * end + 0.5)

@@ -8,8 +8,8 @@ NOISES = frozenset({"[noise]", "[vocalized-noise]", "[laughter]"})  # kept as wo
 ASIDE = re.compile(r"<[be]_aside>", re.IGNORECASE)
 MARK = re.compile(r"[][{}<>()/\\]")
 
-# Applied to a word one after the other, each once; what stands for a part that was not said, or not understood,
-# goes. Order and patterns are those of Kaldi's swbd1_map_words.pl, on whose text published results rest.
+# Applied to a word one after the other, each once. Order and patterns are those of Kaldi's
+# swbd1_map_words.pl, on whose text published results rest.
 RULES = tuple(
     (re.compile(pattern, flags), replacement)
     for pattern, replacement, flags in (

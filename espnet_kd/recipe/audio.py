@@ -36,7 +36,8 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
             frames, rate = f.read(stop - start, dtype="float64", always_2d=True), f.samplerate
             samples = np.ascontiguousarray(frames[:, channel])
     except (soundfile.SoundFileError, OSError) as e:
-        hint = " (SPHERE compressed by shorten: unpack it with sph2pipe)" if is_shortened(utterance.audio) else ""
+        shortened = " (SPHERE compressed by shorten: unpack it with sph2pipe)"
+        hint = shortened if is_shortened(utterance.audio) else ""
         raise UserError(f"{where}: cannot be read as audio{hint}: {e}") from None
     if len(samples) < stop - start:
         raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")
@@ -114,7 +115,7 @@ def _channel(where: str, utterance: Utterance, channels: int) -> int:
     if utterance.channel is None:
         if channels != 1:
             raise UserError(
-                f"{where}: {channels} channels, one is needed: split the file, or name one in utt2ref_channels"
+                f"{where}: {channels} channels, one is needed: name it in utt2ref_channels, or split the file"
             )
         return 0
     if utterance.channel >= channels:

@@ -12,7 +12,7 @@ HESITATIONS = frozenset("uh um eh mm hm ah huh ha er oof hee ach eee ew".split()
 
 
 def scored(word: str) -> bool:
-    """False for noises, hesitations and fragments (``th-``): optional in the reference, so never worth saying.
+    """False for noises, hesitations and fragments (``th-``), which are optional in the reference.
 
     The filter of ESPnet's recipe, but that one looks for LAUGHTER anywhere and so takes out SLAUGHTER, too.
     """

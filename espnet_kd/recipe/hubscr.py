@@ -11,6 +11,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.recipe.alignment import Aligned, Counts
 
 DEBIAN = Path("/usr/lib/sctk/bin/hubscr.pl")  # not in the PATH there
+OPTIONS = "-V -l english -h hub5 -g glm -r stm hyp.ctm"
 REPORT = "hyp.ctm.filt.sgml"
 PATH = re.compile(r'<PATH id="\((?P<id>[^)"]*)\)".*>\n(?P<tokens>.*)\n</PATH>')
 TOKEN = re.compile(r'(?P<mark>[CSDI]),(?:"(?P<ref>[^"]*)")?,(?:"(?P<hyp>[^"]*)")?,[^:]*')
@@ -25,7 +26,7 @@ def find() -> Path | None:
 
 
 def run(hubscr: Path, directory: Path) -> dict[str, Aligned]:
-    """Score ``directory/hyp.ctm`` against ``directory/stm`` by the rules of ``directory/glm``; reports lie beside.
+    """Score ``hyp.ctm`` in a directory against ``stm`` by the rules of ``glm``; the reports lie beside.
 
     Returns:
         Alignment by segment, ``en_4156_a-000``; optional words that were not said are hits, as NIST counts.
@@ -33,10 +34,10 @@ def run(hubscr: Path, directory: Path) -> dict[str, Aligned]:
     Raises:
         UserError: it fails; with its last words.
     """
-    command = [str(hubscr), "-p", str(hubscr.parent), "-V", "-l", "english", "-h", "hub5", "-g", "glm", "-r", "stm"]
+    command = [str(hubscr), "-p", str(hubscr.parent), *OPTIONS.split()]
     try:
         with (directory / "hubscr.log").open("w") as log:
-            status = subprocess.run([*command, "hyp.ctm"], cwd=directory, stdout=log, stderr=log).returncode
+            status = subprocess.run(command, cwd=directory, stdout=log, stderr=log).returncode
     except OSError as e:
         raise UserError(f"{hubscr} does not run: {e.strerror}") from None
     if status or not (directory / REPORT).is_file():
@@ -75,4 +76,5 @@ def _check(summary: str, aligned: dict[str, Aligned]) -> None:
     match = TOTAL.search(summary)
     if match is None or (int(match[1]), int(match[2])) != (total.errors, total.reference):
         theirs = f"{match[1]}/{match[2]}" if match else "nothing"
-        raise UserError(f"hubscr.pl counts {theirs}, its alignments add up to {total.errors}/{total.reference}")
+        ours = f"{total.errors}/{total.reference}"
+        raise UserError(f"hubscr.pl counts {theirs}, its alignments add up to {ours}")

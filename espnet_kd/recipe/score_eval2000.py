@@ -1,8 +1,8 @@
-"""``python -m espnet_kd score-eval2000``: the official WER of Hub5'00, by NIST's hubscr.pl where it is installed.
+"""``python -m espnet_kd score-eval2000``: the official WER of Hub5'00, by NIST's hubscr.pl if it is there.
 
-Without it, jiwer counts after the same simple filter: no rules of equal words (GLM), no optional words, so the
-numbers cannot be compared with published ones. Scores of Switchboard, CallHome and both lie beside the decoded
-set, as those of sets of their own: DIR_swbd, DIR_callhm, DIR_all.
+Without it, jiwer counts after the same simple filter: no rules of equal words (GLM), no optional words, so
+the numbers cannot be compared with published ones. Scores of Switchboard, CallHome and both lie beside the
+decoded set, as those of sets of their own: DIR_swbd, DIR_callhm, DIR_all.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from espnet_kd.recipe import ctm, hubscr, scores
 from espnet_kd.recipe.alignment import Aligned, align, join
 from espnet_kd.recipe.score import summary
 
+SCORERS = ("auto", "hubscr", "jiwer")
 SUBSETS = {"swbd": "sw_", "callhm": "en_", "all": ""}  # by the first letters of a call
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="espnet-kd score-eval2000", description=__doc__)
     p.add_argument("dir", type=Path, help="decoded set: its `text` is scored")
     p.add_argument("--data", type=Path, required=True, help="what `prepare eval2000` made: text, stm, glm")
-    p.add_argument("--scorer", choices=("auto", "hubscr", "jiwer"), default="auto", help="default: %(default)s")
+    p.add_argument("--scorer", choices=SCORERS, default=SCORERS[0], help="default: %(default)s")
     p.add_argument("--hubscr", type=Path, help="hubscr.pl (default: in the PATH, or Debian's)")
     args = p.parse_args(argv)
     reference, hypothesis = read_table(args.data / "text"), read_table(args.dir / "text")
@@ -34,14 +35,15 @@ def main(argv: list[str] | None = None) -> None:
         print(f"scored by {program} (NIST SCTK), with stm and glm of {args.data}")
     else:
         words = by_jiwer(reference, hypothesis)
-        print("scored by jiwer, not comparable with published numbers: hubscr.pl (Debian package sctk) was not used")
+        print("scored by jiwer, not comparable with published numbers: no hubscr.pl (Debian package sctk)")
     texts = [spoken(a) for a in words.values()]
     characters = align([left for left, _ in texts], [right for _, right in texts], "character")
     aligned = {"wer": words, "cer": dict(zip(words, characters, strict=True))}
     for subset, prefix in SUBSETS.items():
-        part = {kind: {u: a for u, a in rows.items() if u.startswith(prefix)} for kind, rows in aligned.items()}
-        if any(a.reference for a in part["wer"].values()):
+        utterances = [utt for utt in words if utt.startswith(prefix)]
+        if any(words[utt].reference for utt in utterances):
             out = args.dir.with_name(f"{args.dir.name}_{subset}")
+            part = {kind: {utt: rows[utt] for utt in utterances} for kind, rows in aligned.items()}
             print(summary(out.name, scores.write(out, part)))
 
 
@@ -55,7 +57,7 @@ def find_scorer(scorer: str, path: Path | None) -> Path | None:
         return None
     found = path or hubscr.find()
     if found is None and scorer == "hubscr":
-        raise UserError("hubscr.pl is not installed: `apt-get install sctk`, or --hubscr PATH, or --scorer jiwer")
+        raise UserError("hubscr.pl is not installed: `apt-get install sctk`, --hubscr PATH or --scorer jiwer")
     if found is not None and not found.is_file():
         raise UserError(f"{found} does not exist: it is called hubscr.pl")
     return found

@@ -54,7 +54,7 @@ def test_a_dictionary(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("yeah y ae\n")
-    with pytest.raises(UserError, match="words has no word that is pronounced by its letters"):
+    with pytest.raises(UserError, match="words has no word pronounced by its letters"):
         read_acronyms(tmp_path / "words")
     with pytest.raises(UserError, match="none does not exist"):
         read_acronyms(tmp_path / "none")

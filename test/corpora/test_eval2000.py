@@ -69,7 +69,9 @@ def test_two_roots_and_again_the_same_bytes(root: Path) -> None:
 
 def test_a_reference_without_a_segment_is_an_error(root: Path) -> None:
     line = edit(root / STM, "en_4156_A 0.25 0.85", "en_4156_A 0.25 0.86")
-    with pytest.raises(UserError, match=rf"{STM}:{line}: .*{PEM} has no segment .* of en_4156-A_000025-000086"):
+    with pytest.raises(
+        UserError, match=rf"{STM}:{line}: .*{PEM} has no segment .* of en_4156-A_000025-000086"
+    ):
         prepare(root)
     assert not (root.parent / "data").exists()
 
@@ -80,13 +82,17 @@ def test_but_not_one_that_is_not_scored(root: Path) -> None:
 
 
 def test_a_segment_without_a_reference_is_left_out(root: Path, capsys: pytest.CaptureFixture) -> None:
-    line = edit(root / PEM, "en_4156 A unknown_speaker 0.25 0.85", "en_4156 A x 0.25 0.85\nen_4156 A x 9.00 9.50")
+    line = edit(
+        root / PEM, "en_4156 A unknown_speaker 0.25 0.85", "en_4156 A x 0.25 0.85\nen_4156 A x 9.00 9.50"
+    )
     assert len(list(read_data_dir(prepare(root)))) == 8
     err = capsys.readouterr().err
     assert f"1 segments are not in {root / STM} and left out, the first is {root / PEM}:{line + 1}" in err
 
 
-def test_a_call_without_audio_is_left_out_of_the_reference_too(root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_call_without_audio_is_left_out_of_the_reference_too(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
     (root / "LDC2002S09/hub5e_00/english/sw_4156.sph").unlink()
     data = prepare(root)
     assert "4 without audio, left out of stm, too, (first: " in capsys.readouterr().out

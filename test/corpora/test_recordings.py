@@ -52,7 +52,9 @@ def test_shorten(tmp_path: Path) -> None:
     call(tmp_path / "sw02001.sph")
     for number in (2002, 2003):
         call(tmp_path / f"sw0{number}.sph", coding="ulaw,embedded-shorten-v2.00")
-    with pytest.raises(UserError, match=r"^2 of 3 recordings .* shorten, the first is .*sw02002.sph: .*sph2pipe -u"):
+    with pytest.raises(
+        UserError, match=r"^2 of 3 recordings .* shorten, the first is .*sw02002.sph: .*sph2pipe -u"
+    ):
         find_recordings(find_files([tmp_path]), NAME)
 
 
@@ -72,7 +74,7 @@ def test_one_file_of_a_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no hub.stm: give the directories .* \(reference\)"):
         find_one(find_files([tmp_path]), "hub.stm", "reference")
     (tmp_path / "hub.pem").write_text("")
-    with pytest.raises(UserError, match=r"2 files are called hub.pem, among them .*a/HUB.PEM"):
+    with pytest.raises(UserError, match=r"2 files are called hub.pem, as .*a/HUB.PEM"):
         find_one(find_files([tmp_path]), "hub.pem", "segments")
 
 

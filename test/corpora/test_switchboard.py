@@ -33,7 +33,10 @@ def test_the_tables_of_one_side(tmp_path: Path, root: Path) -> None:
     said = [(0.977625, 2.561375, ["hi", "um", "yeah", "I'd", "like", "IBM"]), (3.0, 3.005, ["[laughter-so]"])]
     write_side(root, 2001, "A", said)
     train = prepare(root) / "train"
-    lines = {t: (train / t).read_text().splitlines()[:2] for t in ("text", "segments", "utt2ref_channels", "utt2spk")}
+    lines = {
+        t: (train / t).read_text().splitlines()[:2]
+        for t in ("text", "segments", "utt2ref_channels", "utt2spk")
+    }
     first, second = "sw02001-A_000098-000256", "sw02001-A_000300-000301"
     assert lines["text"] == [f"{first} hi um yeah i'd like i b m", f"{second} so"]
     assert lines["segments"] == [f"{first} sw02001-A 0.98 2.56", f"{second} sw02001-A 3.0 3.01"]
@@ -59,7 +62,9 @@ def test_splits_and_what_is_printed(root: Path, capsys: pytest.CaptureFixture) -
 def test_repetitions_are_limited_in_nodup_only(root: Path) -> None:
     write_side(root, 2001, "B", [(0.1 * i, 0.1 * i + 0.05, ["yeah"]) for i in range(9)])
     data = prepare(root, "--repetitions", "2", dev=5)
-    count = {name: sum(u.text == "yeah" for u in read_data_dir(data / name)) for name in ("train", "train_nodup")}
+    count = {
+        name: sum(u.text == "yeah" for u in read_data_dir(data / name)) for name in ("train", "train_nodup")
+    }
     assert count["train"] == 9 and 1 <= count["train_nodup"] <= 3
 
 
@@ -92,7 +97,11 @@ def test_acronyms(root: Path) -> None:
         ("0.250000 1.250000", "0.25 inf", "0.25 and inf are not times"),
         ("0.250000 1.250000", "1.25 0.25", "runs from 1.25 to 0.25 s: 0 <= start <= end"),
         ("0.250000 1.250000", "-0.003 0.25", "runs from -0.003 to 0.25 s"),
-        ("sw2001A-ms98-a-0002", "sw2001C-ms98-a-0002", "expected `sw2001A-ms98-a-0001 START END WORDS`, not 'sw2001C"),
+        (
+            "sw2001A-ms98-a-0002",
+            "sw2001C-ms98-a-0002",
+            "expected `sw2001A-ms98-a-0001 START END WORDS`, not 'sw2001C",
+        ),
         ("sw2001A-ms98-a-0002 0.250000 1.250000 ", "sw2001A-ms98-a-0002 ", "expected|are not times"),
     ],
 )
@@ -122,7 +131,12 @@ def test_missing_sides_and_calls_are_counted(root: Path, capsys: pytest.CaptureF
 
 
 def test_odd_words_and_times(root: Path, capsys: pytest.CaptureFixture) -> None:
-    said = [(0.1, 0.4, ["yeah", "<foo>"]), (1.0, 600.0, ["right"]), (700.0, 701.0, ["so"]), (701, 701.002, ["uh"])]
+    said = [
+        (0.1, 0.4, ["yeah", "<foo>"]),
+        (1.0, 600.0, ["right"]),
+        (700.0, 701.0, ["so"]),
+        (701, 701.002, ["uh"]),
+    ]
     path = write_side(root, 2001, "A", said)
     train = prepare(root) / "train"
     out, err = capsys.readouterr()

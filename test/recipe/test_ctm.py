@@ -17,7 +17,8 @@ def test_words_share_a_segment_and_the_last_has_what_is_left() -> None:
 def test_a_ctm_is_in_order_of_call_side_and_time() -> None:
     hypotheses = {"sw_4390-B_000005-000025": "so", UTT: "oh yeah", "en_4156-A_000100-000200": "i"}
     assert render(hypotheses) == (
-        "en_4156 A 1.00 1.00 I\nen_4156 A 301.85 0.31 OH\nen_4156 A 302.16 0.32 YEAH\nsw_4390 B 0.05 0.20 SO\n"
+        "en_4156 A 1.00 1.00 I\nen_4156 A 301.85 0.31 OH\nen_4156 A 302.16 0.32 YEAH\n"
+        "sw_4390 B 0.05 0.20 SO\n"
     )
 
 

@@ -11,10 +11,10 @@ SGML = """<SYSTEM title="hyp.ctm" ref_fname="stm.filt" hyp_fname="hyp.ctm.filt" 
 <LABEL id="O" title="Overall" desc="The Aggregate Test Set">
 </LABEL>
 <SPEAKER id="en_4156_b">
-<PATH id="(en_4156_b-000)" word_cnt="4" labels="<o,en,f,en-f>" file="en_4156" channel="b" sequence="2" R_T1="0.2">
+<PATH id="(en_4156_b-000)" word_cnt="4" labels="<o,en,f,en-f>" file="en_4156" channel="b" R_T1="0.2">
 S,"i","oh",0.410+0.570:C,"b","b",0.730+0.890:D,"that's",,:C,"(th-)","",0.000+0.000
 </PATH>
-<PATH id="(en_4156_b-001)" word_cnt="2" labels="<o,en,f,en-f>" file="en_4156" channel="b" sequence="3" R_T1="1.5">
+<PATH id="(en_4156_b-001)" word_cnt="2" labels="<o,en,f,en-f>" file="en_4156" channel="b" R_T1="1.5">
 I,,"oh",1.720+1.880:C,"m","m",2.200+2.360:C,"(%hesitation)","",0.000+0.000
 </PATH>
 </SPEAKER>
@@ -22,7 +22,8 @@ I,,"oh",1.720+1.880:C,"m","m",2.200+2.360:C,"(%hesitation)","",0.000+0.000
 """
 DTL = "Percent Total Error       =   50.0%   (   3)\n\nRef. words                =           (   6)\n"
 FAKE = r"""#!/bin/bash
-[ "$*" = "-p $(dirname "$0") -V -l english -h hub5 -g glm -r stm hyp.ctm" ] || { echo "Error: called by $*"; exit 3; }
+wanted="-p $(dirname "$0") -V -l english -h hub5 -g glm -r stm hyp.ctm"
+[ "$*" = "${wanted}" ] || { echo "Error: called by $*"; exit 3; }
 cp "$(dirname "$0")"/hyp.* .
 """
 

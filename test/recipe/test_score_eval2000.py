@@ -9,7 +9,9 @@ from espnet_kd.files import read_table, write_table
 from espnet_kd.recipe import hubscr, scores
 from espnet_kd.recipe.score_eval2000 import main
 
-needs_hubscr = pytest.mark.skipif(hubscr.find() is None, reason="NIST's hubscr.pl (Debian package sctk) is not there")
+needs_hubscr = pytest.mark.skipif(
+    hubscr.find() is None, reason="NIST's hubscr.pl (Debian package sctk) is not there"
+)
 
 
 @pytest.fixture
@@ -68,7 +70,9 @@ def test_another_scorer_is_not_taken_silently(tree: Path, monkeypatch: pytest.Mo
         score("--hubscr", "nowhere")
 
 
-def test_auto_says_which_it_took(tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_auto_says_which_it_took(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(hubscr, "find", lambda: None)
     score()
     assert "scored by jiwer, not comparable with published numbers" in capsys.readouterr().out
