@@ -1,4 +1,8 @@
-"""Kaldi data directories: ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed]``."""
+"""Kaldi data directories: ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed][, utt2ref_channels]``.
+
+``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel
+of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +25,7 @@ class Utterance:
         text: transcript; None in a directory without transcripts.
         start: with ``end`` and ``recording``, the piece of the recording that is the utterance.
         speed: factor that ``format`` applies; 1.1 is faster, higher and shorter.
+        channel: of the audio, counted from 0; None where it has only one.
     """
 
     id: str
@@ -31,6 +36,7 @@ class Utterance:
     start: Seconds | None = None
     end: Seconds | None = None
     speed: float = 1.0
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class DataDir:
         text: empty in a directory without transcripts.
         segments: (recording, start, end), empty where every utterance is a file of its own.
         speed: factors other than 1.
+        channel: counted from 0, empty where the audio has one channel.
     """
 
     path: Path
@@ -50,17 +57,27 @@ class DataDir:
     speaker: dict[str, str]
     segments: dict[str, tuple[str, Seconds, Seconds]]
     speed: dict[str, float]
+    channel: dict[str, int]
 
     def __iter__(self) -> Iterator[Utterance]:
         for utt, speaker in self.speaker.items():
             recording, start, end = self.segments.get(utt, (None, None, None))
             audio = Path(self.wav[recording or utt])
             speed = self.speed.get(utt, 1.0)
-            yield Utterance(utt, speaker, audio, self.text.get(utt), recording, start, end, speed)
+            channel = self.channel.get(utt)
+            text = self.text.get(utt)
+            yield Utterance(utt, speaker, audio, text, recording, start, end, speed, channel)
 
 
-def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_data_dir(
+    dst: str | Path, utterances: Iterable[Utterance], beside: Mapping[str, bytes] | None = None
+) -> None:
     """Write a data directory, sorted as Kaldi sorts; it appears whole or not at all.
+
+    Args:
+        dst: the directory.
+        utterances: what its tables say.
+        beside: content of further files by name, such as a reference for another scorer.
 
     Raises:
         UserError: no utterances, an id twice or unfit, segments or transcripts for some only, or
@@ -87,6 +104,11 @@ def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
         speeds = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
         if speeds:
             write_table(tmp / "utt2speed", speeds)
+        channels = {u.id: u.channel for u in by_id.values() if u.channel is not None}
+        if channels:
+            write_table(tmp / "utt2ref_channels", channels)
+        for name, content in (beside or {}).items():
+            (tmp / name).write_bytes(content)
 
 
 def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
@@ -126,7 +148,8 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
             raise UserError(f"{path}/wav.scp: {key} has no path")
     if not speaker:
         raise UserError(f"{path} has no utterances")
-    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"))
+    channels = _read_channels(path / "utt2ref_channels")
+    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"), channels)
 
 
 def validate_data_dir(path: str | Path) -> int:
@@ -216,3 +239,12 @@ def _read_speeds(path: Path) -> dict[str, float]:
         if not 0 < speeds[utt] < math.inf:
             raise UserError(f"{path}: {utt}: a speed factor is above 0, not {value}")
     return speeds
+
+
+def _read_channels(path: Path) -> dict[str, int]:
+    channels = {}
+    for utt, value in (read_table(path) if path.exists() else {}).items():
+        if not value.isdecimal():
+            raise UserError(f"{path}: {utt}: {value!r} is not the number of one channel, counted from 0")
+        channels[utt] = int(value)
+    return channels

@@ -45,6 +45,7 @@ inference_config=           # configuration of decoding
 inference_args=             # options that override it, such as "--beam_size 5"
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
 results_md=RESULTS.md       # table of results
+result_sets=                # list: sets of the table that local/score.sh scores; empty: the test sets
 # end of options
 
 error() {
@@ -289,7 +290,7 @@ stage_11() {
         score "${dir}" "${evaluated[@]}"
     done
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${tests[*]}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
         --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 

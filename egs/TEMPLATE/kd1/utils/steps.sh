@@ -138,6 +138,7 @@ score() {
         need 10 "${dir}/text"
         echo "${exp##*/}:"
         "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
+        [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # a corpus' own scorer
     done
 }
 
