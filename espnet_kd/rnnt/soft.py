@@ -93,6 +93,8 @@ class Grouped(Soft):
         log_p = self._target(block, columns, buffers)
         z, log_q = group(x, columns, None if self.tokens is not None else block)
         p = log_p.exp()
+        if self.tokens is not None and columns.shape[1] == x.shape[1]:
+            p[:, -1] = 0.0  # all classes are kept: what the rest has comes from rounding
         kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
         gain = (-scale * self.temperature * m)[:, None] * p  # (N, C + 1) by log_q
         if hard is not None:
