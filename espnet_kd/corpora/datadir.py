@@ -1,4 +1,4 @@
-"""Kaldi data directories: ``wav.scp, text, utt2spk, spk2utt[, segments][, utt2speed][, utt2ref_channels]``.
+"""Kaldi data directories: ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed][, utt2ref_channels]``.
 
 ``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel
 of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
@@ -22,6 +22,7 @@ class Utterance:
     Attributes:
         id: sorts its speaker's utterances together when it starts with the speaker, as Kaldi advises.
         audio: path as it will stand in wav.scp.
+        text: transcript; None in a directory without transcripts.
         start: with ``end`` and ``recording``, the piece of the recording that is the utterance.
         speed: factor that ``format`` applies; 1.1 is faster, higher and shorter.
         channel: of the audio, counted from 0; None where it has only one.
@@ -30,7 +31,7 @@ class Utterance:
     id: str
     speaker: str
     audio: Path
-    text: str
+    text: str | None
     recording: str | None = None
     start: Seconds | None = None
     end: Seconds | None = None
@@ -44,6 +45,7 @@ class DataDir:
 
     Attributes:
         wav: audio path by recording, or by utterance where ``segments`` is empty.
+        text: empty in a directory without transcripts.
         segments: (recording, start, end), empty where every utterance is a file of its own.
         speed: factors other than 1.
         channel: counted from 0, empty where the audio has one channel.
@@ -63,7 +65,8 @@ class DataDir:
             audio = Path(self.wav[recording or utt])
             speed = self.speed.get(utt, 1.0)
             channel = self.channel.get(utt)
-            yield Utterance(utt, speaker, audio, self.text[utt], recording, start, end, speed, channel)
+            text = self.text.get(utt)
+            yield Utterance(utt, speaker, audio, text, recording, start, end, speed, channel)
 
 
 def write_data_dir(
@@ -77,19 +80,23 @@ def write_data_dir(
         beside: content of further files by name, such as a reference for another scorer.
 
     Raises:
-        UserError: no utterances, an id twice or unfit, segments for some only, or ``dst`` is
-            a directory of another kind.
+        UserError: no utterances, an id twice or unfit, segments or transcripts for some only, or
+            ``dst`` is a directory of another kind.
     """
     dst = Path(dst)
     by_id = _by_id(dst, utterances)
     segmented = {u.recording is not None for u in by_id.values()}
     if len(segmented) > 1:
         raise UserError(f"{dst}: some utterances are pieces of recordings and some are whole files")
+    labelled = {u.text is not None for u in by_id.values()}
+    if len(labelled) > 1:
+        raise UserError(f"{dst}: some utterances have a transcript and some have none")
     if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
         raise UserError(f"{dst} holds something else than a data directory: choose another name")
     with atomic_dir(dst) as tmp:
         write_table(tmp / "wav.scp", _recordings(dst, by_id.values()))
-        write_table(tmp / "text", {u.id: u.text for u in by_id.values()})
+        if True in labelled:
+            write_table(tmp / "text", {u.id: u.text for u in by_id.values()})
         write_table(tmp / "utt2spk", {u.id: u.speaker for u in by_id.values()})
         write_table(tmp / "spk2utt", spk2utt({u.id: u.speaker for u in by_id.values()}))
         if True in segmented:
@@ -104,10 +111,13 @@ def write_data_dir(
             (tmp / name).write_bytes(content)
 
 
-def read_data_dir(path: str | Path) -> DataDir:
+def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
     """Read a data directory and check that its files agree.
 
     An utterance may have an empty transcript: stage 4 drops it and says so.
+
+    Args:
+        labelled: False leaves transcripts alone and takes a directory without them.
 
     Raises:
         UserError: a file is missing or malformed, an id occurs twice or not in every file,
@@ -116,9 +126,11 @@ def read_data_dir(path: str | Path) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: run the stage that makes it first")
-    wav, text, speaker = (read_table(path / name) for name in ("wav.scp", "text", "utt2spk"))
+    wav, speaker = (read_table(path / name) for name in ("wav.scp", "utt2spk"))
+    text = read_table(path / "text") if labelled else {}
     segments = _read_segments(path / "segments")
-    check_same_keys(path, {"utt2spk": speaker, "text": text})
+    if labelled:
+        check_same_keys(path, {"utt2spk": speaker, "text": text})
     for utt, name in speaker.items():
         if not name:
             raise UserError(f"{path}/utt2spk: {utt} has no speaker")

@@ -7,6 +7,8 @@ from espnet_kd.errors import UserError
 
 CORPORA = {
     "an4": ("espnet_kd.corpora.an4", "CMU AN4 (census), English, 16 kHz, about an hour; public"),
+    "librispeech": ("espnet_kd.corpora.librispeech", "LibriSpeech, English, 16 kHz, 1000 hours; public"),
+    "librilight": ("espnet_kd.corpora.librilight", "Libri-Light or any tree of flac files, no transcripts"),
     "switchboard": ("espnet_kd.corpora.switchboard", "Switchboard-1 (LDC97S62), English calls; licensed"),
     "eval2000": ("espnet_kd.corpora.eval2000", "Hub5'00 English (LDC2002S09, LDC2002T43); licensed"),
     "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised on the spot"),

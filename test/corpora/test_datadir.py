@@ -40,6 +40,15 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert validate_data_dir(tmp_path / "d") == 2
 
 
+def test_a_directory_without_transcripts(tmp_path: Path) -> None:
+    utterances = [Utterance(name, "a", Path("x.wav"), None) for name in ("a-1", "a-2")]
+    write_data_dir(tmp_path / "d", utterances)
+    assert not (tmp_path / "d" / "text").exists()
+    assert list(read_data_dir(tmp_path / "d", labelled=False)) == utterances
+    with pytest.raises(UserError, match="text does not exist"):
+        read_data_dir(tmp_path / "d")
+
+
 def test_both_channels_of_a_call_name_one_file(tmp_path: Path) -> None:
     sides = [
         utterance(f"{side}-1", side, recording=side, start=0.0, end=1.0, channel=channel)
@@ -85,6 +94,10 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
         ([utterance("a/1")], "'a/1' cannot be an id"),
         ([utterance("a-1", speaker="..")], r"'\.\.' cannot be an id"),
         ([utterance("a-1"), utterance("a-2", recording="r", start=0.0, end=1.0)], "some are whole files"),
+        (
+            [utterance("a-1"), Utterance("a-2", "a", Path("x.wav"), None)],
+            "some utterances have a transcript and some have none",
+        ),
         (
             [utterance(f"a-{f}", audio=f, recording="r", start=0.0, end=1.0) for f in "xy"],
             "recording r is two files, x and y",
