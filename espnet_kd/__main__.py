@@ -23,7 +23,7 @@ COMMANDS = {
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
-TRAINERS = {"espnet2.bin.asr_train": "asr"}
+TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
 
 
 def usage() -> str:
