@@ -51,7 +51,10 @@ def add_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--min_rate", type=float, default=0.3, help="tokens per second (default: %(default)s)")
     g.add_argument("--max_rate", type=float, default=30, help="tokens per second (default: %(default)s)")
     g.add_argument(
-        "--max_repeats", type=int, default=4, help="times that a phrase may stand in a row (default: %(default)s)"
+        "--max_repeats",
+        type=int,
+        default=4,
+        help="times that a phrase may stand in a row (default: %(default)s)",
     )
     g.add_argument(
         "--longest_ngram", type=int, default=4,
@@ -77,7 +80,9 @@ def check_options(args: argparse.Namespace) -> None:
         UserError: names the option.
     """
     if not 0 <= args.min_rate < args.max_rate:
-        raise UserError(f"--min_rate {args.min_rate:g} and --max_rate {args.max_rate:g} leave nothing between")
+        raise UserError(
+            f"--min_rate {args.min_rate:g} and --max_rate {args.max_rate:g} leave nothing between"
+        )
     for name in ("max_repeats", "longest_ngram"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} is not a number from 1 up")
@@ -136,10 +141,8 @@ def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Fil
     if o.min_score is not None:
         table.append(("score", _limits(o, "min_score"), each(lambda x: x.score >= o.min_score)))
     if o.keep_top is not None:
-        scores = lambda labels: {utt: item.score for utt, item in labels.items()}  # noqa: E731
-        table.append(
-            ("score", _limits(o, "keep_top"), lambda labels: filters.best(scores(labels), o.keep_top))
-        )
+        limits = _limits(o, "keep_top")
+        table.append(("score", limits, lambda x: filters.best({u: x[u].score for u in x}, o.keep_top)))
     return table
 
 
@@ -152,5 +155,7 @@ def _agreeing(labels: Labels, other: Mapping[str, str], o: argparse.Namespace) -
         if utt not in other:
             raise UserError(f"--agree_with {o.agree_with} lacks utterance {utt}: decode the same data there")
     order = list(labels)
-    rates = filters.disagreement([labels[u].text for u in order], [other[u] for u in order], UNITS[o.agree_by])
+    rates = filters.disagreement(
+        [labels[u].text for u in order], [other[u] for u in order], UNITS[o.agree_by]
+    )
     return {utt for utt, rate in zip(order, rates, strict=True) if rate <= o.max_disagreement}
