@@ -10,6 +10,7 @@ All workers need the same files under the same paths, and an interpreter with es
 """
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -47,12 +48,13 @@ class Cluster:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def parse(cluster: str, workers: int | None, default: int) -> Cluster:
+def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
     """The cluster of the command line.
 
     Args:
         cluster: ``local`` or a YAML file.
-        workers: None takes what the file says, or else ``default``.
+        workers: None takes what the file says; for this machine its number of cores, or of GPUs.
+        gpu: the work is done on GPUs.
 
     Raises:
         UserError: the file is not as above, or not one worker is wanted.
@@ -66,7 +68,12 @@ def parse(cluster: str, workers: int | None, default: int) -> Cluster:
         raise UserError(f"{cluster}: no cluster type {kind!r}: there are {', '.join(KINDS)}")
     if not isinstance(options, dict):
         raise UserError(f"{cluster}: options are `key: value` lines, not a {type(options).__name__}")
-    number = config.get("workers", default) if workers is None else workers
+    number = config.get("workers") if workers is None else workers
+    if number is None and kind == "local":
+        number = _processors(gpu)
+    if number is None and KINDS[kind][0] == "dask_jobqueue":
+        raise UserError(f"{cluster}: how many workers? Give `workers` there or --workers")
+    number = 1 if number is None else number  # Dask knows how many there are
     if type(number) is not int or number < 1:
         raise UserError(f"workers: {number!r} is not a number from 1 up")
     return Cluster(kind, number, options)
@@ -83,8 +90,7 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
     if cluster.kind == "local" and cluster.workers == 1 and not cluster.options:
         yield from map(work, shards)
         return
-    from dask.distributed import as_completed
-    from distributed.scheduler import KilledWorker
+    from dask.distributed import KilledWorker, as_completed
 
     with _client(cluster, min(cluster.workers, len(shards))) as client:
         futures = {client.submit(work, shard, pure=False): shard for shard in shards}
@@ -118,3 +124,13 @@ def _client(cluster: Cluster, workers: int) -> Iterator[Any]:
         if module == "dask_jobqueue":
             made.scale(n=workers)
         yield stack.enter_context(Client(made))
+
+
+def _processors(gpu: bool) -> int:
+    if not gpu:
+        return len(os.sched_getaffinity(0))
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("--ngpu 1: this machine shows no GPU to PyTorch")
+    return torch.cuda.device_count()

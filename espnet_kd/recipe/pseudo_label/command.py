@@ -1,25 +1,20 @@
 """``python -m espnet_kd pseudo-label``: transcribe a formatted data directory with a teacher, and filter.
 
 What was decoded stays in ``DST/decode`` (n-best lists and scores, a line of JSON an utterance), so that the
-command goes on after an interruption, and other filters cost no decoding. ``DST`` is a data directory of what the
-filters keep; ``DST/manifest.json`` says how it came about.
+command goes on after an interruption, and other filters cost no decoding. ``DST`` is a data directory of what
+the filters keep; ``DST/manifest.json`` says how it came about.
 """
 
 import argparse
-import json
-import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_table
-from espnet_kd.recipe.merge import dump as dump_yaml
+from espnet_kd.files import read_table
 from espnet_kd.recipe.pseudo_label import cluster, dump, manifest, selection, shards
 
 DECODE = "decode"
-TEACHER_CONFIG = "teacher.yaml"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,73 +63,14 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} is not a number from 1 up")
     selection.check_options(args)
-    where = cluster.parse(args.cluster, args.workers, _processors(args.ngpu))
+    where = cluster.parse(args.cluster, args.workers, bool(args.ngpu))
     source = dump.read(args.data)
     dump.check_target(args.data, args.dst)
     decode_dir = args.decode_dir or args.dst / DECODE
+    from espnet_kd.recipe.pseudo_label.decoding import decode_with_teacher  # imports ESPnet
+
     settings = decode_with_teacher(args, source, decode_dir, where)
     finish(args, source, decode_dir, settings)
-
-
-def decode_with_teacher(
-    args: argparse.Namespace, source: dump.Dump, decode_dir: Path, where: cluster.Cluster
-) -> dict[str, Any]:
-    """Decode the shards that are missing; returns what the manifest says of it."""
-    from espnet_kd.recipe.pseudo_label import decoder, teacher
-    from espnet_kd.teachers.experiment import load_experiment
-
-    found = teacher.find(
-        args.teacher, args.checkpoint, args.inference_config, args.inference_args, args.nbest
-    )
-    device = "cuda" if args.ngpu else "cpu"
-    config = decode_dir.resolve() / TEACHER_CONFIG
-    spec = decoder.Spec(
-        found.task, str(config), str(found.checkpoint.resolve()), json.dumps(found.options), found.seed,
-        found.rate, device,
-    )  # fmt: skip
-
-    def prepare() -> None:
-        load_experiment(
-            args.teacher, found.checkpoint.name
-        )  # stock loading passes over wrong tensors in silence
-        with atomic_path(config) as temporary:
-            temporary.write_text(dump_yaml(found.config), encoding="utf-8")
-
-    made_with = {**found.settings(), "device": device}
-    decode(source, decode_dir, made_with, args.shards, partial(decoder.work, spec=spec), where, prepare)
-    of = {"experiment": str(args.teacher), "file": found.checkpoint.name}
-    return {**made_with, "teacher": {**of, **made_with["teacher"]}}
-
-
-def decode(
-    source: dump.Dump,
-    decode_dir: Path,
-    settings: Mapping[str, Any],
-    count: int | None,
-    work: cluster.Work,
-    where: cluster.Cluster,
-    prepare: Callable[[], None] = lambda: None,
-) -> None:
-    """Make the shards that are missing.
-
-    Args:
-        settings: what the hypotheses depend on besides the speech.
-        count: of shards, or None.
-        work: makes one.
-        prepare: called before anything is decoded.
-    """
-    planned = shards.plan(decode_dir.resolve(), source.absolute(), count)
-    data = {"wav.scp": shards.fingerprint(source.path / "wav.scp"), "utterances": len(source.wav)}
-    with shards.claimed(decode_dir, {**settings, "data": data, "shards": len(planned)}):
-        todo = [shard for shard in planned if not shard.path.exists()]
-        print(f"{decode_dir}: {len(planned)} shards, {len(todo)} to decode", flush=True)
-        if todo:
-            prepare()
-        for number, shard in enumerate(cluster.run(todo, work, where), 1):
-            print(
-                f"{shard.path.name}: {len(shard.utterances)} utterances, {number} of {len(todo)} shards",
-                flush=True,
-            )
 
 
 def finish(
@@ -149,7 +85,7 @@ def finish(
         from espnet_kd.recipe.score import read_symbols
 
         quality = manifest.quality(args.references, labels, kept, read_symbols(args.nlsyms))
-    content = manifest.build({"data": str(args.data), **settings}, labels, kept, steps, quality)
+    content = manifest.build(settings, labels, kept, steps, quality)
     for line in manifest.report(args.dst, content):
         print(line)
     if not kept:
@@ -175,13 +111,3 @@ def other_decode(path: Path) -> dict[str, str]:
             f"--agree_with {path} has neither decoded shards nor a text: give the --dst of another decode"
         )
     return read_table(path / "text")
-
-
-def _processors(ngpu: int) -> int:
-    if not ngpu:
-        return os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError("--ngpu 1: this machine shows no GPU to PyTorch")
-    return torch.cuda.device_count()

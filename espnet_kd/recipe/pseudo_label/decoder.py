@@ -130,7 +130,7 @@ class Decoder:
 
 
 def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
-    """Samples (N,) and rate as stock inference reads them: full scale is 1 in a file, the stored one in an ark.
+    """Samples (N,) and rate as stock inference reads them: full scale is 1, but in an ark what is stored.
 
     Raises:
         UserError: it cannot be read, or has several channels.

@@ -1,4 +1,4 @@
-"""The data directories on both sides: formatted speech that is decoded, and what is kept of it with its labels."""
+"""The data directories on both sides: formatted speech, and what is kept of it with its pseudo-labels."""
 
 import os
 from collections.abc import Mapping
@@ -74,8 +74,8 @@ def check_target(source: Path, dst: Path) -> None:
         raise UserError(f"{dst} is a file: --dst is a directory")
     if source.resolve() == dst.resolve():
         raise UserError(f"{dst} is the data that is decoded: give its pseudo-labels another directory")
-    ours = (dst / MANIFEST).exists() or (dst / "decode").exists()
-    if dst.exists() and not ours and any(dst.iterdir()):
+    present = {p.name for p in dst.iterdir() if not p.name.startswith(".")} if dst.exists() else set()
+    if present and not present & {MANIFEST, "decode"}:
         raise UserError(f"{dst} holds something else than pseudo-labels: give another directory")
 
 

@@ -80,9 +80,8 @@ def report(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
     lines = [f"{dst}: {before['utterances']} utterances decoded, {before['hours']:.2f} hours"]
     for step in manifest["filters"]:
         limits = ", ".join(f"{k} {v}" for k, v in step["limits"].items())
-        lines.append(
-            f"  {step['name']}: {step['dropped']} dropped, {step['dropped_hours']:.2f} hours  {limits}".rstrip()
-        )
+        dropped = f"{step['dropped']} dropped, {step['dropped_hours']:.2f} hours"
+        lines.append(f"  {step['name']}: {dropped}" + (f" ({limits})" if limits else ""))
     lines.append(f"{dst}: {after['utterances']} utterances kept, {after['hours']:.2f} hours")
     found = manifest["references"]
     for kind in KINDS if found else ():

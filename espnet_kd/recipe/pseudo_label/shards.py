@@ -91,7 +91,7 @@ def read(directory: Path) -> Iterator[Record]:
     paths = sorted(directory.glob("[0-9]*.jsonl"))
     if len(paths) != expected:
         raise UserError(
-            f"{directory} has {len(paths)} of {expected} shards: repeat the command that makes them, it goes on"
+            f"{directory} has {len(paths)} of {expected} shards: repeat the command that makes them"
         )
     for path in paths:
         with path.open(encoding="utf-8") as f:
