@@ -6,9 +6,7 @@ the filters keep; ``DST/manifest.json`` says how it came about.
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
@@ -66,35 +64,22 @@ def main(argv: list[str] | None = None) -> None:
     where = cluster.parse(args.cluster, args.workers, bool(args.ngpu))
     source = dump.read(args.data)
     dump.check_target(args.data, args.dst)
+    other = other_decode(Path(args.agree_with)) if args.agree_with else None
+    truth = manifest.Truth.read(args.references, args.nlsyms) if args.references else None
     decode_dir = args.decode_dir or args.dst / DECODE
     from espnet_kd.recipe.pseudo_label.decoding import decode_with_teacher  # imports ESPnet
 
     settings = decode_with_teacher(args, source, decode_dir, where)
-    finish(args, source, decode_dir, settings)
-
-
-def finish(
-    args: argparse.Namespace, source: dump.Dump, decode_dir: Path, settings: Mapping[str, Any]
-) -> None:
-    """Filter what was decoded, and write the data directory."""
     labels = {record.utt: selection.label(record) for record in shards.read(decode_dir)}
-    other = other_decode(Path(args.agree_with)) if args.agree_with else None
     kept, steps = selection.select(labels, args, other)
-    quality = None
-    if args.references:
-        from espnet_kd.recipe.score import read_symbols
-
-        quality = manifest.quality(args.references, labels, kept, read_symbols(args.nlsyms))
+    quality = truth.quality(labels, kept) if truth else None
     content = manifest.build(settings, labels, kept, steps, quality)
     for line in manifest.report(args.dst, content):
         print(line)
     if not kept:
         counts = ", ".join(f"{step.dropped} by {step.name}" for step in steps if step.dropped)
         raise UserError(f"{args.dst}: no utterance passes the filters ({counts}): loosen them")
-    texts, samples = (
-        {utt: getattr(item, name) for utt, item in kept.items()} for name in ("text", "samples")
-    )
-    dump.write(source, args.dst, texts, samples, manifest.render(content))
+    dump.write(source, args.dst, kept, manifest.render(content))
 
 
 def other_decode(path: Path) -> dict[str, str]:

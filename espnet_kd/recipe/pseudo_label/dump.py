@@ -8,6 +8,7 @@ from pathlib import Path
 from espnet_kd.corpora.datadir import check_id, check_same_keys, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_table, write_table
+from espnet_kd.recipe.pseudo_label.selection import Label
 
 MANIFEST = "manifest.json"
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", MANIFEST, "wav.scp")
@@ -79,14 +80,11 @@ def check_target(source: Path, dst: Path) -> None:
         raise UserError(f"{dst} holds something else than pseudo-labels: give another directory")
 
 
-def write(
-    source: Dump, dst: Path, texts: Mapping[str, str], samples: Mapping[str, int], manifest: str
-) -> None:
+def write(source: Dump, dst: Path, labels: Mapping[str, Label], manifest: str) -> None:
     """Write the data directory of the kept utterances; wav.scp comes last and says that all is there.
 
     Args:
-        texts: pseudo-labels by kept utterance.
-        samples: lengths of at least these utterances.
+        labels: of the kept utterances.
         manifest: content of manifest.json.
     """
     dst.mkdir(parents=True, exist_ok=True)
@@ -94,14 +92,14 @@ def write(
     for path in [p for name in TABLES for p in dst.glob(f".{name}.*")]:  # a killed run's
         path.unlink()
     _write_text(dst / MANIFEST, manifest)
-    write_table(dst / "text", texts)
-    speaker = {utt: source.speaker[utt] for utt in texts}
+    write_table(dst / "text", {utt: item.text for utt, item in labels.items()})
+    speaker = {utt: source.speaker[utt] for utt in labels}
     write_table(dst / "utt2spk", speaker)
     write_table(dst / "spk2utt", spk2utt(speaker))
-    write_table(dst / "utt2num_samples", {utt: samples[utt] for utt in texts})
+    write_table(dst / "utt2num_samples", {utt: item.samples for utt, item in labels.items()})
     for name, content in source.kind.items():
         _write_text(dst / name, content)
-    write_table(dst / "wav.scp", {utt: source.wav[utt] for utt in texts})
+    write_table(dst / "wav.scp", {utt: source.wav[utt] for utt in labels})
 
 
 def _write_text(path: Path, content: str) -> None:

@@ -5,7 +5,7 @@ It holds no times and no machine, so that the same command writes the same file.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.recipe.alignment import Counts, align
 from espnet_kd.recipe.pseudo_label.selection import Label, Step
+from espnet_kd.recipe.score import read_symbols
 from espnet_kd.recipe.scores import KINDS
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -33,7 +34,7 @@ def build(
         labels: all of them.
         kept: those that the filters left.
         steps: what each filter dropped.
-        quality: see ``quality``; None without references.
+        quality: see ``Truth``; None without references.
     """
     return {
         **settings,
@@ -49,29 +50,50 @@ def render(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
 
 
-def quality(references: Path, labels: Labels, kept: Labels, symbols: frozenset[str]) -> dict[str, Any]:
-    """Errors of the pseudo-labels, before and after the filters.
+@dataclass(frozen=True)
+class Truth:
+    """True transcripts.
 
-    Args:
-        references: Kaldi text; utterances that it does not have, or without words, are counted and left out.
+    Attributes:
         symbols: non-linguistic ones, which are not scored.
-
-    Raises:
-        UserError: it has none of the utterances.
     """
-    table = read_table(references)
-    order = [utt for utt in sorted(labels) if table.get(utt, "").split()]
-    if not order:
-        raise UserError(
-            f"--references {references} has none of the utterances: give the text of the same data"
-        )
-    errors: dict[str, dict[str, Any]] = {"decoded": {}, "kept": {}}
-    for kind, unit in KINDS.items():
-        rows = align([table[u] for u in order], [labels[u].text for u in order], unit, symbols)
-        counts = dict(zip(order, (row.counts for row in rows), strict=True))
-        for name, part in (("decoded", labels), ("kept", kept)):
-            errors[name][kind] = _counts(sum((c for utt, c in counts.items() if utt in part), Counts()))
-    return {"text": str(references), "scored": len(order), "not_scored": len(labels) - len(order), **errors}
+
+    path: Path
+    text: dict[str, str]
+    symbols: frozenset[str]
+
+    @classmethod
+    def read(cls, path: Path, symbols: str | None) -> "Truth":
+        """Read a Kaldi text and a file of symbols.
+
+        Raises:
+            UserError: one does not exist or is malformed.
+        """
+        return cls(path, read_table(path), read_symbols(symbols))
+
+    def quality(self, labels: Labels, kept: Labels) -> dict[str, Any]:
+        """Errors of the pseudo-labels, before and after the filters.
+
+        Utterances without a transcript, or with an empty one, are counted and left out.
+
+        Raises:
+            UserError: none of the utterances has one.
+        """
+        order = [utt for utt in sorted(labels) if self.text.get(utt, "").split()]
+        if not order:
+            raise UserError(f"--references {self.path} has none of the utterances: is it of the same data?")
+        errors: dict[str, dict[str, Any]] = {"decoded": {}, "kept": {}}
+        for kind, unit in KINDS.items():
+            rows = align([self.text[u] for u in order], [labels[u].text for u in order], unit, self.symbols)
+            counts = dict(zip(order, (row.counts for row in rows), strict=True))
+            for name, part in (("decoded", labels), ("kept", kept)):
+                errors[name][kind] = _counts(sum((c for utt, c in counts.items() if utt in part), Counts()))
+        return {
+            "text": str(self.path),
+            "scored": len(order),
+            "not_scored": len(labels) - len(order),
+            **errors,
+        }
 
 
 def report(dst: Path, manifest: Mapping[str, Any]) -> list[str]:

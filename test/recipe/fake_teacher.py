@@ -1,0 +1,57 @@
+"""A teacher that needs no model: it says of an utterance what a table says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_kd.recipe.pseudo_label import cluster, command, decoding, shards
+from espnet_kd.recipe.pseudo_label.records import Hypothesis, Record
+from espnet_kd.recipe.pseudo_label.shards import Shard
+
+RATE = 16000
+SETTINGS = {"teacher": {"config": "c", "checkpoint": "p"}, "inference": {"beam_size": 5, "nbest": 2}}
+
+
+def record(utt: str, text: str, score: float = -1.0, seconds: float = 2.0, unknown: int = 0) -> Record:
+    """A decoded utterance; a character is a token, an empty text is none found."""
+    nbest = (Hypothesis(text, len(text), unknown, score), Hypothesis("X", 1, 0, score - 1)) if text else ()
+    return Record(utt, round(seconds * RATE), RATE, nbest)
+
+
+class FakeTeacher:
+    """Decodes by a table, counts how often, and stops before an utterance as a killed worker does."""
+
+    def __init__(self, records: Mapping[str, Record]) -> None:
+        self.records = records
+        self.decoded: list[str] = []
+        self.killed_at: str | None = None
+
+    def __call__(self, utt: str, wav: str) -> Record:
+        if utt == self.killed_at:
+            raise KeyboardInterrupt
+        assert Path(wav).is_absolute()
+        self.decoded.append(utt)
+        return self.records[utt]
+
+    def work(self, shard: Shard) -> Shard:
+        """What a worker does."""
+        return shards.write(shard, self)
+
+
+def install(monkeypatch, records: Mapping[str, Record]) -> FakeTeacher:
+    """Let the command decode with a fake teacher in this process."""
+    teacher = FakeTeacher(records)
+    here = cluster.Cluster("local", 1)
+
+    def decode(args, source, decode_dir, where):
+        settings = {**SETTINGS, "inference": {**SETTINGS["inference"], "nbest": args.nbest}}
+        return decoding.decode(source, decode_dir, settings, args.shards, teacher.work, here)
+
+    monkeypatch.setattr(decoding, "decode_with_teacher", decode)
+    return teacher
+
+
+def run(data: Path, dst: Path, *options: str) -> None:
+    """The command, as a user calls it."""
+    command.main(
+        ["--teacher", "exp/teacher", "--data", str(data), "--dst", str(dst), "--workers", "1", *options]
+    )
