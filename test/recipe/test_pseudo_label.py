@@ -49,8 +49,8 @@ def test_the_result_is_a_data_directory_of_what_was_kept(
     assert found["utt2num_samples"].splitlines()[0] == b"s1-a 32000"
     assert (found["feats_type"], found["audio_format"]) == (b"raw\n", b"flac\n")
     assert set(found) == {
-        "wav.scp", "text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "manifest.json",
-        "decode/.lock", "decode/settings.json", "decode/00001.jsonl",
+        "wav.scp", "text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format",
+        "manifest.json", "decode/.lock", "decode/settings.json", "decode/00001.jsonl",
     }  # fmt: skip
     assert read_data_dir(tmp_path / "dst").text["s2-c"] == "THREE"
     assert read_dump_dir(tmp_path / "dst")["text"].keys() == TEXTS.keys() - {"s1-b"}
@@ -80,7 +80,7 @@ def test_the_manifest_counts(
     assert found["data"]["directory"] == str(data) and found["data"]["utterances"] == 5
     assert found["decoded"]["utterances"] == 5 and found["decoded"]["hours"] == round(10 / 3600, 4)
     assert found["kept"]["utterances"] == 4 and found["kept"]["tokens"] == 7 + 5 + 9 + 3
-    # normalised: -(n + 1 + i) / (n + 1) for utterances 0, 2, 3 and 4, so the last with 3 characters is the worst
+    # -(n + 1 + i) / (n + 1) with n tokens for utterances i = 0, 2, 3, 4: the last, SIX, is the worst
     assert found["kept"]["score_quantiles"]["0"] == -2 and found["kept"]["score_quantiles"]["1"] == -1
     assert found["filters"][0] == {"name": "empty", "limits": {}, "dropped": 1, "dropped_hours": 0.0006}
     rates = found["references"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.recipe.pseudo_label import cluster, dump, manifest, selection, shards
+from espnet_kd.recipe.pseudo_label import cluster, decoding, dump, manifest, selection, shards
 
 DECODE = "decode"
 
@@ -67,9 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     other = other_decode(Path(args.agree_with)) if args.agree_with else None
     truth = manifest.Truth.read(args.references, args.nlsyms) if args.references else None
     decode_dir = args.decode_dir or args.dst / DECODE
-    from espnet_kd.recipe.pseudo_label.decoding import decode_with_teacher  # imports ESPnet
-
-    settings = decode_with_teacher(args, source, decode_dir, where)
+    settings = decoding.decode_with_teacher(args, source, decode_dir, where)
     labels = {record.utt: selection.label(record) for record in shards.read(decode_dir)}
     kept, steps = selection.select(labels, args, other)
     quality = truth.quality(labels, kept) if truth else None

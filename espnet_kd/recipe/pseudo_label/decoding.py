@@ -9,8 +9,7 @@ from typing import Any
 
 from espnet_kd.files import atomic_path
 from espnet_kd.recipe import merge
-from espnet_kd.recipe.pseudo_label import cluster, decoder, dump, shards, teacher
-from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.recipe.pseudo_label import cluster, dump, shards
 
 TEACHER_CONFIG = "teacher.yaml"
 
@@ -23,6 +22,9 @@ def decode_with_teacher(
     Raises:
         UserError: the teacher or an option is unfit, or an utterance cannot be decoded.
     """
+    from espnet_kd.recipe.pseudo_label import decoder, teacher  # with ESPnet, seconds
+    from espnet_kd.teachers.experiment import load_experiment
+
     found = teacher.find(
         args.teacher, args.checkpoint, args.inference_config, args.inference_args, args.nbest
     )
