@@ -1,14 +1,20 @@
-"""A teacher that needs no model: it says of an utterance what a table says."""
+"""A teacher that needs no model: it says of an utterance what a table says.
 
+As a program, ``fake_teacher.py DATA DECODE_DIR WORKERS`` decodes with one that takes its time, in several processes.
+"""
+
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_kd.recipe.pseudo_label import cluster, command, decoding, shards
+from espnet_kd.recipe.pseudo_label import cluster, command, decoding, dump, shards
 from espnet_kd.recipe.pseudo_label.records import Hypothesis, Record
 from espnet_kd.recipe.pseudo_label.shards import Shard
 
 RATE = 16000
 SETTINGS = {"teacher": {"config": "c", "checkpoint": "p"}, "inference": {"beam_size": 5, "nbest": 2}}
+SECONDS = 0.1  # that the slow teacher needs for an utterance
 
 
 def record(utt: str, text: str, score: float = -1.0, seconds: float = 2.0, unknown: int = 0) -> Record:
@@ -18,7 +24,7 @@ def record(utt: str, text: str, score: float = -1.0, seconds: float = 2.0, unkno
 
 
 class FakeTeacher:
-    """Decodes by a table, counts how often, and stops before an utterance as a killed worker does."""
+    """Decodes by a table, notes what, and stops at an utterance as a killed process does."""
 
     def __init__(self, records: Mapping[str, Record]) -> None:
         self.records = records
@@ -52,6 +58,23 @@ def install(monkeypatch, records: Mapping[str, Record]) -> FakeTeacher:
 
 def run(data: Path, dst: Path, *options: str) -> None:
     """The command, as a user calls it."""
-    command.main(
-        ["--teacher", "exp/teacher", "--data", str(data), "--dst", str(dst), "--workers", "1", *options]
-    )
+    places = ["--teacher", "exp/teacher", "--data", str(data), "--dst", str(dst)]
+    command.main([*places, "--workers", "1", *options])
+
+
+def slow_decode(utt: str, wav: str) -> Record:
+    """Take some time for an utterance."""
+    time.sleep(SECONDS)
+    return record(utt, f"THIS IS {utt}")
+
+
+def slow_work(shard: Shard) -> Shard:
+    """What a slow worker does."""
+    return shards.write(shard, slow_decode)
+
+
+if __name__ == "__main__":
+    from fake_teacher import slow_work as work  # by its name in another process
+
+    where = cluster.Cluster("local", int(sys.argv[3]))
+    decoding.decode(dump.read(Path(sys.argv[1])), Path(sys.argv[2]), SETTINGS, 10, work, where)
