@@ -1,4 +1,4 @@
-"""Pseudo-labels of real ESPnet models: stock hypotheses, with one worker or with two of which one is killed."""
+"""Pseudo-labels of real ESPnet models: stock hypotheses, with one worker or two of which one is killed."""
 
 import contextlib
 import threading
@@ -55,7 +55,8 @@ def test_workers_say_what_stock_inference_says(recipe: Recipe, tmp_path: Path) -
     label(recipe, tmp_path / "one", *options, "--workers", "1")
     with contextlib.chdir(recipe.root):
         stock(
-            cmd=["--asr_train_config", "exp/teacher/config.yaml", "--asr_model_file", "exp/teacher/valid.acc.ave.pth",
+            cmd=["--asr_train_config", "exp/teacher/config.yaml",
+                 "--asr_model_file", "exp/teacher/valid.acc.ave.pth",
                  "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound",
                  "--output_dir", str(tmp_path / "stock"), *SEARCH.split()]
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """A teacher that needs no model: it says of an utterance what a table says.
 
-As a program, ``fake_teacher.py DATA DECODE_DIR WORKERS`` decodes with one that takes its time, in several processes.
+As a program, ``fake_teacher.py DATA DECODE_DIR WORKERS`` decodes with one that takes its time.
 """
 
 import sys

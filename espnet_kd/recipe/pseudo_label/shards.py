@@ -65,7 +65,9 @@ def claimed(directory: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another run decodes into {directory}: wait for it, or stop it") from None
         _settle(directory, settings)
+        _sweep(directory)
         yield
+        _sweep(directory)
 
 
 def write(shard: Shard, decode: Decode) -> Shard:
@@ -146,10 +148,14 @@ def _settle(directory: Path, settings: Mapping[str, Any]) -> None:
             )
     elif present:
         raise UserError(f"{directory} holds something else than decoded shards: give another directory")
-    for leftover in directory.glob(".*.jsonl.*"):  # a killed worker's
-        leftover.unlink()
     with atomic_path(directory / SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what killed workers have left half-written."""
+    for leftover in directory.glob(".*.jsonl.*"):
+        leftover.unlink()
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> str:
