@@ -107,8 +107,9 @@ def transducer(recipe: Recipe) -> str:
 def test_a_transducer_teaches(recipe: Recipe, transducer: str, tmp_path: Path) -> None:
     from espnet2.bin.asr_transducer_inference import Speech2Text
 
-    search = "--beam_size 2 --beam_search_config search_type=alsd"
-    options = ["--inference_args", search, "--nbest", "2", "--workers", "1", "--max_rate", "1000"]
+    search = tmp_path / "decode.yaml"
+    search.write_text("beam_size: 2\nbeam_search_config: {search_type: alsd}\n")
+    options = ["--inference_config", str(search), "--nbest", "2", "--workers", "1", "--max_rate", "1000"]
     label(recipe, tmp_path / "dst", *options, teacher=transducer)
     found = {r.utt: r.nbest for r in shards.read(tmp_path / "dst/decode")}
     with contextlib.chdir(recipe.root):
