@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.joint import Joint
-from espnet_kd.rnnt.lattice import lattice_of
+from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
 from espnet_kd.rnnt.method import Distillation, Kind
 from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
@@ -76,7 +76,7 @@ def rnnt_distillation(
         check_number(name, value)
     check_number("temperature", temperature, above_zero=True)
     _check_options(kind, delay, normalize)
-    _check_teacher(student, teacher, kind)
+    _check_teacher(student, teacher, kind, lattice)
     method = Distillation(
         teacher=_constant(teacher, student),
         kind=kind,
@@ -99,13 +99,13 @@ def _check_options(kind: str, delay: int, normalize: str | None) -> None:
         raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
 
 
-def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
+def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice) -> None:
     """Refuse a teacher of another lattice or vocabulary, or stored targets of another kind."""
     kept_for = {CollapsedTargets: "collapsed", PathTargets: "one_best"}.get(type(teacher), kind)
     if kind != kept_for:
         raise ValueError(f"{type(teacher).__name__} serve the kind {kept_for}, not {kind}")
     if isinstance(teacher, PathTargets):
-        _check_path(student, teacher)
+        _check_path(student, teacher, lattice)
         return
     if teacher.shape != student.shape:
         raise ValueError(
@@ -119,19 +119,19 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
         )
 
 
-def _check_path(student: Joint, targets: PathTargets) -> None:
+def _check_path(student: Joint, targets: PathTargets, lattice: Lattice) -> None:
     """Refuse a path that leaves the student's lattice, or tokens outside its vocabulary."""
-    batch, frames, rows = student.shape
+    batch = len(student.enc)
     if len(targets.tokens) != batch:
         raise ValueError(
             f"the path targets are of {len(targets.tokens)} utterances, the student's batch has {batch}"
         )
-    limits = {
-        "frame": (targets.path.frames[..., None], frames),
-        "row": (targets.path.rows[..., None], rows),
-        "token": (targets.tokens, student.classes),
-    }
     for b, length in enumerate(targets.path.lengths):
+        limits = {
+            "frame": (targets.path.frames, lattice.frames[b]),
+            "row": (targets.path.rows, lattice.rows[b]),
+            "token": (targets.tokens, student.classes),
+        }
         for name, (values, limit) in limits.items():
             used = values[b, :length]
             if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < limit:
