@@ -110,6 +110,8 @@ def lattice_of(joint: Joint, labels: Tensor, enc_lens: Tensor, label_lens: Tenso
         ValueError: a length is beyond its tensor, a label is the blank or outside the vocabulary.
     """
     batch, frames, rows = joint.shape
+    if not batch:
+        raise ValueError("the batch has no utterance")
     if not 0 <= blank < joint.classes:
         raise ValueError(f"blank is {blank}, but the vocabulary has {joint.classes} classes (0 to V - 1)")
     if joint.classes < 2:

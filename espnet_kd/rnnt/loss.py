@@ -29,7 +29,7 @@ class _Transducer:
             rnnt = -log_likelihood(arcs, lattice)
         else:
             rnnt, hard = transducer_gradient(arcs, lattice, share, self.fastemit)
-            sweep(student, lattice, self.chunk, hard, None, (), gradients)
+            sweep(student, lattice, self.chunk, hard, None, 0.0, gradients)
         return rnnt, torch.zeros_like(rnnt)
 
     def utterance(self, _: int) -> "_Transducer":
