@@ -8,9 +8,9 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
-from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
+from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
