@@ -72,6 +72,8 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     model.eval().requires_grad_(False)
     if hasattr(model.decoder, "sampling_probability"):
         model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
+    if getattr(model.encoder, "dynamic_chunk_training", False):
+        model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
     return Experiment(model, directory, path)
 
 

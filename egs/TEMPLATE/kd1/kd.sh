@@ -33,6 +33,7 @@ nbpe=30                     # number of BPE tokens
 bpemode=unigram             # unigram or bpe
 nlsyms_txt=none             # file of non-linguistic symbols, one a line
 # Models
+asr_task=asr                # asr, or asr_transducer
 teacher_config=             # list: configurations of the teachers
 teacher_exp=                # list: trained experiments to use as teachers instead, from any ESPnet recipe
 teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
@@ -71,6 +72,7 @@ for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation; d
     [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
         error "--${option} '${!option}' is not a number from ${least} up"
 done
+[[ ${asr_task} =~ ^asr(_transducer)?$ ]] || error "--asr_task ${asr_task} is not asr or asr_transducer"
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
