@@ -30,6 +30,7 @@ def rnnt_distillation(
     delay: int = 0,
     temperature: float = 1.0,
     blank: int = 0,
+    fastemit: float = 0.0,
     reduction: Reduction = "mean",
     normalize: Normalize | None = None,
     chunk: int | None = None,
@@ -56,6 +57,7 @@ def rnnt_distillation(
             without its first frames with the teacher's without its last.
         temperature: T > 0 of both models' softmax in the teacher's term.
         blank: index of the blank.
+        fastemit: as in rnnt_loss.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
         normalize: `nodes` divides an utterance's KL by the number of nodes that it is summed over: for `full`
             and `collapsed` frames * (labels + 1), otherwise those on an alignment, frames + labels.
@@ -72,7 +74,8 @@ def rnnt_distillation(
         arXiv:2011.06110. Full-sum: arXiv:2303.05958.
     """
     lattice = lattice_of(student, labels, enc_lens, label_lens, blank)
-    for name, value in (("rnnt_weight", rnnt_weight), ("kd_weight", kd_weight)):
+    weights = {"rnnt_weight": rnnt_weight, "kd_weight": kd_weight}
+    for name, value in (weights | {"fastemit": fastemit}).items():
         check_number(name, value)
     check_number("temperature", temperature, above_zero=True)
     _check_options(kind, delay, normalize)
@@ -81,6 +84,7 @@ def rnnt_distillation(
         teacher=_constant(teacher, student),
         kind=kind,
         weights=(rnnt_weight, kd_weight),
+        fastemit=fastemit,
         delay=delay,
         temperature=float(temperature),
         by_nodes=normalize == "nodes",

@@ -9,8 +9,25 @@ from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
 
+
+class _Tanh(torch.autograd.Function):
+    """tanh x = 2 sigmoid(2 x) - 1, which a CPU computes more than twice as fast, to 2e-7 in float32."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradient, y)
+
+
 ACTIVATIONS: Mapping[str, Activation] = {
-    "tanh": torch.tanh,
+    "tanh": _Tanh.apply,
     "relu": torch.relu,
     "identity": lambda x: x,
 }
@@ -98,4 +115,6 @@ def joint_of(network: JointNetwork, encoder_out: Tensor, decoder_out: Tensor) ->
         decoder_out: (B, U, D') output of the prediction network.
     """
     enc, dec = network.lin_enc(encoder_out), network.lin_dec(decoder_out)
-    return Joint(enc, dec, network.lin_out.weight, network.lin_out.bias, network.joint_activation)
+    activation = network.joint_activation
+    by_name = "tanh" if isinstance(activation, torch.nn.Tanh) else activation
+    return Joint(enc, dec, network.lin_out.weight, network.lin_out.bias, by_name)
