@@ -150,5 +150,5 @@ def _constant(teacher: Teacher, student: Joint) -> Teacher:
     """The teacher without gradient, in the type in which the student is computed."""
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
     if isinstance(teacher, Joint):
-        return teacher.map(lambda x: x.detach().to(dtype))
+        return teacher.map(lambda x: x.detach().to(dtype)).without_tanh()
     return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))

@@ -37,6 +37,10 @@ class Block:
         """How many, frame by frame."""
         return (self.stop - self.start) * self.rows
 
+    def inputs(self, joint: Joint) -> tuple[Tensor, Tensor]:
+        """The parts of enc and dec, (F, J) and (R, J)."""
+        return joint.enc[self.utterance, self.start : self.stop], joint.dec[self.utterance, : self.rows]
+
     def at(self, values: Tensor) -> Tensor:
         """The nodes' part of (B, T, U, ...) values, as a view (frames, rows, ...)."""
         return values[self.utterance, self.start : self.stop, : self.rows]

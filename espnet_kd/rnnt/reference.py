@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Path
-from espnet_kd.rnnt.joint import ACTIVATIONS, Joint
+from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.scalar import LatticeLoss
 from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 
@@ -98,7 +98,8 @@ def utterances(labels, enc_lens, label_lens) -> Iterator[tuple[int, int, list[in
 
 def logits_of(joint: Joint, b: int, t: int, y: list[int]) -> Tensor:
     """(T, U, V) logits of an utterance."""
-    activation = ACTIVATIONS.get(joint.activation, joint.activation)
+    known = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
+    activation = known.get(joint.activation, joint.activation)
     return activation(joint.enc[b, :t, None] + joint.dec[b, : len(y) + 1]) @ joint.weight.T + joint.bias
 
 

@@ -56,9 +56,7 @@ def arc_scores(
     buffers = Buffers(joint.enc, joint.classes)
     scores = [Arcs(*(joint.enc.new_full(lattice.shape, -math.inf) for _ in range(2))) for _ in temperatures]
     for block in lattice.blocks(chunk):
-        frames = slice(block.start, block.stop)
-        hidden = joint.hidden(joint.enc[block.utterance, frames], joint.dec[block.utterance, : block.rows])
-        x = logits(joint, hidden, buffers.take("student", block.nodes))
+        x = logits(joint, joint.hidden(*block.inputs(joint)), buffers.take("student", block.nodes))
         for temperature, arcs in zip(temperatures, scores, strict=True):
             soft = x
             if len(temperatures) > 1 or temperature != 1.0:

@@ -81,4 +81,4 @@ def path_targets(
 def _wide(teacher: Joint) -> Joint:
     """In float32, or in float64 if it is that."""
     dtype = torch.promote_types(teacher.enc.dtype, torch.float32)
-    return teacher.map(lambda x: x.detach().to(dtype))
+    return teacher.map(lambda x: x.detach().to(dtype)).without_tanh()

@@ -36,7 +36,7 @@ def test_real_nodes_and_cropped_frames():
 
 def test_the_default_chunk_bounds_the_logits():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert default_chunk(1024, cpu) == 2**18 // 1024 and default_chunk(1024, gpu) == 2**26 // 1024
+    assert default_chunk(1024, cpu) == 2**19 // 1024 and default_chunk(1024, gpu) == 2**26 // 1024
     assert default_chunk(10**6, cpu) == FEWEST_NODES
 
 
