@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rnnt": set(),
     "corpora": COMMON,
     "store": COMMON,
-    "teachers": COMMON | {"store", "compat"},
+    "teachers": COMMON | {"store", "rnnt", "compat"},
     "models": COMMON | {"teachers", "criteria", "rnnt", "compat"},
     "tasks": COMMON | {"models", "teachers", "store", "criteria", "rnnt", "compat"},
     "recipe": COMMON | {"tasks", "models", "teachers", "store", "criteria", "rnnt", "compat", "corpora"},

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from espnet_kd.rnnt.joint import Joint
 
-# Nodes times classes of a block: on a CPU it should stay in the cache, on a GPU fill the device.
-CPU_BLOCK, GPU_BLOCK = 2**19, 2**26
-FEWEST_NODES = 256
+# Nodes times classes of a block: on a CPU it should stay in the cache, on a GPU fill the device. With fewer
+# nodes, products of matrices lose speed.
+CPU_BLOCK, GPU_BLOCK = 2**18, 2**26
+FEWEST_NODES = 512
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class Lattice:
         return Lattice(labels, (frames,), (rows,), (1, *self.shape[1:]), self.blank)
 
 
-def default_chunk(classes: int, device: torch.device) -> int:
-    """Nodes of a block for V classes."""
-    return max(FEWEST_NODES, (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // classes)
+def default_chunk(joint: Joint) -> int:
+    """Nodes of a block, from V or J, whichever is larger."""
+    block = CPU_BLOCK if joint.enc.device.type == "cpu" else GPU_BLOCK
+    return max(FEWEST_NODES, block // max(joint.weight.shape))
 
 
 def lattice_of(joint: Joint, labels: Tensor, enc_lens: Tensor, label_lens: Tensor, blank: int) -> Lattice:

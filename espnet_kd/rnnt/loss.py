@@ -90,7 +90,7 @@ def chunk_size(chunk: int | None, joint: Joint) -> int:
         ValueError: it is not a positive integer.
     """
     if chunk is None:
-        return default_chunk(joint.classes, joint.enc.device)
+        return default_chunk(joint)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is {chunk!r}: give a number of nodes, an integer of at least 1")
     return chunk

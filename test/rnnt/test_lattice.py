@@ -35,9 +35,13 @@ def test_real_nodes_and_cropped_frames():
 
 
 def test_the_default_chunk_bounds_the_logits():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert default_chunk(1024, cpu) == 2**19 // 1024 and default_chunk(1024, gpu) == 2**26 // 1024
-    assert default_chunk(10**6, cpu) == FEWEST_NODES
+    def chunk(classes: int, space: int, device: str) -> int:
+        enc = torch.empty(1, 1, space, device=device)
+        return default_chunk(Joint(enc, enc, enc.new_empty(classes, space), enc.new_empty(classes)))
+
+    assert chunk(30, 16, "cpu") == 2**18 // 30 and chunk(30, 16, "meta") == 2**26 // 30
+    assert chunk(30, 256, "cpu") == 2**18 // 256
+    assert chunk(10**6, 1, "cpu") == FEWEST_NODES
 
 
 # What differs from a batch of 3 with 6 frames, 5 rows and 6 classes, and the message.
