@@ -7,6 +7,7 @@ from espnet_kd.errors import UserError
 
 CORPORA = {
     "an4": ("espnet_kd.corpora.an4", "CMU AN4 (census), English, 16 kHz, about an hour; public"),
+    "csj": ("espnet_kd.corpora.csj", "Corpus of Spontaneous Japanese, 16 kHz, 660 hours; licensed"),
     "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised on the spot"),
 }
 
