@@ -1,8 +1,8 @@
 """CSJ, the Corpus of Spontaneous Japanese: 3302 talks, 660 hours at 16 kHz, licensed by NINJAL.
 
 Writes train and the three official evaluation sets, and of train the parts that ESPnet's recipe makes:
-train_dev, the first 4000 utterances; train_nodev, the others; train_nodup, of these about 300 at most that have
-the same text.
+train_dev, the first 4000 utterances; train_nodev, the others; train_nodup, about 300 of these at most that
+have the same text.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What ESPnet's recipe for CSJ makes of the surface by accident, for texts that are equal to the letter.
 
 It differs from ``csj_tags``: what stands before an A tag in its word is lost (``小(A エヌ;Ｎ)`` gives Ｎ);
-ゼ, ロ or a comma make the tag a numeral; after a numeral of one word every A tag comes from column 9, up to the
-end of one of several words; Japanese names of tags stay as text.
+ゼ, ロ or a comma make the tag a numeral; after a numeral of one word every A tag comes from column 9, up to
+the end of one of several words; Japanese names of tags stay as text.
 """
 
 import re

@@ -9,7 +9,7 @@ from espnet_kd.errors import UserError
 
 COLUMNS = 17
 TIME, SURFACE, PLAIN, CLASS = 3, 5, 9, 11  # counted from 0
-UNIT = re.compile(r"(\d+) (\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) ([LR]):\S*\s*")
+UNIT = re.compile(r"(\d+) (\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) ([LR])")
 OTHER_ENCODINGS = ("utf-8", "euc_jp")
 
 
@@ -47,16 +47,16 @@ def read_sdb(path: Path) -> list[Word]:
         UserError: the file is not Shift_JIS, or a line lacks columns or has no times; with its number.
     """
     words: list[Word] = []
-    column, unit = "", Unit("", 0.0, 0.0, "")
+    current, unit = "", Unit("", 0.0, 0.0, "")
     for number, line in enumerate(_decode(path).split("\n"), 1):
         if not (line := line.rstrip("\r")):
             continue
-        columns = line.split("\t")
-        if len(columns) < COLUMNS:
-            raise UserError(f"{path}:{number}: {len(columns)} columns instead of {COLUMNS}, divided by tabs")
-        if columns[TIME] != column:  # the words of a unit follow each other
-            column = columns[TIME]
-            unit = _unit(column, f"{path}:{number}")
+        if (tabs := line.count("\t")) < COLUMNS - 1:
+            raise UserError(f"{path}:{number}: {tabs + 1} columns instead of {COLUMNS}, divided by tabs")
+        columns = line.split("\t", CLASS + 1)
+        named, colon, _ = columns[TIME].partition(":")
+        if named != current or not colon:  # the words of a unit follow each other
+            current, unit = named, _unit(columns[TIME], f"{path}:{number}")
         words.append(Word(number, unit, columns[SURFACE], columns[PLAIN], columns[CLASS].strip()))
     if not any(word.word_class for word in words):  # not analysed
         words = [word._replace(word_class="unknown") for word in words]
@@ -64,8 +64,9 @@ def read_sdb(path: Path) -> list[Word]:
 
 
 def _unit(column: str, where: str) -> Unit:
-    match = UNIT.fullmatch(column)
-    if match is None:
+    named, colon, _ = column.partition(":")
+    match = UNIT.fullmatch(named)
+    if match is None or not colon:
         raise UserError(
             f"{where}: expected `0099 00280.998-00284.221 L:-001-001` in column {TIME + 1}, not {column!r}"
         )

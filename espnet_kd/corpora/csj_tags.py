@@ -10,6 +10,7 @@ B are tags of the pronunciation, of which nothing is used.
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from espnet_kd.corpora.csj_sdb import Word
@@ -52,16 +53,17 @@ def standard_texts(words: Sequence[Word], path: Path, extra_tags: Collection[str
     """
     texts, spans, known = [], [], SPANS | EVENTS | frozenset(extra_tags)
     for word in words:
-        text = word.surface
-        if spans or ASCII.search(text):
-            text = _untagged(word, spans, known, path)
-        texts.append(tidy(text))
+        if spans or ASCII.search(word.surface):
+            texts.append(tidy(_untagged(word, spans, known, path)))
+        else:
+            texts.append(tidy(word.surface))
     for span in spans:
         if span.tag == "A":
             raise UserError(f"{path}:{span.line}: the tag (A is not closed in the rest of the talk")
     return texts
 
 
+@lru_cache(maxsize=100_000)  # the words of a language come again and again
 def tidy(text: str) -> str:
     """A word as the standard recipe tidies it up: no space, no dot at the end, んー is ん."""
     # Where the words come from: Kaldi's csj2kaldi4m.pl, which ESPnet uses.
