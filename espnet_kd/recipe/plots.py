@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from espnet_kd.files import atomic_path
+from espnet_kd.recipe import scores
 from espnet_kd.recipe.bootstrap import rate_interval
 from espnet_kd.recipe.groups import Group
 
@@ -42,7 +43,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def wer_bars(groups: list[Group], sets: list[str], path: Path) -> None:
+def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
     """A panel for each set: a bar for each model, its 95 % interval and a dot for each seed."""
     shown = [group for group in groups if any(group.scored(name) for name in sets)]
     colour = colours(groups)
@@ -54,7 +55,8 @@ def wer_bars(groups: list[Group], sets: list[str], path: Path) -> None:
         for y, group in enumerate(shown):
             if group.scored(name):
                 top = max(top, _bar(ax, y, group, name, colour[group.label]))
-        ax.set(title=name, xlabel="word error rate (%)", xlim=(0, 1.18 * top or 1))
+        unit = scores.KINDS[groups[0].metric]
+        ax.set(title=name, xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
         ax.set_yticks(range(len(shown)), [group.label for group in shown])
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)

@@ -88,13 +88,17 @@ def check_comparable(first: Score, second: Score) -> None:
     Raises:
         UserError: they differ; the first utterance that does is named.
     """
-    a, b = first.utterances["wer"], second.utterances["wer"]
-    for utt in sorted(a.keys() | b.keys()):
-        if utt not in a or utt not in b:
-            lacks, has = (second, first) if utt in a else (first, second)
-            raise UserError(f"{lacks.path} lacks utterance {utt} of {has.path}: score the same set for both")
-        if a[utt][1] != b[utt][1]:
-            raise UserError(
-                f"{utt} has {a[utt][1]} reference words in {first.path} and {b[utt][1]} in {second.path}: "
-                "score both against one reference"
-            )
+    for kind, unit in KINDS.items():
+        a, b = first.utterances[kind], second.utterances[kind]
+        for utt in sorted(a.keys() | b.keys()):
+            if utt not in a or utt not in b:
+                lacks, has = (second, first) if utt in a else (first, second)
+                raise UserError(
+                    f"{lacks.path} lacks utterance {utt} of {has.path}: score the same set for both"
+                )
+            one, two = a[utt][1], b[utt][1]
+            if one != two:
+                raise UserError(
+                    f"{utt} has {one} reference {unit}s in {first.path} and {two} in {second.path}: "
+                    "score both against one reference"
+                )

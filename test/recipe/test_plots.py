@@ -42,8 +42,8 @@ def test_no_curves_no_picture(groups: list[Group], tmp_path: Path) -> None:
 
 
 def test_bars_have_a_panel_for_each_set(groups: list[Group], tmp_path: Path) -> None:
-    plots.wer_bars(groups, ["test"], tmp_path / "one.png")
-    plots.wer_bars(groups, ["test", "dev"], tmp_path / "two.png")
+    plots.rate_bars(groups, ["test"], tmp_path / "one.png")
+    plots.rate_bars(groups, ["test", "dev"], tmp_path / "two.png")
     one, two = picture(tmp_path / "one.png"), picture(tmp_path / "two.png")
     assert two.shape[1] > 1.3 * one.shape[1]
     assert len(np.unique(one.reshape(-1, 3), axis=0)) > 20

@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from miniature_csj import make_parts, write_csj
-from shell import TEMPLATE, failure, link_template, model, run
+from shell import TEMPLATE, failure, link_template, run
 
 RECIPE = TEMPLATE.parents[1] / "csj" / "kd1"
 TALKS = {"A01F0055": 8, "A01M0110": 3, "A01M0056": 3, "S00M0112": 3, "S01F0001": 12, "D01F0002": 2}
@@ -69,21 +68,3 @@ def test_audio_is_cut_and_tokens_are_characters(recipe: Path, corpus: Path) -> N
     assert tokens[:2] == ["<blank>", "<unk>"] and tokens[-1] == "<sos/eos>"
     assert {"音", "声", "Ａ", "え", "ー"} < set(tokens) and "<space>" not in tokens
     assert all(len(token) == 1 for token in tokens[2:-1])
-
-
-def test_training_decoding_and_results(recipe: Path, corpus: Path) -> None:
-    configs = {"teacher_transformer": model(2), "student_transformer": model(1), "decode": {"beam_size": 1}}
-    for name, settings in configs.items():
-        (recipe / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-    out = run(
-        recipe,
-        *options(corpus, 12),
-        *("--speed_perturb_factors", "", "--ngpu", "0", "--inference_nj", "1", "--test_sets", "eval1"),
-        *("--inference_args", "--maxlenratio -5", "--kd_config", "conf/kd_kl.yaml"),
-    )
-    assert "eval1  WER " in out and "stage 12: took" in out
-    table = (recipe / "RESULTS.md").read_text()
-    assert "# Results of csj" in table and "distilled: ctc, att" in table
-    characters = sum(len(line.split()[1]) for line in (recipe / "data/eval1/text").read_text().splitlines())
-    score = (recipe / "exp/asr_student_transformer_kd_kl_raw_jp_char").glob("*/eval1/score.json")
-    assert f'"reference": {characters}' in next(score).read_text()

@@ -10,6 +10,7 @@ run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --lang jp \
     --ngpu 1 \
     --token_type char \
+    --metric cer \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --teacher_config conf/teacher_transformer.yaml \
     --student_config conf/student_transformer.yaml \
