@@ -50,6 +50,23 @@ def test_bars_have_a_panel_for_each_set(groups: list[Group], tmp_path: Path) -> 
     assert has_colour(tmp_path / "one.png", "#000000")  # the intervals
 
 
+def test_characters_that_no_font_has_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.suptitle("\ue000\ue001")  # for private use: nobody draws them
+    plots.save(figure, tmp_path / "a.png")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "a.png: 2 characters are drawn as boxes: install a font" in err
+
+
+def test_fonts_for_japanese_are_taken_where_there_are_any() -> None:
+    assert plots.fallback_fonts(["DejaVu Sans", "IPAexGothic", "Noto Sans CJK JP"]) == [
+        "Noto Sans CJK JP",
+        "IPAexGothic",
+    ]
+
+
 def test_the_mean_of_seeds_is_over_the_epochs_that_all_have() -> None:
     from matplotlib.figure import Figure
 
