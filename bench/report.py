@@ -23,7 +23,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def verdict(name: str, value: float, at_most: float) -> tuple[str, bool]:
-    """A line on a target, and whether it is met."""
-    met = value <= at_most
-    return f"{name}: {value:.2f} (target: at most {at_most:.2f}, {'met' if met else 'MISSED'})", met
+def verdict(
+    name: str, value: float, at_most: float | None = None, at_least: float | None = None
+) -> tuple[str, bool]:
+    """A line on a target, an upper or a lower limit, and whether it is met."""
+    if at_most is not None:
+        limit, met = f"at most {at_most:.2f}", value <= at_most
+    else:
+        limit, met = f"at least {at_least:.2f}", value >= at_least
+    return f"{name}: {value:.2f} (target: {limit}, {'met' if met else 'MISSED'})", met

@@ -15,6 +15,7 @@ COMMANDS = {
     "tokens": ("espnet_kd.recipe.tokens", "make a token list"),
     "merge": ("espnet_kd.recipe.merge", "merge YAML configurations"),
     "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
+    "score-eval2000": ("espnet_kd.recipe.score_eval2000", "official WER of Hub5'00, by NIST's hubscr.pl"),
     "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
@@ -22,7 +23,7 @@ COMMANDS = {
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
-TRAINERS = {"espnet2.bin.asr_train": "asr"}
+TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
 
 
 def usage() -> str:

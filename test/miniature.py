@@ -63,7 +63,7 @@ def write_kaldi(path: Path, **tables: str) -> Path:
     """A data directory from its files' contents; ``wav_scp`` stands for wav.scp."""
     path.mkdir(parents=True, exist_ok=True)
     for name, content in tables.items():
-        (path / name.replace("_", ".")).write_text(content)
+        (path / ("wav.scp" if name == "wav_scp" else name)).write_text(content)
     return path
 
 

@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "compat": set(),
-    "criteria": set(),
+    "criteria": {"rnnt"},
     "rnnt": set(),
     "corpora": COMMON,
     "store": COMMON,

@@ -1,4 +1,8 @@
-"""Kaldi data directories: ``wav.scp, text, utt2spk, spk2utt[, segments][, utt2speed]``."""
+"""Kaldi data directories: ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed][, utt2ref_channels]``.
+
+``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel
+of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,18 +22,21 @@ class Utterance:
     Attributes:
         id: sorts its speaker's utterances together when it starts with the speaker, as Kaldi advises.
         audio: path as it will stand in wav.scp.
+        text: transcript; None in a directory without transcripts.
         start: with ``end`` and ``recording``, the piece of the recording that is the utterance.
         speed: factor that ``format`` applies; 1.1 is faster, higher and shorter.
+        channel: of the audio, counted from 0; None where it has only one.
     """
 
     id: str
     speaker: str
     audio: Path
-    text: str
+    text: str | None
     recording: str | None = None
     start: Seconds | None = None
     end: Seconds | None = None
     speed: float = 1.0
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,10 @@ class DataDir:
 
     Attributes:
         wav: audio path by recording, or by utterance where ``segments`` is empty.
+        text: empty in a directory without transcripts.
         segments: (recording, start, end), empty where every utterance is a file of its own.
         speed: factors other than 1.
+        channel: counted from 0, empty where the audio has one channel.
     """
 
     path: Path
@@ -48,32 +57,46 @@ class DataDir:
     speaker: dict[str, str]
     segments: dict[str, tuple[str, Seconds, Seconds]]
     speed: dict[str, float]
+    channel: dict[str, int]
 
     def __iter__(self) -> Iterator[Utterance]:
         for utt, speaker in self.speaker.items():
             recording, start, end = self.segments.get(utt, (None, None, None))
             audio = Path(self.wav[recording or utt])
             speed = self.speed.get(utt, 1.0)
-            yield Utterance(utt, speaker, audio, self.text[utt], recording, start, end, speed)
+            channel = self.channel.get(utt)
+            text = self.text.get(utt)
+            yield Utterance(utt, speaker, audio, text, recording, start, end, speed, channel)
 
 
-def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_data_dir(
+    dst: str | Path, utterances: Iterable[Utterance], beside: Mapping[str, bytes] | None = None
+) -> None:
     """Write a data directory, sorted as Kaldi sorts; it appears whole or not at all.
 
+    Args:
+        dst: the directory.
+        utterances: what its tables say.
+        beside: content of further files by name, such as a reference for another scorer.
+
     Raises:
-        UserError: no utterances, an id twice or unfit, segments for some only, or ``dst`` is
-            a directory of another kind.
+        UserError: no utterances, an id twice or unfit, segments or transcripts for some only, or
+            ``dst`` is a directory of another kind.
     """
     dst = Path(dst)
     by_id = _by_id(dst, utterances)
     segmented = {u.recording is not None for u in by_id.values()}
     if len(segmented) > 1:
         raise UserError(f"{dst}: some utterances are pieces of recordings and some are whole files")
+    labelled = {u.text is not None for u in by_id.values()}
+    if len(labelled) > 1:
+        raise UserError(f"{dst}: some utterances have a transcript and some have none")
     if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
         raise UserError(f"{dst} holds something else than a data directory: choose another name")
     with atomic_dir(dst) as tmp:
         write_table(tmp / "wav.scp", _recordings(dst, by_id.values()))
-        write_table(tmp / "text", {u.id: u.text for u in by_id.values()})
+        if True in labelled:
+            write_table(tmp / "text", {u.id: u.text for u in by_id.values()})
         write_table(tmp / "utt2spk", {u.id: u.speaker for u in by_id.values()})
         write_table(tmp / "spk2utt", spk2utt({u.id: u.speaker for u in by_id.values()}))
         if True in segmented:
@@ -81,12 +104,20 @@ def write_data_dir(dst: str | Path, utterances: Iterable[Utterance]) -> None:
         speeds = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
         if speeds:
             write_table(tmp / "utt2speed", speeds)
+        channels = {u.id: u.channel for u in by_id.values() if u.channel is not None}
+        if channels:
+            write_table(tmp / "utt2ref_channels", channels)
+        for name, content in (beside or {}).items():
+            (tmp / name).write_bytes(content)
 
 
-def read_data_dir(path: str | Path) -> DataDir:
+def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
     """Read a data directory and check that its files agree.
 
     An utterance may have an empty transcript: stage 4 drops it and says so.
+
+    Args:
+        labelled: False leaves transcripts alone and takes a directory without them.
 
     Raises:
         UserError: a file is missing or malformed, an id occurs twice or not in every file,
@@ -95,9 +126,11 @@ def read_data_dir(path: str | Path) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: run the stage that makes it first")
-    wav, text, speaker = (read_table(path / name) for name in ("wav.scp", "text", "utt2spk"))
+    wav, speaker = (read_table(path / name) for name in ("wav.scp", "utt2spk"))
+    text = read_table(path / "text") if labelled else {}
     segments = _read_segments(path / "segments")
-    check_same_keys(path, {"utt2spk": speaker, "text": text})
+    if labelled:
+        check_same_keys(path, {"utt2spk": speaker, "text": text})
     for utt, name in speaker.items():
         if not name:
             raise UserError(f"{path}/utt2spk: {utt} has no speaker")
@@ -115,7 +148,8 @@ def read_data_dir(path: str | Path) -> DataDir:
             raise UserError(f"{path}/wav.scp: {key} has no path")
     if not speaker:
         raise UserError(f"{path} has no utterances")
-    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"))
+    channels = _read_channels(path / "utt2ref_channels")
+    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"), channels)
 
 
 def validate_data_dir(path: str | Path) -> int:
@@ -205,3 +239,12 @@ def _read_speeds(path: Path) -> dict[str, float]:
         if not 0 < speeds[utt] < math.inf:
             raise UserError(f"{path}: {utt}: a speed factor is above 0, not {value}")
     return speeds
+
+
+def _read_channels(path: Path) -> dict[str, int]:
+    channels = {}
+    for utt, value in (read_table(path) if path.exists() else {}).items():
+        if not value.isdecimal():
+            raise UserError(f"{path}: {utt}: {value!r} is not the number of one channel, counted from 0")
+        channels[utt] = int(value)
+    return channels

@@ -7,6 +7,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from espnet_kd.errors import UserError
@@ -14,16 +16,17 @@ from espnet_kd.errors import UserError
 BLOCK = 1 << 16
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
+MD5_DIGITS = 32
 
 
-def download(url: str, directory: str | Path, sha256: str | None = None, pause: float = 2.0) -> Path:
+def download(url: str, directory: str | Path, checksum: str | None = None, pause: float = 2.0) -> Path:
     """Fetch ``url`` into ``directory``; a file that is there already is not fetched again.
 
     What has arrived lies in ``<name>.part`` until all has, and a later call goes on from there.
 
     Args:
         url: http or https.
-        sha256: checksum that the file must have, hexadecimal.
+        checksum: that the file must have, hexadecimal; MD5 if it has 32 digits, otherwise SHA-256.
         pause: seconds before another attempt.
 
     Raises:
@@ -34,35 +37,50 @@ def download(url: str, directory: str | Path, sha256: str | None = None, pause: 
     if parts.scheme not in ("http", "https") or not name:
         raise UserError(f"{url}: only http:// and https:// addresses of files can be downloaded")
     target = Path(directory) / name
-    if not target.exists():
-        part = target.with_name(f"{name}.part")
-        _make_directory(part.parent)
-        print(f"downloading {url} to {target}", flush=True)
-        _fetch_all(url, part, pause)
-        try:
-            verify(part, sha256)
-        except UserError:
-            part.unlink()  # a resumed mixture of two versions would never become right
-            raise
-        os.replace(part, target)
-    verify(target, sha256)
+    if target.exists():
+        verify(target, checksum)
+        return target
+    part = target.with_name(f"{name}.part")
+    _make_directory(part.parent)
+    print(f"downloading {url} to {target}", flush=True)
+    _fetch_all(url, part, pause)
+    try:
+        verify(part, checksum)
+    except UserError:
+        part.unlink()  # a resumed mixture of two versions would never become right
+        raise
+    os.replace(part, target)
     return target
 
 
-def verify(path: Path, sha256: str | None) -> None:
-    """Compare a file's checksum; ``None`` accepts any.
+def verify(path: Path, checksum: str | None) -> None:
+    """Compare a file's checksum, MD5 if it has 32 digits, otherwise SHA-256; ``None`` accepts any.
 
     Raises:
         UserError: it differs.
     """
-    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise UserError(f"{path} has SHA-256 {found}, not {sha256}: fetch it anew or correct --sha256")
+    if checksum is None:
+        return
+    name, digest = ("MD5", file_md5) if len(checksum) == MD5_DIGITS else ("SHA-256", file_sha256)
+    if (found := digest(path)) != checksum.lower():
+        raise UserError(
+            f"{path} has {name} {found}, not {checksum}: fetch it anew or correct the checksum given"
+        )
 
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
+    return _digest(path, hashlib.sha256)
+
+
+def file_md5(path: str | Path) -> str:
+    """MD5 of a file, hexadecimal; some publishers give nothing better."""
+    return _digest(path, partial(hashlib.md5, usedforsecurity=False))  # else a FIPS system refuses it
+
+
+def _digest(path: str | Path, algorithm: Callable) -> str:
     with Path(path).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.file_digest(f, algorithm).hexdigest()
 
 
 def _fetch_all(url: str, part: Path, pause: float) -> None:

@@ -17,11 +17,11 @@ class Criterion(nn.Module):
             over the batch (ESPnet's own normalisation); `sum`.
 
     Attributes:
-        needs: what the model hands over, `logits` or `hidden` vectors.
+        needs: what the model hands over: `logits`, `hidden` vectors, or a `lattice` (rnnt.Joint).
         exempt: properties of the contract test that cannot hold, name -> reason.
     """
 
-    needs: Literal["logits", "hidden"] = "logits"
+    needs: Literal["logits", "hidden", "lattice"] = "logits"
     exempt: dict[str, str] = {}
 
     def __init__(self, reduction: Reduction = "mean") -> None:

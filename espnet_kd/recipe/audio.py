@@ -7,6 +7,7 @@ import soundfile
 import soxr
 
 from espnet_kd.corpora.datadir import Utterance
+from espnet_kd.corpora.sphere import is_shortened
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
@@ -21,21 +22,23 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
         (N,) float64, full scale 1, and the sampling rate in Hz.
 
     Raises:
-        UserError: missing, unreadable, several channels, zero length, NaN or infinite samples,
-            or a segment beyond the end; names utterance and file.
+        UserError: missing, unreadable, several channels and none chosen, zero length, NaN or infinite
+            samples, or a segment beyond the end; names utterance and file.
     """
     where = f"{utterance.id}: {utterance.audio}"
     if not utterance.audio.is_file():
         raise UserError(f"{where}: there is no such file")
     try:
         with soundfile.SoundFile(utterance.audio) as f:
-            if f.channels != 1:
-                raise UserError(f"{where}: {f.channels} channels, one is needed: split the file")
+            channel = _channel(where, utterance, f.channels)
             start, stop = _span(where, utterance, f.frames, f.samplerate)
             f.seek(start)
-            samples, rate = f.read(stop - start, dtype="float64"), f.samplerate
+            frames, rate = f.read(stop - start, dtype="float64", always_2d=True), f.samplerate
+            samples = np.ascontiguousarray(frames[:, channel])
     except (soundfile.SoundFileError, OSError) as e:
-        raise UserError(f"{where}: cannot be read as audio{_shorten_hint(utterance.audio)}: {e}") from None
+        shortened = " (SPHERE compressed by shorten: unpack it with sph2pipe)"
+        hint = shortened if is_shortened(utterance.audio) else ""
+        raise UserError(f"{where}: cannot be read as audio{hint}: {e}") from None
     if len(samples) < stop - start:
         raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")
     if not np.isfinite(samples).all():
@@ -107,9 +110,14 @@ def _span(where: str, utterance: Utterance, frames: int, rate: int) -> tuple[int
     return start, min(stop, frames)
 
 
-def _shorten_hint(path: Path) -> str:
-    with path.open("rb") as f:
-        header = f.read(1024)
-    if header.startswith(b"NIST_1A") and b"shorten" in header:
-        return " (SPHERE compressed by shorten: unpack it with sph2pipe)"
-    return ""
+def _channel(where: str, utterance: Utterance, channels: int) -> int:
+    """The channel to read, counted from 0."""
+    if utterance.channel is None:
+        if channels != 1:
+            raise UserError(
+                f"{where}: {channels} channels, one is needed: name it in utt2ref_channels, or split the file"
+            )
+        return 0
+    if utterance.channel >= channels:
+        raise UserError(f"{where}: utt2ref_channels names channel {utterance.channel} of 0 to {channels - 1}")
+    return utterance.channel

@@ -86,7 +86,8 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
     Raises:
         UserError: it holds files that no run of ours wrote.
     """
-    cuts = json.dumps([source.segments, source.speed], sort_keys=True).encode()
+    tables = [source.segments, source.speed, *filter(None, [source.channel])]
+    cuts = json.dumps(tables, sort_keys=True).encode()
     wanted = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
     marker = data / SETTINGS
     present = [p for p in data.rglob("*") if not p.is_dir() and p != marker]

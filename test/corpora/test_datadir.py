@@ -40,6 +40,33 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert validate_data_dir(tmp_path / "d") == 2
 
 
+def test_a_directory_without_transcripts(tmp_path: Path) -> None:
+    utterances = [Utterance(name, "a", Path("x.wav"), None) for name in ("a-1", "a-2")]
+    write_data_dir(tmp_path / "d", utterances)
+    assert not (tmp_path / "d" / "text").exists()
+    assert list(read_data_dir(tmp_path / "d", labelled=False)) == utterances
+    with pytest.raises(UserError, match="text does not exist"):
+        read_data_dir(tmp_path / "d")
+
+
+def test_both_channels_of_a_call_name_one_file(tmp_path: Path) -> None:
+    sides = [
+        utterance(f"{side}-1", side, recording=side, start=0.0, end=1.0, channel=channel)
+        for channel, side in enumerate("ab")
+    ]
+    write_data_dir(
+        tmp_path / "d", [*sides, utterance("c-1", "c", "c.wav", recording="c", start=0.0, end=1.0)]
+    )
+    assert (tmp_path / "d" / "utt2ref_channels").read_text() == "a-1 0\nb-1 1\n"  # ESPnet's format
+    assert (tmp_path / "d" / "wav.scp").read_text() == "a x.wav\nb x.wav\nc c.wav\n"
+    assert [u.channel for u in read_data_dir(tmp_path / "d")] == [0, 1, None]
+
+
+def test_further_files_come_with_the_tables(tmp_path: Path) -> None:
+    write_data_dir(tmp_path / "d", [utterance("a-1")], {"stm": b";; reference\n"})
+    assert (tmp_path / "d" / "stm").read_bytes() == b";; reference\n"
+
+
 def test_writing_again_gives_the_same_bytes_and_no_old_segments(tmp_path: Path) -> None:
     write_data_dir(tmp_path / "d", [utterance("a-1")])
     first = contents(tmp_path)
@@ -67,6 +94,10 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
         ([utterance("a/1")], "'a/1' cannot be an id"),
         ([utterance("a-1", speaker="..")], r"'\.\.' cannot be an id"),
         ([utterance("a-1"), utterance("a-2", recording="r", start=0.0, end=1.0)], "some are whole files"),
+        (
+            [utterance("a-1"), Utterance("a-2", "a", Path("x.wav"), None)],
+            "some utterances have a transcript and some have none",
+        ),
         (
             [utterance(f"a-{f}", audio=f, recording="r", start=0.0, end=1.0) for f in "xy"],
             "recording r is two files, x and y",
@@ -96,6 +127,11 @@ def test_bad_utterances_are_refused(tmp_path: Path, utterances: list[Utterance],
         ({"utt2speed": "a-1 fast\n"}, "utt2speed: a-1: 'fast' is not a speed"),
         ({"utt2speed": "a-1 0\n"}, "above 0, not 0"),
         ({"utt2speed": "a-1 nan\n"}, "above 0, not nan"),
+        (
+            {"utt2ref_channels": "a-1 left\n"},
+            "utt2ref_channels: a-1: 'left' is not the number of one channel",
+        ),
+        ({"utt2ref_channels": "a-1 0 1\n"}, "utt2ref_channels: a-1: '0 1' is not"),
         ({"wav_scp": "", "text": "", "utt2spk": ""}, "has no utterances"),
     ],
 )

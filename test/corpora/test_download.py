@@ -129,6 +129,13 @@ def test_a_wrong_file_that_is_there_is_kept_and_named(tmp_path: Path) -> None:
     assert (tmp_path / "a.tgz").read_bytes() == b"precious"
 
 
+def test_an_md5_is_a_checksum_as_well(server: Server, tmp_path: Path) -> None:
+    md5 = hashlib.md5(DATA).hexdigest()
+    assert download(server.url, tmp_path, md5).read_bytes() == DATA
+    with pytest.raises(UserError, match=f"has MD5 {md5}, not {'0' * 32}"):
+        download(server.url, tmp_path, "0" * 32)
+
+
 def test_an_unknown_address(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the server says 404 Not Found: give the path"):
         download(server.url.replace("an4", "an5"), tmp_path)

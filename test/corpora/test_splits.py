@@ -59,7 +59,9 @@ def test_spaces_do_not_tell_transcripts_apart() -> None:
 
 
 def test_of_frequent_transcripts_about_as_many_as_asked_for_stay() -> None:
-    texts = [text for i in range(5000) for text in (["yeah", "uh-huh"] if i % 3 else ["yeah", "right", f"{i}"])]
+    texts = [
+        text for i in range(5000) for text in (["yeah", "uh-huh"] if i % 3 else ["yeah", "right", f"{i}"])
+    ]
     left = Counter(u.text for u in limit_repetitions(spoken(*texts)))
     assert all(abs(left[text] - 300) <= 9 for text in ("yeah", "uh-huh", "right"))
     assert sum(count == 1 for count in left.values()) == 1667

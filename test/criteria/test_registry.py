@@ -45,7 +45,8 @@ def plugins(tmp_path, monkeypatch):
 def test_builds_every_criterion(name):
     criterion = build_criterion(name, reduction="sum")
     assert isinstance(criterion, nn.Module) and type(criterion) is CRITERIA[name]
-    assert criterion.reduction == "sum" and criterion.needs == ("hidden" if name == "hidden" else "logits")
+    needs = {"hidden": "hidden", "transducer": "lattice"}
+    assert criterion.reduction == "sum" and criterion.needs == needs.get(name, "logits")
     assert build_criterion(name).reduction == "mean"
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from miniature import sphere, tone
+from miniature_switchboard import sphere_call
 
 from espnet_kd.corpora.datadir import Utterance
 from espnet_kd.errors import UserError
@@ -11,9 +12,13 @@ from espnet_kd.recipe.audio import convert, read_audio, to_int16, write_utteranc
 
 
 def utterance(
-    audio: Path, start: float | None = None, end: float | None = None, speed: float = 1.0
+    audio: Path,
+    start: float | None = None,
+    end: float | None = None,
+    speed: float = 1.0,
+    channel: int | None = None,
 ) -> Utterance:
-    return Utterance("a-1", "a", audio, "YES", None if start is None else "rec", start, end, speed)
+    return Utterance("a-1", "a", audio, "YES", None if start is None else "rec", start, end, speed, channel)
 
 
 @pytest.fixture
@@ -36,6 +41,24 @@ def test_sphere_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.sph").write_bytes(sphere(tone(500), rate=8000))
     samples, rate = read_audio(utterance(tmp_path / "x.sph"))
     assert rate == 8000 and (samples * 32768 == tone(500)).all()
+
+
+def test_a_channel_of_a_call_is_read(tmp_path: Path) -> None:
+    sides = np.stack([tone(800, 40), -tone(800, 40) // 2], axis=1)
+    (tmp_path / "x.sph").write_bytes(sphere_call(sides, "2001"))
+    for channel in (0, 1):
+        samples, rate = read_audio(utterance(tmp_path / "x.sph", 0.025, 0.05, channel=channel))
+        assert rate == 8000 and samples.shape == (200,)
+        # mu-law keeps a sample within a 32nd of its size, and the smallest within 8
+        assert np.allclose(samples * 32768, sides[200:400, channel], rtol=1 / 32, atol=8)
+
+
+def test_the_only_channel_may_be_named(wav: Path) -> None:
+    assert (read_audio(utterance(wav, channel=0))[0] == read_audio(utterance(wav))[0]).all()
+
+
+def test_a_channel_that_is_not_there(wav: Path) -> None:
+    fails(wav, "utt2ref_channels names channel 1 of 0 to 0", channel=1)
 
 
 def test_a_segment_is_cut(wav: Path) -> None:
@@ -104,7 +127,7 @@ def test_truncated_flac(tmp_path: Path) -> None:
 
 def test_two_channels(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros((10, 2)), 16000)
-    fails(tmp_path / "x.wav", "2 channels, one is needed")
+    fails(tmp_path / "x.wav", "2 channels, one is needed: .* utt2ref_channels")
 
 
 def test_zero_length(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_segments(src: Path) -> None:
     assert (soundfile.read(dst / "data" / "a" / "a-2.flac", dtype="int16")[0] == tone(16000)[4000:]).all()
 
 
+def test_another_channel_is_another_file(src: Path) -> None:
+    both = np.stack([tone(4000), -tone(4000)], axis=1)
+    soundfile.write(src / "a-2.wav", both, 16000, "PCM_16")
+    for channel in (0, 1):
+        write_kaldi(src, utt2ref_channels=f"a-2 {channel}\n")
+        dst = formatted(src, "--nj", "1")
+        assert (soundfile.read(dst / "data/a/a-2.flac", dtype="int16")[0] == both[:, channel]).all()
+    assert not (dst / "utt2ref_channels").exists()
+
+
 def test_again_writes_nothing_anew(src: Path) -> None:
     dst = formatted(src, "--nj", "1")
     first, audio = contents(dst), dst / "data" / "a" / "a-1.flac"

@@ -33,6 +33,7 @@ nbpe=30                     # number of BPE tokens
 bpemode=unigram             # unigram or bpe
 nlsyms_txt=none             # file of non-linguistic symbols, one a line
 # Models
+asr_task=asr                # asr, or asr_transducer
 teacher_config=             # list: configurations of the teachers
 teacher_exp=                # list: trained experiments to use as teachers instead, from any ESPnet recipe
 teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
@@ -46,6 +47,7 @@ inference_args=             # options that override it, such as "--beam_size 5"
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
 metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
 results_md=RESULTS.md       # table of results
+result_sets=                # list: sets of the table that local/score.sh scores; empty: the test sets
 # end of options
 
 error() {
@@ -71,6 +73,7 @@ for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation; d
     [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
         error "--${option} '${!option}' is not a number from ${least} up"
 done
+[[ ${asr_task} =~ ^asr(_transducer)?$ ]] || error "--asr_task ${asr_task} is not asr or asr_transducer"
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
@@ -176,7 +179,7 @@ stage_1() {
     local words
     [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
     read -ra words <<< "${local_data_opts}"
-    python=${python} local/data.sh "${words[@]}"
+    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} local/data.sh "${words[@]}"
 }
 
 stage_2() {
@@ -291,7 +294,7 @@ stage_11() {
         score "${dir}" "${evaluated[@]}"
     done
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${tests[*]}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
         --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 

@@ -1,0 +1,86 @@
+"""What is compared: one training pass, forward and backward, of ours and of what there is otherwise."""
+
+from collections.abc import Callable
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from bench.rnnt.cases import Inputs
+from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
+
+Variant = Callable[[Inputs], Tensor]
+
+
+def distil(kind: str, rnnt_weight: float, chunk: int | None = None) -> Variant:
+    """Ours: KL, with or without the RNN-T loss."""
+
+    def loss(x: Inputs) -> Tensor:
+        lattice = (x.student, x.teacher, x.labels, x.enc_lens, x.label_lens)
+        weights = {"rnnt_weight": rnnt_weight, "kd_weight": 1.0}
+        return rnnt_distillation(*lattice, kind=kind, **weights, chunk=chunk).loss
+
+    return loss
+
+
+def transducer(x: Inputs) -> Tensor:
+    """Ours: the RNN-T loss."""
+    return rnnt_loss(x.student, x.labels, x.enc_lens, x.label_lens)
+
+
+def plain(rnnt: bool, kl: bool) -> Variant:
+    """Lattices of logits in memory, autograd, torchaudio's RNN-T loss: what one writes first."""
+
+    def loss(x: Inputs) -> Tensor:
+        logits = materialise(x.student)
+        total = logits.new_zeros(())
+        if rnnt:
+            sizes = (t.int() for t in (x.labels, x.enc_lens, x.label_lens))
+            total = total + torchaudio.functional.rnnt_loss(logits, *sizes, blank=0, reduction="mean")
+        if kl:
+            with torch.no_grad():
+                target = materialise(x.teacher).log_softmax(-1)
+            divergence = torch.nn.functional.kl_div(
+                logits.log_softmax(-1), target, reduction="none", log_target=True
+            ).sum(-1)
+            total = total + divergence[real(x, logits)].sum() / len(logits)
+        return total
+
+    return loss
+
+
+def materialise(joint: Joint) -> Tensor:
+    """(B, T, U, V) logits."""
+    hidden = torch.tanh(joint.enc[:, :, None] + joint.dec[:, None])
+    return torch.nn.functional.linear(hidden, joint.weight, joint.bias)
+
+
+def real(x: Inputs, logits: Tensor) -> Tensor:
+    """(B, T, U) bool: nodes that are not padding."""
+    frames, rows = (torch.arange(n, device=logits.device) for n in logits.shape[1:3])
+    return (frames < x.enc_lens[:, None])[:, :, None] & (rows <= x.label_lens[:, None])[:, None]
+
+
+def train(variant: Variant, inputs: Inputs) -> None:
+    """One pass, forward and backward; on a GPU until it is done."""
+    inputs.clear()
+    variant(inputs).backward()
+    if inputs.labels.is_cuda:
+        torch.cuda.synchronize()
+
+
+# Name to the pass, and how many passes through the output layer its arithmetic needs (3 + 1 for a teacher).
+OURS: dict[str, tuple[Variant, int]] = {
+    "full KL": (distil("full", 0.0), 4),
+    "RNN-T + full KL": (distil("full", 1.0), 4),
+    "RNN-T": (transducer, 3),
+    "RNN-T + collapsed": (distil("collapsed", 1.0), 4),
+    "RNN-T + one-best": (distil("one_best", 1.0), 4),
+    "RNN-T + occupancy": (distil("occupancy", 1.0), 4),
+    "RNN-T + full-sum": (distil("full_sum", 1.0), 4),
+}
+PLAIN: dict[str, Variant] = {
+    "full KL": plain(rnnt=False, kl=True),
+    "RNN-T + full KL": plain(rnnt=True, kl=True),
+    "RNN-T": plain(rnnt=True, kl=False),
+}

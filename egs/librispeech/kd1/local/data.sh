@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Make data/<set> of LibriSpeech; kd.sh calls it with the names of the sets and the options of db.sh in the
+# environment, and hands on --local_data_opts, such as "--md5sums FILE" for a mirror.
+set -euo pipefail
+# shellcheck source=../path.sh
+. ./path.sh
+# shellcheck source=../db.sh
+[ -n "${librispeech:-}" ] || . ./db.sh
+
+read -ra parts <<< "${librispeech_parts:-${train_set:-} ${valid_set:-} ${test_sets:-}}"
+"${python:-python3}" -m espnet_kd prepare librispeech "${librispeech}" data --parts "${parts[@]}" "$@"

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# LibriSpeech: teacher, student and distilled student. --help lists the options; they override those below.
+# All 960 hours:  ./run.sh --librispeech DIR --ngpu 4
+# 100 hours:      ./run.sh --librispeech DIR --train_set train_clean_100 --lang en_100 \
+#                     --teacher_config conf/teacher_e_branchformer.yaml
+# --lang is part of the names of token lists and experiments and keeps the two apart. Without --librispeech the parts
+# that the sets need are downloaded, 61 GB for 960 hours and 8 GB for 100, and unpacked, as much again.
+set -euo pipefail
+
+run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
+    --train_set train_960 \
+    --valid_set dev \
+    --test_sets "test_clean test_other dev_clean dev_other" \
+    --lang en \
+    --ngpu 1 \
+    --token_type bpe \
+    --nbpe 5000 \
+    --bpemode unigram \
+    --max_wav_duration 30 \
+    --speed_perturb_factors "0.9 1.0 1.1" \
+    --teacher_config conf/teacher_conformer.yaml \
+    --student_config conf/student_conformer.yaml \
+    --inference_config conf/decode.yaml \
+    "$@"

@@ -1,0 +1,198 @@
+"""Libri-Light (arXiv:1912.07875), or any tree of flac files: recordings without transcripts, in pieces.
+
+A piece is an utterance without text. Recordings are cut
+
+- with --cut length: every --longest seconds;
+- with --cut speech: between regions of speech, by the .json that Libri-Light has beside each .flac,
+  {"voice_activity": [[0.4, 12.32], ...], ...} in seconds; other keys are ignored;
+- with --segments FILE: at the times in one JSON object for all recordings, by path below the root,
+  {"100/sea_fairies/01_baum.flac": [[0.4, 12.32], ...], ...}; recordings that it lacks are left out.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.flac import read_flac_head
+from espnet_kd.corpora.pieces import Region, Seconds, check_regions, cut_by_length, cut_by_speech
+from espnet_kd.errors import UserError
+
+SUFFIX = ".flac"
+KEY = "voice_activity"
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Where to cut; lengths in seconds.
+
+    Attributes:
+        how: length, speech, or a JSON file with the pieces, which are taken as they are.
+        longest: no piece exceeds it.
+        shortest: a shorter piece is dropped.
+        pause: silence that a piece of speech may contain.
+    """
+
+    how: str | Path = "length"
+    longest: Seconds = 15.0
+    shortest: Seconds = 1.0
+    pause: Seconds = 1.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of audio; its name is its path below the root, its speaker the directory."""
+
+    name: str
+    id: str
+    speaker: str
+    path: Path
+    duration: Seconds
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``prepare librilight ROOT DST [--cut length|speech | --segments FILE]``: DST/librilight."""
+    parser = argparse.ArgumentParser(
+        prog="espnet-kd prepare librilight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("root", type=Path, help="tree of .flac files")
+    parser.add_argument("dst", type=Path, help="where the data directory goes")
+    parser.add_argument("--set", default="librilight", help="its name (default: %(default)s)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--cut", choices=("length", "speech"), default="length", help="default: %(default)s")
+    how.add_argument("--segments", type=Path, help="JSON file with the pieces")
+    for name, text in (
+        ("longest", "seconds a piece has at most"),
+        ("shortest", "seconds a piece has at least, or it is dropped"),
+        ("pause", "seconds of silence that a piece of speech may contain"),
+    ):
+        value = getattr(Cutting, name)
+        parser.add_argument(f"--{name}", type=float, default=value, help=f"{text} (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if not 0 <= args.shortest <= args.longest or args.longest == 0 or args.pause < 0:
+        raise UserError("needed are 0 <= --shortest <= --longest, --longest above 0, --pause from 0 up")
+    cutting = Cutting(args.segments or args.cut, args.longest, args.shortest, args.pause)
+    prepare(args.root, args.dst / args.set, cutting)
+
+
+def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
+    """Write ``dst`` of the recordings below ``root``, and say what is left out and why."""
+    recordings, ignored = find_recordings(root)
+    cut = cutter(cutting, recordings)
+    shortest = 0 if isinstance(cutting.how, Path) else cutting.shortest
+    utterances: list[Utterance] = []
+    silent = short = 0
+    for recording in recordings:
+        pieces = cut(recording)
+        kept = [(start, end) for start, end in pieces if end - start >= shortest]
+        utterances += [_utterance(recording, start, end) for start, end in kept]
+        silent += not pieces
+        short += len(pieces) - len(kept)
+    write_data_dir(dst, utterances)
+    hours = sum(u.end - u.start for u in utterances) / 3600
+    of = sum(r.duration for r in recordings) / 3600
+    print(f"{dst}: {len(utterances)} pieces of {len(recordings)} recordings, {hours:.2f} of {of:.2f} hours")
+    for number, what in (
+        (short, f"pieces shorter than {shortest:g} seconds"),
+        (silent, f"recordings without a region ({cutting.how})"),
+        (ignored, "files that are neither .flac nor .json"),
+    ):
+        if number:
+            print(f"{dst}: left out: {number} {what}")
+
+
+def find_recordings(root: Path) -> tuple[list[Recording], int]:
+    """All .flac files below ``root``, and how many files are neither .flac nor .json.
+
+    Raises:
+        UserError: there is none, one is damaged or has several channels, or two would have one id.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a directory")
+    found: dict[str, Recording] = {}
+    ignored = 0
+    for directory, subdirectories, files in os.walk(root, onerror=_refuse, followlinks=True):
+        subdirectories.sort()
+        below = Path(directory).relative_to(root).parts
+        for file in sorted(files):
+            if not file.endswith(SUFFIX) or file.startswith("."):
+                ignored += not file.endswith(".json")
+                continue
+            recording = _recording(Path(directory, file), below)
+            if recording.id in found:
+                raise UserError(
+                    f"{found[recording.id].path} and {recording.path} would both be called {recording.id}"
+                )
+            found[recording.id] = recording
+    if not found:
+        raise UserError(f"{root} has no .flac files in it or below it")
+    return list(found.values()), ignored
+
+
+def cutter(cutting: Cutting, recordings: list[Recording]) -> Callable[[Recording], list[Region]]:
+    """The function that says where a recording is cut, short pieces included.
+
+    Raises:
+        UserError: a JSON file is missing or malformed, or names a recording that does not exist; now, or
+            when the function is called.
+    """
+    how = cutting.how
+    if isinstance(how, Path):
+        given = _read_object(how)
+        if unknown := given.keys() - {r.name for r in recordings}:
+            raise UserError(
+                f"{how}: there is no {min(unknown)} below the root: give paths as they are below it"
+            )
+        return lambda r: _checked(how, r.name, given.get(r.name, []), r)
+    if how == "speech":
+        return lambda r: cut_by_speech(_voice_activity(r), cutting.longest, cutting.pause)
+    return lambda r: cut_by_length(r.duration, cutting.longest)
+
+
+def _voice_activity(recording: Recording) -> list[Region]:
+    path = recording.path.with_suffix(".json")
+    return _checked(path, KEY, _read_object(path).get(KEY), recording)
+
+
+def _checked(path: Path, key: str, regions: object, recording: Recording) -> list[Region]:
+    try:
+        return check_regions(regions, recording.duration)
+    except ValueError as e:
+        raise UserError(f"{path}: {key}: {e}") from None
+
+
+def _recording(path: Path, below: tuple[str, ...]) -> Recording:
+    head = read_flac_head(path)
+    if head.channels != 1:
+        raise UserError(f"{path} has {head.channels} channels, one is needed: split the file")
+    if not head.samples or not head.rate:
+        raise UserError(f"{path} does not say how long it is: encode it again from a file, not from a pipe")
+    speaker = "-".join(below) or path.stem
+    name = "/".join([*below, path.name])
+    return Recording(name, "-".join([*below, path.stem]), speaker, path, head.samples / head.rate)
+
+
+def _utterance(r: Recording, start: Seconds, end: Seconds) -> Utterance:
+    name = f"{r.id}_{round(1000 * start):08d}-{round(1000 * end):08d}"
+    return Utterance(name, r.speaker, r.path, None, r.id, start, end)
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: without it use --cut length") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read as JSON: {e}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is needed, not {content!r:.60}")
+    return content
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}")

@@ -1,0 +1,107 @@
+"""Criteria on the lattice of a transducer; the lattice is never in memory, see espnet_kd.rnnt."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from espnet_kd.criteria.criterion import Criterion
+from espnet_kd.criteria.masking import Reduction
+from espnet_kd.criteria.options import check_choice, check_positive
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, rnnt_distillation
+
+Kind = Literal["full", "collapsed", "one_best", "occupancy", "full_sum"]
+
+
+class Transcript(NamedTuple):
+    """Which nodes of a lattice are real, and the labels along it: what a mask is to other criteria.
+
+    Attributes:
+        labels: (B, L) integers without the blank; padding may hold anything.
+        enc_lens: (B,) frames.
+        label_lens: (B,) labels.
+    """
+
+    labels: Tensor
+    enc_lens: Tensor
+    label_lens: Tensor
+
+
+class TransducerKL(Criterion):
+    """Pull the student's lattice towards the teacher's, both forced through the same labels.
+
+    Args:
+        kind: `full`: all classes at every node; `collapsed`: next label, blank and the rest as three classes;
+            `one_best`: all classes at the nodes of the teacher's best alignment; `occupancy`: all classes,
+            nodes weighted by the teacher's posterior; `full_sum`: the distributions over alignments.
+        temperature: T > 0; the value is multiplied by T^2.
+        delay: frames by which the student may emit later than the teacher.
+        blank: index of the blank.
+        chunk: nodes whose logits are held at a time; the default suits the device.
+        reduction: `mean` over the nodes of an utterance, then over the batch: weights of about 1 suit it;
+            `utterance`, sum over the nodes, mean over the batch: weights of 0.001 to 0.01; `sum`. A wrong
+            pairing of the two is the usual reason why distillation of transducers does not work.
+
+    Source:
+        Hwang et al. 2022, arXiv:2210.05793; collapsed: Panchapagesan et al. 2021, arXiv:2011.06110.
+    """
+
+    needs = "lattice"
+
+    def __init__(
+        self,
+        kind: Kind = "full",
+        temperature: float = 1.0,
+        delay: int = 0,
+        blank: int = 0,
+        chunk: int | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        self.kind: Kind = check_choice("kind", kind, Kind)
+        self.temperature = check_positive("temperature", temperature)
+        if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
+            raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
+        self.delay, self.blank, self.chunk = delay, blank, chunk
+
+    def forward(  # type: ignore[override]  # a lattice is no tensor
+        self, student: Joint, target: Joint | CollapsedTargets | PathTargets, mask: Transcript
+    ) -> Tensor:
+        """KL alone, a scalar; see `with_task`."""
+        return self.with_task(student, target, mask, rnnt_weight=0.0, kd_weight=1.0).loss
+
+    def with_task(
+        self,
+        student: Joint,
+        target: Joint | CollapsedTargets | PathTargets,
+        mask: Transcript,
+        rnnt_weight: float,
+        kd_weight: float,
+        fastemit: float = 0.0,
+    ) -> LatticeLoss:
+        """The RNN-T loss, mean over the batch, and this criterion in the same passes over the lattice.
+
+        Args:
+            student: pieces of its joint network; receives gradient.
+            target: the teacher's, or what is stored of it.
+            mask: labels and lengths.
+            rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
+            fastemit: see rnnt_loss.
+
+        Raises:
+            ValueError: the two lattices, labels or lengths do not fit.
+        """
+        return rnnt_distillation(
+            student,
+            target,
+            *mask,
+            kind=self.kind,
+            rnnt_weight=rnnt_weight,
+            kd_weight=kd_weight,
+            delay=self.delay,
+            temperature=self.temperature,
+            blank=self.blank,
+            fastemit=fastemit,
+            reduction="sum" if self.reduction == "sum" else "mean",
+            normalize="nodes" if self.reduction == "mean" else None,
+            chunk=self.chunk,
+        )

@@ -1,0 +1,141 @@
+"""Sums and maxima over the alignments of a lattice, in float64, one anti-diagonal t + u = k at a time.
+
+A blank leads from node (t, u) to (t + 1, u), a label to (t, u + 1); the blank of the last real node ends.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from espnet_kd.rnnt.lattice import Lattice
+
+Plus = Callable[..., Tensor]
+
+
+class Arcs(NamedTuple):
+    """A number per arc, (B, T, U) each, at the node that the arc leaves.
+
+    Log-probabilities are -inf where there is no such arc: at padding, and for the label of the last row.
+    """
+
+    blank: Tensor
+    label: Tensor
+
+
+class Posterior(NamedTuple):
+    """Of alignments, given the labels.
+
+    Attributes:
+        total: (B,) float64, log of the probability of all alignments together.
+        arcs: probability that the alignment takes an arc, in the arcs' own type.
+    """
+
+    total: Tensor
+    arcs: Arcs
+
+    @property
+    def nodes(self) -> Tensor:
+        """(B, T, U) probability that the alignment passes a node; T + L in sum over an utterance."""
+        return self.arcs.blank + self.arcs.label
+
+
+class Path(NamedTuple):
+    """The best alignment: the nodes that its arcs leave, in order.
+
+    Attributes:
+        frames, rows: (B, T + L) int64; padding is 0.
+        lengths: frames + labels by utterance.
+    """
+
+    frames: Tensor
+    rows: Tensor
+    lengths: tuple[int, ...]
+
+
+def posterior(arcs: Arcs, lattice: Lattice) -> Posterior:
+    """Forward-backward over the arcs' log-probabilities.
+
+    An utterance without any possible alignment has the total -inf and posteriors of 0.
+    """
+    blank, label = (_diagonals(scores) for scores in arcs)
+    after = _backward(blank, label, lattice, torch.logaddexp)
+    before = _forward(blank, label)
+    total = after[0, :, 0]  # (B,)
+    ended = torch.where(total == -math.inf, math.inf, total)[:, None]
+    by_blank = (before + blank + after[1:] - ended).exp()
+    by_label = (before + label + _next_row(after[1:]) - ended).exp()
+    shape, dtype = lattice.shape, arcs.blank.dtype
+    return Posterior(total, Arcs(*(_frames(x, shape).to(dtype) for x in (by_blank, by_label))))
+
+
+def log_likelihood(arcs: Arcs, lattice: Lattice) -> Tensor:
+    """Log-probability of all alignments together, (B,) float64."""
+    blank, label = (_diagonals(scores) for scores in arcs)
+    return _backward(blank, label, lattice, torch.logaddexp)[0, :, 0]
+
+
+def best_path(arcs: Arcs, lattice: Lattice) -> Path:
+    """The most probable alignment of each utterance; of equals the one that is later in emitting."""
+    blank, label = (_diagonals(scores) for scores in arcs)
+    after = _backward(blank, label, lattice, torch.maximum)
+    takes_label = label + _next_row(after[1:]) > blank + after[1:]  # (K, B, U)
+    lengths = tuple(t + u - 1 for t, u in zip(lattice.frames, lattice.rows, strict=True))
+    row = torch.zeros(lattice.shape[0], dtype=torch.long, device=blank.device)
+    rows = []
+    for choice in takes_label[: max(lengths)]:
+        rows.append(row)
+        row = row + choice.gather(1, row[:, None])[:, 0]
+    u = torch.stack(rows, 1)
+    steps = torch.arange(u.shape[1], device=u.device)
+    real = steps < torch.tensor(lengths, device=u.device)[:, None]
+    return Path(torch.where(real, steps - u, 0), torch.where(real, u, 0), lengths)
+
+
+def _forward(blank: Tensor, label: Tensor) -> Tensor:
+    """(K, B, U): log-sum over the ways from the first node to each node, its own arcs left out."""
+    before = torch.full_like(blank, -math.inf)
+    before[0, :, 0] = 0.0
+    for k in range(1, len(before)):
+        stay, move = before[k - 1] + blank[k - 1], before[k - 1] + label[k - 1]
+        before[k, :, 0] = stay[:, 0]
+        torch.logaddexp(stay[:, 1:], move[:, :-1], out=before[k, :, 1:])
+    return before
+
+
+def _backward(blank: Tensor, label: Tensor, lattice: Lattice, plus: Plus) -> Tensor:
+    """(K + 1, B, U): log-sum, or maximum, over the ways from each node to the end."""
+    steps, batch, rows = blank.shape
+    after = blank.new_full((steps + 1, batch, rows), -math.inf)
+    for utterance, (t, u) in enumerate(zip(lattice.frames, lattice.rows, strict=True)):
+        after[t + u - 1, utterance, u - 1] = 0.0  # where the last blank leads
+    for k in range(steps - 1, -1, -1):
+        way = after[k + 1] + blank[k]
+        plus(way[:, :-1], after[k + 1, :, 1:] + label[k, :, :-1], out=way[:, :-1])
+        torch.maximum(after[k], way, out=after[k])  # nothing leaves the end, so one of them is -inf
+    return after
+
+
+def _next_row(after: Tensor) -> Tensor:
+    """Row u + 1 in the place of row u, (K, B, U)."""
+    return torch.nn.functional.pad(after[:, :, 1:], (0, 1), value=-math.inf)
+
+
+def _diagonals(scores: Tensor) -> Tensor:
+    """(B, T, U) -> (T + U - 1, B, U) float64 with t + u in the place of t, -inf outside."""
+    batch, frames, rows = scores.shape
+    skew = scores.new_full((batch, rows, frames + rows), -math.inf, dtype=torch.float64)
+    skew[:, :, :frames] = scores.transpose(1, 2)
+    # Rows that are one longer than their number of diagonals shift by one from row to row.
+    shifted = skew.flatten(1)[:, : rows * (frames + rows - 1)].view(batch, rows, frames + rows - 1)
+    return shifted.permute(2, 0, 1).contiguous()
+
+
+def _frames(diagonals: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Undo _diagonals: (K, B, U) -> (B, T, U)."""
+    batch, frames, rows = shape
+    shifted = diagonals.permute(1, 2, 0).flatten(1)  # (B, U * K)
+    skew = torch.nn.functional.pad(shifted, (0, rows)).view(batch, rows, frames + rows)
+    return skew[:, :, :frames].transpose(1, 2)

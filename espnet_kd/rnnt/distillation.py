@@ -1,0 +1,154 @@
+"""RNN-T loss and distillation together, in the same passes over the lattice."""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from espnet_kd.rnnt.joint import Joint
+from espnet_kd.rnnt.lattice import lattice_of
+from espnet_kd.rnnt.loss import check_number, chunk_size
+from espnet_kd.rnnt.method import Distillation, Kind
+from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
+from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
+
+Teacher = Joint | CollapsedTargets | PathTargets
+Normalize = Literal["nodes"]
+
+
+def rnnt_distillation(
+    student: Joint,
+    teacher: Teacher,
+    labels: Tensor,
+    enc_lens: Tensor,
+    label_lens: Tensor,
+    *,
+    kind: Kind,
+    rnnt_weight: float,
+    kd_weight: float,
+    delay: int = 0,
+    temperature: float = 1.0,
+    blank: int = 0,
+    fastemit: float = 0.0,
+    reduction: Reduction = "mean",
+    normalize: Normalize | None = None,
+    chunk: int | None = None,
+) -> LatticeLoss:
+    """rnnt_weight * RNN-T loss + kd_weight * T^2 * KL from teacher to student over the lattice.
+
+    Args:
+        student: pieces of its joint network; receives gradient.
+        teacher: pieces of the teacher's for the same utterances and labels; constant. Of what is stored:
+            its projected encoder output makes such a Joint; CollapsedTargets for `collapsed`, PathTargets
+            for `one_best`.
+        labels: (B, L) integers without the blank; padding may hold anything.
+        enc_lens: (B,) frames of each utterance.
+        label_lens: (B,) labels of each utterance, 0 allowed.
+        kind: what is compared:
+            `full`, all V classes at every node;
+            `collapsed`, next label, blank and all the rest as three classes at every node;
+            `one_best`, all V classes at the nodes of the teacher's best alignment;
+            `occupancy`, all V classes at every node, weighted by the teacher's posterior of the node;
+            `full_sum`, the distributions over alignments, given the labels.
+        rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
+        delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
+            teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice
+            without its first frames with the teacher's without its last.
+        temperature: T > 0 of both models' softmax in the teacher's term.
+        blank: index of the blank.
+        fastemit: as in rnnt_loss.
+        reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
+        normalize: `nodes` divides an utterance's KL by the number of nodes that it is summed over: for `full`
+            and `collapsed` frames * (labels + 1), otherwise those on an alignment, frames + labels.
+        chunk: nodes whose logits are held at a time; the default suits the device.
+
+    Returns:
+        (loss, rnnt, kd) in float64 for a float64 student, else float32, under autocast too.
+
+    Raises:
+        ValueError: lengths, labels, the two lattices or options do not fit.
+
+    Source:
+        Full, one-best: Hwang et al. 2022, arXiv:2210.05793. Collapsed: Panchapagesan et al. 2021,
+        arXiv:2011.06110. Full-sum: arXiv:2303.05958.
+    """
+    lattice = lattice_of(student, labels, enc_lens, label_lens, blank)
+    weights = {"rnnt_weight": rnnt_weight, "kd_weight": kd_weight}
+    for name, value in (weights | {"fastemit": fastemit}).items():
+        check_number(name, value)
+    check_number("temperature", temperature, above_zero=True)
+    _check_options(kind, delay, normalize)
+    _check_teacher(student, teacher, kind)
+    method = Distillation(
+        teacher=_constant(teacher, student),
+        kind=kind,
+        weights=(rnnt_weight, kd_weight),
+        fastemit=fastemit,
+        delay=delay,
+        temperature=float(temperature),
+        by_nodes=normalize == "nodes",
+        chunk=chunk_size(chunk, student),
+    )
+    return reduced(student, lattice, method, reduction)
+
+
+def _check_options(kind: str, delay: int, normalize: str | None) -> None:
+    """Refuse what is not among the choices."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}: use one of {', '.join(get_args(Kind))}")
+    if normalize not in (None, *get_args(Normalize)):
+        raise ValueError(f"normalize is {normalize!r}: use {', '.join(get_args(Normalize))}, or leave it out")
+    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
+        raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
+
+
+def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
+    """Refuse a teacher of another lattice or vocabulary, or stored targets of another kind."""
+    kept_for = {CollapsedTargets: "collapsed", PathTargets: "one_best"}.get(type(teacher), kind)
+    if kind != kept_for:
+        raise ValueError(f"{type(teacher).__name__} serve the kind {kept_for}, not {kind}")
+    if isinstance(teacher, PathTargets):
+        _check_path(student, teacher)
+        return
+    if teacher.shape != student.shape:
+        raise ValueError(
+            f"the teacher's lattice (B, T, U) is {teacher.shape}, the student's {student.shape}: give both "
+            "the same batch and labels, and the same subsampling; crop a frame or two to the shorter"
+        )
+    if isinstance(teacher, Joint) and teacher.classes != student.classes:
+        raise ValueError(
+            f"the teacher has {teacher.classes} classes, the student {student.classes}: "
+            "train both models on the same token list"
+        )
+
+
+def _check_path(student: Joint, targets: PathTargets) -> None:
+    """Refuse a path that leaves the student's lattice, or tokens outside its vocabulary."""
+    batch, frames, rows = student.shape
+    if len(targets.tokens) != batch:
+        raise ValueError(
+            f"the path targets are of {len(targets.tokens)} utterances, the student's batch has {batch}"
+        )
+    limits = {
+        "frame": (targets.path.frames[..., None], frames),
+        "row": (targets.path.rows[..., None], rows),
+        "token": (targets.tokens, student.classes),
+    }
+    for b, length in enumerate(targets.path.lengths):
+        for name, (values, limit) in limits.items():
+            used = values[b, :length]
+            if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < limit:
+                raise ValueError(
+                    f"the path targets of utterance {b} have {name}s from {int(used.min())} to "
+                    f"{int(used.max())}, but the student has 0 to {limit - 1}: they are of other labels, "
+                    "frames or tokens"
+                )
+
+
+def _constant(teacher: Teacher, student: Joint) -> Teacher:
+    """The teacher without gradient, in the type in which the student is computed."""
+    dtype = torch.promote_types(student.enc.dtype, torch.float32)
+    if isinstance(teacher, Joint):
+        return teacher.map(lambda x: x.detach().to(dtype))
+    return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))

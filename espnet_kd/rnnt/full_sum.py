@@ -1,0 +1,74 @@
+"""KL between the teacher's and the student's distribution over the alignments of one label sequence."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_kd.rnnt.alignment import Arcs, posterior
+from espnet_kd.rnnt.joint import Joint
+from espnet_kd.rnnt.lattice import Block, Lattice
+from espnet_kd.rnnt.soft import add_hard
+from espnet_kd.rnnt.sweep import Buffers, arc_scores, exponentiate
+
+
+@dataclass(frozen=True)
+class ArcGradient:
+    """The gradient of a term that depends on softened log-probabilities of arcs alone, known beforehand.
+
+    Attributes:
+        arcs: (B, T, U) gradient by the log-probabilities over T, scaled: exactly what is to come out.
+        temperature: T > 0.
+    """
+
+    arcs: Arcs
+    temperature: float
+
+    def compare(self, x: Tensor, block: Block, hard: Arcs | None, scale: float, buffers: Buffers) -> Tensor:
+        """See Soft; the value is 0, having been taken from the alignments."""
+        gradient = [block.at(g).flatten() for g in self.arcs]
+        if hard is not None:
+            gradient = [own + other for own, other in zip(gradient, hard, strict=True)]
+        z, _ = exponentiate(x)
+        add_hard(x, z, Arcs(*gradient), block)
+        return x.new_zeros(())
+
+
+def full_sum(
+    student_arcs: Arcs, teacher: Joint, lattice: Lattice, delay: int, temperature: float, chunk: int
+) -> tuple[Tensor, Arcs]:
+    """KL(teacher || student) of alignments.
+
+    Args:
+        student_arcs: (B, T, U) log-probabilities at the temperature.
+        teacher: its joint network.
+        lattice: real nodes.
+        delay: the student's first and the teacher's last frames that take no part.
+        temperature: T > 0.
+        chunk: nodes of a block.
+
+    Returns:
+        (B,) float64, in nats; and the gradient by the student's arcs, (B, T, U). Both are 0 for an utterance
+        that has no frames beyond the delay.
+    """
+    frames = lattice.shape[1]
+    long_enough = torch.tensor(lattice.frames, device=teacher.enc.device) > delay
+    if not long_enough.any():
+        nothing = torch.zeros_like(student_arcs.blank)
+        return nothing.sum((1, 2), dtype=torch.float64), Arcs(nothing, nothing)
+    cropped = lattice.cropped(delay)
+    (p_arcs,) = arc_scores(teacher, cropped, chunk, (temperature,))
+    q_arcs = Arcs(*(scores[:, delay:] for scores in student_arcs))
+    p, q = posterior(p_arcs, cropped), posterior(q_arcs, cropped)
+    # log p(alignment) - log q(alignment) is a sum over its arcs, but for the totals.
+    excess = sum(
+        torch.where(taken > 0, taken.double() * (p_score - q_score), 0.0).sum((1, 2))
+        for taken, p_score, q_score in zip(p.arcs, p_arcs, q_arcs, strict=True)
+    )
+    value = torch.where(long_enough, excess - p.total + q.total, 0.0)
+    difference = (
+        torch.where(long_enough[:, None, None], ours - theirs, 0.0)
+        for ours, theirs in zip(q.arcs, p.arcs, strict=True)
+    )
+    padding = (0, 0, frames - cropped.shape[1], 0)
+    return value, Arcs(*(torch.nn.functional.pad(x, padding) for x in difference))

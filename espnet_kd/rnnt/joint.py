@@ -1,0 +1,120 @@
+"""The pieces of a transducer's joint network, from which any part of its lattice can be made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class _Tanh(torch.autograd.Function):
+    """tanh x = 2 sigmoid(2 x) - 1, which a CPU computes more than twice as fast, to 2e-7 in float32."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradient, y)
+
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "tanh": _Tanh.apply,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class Joint:
+    """logits[b, t, u] = weight @ activation(enc[b, t] + dec[b, u]) + bias, never held as a whole.
+
+    Attributes:
+        enc: (B, T, J) projected encoder output.
+        dec: (B, U, J) projected output of the prediction network, U = longest label sequence + 1.
+        weight: (V, J) of the output layer.
+        bias: (V,) of the output layer.
+        activation: a key of ACTIVATIONS, or any elementwise function that is not in place.
+    """
+
+    enc: Tensor
+    dec: Tensor
+    weight: Tensor
+    bias: Tensor
+    activation: str | Activation = "tanh"
+
+    def __post_init__(self) -> None:
+        """Check the shapes.
+
+        Raises:
+            ValueError: they do not fit each other, or the activation is unknown.
+        """
+        if isinstance(self.activation, str) and self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.activation!r}: use {', '.join(ACTIVATIONS)}, or a function"
+            )
+        shapes = {name: tuple(getattr(self, name).shape) for name in ("enc", "dec", "weight", "bias")}
+        enc, dec, weight, bias = shapes.values()
+        fits = [len(enc), len(dec), len(weight), len(bias)] == [3, 3, 2, 1]
+        if not (fits and enc[0] == dec[0] and enc[2] == dec[2] == weight[1] and weight[0] == bias[0]):
+            listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"{listed} do not fit: give (B, T, J), (B, U, J), (V, J) and (V,)")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, T, U) of the lattice."""
+        return (*self.enc.shape[:2], self.dec.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """V, size of the vocabulary, blank included."""
+        return len(self.weight)
+
+    def hidden(self, enc: Tensor, dec: Tensor) -> Tensor:
+        """Activation at the nodes of some frames and rows, (F, J) and (R, J) -> (F * R, J)."""
+        activation = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        return activation(enc[:, None] + dec).flatten(0, 1)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Joint":
+        """The same with a function applied to the four tensors."""
+        return self.with_tensors(*(function(x) for x in (self.enc, self.dec, self.weight, self.bias)))
+
+    def with_tensors(self, enc: Tensor, dec: Tensor, weight: Tensor, bias: Tensor) -> "Joint":
+        """The same activation on other tensors."""
+        return replace(self, enc=enc, dec=dec, weight=weight, bias=bias)
+
+    def utterance(self, number: int) -> "Joint":
+        """One utterance as a batch of its own."""
+        one = slice(number, number + 1)
+        return replace(self, enc=self.enc[one], dec=self.dec[one])
+
+
+class JointNetwork(Protocol):
+    """What `joint_of` needs of ESPnet's espnet2.asr_transducer.joint_network.JointNetwork."""
+
+    lin_enc: torch.nn.Module
+    lin_dec: torch.nn.Module
+    lin_out: torch.nn.Linear
+    joint_activation: torch.nn.Module
+
+
+def joint_of(network: JointNetwork, encoder_out: Tensor, decoder_out: Tensor) -> Joint:
+    """Take the pieces from an ESPnet joint network.
+
+    Args:
+        network: ESPnet's JointNetwork.
+        encoder_out: (B, T, D) encoder output.
+        decoder_out: (B, U, D') output of the prediction network.
+    """
+    enc, dec = network.lin_enc(encoder_out), network.lin_dec(decoder_out)
+    activation = network.joint_activation
+    by_name = "tanh" if isinstance(activation, torch.nn.Tanh) else activation
+    return Joint(enc, dec, network.lin_out.weight, network.lin_out.bias, by_name)

@@ -1,0 +1,182 @@
+from pathlib import Path
+
+import pytest
+from miniature import contents
+from miniature_switchboard import write_side, write_switchboard
+
+from espnet_kd.corpora import switchboard
+from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.errors import UserError
+
+SIDE_A = "swb_ms98_transcriptions/20/2001/sw2001A-ms98-a-trans.text"
+DICTIONARY = "swb_ms98_transcriptions/sw-ms98-dict.text"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_switchboard(tmp_path / "swbd", utterances=12)
+
+
+def prepare(root: Path, *options: str, dev: int = 4) -> Path:
+    data = root.parent / "data"
+    switchboard.main([str(root), str(data), "--dev_utterances", str(dev), *options])
+    return data
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_the_tables_of_one_side(tmp_path: Path, root: Path) -> None:
+    said = [(0.977625, 2.561375, ["hi", "um", "yeah", "I'd", "like", "IBM"]), (3.0, 3.005, ["[laughter-so]"])]
+    write_side(root, 2001, "A", said)
+    train = prepare(root) / "train"
+    lines = {
+        t: (train / t).read_text().splitlines()[:2]
+        for t in ("text", "segments", "utt2ref_channels", "utt2spk")
+    }
+    first, second = "sw02001-A_000098-000256", "sw02001-A_000300-000301"
+    assert lines["text"] == [f"{first} hi um yeah i'd like i b m", f"{second} so"]
+    assert lines["segments"] == [f"{first} sw02001-A 0.98 2.56", f"{second} sw02001-A 3.0 3.01"]
+    assert lines["utt2spk"] == [f"{first} sw02001-A", f"{second} sw02001-A"]
+    assert lines["utt2ref_channels"] == [f"{first} 0", f"{second} 0"]
+    assert (train / "wav.scp").read_text().splitlines()[:2] == [
+        f"sw02001-{side} {root}/LDC97S62/swb1_d2/data/sw02001.sph" for side in "AB"
+    ]
+    assert {u.channel for u in read_data_dir(train) if u.speaker.endswith("-B")} == {1}
+
+
+def test_splits_and_what_is_printed(root: Path, capsys: pytest.CaptureFixture) -> None:
+    data = prepare(root)
+    ids = {p.name: [u.id for u in read_data_dir(p)] for p in data.iterdir()}
+    assert ids["train"] == sorted(ids["train_dev"] + ids["train_nodev"]) and len(ids["train"]) == 12
+    assert ids["train_dev"] == ids["train"][:4] and ids["train_nodup"] == ids["train_nodev"]
+    out, err = capsys.readouterr()
+    assert f"dropped: 12 without words (first: {root}/{SIDE_A}:1)\n" in out
+    assert f"{data}/train_nodup: 8 utterances, 3 conversation sides, " in out
+    assert err == "warning: 2 calls, the corpus has 2435\n"
+
+
+def test_repetitions_are_limited_in_nodup_only(root: Path) -> None:
+    write_side(root, 2001, "B", [(0.1 * i, 0.1 * i + 0.05, ["yeah"]) for i in range(9)])
+    data = prepare(root, "--repetitions", "2", dev=5)
+    count = {
+        name: sum(u.text == "yeah" for u in read_data_dir(data / name)) for name in ("train", "train_nodup")
+    }
+    assert count["train"] == 9 and 1 <= count["train_nodup"] <= 3
+
+
+def test_several_roots_and_again_the_same_bytes(tmp_path: Path, root: Path) -> None:
+    whole = contents(prepare(root))
+    (root / "swb_ms98_transcriptions").rename(tmp_path / "swb_ms98_transcriptions")
+    roots = [str(root / "LDC97S62"), str(tmp_path / "swb_ms98_transcriptions")]
+    switchboard.main([*roots, str(tmp_path / "data"), "--dev_utterances", "4"])
+    assert contents(tmp_path / "data") == whole
+
+
+def test_acronyms(root: Path) -> None:
+    write_side(root, 2001, "A", [(0.1, 0.4, ["IBM"])])
+    text = prepare(root, dev=1) / "train_dev/text"
+    assert text.read_text().endswith(" i b m\n")
+    (root / DICTIONARY).rename(root.parent / "words")
+    with pytest.raises(UserError, match="there is no sw-ms98-dict.text: .*`--acronyms none` does without"):
+        prepare(root)
+    prepare(root, "--acronyms", str(root.parent / "words"), dev=1)
+    assert text.read_text().endswith(" i b m\n")
+    prepare(root, "--acronyms", "none", dev=1)
+    assert text.read_text().endswith(" ibm\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.250000 1.250000", "0.25 soon", "0.25 and soon are not times in seconds"),
+        ("0.250000 1.250000", "0.25 nan", "0.25 and nan are not times"),
+        ("0.250000 1.250000", "0.25 inf", "0.25 and inf are not times"),
+        ("0.250000 1.250000", "1.25 0.25", "runs from 1.25 to 0.25 s: 0 <= start <= end"),
+        ("0.250000 1.250000", "-0.003 0.25", "runs from -0.003 to 0.25 s"),
+        (
+            "sw2001A-ms98-a-0002",
+            "sw2001C-ms98-a-0002",
+            "expected `sw2001A-ms98-a-0001 START END WORDS`, not 'sw2001C",
+        ),
+        ("sw2001A-ms98-a-0002 0.250000 1.250000 ", "sw2001A-ms98-a-0002 ", "expected|are not times"),
+    ],
+)
+def test_a_malformed_line_is_named(root: Path, old: str, new: str, message: str) -> None:
+    edit(root / SIDE_A, old, new)
+    with pytest.raises(UserError, match=f"{SIDE_A}:2: .*{message}|{SIDE_A}:2: {message}") as e:
+        prepare(root)
+    assert "\n" not in str(e.value) and not (root.parent / "data").exists()
+
+
+def test_an_utterance_that_occurs_twice(root: Path) -> None:
+    path = root / SIDE_A
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(UserError, match=f"{SIDE_A}:.*: sw02001-A_000025-000125 occurs a second time"):
+        prepare(root)
+
+
+def test_missing_sides_and_calls_are_counted(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / SIDE_A).unlink()
+    (root / "LDC97S62/swb1_d1/data/SW02002.SPH").unlink()
+    data = prepare(root, dev=1)
+    out, err = capsys.readouterr()
+    assert "1 conversation sides without transcript: sw02001-A\n" in err
+    assert "2 conversation sides without audio: sw02002-A sw02002-B\n" in err
+    assert " 4 without audio (first: " in out and ", 8 without words (" in out
+    assert {u.speaker for u in read_data_dir(data / "train")} == {"sw02001-B"}
+
+
+def test_odd_words_and_times(root: Path, capsys: pytest.CaptureFixture) -> None:
+    said = [
+        (0.1, 0.4, ["yeah", "<foo>"]),
+        (1.0, 600.0, ["right"]),
+        (700.0, 701.0, ["so"]),
+        (701, 701.002, ["uh"]),
+    ]
+    path = write_side(root, 2001, "A", said)
+    train = prepare(root) / "train"
+    out, err = capsys.readouterr()
+    assert f"1 words with a mark that no rule covers, <foo> (first: {path}:2)" in err
+    assert f"1 utterances that were cut to the end of the audio (first: {path}:4)" in err
+    assert f"1 after the end of the audio (first: {path}:6)" in out
+    assert f"1 of no length (first: {path}:8)" in out
+    assert "yeah <foo>\n" in (train / "text").read_text()
+    cut = next(u for u in read_data_dir(train) if u.id == "sw02001-A_000100-060000")
+    assert 1.0 < cut.end < 10
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("*.sph", "there is no sw0NNNN.sph below the directories given"),
+        ("*-trans.text", "there is no swb_ms98_transcriptions/.*-trans.text .* http://www.openslr.org/5"),
+    ],
+)
+def test_a_part_of_the_corpus_is_missing(root: Path, gone: str, message: str) -> None:
+    for path in root.rglob(gone, case_sensitive=False):
+        path.unlink()
+    with pytest.raises(UserError, match=message):
+        prepare(root)
+
+
+def test_a_transcript_that_is_there_twice(root: Path) -> None:
+    (root / "copy").mkdir()
+    (root / "copy" / Path(SIDE_A).name).write_text((root / SIDE_A).read_text())
+    with pytest.raises(UserError, match="two transcripts of sw02001-A, .*copy/.* and .*swb_ms98"):
+        prepare(root)
+
+
+def test_too_few_utterances_for_the_usual_dev_set(root: Path) -> None:
+    with pytest.raises(UserError, match="4000 of 12 utterances are asked for as dev set"):
+        switchboard.main([str(root), str(root.parent / "data")])
+    assert not (root.parent / "data").exists()
+
+
+def test_a_silence_of_no_length_is_only_a_silence(root: Path, capsys: pytest.CaptureFixture) -> None:
+    edit(root / SIDE_A, "0.250000 [silence]", "0.002000 [silence]")
+    prepare(root)
+    assert "dropped: 12 without words" in capsys.readouterr().out

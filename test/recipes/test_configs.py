@@ -1,0 +1,81 @@
+"""The shipped configurations: ESPnet builds the models, they are as large as they say, the taps exist."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+from shell import TEMPLATE
+
+from espnet_kd.tasks.asr import ASRDistillationTask
+from espnet_kd.tasks.options import term_options
+
+CONFIGS = sorted(TEMPLATE.parents[1].glob("*/kd1/conf/*.yaml"))
+MODELS = [path for path in CONFIGS if path.stem.startswith(("teacher", "student"))]
+DISTILLATIONS = [path for path in CONFIGS if path.stem.startswith("kd_")]
+SMALL_VOCABULARY = 30  # of characters or a few words: tenths of a per cent of the parameters
+
+
+def name(path: Path) -> str:
+    return f"{path.parents[2].name}-{path.stem}"
+
+
+def vocabulary(recipe: Path) -> list[str]:
+    """As many tokens as the recipe's run.sh asks for."""
+    found = re.search(r"--nbpe (\d+)", (recipe / "run.sh").read_text())
+    count = int(found[1]) if found else SMALL_VOCABULARY
+    return ["<blank>", "<unk>", *(f"t{i}" for i in range(count - 3)), "<sos/eos>"]
+
+
+@cache
+def build(path: Path) -> torch.nn.Module:
+    """The model of a configuration; its tensors have shapes only."""
+    task = ASRTransducerTask if is_transducer(path) else ASRTask
+    args = task.get_parser().parse_args(["--config", str(path), "--token_type", "word", "--output_dir", "x"])
+    args.token_list = vocabulary(path.parents[1])
+    with torch.device("meta"):
+        return task.build_model(args)
+
+
+def is_transducer(path: Path) -> bool:
+    """By its name: kd_transducer_full, student_transducer, ..."""
+    return "transducer" in path.stem
+
+
+@pytest.mark.parametrize("path", MODELS, ids=name)
+def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
+    claimed = re.search(r"([0-9.]+) M parameters", path.read_text())[1]
+    millions = sum(p.numel() for p in build(path).parameters()) / 1e6
+    digits = len(claimed.partition(".")[2])
+    assert f"{millions:.{digits}f}" == claimed
+
+
+@pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
+def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) -> None:
+    options = yaml.safe_load(path.read_text())
+    ASRDistillationTask.get_parser().parse_args(["--config", str(path), "--output_dir", "x"])
+    fitting = [p for p in MODELS if p.parent == path.parent and is_transducer(p) == is_transducer(path)]
+    students = [p for p in fitting if p.stem.startswith("student")]
+    teachers = [p for p in fitting if p.stem.startswith("teacher")]
+    for term in term_options(options["criteria"]):
+        term.build()
+        for student in students:
+            build(student).get_submodule(term.term.student_tap)
+        for teacher in teachers:
+            build(teacher).get_submodule(term.term.teacher_tap)
+
+
+@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS], ids=name)
+def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
+    head = re.split(r"\n(encoder|encoder_conf|task_weight):", path.read_text())[0]
+    assert "# Needs:" in head and "# Command: ./run.sh " in head
+
+
+@pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
+def test_time_warping_is_off_where_frames_must_stay(path: Path) -> None:
+    for student in path.parent.glob("student*.yaml"):
+        assert yaml.safe_load(student.read_text())["specaug_conf"]["apply_time_warp"] is False
