@@ -48,7 +48,7 @@ class Group:
         """Errors and words (or characters) of each utterance of a set, summed over the runs; each (N,)."""
         found = [run.scores[name] for run in self.scored(name)]
         for other in found[1:]:
-            scores.check_comparable(found[0], other)
+            scores.check_comparable(found[0], other, self.metric)
         order = sorted(found[0].utterances[self.metric])
         return bootstrap.pool([[score.utterances[self.metric][u] for u in order] for score in found])
 
@@ -86,7 +86,8 @@ def comparison(group: Group, name: str) -> bootstrap.Difference | None:
     base = group.baseline
     if base is None or not group.scored(name) or not base.scored(name):
         return None
-    scores.check_comparable(group.scored(name)[0].scores[name], base.scored(name)[0].scores[name])
+    first, second = (side.scored(name)[0].scores[name] for side in (group, base))
+    scores.check_comparable(first, second, group.metric)
     return bootstrap.paired_difference(group.counts(name), base.counts(name))
 
 
