@@ -45,6 +45,7 @@ generation=1                # repeated distillation; only 1 so far
 inference_config=           # configuration of decoding
 inference_args=             # options that override it, such as "--beam_size 5"
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
+metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
 results_md=RESULTS.md       # table of results
 result_sets=                # list: sets of the table that local/score.sh scores; empty: the test sets
 # end of options
@@ -76,6 +77,7 @@ done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
+[[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] ||
     error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
 [ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
@@ -293,7 +295,7 @@ stage_11() {
     done
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
         --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
-        --out "${results_md}" --images "$(dirname "${results_md}")/images"
+        --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
 stage_12() {
