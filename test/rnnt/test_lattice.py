@@ -9,7 +9,7 @@ from lattices import lattices
 from torch import tensor
 
 from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
-from espnet_kd.rnnt.lattice import FEWEST_NODES, default_chunk, lattice_of
+from espnet_kd.rnnt.lattice import CPU_BLOCK, FEWEST_NODES, GPU_BLOCK, default_chunk, lattice_of
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 1000])
@@ -36,7 +36,7 @@ def test_real_nodes_and_cropped_frames():
 
 def test_the_default_chunk_bounds_the_logits():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert default_chunk(1024, cpu) == 2**18 // 1024 and default_chunk(1024, gpu) == 2**26 // 1024
+    assert default_chunk(1024, cpu) * 1024 == CPU_BLOCK and default_chunk(1024, gpu) * 1024 == GPU_BLOCK
     assert default_chunk(10**6, cpu) == FEWEST_NODES
 
 
