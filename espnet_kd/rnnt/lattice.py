@@ -10,7 +10,7 @@ from espnet_kd.rnnt.joint import Joint
 
 # Nodes times classes of a block: on a CPU it should stay in the cache, on a GPU fill the device. With fewer
 # nodes, products of matrices lose speed.
-CPU_BLOCK, GPU_BLOCK = 2**18, 2**26
+CPU_BLOCK, GPU_BLOCK = 2**19, 2**26
 FEWEST_NODES = 512
 
 

@@ -22,6 +22,7 @@ CHECKPOINTS = (
     "valid.cer_ctc.ave.pth",
     "valid.cer.ave.pth",
     "valid.cer_transducer.ave.pth",
+    "valid.loss_transducer.ave.pth",
     "valid.loss.ave.pth",
 )
 # The options of a config.yaml that name files ESPnet opens when it builds a model.

@@ -88,9 +88,7 @@ def test_weight_zero_is_training_without_a_teacher_bit_for_bit(
     recipe: Recipe, teacher: dict[str, str]
 ) -> None:
     alone = train(recipe, "exp/lattice-alone")
-    zero = train(
-        recipe, "exp/lattice-zero", teacher=teacher, criteria={"lattice": {**LATTICE, "weight": 0}}
-    )
+    zero = train(recipe, "exp/lattice-zero", teacher=teacher, criteria={"lattice": {**LATTICE, "weight": 0}})
     assert losses(zero, "loss") == losses(alone, "loss") == losses(zero, "loss_task")
     expected, found = (torch.load(e / "1epoch.pth", weights_only=True) for e in (alone, zero))
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -39,8 +39,8 @@ def test_the_default_chunk_bounds_the_logits():
         enc = torch.empty(1, 1, space, device=device)
         return default_chunk(Joint(enc, enc, enc.new_empty(classes, space), enc.new_empty(classes)))
 
-    assert chunk(30, 16, "cpu") == 2**18 // 30 and chunk(30, 16, "meta") == 2**26 // 30
-    assert chunk(30, 256, "cpu") == 2**18 // 256
+    assert chunk(30, 16, "cpu") == 2**19 // 30 and chunk(30, 16, "meta") == 2**26 // 30
+    assert chunk(30, 256, "cpu") == 2**19 // 256
     assert chunk(10**6, 1, "cpu") == FEWEST_NODES
 
 
