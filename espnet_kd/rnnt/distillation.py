@@ -55,7 +55,8 @@ def rnnt_distillation(
         delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
             teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice
             without its first frames with the teacher's without its last.
-        temperature: T > 0 of both models' softmax in the teacher's term.
+        temperature: T > 0 of both models' softmax in the teacher's term; best alignment and occupancy are the
+            teacher's at 1. What is stored was softened when it was made: give the same T.
         blank: index of the blank.
         fastemit: as in rnnt_loss.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).

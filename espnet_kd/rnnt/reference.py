@@ -16,7 +16,7 @@ from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 
 # By node (t, u): weight; membership of classes in groups, (G, V) bool; log-probabilities of groups, (G,).
 Targets = dict[tuple[int, int], tuple[float, Tensor, Tensor]]
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": torch.clone}
+ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": torch.clone}
 REDUCE = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}
 
 
@@ -95,8 +95,7 @@ def utterances(labels, enc_lens, label_lens) -> Iterator[tuple[int, int, list[in
 
 def logits_of(joint: Joint, b: int, t: int, y: list[int]) -> Tensor:
     """(T, U, V) logits of an utterance."""
-    known = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
-    activation = known.get(joint.activation, joint.activation)
+    activation = ACTIVATIONS.get(joint.activation, joint.activation)
     return activation(joint.enc[b, :t, None] + joint.dec[b, : len(y) + 1]) @ joint.weight.T + joint.bias
 
 

@@ -19,6 +19,7 @@ LATTICES = {
     "two classes, blank last": {"classes": 2, "blank": 1},
     "three classes": {"classes": 3, "blank": 1},
     "blank last": {"blank": 5},
+    "sigmoid": {"activation": "sigmoid"},
     "relu": {"activation": "relu"},
     "identity": {"activation": "identity"},
     "function": {"activation": lambda x: x.sin()},
