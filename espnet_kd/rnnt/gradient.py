@@ -29,7 +29,7 @@ class Gradients:
         gathered.weight, gathered.bias = self.weight, self.bias
         return gathered
 
-    def add(self, joint: Joint, block: Block, hidden: Tensor, x: Tensor) -> None:
+    def add(self, joint: Joint, block: Block, hidden: Tensor, x: Tensor, buffers: Buffers) -> None:
         """Add the part of a block.
 
         Args:
@@ -37,6 +37,7 @@ class Gradients:
             block: its nodes.
             hidden: (N, J) of the block.
             x: (N, V) gradient of the logits.
+            buffers: room.
         """
         if self.weight is not None:
             self.weight.addmm_(x.t(), hidden)
@@ -44,7 +45,8 @@ class Gradients:
             self.bias += x.sum(0)
         if self.enc is None and self.dec is None:
             return
-        nodes = joint.backward(x @ joint.weight, hidden, *block.inputs(joint))  # (F, R, J)
+        gradient = torch.mm(x, joint.weight, out=buffers.take("gradient", *hidden.shape))
+        nodes = joint.backward(gradient, hidden, *block.inputs(joint))  # (F, R, J)
         if self.enc is not None:
             self.enc[block.utterance, block.start : block.stop] += nodes.sum(1)
         if self.dec is not None:
@@ -74,24 +76,23 @@ def sweep(
     Returns:
         (B,) float64: the teacher's term by utterance, without the scale; 0 without a teacher.
     """
-    buffers = Buffers(student.enc, student.classes)
+    buffers = Buffers(student.enc)
     values: list[Tensor] = []
     utterances: list[int] = []
     for block in lattice.blocks(chunk):
-        hidden = student.hidden(*block.inputs(student))
-        x = logits(student, hidden, buffers.take("student", block.nodes))
+        hidden, x = logits(student, *block.inputs(student), buffers, "student")
         arcs = None if hard is None else Arcs(*(block.at(g).flatten() for g in hard))
         if soft is None:
             _hard_gradient(x, arcs, block)
         elif soft.temperature == 1.0:
             values.append(soft.compare(x, block, arcs, scale, buffers))
         else:
-            softened = torch.div(x, soft.temperature, out=buffers.take("soft", block.nodes))
+            softened = torch.div(x, soft.temperature, out=buffers.like_logits("soft", x))
             values.append(soft.compare(softened, block, None, scale, buffers))
             x = softened if arcs is None else _hard_gradient(x, arcs, block).add_(softened)
         utterances.append(block.utterance)
         if gradients is not None:
-            gradients.add(student, block, hidden, x)
+            gradients.add(student, block, hidden, x, buffers)
     total = student.enc.new_zeros(lattice.shape[0], dtype=torch.float64)
     if values:
         total.index_add_(0, torch.tensor(utterances, device=total.device), torch.stack(values).double())

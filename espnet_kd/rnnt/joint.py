@@ -22,12 +22,16 @@ class InPlace(NamedTuple):
     backward: Callable[[Tensor, Tensor], Tensor]
 
 
+def _sigmoid_backward(gradient: Tensor, y: Tensor) -> Tensor:
+    return torch.ops.aten.sigmoid_backward.grad_input(gradient, y, grad_input=gradient)
+
+
 ACTIVATIONS: Mapping[str, InPlace] = {
     "tanh": InPlace(torch.tanh_, torch.ops.aten.tanh_backward),
-    "sigmoid": InPlace(torch.sigmoid_, torch.ops.aten.sigmoid_backward),
+    "sigmoid": InPlace(torch.sigmoid_, _sigmoid_backward),
     "sigmoid_of_double": InPlace(
         lambda x: x.mul_(2).sigmoid_(),
-        lambda gradient, y: torch.ops.aten.sigmoid_backward(gradient, y).mul_(2),
+        lambda gradient, y: _sigmoid_backward(gradient, y).mul_(2),
     ),
     "relu": InPlace(torch.relu_, lambda gradient, y: torch.ops.aten.threshold_backward(gradient, y, 0)),
     "identity": InPlace(lambda x: x, lambda gradient, _: gradient),
@@ -79,15 +83,20 @@ class Joint:
         """V, size of the vocabulary, blank included."""
         return len(self.weight)
 
-    def hidden(self, enc: Tensor, dec: Tensor) -> Tensor:
-        """Activation at the nodes of some frames and rows, (F, J) and (R, J) -> (F * R, J)."""
-        x = (enc[:, None] + dec).flatten(0, 1)
+    def hidden(self, enc: Tensor, dec: Tensor, out: Tensor) -> Tensor:
+        """Activation at the nodes of some frames and rows, (F, J) and (R, J) -> (F * R, J).
+
+        Args:
+            enc, dec: projected outputs.
+            out: (F * R, J), room for the result, which is there unless the activation is a function.
+        """
+        x = torch.add(enc[:, None], dec, out=out.view(len(enc), len(dec), -1)).flatten(0, 1)
         if not isinstance(self.activation, str):
             return self.activation(x)
         return ACTIVATIONS[self.activation].apply(x)
 
     def backward(self, gradient: Tensor, hidden: Tensor, enc: Tensor, dec: Tensor) -> Tensor:
-        """Gradient by enc + dec, (F, R, J), from that by hidden, (F * R, J)."""
+        """Gradient by enc + dec, (F, R, J), from that by hidden, (F * R, J), which it may overwrite."""
         if isinstance(self.activation, str):
             gradient = ACTIVATIONS[self.activation].backward(gradient, hidden)
         else:

@@ -53,7 +53,7 @@ class Full(Soft):
         m = block.at(self.weights).flatten()
         k = scale * self.temperature
         teacher = teacher_logits(self.teacher, block, self.delay, self.temperature, buffers)
-        target = buffers.take("target", block.nodes)
+        target = buffers.like_logits("target", x)
         z, of_teacher = exponentiate(teacher, out=target)
         target.mul_((m / z)[:, None])
         value = torch.dot(target.flatten(), teacher.sub_(x).flatten())
@@ -126,8 +126,8 @@ class Grouped(Soft):
 def teacher_logits(teacher: Joint, block: Block, delay: int, temperature: float, buffers: Buffers) -> Tensor:
     """Softened logits of the teacher at a block, (N, V), in the buffer `teacher`."""
     frames = _frames(block, delay, teacher.enc)
-    hidden = teacher.hidden(teacher.enc[block.utterance, frames], teacher.dec[block.utterance, : block.rows])
-    x = logits(teacher, hidden, buffers.take("teacher", block.nodes))
+    enc, dec = teacher.enc[block.utterance, frames], teacher.dec[block.utterance, : block.rows]
+    _, x = logits(teacher, enc, dec, buffers, "teacher")
     return x if temperature == 1.0 else x.div_(temperature)
 
 

@@ -91,12 +91,12 @@ def test_the_chunk_changes_nothing_but_the_order_of_sums(kind):
 
 
 def test_room_is_used_again_and_grows():
-    buffers = Buffers(torch.zeros(1), 5)
-    first, second = buffers.take("a", 3), buffers.take("a", 2)
+    buffers = Buffers(torch.zeros(1))
+    first, second = buffers.take("a", 3, 5), buffers.take("a", 2, 5)
     assert first.shape == (3, 5) and second.shape == (2, 5) and first.data_ptr() == second.data_ptr()
     assert (
-        buffers.take("a", 4).shape == (4, 5)
-        and buffers.take("b", 4).data_ptr() != buffers.take("a", 4).data_ptr()
+        buffers.take("a", 4, 5).shape == (4, 5)
+        and buffers.take("b", 4, 5).data_ptr() != buffers.take("a", 4, 5).data_ptr()
     )
 
 
