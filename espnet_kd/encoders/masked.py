@@ -77,7 +77,7 @@ def odd(kernel: int, name: str) -> int:
 
 
 class TimeConvolution(nn.Module):
-    """Convolution over time, without bias; if separable, per channel and then 1x1; a kernel of 1 is 1x1 only."""
+    """Convolution over time, without bias; separable: per channel, then 1x1. A kernel of 1 is 1x1 only."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from torch import Tensor
 
+from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 
 # The first of these that exists is the checkpoint of an experiment.
@@ -56,6 +57,7 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         if isinstance(config.get(section), dict) and config[section].get(key):
             config[section][key] = str(_find_file(config[section][key], directory))
     config["init"] = None
+    register_encoders()
     model = ASRTask.build_model(argparse.Namespace(**config))
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
