@@ -1,4 +1,4 @@
-"""``espnet-kd layers``: the layers of a trained model that a criterion can tap, with shapes and frame rates."""
+"""``espnet-kd layers``: the layers of a model that a criterion can tap, with shapes and frame rates."""
 
 import argparse
 from dataclasses import dataclass
@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=3, help="parts of a path (default: %(default)s)")
     args = parser.parse_args(argv)
     experiment = load_experiment(args.experiment, args.model)
-    print(
-        f"{experiment.checkpoint}: {sum(p.numel() for p in experiment.model.parameters()) / 1e6:.2f} M parameters"
-    )
+    millions = sum(p.numel() for p in experiment.model.parameters()) / 1e6
+    print(f"{experiment.checkpoint}: {millions:.2f} M parameters")
     print(table(experiment.model, args.depth))
 
 
@@ -53,7 +52,8 @@ def table(model: ESPnetASRModel, depth: int) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     lines = [f"{path:<{widths[0]}}  {shape:<{widths[1]}}  {text}" for path, shape, text in rows]
     hidden, others = len(layers) - len(shown), len(names) - len(layers)
-    lines.append(f"{hidden} more below them: --depth {depth + 1}") if hidden else None
+    if hidden:
+        lines.append(f"{hidden} more below them: --depth {depth + 1}")
     lines.append(
         f"{others} modules cannot be tapped: not run, or no (batch, frames or steps, features) tensor"
     )

@@ -43,8 +43,8 @@ def test_activation_on_paper():
 
 
 def test_nonblank_on_paper():
-    # Blank has 1/4 and 3/4: 3/4 and 1/4 are left, mean 1/2, weights 3/2 and 1/2. Distances 4 and 16, times the
-    # weights 6 and 8, mean 7.
+    # Blank has 1/4 and 3/4: 3/4 and 1/4 are left, mean 1/2, weights 3/2 and 1/2. Distances 4 and 16, weighted
+    # 6 and 8, mean 7.
     guide = tensor([[[0.0, log(3)], [log(3), 0.0]]])
     criterion = build_criterion("hidden", projection="none", frame_weights="nonblank")
     value = criterion(tensor([[[2.0], [4.0]]]), tensor([[[0.0], [0.0]]]), tensor([[True, True]]), guide)
@@ -71,10 +71,8 @@ def test_where_nothing_is_important_all_frames_are():
 
 
 def test_an_utterance_without_frames_has_no_weight():
-    assert mean_one(tensor([1.0, 3.0]), tensor([2, 3]), tensor([[False, False], [True, True]])).tolist() == [
-        0.5,
-        1.5,
-    ]
+    mask = tensor([[False, False], [True, True]])
+    assert mean_one(tensor([1.0, 3.0]), tensor([2, 3]), mask).tolist() == [0.5, 1.5]
 
 
 @kinds

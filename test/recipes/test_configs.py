@@ -49,12 +49,21 @@ def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
     assert f"{millions:.{digits}f}" == claimed
 
 
+def partners(path: Path) -> tuple[list[Path], list[Path]]:
+    """Teachers and students of a distillation: those its command names, else all with an attention decoder."""
+    beside = [p for p in MODELS if p.parent == path.parent]
+    named = [p for p in beside if f"conf/{p.name}" in path.read_text()]
+    models = named or [p for p in beside if "decoder" in yaml.safe_load(p.read_text())]
+    teachers, students = ([p for p in models if p.stem.startswith(r)] for r in ("teacher", "student"))
+    assert teachers and students
+    return teachers, students
+
+
 @pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
 def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) -> None:
     options = yaml.safe_load(path.read_text())
     ASRDistillationTask.get_parser().parse_args(["--config", str(path), "--output_dir", "x"])
-    students = [p for p in MODELS if p.parent == path.parent and p.stem.startswith("student")]
-    teachers = [p for p in MODELS if p.parent == path.parent and p.stem.startswith("teacher")]
+    teachers, students = partners(path)
     for term in term_options(options["criteria"]):
         term.build()
         for student in students:
