@@ -1,6 +1,7 @@
 """Encoders of ours train, decode by the stand-in for python3, and serve as teachers of one another."""
 
-import os
+import contextlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from recipe import KL, Recipe
+
+from espnet_kd import __main__ as cli
 
 JASPER = {
     "prologue": {"channels": 16, "kernel": 5, "stride": 4, "dropout": 0.1},
@@ -49,29 +52,34 @@ def student(recipe: Recipe, teacher: Path) -> Path:
     )  # fmt: skip
 
 
-def espnet_kd(recipe: Recipe, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "espnet_kd", *words]
-    return subprocess.run(command, cwd=recipe.root, capture_output=True, text=True, env=dict(os.environ))
-
-
-def decode(recipe: Recipe, exp: Path, model: str, ctc_weight: float) -> list[str]:
-    """Keys of the hypotheses that stock decoding writes."""
-    result = espnet_kd(
-        recipe, "-m", "espnet2.bin.asr_inference", "--asr_train_config", f"exp/{exp.name}/config.yaml",
+def decoding(exp: Path, model: str, ctc_weight: float) -> list[str]:
+    """The words of stock decoding after ``python3``."""
+    return [
+        "-m", "espnet2.bin.asr_inference", "--asr_train_config", f"exp/{exp.name}/config.yaml",
         "--asr_model_file", f"exp/{exp.name}/{model}", "--output_dir", f"exp/{exp.name}/decoded",
         "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound", "--ngpu", "0",
         "--beam_size", "2", "--maxlenratio", "0.2", "--ctc_weight", str(ctc_weight),
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    ]  # fmt: skip
+
+
+def decoded(exp: Path) -> list[str]:
+    """Keys of the hypotheses."""
     return [line.split()[0] for line in (exp / "decoded/1best_recog/text").read_text().splitlines()]
 
 
 def test_a_convolutional_teacher_decodes(recipe: Recipe, teacher: Path) -> None:
-    assert decode(recipe, teacher, "valid.cer_ctc.ave.pth", 1.0) == ["dev-0", "dev-1", "dev-2"]
+    command = [sys.executable, "-m", "espnet_kd", *decoding(teacher, "valid.cer_ctc.ave.pth", 1.0)]
+    result = subprocess.run(command, cwd=recipe.root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert decoded(teacher) == ["dev-0", "dev-1", "dev-2"]
 
 
-def test_a_recurrent_student_decodes(recipe: Recipe, student: Path) -> None:
-    assert decode(recipe, student, "valid.acc.ave.pth", 0.3) == ["dev-0", "dev-1", "dev-2"]
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_recurrent_student_decodes(recipe: Recipe, student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["espnet-kd"])
+    with contextlib.chdir(recipe.root):
+        cli.main(decoding(student, "valid.acc.ave.pth", 0.3))
+    assert decoded(student) == ["dev-0", "dev-1", "dev-2"]
 
 
 def test_a_convolutional_teacher_teaches_a_recurrent_student(student: Path) -> None:
@@ -116,18 +124,22 @@ def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.Capture
     assert any(line.startswith("encoder.encoders.0.feed_forward ") for line in lines)
 
 
-def test_the_task_module_alone_knows_the_encoders() -> None:
-    """What a process of another GPU imports."""
-    program = (
-        "import espnet_kd.tasks.asr\nfrom espnet2.tasks.asr import ASRTask\n"
-        "ASRTask.get_parser().parse_args(['--output_dir', 'x', '--encoder', 'jasper'])"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_the_task_module_alone_makes_the_encoders_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of another GPU imports nothing else."""
+    import espnet_kd.tasks.asr as task
+    from espnet_kd.encoders.register import ENCODERS, encoder_choices
+
+    stock = {name: c for name, c in encoder_choices.classes.items() if name not in ENCODERS}
+    monkeypatch.setattr(encoder_choices, "classes", stock)
+    monkeypatch.setattr(sys.modules["espnet_kd.tasks"], "asr", task)  # put back afterwards
+    monkeypatch.delitem(sys.modules, task.__name__)
+    assert "jasper" not in encoder_choices.choices()
+    importlib.import_module(task.__name__)
+    assert set(ENCODERS) <= set(encoder_choices.choices())
 
 
-def test_a_wrong_layer_is_one_line(recipe: Recipe, teacher: Path) -> None:
-    wrong = {**JASPER, "residual": "dens"}
-    options = recipe.training("exp/refused", "student", **CTC, encoder="jasper", encoder_conf=wrong)
-    result = espnet_kd(recipe, "train", *options)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("espnet-kd: error: jasper: residual is 'dens'; known:")
+def test_a_wrong_layer_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="jasper: residual is 'dens'; known: dense, plain, none"):
+        recipe.train(
+            "exp/refused", "student", **CTC, encoder="jasper", encoder_conf={**JASPER, "residual": "dens"}
+        )

@@ -50,13 +50,14 @@ def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
 
 
 def partners(path: Path) -> tuple[list[Path], list[Path]]:
-    """Teachers and students of a distillation: those its command names, else all with an attention decoder."""
-    beside = [p for p in MODELS if p.parent == path.parent]
-    named = [p for p in beside if f"conf/{p.name}" in path.read_text()]
-    models = named or [p for p in beside if "decoder" in yaml.safe_load(p.read_text())]
-    teachers, students = ([p for p in models if p.stem.startswith(r)] for r in ("teacher", "student"))
-    assert teachers and students
-    return teachers, students
+    """Teachers and students of a distillation: those its head names, else all with an attention decoder."""
+    found = []
+    for role in ("teacher", "student"):
+        beside = [p for p in MODELS if p.parent == path.parent and p.stem.startswith(role)]
+        named = [p for p in beside if f"conf/{p.name}" in path.read_text()]
+        found.append(named or [p for p in beside if "decoder" in yaml.safe_load(p.read_text())])
+    assert all(found)
+    return found[0], found[1]
 
 
 @pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
