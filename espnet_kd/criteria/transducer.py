@@ -76,6 +76,7 @@ class TransducerKL(Criterion):
         mask: Transcript,
         rnnt_weight: float,
         kd_weight: float,
+        fastemit: float = 0.0,
     ) -> LatticeLoss:
         """The RNN-T loss, mean over the batch, and this criterion in the same passes over the lattice.
 
@@ -84,6 +85,7 @@ class TransducerKL(Criterion):
             target: the teacher's, or what is stored of it.
             mask: labels and lengths.
             rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
+            fastemit: see rnnt_loss.
 
         Raises:
             ValueError: the two lattices, labels or lengths do not fit.
@@ -98,6 +100,7 @@ class TransducerKL(Criterion):
             delay=self.delay,
             temperature=self.temperature,
             blank=self.blank,
+            fastemit=fastemit,
             reduction="sum" if self.reduction == "sum" else "mean",
             normalize="nodes" if self.reduction == "mean" else None,
             chunk=self.chunk,

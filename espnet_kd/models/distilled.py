@@ -72,12 +72,15 @@ class Distillation:
         """
         method: Method = self.kd_method
         targets = method.teacher.targets(speech, speech_lengths, text, text_lengths)
+        self.kd_targets = targets
         with method.taps.listening():
             loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
-        stats["loss_task"] = loss.detach()
+        self.kd_targets = None
         step = float(self.kd_step)
-        total = method.task_weight(step) * loss
+        total = self._with_task(loss, stats, step)
         for term in method.terms:
+            if self.kd_criteria[term.name].needs == "lattice":
+                continue  # came with the task
             student, target, mask = aligned(
                 method.taps.get(term.student_tap, text_lengths), targets[term.teacher_tap], term
             )
@@ -94,16 +97,27 @@ class Distillation:
             self.kd_step += 1
         return total, stats, weight
 
+    def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
+        """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
+        stats["loss_task"] = loss.detach()
+        return self.kd_method.task_weight(step) * loss
+
 
 def distil(model: ESPnetASRModel, method: Method, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
     """Turn a stock model into a distilled one, in place; names of its parameters stay as they are."""
+    return distil_as(Distillation, model, method, criteria)
+
+
+def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str, nn.Module]) -> nn.Module:
+    """As ``distil``, by a subclass of Distillation."""
     model.kd_method = method
+    model.kd_targets = None
     model.kd_criteria = nn.ModuleDict(criteria)
     for term in method.terms:
         if term.weight.is_zero:
             model.kd_criteria[term.name].requires_grad_(False)
     model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
-    model.__class__ = _distilled_class(type(model))
+    model.__class__ = _distilled_class(mixin, type(model))
     return model
 
 
@@ -115,8 +129,8 @@ def guide_for(criterion: Criterion, targets: Mapping[str, Targets], mask: Tensor
 
 
 @cache
-def _distilled_class(stock: type) -> type:
-    return type(f"Distilled{stock.__name__}", (Distillation, stock), {})
+def _distilled_class(mixin: type, stock: type) -> type:
+    return type(f"Distilled{stock.__name__}", (mixin, stock), {})
 
 
 def aligned(student: Targets, target: Targets, term: Term) -> tuple[Tensor, Tensor, Tensor]:

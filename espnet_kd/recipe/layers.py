@@ -9,6 +9,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import listen
 from espnet_kd.teachers.taps import Taps
 
@@ -41,6 +42,8 @@ class Layer:
 def table(model: ESPnetASRModel, depth: int) -> str:
     """One line for each tappable layer whose path has at most so many parts, then what was left out."""
     names = [name for name, _ in model.named_modules() if name]
+    if getattr(model, "joint_network", None) is not None:  # tapped as a whole, as the lattice
+        names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
     layers = tappable(model, names)
     shown = [layer for layer in layers if layer.path.count(".") < depth]
     rate = f"{frame_rate(model):g} per second"

@@ -27,6 +27,7 @@ class Distillation:
     teacher: Joint | CollapsedTargets | PathTargets
     kind: Kind
     weights: tuple[float, float]
+    fastemit: float
     delay: int
     temperature: float
     by_nodes: bool
@@ -42,7 +43,7 @@ class Distillation:
         hard: Arcs | None = None
         soft: Soft | None = None
         if rnnt_weight:
-            rnnt, hard = transducer_gradient(arcs[1.0], lattice, share * rnnt_weight)
+            rnnt, hard = transducer_gradient(arcs[1.0], lattice, share * rnnt_weight, self.fastemit)
         scale = share * kd_weight
         if not kd_weight:
             pass

@@ -10,8 +10,10 @@ from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
+from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.teachers.experiment import Experiment, load_experiment
+from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
@@ -52,7 +54,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     method = Method(
         teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
     )
-    return distil(model, method, {t.term.name: t.build() for t in terms})
+    attach = distil if isinstance(model, ESPnetASRModel) else distil_transducer
+    return attach(model, method, {t.term.name: t.build() for t in terms})
 
 
 def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
@@ -131,6 +134,8 @@ def _fit(
         ours = observe(model.eval(), taps, *batch)
     model.train()
     for t in terms:
+        if t.term.student_tap == LATTICE:
+            continue
         student, target, _ = aligned(ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term)
         criterion = t.build()
         if criterion.guide_tap is not None:

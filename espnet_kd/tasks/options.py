@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_kd.criteria import Criterion, build_criterion
+from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.schedule import build_schedule
+from espnet_kd.teachers.lattice import LATTICE
 
 TEACHER_KEYS = ("exp", "checkpoint", "weights")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap")
@@ -98,7 +99,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             raise UserError(f"criteria: {name}: write `{name}: {{type: ..., weight: ..., tap: ...}}`")
         if not str(name).isidentifier():
             raise UserError(f"criteria: {name!r} is not a name: use letters, digits and _")
-        both = entry.get("tap")
+        both = entry.get("tap", LATTICE if on_lattice(entry["type"]) else None)
         student, teacher = entry.get("student_tap", both), entry.get("teacher_tap", both)
         if not student or not teacher:
             raise UserError(
@@ -108,6 +109,11 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
         options = {key: value for key, value in entry.items() if key not in TERM_KEYS}
         result.append(TermOptions(Term(str(name), weight, student, teacher), entry["type"], options))
     return result
+
+
+def on_lattice(kind: object) -> bool:
+    """True for a type of criterion whose only tap is the lattice of a transducer."""
+    return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
 def _refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:

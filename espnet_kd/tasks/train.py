@@ -1,28 +1,32 @@
 """``python -m espnet_kd train --task asr ...``: ESPnet's training command with our options."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
 
 from espnet_kd.errors import UserError
 
-TASKS = ("asr",)
+# Name to module and class.
+TASKS = {
+    "asr": ("espnet_kd.tasks.asr", "ASRDistillationTask"),
+    "asr_transducer": ("espnet_kd.tasks.asr_transducer", "TransducerDistillationTask"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train; every option but ``--task`` is ESPnet's or described by ``--help``."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--task", choices=TASKS, default="asr")
+    parser.add_argument("--task", choices=list(TASKS), default="asr")
     parser.add_argument("--output_dir", type=Path)
     ours, rest = parser.parse_known_args(argv)
     if ours.output_dir is not None:
         _check_writable(ours.output_dir)
         rest += ["--output_dir", str(ours.output_dir)]
     sys.argv[1:] = rest  # --print_config reads it again
-    from espnet_kd.tasks.asr import ASRDistillationTask
-
-    ASRDistillationTask.main(cmd=rest)
+    module, name = TASKS[ours.task]
+    getattr(importlib.import_module(module), name).main(cmd=rest)
 
 
 def _check_writable(directory: Path) -> None:

@@ -9,16 +9,27 @@ from typing import Any
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 
 # The first of these that exists is the checkpoint of an experiment.
-CHECKPOINTS = ("valid.acc.ave.pth", "valid.cer_ctc.ave.pth", "valid.cer.ave.pth", "valid.loss.ave.pth")
+CHECKPOINTS = (
+    "valid.acc.ave.pth",
+    "valid.cer_ctc.ave.pth",
+    "valid.cer.ave.pth",
+    "valid.cer_transducer.ave.pth",
+    "valid.loss_transducer.ave.pth",
+    "valid.loss.ave.pth",
+)
 # The options of a config.yaml that name files ESPnet opens when it builds a model.
 FILE_OPTIONS = (("normalize_conf", "stats_file"),)
+# Only the configuration of a transducer has it.
+TRANSDUCER_KEY = "joint_network_conf"
 # Own parameters of a distilled student; its stock model does not have them.
 OWN_PREFIX = "kd_"
 
@@ -27,7 +38,7 @@ OWN_PREFIX = "kd_"
 class Experiment:
     """A frozen model in eval mode, with where it came from."""
 
-    model: ESPnetASRModel
+    model: ESPnetASRModel | ESPnetASRTransducerModel
     directory: Path
     checkpoint: Path
 
@@ -58,11 +69,14 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
             config[section][key] = str(_find_file(config[section][key], directory))
     config["init"] = None
     register_encoders()
-    model = ASRTask.build_model(argparse.Namespace(**config))
+    task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
+    model = task.build_model(argparse.Namespace(**config))
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
     if hasattr(model.decoder, "sampling_probability"):
         model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
+    if getattr(model.encoder, "dynamic_chunk_training", False):
+        model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
     return Experiment(model, directory, path)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from espnet_kd.compat import add_sos_eos
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.experiment import Experiment
+from espnet_kd.teachers.lattice import LATTICE, lattice
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
@@ -43,6 +44,8 @@ class OnlineTeacher:
             raise UserError(
                 f"teacher weights {weights}: give one positive weight for each of {len(experiments)} teachers"
             )
+        if LATTICE in taps and len(experiments) > 1:
+            raise UserError("a criterion on the lattice of a transducer takes one teacher, not several")
         self.experiments = list(experiments)
         self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
         self._log_weights = [math.log(w / sum(weights)) for w in weights]
@@ -96,8 +99,11 @@ def observe(
     Returns:
         Tap path to what was seen there.
     """
-    listen(model, taps, speech, speech_lengths, text, text_lengths)
+    encoded, lengths = listen(model, taps, speech, speech_lengths, text, text_lengths)
     seen = {path: taps.get(path, text_lengths) for path in taps.paths}
+    if taps.lattice:
+        text = text[:, : int(text_lengths.max())]
+        seen[LATTICE] = Targets(lattice(model, encoded, lengths, text), lengths)
     taps.release()
     return seen
 
@@ -109,7 +115,7 @@ def listen(
     speech_lengths: Tensor,
     text: Tensor,
     text_lengths: Tensor,
-) -> None:
+) -> tuple[Tensor, Tensor]:
     """Run the parts of a model in eval mode that the taps need: no loss, no error rates.
 
     Args:
@@ -119,16 +125,21 @@ def listen(
         speech_lengths: (B,) samples.
         text: (B, L) tokens, padded with -1; not changed.
         text_lengths: (B,).
+
+    Returns:
+        (B, T, D) encoder output, (B,) frames.
     """
     # Stock encoders draw random numbers for layer drop even in eval mode.
     with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening():
         encoded, lengths = model.encode(speech, speech_lengths)
         encoded = encoded[0] if isinstance(encoded, tuple) else encoded
-        if any(path.startswith("ctc") for path in taps.paths):
-            model.ctc.ctc_lo(encoded)  # CTC.forward would apply dropout, even in eval mode
+        for path in {path.split(".")[0] for path in taps.paths} & {"ctc", "ctc_lin"}:
+            # CTC.forward would apply dropout, even in eval mode.
+            (model.ctc.ctc_lo if path == "ctc" else model.ctc_lin)(encoded)
         if any(path.startswith("decoder") for path in taps.paths):
             text = text[:, : int(text_lengths.max())]
             tokens, _ = add_sos_eos(
                 text.masked_fill(text == -1, model.ignore_id), model.sos, model.eos, model.ignore_id
             )
             model.decoder(encoded, lengths, tokens, text_lengths + 1)
+    return encoded, lengths

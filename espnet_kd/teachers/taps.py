@@ -1,13 +1,14 @@
 """Read what submodules of a stock model compute during one forward pass."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
+from espnet_kd.teachers.lattice import LATTICE, check_lattice
 from espnet_kd.teachers.targets import Targets
 
 
@@ -19,15 +20,19 @@ class Taps:
 
     Args:
         model: an ESPnetASRModel.
-        paths: submodules such as ``ctc.ctc_lo``, ``decoder``, ``encoder`` or ``encoder.encoders.5``.
+        paths: submodules such as ``ctc.ctc_lo``, ``decoder``, ``encoder`` or ``encoder.encoders.5``; the
+            lattice at ``joint_network`` is no output of a submodule: ``lattice`` says whether it is wanted.
         owner: whose model it is, for the message of an error.
 
     Raises:
         UserError: the model has no such submodule.
     """
 
-    def __init__(self, model: nn.Module, paths: Iterable[str], owner: str = "the model"):
-        self.paths = list(dict.fromkeys(paths))
+    def __init__(self, model: nn.Module, paths: Sequence[str], owner: str = "the model"):
+        self.paths = [path for path in dict.fromkeys(paths) if path != LATTICE]
+        self.lattice = LATTICE in paths
+        if self.lattice:
+            check_lattice(model, owner)
         self.owner = owner
         self._modules = {path: _submodule(model, path, owner) for path in self.paths}
         last = getattr(model, "postencoder", None)

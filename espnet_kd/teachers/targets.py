@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from espnet_kd.rnnt import Joint
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -12,9 +14,10 @@ class Targets:
     Axes: B utterances, P positions (T encoder frames or U = L + 1 prediction steps), V tokens or D features.
 
     Attributes:
-        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding.
+        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding. At the
+            tap of a transducer's lattice the pieces of its joint network, and P are frames.
         lengths: (B,) number of real positions.
     """
 
-    values: Tensor
+    values: Tensor | Joint
     lengths: Tensor

@@ -1,0 +1,110 @@
+"""Stock ESPnet transducers whose lattice is never in memory, alone or with a teacher."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from espnet2.asr_transducer.joint_network import JointNetwork
+from torch import Tensor, nn
+
+from espnet_kd.criteria import Transcript
+from espnet_kd.models.distilled import Distillation, Method, Term, distil_as
+from espnet_kd.rnnt import Joint, LatticeLoss, joint_of, rnnt_loss
+
+
+class PiecewiseJoint(JointNetwork):
+    """Hands out the pieces where stock training asks for a whole lattice; decoding is as it was."""
+
+    def forward(self, enc_out: Tensor, dec_out: Tensor, no_projection: bool = False) -> Tensor | Joint:
+        """(B, T, 1, D) and (B, 1, U, D') -> Joint; anything else as the stock module does."""
+        whole = enc_out.dim() == dec_out.dim() == 4 and enc_out.shape[2] == dec_out.shape[1] == 1
+        if whole and not no_projection:
+            return joint_of(self, enc_out[:, :, 0], dec_out[:, 0])
+        return super().forward(enc_out, dec_out, no_projection)
+
+
+class LatticeTransducer:
+    """Mixed in before a stock transducer: its loss is espnet_kd.rnnt's, which needs no other package."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
+    ) -> Tensor:
+        return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
+
+
+class TransducerDistillation(Distillation, LatticeTransducer):
+    """Criteria on hidden layers as for any model, and one on the lattice, in the same passes as the loss."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
+    ) -> Tensor:
+        term, transcript = self._lattice_term(), Transcript(target, t_len, u_len)
+        self.kd_lattice = None
+        if term is None:
+            return super()._calc_transducer_loss(encoder_out, joint_out, *transcript)
+        criterion, teacher = self.kd_criteria[term.name], self.kd_targets[term.teacher_tap].values
+        teacher = like_student(teacher, self.kd_targets[term.teacher_tap].lengths, joint_out, t_len)
+        if term.weight.is_zero:
+            with torch.no_grad():
+                kd = criterion(joint_out, teacher, transcript)
+            loss = super()._calc_transducer_loss(encoder_out, joint_out, *transcript)
+            self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
+            return loss
+        step = float(self.kd_step)
+        task = self.kd_method.task_weight(step) * self.transducer_weight
+        weights = {"rnnt_weight": task, "kd_weight": term.weight(step), "fastemit": self.fastemit_lambda}
+        self.kd_lattice = criterion.with_task(joint_out, teacher, transcript, **weights)
+        return self.kd_lattice.rnnt
+
+    def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
+        """Task loss with its weight, plus the lattice term with its own."""
+        term, lattice = self._lattice_term(), self.kd_lattice
+        total = super()._with_task(loss, stats, step)
+        if term is None:
+            return total
+        stats[f"loss_kd_{term.name}"] = lattice.kd[None]
+        self.kd_lattice = None
+        if term.weight.is_zero:
+            return total
+        # Stock forward took the RNN-T loss as a number; here it comes with the gradient of both.
+        return total - self.kd_method.task_weight(step) * self.transducer_weight * lattice.rnnt + lattice.loss
+
+    def _lattice_term(self) -> Term | None:
+        terms = (t for t in self.kd_method.terms if self.kd_criteria[t.name].needs == "lattice")
+        return next(terms, None)
+
+
+def like_student(teacher: Joint, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Joint:
+    """Give the teacher's lattice the student's frames.
+
+    Where the two round the number of frames differently, frames too many are cut off, and the last real one
+    stands for those that are missing.
+    """
+    if teacher.shape == student.shape and torch.equal(teacher_lens, student_lens):
+        return teacher
+    last = teacher_lens[:, None] - 1
+    frames = torch.arange(student.shape[1], device=last.device).minimum(last).clamp(min=0)
+    enc = teacher.enc.gather(1, frames[:, :, None].expand(-1, -1, teacher.enc.shape[2]))
+    return teacher.with_tensors(enc, teacher.dec[:, : student.shape[2]], teacher.weight, teacher.bias)
+
+
+def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
+    """Let a stock transducer train with our RNN-T loss, in place; names of its parameters stay."""
+    model.joint_network.__class__ = PiecewiseJoint
+    model.__class__ = _lattice_class(type(model))
+    return model
+
+
+def distil_transducer(
+    model: ESPnetASRTransducerModel, method: Method, criteria: dict[str, nn.Module]
+) -> ESPnetASRTransducerModel:
+    """Turn a stock transducer into a distilled one, in place; names of its parameters stay."""
+    model.joint_network.__class__ = PiecewiseJoint
+    model.kd_lattice = None
+    return distil_as(TransducerDistillation, model, method, criteria)
+
+
+@cache
+def _lattice_class(stock: type) -> type:
+    return type(f"Lattice{stock.__name__}", (LatticeTransducer, stock), {})

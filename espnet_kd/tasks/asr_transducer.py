@@ -1,0 +1,35 @@
+"""ESPnet's transducer task, with our RNN-T loss and with a teacher."""
+
+import argparse
+
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+
+from espnet_kd.models.transducer import with_lattice_loss
+from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.tasks.options import add_arguments
+from espnet_kd.tasks.trainer import ResumableTrainer
+
+
+class TransducerDistillationTask(ASRTransducerTask):
+    """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
+
+    Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package
+    is needed for that, and the lattice is never in memory.
+    """
+
+    trainer = ResumableTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add ESPnet's options and ours."""
+        super().add_task_arguments(parser)
+        add_arguments(parser)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRTransducerModel:
+        """Build the stock model; when it is to be trained with a teacher, attach that."""
+        model = super().build_model(args)
+        if wanted(args) and not args.collect_stats:
+            attach_teacher(model, args)
+        return model if hasattr(model, "kd_method") else with_lattice_loss(model)
