@@ -14,6 +14,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
+from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 
 # The first of these that exists is the checkpoint of an experiment.
@@ -67,6 +68,7 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         if isinstance(config.get(section), dict) and config[section].get(key):
             config[section][key] = str(_find_file(config[section][key], directory))
     config["init"] = None
+    register_encoders()
     task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
     model = task.build_model(argparse.Namespace(**config))
     load_exactly(model, load_tensors(path), path)

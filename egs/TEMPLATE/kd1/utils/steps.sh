@@ -39,7 +39,7 @@ collect() {
     split_keys "${raw}/${valid_set}/wav.scp" "${jobs}" "${partial}/logdir/valid"
     read -ra words <<< "$2"
     ${train_cmd} JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
-        "${python}" -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" \
+        "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" \
         --train_shape_file "${partial}/logdir/train.JOB.scp" --valid_shape_file "${partial}/logdir/valid.JOB.scp" \
         --output_dir "${partial}/logdir/stats.JOB" "${words[@]}"
     for ((part = 1; part <= jobs; part++)); do
@@ -118,7 +118,7 @@ decode() {
             echo "${inputs}" > "${logs}/inputs"
         fi
         ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
-            "${python}" -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
+            "${python}" -m espnet_kd -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
             --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
             --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
         for file in token_int token score text; do  # text last: it says that the set is decoded
