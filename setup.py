@@ -20,7 +20,9 @@ setup(
         "espnet[asr,train]>=202609,<202712",
         "torch>=2.11,<3",  # ESPnet narrows torch and numpy further; an installation that suits it suits us
         "numpy>=2.0,<3",
-        "kaldiio>=2.18,<3",  # for ark files; no module reads them yet
+        "dask[distributed]>=2026.1",  # no upper bound: its versions are dates, and ESPnet narrows them
+        "dask-jobqueue>=0.9,<1",
+        "kaldiio>=2.18,<3",
         "sentencepiece>=0.2.1,<1",
         "jiwer>=4.0,<5",
         "soundfile>=0.14,<1",

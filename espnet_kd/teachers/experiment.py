@@ -62,11 +62,11 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         UserError: something is missing, damaged, not pure tensors, or does not fit the model.
     """
     directory = Path(directory)
-    config = _read_config(directory)
-    path = _find_checkpoint(directory, checkpoint)
+    config = read_config(directory)
+    path = find_checkpoint(directory, checkpoint)
     for section, key in FILE_OPTIONS:
         if isinstance(config.get(section), dict) and config[section].get(key):
-            config[section][key] = str(_find_file(config[section][key], directory))
+            config[section][key] = str(find_file(config[section][key], directory))
     config["init"] = None
     register_encoders()
     task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
@@ -139,7 +139,12 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
     model.load_state_dict(state)
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """The config.yaml of an experiment directory.
+
+    Raises:
+        UserError: it is missing, not YAML, or not that of a trained experiment.
+    """
     if not directory.is_dir():
         raise UserError(f"teacher directory {directory} does not exist")
     path = directory / "config.yaml"
@@ -154,7 +159,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _find_checkpoint(directory: Path, name: str | None) -> Path:
+def find_checkpoint(directory: Path, name: str | None) -> Path:
+    """The checkpoint of that file name, or the first of ``CHECKPOINTS``.
+
+    Raises:
+        UserError: there is none.
+    """
     for candidate in CHECKPOINTS if name is None else (name,):
         if (directory / candidate).is_file():
             return directory / candidate
@@ -165,8 +175,12 @@ def _find_checkpoint(directory: Path, name: str | None) -> Path:
     )
 
 
-def _find_file(name: str, directory: Path) -> Path:
-    """A file named in a config.yaml: relative to one of the directories above the experiment."""
+def find_file(name: str, directory: Path) -> Path:
+    """A file named in a config.yaml: relative to one of the directories above the experiment.
+
+    Raises:
+        UserError: it is in none of them.
+    """
     directory = directory.resolve()
     for root in (*directory.parents, Path.cwd()):
         if (root / name).is_file():

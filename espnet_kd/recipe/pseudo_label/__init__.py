@@ -1,0 +1,1 @@
+"""Hard targets: a teacher's hypotheses for speech without transcripts, decoded in parallel and filtered."""

@@ -1,0 +1,136 @@
+"""Where shards are decoded: in this process, in processes of this machine, or on a cluster of Dask's.
+
+A YAML file describes a cluster; ``options`` go to the class of Dask or dask-jobqueue as they are::
+
+    type: slurm        # local, ssh, scheduler (a running one, options: address), or one of dask-jobqueue
+    workers: 16        # default of --workers
+    options: {queue: gpu, cores: 1, processes: 1, memory: 8GB, walltime: "04:00:00"}
+
+All workers need the same files under the same paths, and an interpreter with espnet_kd.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe.merge import read_config
+from espnet_kd.recipe.pseudo_label.shards import Shard
+
+KINDS = {
+    "local": ("dask.distributed", "LocalCluster"),
+    "ssh": ("dask.distributed", "SSHCluster"),
+    "scheduler": ("dask.distributed", "Client"),
+    "slurm": ("dask_jobqueue", "SLURMCluster"),
+    "pbs": ("dask_jobqueue", "PBSCluster"),
+    "sge": ("dask_jobqueue", "SGECluster"),
+    "lsf": ("dask_jobqueue", "LSFCluster"),
+    "oar": ("dask_jobqueue", "OARCluster"),
+    "moab": ("dask_jobqueue", "MoabCluster"),
+    "htcondor": ("dask_jobqueue", "HTCondorCluster"),
+}
+# One thread a worker, so that the result does not depend on how many there are; models may take all memory.
+LOCAL = {"processes": True, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+
+Work = Callable[[Shard], Shard]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which cluster, and how many workers on it."""
+
+    kind: str
+    workers: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
+    """The cluster of the command line.
+
+    Args:
+        cluster: ``local`` or a YAML file.
+        workers: None takes what the file says; for this machine its number of cores, or of GPUs.
+        gpu: the work is done on GPUs.
+
+    Raises:
+        UserError: the file is not as above, or not one worker is wanted.
+    """
+    config = {"type": "local"} if cluster == "local" else read_config(Path(cluster))
+    unknown = config.keys() - {"type", "workers", "options"}
+    if unknown:
+        raise UserError(f"{cluster}: unknown key {min(unknown)}: a cluster has type, workers and options")
+    kind, options = config.get("type"), config.get("options") or {}
+    if kind not in KINDS:
+        raise UserError(f"{cluster}: no cluster type {kind!r}: there are {', '.join(KINDS)}")
+    if not isinstance(options, dict):
+        raise UserError(f"{cluster}: options are `key: value` lines, not a {type(options).__name__}")
+    number = config.get("workers") if workers is None else workers
+    if number is None and kind == "local":
+        number = _processors(gpu)
+    if number is None and KINDS[kind][0] == "dask_jobqueue":
+        raise UserError(f"{cluster}: how many workers? Give `workers` there or --workers")
+    number = 1 if number is None else number  # Dask knows how many there are
+    if type(number) is not int or number < 1:
+        raise UserError(f"workers: {number!r} is not a number from 1 up")
+    return Cluster(kind, number, options)
+
+
+def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
+    """Do all the work; yields shards as they are finished.
+
+    A worker that dies is replaced and its shard begun again, until it has died of that shard several times.
+
+    Raises:
+        UserError: the work did, the cluster does not start, or workers die of a shard.
+    """
+    if cluster.kind == "local" and cluster.workers == 1 and not cluster.options:
+        yield from map(work, shards)
+        return
+    from dask.distributed import KilledWorker, as_completed
+
+    with _client(cluster, min(cluster.workers, len(shards))) as client:
+        futures = {client.submit(work, shard, pure=False): shard for shard in shards}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except KilledWorker:
+                raise UserError(
+                    f"the worker of {futures[future].path} was killed again and again, perhaps for lack of "
+                    "memory: use fewer workers; the same command goes on"
+                ) from None
+
+
+@contextmanager
+def _client(cluster: Cluster, workers: int) -> Iterator[Any]:
+    """A client of a started cluster; both are closed at the end."""
+    from dask.distributed import Client
+
+    module, name = KINDS[cluster.kind]
+    make = getattr(importlib.import_module(module), name)
+    local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(make(**{**local, **cluster.options}))
+        except (ImportError, TypeError, ValueError, OSError, RuntimeError) as e:
+            reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+            raise UserError(f"the {cluster.kind} cluster does not start: {reason}") from None
+        if cluster.kind == "scheduler":
+            yield made
+            return
+        if module == "dask_jobqueue":
+            made.scale(n=workers)
+        yield stack.enter_context(Client(made))
+
+
+def _processors(gpu: bool) -> int:
+    if not gpu:
+        return len(os.sched_getaffinity(0))
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("--ngpu 1: this machine shows no GPU to PyTorch")
+    return torch.cuda.device_count()

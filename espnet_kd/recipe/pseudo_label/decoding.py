@@ -1,0 +1,82 @@
+"""Decode what is not decoded yet: from the options of the command to complete shards."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.files import atomic_path
+from espnet_kd.recipe import merge
+from espnet_kd.recipe.pseudo_label import cluster, dump, shards
+
+TEACHER_CONFIG = "teacher.yaml"
+
+
+def decode_with_teacher(
+    args: argparse.Namespace, source: dump.Dump, decode_dir: Path, where: cluster.Cluster
+) -> dict[str, Any]:
+    """Make the shards that are missing; returns what they were made with.
+
+    Raises:
+        UserError: the teacher or an option is unfit, or an utterance cannot be decoded.
+    """
+    from espnet_kd.recipe.pseudo_label import decoder, teacher  # with ESPnet, seconds
+    from espnet_kd.teachers.experiment import load_experiment
+
+    found = teacher.find(
+        args.teacher, args.checkpoint, args.inference_config, args.inference_args, args.nbest
+    )
+    device = "cuda" if args.ngpu else "cpu"
+    config = decode_dir.resolve() / TEACHER_CONFIG
+    spec = decoder.Spec(
+        found.task, str(config), str(found.checkpoint.resolve()), json.dumps(found.options), found.seed,
+        found.rate, device,
+    )  # fmt: skip
+
+    def prepare() -> None:
+        load_experiment(args.teacher, found.checkpoint.name)  # stock loading is lenient: wrong tensors pass
+        with atomic_path(config) as temporary:
+            temporary.write_text(merge.dump(found.config), encoding="utf-8")
+
+    work = partial(decoder.work, spec=spec)
+    made_with = decode(
+        source, decode_dir, {**found.settings(), "device": device}, args.shards, work, where, prepare
+    )
+    names = {"experiment": str(args.teacher), "file": found.checkpoint.name}
+    return {**made_with, "teacher": {**names, **made_with["teacher"]}}
+
+
+def decode(
+    source: dump.Dump,
+    decode_dir: Path,
+    settings: Mapping[str, Any],
+    count: int | None,
+    work: cluster.Work,
+    where: cluster.Cluster,
+    prepare: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Make the shards that are missing.
+
+    Args:
+        settings: what the hypotheses depend on besides the speech.
+        count: of shards, or None.
+        work: makes one.
+        prepare: called before anything is decoded.
+
+    Returns:
+        ``settings``, the speech and the number of shards.
+    """
+    planned = shards.plan(decode_dir.resolve(), source.absolute(), count)
+    speech = {"wav.scp": shards.fingerprint(source.path / "wav.scp"), "utterances": len(source.wav)}
+    made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
+    with shards.claimed(decode_dir, {**made_with, "data": speech}):
+        todo = [shard for shard in planned if not shard.path.exists()]
+        print(f"{decode_dir}: {len(planned)} shards, {len(todo)} to decode", flush=True)
+        if todo:
+            prepare()
+        for number, shard in enumerate(cluster.run(todo, work, where), 1):
+            done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
+            print(f"{shard.path.name}: {done}", flush=True)
+    return made_with

@@ -1,0 +1,136 @@
+"""Pseudo-labels of real ESPnet models: stock hypotheses, with one worker or two of which one is killed."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import soundfile
+import torch
+import yaml
+from miniature import contents
+from recipe import RATE, TOKENS, Recipe
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe.pseudo_label import command, shards
+
+SEARCH = "--beam_size 3 --maxlenratio 0.4"
+TRANSDUCER = {
+    "encoder_conf": {
+        "body_conf": [{
+            "block_type": "conformer", "hidden_size": 16, "linear_size": 16, "heads": 2,
+            "conv_mod_kernel_size": 3,
+        }],
+    },
+    "decoder": "stateless", "decoder_conf": {"embed_size": 8}, "joint_network_conf": {"joint_space_size": 8},
+    "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160},
+}  # fmt: skip
+
+
+def label(recipe: Recipe, dst: Path, *options: str, teacher: str = "exp/teacher", data: str = "dev") -> None:
+    """Run the command in the recipe's directory; the filters let nearly everything pass."""
+    words = ["--teacher", teacher, "--data", f"dump/raw/{data}", "--dst", str(dst), "--max_repeats", "100"]
+    with contextlib.chdir(recipe.root):
+        command.main([*words, "--min_rate", "0", *options])
+
+
+def kill_a_worker(decode_dir: Path, killed: list[int]) -> None:
+    """Wait for the first shard, then kill a worker of this process."""
+    deadline = time.monotonic() + 120
+    while not list(decode_dir.glob("[0-9]*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for child in psutil.Process().children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
+            killed.append(child.pid)
+            return
+
+
+def test_workers_say_what_stock_inference_says(recipe: Recipe, tmp_path: Path) -> None:
+    from espnet2.bin.asr_inference import main as stock
+
+    options = ["--inference_args", SEARCH, "--shards", "3", "--references", "dump/raw/dev/text"]
+    label(recipe, tmp_path / "one", *options, "--workers", "1")
+    with contextlib.chdir(recipe.root):
+        stock(
+            cmd=["--asr_train_config", "exp/teacher/config.yaml",
+                 "--asr_model_file", "exp/teacher/valid.acc.ave.pth",
+                 "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound",
+                 "--output_dir", str(tmp_path / "stock"), *SEARCH.split()]
+        )  # fmt: skip
+    found = {r.utt: r.nbest for r in shards.read(tmp_path / "one/decode")}
+    lines = (tmp_path / "stock/1best_recog/text").read_text().splitlines()
+    assert {utt: nbest[0].text.strip() for utt, nbest in found.items()} == {
+        line.split(" ")[0]: line.partition(" ")[2].strip() for line in lines
+    }
+    scores = dict(s.split(" ", 1) for s in (tmp_path / "stock/1best_recog/score").read_text().splitlines())
+    for utt, nbest in found.items():
+        assert f"{nbest[0].score:.4f}" in f"{float(scores[utt].removeprefix('tensor(').rstrip(')')):.4f}"
+        assert len(nbest) > 1 and nbest[0].scores.keys() == {"decoder", "ctc", "length_bonus"}
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "two/decode", killed))
+    killer.start()
+    label(recipe, tmp_path / "two", *options, "--workers", "2")
+    killer.join()
+    assert killed
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+@pytest.fixture
+def transducer(recipe: Recipe) -> str:
+    """An experiment of a transducer with random weights; returns its directory in the recipe."""
+    from espnet2.tasks.asr_transducer import ASRTransducerTask
+
+    exp = recipe.root / "exp/transducer"
+    config = ASRTransducerTask.get_default_config() | TRANSDUCER
+    config |= {
+        "token_list": list(TOKENS), "token_type": "char", "normalize": "global_mvn", "bpemodel": None,
+        "normalize_conf": {"stats_file": "stats/train/feats_stats.npz"}, "output_dir": None,
+    }  # fmt: skip
+    exp.mkdir(exist_ok=True)
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(1)
+    with contextlib.chdir(recipe.root):
+        model, _ = ASRTransducerTask.build_model_from_file("exp/transducer/config.yaml")
+    torch.save(model.state_dict(), exp / "valid.loss.ave.pth")
+    return "exp/transducer"
+
+
+def test_a_transducer_teaches(recipe: Recipe, transducer: str, tmp_path: Path) -> None:
+    from espnet2.bin.asr_transducer_inference import Speech2Text
+
+    options = ["--inference_args", "--beam_size 2", "--nbest", "2", "--workers", "1", "--max_rate", "1000"]
+    label(recipe, tmp_path / "dst", *options, teacher=transducer)
+    found = {r.utt: r.nbest for r in shards.read(tmp_path / "dst/decode")}
+    with contextlib.chdir(recipe.root):
+        stock = Speech2Text(f"{transducer}/config.yaml", f"{transducer}/valid.loss.ave.pth", beam_size=2)
+        for utt, nbest in found.items():
+            speech, _ = soundfile.read(f"dump/raw/dev/{utt}.wav", dtype="float32")
+            text, tokens, _, hypothesis = stock.hypotheses_to_results(stock(speech))[0]
+            assert (nbest[0].text, nbest[0].tokens) == (text, len(tokens))
+            assert nbest[0].score == pytest.approx(hypothesis.score, abs=1e-3)
+
+
+def test_teachers_and_options_that_do_not_fit(recipe: Recipe, tmp_path: Path) -> None:
+    def refused(message: str, *options: str, **changes: str) -> None:
+        with pytest.raises(UserError, match=message):
+            label(recipe, tmp_path / "dst", "--workers", "1", *options, **changes)
+        assert not list(tmp_path.glob("dst/decode/*.jsonl"))
+
+    refused("teacher directory exp/no does not exist", teacher="exp/no")
+    refused("give the directory of a trained ESPnet experiment", teacher="dump")
+    refused("has no no.pth; it has 1epoch.pth", "--checkpoint", "no.pth")
+    refused("unrecognized arguments: --beem_size 3", "--inference_args", "--beem_size 3")
+    refused("streaming cannot be used for pseudo-labels", "--inference_args", "--streaming true")
+    (tmp_path / "decode.yaml").write_text("beam: 3\n")
+    refused("unrecognized arguments: beam", "--inference_config", str(tmp_path / "decode.yaml"))
+    slow = recipe.root / "dump/raw/slow"
+    slow.mkdir(exist_ok=True)
+    soundfile.write(slow / "a.wav", torch.zeros(8000).numpy(), 8000)
+    (slow / "wav.scp").write_text("a dump/raw/slow/a.wav\n")
+    refused("a.wav of a has 8000 Hz, the teacher expects 16000", data="slow")
