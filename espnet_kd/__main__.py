@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import runpy
 import sys
 
 from espnet_kd.errors import UserError
@@ -21,10 +22,13 @@ COMMANDS = {
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
+    "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
 TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
+# What else builds models of the task asr: run in this process, where ESPnet knows our encoders.
+BUILDERS = ("espnet2.bin.asr_align", "espnet2.bin.asr_inference", "espnet2.bin.asr_inference_streaming")
 
 
 def usage() -> str:
@@ -35,13 +39,19 @@ def usage() -> str:
 
 
 def stand_in(argv: list[str]) -> None:
-    """Do what ``python3 ARGV`` does, but train with distillation.
+    """Do what ``python3 ARGV`` does, but train with distillation, and decode models with encoders of ours.
 
     A stock recipe writes ``${python} -m espnet2.bin.asr_train ...``; with
     ``--python "python3 -m espnet_kd"`` that arrives here.
     """
     if argv[0] == "-m" and len(argv) > 1 and argv[1] in TRAINERS:
         run("train", ["--task", TRAINERS[argv[1]], *argv[2:]])
+    elif argv[0] == "-m" and len(argv) > 1 and argv[1] in BUILDERS:
+        from espnet_kd.encoders.register import register_encoders
+
+        register_encoders()
+        sys.argv[:] = argv[1:]
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
     else:
         os.execv(sys.executable, [sys.executable, *argv])
 

@@ -91,7 +91,7 @@ def measure(case: Case, device: str, ours: Mapping[str, tuple[Variant, int]]) ->
     timed = {name: (lambda v=variant: train(v, inputs)) for name, variant in variants.items()}
     timed["gemm"] = gemm(device)
     flops = {name: case.gemm_flops(passes) for name, (_, passes) in ours.items()}
-    timings = interleaved(timed, max(3, min(15, int(1e12 / max(flops.values())))), warm_up=1)
+    timings = interleaved(timed, max(3, min(15, int(4e11 / max(flops.values())))), warm_up=1)
     floor, rows = timings.pop("gemm"), {}
     for name in PLAIN:
         row = f"plain {name}"

@@ -11,6 +11,7 @@ CORPORA = {
     "librilight": ("espnet_kd.corpora.librilight", "Libri-Light or any tree of flac files, no transcripts"),
     "switchboard": ("espnet_kd.corpora.switchboard", "Switchboard-1 (LDC97S62), English calls; licensed"),
     "eval2000": ("espnet_kd.corpora.eval2000", "Hub5'00 English (LDC2002S09, LDC2002T43); licensed"),
+    "csj": ("espnet_kd.corpora.csj", "Corpus of Spontaneous Japanese, 16 kHz, 660 hours; licensed"),
     "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised on the spot"),
 }
 

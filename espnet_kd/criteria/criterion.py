@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria.masking import Reduction, check_aligned, real_positions, reduce, select
 from espnet_kd.criteria.options import check_choice
+from espnet_kd.criteria.weights import mean_one
 
 
 class Criterion(nn.Module):
@@ -18,10 +19,12 @@ class Criterion(nn.Module):
 
     Attributes:
         needs: what the model hands over: `logits`, `hidden` vectors, or a `lattice` (rnnt.Joint).
+        guide_tap: a second tap of the teacher that the positions are weighted by, None without one.
         exempt: properties of the contract test that cannot hold, name -> reason.
     """
 
     needs: Literal["logits", "hidden", "lattice"] = "logits"
+    guide_tap: str | None = None
     exempt: dict[str, str] = {}
 
     def __init__(self, reduction: Reduction = "mean") -> None:
@@ -31,6 +34,10 @@ class Criterion(nn.Module):
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """Compare real positions, (N, V) and (N, V) float -> (N,)."""
         raise NotImplementedError
+
+    def importance(self, target: Tensor, guide: Tensor | None) -> Tensor | None:
+        """What real positions weigh, from (N, V) target and (N, G) guide: (N,), or None: all the same."""
+        return None
 
     def check_sizes(self, student: Tensor, target: Tensor) -> None:
         """Check the last axes of (B, *P, V) and (B, *P, V').
@@ -44,13 +51,14 @@ class Criterion(nn.Module):
                 "number of classes (last axis): train both models on the same token list"
             )
 
-    def forward(self, student: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, student: Tensor, target: Tensor, mask: Tensor, guide: Tensor | None = None) -> Tensor:
         """Compare student and target where the mask is True.
 
         Args:
             student: (B, *P, V) logits, or (B, T, D) hidden vectors; receives gradient.
             target: the same of the teacher; constant.
             mask: (B, *P) bool, True where the position is real. Padding may hold anything, NaN included.
+            guide: (B, *P, G) what the teacher has at ``guide_tap``; constant.
 
         Returns:
             Scalar, float64 for a float64 student, else float32, under autocast too.
@@ -60,10 +68,21 @@ class Criterion(nn.Module):
         """
         check_aligned(student, target, mask)
         self.check_sizes(student, target)
+        if (guide is None) != (self.guide_tap is None) or (
+            guide is not None and guide.shape[:-1] != mask.shape
+        ):
+            found = None if guide is None else tuple(guide.shape)
+            raise ValueError(
+                f"student {tuple(student.shape)} and target {tuple(target.shape)} come with a guide {found}: "
+                f"give the teacher's {self.guide_tap} at the same positions"
+            )
         positions = real_positions(student, target, mask)
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
-            distances = self.per_position(
-                select(student, positions, dtype), select(target.detach(), positions, dtype)
-            )
+            constant = select(target.detach(), positions, dtype)
+            distances = self.per_position(select(student, positions, dtype), constant)
+            guides = None if guide is None else select(guide.detach(), positions, dtype)
+            importance = self.importance(constant, guides)
+            if importance is not None:
+                distances = distances * mean_one(importance, positions, mask)
             return reduce(distances, len(mask), self.reduction)

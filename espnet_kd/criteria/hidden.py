@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria.criterion import Criterion
 from espnet_kd.criteria.masking import Reduction
-from espnet_kd.criteria.options import check_choice, check_size
+from espnet_kd.criteria.options import check_choice, check_positive, check_size
+from espnet_kd.criteria.weights import FrameWeights, activation, nonblank
 
 Distance = Literal["mse", "l1", "cosine"]
 Projection = Literal["linear", "none"]
@@ -33,10 +34,15 @@ class HiddenDistance(Criterion):
         student_dim: D_S; None: not known, so that options can be checked before there is a model; a criterion
             with a projection cannot be called then.
         teacher_dim: D_T; likewise.
+        frame_weights: which frames count more: `activation`, those where the norm of h_T is large;
+            `nonblank`, those where the teacher's CTC layer sees no blank; `none`. The weights of an utterance
+            have mean 1.
+        weight_power: exponent of the norm for `activation`.
         reduction: see Criterion.
 
     Source:
-        Yoon et al. 2020, TutorNet, arXiv:2008.00671, representation-level distillation (mse, linear).
+        Yoon et al. 2020, TutorNet, arXiv:2008.00671, representation-level distillation (mse, linear). That
+        frames are weighted is the paper's; its formula for the weights is not verified.
     """
 
     needs = "hidden"
@@ -47,10 +53,15 @@ class HiddenDistance(Criterion):
         projection: Projection = "linear",
         student_dim: int | None = None,
         teacher_dim: int | None = None,
+        frame_weights: FrameWeights = "none",
+        weight_power: float = 1.0,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction)
         self.distance: Distance = check_choice("distance", distance, Distance)
+        self.frame_weights: FrameWeights = check_choice("frame_weights", frame_weights, FrameWeights)
+        self.weight_power = check_positive("weight_power", weight_power)
+        self.guide_tap = "ctc.ctc_lo" if frame_weights == "nonblank" else None
         self.learned = check_choice("projection", projection, Projection) == "linear"
         if self.learned:
             self.exempt = {"zero_at_equality": "a learned projection is not the identity"}
@@ -99,6 +110,12 @@ class HiddenDistance(Criterion):
             raise ValueError(
                 f"student {ours} and target {theirs} differ in the last axis: use `projection: linear`"
             )
+
+    def importance(self, target: Tensor, guide: Tensor | None) -> Tensor | None:
+        """(N, D_T) hidden vectors, (N, V) CTC logits for `nonblank` -> (N,), None for `none`."""
+        if guide is not None:
+            return nonblank(guide)
+        return activation(target, self.weight_power) if self.frame_weights == "activation" else None
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """(N, D_S) and (N, D_T) -> (N,)."""

@@ -1,5 +1,6 @@
 """A stock ESPnet model that also learns from a teacher."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
+from espnet_kd.criteria import Criterion
 from espnet_kd.errors import UserError
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.teachers.taps import Taps
@@ -82,8 +84,10 @@ class Distillation:
             student, target, mask = aligned(
                 method.taps.get(term.student_tap, text_lengths), targets[term.teacher_tap], term
             )
+            criterion = self.kd_criteria[term.name]
+            guide = guide_for(criterion, targets, mask)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
-                value = self.kd_criteria[term.name](student, target, mask)
+                value = criterion(student, target, mask, *guide)
             stats[f"loss_kd_{term.name}"] = value.detach()[None]
             if not term.weight.is_zero:
                 total = total + term.weight(step) * value
@@ -115,6 +119,13 @@ def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str,
     model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
     model.__class__ = _distilled_class(mixin, type(model))
     return model
+
+
+def guide_for(criterion: Criterion, targets: Mapping[str, Targets], mask: Tensor) -> tuple[Tensor, ...]:
+    """What a criterion gets besides student, target and (B, P) mask: its guide, (B, P, G), if it has one."""
+    if criterion.guide_tap is None:
+        return ()
+    return (targets[criterion.guide_tap].values[:, : mask.shape[1]],)
 
 
 @cache

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from espnet_kd.criteria import Transcript
 from espnet_kd.models.distilled import Distillation, Method, Term, distil_as
 from espnet_kd.rnnt import Joint, LatticeLoss, joint_of, rnnt_loss
-from espnet_kd.teachers.targets import Targets
 
 
 class PiecewiseJoint(JointNetwork):

@@ -18,12 +18,14 @@ class Group:
 
     Attributes:
         kind: "teacher", "student" (no teacher had a part in it) or "distilled".
+        metric: the error rate that counts, "wer" or "cer".
         label: what it is called in tables and plots.
         baseline: the undistilled student with equal updates; None for itself and for teachers.
     """
 
     runs: list[Run]
     kind: str
+    metric: str = "wer"
     label: str = ""
     baseline: "Group | None" = None
 
@@ -43,25 +45,27 @@ class Group:
         return [run for run in self.runs if name in run.scores]
 
     def counts(self, name: str) -> tuple[bootstrap.Counts, bootstrap.Counts]:
-        """Word errors and words of each utterance of a set, summed over the runs; each (N,)."""
+        """Errors and words (or characters) of each utterance of a set, summed over the runs; each (N,)."""
         found = [run.scores[name] for run in self.scored(name)]
         for other in found[1:]:
-            scores.check_comparable(found[0], other)
-        order = sorted(found[0].utterances["wer"])
-        return bootstrap.pool([[score.utterances["wer"][u] for u in order] for score in found])
+            scores.check_comparable(found[0], other, self.metric)
+        order = sorted(found[0].utterances[self.metric])
+        return bootstrap.pool([[score.utterances[self.metric][u] for u in order] for score in found])
 
-    def rates(self, name: str, kind: str = "wer") -> list[float]:
+    def rates(self, name: str, kind: str | None = None) -> list[float]:
         """Error rate of each run in per cent."""
-        return [run.scores[name].rate(kind) for run in self.scored(name)]
+        return [run.scores[name].rate(kind or self.metric) for run in self.scored(name)]
 
 
-def make_groups(runs: list[Run]) -> list[Group]:
+def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     """Group runs, label the groups and find what each is compared with; in the order of a table."""
     by_settings: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if run.distilled else "student"
         by_settings.setdefault((kind, experiments.settings(run)), []).append(run)
-    groups = [Group(sorted(g, key=lambda r: (r.seed, r.name)), kind) for (kind, _), g in by_settings.items()]
+    groups = [
+        Group(sorted(g, key=lambda r: (r.seed, r.name)), kind, metric) for (kind, _), g in by_settings.items()
+    ]
     groups.sort(key=lambda g: (KINDS.index(g.kind), g.updates or math.inf, g.name))
     families: dict[str, list[Group]] = {}
     for group in groups:
@@ -78,11 +82,12 @@ def make_groups(runs: list[Run]) -> list[Group]:
 
 
 def comparison(group: Group, name: str) -> bootstrap.Difference | None:
-    """WER of a group less that of its baseline on a set; None where either is missing."""
+    """Error rate of a group less that of its baseline on a set; None where either is missing."""
     base = group.baseline
     if base is None or not group.scored(name) or not base.scored(name):
         return None
-    scores.check_comparable(group.scored(name)[0].scores[name], base.scored(name)[0].scores[name])
+    first, second = (side.scored(name)[0].scores[name] for side in (group, base))
+    scores.check_comparable(first, second, group.metric)
     return bootstrap.paired_difference(group.counts(name), base.counts(name))
 
 

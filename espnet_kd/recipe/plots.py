@@ -1,13 +1,18 @@
 """Pictures for RESULTS.md: error rates with intervals, and learning curves."""
 
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 
 from espnet_kd.files import atomic_path
+from espnet_kd.recipe import scores
 from espnet_kd.recipe.bootstrap import rate_interval
 from espnet_kd.recipe.groups import Group
 
@@ -15,6 +20,7 @@ from espnet_kd.recipe.groups import Group
 # "loss" has the criteria in it, so that only its "loss_task" can be set beside another's loss.
 CURVES: Mapping[str, tuple[str, ...]] = {
     "CTC character error rate": ("cer_ctc",),
+    "transducer character error rate": ("cer_transducer",),
     "decoder accuracy (teacher forcing)": ("acc",),
     "task loss (nats)": ("loss_task", "loss"),
 }
@@ -29,6 +35,27 @@ DOT: Mapping[str, Any] = {
 }
 BESIDE: Mapping[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
 DPI = 120
+# For Japanese and Chinese tokens, which matplotlib's own font lacks.
+CJK_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans JP",
+    "IPAexGothic",
+    "IPAGothic",
+    "TakaoGothic",
+    "VL Gothic",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "MS Gothic",
+    "WenQuanYi Zen Hei",
+)
+
+
+def fallback_fonts(installed: Collection[str]) -> list[str]:
+    """Those of the fonts for Japanese and Chinese that are installed."""
+    return [name for name in CJK_FONTS if name in installed]
+
+
+rcParams["font.family"] = ["sans-serif", *fallback_fonts(fontManager.get_font_names())]
 
 
 def colours(groups: list[Group]) -> dict[str, str]:
@@ -38,11 +65,22 @@ def colours(groups: list[Group]) -> dict[str, str]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG atomically, the same bytes for the same data."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    lacking = {str(w.message) for w in caught if "missing from font" in str(w.message)}
+    if lacking:  # matplotlib has a line for each
+        print(
+            f"espnet-kd: warning: {path}: {len(lacking)} characters are drawn as boxes: "
+            f"install a font that has them, such as {CJK_FONTS[0]}",
+            file=sys.stderr,
+        )
+    for warning in caught:
+        if str(warning.message) not in lacking:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def wer_bars(groups: list[Group], sets: list[str], path: Path) -> None:
+def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
     """A panel for each set: a bar for each model, its 95 % interval and a dot for each seed."""
     shown = [group for group in groups if any(group.scored(name) for name in sets)]
     colour = colours(groups)
@@ -54,7 +92,8 @@ def wer_bars(groups: list[Group], sets: list[str], path: Path) -> None:
         for y, group in enumerate(shown):
             if group.scored(name):
                 top = max(top, _bar(ax, y, group, name, colour[group.label]))
-        ax.set(title=name, xlabel="word error rate (%)", xlim=(0, 1.18 * top or 1))
+        unit = scores.KINDS[groups[0].metric]
+        ax.set(title=name, xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
         ax.set_yticks(range(len(shown)), [group.label for group in shown])
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)

@@ -94,12 +94,13 @@ def compute(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
     if file is None:
         raise UserError(f"{run.directory} has no model file")
     model = load_experiment(run.directory, file.name).model
-    if model.ctc is None:
-        raise UserError(f"{run.directory} has no CTC layer (ctc_weight is 0)")
+    layer = getattr(model, "ctc_lin", None) or getattr(getattr(model, "ctc", None), "ctc_lo", None)
+    if layer is None:
+        raise UserError(f"{run.directory} has no CTC layer (its weight is 0)")
     with torch.no_grad():
         encoded, _ = model.encode(torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
         hidden = encoded[0] if isinstance(encoded, tuple) else encoded  # intermediate CTC adds layers
-        posteriors = model.ctc.log_softmax(hidden)[0].exp()  # (T, V)
+        posteriors = layer(hidden)[0].softmax(-1)  # (T, V)
     return Panel(label, posteriors.numpy(), list(model.token_list))
 
 

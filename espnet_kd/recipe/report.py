@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test_sets", required=True, help='names of the test sets, as in "test_clean test_other"')
     p.add_argument("--valid_set", help="name of the validation set; its table comes last")
     p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
+    p.add_argument("--metric", choices=tuple(tables.RATES), default="wer", help="error rate that is compared")
     p.add_argument("--title", default="Results", help="heading of the report")
     p.add_argument("--out", default="RESULTS.md", help="the report")
     p.add_argument("--images", default="images", help="directory of the plots")
@@ -64,7 +65,7 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
     if not scored:
         wanted = " or ".join(sets)
         raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
-    return make_groups(scored), [run for run in runs if not run.scores]
+    return make_groups(scored, args.metric), [run for run in runs if not run.scores]
 
 
 def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
@@ -72,8 +73,9 @@ def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict
     from espnet_kd.recipe import plots
 
     directory = Path(args.images)
-    drawn = {"WER with 95 % intervals (bootstrap over utterances); a dot is a seed": directory / "wer.png"}
-    plots.wer_bars(groups, sets, directory / "wer.png")
+    bars = directory / f"{args.metric}.png"
+    plots.rate_bars(groups, sets, bars)
+    drawn = {f"{args.metric.upper()} with 95 % intervals (bootstrap over utterances); a dot is a seed": bars}
     if plots.learning_curves(groups, directory / "learning_curves.png"):
         drawn["Validation set by epoch; thin lines are seeds"] = directory / "learning_curves.png"
     if args.valid_set and not args.no_posteriors:
@@ -104,7 +106,7 @@ def render(
     for name in sets:
         aside = " (validation set: models were selected on it)" if name in valid else ""
         parts += [f"## {name}{aside}", tables.results(groups, name)]
-    parts.append(tables.NOTES)
+    parts.append(tables.notes(groups[0].metric))
     notes = tables.warnings(groups, sets)
     if unscored:
         notes.append("Not scored: " + ", ".join(f"`{run.name}`" for run in unscored) + ".")

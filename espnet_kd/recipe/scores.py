@@ -82,19 +82,25 @@ def read(directory: str | Path) -> Score:
     return Score(str(path), total, utterances)
 
 
-def check_comparable(first: Score, second: Score) -> None:
+def check_comparable(first: Score, second: Score, kind: str = "wer") -> None:
     """Two scores can be compared if both have the same utterances with references of one length.
+
+    Args:
+        first: one side.
+        second: the other side.
+        kind: "wer" or "cer", by which they are to be compared.
 
     Raises:
         UserError: they differ; the first utterance that does is named.
     """
-    a, b = first.utterances["wer"], second.utterances["wer"]
+    a, b = first.utterances[kind], second.utterances[kind]
     for utt in sorted(a.keys() | b.keys()):
         if utt not in a or utt not in b:
             lacks, has = (second, first) if utt in a else (first, second)
             raise UserError(f"{lacks.path} lacks utterance {utt} of {has.path}: score the same set for both")
-        if a[utt][1] != b[utt][1]:
+        one, two = a[utt][1], b[utt][1]
+        if one != two:
             raise UserError(
-                f"{utt} has {a[utt][1]} reference words in {first.path} and {b[utt][1]} in {second.path}: "
+                f"{utt} has {one} reference {KINDS[kind]}s in {first.path} and {two} in {second.path}: "
                 "score both against one reference"
             )

@@ -7,9 +7,17 @@ from espnet_kd.recipe.bootstrap import RESAMPLES
 from espnet_kd.recipe.experiments import Run
 from espnet_kd.recipe.groups import Group, comparison
 
-NOTES = f"""\
-WER and CER: mean over the seeds, ± standard deviation where there are several. Errors/words: summed over
-the seeds. Against the student: WER less that of the student that was trained without a teacher for the same
+# Metric -> columns of the error rates. Without spaces between words a WER would count whole utterances.
+RATES = {"wer": ["WER %", "errors/words", "CER %"], "cer": ["CER %", "errors/characters"]}
+
+
+def notes(metric: str) -> str:
+    """What the columns mean."""
+    err, unit = metric.upper(), "words" if metric == "wer" else "characters"
+    rates = "WER and CER" if metric == "wer" else "CER"
+    return f"""\
+{rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
+the seeds. Against the student: {err} less that of the student that was trained without a teacher for the same
 number of updates, in percentage points and relative to it. Interval and p: paired bootstrap over the
 utterances of the set ({RESAMPLES} resamples), the errors of all seeds of a side taken together; they speak of
 the choice of utterances, the ± speaks of the seeds."""
@@ -18,13 +26,16 @@ the choice of utterances, the ± speaks of the seeds."""
 def results(groups: list[Group], name: str) -> str:
     """The table of one set."""
     rows = [_row(group, name) for group in groups if group.scored(name)]
-    head = ["model", "parameters", "updates", "seeds", "WER %", "errors/words", "CER %"]
+    head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric]]
     return table([*head, "against the student", "95 % interval", "p"], rows)
 
 
 def _row(group: Group, name: str) -> list[str]:
     runs = group.scored(name)
     errors, words = group.counts(name)
+    rates = [spread(group.rates(name)), f"{errors.sum()}/{words.sum()}"]
+    if group.metric == "wer":
+        rates.append(spread(group.rates(name, "cer")))
     size = runs[0].parameters
     difference = comparison(group, name)
     against = ["", "", ""]
@@ -41,9 +52,7 @@ def _row(group: Group, name: str) -> list[str]:
         "unknown" if size is None else f"{size / 1e6:.2f} M",
         "unknown" if group.updates is None else str(group.updates),
         " ".join(str(run.seed) for run in runs),
-        spread(group.rates(name)),
-        f"{errors.sum()}/{words.sum()}",
-        spread(group.rates(name, "cer")),
+        *rates,
         *against,
     ]
 
@@ -56,15 +65,16 @@ def spread(values: list[float]) -> str:
 
 def runs(groups: list[Group], sets: list[str]) -> str:
     """A row per run."""
-    rows = []
+    rows, metric = [], groups[0].metric
     for group in groups:
         for run in group.runs:
-            wers = [f"{run.scores[name].rate('wer'):.1f}" if name in run.scores else "" for name in sets]
+            rates = [f"{run.scores[name].rate(metric):.1f}" if name in run.scores else "" for name in sets]
             hours = "unknown" if run.seconds is None else f"{run.seconds / 3600:.2f}"
             updates = "unknown" if run.updates is None else str(run.updates)
             model = run.model_file.name if run.model_file else "unknown"
-            rows.append([f"`{run.name}`", group.label, str(run.seed), *wers, updates, hours, model])
-    return table(["run", "model", "seed", *(f"{s} WER %" for s in sets), "updates", "hours", "file"], rows)
+            rows.append([f"`{run.name}`", group.label, str(run.seed), *rates, updates, hours, model])
+    head = ["run", "model", "seed", *(f"{s} {metric.upper()} %" for s in sets)]
+    return table([*head, "updates", "hours", "file"], rows)
 
 
 def commands(groups: list[Group]) -> str:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # (valid statistic, format), in the order of preference
-STATISTICS = (("acc", "valid acc {:.3f}"), ("cer_ctc", "valid CER {:.3f}"), ("loss", "valid loss {:.3f}"))
+STATISTICS = (
+    ("acc", "valid acc {:.3f}"),
+    ("cer_ctc", "valid CER {:.3f}"),
+    ("cer_transducer", "valid CER {:.3f}"),
+    ("loss", "valid loss {:.3f}"),
+)
 
 N_BATCH = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
 EPOCH = re.compile(r" (\d+)/(\d+)epoch started")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.joint import Joint
-from espnet_kd.rnnt.lattice import lattice_of
+from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
 from espnet_kd.rnnt.method import Distillation, Kind
 from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
@@ -55,7 +55,8 @@ def rnnt_distillation(
         delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
             teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice
             without its first frames with the teacher's without its last.
-        temperature: T > 0 of both models' softmax in the teacher's term.
+        temperature: T > 0 of both models' softmax in the teacher's term; best alignment and occupancy are the
+            teacher's at 1. What is stored was softened when it was made: give the same T.
         blank: index of the blank.
         fastemit: as in rnnt_loss.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
@@ -79,7 +80,7 @@ def rnnt_distillation(
         check_number(name, value)
     check_number("temperature", temperature, above_zero=True)
     _check_options(kind, delay, normalize)
-    _check_teacher(student, teacher, kind)
+    _check_teacher(student, teacher, kind, lattice)
     method = Distillation(
         teacher=_constant(teacher, student),
         kind=kind,
@@ -103,13 +104,13 @@ def _check_options(kind: str, delay: int, normalize: str | None) -> None:
         raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
 
 
-def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
+def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice) -> None:
     """Refuse a teacher of another lattice or vocabulary, or stored targets of another kind."""
     kept_for = {CollapsedTargets: "collapsed", PathTargets: "one_best"}.get(type(teacher), kind)
     if kind != kept_for:
         raise ValueError(f"{type(teacher).__name__} serve the kind {kept_for}, not {kind}")
     if isinstance(teacher, PathTargets):
-        _check_path(student, teacher)
+        _check_path(student, teacher, lattice)
         return
     if teacher.shape != student.shape:
         raise ValueError(
@@ -123,19 +124,19 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str) -> None:
         )
 
 
-def _check_path(student: Joint, targets: PathTargets) -> None:
+def _check_path(student: Joint, targets: PathTargets, lattice: Lattice) -> None:
     """Refuse a path that leaves the student's lattice, or tokens outside its vocabulary."""
-    batch, frames, rows = student.shape
+    batch = len(student.enc)
     if len(targets.tokens) != batch:
         raise ValueError(
             f"the path targets are of {len(targets.tokens)} utterances, the student's batch has {batch}"
         )
-    limits = {
-        "frame": (targets.path.frames[..., None], frames),
-        "row": (targets.path.rows[..., None], rows),
-        "token": (targets.tokens, student.classes),
-    }
     for b, length in enumerate(targets.path.lengths):
+        limits = {
+            "frame": (targets.path.frames, lattice.frames[b]),
+            "row": (targets.path.rows, lattice.rows[b]),
+            "token": (targets.tokens, student.classes),
+        }
         for name, (values, limit) in limits.items():
             used = values[b, :length]
             if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < limit:
@@ -150,5 +151,5 @@ def _constant(teacher: Teacher, student: Joint) -> Teacher:
     """The teacher without gradient, in the type in which the student is computed."""
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
     if isinstance(teacher, Joint):
-        return teacher.map(lambda x: x.detach().to(dtype))
+        return teacher.map(lambda x: x.detach().to(dtype)).without_tanh()
     return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))

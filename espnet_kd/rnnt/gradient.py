@@ -29,21 +29,28 @@ class Gradients:
         gathered.weight, gathered.bias = self.weight, self.bias
         return gathered
 
-    def add(
-        self, joint: Joint, block: Block, inputs: tuple[Tensor, Tensor], hidden: Tensor, x: Tensor
-    ) -> None:
-        """Add the part of a block, given the gradient of its logits, (N, V)."""
+    def add(self, joint: Joint, block: Block, hidden: Tensor, x: Tensor, buffers: Buffers) -> None:
+        """Add the part of a block.
+
+        Args:
+            joint: the student.
+            block: its nodes.
+            hidden: (N, J) of the block.
+            x: (N, V) gradient of the logits.
+            buffers: room.
+        """
         if self.weight is not None:
-            self.weight.addmm_(x.t(), hidden.detach())
+            self.weight.addmm_(x.t(), hidden)
         if self.bias is not None:
             self.bias += x.sum(0)
         if self.enc is None and self.dec is None:
             return
-        frames, rows = torch.autograd.grad(hidden, inputs, x @ joint.weight)
+        gradient = torch.mm(x, joint.weight, out=buffers.take("gradient", *hidden.shape))
+        nodes = joint.backward(gradient, hidden, *block.inputs(joint))  # (F, R, J)
         if self.enc is not None:
-            self.enc[block.utterance, block.start : block.stop] += frames
+            self.enc[block.utterance, block.start : block.stop] += nodes.sum(1)
         if self.dec is not None:
-            self.dec[block.utterance, : block.rows] += rows
+            self.dec[block.utterance, : block.rows] += nodes.sum(0)
 
 
 def sweep(
@@ -69,28 +76,27 @@ def sweep(
     Returns:
         (B,) float64: the teacher's term by utterance, without the scale; 0 without a teacher.
     """
-    buffers = Buffers(student.enc, student.classes)
-    values = student.enc.new_zeros(lattice.shape[0], dtype=torch.float64)
+    buffers = Buffers(student.enc)
+    values: list[Tensor] = []
+    utterances: list[int] = []
     for block in lattice.blocks(chunk):
-        frames = slice(block.start, block.stop)
-        enc, dec = student.enc[block.utterance, frames], student.dec[block.utterance, : block.rows]
-        with torch.set_grad_enabled(gradients is not None):
-            if gradients is not None:
-                enc, dec = enc.requires_grad_(), dec.requires_grad_()
-            hidden = student.hidden(enc, dec)
-        x = logits(student, hidden.detach(), buffers.take("student", block.nodes))
+        hidden, x = logits(student, *block.inputs(student), buffers, "student")
         arcs = None if hard is None else Arcs(*(block.at(g).flatten() for g in hard))
         if soft is None:
             _hard_gradient(x, arcs, block)
         elif soft.temperature == 1.0:
-            values[block.utterance] += soft.compare(x, block, arcs, scale, buffers)
+            values.append(soft.compare(x, block, arcs, scale, buffers))
         else:
-            softened = torch.div(x, soft.temperature, out=buffers.take("soft", block.nodes))
-            values[block.utterance] += soft.compare(softened, block, None, scale, buffers)
+            softened = torch.div(x, soft.temperature, out=buffers.like_logits("soft", x))
+            values.append(soft.compare(softened, block, None, scale, buffers))
             x = softened if arcs is None else _hard_gradient(x, arcs, block).add_(softened)
+        utterances.append(block.utterance)
         if gradients is not None:
-            gradients.add(student, block, (enc, dec), hidden, x)
-    return values
+            gradients.add(student, block, hidden, x, buffers)
+    total = student.enc.new_zeros(lattice.shape[0], dtype=torch.float64)
+    if values:
+        total.index_add_(0, torch.tensor(utterances, device=total.device), torch.stack(values).double())
+    return total
 
 
 def _hard_gradient(x: Tensor, hard: Arcs, block: Block) -> Tensor:

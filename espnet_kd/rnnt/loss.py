@@ -29,7 +29,7 @@ class _Transducer:
             rnnt = -log_likelihood(arcs, lattice)
         else:
             rnnt, hard = transducer_gradient(arcs, lattice, share, self.fastemit)
-            sweep(student, lattice, self.chunk, hard, None, (), gradients)
+            sweep(student, lattice, self.chunk, hard, None, 0.0, gradients)
         return rnnt, torch.zeros_like(rnnt)
 
     def utterance(self, _: int) -> "_Transducer":
@@ -90,7 +90,7 @@ def chunk_size(chunk: int | None, joint: Joint) -> int:
         ValueError: it is not a positive integer.
     """
     if chunk is None:
-        return default_chunk(joint.classes, joint.enc.device)
+        return default_chunk(joint)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is {chunk!r}: give a number of nodes, an integer of at least 1")
     return chunk

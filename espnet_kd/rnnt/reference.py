@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Path
-from espnet_kd.rnnt.joint import ACTIVATIONS, Joint
+from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.scalar import LatticeLoss
 from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 
-# By node (t, u): its weight, membership of V classes in G groups, (G, V) bool, and the teacher's
-# log-probability of each group, (G,).
+# By node (t, u): weight; membership of classes in groups, (G, V) bool; log-probabilities of groups, (G,).
 Targets = dict[tuple[int, int], tuple[float, Tensor, Tensor]]
+ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": torch.clone}
+REDUCE = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}
 
 
 def rnnt_loss(joint, labels, enc_lens, label_lens, *, blank=0, fastemit=0.0, reduction="mean") -> Tensor:
@@ -27,18 +28,18 @@ def rnnt_loss(joint, labels, enc_lens, label_lens, *, blank=0, fastemit=0.0, red
         by_blank, by_label = log_probs[:, :, blank], log_probs[:, range(len(y)), y]  # (T, U), (T, L)
         faster = by_label + fastemit * (by_label - by_label.detach())  # the same value, a steeper slope
         each.append(-log_likelihood(by_blank, faster))
-    return reduced(torch.stack(each), reduction)
+    return REDUCE[reduction](torch.stack(each))
 
 
 def rnnt_distillation(
     student, teacher, labels, enc_lens, label_lens, *, kind, rnnt_weight, kd_weight,
-    delay=0, temperature=1.0, blank=0, reduction="mean", normalize=None,
+    delay=0, temperature=1.0, blank=0, fastemit=0.0, reduction="mean", normalize=None,
 ) -> LatticeLoss:  # fmt: skip
     """Arguments and values of espnet_kd.rnnt.rnnt_distillation, scalars or (B,)."""
     lattice, options = (labels, enc_lens, label_lens), {"temperature": temperature, "blank": blank}
     rnnt, kd = torch.zeros(2, len(labels), dtype=student.enc.dtype)
     if rnnt_weight:
-        rnnt = rnnt_loss(student, *lattice, blank=blank, reduction="none")
+        rnnt = rnnt_loss(student, *lattice, blank=blank, fastemit=fastemit, reduction="none")
     if kd_weight:
         if isinstance(teacher, Joint) and kind == "collapsed":
             teacher = collapsed_targets(teacher, *lattice, **options)
@@ -55,14 +56,14 @@ def rnnt_distillation(
                 kl, nodes = at_nodes(log_q, targets, delay)
             terms.append(temperature**2 * kl / (nodes if normalize and nodes else 1.0))
         kd = torch.stack(terms)
-    rnnt, kd = reduced(rnnt, reduction), reduced(kd, reduction)
+    rnnt, kd = REDUCE[reduction](rnnt), REDUCE[reduction](kd)
     return LatticeLoss(rnnt_weight * rnnt + kd_weight * kd, rnnt.detach(), kd.detach())
 
 
-def collapsed_targets(teacher, labels, enc_lens, label_lens, *, temperature=1.0, blank=0) -> CollapsedTargets:
+def collapsed_targets(teacher, *lattice, temperature=1.0, blank=0) -> CollapsedTargets:
     """Arguments and real nodes of espnet_kd.rnnt.collapsed_targets, (B, T, U, 3)."""
     log_probs = teacher.enc.new_zeros(*teacher.shape, 3)
-    for b, t, y in utterances(labels, enc_lens, label_lens):
+    for b, t, y in utterances(*lattice):
         log_p = (logits_of(teacher, b, t, y).detach() / temperature).log_softmax(-1)
         for frame, row in product(range(t), range(len(y) + 1)):
             groups = label_blank_rest(y, row, blank, teacher.classes)
@@ -70,23 +71,19 @@ def collapsed_targets(teacher, labels, enc_lens, label_lens, *, temperature=1.0,
     return CollapsedTargets(log_probs)
 
 
-def path_targets(
-    teacher, labels, enc_lens, label_lens, *, k, temperature=1.0, blank=0, tail="drop", renorm=True
-) -> PathTargets:
+def path_targets(teacher, *lattice, k, temperature=1.0, blank=0, tail="drop", renorm=True) -> PathTargets:
     """Arguments and real nodes of espnet_kd.rnnt.path_targets, (B, P, k)."""
-    lengths = tuple(t + len(y) for _, t, y in utterances(labels, enc_lens, label_lens))
+    lengths = tuple(t + len(y) for _, t, y in utterances(*lattice))
     frames, rows = torch.zeros(2, len(lengths), max(lengths), dtype=torch.long)
     tokens = torch.zeros(*frames.shape, k, dtype=torch.long)
     log_probs = teacher.enc.new_zeros(tokens.shape)
-    for b, t, y in utterances(labels, enc_lens, label_lens):
+    for b, t, y in utterances(*lattice):
         logits = logits_of(teacher, b, t, y).detach()
-        ways = alignments(t, y, blank)
-        best = ways[alignment_scores(logits.log_softmax(-1), y, blank).argmax()]
+        best = alignments(t, y, blank)[alignment_scores(logits.log_softmax(-1), y, blank).argmax()]
         for i, (frame, row, _) in enumerate(best.tolist()):
             log_p = (logits[frame, row] / temperature).log_softmax(-1)
             frames[b, i], rows[b, i] = frame, row
-            tokens[b, i] = log_p.argsort(descending=True)[:k]
-            log_probs[b, i] = log_p[tokens[b, i]]
+            log_probs[b, i], tokens[b, i] = log_p.topk(k)
     return PathTargets(Path(frames, rows, lengths), tokens, log_probs, tail, renorm)
 
 
@@ -178,24 +175,22 @@ def targets_of(teacher, b, t, y, classes, kind, temperature, blank) -> Targets:
 def path_groups(stored: PathTargets, b: int, classes: int) -> Targets:
     """The kept classes one by one and, with the tail `other`, all others as a group."""
     found = {}
-    for i, node in enumerate(zip(stored.path.frames[b].tolist(), stored.path.rows[b].tolist(), strict=True)):
-        if i < stored.path.lengths[b]:
-            log_p = stored.log_probs[b, i]
-            groups = torch.nn.functional.one_hot(stored.tokens[b, i], classes) > 0
-            if stored.tail == "other":
-                groups = torch.cat([groups, ~groups.any(0, keepdim=True)])
-                log_p = torch.cat([log_p, torch.log1p(-log_p.exp().sum()[None])])
-            elif stored.renorm:
-                log_p = log_p - log_p.logsumexp(0)
-            found[node] = (1.0, groups, log_p)
+    for i in range(stored.path.lengths[b]):
+        log_p, node = stored.log_probs[b, i], (int(stored.path.frames[b, i]), int(stored.path.rows[b, i]))
+        groups = torch.nn.functional.one_hot(stored.tokens[b, i], classes) > 0
+        if stored.tail == "other":
+            groups = torch.cat([groups, ~groups.any(0, keepdim=True)])
+            log_p = torch.cat([log_p, torch.log1p(-log_p.exp().sum()[None])])
+        elif stored.renorm:
+            log_p = log_p - log_p.logsumexp(0)
+        found[node] = (1.0, groups, log_p)
     return found
 
 
 def label_blank_rest(y: list[int], row: int, blank: int, classes: int) -> Tensor:
     """(3, V) bool: the label that leaves a row, if there is one, the blank, and all others."""
     groups = torch.zeros(3, classes, dtype=torch.bool)
-    groups[0, y[row : row + 1]] = True
-    groups[1, blank] = True
+    groups[0, y[row : row + 1]] = groups[1, blank] = True
     groups[2] = ~groups[:2].any(0)
     return groups
 
@@ -203,8 +198,3 @@ def label_blank_rest(y: list[int], row: int, blank: int, classes: int) -> Tensor
 def grouped(log_probs: Tensor, groups: Tensor) -> Tensor:
     """(V,) log-probabilities -> (G,) of groups, -inf for an empty one."""
     return log_probs.masked_fill(~groups, -torch.inf).logsumexp(-1)
-
-
-def reduced(each: Tensor, reduction: str) -> Tensor:
-    """(B,) -> scalar, or (B,) for `none`."""
-    return {"mean": each.mean(), "sum": each.sum(), "none": each}[reduction]

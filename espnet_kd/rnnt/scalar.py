@@ -98,7 +98,7 @@ def reduced(student: Joint, lattice: Lattice, method: Method, reduction: Reducti
 
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
     with torch.autocast(student.enc.device.type, enabled=False):
-        wide = student.map(lambda x: x.to(dtype))
+        wide = student.map(lambda x: x.to(dtype)).without_tanh()
         if not torch.is_grad_enabled():
             wide = wide.map(torch.Tensor.detach)  # else gradients would be formed, for nobody
         return LatticeLoss(*_FormedInForward.apply(wide.enc, wide.dec, wide.weight, wide.bias, wide, compute))

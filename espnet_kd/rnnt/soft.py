@@ -51,19 +51,18 @@ class Full(Soft):
 
     def compare(self, x: Tensor, block: Block, hard: Arcs | None, scale: float, buffers: Buffers) -> Tensor:
         m = block.at(self.weights).flatten()
+        k = scale * self.temperature
         teacher = teacher_logits(self.teacher, block, self.delay, self.temperature, buffers)
-        target = buffers.take("target", block.nodes)
+        target = buffers.like_logits("target", x)
         z, of_teacher = exponentiate(teacher, out=target)
         target.mul_((m / z)[:, None])
         value = torch.dot(target.flatten(), teacher.sub_(x).flatten())
         z, of_student = exponentiate(x)
         value = value + torch.dot(m, of_student - of_teacher)
-        k = scale * self.temperature
-        if hard is None:
-            x.mul_((k * m / z)[:, None])
-        else:
-            add_hard(x, z, hard, block, k * m)
-        x.sub_(target, alpha=k)
+        of_all = k * m if hard is None else k * m - hard.blank - hard.label
+        x.mul_((of_all / z)[:, None]).sub_(target, alpha=k)
+        if hard is not None:
+            add_columns(x, hard, block)
         return value * self.temperature**2
 
 
@@ -127,8 +126,8 @@ class Grouped(Soft):
 def teacher_logits(teacher: Joint, block: Block, delay: int, temperature: float, buffers: Buffers) -> Tensor:
     """Softened logits of the teacher at a block, (N, V), in the buffer `teacher`."""
     frames = _frames(block, delay, teacher.enc)
-    hidden = teacher.hidden(teacher.enc[block.utterance, frames], teacher.dec[block.utterance, : block.rows])
-    x = logits(teacher, hidden, buffers.take("teacher", block.nodes))
+    enc, dec = teacher.enc[block.utterance, frames], teacher.dec[block.utterance, : block.rows]
+    _, x = logits(teacher, enc, dec, buffers, "teacher")
     return x if temperature == 1.0 else x.div_(temperature)
 
 
@@ -157,7 +156,7 @@ def group(x: Tensor, columns: Tensor, block: Block | None) -> tuple[Tensor, Tens
     return z.clamp_(min=torch.finfo(z.dtype).tiny), log_probs  # without a rest, x is 0 and z a divisor
 
 
-def add_hard(x: Tensor, z: Tensor, hard: Arcs, block: Block, more: Tensor | float = 0.0) -> None:
+def add_hard(x: Tensor, z: Tensor, hard: Arcs, block: Block) -> None:
     """Gradient through the log-softmax to the logits; x holds exp(...) of row sums z, (N, V) and (N,).
 
     Args:
@@ -165,9 +164,13 @@ def add_hard(x: Tensor, z: Tensor, hard: Arcs, block: Block, more: Tensor | floa
         z: sums of its rows.
         hard: gradient by the log-probability of blank and label, (N,) each; 0 for a label that is not there.
         block: its nodes.
-        more: times the probabilities is added.
     """
-    x.mul_(((more - hard.blank - hard.label) / z)[:, None])
+    x.mul_(((-hard.blank - hard.label) / z)[:, None])
+    add_columns(x, hard, block)
+
+
+def add_columns(x: Tensor, hard: Arcs, block: Block) -> None:
+    """Add numbers by node, (N,) each, to the columns of blank and label of (N, V)."""
     x.scatter_add_(1, block.columns[:, None], hard.label[:, None])
     x[:, block.blank] += hard.blank
 

@@ -11,22 +11,32 @@ from espnet_kd.rnnt.lattice import Block, Lattice
 
 
 class Buffers:
-    """Room for the logits of one block, by name, used again for every block."""
+    """Room for what is computed of one block, by name, used again for every block."""
 
-    def __init__(self, like: Tensor, classes: int) -> None:
-        self.like, self.classes = like, classes
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
         self.room: dict[str, Tensor] = {}
 
-    def take(self, name: str, nodes: int) -> Tensor:
-        """(nodes, V), holding anything."""
+    def take(self, name: str, nodes: int, width: int) -> Tensor:
+        """(nodes, width), holding anything; a name has one width."""
         if name not in self.room or len(self.room[name]) < nodes:
-            self.room[name] = self.like.new_empty(nodes, self.classes)
+            self.room[name] = self.like.new_empty(nodes, width)
         return self.room[name][:nodes]
 
+    def like_logits(self, name: str, x: Tensor) -> Tensor:
+        """(N, V), holding anything."""
+        return self.take(name, *x.shape)
 
-def logits(joint: Joint, hidden: Tensor, out: Tensor) -> Tensor:
-    """(N, J) -> (N, V), written into out."""
-    return torch.addmm(joint.bias, hidden, joint.weight.t(), out=out)
+
+def logits(joint: Joint, enc: Tensor, dec: Tensor, buffers: Buffers, name: str) -> tuple[Tensor, Tensor]:
+    """Hidden vectors, (N, J), and logits, (N, V), at the nodes of some frames and rows, (F, J) and (R, J).
+
+    Both lie in buffers whose names begin with `name`.
+    """
+    nodes, (classes, space) = len(enc) * len(dec), joint.weight.shape
+    hidden = joint.hidden(enc, dec, buffers.take(f"{name} hidden", nodes, space))
+    x = buffers.take(f"{name} logits", nodes, classes)
+    return hidden, torch.addmm(joint.bias, hidden, joint.weight.t(), out=x)
 
 
 def exponentiate(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -53,16 +63,14 @@ def arc_scores(
     joint: Joint, lattice: Lattice, chunk: int, temperatures: tuple[float, ...] = (1.0,)
 ) -> list[Arcs]:
     """Log-probabilities of blank and label at every node, for each temperature of the softmax."""
-    buffers = Buffers(joint.enc, joint.classes)
+    buffers = Buffers(joint.enc)
     scores = [Arcs(*(joint.enc.new_full(lattice.shape, -math.inf) for _ in range(2))) for _ in temperatures]
     for block in lattice.blocks(chunk):
-        frames = slice(block.start, block.stop)
-        hidden = joint.hidden(joint.enc[block.utterance, frames], joint.dec[block.utterance, : block.rows])
-        x = logits(joint, hidden, buffers.take("student", block.nodes))
+        _, x = logits(joint, *block.inputs(joint), buffers, "student")
         for temperature, arcs in zip(temperatures, scores, strict=True):
             soft = x
             if len(temperatures) > 1 or temperature != 1.0:
-                soft = torch.div(x, temperature, out=buffers.take("soft", block.nodes))
+                soft = torch.div(x, temperature, out=buffers.like_logits("soft", x))
             blank, label = soft[:, block.blank].clone(), label_logits(soft, block)
             _, total = exponentiate(soft)
             for values, to in ((blank, arcs.blank), (label, arcs.label)):

@@ -28,7 +28,7 @@ def collapsed_targets(
     teacher, lattice = _wide(teacher), lattice_of(teacher, labels, enc_lens, label_lens, blank)
     check_number("temperature", temperature, above_zero=True)
     log_probs = teacher.enc.new_zeros(*lattice.shape, 3)
-    buffers = Buffers(teacher.enc, teacher.classes)
+    buffers = Buffers(teacher.enc)
     with torch.autocast(teacher.enc.device.type, enabled=False):
         for block in lattice.blocks(chunk_size(chunk, teacher)):
             x = teacher_logits(teacher, block, 0, temperature, buffers)
@@ -66,7 +66,7 @@ def path_targets(
     with torch.autocast(teacher.enc.device.type, enabled=False):
         (arcs,) = arc_scores(teacher, lattice, chunk)
         path = best_path(arcs, lattice)
-        nodes, buffers = nodes_of(teacher, path), Buffers(teacher.enc, teacher.classes)
+        nodes, buffers = nodes_of(teacher, path), Buffers(teacher.enc)
         log_probs = teacher.enc.new_zeros(*path.frames.shape, k)
         tokens = torch.zeros_like(log_probs, dtype=torch.long)
         tokens[:] = torch.arange(k, device=tokens.device)
@@ -81,4 +81,4 @@ def path_targets(
 def _wide(teacher: Joint) -> Joint:
     """In float32, or in float64 if it is that."""
     dtype = torch.promote_types(teacher.enc.dtype, torch.float32)
-    return teacher.map(lambda x: x.detach().to(dtype))
+    return teacher.map(lambda x: x.detach().to(dtype)).without_tanh()

@@ -5,15 +5,18 @@ import argparse
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
+from espnet_kd.encoders.register import register_encoders
 from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.options import add_arguments
 from espnet_kd.tasks.trainer import ResumableTrainer
 
+register_encoders()  # here, because the processes of several GPUs import nothing but this module
+
 
 class ASRDistillationTask(ASRTask):
-    """CTC/attention students of stock ESPnet, distilled from stock ESPnet experiments.
+    """CTC and CTC/attention students of stock ESPnet, distilled from stock ESPnet experiments.
 
-    Without our options it trains the stock model.
+    Without our options it trains the stock model. Both may have an encoder of ours.
     """
 
     trainer = ResumableTrainer

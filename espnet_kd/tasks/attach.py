@@ -1,21 +1,22 @@
 """Make a student of a stock model as the options of a configuration say."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
-from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
+from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.taps import Taps
+from espnet_kd.teachers.targets import Targets
 
 PROBE_SECONDS = 2
 
@@ -44,7 +45,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     _refuse_time_warp(args, terms)
     teacher = OnlineTeacher(
         experiments,
-        [t.term.teacher_tap for t in terms],
+        _teacher_taps(terms),
         _temperatures(terms, len(experiments)),
         options.weights,
     )
@@ -90,6 +91,11 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
         )
 
 
+def _teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
+    guides = [t.build().guide_tap for t in terms]
+    return [t.term.teacher_tap for t in terms] + [guide for guide in guides if guide is not None]
+
+
 def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
     """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
     result: dict[str, float] = {}
@@ -108,6 +114,15 @@ def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, floa
     return result
 
 
+def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> None:
+    positions, weights = seen[tap].values.shape[1], seen[guide].values.shape[1]
+    if positions != weights:
+        raise UserError(
+            f"criterion {name}: the teacher has {positions} positions at {tap}, but {weights} at {guide}, "
+            "which weights them: choose a layer of the encoder"
+        )
+
+
 def _fit(
     model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int
 ) -> None:
@@ -123,6 +138,8 @@ def _fit(
             continue
         student, target, _ = aligned(ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term)
         criterion = t.build()
+        if criterion.guide_tap is not None:
+            _fit_guide(theirs, t.term.teacher_tap, criterion.guide_tap, t.term.name)
         if criterion.needs == "hidden":
             if getattr(criterion, "student_dim", 0) is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])

@@ -14,6 +14,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
+from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 
 # The first of these that exists is the checkpoint of an experiment.
@@ -22,6 +23,7 @@ CHECKPOINTS = (
     "valid.cer_ctc.ave.pth",
     "valid.cer.ave.pth",
     "valid.cer_transducer.ave.pth",
+    "valid.loss_transducer.ave.pth",
     "valid.loss.ave.pth",
 )
 # The options of a config.yaml that name files ESPnet opens when it builds a model.
@@ -66,12 +68,15 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         if isinstance(config.get(section), dict) and config[section].get(key):
             config[section][key] = str(find_file(config[section][key], directory))
     config["init"] = None
+    register_encoders()
     task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
     model = task.build_model(argparse.Namespace(**config))
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
     if hasattr(model.decoder, "sampling_probability"):
         model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
+    if getattr(model.encoder, "dynamic_chunk_training", False):
+        model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
     return Experiment(model, directory, path)
 
 

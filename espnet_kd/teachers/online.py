@@ -94,18 +94,40 @@ def observe(
     text: Tensor,
     text_lengths: Tensor,
 ) -> dict[str, Targets]:
+    """Run a model as ``listen`` does.
+
+    Returns:
+        Tap path to what was seen there.
+    """
+    encoded, lengths = listen(model, taps, speech, speech_lengths, text, text_lengths)
+    seen = {path: taps.get(path, text_lengths) for path in taps.paths}
+    if taps.lattice:
+        text = text[:, : int(text_lengths.max())]
+        seen[LATTICE] = Targets(lattice(model, encoded, lengths, text), lengths)
+    taps.release()
+    return seen
+
+
+def listen(
+    model: ESPnetASRModel,
+    taps: Taps,
+    speech: Tensor,
+    speech_lengths: Tensor,
+    text: Tensor,
+    text_lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Run the parts of a model in eval mode that the taps need: no loss, no error rates.
 
     Args:
         model: in eval mode.
-        taps: of this model.
+        taps: of this model; they hold what they saw.
         speech: (B, samples) waveform.
         speech_lengths: (B,) samples.
         text: (B, L) tokens, padded with -1; not changed.
         text_lengths: (B,).
 
     Returns:
-        Tap path to what was seen there.
+        (B, T, D) encoder output, (B,) frames.
     """
     # Stock encoders draw random numbers for layer drop even in eval mode.
     with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening():
@@ -120,9 +142,4 @@ def observe(
                 text.masked_fill(text == -1, model.ignore_id), model.sos, model.eos, model.ignore_id
             )
             model.decoder(encoded, lengths, tokens, text_lengths + 1)
-        seen = {path: taps.get(path, text_lengths) for path in taps.paths}
-        if taps.lattice:
-            text = text[:, : int(text_lengths.max())]
-            seen[LATTICE] = Targets(lattice(model, encoded, lengths, text), lengths)
-    taps.release()
-    return seen
+    return encoded, lengths

@@ -43,6 +43,17 @@ def hidden(student, teacher, distance="mse", weight=None, bias=None, **_):
     return sum(abs(x - y) ** power for x, y in zip(student, teacher, strict=True)) / len(teacher)
 
 
+def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), **_):
+    """Of one utterance; guides are CTC logits with the blank first."""
+    if frame_weights == "none":
+        return [1.0] * len(teachers)
+    if frame_weights == "activation":
+        raw = [math.sqrt(sum(y * y for y in teacher)) ** weight_power for teacher in teachers]
+    else:
+        raw = [1 - softmax(guide, 1.0)[0] for guide in guides]
+    return [len(raw) * x / sum(raw) for x in raw]
+
+
 NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "hidden": hidden}
 
 

@@ -5,7 +5,7 @@ from math import log
 
 import pytest
 import torch
-from naive import NAIVE, reduce
+from naive import NAIVE, frame_weights, reduce
 from torch import tensor
 
 from espnet_kd.criteria import CRITERIA, build_criterion
@@ -25,7 +25,10 @@ OPTIONS = {
         {"distance": distance, **projection}
         for distance in ("mse", "l1", "cosine")
         for projection in ({"projection": "none"}, LINEAR)
-    ],
+    ]
+    + [
+        {"projection": "none", "frame_weights": "activation", "weight_power": 2.0}
+    ],  # nonblank: test_weights.py
 }
 # One position each: options, student, teacher, value.
 HAND = {
@@ -167,10 +170,13 @@ def test_6_equals_the_plain_implementation(name, options, reduction, axes):
     criterion = build(name, options, reduction)
     student, teacher, mask = batch(options, axes=axes)
     own = {key.split(".")[-1]: weights.tolist() for key, weights in criterion.named_parameters()}
-    utterances = [
-        [NAIVE[name](a.tolist(), b.tolist(), **options, **own) for a, b in zip(s[m], t[m], strict=True)]
-        for s, t, m in zip(student, teacher, mask, strict=True)
-    ]
+    utterances = []
+    for s, t, m in zip(student, teacher, mask, strict=True):
+        pairs = list(zip(s[m].tolist(), t[m].tolist(), strict=True))
+        weights = frame_weights([b for _, b in pairs], **options)
+        utterances.append(
+            [w * NAIVE[name](a, b, **options, **own) for w, (a, b) in zip(weights, pairs, strict=True)]
+        )
     assert criterion(student, teacher, mask).item() == pytest.approx(reduce(utterances, reduction), rel=1e-9)
 
 

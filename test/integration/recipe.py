@@ -36,7 +36,35 @@ def model(size: int, blocks: int, encoder: str = "transformer", layer: str = "co
     }  # fmt: skip
 
 
-MODELS = {"teacher": model(32, 2, "conformer"), "student": model(16, 1, "conformer")}
+def transducer(size: int, blocks: int) -> dict[str, Any]:
+    """Configuration of a small transducer."""
+    changes = {
+        "encoder_conf": {
+            "main_conf": {"pos_wise_act_type": "swish"},
+            "input_conf": {"vgg_like": False, "subsampling_factor": 4, "conv_size": size},
+            "body_conf": [
+                {
+                    "block_type": "conformer", "hidden_size": size, "linear_size": 2 * size, "heads": 2,
+                    "conv_mod_kernel_size": 7, "num_blocks": blocks,
+                }
+            ],
+        },
+        "decoder": "rnn",
+        "decoder_conf": {"rnn_type": "lstm", "num_layers": 1, "embed_size": size, "hidden_size": size},
+        "joint_network_conf": {"joint_space_size": size},
+        "model_conf": {"auxiliary_ctc_weight": 0.3, "report_cer": False, "report_wer": False},
+        "best_model_criterion": [["valid", "loss_transducer", "min"]],
+    }  # fmt: skip
+    plain = model(size, blocks)
+    return {key: plain[key] for key in plain if not key.startswith(("encoder", "scheduler"))} | changes
+
+
+MODELS = {
+    "teacher": model(32, 2, "conformer"),
+    "student": model(16, 1, "conformer"),
+    "transducer_teacher": transducer(32, 2),
+    "transducer_student": transducer(16, 1),
+}
 KL = {"type": "kl", "weight": 1.0, "tap": "ctc.ctc_lo", "reduction": "utterance"}
 
 

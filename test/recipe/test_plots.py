@@ -42,12 +42,29 @@ def test_no_curves_no_picture(groups: list[Group], tmp_path: Path) -> None:
 
 
 def test_bars_have_a_panel_for_each_set(groups: list[Group], tmp_path: Path) -> None:
-    plots.wer_bars(groups, ["test"], tmp_path / "one.png")
-    plots.wer_bars(groups, ["test", "dev"], tmp_path / "two.png")
+    plots.rate_bars(groups, ["test"], tmp_path / "one.png")
+    plots.rate_bars(groups, ["test", "dev"], tmp_path / "two.png")
     one, two = picture(tmp_path / "one.png"), picture(tmp_path / "two.png")
     assert two.shape[1] > 1.3 * one.shape[1]
     assert len(np.unique(one.reshape(-1, 3), axis=0)) > 20
     assert has_colour(tmp_path / "one.png", "#000000")  # the intervals
+
+
+def test_characters_that_no_font_has_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.suptitle("\ue000\ue001")  # for private use: nobody draws them
+    plots.save(figure, tmp_path / "a.png")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "a.png: 2 characters are drawn as boxes: install a font" in err
+
+
+def test_fonts_for_japanese_are_taken_where_there_are_any() -> None:
+    assert plots.fallback_fonts(["DejaVu Sans", "IPAexGothic", "Noto Sans CJK JP"]) == [
+        "Noto Sans CJK JP",
+        "IPAexGothic",
+    ]
 
 
 def test_the_mean_of_seeds_is_over_the_epochs_that_all_have() -> None:

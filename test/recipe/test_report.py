@@ -42,6 +42,17 @@ def test_the_rows_are_as_on_paper(recipe: Path) -> None:
     assert "student, trained longer (2 x)" in text
 
 
+def test_characters_where_words_have_no_spaces_between_them(recipe: Path) -> None:
+    text = report("--metric", "cer")
+    assert "| CER % | errors/characters | against the student |" in text
+    assert "| test CER % | dev CER % |" in text and "(images/cer.png)" in text
+    assert not re.search(r"WER|word", text)
+    # of "one two" in 40 utterances 280 characters; each wrong utterance has one character wrong
+    assert cells(text, "teacher")[4:6] == ["1.4", "4/280"]
+    # student 30/280 and 32/280, distilled 10/280 and 12/280: 40 of 560 fewer
+    assert cells(text, "distilled: ctc")[5:7] == ["22/560", "-7.14 (-64.5 %)"]
+
+
 def test_it_is_the_same_every_time(recipe: Path) -> None:
     first = report()
     images = {p.name: p.read_bytes() for p in Path("images").iterdir()}

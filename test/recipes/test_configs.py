@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr_transducer import ASRTransducerTask
 from shell import TEMPLATE
 
 from espnet_kd.tasks.asr import ASRDistillationTask
@@ -33,12 +34,16 @@ def vocabulary(recipe: Path) -> list[str]:
 @cache
 def build(path: Path) -> torch.nn.Module:
     """The model of a configuration; its tensors have shapes only."""
-    args = ASRTask.get_parser().parse_args(
-        ["--config", str(path), "--token_type", "word", "--output_dir", "x"]
-    )
+    task = ASRTransducerTask if is_transducer(path) else ASRTask
+    args = task.get_parser().parse_args(["--config", str(path), "--token_type", "word", "--output_dir", "x"])
     args.token_list = vocabulary(path.parents[1])
     with torch.device("meta"):
-        return ASRTask.build_model(args)
+        return task.build_model(args)
+
+
+def is_transducer(path: Path) -> bool:
+    """By its name: kd_transducer_full, student_transducer, ..."""
+    return "transducer" in path.stem
 
 
 @pytest.mark.parametrize("path", MODELS, ids=name)
@@ -49,12 +54,24 @@ def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
     assert f"{millions:.{digits}f}" == claimed
 
 
+def partners(path: Path) -> tuple[list[Path], list[Path]]:
+    """Teachers and students of a distillation: those its head names, else those of run.sh, else all."""
+    found = []
+    for role in ("teacher", "student"):
+        beside = [p for p in MODELS if p.parent == path.parent and p.stem.startswith(role)]
+        beside = [p for p in beside if is_transducer(p) == is_transducer(path)]
+        texts = path.read_text(), (path.parents[1] / "run.sh").read_text()
+        here, usual = ([p for p in beside if f"conf/{p.name}" in text] for text in texts)
+        found.append(here or usual or beside)
+    assert all(found)
+    return found[0], found[1]
+
+
 @pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
 def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) -> None:
     options = yaml.safe_load(path.read_text())
     ASRDistillationTask.get_parser().parse_args(["--config", str(path), "--output_dir", "x"])
-    students = [p for p in MODELS if p.parent == path.parent and p.stem.startswith("student")]
-    teachers = [p for p in MODELS if p.parent == path.parent and p.stem.startswith("teacher")]
+    teachers, students = partners(path)
     for term in term_options(options["criteria"]):
         term.build()
         for student in students:
@@ -65,7 +82,7 @@ def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) ->
 
 @pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS], ids=name)
 def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
-    head = path.read_text().split("\nencoder:")[0].split("\ntask_weight:")[0]
+    head = re.split(r"\n(encoder|encoder_conf|task_weight):", path.read_text())[0]
     assert "# Needs:" in head and "# Command: ./run.sh " in head
 
 

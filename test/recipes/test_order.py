@@ -43,6 +43,7 @@ def test_one_line_says_what_is_missing(
         (("--inference_nj", "0"), "--inference_nj '0' is not a number from 1 up"),
         (("--generation", "2"), "--generation 2: only 1 works so far"),
         (("--valid_set", ""), "--valid_set is required"),
+        (("--metric", "ser"), "--metric ser is neither wer nor cer"),
         (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),
         (("--python", "no-such-python"), "no-such-python does not run or has no ESPnet"),
     ],

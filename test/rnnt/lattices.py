@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor, nan
 
@@ -9,11 +10,27 @@ from espnet_kd.rnnt import Joint
 
 KINDS = ("full", "collapsed", "one_best", "occupancy", "full_sum")
 TENSORS = ("enc", "dec", "weight", "bias")
+LATTICES = {
+    "ragged": {},
+    "no labels": {"frames": (4, 2), "labels": (0, 0)},
+    "some without labels": {"frames": (4, 3), "labels": (2, 0)},
+    "one frame": {"frames": (1, 1), "labels": (2, 0)},
+    "fewer frames than rows": {"frames": (2, 3), "labels": (3, 4)},
+    "two classes, blank last": {"classes": 2, "blank": 1},
+    "three classes": {"classes": 3, "blank": 1},
+    "blank last": {"blank": 5},
+    "sigmoid": {"activation": "sigmoid"},
+    "relu": {"activation": "relu"},
+    "identity": {"activation": "identity"},
+    "function": {"activation": lambda x: x.sin()},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_lattice = pytest.mark.parametrize("lattice", LATTICES.values(), ids=LATTICES.keys())
 
 
 @dataclass(frozen=True)
 class Lattices:
-    """Two joint networks, of spaces of 4 and 3 dimensions, for the same utterances; student's leaves need gradient."""
+    """A student that needs gradient, of 4 dimensions, and a teacher of 3, for the same utterances."""
 
     student: Joint
     teacher: Joint
@@ -32,7 +49,13 @@ class Lattices:
 
 
 def lattices(
-    frames=(5, 3, 4), labels=(2, 3, 1), classes=6, blank=0, activation="tanh", dtype=torch.float64, filling=nan
+    frames=(5, 3, 4),
+    labels=(2, 3, 1),
+    classes=6,
+    blank=0,
+    activation="tanh",
+    dtype=torch.float64,
+    filling=nan,
 ) -> Lattices:
     """Random ones, with a frame and a row of padding more than the longest utterance needs."""
     random = torch.Generator().manual_seed(1)

@@ -1,28 +1,14 @@
 """The fast computation equals the plain one, whatever the kind, the lattice and the options."""
 
+from dataclasses import replace
+from math import inf, nan
+
 import pytest
 import torch
-from lattices import KINDS, assert_same, lattices, padding, run
+from lattices import KINDS, Lattices, assert_same, every_kind, every_lattice, lattices, leaf, padding, run
 
-from espnet_kd.rnnt import PathTargets, collapsed_targets, path_targets, reference, rnnt_distillation
+from espnet_kd.rnnt import collapsed_targets, path_targets, reference, rnnt_distillation
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
-LATTICES = {
-    "ragged": {},
-    "no labels": {"frames": (4, 2), "labels": (0, 0)},
-    "some without labels": {"frames": (4, 3), "labels": (2, 0)},
-    "one frame": {"frames": (1, 1), "labels": (2, 0)},
-    "fewer frames than rows": {"frames": (2, 3), "labels": (3, 4)},
-    "one utterance": {"frames": (4,), "labels": (2,)},
-    "two classes": {"classes": 2},
-    "two classes, blank last": {"classes": 2, "blank": 1},
-    "three classes": {"classes": 3, "blank": 1},
-    "blank in the middle": {"blank": 3},
-    "blank last": {"blank": 5},
-    "relu": {"activation": "relu"},
-    "identity": {"activation": "identity"},
-    "function": {"activation": lambda x: x.sin()},
-}
 OPTIONS = {
     "delay 1": {"delay": 1},
     "delay of all frames of one utterance": {"delay": 3},
@@ -30,6 +16,8 @@ OPTIONS = {
     "warm": {"temperature": 2.5},
     "cold": {"temperature": 0.5},
     "by nodes": {"normalize": "nodes"},
+    "fastemit": {"fastemit": 0.3},
+    "fastemit, warm": {"fastemit": 0.3, "temperature": 2.5},
     "sum": {"reduction": "sum"},
     "none": {"reduction": "none"},
     "chunk 1": {"chunk": 1},
@@ -53,15 +41,143 @@ def compare(given, teacher, kind, weights, chunk=None, **options):
 
 @every_kind
 @every_weights
-@pytest.mark.parametrize("lattice", LATTICES.values(), ids=LATTICES.keys())
+@every_lattice
 def test_equals_the_plain_computation_on_every_lattice(kind, weights, lattice):
     given = lattices(**lattice)
     compare(given, given.teacher, kind, weights, blank=lattice.get("blank", 0))
 
 
 @every_kind
-@every_weights
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_equals_the_plain_computation_with_every_option(kind, weights, options):
+def test_equals_the_plain_computation_with_every_option(kind, options):
     given = lattices()
-    compare(given, given.teacher, kind, weights, **options)
+    compare(given, given.teacher, kind, WEIGHTS["both terms"], **options)
+
+
+@every_kind
+def test_terms_and_options_at_once_without_the_rnnt_term(kind):
+    given = lattices()
+    compare(given, given.teacher, kind, WEIGHTS["teacher only"], **OPTIONS["chunk 7, all the rest"])
+
+
+@every_kind
+def test_no_delay_is_a_delay_of_0(kind):
+    given = lattices()
+    options = {"kind": kind, "rnnt_weight": 0.7, "kd_weight": 1.3}
+    without = run(rnnt_distillation, given, given.teacher, **options)
+    assert_same(run(rnnt_distillation, given, given.teacher, delay=0, **options), without, 0.0)
+
+
+def attempt(given, teacher=None, **options):
+    options = {"kind": "full", "rnnt_weight": 1.0, "kd_weight": 1.0} | options
+    return rnnt_distillation(given.student, teacher or given.teacher, *given.batch, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "onebest"}, "kind is 'onebest': use one of full, collapsed, one_best, occupancy, full_sum"),
+        ({"reduction": "batch"}, "reduction is 'batch': use one of mean, sum, none"),
+        ({"normalize": "frames"}, "normalize is 'frames': use nodes, or leave it out"),
+        ({"delay": -1}, "delay is -1: give a number of frames, an integer of at least 0"),
+        ({"delay": 1.0}, "delay is 1.0: give a number of frames"),
+        ({"delay": True}, "delay is True: give a number of frames"),
+        ({"temperature": 0}, "temperature is 0: give a finite number above 0"),
+        ({"temperature": -1.0}, "temperature is -1.0: give a finite number above 0"),
+        ({"temperature": inf}, "temperature is inf: give a finite number above 0"),
+        ({"rnnt_weight": -0.5}, "rnnt_weight is -0.5: give a finite number of at least 0"),
+        ({"rnnt_weight": "1"}, "rnnt_weight is '1': give a finite number of at least 0"),
+        ({"kd_weight": nan}, "kd_weight is nan: give a finite number of at least 0"),
+        ({"kd_weight": True}, "kd_weight is True: give a finite number of at least 0"),
+        ({"fastemit": -1}, "fastemit is -1: give a finite number of at least 0"),
+        ({"chunk": 0}, "chunk is 0: give a number of nodes, an integer of at least 1"),
+        ({"blank": 6}, "blank is 6, but the vocabulary has 6 classes"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        attempt(lattices(), **options)
+
+
+@every_kind
+def test_a_teacher_of_another_vocabulary_or_lattice_is_refused(kind):
+    given = lattices()
+    weight, bias = given.teacher.weight, given.teacher.bias
+    with pytest.raises(
+        ValueError, match="teacher has 5 classes, the student 6: train both models on the same"
+    ):
+        attempt(given, replace(given.teacher, weight=weight[:5], bias=bias[:5]), kind=kind)
+    lattice = r"the teacher's lattice \(B, T, U\) is {}, the student's \(3, 6, 5\): give both the same batch"
+    with pytest.raises(ValueError, match=lattice.format(r"\(3, 5, 5\)")):
+        attempt(given, replace(given.teacher, enc=given.teacher.enc[:, 1:]), kind=kind)
+    with pytest.raises(ValueError, match=lattice.format(r"\(3, 6, 4\)")):
+        attempt(given, replace(given.teacher, dec=given.teacher.dec[:, 1:]), kind=kind)
+
+
+def test_stored_targets_serve_their_own_kind_and_lattice_alone():
+    given = lattices()
+    collapsed, path = (
+        collapsed_targets(given.teacher, *given.batch),
+        path_targets(given.teacher, *given.batch, k=2),
+    )
+    with pytest.raises(ValueError, match="CollapsedTargets serve the kind collapsed, not full"):
+        attempt(given, collapsed)
+    with pytest.raises(ValueError, match="PathTargets serve the kind one_best, not full_sum"):
+        attempt(given, path, kind="full_sum")
+    with pytest.raises(ValueError, match=r"lattice \(B, T, U\) is \(3, 5, 5\), the student's \(3, 6, 5\)"):
+        attempt(given, replace(collapsed, log_probs=collapsed.log_probs[:, 1:]), kind="collapsed")
+    with pytest.raises(ValueError, match="the path targets are of 1 utterances, the student's batch has 3"):
+        attempt(given, path.utterance(0), kind="one_best")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"enc_lens": torch.tensor([4, 3, 4])},
+            "utterance 0 have frames from 0 to 4, but the student has 0 to 3",
+        ),
+        (
+            {"label_lens": torch.tensor([2, 2, 1])},
+            "utterance 1 have rows from 0 to 3, but the student has 0 to 2",
+        ),
+    ],
+    ids=["frames", "rows"],
+)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_path_that_leaves_the_lattice_of_its_utterance_is_refused(change, message, reduction):
+    given = lattices()
+    path = path_targets(given.teacher, *given.batch, k=2)
+    with pytest.raises(ValueError, match=f"{message}: they are of other labels, frames or tokens"):
+        attempt(replace(given, **change), path, kind="one_best", reduction=reduction)
+
+
+def test_a_path_with_classes_beyond_the_vocabulary_is_refused():
+    given = lattices()
+    path = path_targets(given.teacher, *given.batch, k=6)
+    student = replace(given.student, weight=given.student.weight[:5], bias=given.student.bias[:5])
+    given = replace(given, student=student, labels=given.labels.clamp(max=4))
+    with pytest.raises(ValueError, match="utterance 0 have tokens from 0 to 5, but the student has 0 to 4"):
+        attempt(given, path, kind="one_best")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("kind", "stored"), [*((kind, False) for kind in KINDS), ("collapsed", True), ("one_best", True)]
+)
+def test_a_gpu_agrees_with_the_cpu(kind, stored):
+    options = {"kind": kind, "rnnt_weight": 0.7, "kd_weight": 1.3, "delay": 1, "temperature": 1.5}
+    results = []
+    for device in ("cpu", "cuda"):
+        given = lattices()
+        batch = [x.to(device) for x in given.batch]
+        given = Lattices(leaf(given.student.map(lambda x, d=device: x.to(d))), given.teacher, *batch)
+        teacher = given.teacher.map(lambda x, d=device: x.to(d))
+        if stored and kind == "collapsed":
+            teacher = collapsed_targets(teacher, *batch, temperature=1.5)
+        elif stored:
+            teacher = path_targets(teacher, *batch, k=3, temperature=1.5)
+        values, found = run(rnnt_distillation, given, teacher, **options)
+        results.append(([x.cpu() for x in values], [x.cpu() for x in found]))
+    assert_same(*results)

@@ -33,6 +33,7 @@ nbpe=30                     # number of BPE tokens
 bpemode=unigram             # unigram or bpe
 nlsyms_txt=none             # file of non-linguistic symbols, one a line
 # Models
+asr_task=asr                # asr, or asr_transducer
 teacher_config=             # list: configurations of the teachers
 teacher_exp=                # list: trained experiments to use as teachers instead, from any ESPnet recipe
 teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
@@ -44,6 +45,7 @@ generation=1                # repeated distillation; only 1 so far
 inference_config=           # configuration of decoding
 inference_args=             # options that override it, such as "--beam_size 5"
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
+metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
 results_md=RESULTS.md       # table of results
 result_sets=                # list: sets of the table that local/score.sh scores; empty: the test sets
 # end of options
@@ -71,9 +73,11 @@ for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation; d
     [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
         error "--${option} '${!option}' is not a number from ${least} up"
 done
+[[ ${asr_task} =~ ^asr(_transducer)?$ ]] || error "--asr_task ${asr_task} is not asr or asr_transducer"
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
+[[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] ||
     error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
 [ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
@@ -291,7 +295,7 @@ stage_11() {
     done
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
         --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
-        --out "${results_md}" --images "$(dirname "${results_md}")/images"
+        --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
 stage_12() {

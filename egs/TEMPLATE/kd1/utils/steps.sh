@@ -39,7 +39,7 @@ collect() {
     split_keys "${raw}/${valid_set}/wav.scp" "${jobs}" "${partial}/logdir/valid"
     read -ra words <<< "$2"
     ${train_cmd} JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
-        "${python}" -m espnet2.bin.asr_train --collect_stats true --config "$1" "${data_options[@]}" \
+        "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" \
         --train_shape_file "${partial}/logdir/train.JOB.scp" --valid_shape_file "${partial}/logdir/valid.JOB.scp" \
         --output_dir "${partial}/logdir/stats.JOB" "${words[@]}"
     for ((part = 1; part <= jobs; part++)); do
@@ -75,7 +75,7 @@ train() {
     "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
-        "${python}" -m espnet_kd train --task asr --config "${exp}/train.yaml" "${data_options[@]}" --resume true \
+        "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data_options[@]}" --resume true \
         --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}" \
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}" \
         --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
@@ -88,6 +88,9 @@ train() {
     fi
     "${python}" -m espnet_kd runs finish "${exp}"
 }
+
+# task_of EXP: asr, or asr_transducer, whose configuration alone has joint_network_conf.
+task_of() { if grep -q '^joint_network_conf:' "$1/config.yaml"; then echo asr_transducer; else echo asr; fi; }
 
 # decode EXP SET...: 1-best hypotheses; what is decoded already with the same inputs is left alone.
 decode() {
@@ -115,7 +118,7 @@ decode() {
             echo "${inputs}" > "${logs}/inputs"
         fi
         ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
-            "${python}" -m espnet2.bin.asr_inference --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
+            "${python}" -m espnet_kd -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
             --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
             --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
         for file in token_int token score text; do  # text last: it says that the set is decoded

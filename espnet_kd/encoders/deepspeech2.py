@@ -1,0 +1,178 @@
+"""Deep Speech 2: 2-D convolutions over time and frequency, then recurrent layers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from espnet_kd.encoders.masked import (
+    MaskedBatchNorm,
+    odd,
+    on_real_frames,
+    real_frames,
+    strided,
+    without_padding,
+)
+
+CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
+DIRECTIONS = ("sum", "concat", "forward")
+CLIP = 20.0  # of the clipped ReLU
+KEYS = ("channels", "kernel", "stride")
+# Kernels and strides are (time, frequency).
+CONVOLUTIONS = [
+    {"channels": 32, "kernel": [11, 41], "stride": [2, 2]},
+    {"channels": 32, "kernel": [11, 21], "stride": [1, 2]},
+]
+
+
+class DeepSpeech2(AbsEncoder):
+    """The encoder; the CTC layer of the model is its last fully connected one.
+
+    Taps: ``encoder.layers.N``, ``encoder.lookahead``, ``encoder.projection`` and ``encoder`` give (B, T, D).
+
+    Args:
+        input_size: features of a frame, published: a spectrogram of 160 bins.
+        convolutions: channels, kernel and stride of each, the latter two as [time, frequency].
+        layers: recurrent layers.
+        hidden: units of a layer and direction.
+        cell: `gru` or `lstm`.
+        directions: `sum` of forward and backward outputs, as published; `concat`, side by side; `forward`.
+        batch_norm: normalise what goes into each recurrent layer but the first, over all frames of the batch.
+        dropout: after each recurrent layer.
+        lookahead: frames of future context of a convolution per channel after the recurrent layers (row
+            convolution), for `directions: forward`; 0 for none.
+        projection: units of a linear layer at the end; None for none.
+
+    Raises:
+        ValueError: an option is unknown or unusable.
+
+    Source:
+        Amodei et al. 2016, arXiv:1512.02595, section 3.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        convolutions: Sequence[Mapping[str, Any]] = CONVOLUTIONS,
+        layers: int = 5,
+        hidden: int = 800,
+        cell: str = "gru",
+        directions: str = "sum",
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        lookahead: int = 0,
+        projection: int | None = None,
+    ) -> None:
+        super().__init__()
+        for option, value, known in (("cell", cell, CELLS), ("directions", directions, DIRECTIONS)):
+            if value not in known:
+                raise ValueError(f"deepspeech2: {option} is {value!r}; known: {', '.join(known)}")
+        if min(layers, hidden, lookahead + 1) < 1:
+            raise ValueError(
+                f"deepspeech2: {layers} layers of {hidden} units, lookahead {lookahead}: "
+                "give at least one layer and unit, and a lookahead of 0 or more"
+            )
+        self.convolutions = nn.ModuleList()
+        channels, size = 1, input_size
+        for i, mapping in enumerate(convolutions):
+            self.convolutions.append(PlaneConvolution(channels, i, mapping))
+            channels, size = mapping["channels"], strided(size, mapping["stride"][1])
+        self.layers = nn.ModuleList()
+        size *= channels
+        for i in range(layers):
+            self.layers.append(RecurrentLayer(size, hidden, cell, directions, batch_norm and i > 0, dropout))
+            size = 2 * hidden if directions == "concat" else hidden
+        self.lookahead = Lookahead(size, lookahead) if lookahead else None
+        self.projection = nn.Linear(size, projection) if projection else None
+        self._output_size = projection or size
+
+    def output_size(self) -> int:
+        """Features of the last layer."""
+        return self._output_size
+
+    def forward(
+        self, xs_pad: Tensor, ilens: Tensor, prev_states: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, None]:
+        """Encode a batch.
+
+        Args:
+            xs_pad: (B, T, input_size); padding may hold anything.
+            ilens: (B,) frames.
+            prev_states: not used.
+
+        Returns:
+            (B, T', output_size), zero in padding; (B,) frames; None.
+        """
+        x, olens = without_padding(xs_pad, ilens).unsqueeze(2), ilens  # (B, T, 1, F)
+        for convolution in self.convolutions:
+            olens = strided(olens, convolution.stride)
+            x = convolution(x, real_frames(olens, strided(x.shape[1], convolution.stride)))
+        x, real, lengths = x.flatten(2), real_frames(olens, x.shape[1]), olens.cpu()
+        for layer in self.layers:
+            x = layer(x, lengths, real)
+        if self.lookahead is not None:
+            x = self.lookahead(x)
+        if self.projection is not None:
+            x = on_real_frames(self.projection, x, real)
+        return x[:, : int(olens.max())], olens, None
+
+
+class PlaneConvolution(nn.Module):
+    """Convolution over time and frequency, batch normalisation, ReLU clipped at 20."""
+
+    def __init__(self, channels: int, index: int, mapping: Mapping[str, Any]) -> None:
+        super().__init__()
+        name = f"deepspeech2: convolutions[{index}]"
+        if set(mapping) != set(KEYS) or any(len(mapping[key]) != 2 for key in KEYS[1:]):
+            raise ValueError(
+                f"{name} is {dict(mapping)}: "
+                "write {channels: 32, kernel: [time, frequency], stride: [time, frequency]}"
+            )
+        kernel = [odd(k, name) for k in mapping["kernel"]]
+        self.stride = mapping["stride"][0]
+        self.convolution = nn.Conv2d(
+            channels, mapping["channels"], kernel, mapping["stride"], [k // 2 for k in kernel], bias=False
+        )
+        self.norm = MaskedBatchNorm(mapping["channels"])
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C, F) -> (B, T', D, F'); real: (N,) indices of the frames of T'."""
+        x = self.convolution(x.transpose(1, 2)).transpose(1, 2)
+        return self.norm(x, real).clamp(0.0, CLIP)
+
+
+class RecurrentLayer(nn.Module):
+    """Batch normalisation, one recurrent layer in one or both directions, dropout."""
+
+    def __init__(
+        self, size: int, hidden: int, cell: str, directions: str, batch_norm: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm = MaskedBatchNorm(size) if batch_norm else None
+        self.rnn = CELLS[cell](size, hidden, batch_first=True, bidirectional=directions != "forward")
+        self.sum = directions == "sum"
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C), (B,) frames on the CPU, (N,) indices of real frames -> (B, T, D)."""
+        if self.norm is not None:
+            x = self.norm(x, real)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+        return self.dropout(y.unflatten(-1, (2, -1)).sum(-2) if self.sum else y)
+
+
+class Lookahead(nn.Module):
+    """Row convolution: each channel's weighted sum of a frame and those after it."""
+
+    def __init__(self, channels: int, future: int) -> None:
+        super().__init__()
+        self.future = future
+        self.convolution = nn.Conv1d(channels, channels, future + 1, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.convolution(F.pad(x.transpose(1, 2), (0, self.future))).transpose(1, 2)

@@ -1,0 +1,104 @@
+"""Layers that padding cannot reach: an utterance gives the same alone and in any batch.
+
+Axes: B utterances, T frames, C channels, N real frames of all utterances together. Normalisation puts zeros
+into padding, so that a convolution after it sees around each utterance what it sees around a single one.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def strided[Length: (int, Tensor)](length: Length, stride: int) -> Length:
+    """Frames that a convolution of odd kernel, padded by half of it, makes of so many; a number or (B,)."""
+    return (length - 1) // stride + 1
+
+
+def real_frames(lengths: Tensor, frames: int) -> Tensor:
+    """(N,) indices of the real frames among (B * T) of a batch of (B,) lengths, padded to T frames."""
+    mask = torch.arange(frames, device=lengths.device) < lengths[:, None]
+    return mask.flatten().nonzero().squeeze(-1)
+
+
+def on_real_frames(function: Callable[[Tensor], Tensor], x: Tensor, real: Tensor) -> Tensor:
+    """Apply a function (N, ...) -> (N, ...) to the real frames of (B, T, ...); padding becomes zero."""
+    result = function(x.flatten(0, 1).index_select(0, real))
+    empty = result.new_zeros(x.shape[0] * x.shape[1], *result.shape[1:])
+    return empty.index_copy(0, real, result).unflatten(0, x.shape[:2])
+
+
+def without_padding(xs: Tensor, lengths: Tensor) -> Tensor:
+    """Put zeros, whatever there was, into (B, T, D) beyond each of (B,) lengths."""
+    mask = torch.arange(xs.shape[1], device=xs.device) < lengths[:, None]
+    return xs.masked_fill(~mask[..., None], 0.0)
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation whose statistics, running ones too, are those of the real frames, in float32."""
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:  # type: ignore[override]
+        """Normalise each channel.
+
+        Args:
+            x: (B, T, C) or (B, T, C, F), where the F values of a frame share the channel's statistics.
+            real: (N,) indices of the real frames.
+
+        Returns:
+            As x, zero in padding.
+        """
+        return on_real_frames(self._normalise, x, real)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """(N, C) or (N, C, F) -> the same."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, variance = self.running_mean.to(dtype), self.running_var.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.batch_norm(
+                x.to(dtype), mean, variance, self.weight.to(dtype), self.bias.to(dtype), self.training,
+                self.momentum, self.eps,
+            )  # fmt: skip
+        if self.training and mean is not self.running_mean:  # the model is kept in half precision
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(variance)
+        return y.to(x.dtype)
+
+
+def odd(kernel: int, name: str) -> int:
+    """Return the size of a kernel.
+
+    Raises:
+        ValueError: it is even, so that there is no middle to keep frames in their place.
+    """
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"{name} has a kernel of {kernel}: give an odd number")
+    return kernel
+
+
+class TimeConvolution(nn.Module):
+    """Convolution over time, without bias; separable: per channel, then 1x1. A kernel of 1 is 1x1 only."""
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        separable: bool = False,
+    ) -> None:
+        super().__init__()
+        pointwise = kernel == stride == 1
+        inner = channels if separable else filters
+        self.over_time = None if pointwise else nn.Conv1d(
+            channels, inner, odd(kernel, "a convolution"), stride, dilation * (kernel // 2), dilation,
+            groups=channels if separable else 1, bias=False,
+        )  # fmt: skip
+        self.pointwise = nn.Linear(channels, filters, bias=False) if pointwise or separable else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C), zeros in padding -> (B, T', D), anything in padding."""
+        if self.over_time is not None:
+            x = self.over_time(x.transpose(1, 2)).transpose(1, 2)
+        return x if self.pointwise is None else self.pointwise(x)

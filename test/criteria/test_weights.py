@@ -1,0 +1,145 @@
+"""Frame weights of the hidden criterion."""
+
+from math import log
+
+import pytest
+import torch
+from naive import frame_weights, hidden
+from torch import tensor
+
+from espnet_kd.criteria import build_criterion
+from espnet_kd.criteria.weights import activation, mean_one, nonblank
+
+KINDS = [
+    {"frame_weights": "activation"},
+    {"frame_weights": "activation", "weight_power": 0.5},
+    {"frame_weights": "nonblank"},
+]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+LENGTHS = (5, 2, 1)
+
+
+def build(kind, reduction="mean"):
+    return build_criterion("hidden", projection="none", **kind, reduction=reduction).double()
+
+
+def batch(kind, filling=0.0):
+    """Student, teacher (3, 5, 4), mask (3, 5), and the guide (3, 5, 6) if the criterion takes one."""
+    random = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(3, 5, 4, generator=random, dtype=torch.float64) for _ in range(2))
+    guide = torch.randn(3, 5, 6, generator=random, dtype=torch.float64)
+    mask = torch.arange(5) < tensor(LENGTHS)[:, None]
+    student, teacher, guide = (x.masked_fill(~mask[..., None], filling) for x in (student, teacher, guide))
+    return student.requires_grad_(), teacher, mask, *([guide] if kind["frame_weights"] == "nonblank" else [])
+
+
+def test_activation_on_paper():
+    # Norms 5, 1 and 0, mean 2: weights 5/2, 1/2 and 0. Distances (9 + 16)/2, 1/2 and (4 + 0)/2:
+    # (5/2 * 25/2 + 1/2 * 1/2 + 0) / 3 = 31.5 / 3
+    teacher = tensor([[[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]]])
+    student = tensor([[[0.0, 0.0], [0.0, 0.0], [2.0, 0.0]]])
+    criterion = build_criterion("hidden", projection="none", frame_weights="activation")
+    assert criterion(student, teacher, tensor([[True] * 3])).item() == pytest.approx(10.5)
+
+
+def test_nonblank_on_paper():
+    # Blank has 1/4 and 3/4: 3/4 and 1/4 are left, mean 1/2, weights 3/2 and 1/2. Distances 4 and 16, weighted
+    # 6 and 8, mean 7.
+    guide = tensor([[[0.0, log(3)], [log(3), 0.0]]])
+    criterion = build_criterion("hidden", projection="none", frame_weights="nonblank")
+    value = criterion(tensor([[[2.0], [4.0]]]), tensor([[[0.0], [0.0]]]), tensor([[True, True]]), guide)
+    assert value.item() == pytest.approx(7.0)
+
+
+def test_nonblank_keeps_small_posteriors():
+    assert nonblank(tensor([[40.0, 0.0], [200.0, 0.0]], dtype=torch.float64)).tolist() == pytest.approx(
+        [4.248354e-18, 1.383897e-87], rel=1e-5
+    )
+
+
+def test_weights_of_an_utterance_sum_to_its_frames_whatever_their_scale():
+    mask = torch.arange(5) < tensor(LENGTHS)[:, None]
+    importance = torch.rand(8, generator=torch.Generator().manual_seed(0)) * 1e-6
+    weights = mean_one(importance, mask.flatten().nonzero().squeeze(-1), mask)
+    assert [w.sum().item() for w in weights.split(LENGTHS)] == pytest.approx(LENGTHS)
+    torch.testing.assert_close(weights[:5] / weights[0], importance[:5] / importance[0])
+
+
+def test_where_nothing_is_important_all_frames_are():
+    mask = tensor([[True, True], [True, True]])
+    assert mean_one(tensor([0.0, 0.0, 1.0, 3.0]), torch.arange(4), mask).tolist() == [1.0, 1.0, 0.5, 1.5]
+
+
+def test_an_utterance_without_frames_has_no_weight():
+    mask = tensor([[False, False], [True, True]])
+    assert mean_one(tensor([1.0, 3.0]), tensor([2, 3]), mask).tolist() == [0.5, 1.5]
+
+
+@kinds
+@pytest.mark.parametrize("reduction", ["mean", "utterance", "sum"])
+def test_uniform_weights_equal_the_unweighted_loss(kind, reduction):
+    student, teacher, mask, *guide = batch(kind)
+    teacher = teacher / activation(teacher, 1.0)[..., None].clamp(min=1e-9)  # all of norm 1
+    guide = [torch.zeros_like(g) for g in guide]
+    plain = build({}, reduction)(student, teacher, mask)
+    torch.testing.assert_close(build(kind, reduction)(student, teacher, mask, *guide), plain)
+
+
+@kinds
+def test_equals_the_plain_implementation(kind):
+    student, teacher, mask, *guide = batch(kind)
+    total = 0.0
+    for i, length in enumerate(LENGTHS):
+        guides = guide[0][i, :length].tolist() if guide else ()
+        weights = frame_weights(teacher[i, :length].tolist(), **kind, guides=guides)
+        pairs = zip(student[i, :length].tolist(), teacher[i, :length].tolist(), strict=True)
+        total += sum(w * hidden(a, b) for w, (a, b) in zip(weights, pairs, strict=True))
+    assert build(kind, "sum")(student, teacher, mask, *guide).item() == pytest.approx(total, rel=1e-9)
+
+
+@kinds
+def test_padding_is_invisible(kind):
+    results = []
+    for filling in (0.0, float("nan")):
+        student, teacher, mask, *guide = batch(kind, filling)
+        value = build(kind)(student, teacher, mask, *guide)
+        results.append((value.detach(), *torch.autograd.grad(value, student)))
+    (clean, gradient), (value, dirty) = results
+    assert torch.equal(clean, value) and torch.equal(gradient, dirty)
+
+
+@kinds
+def test_gradient_agrees_with_finite_differences_and_is_the_students_alone(kind):
+    student, teacher, mask, *guide = batch(kind)
+    constants = [x.requires_grad_() for x in (teacher, *guide)]
+    criterion = build(kind)
+    criterion(student, teacher, mask, *guide).backward()
+    assert student.grad.abs().max() > 0 and all(x.grad is None for x in constants)
+    assert torch.autograd.gradcheck(lambda s: criterion(s, teacher, mask, *guide), student)
+
+
+def test_guides_that_do_not_fit():
+    student, teacher, mask, guide = batch({"frame_weights": "nonblank"})
+    criterion = build({"frame_weights": "nonblank"})
+    for wrong in ([], [guide[:, :3]]):
+        with pytest.raises(
+            ValueError, match=r"\(3, 5, 4\).*give the teacher's ctc.ctc_lo at the same positions"
+        ):
+            criterion(student, teacher, mask, *wrong)
+    with pytest.raises(ValueError, match="guide"):
+        build({})(student, teacher, mask, guide)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame_weights": "nonblanks"}, "did you mean nonblank.* known: activation, nonblank, none"),
+        (
+            {"frame_weights": "activation", "weight_power": 0},
+            "weight_power is 0: give a finite number above 0",
+        ),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_criterion("hidden", **options)

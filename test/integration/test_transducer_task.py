@@ -1,0 +1,131 @@
+"""Transducers of stock ESPnet: trained with our loss, distilled on the lattice, decoded by stock ESPnet."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recipe import KL, Recipe
+
+from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import load_checkpoint
+
+CHECKPOINT = "valid.loss_transducer.ave.pth"
+WITHOUT_US = """
+import sys; sys.modules["espnet_kd"] = None
+import torch
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+model, args = ASRTransducerTask.build_model_from_file("{0}/config.yaml", "{0}/{1}")
+loaded, saved = model.state_dict(), torch.load("{0}/{1}", weights_only=True)
+saved = {{k: v for k, v in saved.items() if not k.startswith("kd_")}}
+assert loaded.keys() == saved.keys(), loaded.keys() ^ saved.keys()
+assert all(torch.equal(loaded[k], saved[k]) for k in loaded)
+assert type(model).__name__ == "ESPnetASRTransducerModel"
+from espnet2.bin.asr_transducer_inference import main
+main(cmd=["--asr_train_config", "{0}/config.yaml", "--asr_model_file", "{0}/{1}",
+          "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound",
+          "--output_dir", "{0}/decoded", "--ngpu", "0", "--beam_size", "1"])
+"""
+LATTICE = {"type": "transducer", "weight": 0.5}
+
+
+def train(recipe: Recipe, out: str, name: str = "transducer_student", **changes) -> Path:
+    from espnet_kd.tasks.asr_transducer import TransducerDistillationTask
+
+    return recipe.train(out, name, task=TransducerDistillationTask, **changes)
+
+
+def losses(exp: Path, key: str) -> list[float]:
+    stats = load_checkpoint(exp / "checkpoint.pth")["reporter"]["stats"]
+    return [stats[epoch][phase][key] for epoch in stats for phase in ("train", "valid")]
+
+
+@pytest.fixture(scope="module")
+def teacher(recipe: Recipe) -> dict[str, str]:
+    return {"exp": str(train(recipe, "exp/transducer", "transducer_teacher")), "checkpoint": CHECKPOINT}
+
+
+@pytest.fixture(scope="module")
+def student(recipe: Recipe, teacher: dict[str, str]) -> Path:
+    hidden = {"type": "hidden", "tap": "encoder", "weight": 0.1}
+    return train(
+        recipe, "exp/lattice", teacher=teacher, criteria={"lattice": LATTICE, "encoder": hidden}, max_epoch=2
+    )
+
+
+def test_stock_decoding_without_us(recipe: Recipe, student: Path) -> None:
+    program = WITHOUT_US.format(f"exp/{student.name}", CHECKPOINT)
+    subprocess.run([sys.executable, "-c", program], cwd=recipe.root, check=True, capture_output=True)
+    text = (student / "decoded/1best_recog/text").read_text().splitlines()
+    assert [line.split()[0] for line in text] == ["dev-0", "dev-1", "dev-2"]
+
+
+def test_every_term_is_logged_and_adds_up(student: Path) -> None:
+    names = ("loss", "loss_task", "loss_kd_lattice", "loss_kd_encoder")
+    for total, task, lattice, encoder in zip(*(losses(student, name) for name in names), strict=True):
+        assert lattice > 0 and encoder > 0
+        assert total == pytest.approx(task + 0.5 * lattice + 0.1 * encoder, rel=1e-5)
+
+
+def test_nothing_of_the_teacher_is_saved(student: Path, teacher: dict[str, str]) -> None:
+    saved = torch.load(student / "2epoch.pth", weights_only=True)
+    stock = torch.load(Path(teacher["exp"]) / "1epoch.pth", weights_only=True)
+    assert {k for k in saved if not k.startswith("kd_")} < set(stock)
+    assert sorted(k for k in saved if k.startswith("kd_")) == [
+        "kd_criteria.encoder.projection.bias", "kd_criteria.encoder.projection.weight", "kd_step",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["collapsed", "one_best", "occupancy", "full_sum"])
+def test_every_kind_trains(recipe: Recipe, teacher: dict[str, str], kind: str) -> None:
+    criteria = {"lattice": {**LATTICE, "kind": kind, "delay": 1, "temperature": 2.0}}
+    exp = train(recipe, f"exp/{kind}", teacher=teacher, criteria=criteria)
+    assert all(value > 0 for value in losses(exp, "loss_kd_lattice"))
+
+
+def test_weight_zero_is_training_without_a_teacher_bit_for_bit(
+    recipe: Recipe, teacher: dict[str, str]
+) -> None:
+    alone = train(recipe, "exp/lattice-alone")
+    zero = train(recipe, "exp/lattice-zero", teacher=teacher, criteria={"lattice": {**LATTICE, "weight": 0}})
+    assert losses(zero, "loss") == losses(alone, "loss") == losses(zero, "loss_task")
+    expected, found = (torch.load(e / "1epoch.pth", weights_only=True) for e in (alone, zero))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_loss_is_the_transducer_loss(recipe: Recipe, teacher: dict[str, str]) -> None:
+    """A stock model's logits in torchaudio's loss, against the same model with ours."""
+    import torchaudio
+    from espnet2.asr_transducer.utils import get_transducer_task_io
+
+    from espnet_kd.models.transducer import with_lattice_loss
+    from espnet_kd.teachers.experiment import load_experiment
+
+    model = load_experiment(teacher["exp"], CHECKPOINT).model
+    speech, text = torch.randn(2, 16000), torch.tensor([[3, 4, 5], [4, -1, -1]])
+    lengths, text_lengths = torch.tensor([16000, 12000]), torch.tensor([3, 1])
+    with torch.no_grad():
+        encoded, frames = model.encode(speech, lengths)
+        decoder_in, target, t_len, u_len = get_transducer_task_io(text.clone(), frames, ignore_id=-1)
+        logits = model.joint_network(encoded.unsqueeze(2), model.decoder(decoder_in).unsqueeze(1))
+        sizes = (x.int() for x in (target, t_len, u_len))
+        expected = torchaudio.functional.rnnt_loss(logits, *sizes, blank=0, reduction="mean")
+        _, stats, _ = with_lattice_loss(model)(speech, lengths, text, text_lengths)
+    torch.testing.assert_close(stats["loss_transducer"].squeeze(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_teacher_without_a_lattice_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="exp/teacher is no transducer"):
+        train(recipe, "exp/refused", teacher={"exp": "exp/teacher"}, criteria={"lattice": LATTICE})
+
+
+def test_a_lattice_has_one_teacher(recipe: Recipe, teacher: dict[str, str]) -> None:
+    two = {**teacher, "exp": [teacher["exp"]] * 2}
+    with pytest.raises(UserError, match="takes one teacher"):
+        train(recipe, "exp/refused", teacher=two, criteria={"lattice": LATTICE})
+
+
+def test_a_ctc_criterion_at_the_auxiliary_layer(recipe: Recipe, teacher: dict[str, str]) -> None:
+    exp = train(recipe, "exp/aux", teacher=teacher, criteria={"ctc": {**KL, "tap": "ctc_lin"}})
+    assert all(value > 0 for value in losses(exp, "loss_kd_ctc"))

@@ -1,0 +1,68 @@
+"""Stages 6 to 12 with transducers: --asr_task asr_transducer."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from shell import Finished, failure, run
+
+CHECKPOINT = "valid.loss_transducer.ave"
+OPTIONS = (
+    "--asr_task", "asr_transducer", "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml",
+    "--kd_config", "conf/lattice.yaml", "--inference_config", "conf/beam.yaml",
+    "--inference_asr_model", f"{CHECKPOINT}.pth", "--test_sets", "dev",
+)  # fmt: skip
+
+
+def transducer(blocks: int) -> dict[str, object]:
+    """A transducer of a few thousand parameters."""
+    block = {"block_type": "conformer", "hidden_size": 16, "linear_size": 16, "heads": 2}
+    return {
+        "encoder_conf": {
+            "main_conf": {"pos_wise_act_type": "swish"},
+            "input_conf": {"vgg_like": False, "subsampling_factor": 4, "conv_size": 16},
+            "body_conf": [{**block, "conv_mod_kernel_size": 7, "num_blocks": blocks}],
+        },
+        "decoder": "rnn",
+        "decoder_conf": {"rnn_type": "lstm", "num_layers": 1, "embed_size": 16, "hidden_size": 16},
+        "joint_network_conf": {"joint_space_size": 16},
+        "model_conf": {"auxiliary_ctc_weight": 0.3, "report_cer": True},
+        "frontend_conf": {"n_fft": 400, "hop_length": 160},
+        "optim": "adam", "optim_conf": {"lr": 0.005},
+        "batch_type": "sorted", "batch_size": 8, "max_epoch": 1, "num_workers": 0, "num_att_plot": 0,
+        "keep_nbest_models": 1, "best_model_criterion": [["valid", "loss_transducer", "min"]],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished recipe with configurations of transducers beside the others."""
+    root = Path(shutil.copytree(finished.root, tmp_path_factory.mktemp("t") / "kd1", symlinks=True))
+    configs = {
+        "t": transducer(2),
+        "s": transducer(1),
+        "lattice": {"criteria": {"lattice": {"type": "transducer", "weight": 1.0}}},
+        "beam": {"beam_size": 1},
+    }
+    for name, config in configs.items():
+        (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def test_transducers_run_through_the_stages(recipe: Path) -> None:
+    output = run(recipe, "--stage", "6", *OPTIONS)
+    student = recipe / "exp/asr_s_lattice_raw_char_sp"
+    decoded = student / f"beam_asr_model_{CHECKPOINT}/dev"
+    assert json.loads((decoded / "score.json").read_text())["wer"]["reference"] > 0
+    table = (recipe / "RESULTS.md").read_text()
+    assert "distilled: lattice" in table and "valid.loss_transducer.ave.pth" in table
+    with zipfile.ZipFile(student / f"{student.name}_{CHECKPOINT}.zip") as packed:
+        assert any(name.endswith(f"{CHECKPOINT}.pth") for name in packed.namelist())
+    assert "stage 12: took" in output
+
+
+def test_another_task_is_refused(recipe: Path) -> None:
+    assert "--asr_task rnnt is not asr or asr_transducer" in failure(recipe, "--asr_task", "rnnt")
