@@ -38,18 +38,19 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``format [--nj N] [--fs 16k] [--audio_format flac] SRC DST``."""
+    """``format [--nj N] [--fs 16k] [--audio_format flac] [--unlabelled] SRC DST``."""
     parser = argparse.ArgumentParser(prog="espnet-kd format", description=__doc__.splitlines()[0])
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--audio_format", choices=CONTAINERS, default="flac", help="default: %(default)s")
+    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
         raise UserError(f"{args.src} cannot be formatted into itself")
     fs = parse_rate(args.fs)
-    source = read_data_dir(args.src)
+    source = read_data_dir(args.src, labelled=not args.unlabelled)
     samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
     if clipped:
         print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
@@ -132,7 +133,10 @@ def write_tables(
     dst: Path, source: DataDir, samples: dict[str, int], targets: dict[str, Path], audio_format: str
 ) -> None:
     """Write everything but the audio, wav.scp last."""
-    write_table(dst / "text", source.text)
+    if source.text:
+        write_table(dst / "text", source.text)
+    else:
+        (dst / "text").unlink(missing_ok=True)
     write_table(dst / "utt2spk", source.speaker)
     write_table(dst / "spk2utt", spk2utt(source.speaker))
     write_table(dst / "utt2num_samples", samples)

@@ -18,16 +18,17 @@ TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an uttera
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``lengths [--min S] [--max S] [--fs 16k] SRC DST``."""
+    """``lengths [--min S] [--max S] [--fs 16k] [--unlabelled] SRC DST``."""
     parser = argparse.ArgumentParser(prog="espnet-kd lengths", description=__doc__.splitlines()[0])
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--min", type=float, default=0.1, help="seconds, excluded (default: %(default)s)")
     parser.add_argument("--max", type=float, default=20.0, help="seconds, excluded (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
+    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
     args = parser.parse_args(argv)
     fs = parse_rate(args.fs)
-    tables = read_dump_dir(args.src)
+    tables = read_dump_dir(args.src, labelled=not args.unlabelled)
     reasons = {utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, fs))}
     counts = Counter(reasons.values())
     dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
@@ -37,15 +38,18 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.dst}: {len(tables['utt2spk']) - len(reasons)} utterances; dropped: {dropped}")
 
 
-def read_dump_dir(path: Path) -> dict[str, dict[str, str]]:
+def read_dump_dir(path: Path, labelled: bool = True) -> dict[str, dict[str, str]]:
     """The per-utterance tables of a directory that ``format`` wrote.
+
+    Args:
+        labelled: False leaves transcripts alone and takes a directory without them.
 
     Raises:
         UserError: one is missing, they are not about the same utterances, or a count is no number.
     """
     if not (path / "wav.scp").is_file():
         raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
-    tables = {name: read_table(path / name) for name in TABLES}
+    tables = {name: read_table(path / name) for name in TABLES if labelled or name != "text"}
     check_same_keys(path, tables)
     for utt, value in tables["utt2num_samples"].items():
         if not value.isdecimal():
@@ -70,7 +74,7 @@ def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], withou
 
 def _reason(tables: dict[str, dict[str, str]], utt: str, low: float, high: float, fs: int) -> str | None:
     samples = int(tables["utt2num_samples"][utt])
-    if not tables["text"][utt]:
+    if "text" in tables and not tables["text"][utt]:
         return "without text"
     if samples <= int(low * fs):
         return f"of {low:g} s or less"

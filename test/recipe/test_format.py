@@ -184,3 +184,13 @@ def test_an_output_that_cannot_be_written(src: Path) -> None:
     (src.parent / "dst").write_text("a file")
     with pytest.raises(UserError, match="cannot write .*/dst/data/settings.json"):
         formatted(src)
+
+
+def test_speech_without_transcripts(src: Path) -> None:
+    formatted(src, "--nj", "1")
+    (src / "text").unlink()
+    with pytest.raises(UserError, match="text does not exist"):
+        formatted(src, "--nj", "1")
+    dst = formatted(src, "--nj", "1", "--unlabelled")
+    assert not (dst / "text").exists()
+    assert (dst / "wav.scp").exists() and (dst / "spk2utt").read_text() == "a a-1 a-2\nb b-1\n"

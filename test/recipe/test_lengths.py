@@ -84,3 +84,13 @@ def test_audio_and_foreign_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "dst" / "wav.scp").unlink()
     with pytest.raises(UserError, match="holds something else"):
         filtered(tmp_path / "src")
+
+
+def test_speech_without_transcripts(tmp_path: Path) -> None:
+    src = dump(tmp_path / "src")
+    (src / "text").unlink()
+    with pytest.raises(UserError, match="text does not exist"):
+        filtered(src)
+    dst = filtered(src, "--unlabelled")
+    assert (dst / "utt2num_samples").read_text() == "a-2 101\nb-1 1999\nc-1 500\n"
+    assert not (dst / "text").exists()

@@ -48,10 +48,20 @@ def test_no_worker_is_refused() -> None:
         parse("local", 0)
 
 
-def test_a_cluster_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("local", {"processes": False, "no_such_option": 1}, "the local cluster does not start: "),
+        ("slurm", {}, "the slurm cluster needs the command sbatch, which is not here"),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: dict, message: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     shards = [Shard(tmp_path / "1", ()), Shard(tmp_path / "2", ())]
-    with pytest.raises(UserError, match="the slurm cluster does not start: "):
-        list(cluster.run(shards, lambda shard: shard, Cluster("slurm", 2, {"no_such_option": 1})))
+    with pytest.raises(UserError, match=message):
+        list(cluster.run(shards, lambda shard: shard, Cluster(kind, 2, options)))
 
 
 def test_shards_are_equal_and_in_order_whatever_the_order_of_the_table() -> None:

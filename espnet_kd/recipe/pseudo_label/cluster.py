@@ -11,6 +11,8 @@ All workers need the same files under the same paths, and an interpreter with es
 
 import importlib
 import os
+import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -111,6 +113,10 @@ def _client(cluster: Cluster, workers: int) -> Iterator[Any]:
 
     module, name = KINDS[cluster.kind]
     make = getattr(importlib.import_module(module), name)
+    if module == "dask_jobqueue":  # it would wait for its workers for ever
+        submit = shlex.split(make.job_cls.submit_command)[0]
+        if not shutil.which(submit):
+            raise UserError(f"the {cluster.kind} cluster needs the command {submit}, which is not here")
     local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
     with ExitStack() as stack:
         try:

@@ -46,7 +46,11 @@ def label(record: Record) -> Label:
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
-    """The filters' options; what they allow by default is meant for any language and token."""
+    """The filters' options.
+
+    By default they allow what people say in any language and token: in the transcripts of AN4 are 1.3 to 19
+    characters per second, and no phrase stands more than three times in a row.
+    """
     g = p.add_argument_group("filters", "empty hypotheses and those with <unk> are always dropped")
     g.add_argument("--min_rate", type=float, default=0.3, help="tokens per second (default: %(default)s)")
     g.add_argument("--max_rate", type=float, default=30, help="tokens per second (default: %(default)s)")
