@@ -48,6 +48,7 @@ def kill_a_worker(decode_dir: Path, killed: list[int]) -> None:
             return
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
 def test_workers_say_what_stock_inference_says(recipe: Recipe, tmp_path: Path) -> None:
     from espnet2.bin.asr_inference import main as stock
 

@@ -48,6 +48,7 @@ def test_no_worker_is_refused() -> None:
         parse("local", 0)
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
