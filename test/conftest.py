@@ -27,15 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"ignore:{SWIG}:DeprecationWarning")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share costly experiments in one process, where --numprocesses asks for several."""
-    for item in items:
-        part = item.path.relative_to(ROOT / "test").parts[0]
-        if part in ("integration", "recipes"):
-            item.add_marker(pytest.mark.xdist_group(part))
-
-
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that would reach another machine fails instead; this machine may talk to itself."""
