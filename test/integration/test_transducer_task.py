@@ -43,7 +43,7 @@ def losses(exp: Path, key: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def teacher(recipe: Recipe) -> dict[str, str]:
-    return {"exp": str(train(recipe, "exp/transducer", "transducer_teacher")), "checkpoint": CHECKPOINT}
+    return {"exp": str(train(recipe, "exp/lattice-teacher", "transducer_teacher")), "checkpoint": CHECKPOINT}
 
 
 @pytest.fixture(scope="module")
