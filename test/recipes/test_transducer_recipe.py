@@ -61,7 +61,9 @@ def test_transducers_run_through_the_stages(recipe: Path) -> None:
     assert "distilled: lattice" in table and "valid.loss_transducer.ave.pth" in table
     with zipfile.ZipFile(student / f"{student.name}_{CHECKPOINT}.zip") as packed:
         # The average of one epoch is a link to it.
-        assert {f"exp/{student.name}/{name}" for name in ("config.yaml", "1epoch.pth")} <= set(packed.namelist())
+        assert {f"exp/{student.name}/{name}" for name in ("config.yaml", "1epoch.pth")} <= set(
+            packed.namelist()
+        )
     assert "stage 12: took" in output
 
 
