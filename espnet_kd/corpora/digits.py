@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     """``prepare digits DST [--train N] [--dev N] [--test N] [--seed S]``: DST/{train,dev,test}."""
     parser = argparse.ArgumentParser(prog="espnet-kd prepare digits", description=__doc__.splitlines()[0])
     parser.add_argument("dst", type=Path, help="where the data directories go, and the audio below audio/")
-    for part, count in (("train", 2500), ("dev", 250), ("test", 500)):
+    for part, count in (("train", 2500), ("dev", 250), ("test", 300)):
         parser.add_argument(f"--{part}", type=int, default=count, help="utterances (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=1, help="another seed, another corpus (default: %(default)s)"

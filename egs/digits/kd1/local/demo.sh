@@ -46,7 +46,7 @@ beside exp/demo_decode.log --stage 8 --stop_stage 11
 ./run.sh --stage 9 --stop_stage 9 --kd_config "${kd_config}"
 finish
 echo "== 4/4: decode the distilled student, compare"
-./run.sh --stage 10 --stop_stage 11 --kd_config "${kd_config}"
+./run.sh --stage 10 --stop_stage 11 --kd_config "${kd_config}" --inference_nj 2
 
 cat << END
 
