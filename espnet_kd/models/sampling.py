@@ -1,0 +1,103 @@
+"""Scheduled sampling for Transformer decoders: train on the model's own predictions, in two parallel passes."""
+
+import torch
+from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
+from torch import Tensor, nn
+
+from espnet_kd.errors import UserError
+from espnet_kd.models.schedule import Schedule
+
+
+class ScheduledSampling:
+    """Forward pre-hook of a decoder: replaces tokens of the prefix by what the decoder predicts for them.
+
+    A pass without gradient over the reference prefix predicts every token; each token but the first is then
+    replaced by its prediction, the most likely one, with the probability of the step. The pass that trains
+    sees the result; its targets stay the reference. In eval mode, or at probability 0, nothing happens and
+    no random number is drawn.
+
+    Args:
+        owner: has the buffer ``kd_step`` that the probability depends on.
+        probability: of taking the prediction, by step.
+        shared: the first decoder of a step makes the prefix for all others, until ``renew``.
+
+    Source:
+        Bengio et al. 2015, arXiv:1506.03099; two passes: Mihaylova and Martins 2019, arXiv:1906.07651.
+    """
+
+    def __init__(self, owner: nn.Module, probability: Schedule, shared: bool = False) -> None:
+        self.owner, self.probability, self.shared = owner, probability, shared
+        self._prefix: Tensor | None = None
+
+    def renew(self) -> None:
+        """Forget the common prefix: the next batch has another one."""
+        self._prefix = None
+
+    def __call__(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """(encoded, lengths, (B, U) prefix, (B,) its lengths) -> the same with the new prefix, or None."""
+        probability = self.probability(float(self.owner.kd_step)) if decoder.training else 0.0
+        if probability == 0:
+            return None
+        encoded, lengths, prefix, prefix_lengths = inputs
+        if self._prefix is None or not self.shared:
+            self._prefix = mix(prefix, prefix_lengths, predict(decoder, inputs), probability)
+        return encoded, lengths, self._prefix, prefix_lengths
+
+
+@torch.no_grad()
+def predict(decoder: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The most likely token after each part of the prefix, (B, U)."""
+    kind = inputs[0].device.type
+    # Without the cache: weights that autocast converts here have no gradient, and the next pass would get them.
+    with torch.autocast(
+        kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
+    ):
+        logits, _ = decoder.forward(*inputs)  # not decoder(...): hooks are for the pass that trains
+    return logits.argmax(-1)
+
+
+def mix(prefix: Tensor, lengths: Tensor, predicted: Tensor, probability: float) -> Tensor:
+    """Replace tokens by predictions at random.
+
+    Args:
+        prefix: (B, U) tokens, the first the start symbol, which stays.
+        lengths: (B,) real tokens; padding stays.
+        predicted: (B, U) the token after each.
+        probability: of being replaced, for every token by itself.
+    """
+    candidates = torch.cat([prefix[:, :1], predicted[:, :-1]], 1)
+    positions = torch.arange(prefix.shape[1], device=prefix.device)
+    free = (positions > 0) & (positions < lengths.to(prefix.device)[:, None])
+    taken = torch.rand(prefix.shape, device=prefix.device) < probability
+    return torch.where(free & taken, candidates, prefix)
+
+
+def check_decoder(model: nn.Module) -> None:
+    """Refuse a model that scheduled sampling cannot train.
+
+    Raises:
+        UserError: it has no Transformer decoder.
+    """
+    decoder = getattr(model, "decoder", None)
+    if not isinstance(decoder, BaseTransformerDecoder):
+        raise UserError(
+            f"scheduled_sampling: the model has {type(decoder).__name__ if decoder else 'no'} decoder: "
+            "it works with Transformer decoders; ESPnet's RNN decoder has `sampling_probability`"
+        )
+
+
+def sample_prefixes(model: nn.Module, probability: Schedule) -> None:
+    """Train a model's decoder with scheduled sampling, in place.
+
+    A model that does not count its training batches yet does so from now on, in the buffer ``kd_step``.
+    """
+    check_decoder(model)
+    if "kd_step" not in dict(model.named_buffers(recurse=False)):
+        model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
+        model.register_forward_hook(_count)
+    model.decoder.register_forward_pre_hook(ScheduledSampling(model, probability))
+
+
+def _count(model: nn.Module, inputs: object, output: object) -> None:
+    if model.training:
+        model.kd_step += 1
