@@ -12,13 +12,14 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from torch import Tensor, nn
 
-from espnet_kd.criteria import Criterion
+from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.errors import UserError
 from espnet_kd.models import randomness
 from espnet_kd.models.distilled import Term, aligned
 from espnet_kd.models.sampling import ScheduledSampling
 from espnet_kd.models.schedule import Schedule
-from espnet_kd.models.transducer import like_student
+from espnet_kd.models.transducer import as_peer, like_student
+from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
@@ -61,6 +62,7 @@ class Pass:
     stats: dict[str, Any]
     weight: Tensor
     seen: dict[str, Targets]
+    lattice: tuple[Joint, Transcript] | None
 
 
 class MutualLearning:
@@ -92,7 +94,12 @@ class MutualLearning:
             under stock names, ``loss`` its own total, ``loss_task`` its stock loss and ``loss_kd_<name>``
             its terms before their weights; the other peers' end in ``_peer2``, ``_peer3``, ...
         """
-        batch = {"speech": speech, "speech_lengths": speech_lengths, "text": text, "text_lengths": text_lengths}
+        batch = {
+            "speech": speech,
+            "speech_lengths": speech_lengths,
+            "text": text,
+            "text_lengths": text_lengths,
+        }
         step = float(self.kd_step)
         passes = self._passes(batch, kwargs, int(step))
         losses, stats = [], {}
@@ -123,12 +130,14 @@ class MutualLearning:
 
     def _pass(self, number: int, batch: dict[str, Tensor], kwargs: dict[str, Any]) -> Pass:
         taps = self.kd_mutual.taps[number - 1]
-        run = super().forward if number == 1 else self.kd_peers[str(number)]
+        peer = self if number == 1 else self.kd_peers[str(number)]
+        run = super().forward if number == 1 else peer
         with taps.listening():
             loss, stats, weight = run(**batch, **kwargs)
         seen = {path: taps.get(path, batch["text_lengths"]) for path in taps.paths}
         taps.release()
-        return Pass(loss, stats, weight, seen)
+        lattice, peer.kd_lattice = getattr(peer, "kd_lattice", None), None
+        return Pass(loss, stats, weight, seen, lattice)
 
     def _learn(self, own: Pass, others: Sequence[Pass], step: float) -> tuple[Tensor, dict[str, Any]]:
         """A peer's loss and its statistics."""
@@ -149,6 +158,13 @@ class MutualLearning:
     def _divergence(self, term: Term, own: Pass, others: Sequence[Pass]) -> Tensor:
         mutual: Mutual = self.kd_mutual
         criterion, tap = mutual.criteria[term.name], term.student_tap
+        if criterion.needs == "lattice":
+            joint, transcript = own.lattice
+            lattices = [
+                like_student(theirs, their_transcript.enc_lens, joint, transcript.enc_lens)
+                for theirs, their_transcript in (other.lattice for other in others)
+            ]
+            return torch.stack([criterion(joint, lattice, transcript) for lattice in lattices]).mean()
         targets = [other.seen[tap] for other in others]
         if mutual.targets == "mean":
             targets = [mean_posterior(targets, getattr(criterion, "temperature", 1.0))]
@@ -210,6 +226,9 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
     """
     everyone = [model, *peers]
     check_different(everyone)
+    for peer in everyone:
+        if isinstance(peer, ESPnetASRTransducerModel):
+            as_peer(peer)
     taps = [
         Taps(peer, [t.student_tap for t in mutual.terms], f"peer {number}")
         for number, peer in enumerate(everyone, 1)

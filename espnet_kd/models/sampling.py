@@ -1,4 +1,6 @@
-"""Scheduled sampling for Transformer decoders: train on the model's own predictions, in two parallel passes."""
+"""Scheduled sampling for Transformer decoders, in two parallel passes."""
+
+from collections.abc import Iterable
 
 import torch
 from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
@@ -33,6 +35,10 @@ class ScheduledSampling:
         """Forget the common prefix: the next batch has another one."""
         self._prefix = None
 
+    def follow(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """The hook of a decoder that gets the prefix of this step, if there is one."""
+        return None if self._prefix is None else (*inputs[:2], self._prefix, inputs[3])
+
     def __call__(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """(encoded, lengths, (B, U) prefix, (B,) its lengths) -> the same with the new prefix, or None."""
         probability = self.probability(float(self.owner.kd_step)) if decoder.training else 0.0
@@ -48,7 +54,7 @@ class ScheduledSampling:
 def predict(decoder: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     """The most likely token after each part of the prefix, (B, U)."""
     kind = inputs[0].device.type
-    # Without the cache: weights that autocast converts here have no gradient, and the next pass would get them.
+    # Without the cache: the next pass would get the weights that autocast converts here, without gradient.
     with torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     ):
@@ -86,16 +92,26 @@ def check_decoder(model: nn.Module) -> None:
         )
 
 
-def sample_prefixes(model: nn.Module, probability: Schedule) -> None:
+def sample_prefixes(model: nn.Module, probability: Schedule, teachers: Iterable[nn.Module] = ()) -> None:
     """Train a model's decoder with scheduled sampling, in place.
 
     A model that does not count its training batches yet does so from now on, in the buffer ``kd_step``.
+
+    Args:
+        model: stock or distilled.
+        probability: of taking a prediction, by step.
+        teachers: their decoders get the prefix that the student has made.
     """
     check_decoder(model)
     if "kd_step" not in dict(model.named_buffers(recurse=False)):
         model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
         model.register_forward_hook(_count)
-    model.decoder.register_forward_pre_hook(ScheduledSampling(model, probability))
+    sampling = ScheduledSampling(model, probability)
+    model.decoder.register_forward_pre_hook(sampling)
+    model.register_forward_pre_hook(lambda module, inputs: sampling.renew())
+    for teacher in teachers:
+        model.kd_teacher_follows = True
+        teacher.decoder.register_forward_pre_hook(sampling.follow)
 
 
 def _count(model: nn.Module, inputs: object, output: object) -> None:

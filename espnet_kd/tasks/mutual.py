@@ -1,14 +1,14 @@
 """Peers and scheduled sampling, as the options ``mutual`` and ``scheduled_sampling`` say::
 
-    mutual:
-        peers: 2                # or a list with what differs for peer 2, 3, ..., see espnet_kd.tasks.peers
-        weight: 0.5             # of the criteria; a number or a schedule
-        combine: interpolate    # (1 - weight) task + weight criteria; or add: task + weight criteria
-        targets: each           # mean of the divergences from every peer; or mean: from the mean of their posteriors
-        specaug: shared         # one mask for all peers; or independent
-        ss_prefix: shared       # the peers, in turn, sample a prefix for all; or own
-        criteria: {att: {type: kl, tap: decoder, reduction: utterance}}
-    scheduled_sampling: {probability: {schedule: linear, from: 0, to: 0.3, begin: 2000, steps: 3000}}
+mutual:
+    peers: 2                # or a list with what differs for peer 2, 3, ..., see espnet_kd.tasks.peers
+    weight: 0.5             # of the criteria; a number or a schedule
+    combine: interpolate    # (1 - weight) task + weight criteria; or add: task + weight criteria
+    targets: each           # mean of the divergences from all peers; or mean: divergence from their mean
+    specaug: shared         # one mask for all peers; or independent
+    ss_prefix: shared       # the peers, in turn, sample a prefix for all; or own
+    criteria: {att: {type: kl, tap: decoder, reduction: utterance}}
+scheduled_sampling: {probability: {schedule: linear, from: 0, to: 0.3, begin: 2000, steps: 3000}}
 """
 
 import argparse
@@ -31,6 +31,7 @@ from espnet_kd.models.schedule import Schedule, build_schedule
 from espnet_kd.tasks.attach import probe, refuse_data_parallel, wanted
 from espnet_kd.tasks.options import TermOptions, refuse_unknown, term_options
 from espnet_kd.tasks.peers import peer_changes, peer_config
+from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import observe
 
 CHOICES: dict[str, Any] = {  # the first is the default
@@ -57,11 +58,12 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
     probability = sampling_probability(args)
     if not args.mutual:
         if probability is not None:
-            _refuse_decoder_taps(term_options(args.criteria), "the teacher")
-            sample_prefixes(model, probability)
+            _sample_alone(model, args, probability)
         return model
     if wanted(args):
-        raise UserError("mutual: peers are not taught by a teacher, too: leave out teacher, criteria, init_from_teacher")
+        raise UserError(
+            "mutual: peers are not taught by a teacher, too: leave out teacher, criteria, init_from_teacher"
+        )
     refuse_data_parallel(args)
     choices, terms = mutual_options(args.mutual)
     args.mutual = {**args.mutual, "peers": peer_changes(args.mutual)}
@@ -73,7 +75,7 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
         sampling = ScheduledSampling(model, probability, shared=choices["ss_prefix"] == "shared")
         for peer in (model, *peers):
             check_decoder(peer)
-        _refuse_decoder_taps([t for t in terms if t.term.student_tap != "decoder"], "the peers")
+        _refuse_inner_taps(terms)
     mutual = Mutual(
         terms=tuple(t.term for t in terms),
         criteria={t.term.name: t.build() for t in terms},
@@ -100,15 +102,21 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], list[Term
     refuse_unknown("mutual", mutual, KEYS)
     try:
         choices = {
-            key: check_choice(key, mutual.get(key, known.__args__[0]), known) for key, known in CHOICES.items()
+            key: check_choice(key, mutual.get(key, known.__args__[0]), known)
+            for key, known in CHOICES.items()
         }
     except ValueError as e:
         raise UserError(f"mutual: {e}") from None
     if not mutual.get("criteria"):
-        raise UserError("mutual: criteria is missing: `criteria: {att: {type: kl, tap: decoder, reduction: utterance}}`")
+        raise UserError(
+            "mutual: criteria is missing: `criteria: {att: {type: kl, tap: decoder, reduction: utterance}}`"
+        )
     terms = term_options(mutual["criteria"])
     for t in terms:
-        if t.term.student_tap != t.term.teacher_tap or t.build().needs == "hidden":
+        needs = t.build().needs
+        if needs == "lattice" and choices["targets"] == "mean":
+            raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
+        if t.term.student_tap != t.term.teacher_tap or needs == "hidden":
             raise UserError(
                 f"mutual: criterion {t.term.name}: peers compare logits at one tap of all: give type and tap"
             )
@@ -124,7 +132,9 @@ def sampling_probability(args: argparse.Namespace) -> Schedule | None:
     if not args.scheduled_sampling:
         return None
     refuse_unknown("scheduled_sampling", args.scheduled_sampling, ("probability",))
-    probability = build_schedule(args.scheduled_sampling.get("probability"), "scheduled_sampling: probability")
+    probability = build_schedule(
+        args.scheduled_sampling.get("probability"), "scheduled_sampling: probability"
+    )
     if not (0 <= probability.start <= 1 and 0 <= probability.end <= 1):
         raise UserError("scheduled_sampling: probability must stay between 0 and 1")
     return probability
@@ -173,12 +183,29 @@ def _same_randomness() -> Iterator[None]:
     np.random.set_state(numpy)
 
 
-def _refuse_decoder_taps(terms: Sequence[TermOptions], other: str) -> None:
-    for t in terms:
-        if t.term.student_tap.startswith("decoder"):
+def _sample_alone(model: Model, args: argparse.Namespace, probability: Schedule) -> None:
+    """Scheduled sampling without peers; a teacher's decoder gets the student's prefix."""
+    terms = term_options(args.criteria)
+    _refuse_inner_taps(terms)
+    teachers: list[Any] = []
+    if any(t.term.teacher_tap.startswith("decoder") for t in terms):
+        teacher = model.kd_method.teacher
+        if not hasattr(teacher, "experiments"):
             raise UserError(
-                f"criterion {t.term.name}: with scheduled sampling the decoder's {t.term.student_tap} sees "
-                f"another prefix than that of {other}: choose another tap, or leave out scheduled_sampling"
+                "scheduled_sampling: stored targets of the decoder are of other prefixes than the student's: "
+                "leave out scheduled_sampling, or give the teacher itself"
+            )
+        teachers = [experiment.model for experiment in teacher.experiments]
+    sample_prefixes(model, probability, teachers)
+
+
+def _refuse_inner_taps(terms: Sequence[TermOptions]) -> None:
+    """A tap keeps the first call; inside the decoder that is the pass without gradient."""
+    for t in terms:
+        if t.term.student_tap.startswith("decoder."):
+            raise UserError(
+                f"criterion {t.term.name}: with scheduled sampling {t.term.student_tap} runs twice: "
+                "tap decoder, or a layer of the encoder"
             )
 
 
@@ -202,10 +229,11 @@ def _fit(model: Any) -> None:
         ]
     model.train()
     for number, theirs in enumerate(seen[1:], 2):
-        for term in mutual.terms:
+        for term in (t for t in mutual.terms if t.student_tap != LATTICE):
             ours, others, _ = aligned(seen[0][term.student_tap], theirs[term.student_tap], term)
             if ours.shape[-1] != others.shape[-1]:
                 raise UserError(
-                    f"mutual: criterion {term.name}: {term.student_tap} has {ours.shape[-1]} values at a position in "
-                    f"peer 1, {others.shape[-1]} in peer {number}: choose a tap that gives logits over the tokens"
+                    f"mutual: criterion {term.name}: {term.student_tap} has {ours.shape[-1]} values at a "
+                    f"position in peer 1, {others.shape[-1]} in peer {number}: "
+                    "choose a tap that gives logits over the tokens"
                 )

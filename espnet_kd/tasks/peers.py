@@ -18,10 +18,10 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What peers 2, 3, ... change in the configuration, which is that of peer 1.
 
     Args:
-        mutual: the option; its ``peers`` is a number of peers, or a list with a mapping for each but the first:
-            keys of ``CHANGES``, ``seed``, and ``config``, a file of which the model is taken. Options of a
-            part (``encoder_conf``) are merged into those of the configuration, but replace them where the part
-            (``encoder``) is named, too.
+        mutual: the option; its ``peers`` is their number, or a list with a mapping for each but the first:
+            keys of ``CHANGES``, ``seed``, and ``config``, a file of which the model is taken. Options of
+            a part (``encoder_conf``) are merged into those of the configuration, but replace them where
+            the part (``encoder``) is named, too.
 
     Raises:
         UserError: ``peers`` is neither, or has an unknown key.
