@@ -125,7 +125,7 @@ class MutualLearning:
             if number > 1:
                 own = randomness.stream(mutual.seeds[number - 2] * STREAM + step, device)
             with own:
-                passes[number] = self._pass(number, {k: v.clone() for k, v in batch.items()}, kwargs)
+                passes[number] = self._pass(number, batch | {"text": batch["text"].clone()}, kwargs)
         return [passes[number] for number in sorted(passes)]
 
     def _pass(self, number: int, batch: dict[str, Tensor], kwargs: dict[str, Any]) -> Pass:

@@ -21,7 +21,7 @@ class ScheduledSampling:
     Args:
         owner: has the buffer ``kd_step`` that the probability depends on.
         probability: of taking the prediction, by step.
-        shared: the first decoder of a step makes the prefix for all others, until ``renew``.
+        shared: the first decoder of a batch makes the prefix for all others.
 
     Source:
         Bengio et al. 2015, arXiv:1506.03099; two passes: Mihaylova and Martins 2019, arXiv:1906.07651.
@@ -29,10 +29,12 @@ class ScheduledSampling:
 
     def __init__(self, owner: nn.Module, probability: Schedule, shared: bool = False) -> None:
         self.owner, self.probability, self.shared = owner, probability, shared
+        self._now = 0.0
         self._prefix: Tensor | None = None
 
     def renew(self) -> None:
-        """Forget the common prefix: the next batch has another one."""
+        """Begin a batch: its probability, and no prefix yet. Here a GPU need not be waited for."""
+        self._now = self.probability(float(self.owner.kd_step))
         self._prefix = None
 
     def follow(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -41,12 +43,11 @@ class ScheduledSampling:
 
     def __call__(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """(encoded, lengths, (B, U) prefix, (B,) its lengths) -> the same with the new prefix, or None."""
-        probability = self.probability(float(self.owner.kd_step)) if decoder.training else 0.0
-        if probability == 0:
+        if not decoder.training or self._now == 0:
             return None
         encoded, lengths, prefix, prefix_lengths = inputs
         if self._prefix is None or not self.shared:
-            self._prefix = mix(prefix, prefix_lengths, predict(decoder, inputs), probability)
+            self._prefix = mix(prefix, prefix_lengths, predict(decoder, inputs), self._now)
         return encoded, lengths, self._prefix, prefix_lengths
 
 

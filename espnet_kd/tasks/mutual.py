@@ -177,7 +177,7 @@ def _build(build: Build, config: Mapping[str, Any]) -> Model:
 def _same_randomness() -> Iterator[None]:
     """After the block all random numbers go on as if it had not been."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # models are built on the CPU
         yield
     random.setstate(python)
     np.random.set_state(numpy)

@@ -40,7 +40,7 @@ teacher_args=               # training options that override teacher_config, suc
 student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # configuration of the distillation; empty trains the student without a teacher
-peers=each                  # each or first: which models of a mutual training are decoded
+peers=each                  # each or first: which models of a mutual training are decoded and packed
 generation=1                # repeated distillation; only 1 so far
 # Decoding and results
 inference_config=           # configuration of decoding
@@ -268,13 +268,18 @@ stage_9() {
     "${python}" -m espnet_kd peers "${student}" > /dev/null  # each in a directory of its own
 }
 
-# models: where results of the teachers and the student, or of peers, lie.
+# students: the student, or all peers of a mutual training.
+students() {
+    if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
+}
+
+# models: where results of the teachers and the students lie.
 models() {
     local teacher
     for teacher in "${teachers[@]}"; do
         model_dir "${teacher}"
     done
-    if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
+    students
 }
 
 stage_10() {
@@ -303,9 +308,13 @@ stage_11() {
 }
 
 stage_12() {
+    local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
-    pack "${student}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
+    dirs=$(students)
+    for dir in ${dirs}; do
+        pack "${dir}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
+    done
 }
 
 # duration SECONDS
