@@ -15,23 +15,21 @@ one() {  # train, decode and score: STUDENT_ARGUMENTS OPTION...
 }
 
 no_smoothing="--model_conf lsm_weight=0.0"
-no_sampling="--scheduled_sampling probability=0"
 no_masks="--specaug none"
-techniques=(  # none, and each alone
-    "${no_smoothing} ${no_sampling} ${no_masks}" "${no_sampling} ${no_masks}" "${no_smoothing} ${no_masks}"
-    "${no_smoothing} ${no_sampling}"
-)
+no_sampling="--scheduled_sampling probability=0"
 single=(--teacher_config "")
+sampling=("${single[@]}" --kd_config conf/scheduled_sampling.yaml)
 
-models() {  # one model at a time
-    local seed args
+models() {  # one model at a time; all techniques, none, each alone, distilled
+    local seed
     for seed in "" "--seed 2" "--seed 3"; do  # without an option, the seed of the configuration: 1
-        one "${seed}" "${single[@]}"
-        one "${seed:+${seed} }--max_epoch 24" "${single[@]}"
+        one "${seed}" "${sampling[@]}"
+        one "${seed:+${seed} }--max_epoch 24" "${sampling[@]}"
     done
-    for args in "${techniques[@]}"; do
-        one "${args}" "${single[@]}"
-    done
+    one "${no_smoothing} ${no_masks}" "${single[@]}"
+    one "${no_masks}" "${single[@]}"
+    one "${no_smoothing}" "${single[@]}"
+    one "${no_smoothing} ${no_masks}" "${sampling[@]}"
     ./run.sh "${common[@]}" --stage 7 --stop_stage 8
     for seed in "" "--seed 2" "--seed 3"; do
         one "${seed}" --kd_config conf/kd_attention.yaml
@@ -43,7 +41,8 @@ peers() {
     for seed in "" "--seed 2" "--seed 3"; do
         one "${seed}" --kd_config conf/mutual.yaml
     done
-    for args in "${techniques[@]}"; do
+    for args in "${no_smoothing} ${no_masks} ${no_sampling}" "${no_masks} ${no_sampling}" \
+        "${no_smoothing} ${no_sampling}" "${no_smoothing} ${no_masks}"; do
         one "${args}" --kd_config conf/mutual.yaml
     done
     for config in three large ctc; do
@@ -61,4 +60,4 @@ mkdir -p mutual
 models > models.log 2>&1 &
 peers
 wait $! || { echo "a model without peers failed: see models.log" >&2; exit 1; }
-./run.sh "${common[@]}" --stage 11
+./run.sh "${common[@]}" --stage 11 --stop_stage 11 "${sampling[@]}"
