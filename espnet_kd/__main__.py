@@ -19,6 +19,7 @@ COMMANDS = {
     "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
     "score-eval2000": ("espnet_kd.recipe.score_eval2000", "official WER of Hub5'00, by NIST's hubscr.pl"),
     "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
+    "peers": ("espnet_kd.recipe.peers", "an experiment directory for every peer of a mutual training"),
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),

@@ -52,7 +52,10 @@ class Distillation:
     """Mixed in before the class of a stock model by ``distil``; adds weighted criteria to its loss.
 
     Parameters of criteria lie under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules.
+    ``kd_teacher_follows``: the teacher needs what the student's pass has made, a sampled prefix.
     """
+
+    kd_teacher_follows = False
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
@@ -71,10 +74,12 @@ class Distillation:
             loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total.
         """
         method: Method = self.kd_method
-        targets = method.teacher.targets(speech, speech_lengths, text, text_lengths)
-        self.kd_targets = targets
+        batch = (speech, speech_lengths, text, text_lengths)
+        if not self.kd_teacher_follows:
+            self.kd_targets = method.teacher.targets(*batch)
         with method.taps.listening():
-            loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+            loss, stats, weight = super().forward(*batch, **kwargs)
+        targets = method.teacher.targets(*batch) if self.kd_teacher_follows else self.kd_targets
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)

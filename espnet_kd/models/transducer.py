@@ -33,6 +33,16 @@ class LatticeTransducer:
         return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
 
 
+class PeerTransducer(LatticeTransducer):
+    """One of several that learn from each other: ``kd_lattice`` is lattice and transcript of its pass."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
+    ) -> Tensor:
+        self.kd_lattice = (joint_out, Transcript(target, t_len, u_len))
+        return super()._calc_transducer_loss(encoder_out, joint_out, target, t_len, u_len)
+
+
 class TransducerDistillation(Distillation, LatticeTransducer):
     """Criteria on hidden layers as for any model, and one on the lattice, in the same passes as the loss."""
 
@@ -91,8 +101,17 @@ def like_student(teacher: Joint, teacher_lens: Tensor, student: Joint, student_l
 
 def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
     """Let a stock transducer train with our RNN-T loss, in place; names of its parameters stay."""
+    return _with_lattice(LatticeTransducer, model)
+
+
+def as_peer(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
+    """As ``with_lattice_loss``, for one of several that learn from each other."""
+    return _with_lattice(PeerTransducer, model)
+
+
+def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
     model.joint_network.__class__ = PiecewiseJoint
-    model.__class__ = _lattice_class(type(model))
+    model.__class__ = _lattice_class(mixin, type(model))
     return model
 
 
@@ -106,5 +125,5 @@ def distil_transducer(
 
 
 @cache
-def _lattice_class(stock: type) -> type:
-    return type(f"Lattice{stock.__name__}", (LatticeTransducer, stock), {})
+def _lattice_class(mixin: type, stock: type) -> type:
+    return type(f"Lattice{stock.__name__}", (mixin, stock), {})

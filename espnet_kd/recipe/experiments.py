@@ -59,6 +59,11 @@ class Run:
         return any(self.config.get(key) for key in DISTILLATION_KEYS)
 
     @property
+    def peer(self) -> int:
+        """Which peer of a mutual training it is; 1 for any other."""
+        return int((self.config.get("mutual") or {}).get("peer", 1))
+
+    @property
     def teachers(self) -> list[Path]:
         """Directories of its teachers."""
         option = self.config.get("teacher") or {}
@@ -73,7 +78,7 @@ class Run:
     @cached_property
     def history(self) -> history.History:
         """Statistics by epoch; those of a teacher from another recipe lie where it was trained (`adopt`)."""
-        return history.read(Path(self.info.get("source") or self.directory))
+        return history.read(Path(self.info.get("source") or self.directory)).of_peer(self.peer)
 
     @cached_property
     def updates(self) -> int | None:

@@ -131,7 +131,7 @@ def _method(run: Run) -> str:
     if run.config.get("init_from_teacher"):
         criteria.append("initialised from the teacher")
     if run.config.get("mutual"):
-        criteria.append("mutual learning")
+        criteria.append("mutual learning" + (f", peer {run.peer}" if run.peer > 1 else ""))
     return "distilled: " + (", ".join(map(str, criteria)) or "teacher")
 
 

@@ -33,6 +33,19 @@ class History:
                 values[epoch] = found[0]
         return values
 
+    def of_peer(self, number: int) -> "History":
+        """The statistics of a peer of a mutual training under stock names; peer 1 has them already."""
+        end = f"_peer{number}"
+        return History(
+            {
+                epoch: {
+                    phase: stats | {n.removesuffix(end): v for n, v in stats.items() if n.endswith(end)}
+                    for phase, stats in phases.items()
+                }
+                for epoch, phases in self.epochs.items()
+            }
+        )
+
     def updates(self, accum_grad: int) -> int | None:
         """Number of optimiser steps, None if nothing tells it."""
         counts = self.curve("train", "total_count")

@@ -7,6 +7,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments
 from espnet_kd.tasks.trainer import ResumableTrainer
 
@@ -29,8 +30,10 @@ class ASRDistillationTask(ASRTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
-        """Build the stock model; when it is to be trained with a teacher, attach that."""
+        """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
         model = super().build_model(args)
-        if wanted(args) and not args.collect_stats:
+        if args.collect_stats:
+            return model
+        if wanted(args):
             attach_teacher(model, args)
-        return model
+        return with_peers(model, args, super().build_model)

@@ -7,6 +7,7 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 
 from espnet_kd.models.transducer import with_lattice_loss
 from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments
 from espnet_kd.tasks.trainer import ResumableTrainer
 
@@ -28,8 +29,10 @@ class TransducerDistillationTask(ASRTransducerTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRTransducerModel:
-        """Build the stock model; when it is to be trained with a teacher, attach that."""
+        """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
         model = super().build_model(args)
         if wanted(args) and not args.collect_stats:
             attach_teacher(model, args)
-        return model if hasattr(model, "kd_method") else with_lattice_loss(model)
+        if not args.collect_stats:
+            with_peers(model, args, super().build_model)
+        return model if hasattr(model, "kd_step") else with_lattice_loss(model)

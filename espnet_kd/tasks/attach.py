@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
@@ -41,7 +42,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     terms = term_options(args.criteria)
     if not terms:
         return model
-    _refuse_data_parallel(args)
+    refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
     teacher = OnlineTeacher(
         experiments,
@@ -50,7 +51,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         options.weights,
     )
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    _fit(model, taps, teacher, terms, int(getattr(model.frontend, "fs", None) or 16000))
+    _fit(model, taps, teacher, terms)
     method = Method(
         teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
     )
@@ -73,8 +74,12 @@ def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
         )
 
 
-def _refuse_data_parallel(args: argparse.Namespace) -> None:
-    """The teacher is no module, so torch's DataParallel cannot copy it to every GPU."""
+def refuse_data_parallel(args: argparse.Namespace) -> None:
+    """Refuse torch's DataParallel, which cannot copy to every GPU what is no module.
+
+    Raises:
+        UserError: several GPUs would be used by it.
+    """
     if args.ngpu > 1 and not args.multiprocessing_distributed:
         raise UserError(
             "distillation on several GPUs needs DistributedDataParallel: "
@@ -123,12 +128,16 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
         )
 
 
-def _fit(
-    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int
-) -> None:
-    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
+def probe(model: ESPnetASRModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """An utterance of noise: (1, samples), its length, (1, L) tokens, their number."""
+    rate = int(getattr(model.frontend, "fs", None) or 16000)
     speech = torch.randn(1, PROBE_SECONDS * rate, generator=torch.Generator().manual_seed(0))
-    batch = (speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2]))
+    return speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2])
+
+
+def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions]) -> None:
+    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
+    batch = probe(model)
     theirs = teacher.targets(*batch)
     with torch.no_grad():
         ours = observe(model.eval(), taps, *batch)

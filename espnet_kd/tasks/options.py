@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "init_from_teacher",
             "Parts of the student to copy: path to true, a teacher path or a list of layers",
         ),
+        ("mutual", "Train several models together: a mapping, see espnet_kd/tasks/mutual.py"),
+        ("scheduled_sampling", "Train the Transformer decoder on its own predictions: {probability: 0.2}"),
     ):
         group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
     group.add_argument(
@@ -60,7 +62,7 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     """Check the option ``teacher``."""
     if not isinstance(teacher, Mapping):
         raise UserError(f"teacher: {teacher!r} is not a mapping; write `teacher: {{exp: DIRECTORY}}`")
-    _refuse_unknown("teacher", teacher, TEACHER_KEYS)
+    refuse_unknown("teacher", teacher, TEACHER_KEYS)
     exp = teacher.get("exp")
     directories = [exp] if isinstance(exp, str) else exp
     if (
@@ -116,7 +118,12 @@ def on_lattice(kind: object) -> bool:
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
-def _refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse a mapping with other keys than the known ones.
+
+    Raises:
+        UserError: it has one.
+    """
     unknown = [str(key) for key in mapping if key not in known]
     if unknown:
         raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")

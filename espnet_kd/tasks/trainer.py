@@ -13,6 +13,8 @@ from espnet2.train.trainer import Trainer
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.models.mutual import MutualLearning
+from espnet_kd.tasks.mutual import train_apart
 from espnet_kd.teachers.experiment import load_checkpoint
 
 CHECKPOINT = "checkpoint.pth"
@@ -27,8 +29,12 @@ class ResumableTrainer(Trainer):
     """
 
     @classmethod
-    def run(cls, model: Any, *, trainer_options: Any, distributed_option: Any, **kwargs: Any) -> None:
+    def run(
+        cls, model: Any, *, optimizers: Any, trainer_options: Any, distributed_option: Any, **kwargs: Any
+    ) -> None:
         """Repair the directory, then train."""
+        if isinstance(model, MutualLearning):
+            train_apart(model, optimizers, trainer_options)
         directory = Path(trainer_options.output_dir)
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         if first and trainer_options.resume:
@@ -36,7 +42,11 @@ class ResumableTrainer(Trainer):
         if distributed_option.distributed:
             torch.distributed.barrier()
         super().run(
-            model=model, trainer_options=trainer_options, distributed_option=distributed_option, **kwargs
+            model=model,
+            optimizers=optimizers,
+            trainer_options=trainer_options,
+            distributed_option=distributed_option,
+            **kwargs,
         )
         if first:
             (directory / BACKUP).unlink(missing_ok=True)

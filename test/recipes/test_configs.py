@@ -1,6 +1,7 @@
 """The shipped configurations: ESPnet builds the models, they are as large as they say, the taps exist."""
 
 import re
+from argparse import Namespace
 from functools import cache
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 from shell import TEMPLATE
 
 from espnet_kd.tasks.asr import ASRDistillationTask
+from espnet_kd.tasks.mutual import mutual_options
 from espnet_kd.tasks.options import term_options
+from espnet_kd.tasks.peers import peer_changes, peer_config
 
 CONFIGS = sorted(TEMPLATE.parents[1].glob("*/kd1/conf/*.yaml"))
 MODELS = [path for path in CONFIGS if path.stem.startswith(("teacher", "student"))]
 DISTILLATIONS = [path for path in CONFIGS if path.stem.startswith("kd_")]
+TOGETHER = [path for path in CONFIGS if path.stem.startswith("mutual")]
 SMALL_VOCABULARY = 30  # of characters or a few words: tenths of a per cent of the parameters
 
 
@@ -80,9 +84,9 @@ def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) ->
             build(teacher).get_submodule(term.term.teacher_tap)
 
 
-@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS], ids=name)
+@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS, *TOGETHER], ids=name)
 def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
-    head = re.split(r"\n(encoder|encoder_conf|task_weight):", path.read_text())[0]
+    head = re.split(r"\n(encoder|encoder_conf|task_weight|mutual):", path.read_text())[0]
     assert "# Needs:" in head and "# Command: ./run.sh " in head
 
 
@@ -90,3 +94,20 @@ def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
 def test_time_warping_is_off_where_frames_must_stay(path: Path) -> None:
     for student in path.parent.glob("student*.yaml"):
         assert yaml.safe_load(student.read_text())["specaug_conf"]["apply_time_warp"] is False
+
+
+@pytest.mark.parametrize("path", TOGETHER, ids=name)
+def test_peers_can_be_built_and_have_the_taps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parents[1])
+    _, students = partners(path)
+    parts = yaml.safe_load(path.read_text())
+    _, terms = mutual_options(parts["mutual"])
+    for student in students:
+        model = yaml.safe_load(student.read_text()) | parts
+        changes = peer_changes(parts["mutual"])
+        for number in range(1, 2 + len(changes)):
+            args = ASRTask.get_default_config() | peer_config(model, number)
+            with torch.device("meta"):
+                peer = ASRTask.build_model(Namespace(**args | {"token_list": vocabulary(path.parents[1])}))
+            for term in terms:
+                peer.get_submodule(term.term.student_tap)

@@ -40,6 +40,7 @@ teacher_args=               # training options that override teacher_config, suc
 student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # configuration of the distillation; empty trains the student without a teacher
+peers=each                  # each or first: which models of a mutual training are decoded and packed
 generation=1                # repeated distillation; only 1 so far
 # Decoding and results
 inference_config=           # configuration of decoding
@@ -80,6 +81,8 @@ done
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] ||
     error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
+[[ ${peers} = each || ${peers} = first ]] || error "--peers ${peers} is neither each nor first"
+if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_config}"; then teacher_exp='' teacher_config=''; fi  # no teachers
 [ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
@@ -262,15 +265,21 @@ stage_9() {
     [ -n "${student}" ] || error "--student_config is required"
     [ -z "${kd_config}" ] || needs_teachers
     train student "${student}" "${student_config}" "${student_args}" "${kd_config}"
+    "${python}" -m espnet_kd peers "${student}" > /dev/null  # each in a directory of its own
 }
 
-# models: where results of the teachers and the student lie.
+# students: the student, or all peers of a mutual training.
+students() {
+    if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
+}
+
+# models: where results of the teachers and the students lie.
 models() {
     local teacher
     for teacher in "${teachers[@]}"; do
         model_dir "${teacher}"
     done
-    echo "${student}"
+    students
 }
 
 stage_10() {
@@ -299,9 +308,13 @@ stage_11() {
 }
 
 stage_12() {
+    local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
-    pack "${student}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
+    dirs=$(students)
+    for dir in ${dirs}; do
+        pack "${dir}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
+    done
 }
 
 # duration SECONDS

@@ -1,0 +1,104 @@
+"""A step of two peers should cost what two steps of one model cost."""
+
+from dataclasses import dataclass
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
+
+from bench.online_teacher import training_step
+from bench.report import table, verdict
+from bench.speech_model import Size, batch, build
+from bench.timing import Timing, interleaved, ratio
+from espnet_kd.criteria import build_criterion
+from espnet_kd.models.distilled import Term
+from espnet_kd.models.mutual import Mutual, learn_together
+from espnet_kd.models.sampling import ScheduledSampling, sample_prefixes
+from espnet_kd.models.schedule import Schedule
+
+TARGET = 2.1
+TAPS = ("decoder", "ctc.ctc_lo")
+SAMPLING = Schedule(0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, a batch of so many utterances of so many seconds, and how often it is timed."""
+
+    size: Size
+    utterances: int
+    seconds: float
+    rounds: int
+
+    def __str__(self) -> str:
+        """Its sizes."""
+        return f"{self.size}, {self.utterances} x {self.seconds} s"
+
+
+# The tiny one is nearly all fixed cost of a step.
+CASES = {"tiny": Case(Size(1, 16), 2, 1.0, rounds=100), "an4": Case(Size(3, 48), 8, 2.5, rounds=20)}
+
+
+def main() -> bool:
+    """Time every case, alone and with scheduled sampling; True if all meet the target."""
+    rows, lines, met = [], [], True
+    for name, case in CASES.items():
+        timings = measure(case)
+        data = batch(case.utterances, case.seconds)
+        saved = {variant: saved_megabytes(model, data) for variant, model in models(case.size).items()}
+        rows += [[f"{name}: {case}", v, *timing.cells(), f"{saved[v]:.1f}"] for v, timing in timings.items()]
+        for end in ("", ", scheduled sampling"):
+            value = ratio(timings[f"two peers{end}"], [timings[f"one model{end}"]])
+            line, case_met = verdict(f"{name}: two peers{end} / one model{end}", value, TARGET)
+            lines.append(line)
+            met = met and case_met
+    print(table(["case", "variant", "median ms", "min ms", "max ms", "MB for backward"], rows))
+    print("\n" + "\n".join(lines))
+    return met
+
+
+def models(size: Size) -> dict[str, ESPnetASRModel]:
+    """One model and two peers, without and with scheduled sampling."""
+    torch.manual_seed(0)
+    single, sampled = build(size), build(size)
+    sample_prefixes(sampled, SAMPLING)
+    return {
+        "one model": single,
+        "two peers": peers(build(size), build(size), sampling=False),
+        "one model, scheduled sampling": sampled,
+        "two peers, scheduled sampling": peers(build(size), build(size), sampling=True),
+    }
+
+
+def peers(first: ESPnetASRModel, second: ESPnetASRModel, sampling: bool) -> ESPnetASRModel:
+    """Two models that learn from each other at decoder steps and CTC frames."""
+    terms = tuple(Term(tap.split(".")[0], Schedule(1.0, 1.0), tap, tap) for tap in TAPS)
+    criteria = {term.name: build_criterion("kl", reduction="utterance") for term in terms}
+    hook = ScheduledSampling(first, SAMPLING, shared=True) if sampling else None
+    return learn_together(
+        first, [second], Mutual(terms, criteria, Schedule(0.5, 0.5), seeds=(1,), sampling=hook)
+    )
+
+
+def measure(case: Case) -> dict[str, Timing]:
+    """Time a training step of every variant."""
+    torch.set_num_threads(1)
+    data = batch(case.utterances, case.seconds)
+    return interleaved({v: training_step(m, data) for v, m in models(case.size).items()}, case.rounds)
+
+
+def saved_megabytes(model: ESPnetASRModel, data: dict[str, Tensor]) -> float:
+    """Memory that a forward pass keeps for the backward pass, parameters not counted."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()})
+    del loss
+    return sum(kept.values()) / 1e6

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Experiments of deep mutual learning: attention models with label smoothing, scheduled sampling and SpecAugment. Three
+# seeds: one model; the same trained twice as long; distilled from a larger teacher; two peers. One seed: one model and
+# two peers without the techniques and with one each; three peers; a compact and a large one. Two trainings side by
+# side; run again, it goes on. The table is mutual/RESULTS.md.
+# Usage: ./experiments_mutual.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
+# Cost:  not measured; about forty trainings of conf/student_attention.yaml.
+set -euo pipefail
+export OMP_NUM_THREADS=1
+
+one() {  # train, decode and score: STUDENT_ARGUMENTS OPTION...
+    local args=$1
+    shift
+    ./run.sh "${common[@]}" --stage 9 --stop_stage 11 --student_args "${args}" "$@"
+}
+
+no_smoothing="--model_conf lsm_weight=0.0"
+no_masks="--specaug none"
+no_sampling="--scheduled_sampling probability=0"
+single=(--teacher_config "")
+sampling=("${single[@]}" --kd_config conf/scheduled_sampling.yaml)
+
+models() {  # one model at a time; all techniques, none, each alone, distilled
+    local seed
+    for seed in "" "--seed 2" "--seed 3"; do  # without an option, the seed of the configuration: 1
+        one "${seed}" "${sampling[@]}"
+        one "${seed:+${seed} }--max_epoch 24" "${sampling[@]}"
+    done
+    one "${no_smoothing} ${no_masks}" "${single[@]}"
+    one "${no_masks}" "${single[@]}"
+    one "${no_smoothing}" "${single[@]}"
+    one "${no_smoothing} ${no_masks}" "${sampling[@]}"
+    ./run.sh "${common[@]}" --stage 7 --stop_stage 8
+    for seed in "" "--seed 2" "--seed 3"; do
+        one "${seed}" --kd_config conf/kd_attention.yaml
+    done
+}
+
+peers() {
+    local seed args config
+    for seed in "" "--seed 2" "--seed 3"; do
+        one "${seed}" --kd_config conf/mutual.yaml
+    done
+    for args in "${no_smoothing} ${no_masks} ${no_sampling}" "${no_masks} ${no_sampling}" \
+        "${no_smoothing} ${no_sampling}" "${no_smoothing} ${no_masks}"; do
+        one "${args}" --kd_config conf/mutual.yaml
+    done
+    for config in three large ctc; do
+        one "" --kd_config "conf/mutual_${config}.yaml"
+    done
+}
+
+common=(
+    --expdir exp_mutual --results_md mutual/RESULTS.md --inference_asr_model valid.acc.ave.pth
+    --teacher_config conf/teacher_attention.yaml --student_config conf/student_attention.yaml
+    --inference_config conf/decode_attention.yaml "$@"
+)
+mkdir -p mutual
+./run.sh "${common[@]}" --stop_stage 6
+models > models.log 2>&1 &
+peers
+wait $! || { echo "a model without peers failed: see models.log" >&2; exit 1; }
+./run.sh "${common[@]}" --stage 11 --stop_stage 11 "${sampling[@]}"

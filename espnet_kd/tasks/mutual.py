@@ -1,0 +1,239 @@
+"""Peers and scheduled sampling, as the options ``mutual`` and ``scheduled_sampling`` say::
+
+mutual:
+    peers: 2                # or a list with what differs for peer 2, 3, ..., see espnet_kd.tasks.peers
+    weight: 0.5             # of the criteria; a number or a schedule
+    combine: interpolate    # (1 - weight) task + weight criteria; or add: task + weight criteria
+    targets: each           # mean of the divergences from all peers; or mean: divergence from their mean
+    specaug: shared         # one mask for all peers; or independent
+    ss_prefix: shared       # the peers, in turn, sample a prefix for all; or own
+    criteria: {att: {type: kl, tap: decoder, reduction: utterance}}
+scheduled_sampling: {probability: {schedule: linear, from: 0, to: 0.3, begin: 2000, steps: 3000}}
+"""
+
+import argparse
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+
+from espnet_kd.criteria.options import check_choice
+from espnet_kd.errors import UserError
+from espnet_kd.models.distilled import aligned
+from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_together, suffix
+from espnet_kd.models.sampling import ScheduledSampling, check_decoder, sample_prefixes
+from espnet_kd.models.schedule import Schedule, build_schedule
+from espnet_kd.tasks.attach import probe, refuse_data_parallel, wanted
+from espnet_kd.tasks.options import TermOptions, refuse_unknown, term_options
+from espnet_kd.tasks.peers import peer_changes, peer_config
+from espnet_kd.teachers.lattice import LATTICE
+from espnet_kd.teachers.online import observe
+
+CHOICES: dict[str, Any] = {  # the first is the default
+    "combine": Literal["interpolate", "add"],
+    "targets": Literal["each", "mean"],
+    "specaug": Literal["shared", "independent"],
+    "ss_prefix": Literal["shared", "own"],
+}
+KEYS = ("peers", "weight", "criteria", *CHOICES)
+Build = Callable[[argparse.Namespace], Model]
+
+
+def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
+    """Make a model train with peers, with scheduled sampling, or both, in place; neither leaves it alone.
+
+    Args:
+        model: as ``build`` makes it, possibly with a teacher.
+        args: the options; what ``mutual`` reads from files is put into it, for config.yaml.
+        build: makes a stock model.
+
+    Raises:
+        UserError: an option is wrong, or the peers do not fit.
+    """
+    probability = sampling_probability(args)
+    if not args.mutual:
+        if probability is not None:
+            _sample_alone(model, args, probability)
+        return model
+    if wanted(args):
+        raise UserError(
+            "mutual: peers are not taught by a teacher, too: leave out teacher, criteria, init_from_teacher"
+        )
+    refuse_data_parallel(args)
+    choices, terms = mutual_options(args.mutual)
+    args.mutual = {**args.mutual, "peers": peer_changes(args.mutual)}
+    configs = [peer_config(vars(args), number) for number in range(2, 2 + len(args.mutual["peers"]))]
+    peers = [_build(build, config) for config in configs]
+    _refuse_moved_frames(args, terms, choices["specaug"])
+    sampling = None
+    if probability is not None:
+        sampling = ScheduledSampling(model, probability, shared=choices["ss_prefix"] == "shared")
+        for peer in (model, *peers):
+            check_decoder(peer)
+        _refuse_inner_taps(terms)
+    mutual = Mutual(
+        terms=tuple(t.term for t in terms),
+        criteria={t.term.name: t.build() for t in terms},
+        weight=build_schedule(args.mutual.get("weight", 0.5), "mutual: weight"),
+        interpolate=choices["combine"] == "interpolate",
+        targets=choices["targets"],
+        shared_specaug=choices["specaug"] == "shared",
+        seeds=tuple(int(config["seed"]) for config in configs),
+        sampling=sampling,
+    )
+    learn_together(model, peers, mutual)
+    _fit(model)
+    return model
+
+
+def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], list[TermOptions]]:
+    """Check the option ``mutual``: the choices made, and the criteria.
+
+    Raises:
+        UserError: unknown or unusable.
+    """
+    if not isinstance(mutual, Mapping):
+        raise UserError(f"mutual: {mutual!r} is not a mapping with {', '.join(KEYS)}")
+    refuse_unknown("mutual", mutual, KEYS)
+    try:
+        choices = {
+            key: check_choice(key, mutual.get(key, known.__args__[0]), known)
+            for key, known in CHOICES.items()
+        }
+    except ValueError as e:
+        raise UserError(f"mutual: {e}") from None
+    if not mutual.get("criteria"):
+        raise UserError(
+            "mutual: criteria is missing: `criteria: {att: {type: kl, tap: decoder, reduction: utterance}}`"
+        )
+    terms = term_options(mutual["criteria"])
+    for t in terms:
+        needs = t.build().needs
+        if needs == "lattice" and choices["targets"] == "mean":
+            raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
+        if t.term.student_tap != t.term.teacher_tap or needs == "hidden":
+            raise UserError(
+                f"mutual: criterion {t.term.name}: peers compare logits at one tap of all: give type and tap"
+            )
+    return choices, terms
+
+
+def sampling_probability(args: argparse.Namespace) -> Schedule | None:
+    """Check the option ``scheduled_sampling``; None without it.
+
+    Raises:
+        UserError: it has another key than ``probability``, or that leaves 0 to 1.
+    """
+    if not args.scheduled_sampling:
+        return None
+    refuse_unknown("scheduled_sampling", args.scheduled_sampling, ("probability",))
+    probability = build_schedule(
+        args.scheduled_sampling.get("probability"), "scheduled_sampling: probability"
+    )
+    if not (0 <= probability.start <= 1 and 0 <= probability.end <= 1):
+        raise UserError("scheduled_sampling: probability must stay between 0 and 1")
+    return probability
+
+
+def train_apart(model: MutualLearning, optimizers: Sequence[torch.optim.Optimizer], options: Any) -> None:
+    """Clip the gradient of every peer by its own norm, and select every peer's epochs by its own statistics.
+
+    Args:
+        model: of several peers.
+        optimizers: step after the trainer has scaled gradients back and added up those of all processes.
+        options: the trainer's; its own clipping, by the norm of all peers together, is switched off.
+    """
+    own = [p for name, p in model.named_parameters() if not name.startswith("kd_")]
+    everyone = [own, *(list(peer.parameters()) for peer in model.kd_peers.values())]
+    limit, kind = options.grad_clip, options.grad_clip_type
+
+    def clip(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for parameters in everyone:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm=limit, norm_type=kind)
+
+    for optimizer in optimizers:
+        optimizer.register_step_pre_hook(clip)
+    options.grad_clip = float("inf")
+    options.best_model_criterion = [
+        (phase, key + suffix(number), mode)
+        for number in range(1, 1 + len(everyone))
+        for phase, key, mode in options.best_model_criterion
+    ]
+
+
+def _build(build: Build, config: Mapping[str, Any]) -> Model:
+    """The model that stock training starts from with this configuration, which has the peer's seed."""
+    with _same_randomness():
+        set_all_random_seed(int(config["seed"]))
+        return build(argparse.Namespace(**copy.deepcopy(dict(config))))
+
+
+@contextmanager
+def _same_randomness() -> Iterator[None]:
+    """After the block all random numbers go on as if it had not been."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):  # models are built on the CPU
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def _sample_alone(model: Model, args: argparse.Namespace, probability: Schedule) -> None:
+    """Scheduled sampling without peers; a teacher's decoder gets the student's prefix."""
+    terms = term_options(args.criteria)
+    _refuse_inner_taps(terms)
+    teachers: list[Any] = []
+    if any(t.term.teacher_tap.startswith("decoder") for t in terms):
+        teacher = model.kd_method.teacher
+        if not hasattr(teacher, "experiments"):
+            raise UserError(
+                "scheduled_sampling: stored targets of the decoder are of other prefixes than the student's: "
+                "leave out scheduled_sampling, or give the teacher itself"
+            )
+        teachers = [experiment.model for experiment in teacher.experiments]
+    sample_prefixes(model, probability, teachers)
+
+
+def _refuse_inner_taps(terms: Sequence[TermOptions]) -> None:
+    """A tap keeps the first call; inside the decoder that is the pass without gradient."""
+    for t in terms:
+        if t.term.student_tap.startswith("decoder."):
+            raise UserError(
+                f"criterion {t.term.name}: with scheduled sampling {t.term.student_tap} runs twice: "
+                "tap decoder, or a layer of the encoder"
+            )
+
+
+def _refuse_moved_frames(args: argparse.Namespace, terms: Sequence[TermOptions], specaug: str) -> None:
+    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    warped = args.specaug is not None and args.specaug_conf.get("apply_time_warp", True)
+    if frames and warped and specaug == "independent":
+        raise UserError(
+            f"mutual: criterion {frames[0]} compares frames, but independent SpecAugments move them in time: "
+            "set `specaug: shared` or `specaug_conf: {apply_time_warp: false}`"
+        )
+
+
+def _fit(model: Any) -> None:
+    """Run every peer once on noise: what differs in frame rate or tokens is found now."""
+    mutual, batch = model.kd_mutual, probe(model)
+    with torch.no_grad():
+        seen = [
+            observe(peer.eval(), taps, *batch)
+            for peer, taps in zip((model, *model.kd_peers.values()), mutual.taps, strict=True)
+        ]
+    model.train()
+    for number, theirs in enumerate(seen[1:], 2):
+        for term in (t for t in mutual.terms if t.student_tap != LATTICE):
+            ours, others, _ = aligned(seen[0][term.student_tap], theirs[term.student_tap], term)
+            if ours.shape[-1] != others.shape[-1]:
+                raise UserError(
+                    f"mutual: criterion {term.name}: {term.student_tap} has {ours.shape[-1]} values at a "
+                    f"position in peer 1, {others.shape[-1]} in peer {number}: "
+                    "choose a tap that gives logits over the tokens"
+                )
