@@ -20,6 +20,7 @@ COMMANDS = {
     "score-eval2000": ("espnet_kd.recipe.score_eval2000", "official WER of Hub5'00, by NIST's hubscr.pl"),
     "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
+    "phases": ("espnet_kd.recipe.phases", "the speech of a phase of distillation that needs no transcripts"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
     "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),

@@ -65,7 +65,9 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
     if not scored:
         wanted = " or ".join(sets)
         raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
-    return make_groups(scored, args.metric), [run for run in runs if not run.scores]
+    phases = {id(phase) for run in scored for phase in run.phases}  # no results of their own
+    unscored = [run for run in runs if not run.scores and id(run) not in phases]
+    return make_groups(scored, args.metric), unscored
 
 
 def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
@@ -116,7 +118,11 @@ def render(
     for caption, path in images.items():
         link = Path(os.path.relpath(path, out.parent)).as_posix().replace(" ", "%20")
         parts += [f"![{caption}]({link})", f"{caption}."]
-    parts += ["## Runs", tables.runs(groups, sets), "## Commands", tables.commands(groups)]
+    parts += ["## Runs", tables.runs(groups, sets)]
+    phases = tables.phases(groups)
+    if phases:
+        parts += ["## Phases", "Updates and hours of a run are those of all its phases.", phases]
+    parts += ["## Commands", tables.commands(groups)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
+from espnet_kd.models.frames import ratio_of
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
@@ -18,7 +20,7 @@ from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
-PROBE_SECONDS = 2
+PROBE_SECONDS = (2, 10)  # the second tells frame rates
 
 
 def wanted(args: argparse.Namespace) -> bool:
@@ -50,7 +52,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         options.weights,
     )
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    _fit(model, taps, teacher, terms, int(getattr(model.frontend, "fs", None) or 16000))
+    terms = _fit(model, taps, teacher, terms, int(getattr(model.frontend, "fs", None) or 16000))
     method = Method(
         teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
     )
@@ -125,19 +127,23 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
 
 def _fit(
     model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int
-) -> None:
-    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
-    speech = torch.randn(1, PROBE_SECONDS * rate, generator=torch.Generator().manual_seed(0))
-    batch = (speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2]))
-    theirs = teacher.targets(*batch)
-    with torch.no_grad():
-        ours = observe(model.eval(), taps, *batch)
-    model.train()
+) -> list[TermOptions]:
+    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
+
+    Returns:
+        The terms, with the ratio of the frame rates where they ask for it.
+    """
+    ours, theirs = _probe(model, taps, teacher, PROBE_SECONDS[0] * rate)
+    if any(t.resample for t in terms):
+        longer = _probe(model, taps, teacher, PROBE_SECONDS[1] * rate)
+        terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
             continue
-        student, target, _ = aligned(ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term)
         criterion = t.build()
+        student, target, _ = aligned(
+            ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term, criterion.needs
+        )
         if criterion.guide_tap is not None:
             _fit_guide(theirs, t.term.teacher_tap, criterion.guide_tap, t.term.name)
         if criterion.needs == "hidden":
@@ -149,3 +155,33 @@ def _fit(
                 f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
                 "choose taps that give logits over the same tokens"
             )
+    return list(terms)
+
+
+def _probe(
+    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, samples: int
+) -> tuple[dict[str, Targets], dict[str, Targets]]:
+    """What student and teacher have at their taps for the same noise."""
+    speech = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+    batch = (speech, torch.tensor([samples]), torch.tensor([[2, 3]]), torch.tensor([2]))
+    theirs = teacher.targets(*batch)
+    with torch.no_grad():
+        ours = observe(model.eval(), taps, *batch)
+    model.train()
+    return ours, theirs
+
+
+def _with_ratio(
+    options: TermOptions,
+    ours: tuple[Mapping[str, Targets], Mapping[str, Targets]],
+    theirs: tuple[Mapping[str, Targets], Mapping[str, Targets]],
+) -> TermOptions:
+    if not options.resample:
+        return options
+    term = options.term
+    student, teacher = (
+        (short[tap].values.shape[1], longer[tap].values.shape[1])
+        for (short, longer), tap in ((ours, term.student_tap), (theirs, term.teacher_tap))
+    )
+    ratio = ratio_of(student, teacher, term.name)
+    return replace(options, term=replace(term, ratio=None if ratio == 1 else ratio))
