@@ -24,6 +24,7 @@ COMMANDS = {
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
     "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),
+    "frame-weights": ("espnet_kd.recipe.frame_weights", "plot how much each frame of an utterance counts"),
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.

@@ -64,10 +64,11 @@ def needs_transcripts(config: Mapping[str, Any]) -> bool:
 
 
 def join(sets: Sequence[Path], out: Path) -> None:
-    """Write wav.scp and utt2num_samples of several dump directories together.
+    """Write wav.scp and utt2num_samples of several dump directories together, into an experiment's ``out``.
 
     Raises:
-        UserError: a table is missing, or two sets have an utterance of one name.
+        UserError: a table is missing, two sets have an utterance of one name, or the experiment was trained on
+            other speech.
     """
     joined: dict[str, dict[str, str]] = {name: {} for name in TABLES}
     for directory in sets:
@@ -77,6 +78,13 @@ def join(sets: Sequence[Path], out: Path) -> None:
             if both:
                 raise UserError(f"{directory / name}: {both[0]} is in another set, too: rename it in one")
             joined[name] |= table
+    if out.is_dir() and all(read_table(out / name) == table for name, table in joined.items()):
+        return
+    if any(out.parent.glob("*.pth")):
+        raise UserError(
+            f"{out.parent} was trained on other speech than {' + '.join(map(str, sets))}: "
+            "remove it, or give the configuration another name"
+        )
     with atomic_dir(out) as temporary:
         for name, table in joined.items():
             write_table(temporary / name, table)

@@ -90,6 +90,7 @@ train() {
     need 5 "${token_list}"
     [ -z "${5-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
     lock "${exp}"
+    [ -z "${5-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
     state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
         --config "${configs[@]}" "${taught[@]}" ${6:+--previous "$6"} -- "${run_line% }")
     if [ -n "${state}" ]; then
@@ -101,7 +102,6 @@ train() {
         --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
-    [ -z "${5-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
     [ -z "${options}" ] || mapfile -t data <<< "${options}"
     read -ra words <<< "$4"
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
