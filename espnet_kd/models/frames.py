@@ -29,14 +29,14 @@ def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> F
     # Each side rounds by less than a frame.
     if not 0 < ratio.numerator <= LARGEST_TERM or abs(theirs - ratio * ours) > 1 + ratio:
         raise UserError(
-            f"criterion {name}: `frame_rate: resample` needs frame rates in a ratio of small numbers; for the "
-            f"same signal the student has {ours} frames, the teacher {theirs}: change the hop length"
+            f"criterion {name}: `frame_rate: resample` needs frame rates in a ratio of small numbers; "
+            f"for the same signal the student has {ours} frames, the teacher {theirs}: change the hop length"
         )
     return ratio
 
 
 def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -> Targets:
-    """The mean of a teacher's frames over the time of each student frame, parts of frames counted as such.
+    """The mean of a teacher's frames over the time of each student frame; parts of frames count as such.
 
     Args:
         target: (B, T, D) of the teacher.

@@ -40,9 +40,9 @@ class Curve:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``frame-weights EXP --data dump/raw/dev [--tap encoder] [--power 1] [--utterance ID] --out FILE.png``."""
+    """``frame-weights EXP --data dump/raw/dev [--tap encoder] [--utterance ID] [--out FILE.png]``."""
     parser = argparse.ArgumentParser(prog="espnet-kd frame-weights", description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", type=Path, help="the teacher: directory with config.yaml and a checkpoint")
+    parser.add_argument("experiment", type=Path, help="the teacher's directory, with config.yaml")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
     parser.add_argument("--data", type=Path, required=True, help="directory with wav.scp and text")
     parser.add_argument("--tap", default="encoder", help="layer of `activation` (default: %(default)s)")
@@ -102,9 +102,11 @@ def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors
     )
     hidden, logits = seen[weighted.tap].values[0], seen[CTC].values[0]
     if len(hidden) != len(logits):
-        raise UserError(f"{weighted.tap} of {weighted.teacher} gives no frames: choose a layer of the encoder")
-    curves = [Curve("nonblank", _weights("nonblank", hidden, logits))]
-    curves.append(Curve(f"activation of {weighted.tap}", _weights("activation", hidden, None, weighted.power)))
+        raise UserError(f"{weighted.tap} of {weighted.teacher} gives no frames: choose one of its encoder")
+    curves = [
+        Curve("nonblank", _weights("nonblank", hidden, logits)),
+        Curve(f"activation of {weighted.tap}", _weights("activation", hidden, None, weighted.power)),
+    ]
     panel = posteriors.Panel(f"teacher {weighted.teacher.name}", logits.softmax(-1).numpy(), teacher.tokens)
     return panel, curves
 

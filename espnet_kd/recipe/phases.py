@@ -67,8 +67,8 @@ def join(sets: Sequence[Path], out: Path) -> None:
     """Write wav.scp and utt2num_samples of several dump directories together, into an experiment's ``out``.
 
     Raises:
-        UserError: a table is missing, two sets have an utterance of one name, or the experiment was trained on
-            other speech.
+        UserError: a table is missing, two sets have an utterance of one name, or the experiment was trained
+            on other speech.
     """
     joined: dict[str, dict[str, str]] = {name: {} for name in TABLES}
     for directory in sets:

@@ -85,9 +85,8 @@ def phases(groups: list[Group]) -> str:
             initial = ", ".join(param.split(":")[0] for param in phase.config.get("init_param") or [])
             hours = "unknown" if phase.own_seconds is None else f"{phase.own_seconds / 3600:.2f}"
             updates = "unknown" if phase.own_updates is None else str(phase.own_updates)
-            rows.append(
-                [f"`{run.name}`", str(number), lesson(phase), str(run.seed), updates, hours, initial or "random"]
-            )
+            start = [updates, hours, initial or "random"]
+            rows.append([f"`{run.name}`", str(number), lesson(phase), str(run.seed), *start])
     head = ["run", "phase", "learns from", "seed", "updates", "hours", "starts from"]
     return table(head, rows) if rows else ""
 

@@ -8,8 +8,8 @@ from espnet2.tasks.asr import ASRTask
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.options import add_arguments
-from espnet_kd.tasks.transcripts import check_transcripts
 from espnet_kd.tasks.trainer import ResumableTrainer
+from espnet_kd.tasks.transcripts import check_transcripts
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 

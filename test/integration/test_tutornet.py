@@ -35,7 +35,8 @@ def train(recipe: Recipe, out: str, *words: str, text: bool = True, **config: An
     """Train in this process, perhaps without transcripts; ``words`` come last on the command line."""
     options = recipe.training(out, "student", **config)
     pairs = [options[i : i + 2] for i in range(0, len(options), 2)]
-    kept = [pair for pair in pairs if text or not any(word in pair[1] for word in ("text,text", "text_shape"))]
+    of_text = ("text,text", "text_shape")
+    kept = [pair for pair in pairs if text or not any(word in pair[1] for word in of_text)]
     if "normalize" in config:
         kept = [pair for pair in kept if not pair[0].startswith("--normalize")]
     with contextlib.chdir(recipe.root):
@@ -123,7 +124,7 @@ def test_a_wrong_tap_or_rate(recipe: Recipe, teacher: str, criterion: dict, expe
     ("changes", "expected"),
     [
         ({}, "wav.scp comes without text, but task_weight is 1.0, not 0"),
-        ({"task_weight": 0.0, "criteria": {"att": {**KL, "tap": "decoder"}}}, "criterion att has the tap decoder"),
+        ({"task_weight": 0.0, "criteria": {"att": {**KL, "tap": "decoder"}}}, "att has the tap decoder"),
         ({"task_weight": 0.0, "criteria": {}}, "there are no criteria"),
         ({"collect_stats": True}, "statistics are collected"),
     ],

@@ -33,7 +33,8 @@ def test_the_teacher_of_a_weighted_phase_is_shown(tmp_path: Path, monkeypatch: p
 
     hidden = {"type": "hidden", "student_tap": "encoder", "teacher_tap": "encoder.blocks.3"}
     first = distilled() | {"criteria": {"rkd": {**hidden, "frame_weights": "activation", "weight_power": 2}}}
-    write_experiment(Path("exp/plain"), distilled() | {"criteria": CRITERIA | {"h": hidden}}, {"role": "student"})
+    plain = distilled() | {"criteria": CRITERIA | {"h": hidden}}
+    write_experiment(Path("exp/plain"), plain, {"role": "student"})
     write_score(Path("exp/plain"), "dev", wrong=3)
     assert frame_weights.find(groups()) is None
     write_experiment(Path("exp/first"), first, {"role": "student"})

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricated import CRITERIA, config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
+from fabricated import (
+    CRITERIA,
+    config,
+    distilled,
+    write_checkpoint,
+    write_experiment,
+    write_recipe,
+    write_score,
+)
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe import phases, report, runs

@@ -84,6 +84,5 @@ def test_unlabelled_sets_are_formatted_and_filtered_without_text(recipe: Path) -
     words = ("--stage", "3", "--stop_stage", "4", "--speed_perturb_factors", "", "--python", str(stub))
     lines = run(recipe, *words, *OPTIONS).splitlines()
     calls = {line.split()[-1]: "--unlabelled" in line for line in lines if line.startswith("-m espnet_kd ")}
-    assert calls == {
-        f"dump/raw/{part}{name}": name == "extra" for name in ("train", "dev", "extra") for part in ("org/", "")
-    }
+    sets = ("train", "dev", "extra")
+    assert calls == {f"dump/raw/{part}{name}": name == "extra" for name in sets for part in ("org/", "")}

@@ -84,7 +84,7 @@ speech_only() {
 
 # train ROLE EXP CONFIG ARGS [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state options= status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
+    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
