@@ -21,9 +21,12 @@ COMMANDS = {
     "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
     "peers": ("espnet_kd.recipe.peers", "an experiment directory for every peer of a mutual training"),
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
+    "phases": ("espnet_kd.recipe.phases", "the speech of a phase of distillation that needs no transcripts"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
     "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),
+    "frame-weights": ("espnet_kd.recipe.frame_weights", "plot how much each frame of an utterance counts"),
+    "sizes": ("espnet_kd.recipe.sizes", "how many parameters the models of configurations have"),
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.

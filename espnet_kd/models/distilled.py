@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Any, Protocol
 
@@ -10,13 +11,12 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion
-from espnet_kd.errors import UserError
+from espnet_kd.models.frames import check_frames, resampled
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
-# Teacher and student may round the number of frames differently; more than this is another frame rate.
-MAX_FRAME_DIFFERENCE = 2
+ANY_TOKEN = 1  # not the blank
 
 
 class Teacher(Protocol):
@@ -30,12 +30,16 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted criterion between a tap of the student and a tap of the teacher."""
+    """One weighted criterion between a tap of the student and a tap of the teacher.
+
+    ``ratio``: teacher frames in a student frame; None where both have the same.
+    """
 
     name: str
     weight: Schedule
     student_tap: str
     teacher_tap: str
+    ratio: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,31 @@ class Distillation:
     kd_teacher_follows = False
 
     def forward(
-        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
         """Stock forward, then the criteria.
 
         Args:
             speech: (B, samples) waveform.
             speech_lengths: (B,) samples.
-            text: (B, L) tokens, padded with -1.
+            text: (B, L) tokens, padded with -1; None where the task weighs nothing and no criterion needs it.
             text_lengths: (B,).
             kwargs: what else the stock model takes; ``utt_id`` names the utterances.
 
         Returns:
             (1,) loss, statistics and (1,) weight as the stock model gives them. ``loss_task`` is the stock
-            loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total.
+            loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total. Without text only
+            the latter two are there.
         """
         method: Method = self.kd_method
+        transcribed = text is not None
+        if text is None or text_lengths is None:
+            text, text_lengths = placeholder(speech)
         batch = (speech, speech_lengths, text, text_lengths)
         if not self.kd_teacher_follows:
             self.kd_targets = method.teacher.targets(*batch)
@@ -83,14 +96,14 @@ class Distillation:
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
+        if not transcribed:
+            stats.clear()
         for term in method.terms:
             if self.kd_criteria[term.name].needs == "lattice":
                 continue  # came with the task
-            student, target, mask = aligned(
-                method.taps.get(term.student_tap, text_lengths), targets[term.teacher_tap], term
-            )
-            criterion = self.kd_criteria[term.name]
-            guide = guide_for(criterion, targets, mask)
+            criterion, seen = self.kd_criteria[term.name], method.taps.get(term.student_tap, text_lengths)
+            student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
+            guide = guide_for(criterion, targets, seen, term)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
                 value = criterion(student, target, mask, *guide)
             stats[f"loss_kd_{term.name}"] = value.detach()[None]
@@ -106,6 +119,15 @@ class Distillation:
         """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
         stats["loss_task"] = loss.detach()
         return self.kd_method.task_weight(step) * loss
+
+
+def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0.
+
+    The stock forward with them keeps every parameter in the graph, as DDP wants it.
+    """
+    tokens = torch.full((len(speech), 1), ANY_TOKEN, device=speech.device)
+    return tokens, torch.ones_like(tokens[:, 0])
 
 
 def distil(model: ESPnetASRModel, method: Method, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
@@ -126,11 +148,13 @@ def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str,
     return model
 
 
-def guide_for(criterion: Criterion, targets: Mapping[str, Targets], mask: Tensor) -> tuple[Tensor, ...]:
+def guide_for(
+    criterion: Criterion, targets: Mapping[str, Targets], student: Targets, term: Term
+) -> tuple[Tensor, ...]:
     """What a criterion gets besides student, target and (B, P) mask: its guide, (B, P, G), if it has one."""
     if criterion.guide_tap is None:
         return ()
-    return (targets[criterion.guide_tap].values[:, : mask.shape[1]],)
+    return (aligned(student, targets[criterion.guide_tap], term)[1],)
 
 
 @cache
@@ -138,8 +162,13 @@ def _distilled_class(mixin: type, stock: type) -> type:
     return type(f"Distilled{stock.__name__}", (mixin, stock), {})
 
 
-def aligned(student: Targets, target: Targets, term: Term) -> tuple[Tensor, Tensor, Tensor]:
-    """Crop both sides to the same positions.
+def aligned(
+    student: Targets, target: Targets, term: Term, needs: str = "logits"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring both sides to the same positions: at the student's frame rate, cropped to the shorter.
+
+    Args:
+        needs: what the values are, `logits` or `hidden` vectors.
 
     Returns:
         (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions.
@@ -147,13 +176,14 @@ def aligned(student: Targets, target: Targets, term: Term) -> tuple[Tensor, Tens
     Raises:
         UserError: the numbers of positions differ by more than rounding.
     """
-    s, t = student.values.shape[1], target.values.shape[1]
-    if abs(s - t) > MAX_FRAME_DIFFERENCE:
-        raise UserError(
-            f"criterion {term.name}: the student has {s} positions at {term.student_tap}, the teacher {t} at "
-            f"{term.teacher_tap}: use the same subsampling (input_layer) and hop length in both"
-        )
-    length = min(s, t)
+    sides = (
+        f"criterion {term.name}: the student has {{ours}} positions at {term.student_tap}, "
+        f"the teacher {{theirs}} at {term.teacher_tap}"
+    )
+    check_frames(student.values.shape[1], target.values.shape[1], term.ratio, sides)
+    if term.ratio is not None:
+        target = resampled(target, student.lengths, term.ratio, needs == "logits")
+    length = min(student.values.shape[1], target.values.shape[1])
     lengths = torch.minimum(student.lengths, target.lengths)
     mask = torch.arange(length, device=lengths.device) < lengths[:, None]
     return student.values[:, :length], target.values[:, :length], mask

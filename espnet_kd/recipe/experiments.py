@@ -35,11 +35,16 @@ DISTILLATION_KEYS = ("teacher", "criteria", "init_from_teacher", "mutual")
 
 @dataclass
 class Run:
-    """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set."""
+    """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set.
+
+    ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
+    are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training.
+    """
 
     directory: Path
     config: dict[str, Any]
     info: dict[str, Any]
+    before: "Run | None" = None
     inference_tag: str | None = None
     scores: dict[str, score_files.Score] = field(default_factory=dict)
 
@@ -54,9 +59,14 @@ class Run:
         return int(self.config.get("seed") or 0)
 
     @property
+    def phases(self) -> "list[Run]":
+        """The trainings that made the model, first to last; it is the last of them."""
+        return [*(self.before.phases if self.before else []), self]
+
+    @property
     def distilled(self) -> bool:
         """True if a teacher had a part in the training."""
-        return any(self.config.get(key) for key in DISTILLATION_KEYS)
+        return any(phase.config.get(key) for phase in self.phases for key in DISTILLATION_KEYS)
 
     @property
     def peer(self) -> int:
@@ -81,15 +91,27 @@ class Run:
         return history.read(Path(self.info.get("source") or self.directory)).of_peer(self.peer)
 
     @cached_property
-    def updates(self) -> int | None:
-        """Optimiser steps."""
+    def own_updates(self) -> int | None:
+        """Optimiser steps; None if unknown."""
         return self.history.updates(int(self.config.get("accum_grad") or 1))
 
     @property
-    def seconds(self) -> float | None:
+    def own_seconds(self) -> float | None:
         """Duration of the training without interruptions; None if unknown."""
         seconds = self.info.get("seconds")
         return float(seconds) if isinstance(seconds, int | float) else self.history.seconds()
+
+    @property
+    def updates(self) -> int | None:
+        """Optimiser steps of all phases; None if unknown."""
+        known = [phase.own_updates for phase in self.phases]
+        return None if None in known else sum(n for n in known if n is not None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration of all phases; None if unknown."""
+        known = [phase.own_seconds for phase in self.phases]
+        return None if None in known else sum(n for n in known if n is not None)
 
     @property
     def model_file(self) -> Path | None:
@@ -129,6 +151,10 @@ def find(directories: list[Path], sets: list[str], inference_tags: list[str]) ->
             if (directory / str(run.inference_tag) / name / score_files.NAME).is_file():
                 run.scores[name] = score_files.read(directory / str(run.inference_tag) / name)
         runs.append(run)
+    by_directory = {run.directory.resolve(): run for run in runs}
+    for run in runs:
+        previous = run.info.get("previous")
+        run.before = by_directory.get(Path(previous).resolve()) if previous else None
     return runs
 
 
@@ -141,12 +167,14 @@ def is_teacher(run: Run, runs: list[Run]) -> bool:
 
 
 def settings(run: Run) -> str:
-    """Everything that the training depends on but the seed, as a canonical text."""
+    """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
     kept = {
         key: value
         for key, value in run.config.items()
         if key not in IRRELEVANT and not key.startswith(IRRELEVANT_PREFIXES) and value not in EMPTY
     }
+    if run.before is not None:
+        kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
     return json.dumps(kept, sort_keys=True, default=str)
 
 

@@ -126,13 +126,18 @@ def _equal_updates(a: Group, b: Group) -> bool:
 
 
 def _method(run: Run) -> str:
-    """Name of a distilled student: its criteria, or else what the teacher was used for."""
+    """Name of a distilled student: what it learned from in each phase."""
+    return "distilled: " + ", then ".join(lesson(phase) for phase in run.phases)
+
+
+def lesson(run: Run) -> str:
+    """The criteria of a training, or else what the teacher was used for."""
     criteria = list(run.config.get("criteria") or {})
     if run.config.get("init_from_teacher"):
         criteria.append("initialised from the teacher")
     if run.config.get("mutual"):
         criteria.append("mutual learning" + (f", peer {run.peer}" if run.peer > 1 else ""))
-    return "distilled: " + (", ".join(map(str, criteria)) or "teacher")
+    return ", ".join(map(str, criteria)) or ("task" if run.before else "teacher")
 
 
 def _longer(group: Group, base: Group) -> str:

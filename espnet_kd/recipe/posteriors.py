@@ -62,7 +62,7 @@ def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str
         UserError: the utterance, its audio or a model cannot be read.
     """
     wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
-    utt = utterance or _readable(data, wavs)
+    utt = utterance or readable(data, wavs)
     if utt not in wavs or utt not in texts:
         raise UserError(f"{data} has no utterance {utt}")
     speech, rate = read_audio(wavs[utt], utt)
@@ -110,14 +110,14 @@ def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
 
     from espnet_kd.recipe.plots import save
 
-    colour = _colours(panels)
+    colour = colours(panels)
     width = min(max(8.0, 4.0 * seconds), 18.0)
     figure = Figure(figsize=(width, 0.9 + 1.75 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
         frames = len(panel.posteriors)
         times = (np.arange(frames) + 0.5) * seconds / frames
-        _draw_panel(ax, times, panel, colour)
+        draw_panel(ax, times, panel, colour)
         ax.set_title(f"{panel.label}, {frames} frames", loc="left", fontsize=10)
     axes[-1].set_xlabel("time (s); grey: blank")
     axes[0].set_xlim(0, seconds)
@@ -125,7 +125,8 @@ def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
     save(figure, path)
 
 
-def _draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[str, Any]) -> None:
+def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[str, Any]) -> None:
+    """The curves of a panel over the times of its frames, (T,)."""
     blank = panel.posteriors[:, 0]
     ax.fill_between(times, blank, color="0.88", linewidth=0)
     ax.plot(times, blank, color="0.7", linewidth=0.8)
@@ -163,7 +164,7 @@ def _shown(token: str) -> str:
     return "space" if token in ("<space>", "\u2581") else token.replace("\u2581", "_")
 
 
-def _colours(panels: list[Panel]) -> dict[str, Any]:
+def colours(panels: list[Panel]) -> dict[str, Any]:
     """One colour for a token in all panels; neighbours in order of appearance differ."""
     from matplotlib import colormaps
 
@@ -176,7 +177,7 @@ def _colours(panels: list[Panel]) -> dict[str, Any]:
     return {token: palette[i % len(palette)] for i, token in enumerate(dict.fromkeys(order))}
 
 
-def _readable(data: Path, wavs: dict[str, str]) -> str:
+def readable(data: Path, wavs: dict[str, str]) -> str:
     """The first utterance of a length within ``SECONDS``, or else the first."""
     import soundfile
 

@@ -65,7 +65,9 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
     if not scored:
         wanted = " or ".join(sets)
         raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
-    return make_groups(scored, args.metric), [run for run in runs if not run.scores]
+    phases = {id(phase) for run in scored for phase in run.phases}  # no results of their own
+    unscored = [run for run in runs if not run.scores and id(run) not in phases]
+    return make_groups(scored, args.metric), unscored
 
 
 def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
@@ -79,16 +81,27 @@ def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict
     if plots.learning_curves(groups, directory / "learning_curves.png"):
         drawn["Validation set by epoch; thin lines are seeds"] = directory / "learning_curves.png"
     if args.valid_set and not args.no_posteriors:
-        from espnet_kd.recipe import posteriors
+        drawn |= _draw_utterance(groups, args, directory)
+    return drawn
 
+
+def _draw_utterance(groups: list[Group], args: argparse.Namespace, directory: Path) -> dict[str, Path]:
+    """The plots that load models; a table without one of them is better than no table."""
+    from espnet_kd.recipe import frame_weights, posteriors
+
+    data, drawn = Path(args.dumpdir) / "raw" / args.valid_set, {}
+    try:
         models = posteriors.choose(groups, args.valid_set)
-        data = Path(args.dumpdir) / "raw" / args.valid_set
-        try:
-            utt = posteriors.draw(models, data, directory / "posteriors.png", args.utterance)
-        except (UserError, FileNotFoundError) as e:  # a table without this picture is better than no table
-            print(f"espnet-kd: warning: no plot of posteriors: {e}", file=sys.stderr)
-        else:
-            drawn[f"CTC posteriors of {utt} (validation set)"] = directory / "posteriors.png"
+        utt = posteriors.draw(models, data, directory / "posteriors.png", args.utterance)
+        drawn[f"CTC posteriors of {utt} (validation set)"] = directory / "posteriors.png"
+        weighted = frame_weights.find(groups)
+        if weighted is not None:
+            frame_weights.draw(weighted, data, directory / "frame_weights.png", args.utterance)
+            caption = "Frame weights of a hidden criterion and the teacher's CTC posteriors"
+            drawn[caption] = directory / "frame_weights.png"
+    except (UserError, FileNotFoundError) as e:
+        picture = "frame weights" if drawn else "posteriors"
+        print(f"espnet-kd: warning: no plot of {picture}: {e}", file=sys.stderr)
     return drawn
 
 
@@ -116,7 +129,11 @@ def render(
     for caption, path in images.items():
         link = Path(os.path.relpath(path, out.parent)).as_posix().replace(" ", "%20")
         parts += [f"![{caption}]({link})", f"{caption}."]
-    parts += ["## Runs", tables.runs(groups, sets), "## Commands", tables.commands(groups)]
+    parts += ["## Runs", tables.runs(groups, sets)]
+    phases = tables.phases(groups)
+    if phases:
+        parts += ["## Phases", "Updates and hours of a run are those of all its phases.", phases]
+    parts += ["## Commands", tables.commands(groups)]
     return "\n\n".join(parts) + "\n"
 
 

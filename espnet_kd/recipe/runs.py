@@ -4,6 +4,7 @@
 
     {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
      "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
+     "previous": experiment of the phase before or null,
      "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.recipe.merge import dump, merge, merge_files
+from espnet_kd.recipe.phases import initial_student
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     begin.add_argument("--role", choices=("teacher", "student"), required=True)
     begin.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
     begin.add_argument("--teacher", nargs="*", default=[], help="experiment directories of the teachers")
+    begin.add_argument("--previous", type=Path, help="finished experiment whose student this one starts from")
     begin.add_argument("--args", default="", help="options that override the configuration, for the record")
     commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
     args = parser.parse_args(words)
@@ -55,6 +58,10 @@ def start(args: argparse.Namespace, command: str) -> bool:
     config = merge_files(args.config)
     if args.teacher:
         config = merge(config, {"teacher": {"exp": list(args.teacher)}})
+    if args.previous:
+        if not _read(args.previous).get("done"):
+            raise UserError(f"{args.previous} is not trained to its end: {args.exp} starts from its student")
+        config["init_param"] = initial_student(args.previous)
     text = dump(config)
     path = args.exp / CONFIG
     trained = any(args.exp.glob("*.pth"))
@@ -97,6 +104,7 @@ def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> d
         "configs": [str(path) for path in args.config],
         "teachers": list(args.teacher),
         "args": args.args,
+        "previous": str(args.previous) if args.previous else None,
         "started": before.get("started", round(time.time(), 1)),
         "ended": None,
         "interruptions": before["interruptions"] + 1 if before else 0,

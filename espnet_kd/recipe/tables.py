@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from espnet_kd.recipe.bootstrap import RESAMPLES
 from espnet_kd.recipe.experiments import Run
-from espnet_kd.recipe.groups import Group, comparison
+from espnet_kd.recipe.groups import Group, comparison, lesson
 
 # Metric -> columns of the error rates. Without spaces between words a WER would count whole utterances.
 RATES = {"wer": ["WER %", "errors/words", "CER %"], "cer": ["CER %", "errors/characters"]}
@@ -75,6 +75,20 @@ def runs(groups: list[Group], sets: list[str]) -> str:
             rows.append([f"`{run.name}`", group.label, str(run.seed), *rates, updates, hours, model])
     head = ["run", "model", "seed", *(f"{s} {metric.upper()} %" for s in sets)]
     return table([*head, "updates", "hours", "file"], rows)
+
+
+def phases(groups: list[Group]) -> str:
+    """A row per training of the runs that were trained in phases; empty if there are none."""
+    rows = []
+    for run in (run for group in groups for run in group.runs if run.before is not None):
+        for number, phase in enumerate(run.phases, 1):
+            initial = ", ".join(param.split(":")[0] for param in phase.config.get("init_param") or [])
+            hours = "unknown" if phase.own_seconds is None else f"{phase.own_seconds / 3600:.2f}"
+            updates = "unknown" if phase.own_updates is None else str(phase.own_updates)
+            start = [updates, hours, initial or "random"]
+            rows.append([f"`{run.name}`", str(number), lesson(phase), str(run.seed), *start])
+    head = ["run", "phase", "learns from", "seed", "updates", "hours", "starts from"]
+    return table(head, rows) if rows else ""
 
 
 def commands(groups: list[Group]) -> str:

@@ -10,6 +10,7 @@ from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments
 from espnet_kd.tasks.trainer import ResumableTrainer
+from espnet_kd.tasks.transcripts import check_transcripts
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
@@ -29,8 +30,19 @@ class ASRDistillationTask(ASRTask):
         add_arguments(parser)
 
     @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """Text is not among them: ``build_model`` knows whether the training needs it."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """ESPnet's, and text."""
+        return ("text", *super().optional_data_names(train, inference))
+
+    @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
         """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
+        check_transcripts(args)
         model = super().build_model(args)
         if args.collect_stats:
             return model

@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
+from espnet_kd.models.frames import ratio_of
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
@@ -16,10 +17,11 @@ from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
+from espnet_kd.teachers.probe import SECONDS, probe, sampling_rate
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
-PROBE_SECONDS = 2
+LONG_PROBE = 10  # seconds; against the short one it tells frame rates
 
 
 def wanted(args: argparse.Namespace) -> bool:
@@ -51,7 +53,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         options.weights,
     )
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    _fit(model, taps, teacher, terms)
+    terms = _fit(model, taps, teacher, terms)
     method = Method(
         teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
     )
@@ -128,25 +130,25 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
         )
 
 
-def probe(model: ESPnetASRModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """An utterance of noise: (1, samples), its length, (1, L) tokens, their number."""
-    rate = int(getattr(model.frontend, "fs", None) or 16000)
-    speech = torch.randn(1, PROBE_SECONDS * rate, generator=torch.Generator().manual_seed(0))
-    return speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2])
+def _fit(
+    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions]
+) -> list[TermOptions]:
+    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
 
-
-def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions]) -> None:
-    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
-    batch = probe(model)
-    theirs = teacher.targets(*batch)
-    with torch.no_grad():
-        ours = observe(model.eval(), taps, *batch)
-    model.train()
+    Returns:
+        The terms, with the ratio of the frame rates where they ask for it.
+    """
+    ours, theirs = _observe_both(model, taps, teacher)
+    if any(t.resample for t in terms):
+        longer = _observe_both(model, taps, teacher, LONG_PROBE)
+        terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
             continue
-        student, target, _ = aligned(ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term)
         criterion = t.build()
+        student, target, _ = aligned(
+            ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term, criterion.needs
+        )
         if criterion.guide_tap is not None:
             _fit_guide(theirs, t.term.teacher_tap, criterion.guide_tap, t.term.name)
         if criterion.needs == "hidden":
@@ -158,3 +160,32 @@ def _fit(model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Seque
                 f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
                 "choose taps that give logits over the same tokens"
             )
+    return list(terms)
+
+
+def _observe_both(
+    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, seconds: int = SECONDS
+) -> tuple[dict[str, Targets], dict[str, Targets]]:
+    """What student and teacher have at their taps for the same noise."""
+    batch = probe(sampling_rate(model), seconds)
+    theirs = teacher.targets(*batch)
+    with torch.no_grad():
+        ours = observe(model.eval(), taps, *batch)
+    model.train()
+    return ours, theirs
+
+
+def _with_ratio(
+    options: TermOptions,
+    ours: tuple[Mapping[str, Targets], Mapping[str, Targets]],
+    theirs: tuple[Mapping[str, Targets], Mapping[str, Targets]],
+) -> TermOptions:
+    if not options.resample:
+        return options
+    term = options.term
+    student, teacher = (
+        (short[tap].values.shape[1], longer[tap].values.shape[1])
+        for (short, longer), tap in ((ours, term.student_tap), (theirs, term.teacher_tap))
+    )
+    ratio = ratio_of(student, teacher, term.name)
+    return replace(options, term=replace(term, ratio=None if ratio == 1 else ratio))

@@ -28,11 +28,12 @@ from espnet_kd.models.distilled import aligned
 from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_together, suffix
 from espnet_kd.models.sampling import ScheduledSampling, check_decoder, sample_prefixes
 from espnet_kd.models.schedule import Schedule, build_schedule
-from espnet_kd.tasks.attach import probe, refuse_data_parallel, wanted
+from espnet_kd.tasks.attach import refuse_data_parallel, wanted
 from espnet_kd.tasks.options import TermOptions, refuse_unknown, term_options
 from espnet_kd.tasks.peers import peer_changes, peer_config
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import observe
+from espnet_kd.teachers.probe import probe, sampling_rate
 
 CHOICES: dict[str, Any] = {  # the first is the default
     "combine": Literal["interpolate", "add"],
@@ -221,7 +222,7 @@ def _refuse_moved_frames(args: argparse.Namespace, terms: Sequence[TermOptions],
 
 def _fit(model: Any) -> None:
     """Run every peer once on noise: what differs in frame rate or tokens is found now."""
-    mutual, batch = model.kd_mutual, probe(model)
+    mutual, batch = model.kd_mutual, probe(sampling_rate(model))
     with torch.no_grad():
         seen = [
             observe(peer.eval(), taps, *batch)

@@ -15,7 +15,8 @@ from espnet_kd.models.schedule import build_schedule
 from espnet_kd.teachers.lattice import LATTICE
 
 TEACHER_KEYS = ("exp", "checkpoint", "weights")
-TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap")
+TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
+FRAME_RATES = ("equal", "resample")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,11 +80,15 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
 
 @dataclass(frozen=True)
 class TermOptions:
-    """One entry of ``criteria``: the term and what its criterion is made of."""
+    """One entry of ``criteria``: the term and what its criterion is made of.
+
+    ``resample``: the teacher's frames are brought to the student's rate, whose ratio the models tell.
+    """
 
     term: Term
     kind: str
     options: dict[str, Any]
+    resample: bool = False
 
     def build(self) -> Criterion:
         """Make the criterion."""
@@ -109,8 +114,19 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             )
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
         options = {key: value for key, value in entry.items() if key not in TERM_KEYS}
-        result.append(TermOptions(Term(str(name), weight, student, teacher), entry["type"], options))
+        term = Term(str(name), weight, student, teacher)
+        result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))
     return result
+
+
+def _resample(term: Term, entry: Mapping[str, Any]) -> bool:
+    rate = entry.get("frame_rate", FRAME_RATES[0])
+    if rate not in FRAME_RATES:
+        raise UserError(f"criteria: {term.name}: frame_rate is {rate!r}; known: {', '.join(FRAME_RATES)}")
+    steps = [tap for tap in (term.student_tap, term.teacher_tap) if tap.split(".")[0] in ("decoder", LATTICE)]
+    if rate == "resample" and steps:
+        raise UserError(f"criteria: {term.name}: `frame_rate: resample` is for frames, not for {steps[0]}")
+    return rate == "resample"
 
 
 def on_lattice(kind: object) -> bool:

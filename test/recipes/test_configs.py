@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
-from espnet2.tasks.asr_transducer import ASRTransducerTask
 from shell import TEMPLATE
 
+from espnet_kd.recipe import sizes
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.tasks.mutual import mutual_options
 from espnet_kd.tasks.options import term_options
@@ -38,11 +38,7 @@ def vocabulary(recipe: Path) -> list[str]:
 @cache
 def build(path: Path) -> torch.nn.Module:
     """The model of a configuration; its tensors have shapes only."""
-    task = ASRTransducerTask if is_transducer(path) else ASRTask
-    args = task.get_parser().parse_args(["--config", str(path), "--token_type", "word", "--output_dir", "x"])
-    args.token_list = vocabulary(path.parents[1])
-    with torch.device("meta"):
-        return task.build_model(args)
+    return sizes.build(path, vocabulary(path.parents[1]))
 
 
 def is_transducer(path: Path) -> bool:

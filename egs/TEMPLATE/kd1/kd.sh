@@ -39,8 +39,10 @@ teacher_exp=                # list: trained experiments to use as teachers inste
 teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
 student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
-kd_config=                  # configuration of the distillation; empty trains the student without a teacher
+kd_config=                  # list: configuration of the distillation, or of its phases, each from the student of the
+                            # one before; empty trains the student without a teacher
 peers=each                  # each or first: which models of a mutual training are decoded and packed
+unlabelled_sets=            # list: speech without transcripts; phases that need none train on it, too
 generation=1                # repeated distillation; only 1 so far
 # Decoding and results
 inference_config=           # configuration of decoding
@@ -90,6 +92,8 @@ if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_config}"; then teacher_exp
 # --- names, as in asr.sh ---
 read -ra tests <<< "${test_sets}"
 read -ra teacher_configs <<< "${teacher_config}"
+read -ra kd_configs <<< "${kd_config//,/ }"
+read -ra unlabelled <<< "${unlabelled_sets}"
 read -ra teachers <<< "${teacher_exp}"
 sp=${speed_perturb_factors:+_sp}
 train=${train_set}${sp}
@@ -111,15 +115,17 @@ audio_type=sound
 
 config_name() { basename "$1" .yaml; }
 args_suffix() { local s=${1//--/_}; echo "${s//[ |=\/]/}"; }
-# exp_name CONFIG ARGS [KD_CONFIG]: directory of a model.
+# exp_name CONFIG ARGS [KD_CONFIG...]: directory of a model.
 exp_name() {
-    echo "${expdir}/asr_$(config_name "$1")${3:+_$(config_name "$3")}_raw${language}_${tokens}$(args_suffix "$2")${sp}"
+    local names
+    names=$(basename -s .yaml -a "$1" "${@:3}" | tr '\n' _)
+    echo "${expdir}/asr_${names}raw${language}_${tokens}$(args_suffix "$2")${sp}"
 }
 for config in "${teacher_configs[@]}"; do
     teachers+=("$(exp_name "${config}" "${teacher_args}")")
 done
-student=
-[ -z "${student_config}" ] || student=$(exp_name "${student_config}" "${student_args}" "${kd_config}")
+student=  # the experiment that is decoded: that of the last phase
+[ -z "${student_config}" ] || student=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]}")
 inference_tag=inference
 [ -z "${inference_config}" ] || inference_tag=$(config_name "${inference_config}")
 inference_tag+=$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}
@@ -195,22 +201,26 @@ stage_2() {
 }
 
 stage_3() {
-    local set part
+    local set part text
     need "$([ -n "${sp}" ] && echo 2 || echo 1)" "data/${train}/wav.scp"
-    for set in "${train}" "${evaluated[@]}"; do
+    for set in "${train}" "${evaluated[@]}" "${unlabelled[@]}"; do
         need 1 "data/${set}/wav.scp"
-        case ${set} in "${train}" | "${valid_set}") part=/org ;; *) part= ;; esac
-        "${python}" -m espnet_kd format --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
+        case " ${train} ${valid_set} ${unlabelled[*]} " in *" ${set} "*) part=/org ;; *) part= ;; esac
+        text=()
+        [[ " ${unlabelled[*]} " != *" ${set} "* ]] || text=(--unlabelled)
+        "${python}" -m espnet_kd format --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" "${text[@]}" \
             "data/${set}" "${raw}${part}/${set}"
     done
 }
 
 stage_4() {
-    local set
-    for set in "${train}" "${valid_set}"; do
+    local set text
+    for set in "${train}" "${valid_set}" "${unlabelled[@]}"; do
         need 3 "${raw}/org/${set}/wav.scp"
+        text=()
+        [[ " ${unlabelled[*]} " != *" ${set} "* ]] || text=(--unlabelled)
         "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
-            "${raw}/org/${set}" "${raw}/${set}"
+            "${text[@]}" "${raw}/org/${set}" "${raw}/${set}"
     done
 }
 
@@ -264,7 +274,7 @@ stage_8() {
 stage_9() {
     [ -n "${student}" ] || error "--student_config is required"
     [ -z "${kd_config}" ] || needs_teachers
-    train student "${student}" "${student_config}" "${student_args}" "${kd_config}"
+    train_student
     "${python}" -m espnet_kd peers "${student}" > /dev/null  # each in a directory of its own
 }
 

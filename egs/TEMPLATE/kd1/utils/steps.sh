@@ -2,10 +2,13 @@
 # Sourced by kd.sh: what its stages are made of. Uses the names that kd.sh derives from its options.
 # shellcheck disable=SC2154
 
-# data_options: what statistics and training have in common.
-data_options=(
+# common_options, data_options: what statistics and training have in common.
+common_options=(
     --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
     --non_linguistic_symbols "${nlsyms_txt}" --cleaner none --g2p none --frontend_conf "fs=${fs}"
+)
+data_options=(
+    "${common_options[@]}"
     --train_data_path_and_name_and_type "${raw}/${train}/wav.scp,speech,${audio_type}"
     --train_data_path_and_name_and_type "${raw}/${train}/text,text,text"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}"
@@ -55,31 +58,60 @@ collect() {
     echo "${final}: made by ${jobs} jobs"
 }
 
-# train ROLE EXP CONFIG ARGS [KD_CONFIG]: train a model, or go on with an interrupted training.
+# train_student: alone, or one phase of distillation after the other.
+train_student() {
+    local i exp previous=
+    [ ${#kd_configs[@]} -gt 0 ] || train student "${student}" "${student_config}" "${student_args}"
+    for i in "${!kd_configs[@]}"; do
+        exp=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]:0:i + 1}")
+        train student "${exp}" "${student_config}" "${student_args}" "${kd_configs[i]}" "${previous}"
+        previous=${exp}
+    done
+}
+
+# speech_only EXP CONFIG...: options of a training without transcripts, if it needs none and there are sets of them.
+speech_only() {
+    local joined sets=("${raw}/${train}" "${unlabelled[@]/#/${raw}/}")
+    [ ${#unlabelled[@]} -gt 0 ] || return 0
+    need 4 "${sets[@]/%//wav.scp}"
+    joined=$("${python}" -m espnet_kd phases --sets "${sets[@]}" --out "$1/speech" --config "${@:2}")
+    [ -z "${joined}" ] || printf '%s\n' "${common_options[@]}" \
+        --train_data_path_and_name_and_type "${joined}/wav.scp,speech,${audio_type}" \
+        --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}" \
+        --train_shape_file "${joined}/utt2num_samples" --valid_shape_file "${raw}/${valid_set}/utt2num_samples" \
+        --fold_length 80000
+}
+
+# train ROLE EXP CONFIG ARGS [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state status=0 watcher configs=("$3" ${5:+"$5"}) taught=()
+    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
     [ -z "${5-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
     lock "${exp}"
+    [ -z "${5-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
     state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
-        --config "${configs[@]}" "${taught[@]}" -- "${run_line% }")
+        --config "${configs[@]}" "${taught[@]}" ${6:+--previous "$6"} -- "${run_line% }")
     if [ -n "${state}" ]; then
         echo "${state}"
         return
     fi
+    data=(
+        "${data_options[@]}" --fold_length 80000 --fold_length 150
+        --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}"
+        --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
+    )
+    [ -z "${options}" ] || mapfile -t data <<< "${options}"
     read -ra words <<< "$4"
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
     "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
-        "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data_options[@]}" --resume true \
-        --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}" \
-        --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}" \
+        "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" --resume true \
         --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
-        --fold_length 80000 --fold_length 150 --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
+        --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
     kill "${watcher}" 2> /dev/null || true
     wait "${watcher}" 2> /dev/null || true
     if [ "${status}" -ne 0 ]; then
