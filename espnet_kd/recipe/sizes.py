@@ -1,4 +1,4 @@
-"""``espnet-kd sizes``: how many parameters the models of configurations have, without making their tensors."""
+"""``espnet-kd sizes``: how many parameters the models of configurations have."""
 
 import argparse
 from collections.abc import Sequence
