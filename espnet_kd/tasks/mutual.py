@@ -80,7 +80,7 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
     mutual = Mutual(
         terms=tuple(t.term for t in terms),
         criteria={t.term.name: t.build() for t in terms},
-        weight=build_schedule(args.mutual.get("weight", 0.5), "mutual: weight"),
+        weight=_weight(args.mutual.get("weight", 0.5), choices["combine"]),
         interpolate=choices["combine"] == "interpolate",
         targets=choices["targets"],
         shared_specaug=choices["specaug"] == "shared",
@@ -132,13 +132,21 @@ def sampling_probability(args: argparse.Namespace) -> Schedule | None:
     """
     if not args.scheduled_sampling:
         return None
+    if not isinstance(args.scheduled_sampling, Mapping):
+        raise UserError("scheduled_sampling: write `scheduled_sampling: {probability: 0.2}`")
     refuse_unknown("scheduled_sampling", args.scheduled_sampling, ("probability",))
-    probability = build_schedule(
-        args.scheduled_sampling.get("probability"), "scheduled_sampling: probability"
-    )
-    if not (0 <= probability.start <= 1 and 0 <= probability.end <= 1):
-        raise UserError("scheduled_sampling: probability must stay between 0 and 1")
-    return probability
+    return _between(args.scheduled_sampling.get("probability"), "scheduled_sampling: probability", limit=1.0)
+
+
+def _weight(weight: object, combine: str) -> Schedule:
+    return _between(weight, "mutual: weight", limit=1.0 if combine == "interpolate" else float("inf"))
+
+
+def _between(value: object, name: str, limit: float) -> Schedule:
+    schedule = build_schedule(value, name)
+    if not (0 <= schedule.start <= limit and 0 <= schedule.end <= limit):
+        raise UserError(f"{name} must stay {'between 0 and 1' if limit == 1 else 'at least 0'}")
+    return schedule
 
 
 def train_apart(model: MutualLearning, optimizers: Sequence[torch.optim.Optimizer], options: Any) -> None:

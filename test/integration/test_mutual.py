@@ -151,6 +151,8 @@ def test_peers_of_different_architecture(recipe: Recipe) -> None:
         ({}, "criteria is missing"),
         ({"criteria": {"att": ATT}, "peer": 3}, "unknown key peer; known: peers, weight, criteria"),
         ({"criteria": {"att": ATT}, "combine": "mix"}, "mutual: combine is 'mix'; "),
+        ({"criteria": {"att": ATT}, "weight": 1.5}, "mutual: weight must stay between 0 and 1"),
+        ({"criteria": {"att": ATT}, "weight": -1, "combine": "add"}, "mutual: weight must stay at least 0"),
         ({"criteria": {"att": ATT}, "peers": 1}, "peers is 1: give their number, at least 2"),
         ({"criteria": {"att": ATT}, "peers": [{"frontend": "s3prl"}]}, "peer 2: unknown key frontend"),
         ({"criteria": {"att": ATT}, "peers": [{"encoder_conf": 3}]}, "peer 2: encoder_conf is 3, not a map"),

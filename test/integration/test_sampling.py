@@ -120,6 +120,7 @@ def test_a_teacher_sees_the_prefix_of_the_student(recipe: Recipe) -> None:
     ("changes", "message"),
     [
         ({"scheduled_sampling": {"probability": 1.5}}, "must stay between 0 and 1"),
+        ({"scheduled_sampling": 0.5}, "write `scheduled_sampling: {probability: 0.2}`"),
         ({"scheduled_sampling": {"p": 0.5}}, "unknown key p; known: probability"),
         (
             {"scheduled_sampling": {"probability": 0.5}, "decoder": "rnn", "decoder_conf": {}},
