@@ -56,7 +56,12 @@ class Run:
     @property
     def distilled(self) -> bool:
         """True if a teacher had a part in the training."""
-        return any(self.config.get(key) for key in DISTILLATION_KEYS)
+        return any(self.config.get(key) for key in DISTILLATION_KEYS) or bool(self.info.get("mix"))
+
+    @property
+    def generation(self) -> int:
+        """Of repeated distillation, from 1."""
+        return int(self.info.get("generation") or 1)
 
     @property
     def teachers(self) -> list[Path]:

@@ -132,6 +132,10 @@ def _method(run: Run) -> str:
         criteria.append("initialised from the teacher")
     if run.config.get("mutual"):
         criteria.append("mutual learning")
+    if run.info.get("mix"):
+        criteria.append("pseudo-labels")
+    if run.generation > 1:
+        criteria.append(f"generation {run.generation}")
     return "distilled: " + (", ".join(map(str, criteria)) or "teacher")
 
 

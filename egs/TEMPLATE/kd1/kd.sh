@@ -20,6 +20,9 @@ python=python3              # interpreter that has ESPnet
 train_set=                  # training set, as local/data.sh names it
 valid_set=                  # development set, for choosing epochs and methods
 test_sets=                  # list: test sets
+unlabelled_sets=            # list: sets that the teacher labels, to train the student on, too; empty for none
+unlabelled_speeds=          # list: their speeds, as speed_perturb_factors; empty for none
+unlabelled_share=           # of the speech that the student is trained on, 0.9 for nine tenths; empty: all once
 lang=noinfo                 # language, part of the names of experiments; noinfo leaves it out
 local_data_opts=            # options for local/data.sh
 speed_perturb_factors=      # list: speeds, such as 0.9 1.0 1.1; empty for none
@@ -40,9 +43,12 @@ teacher_args=               # training options that override teacher_config, suc
 student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # configuration of the distillation; empty trains the student without a teacher
-generation=1                # repeated distillation; only 1 so far
+pseudo_label_args=          # options of pseudo-label, such as "--keep_top 80"
+cluster=local               # where it works: local, or YAML of a Dask cluster
+generation=1                # generations of students, of which each teaches the next; ends early when none gets better
 # Decoding and results
 inference_config=           # configuration of decoding
+teacher_inference_config=   # the same for the first teacher; empty: inference_config
 inference_args=             # options that override it, such as "--beam_size 5"
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
 metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
@@ -78,8 +84,9 @@ for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
-[ "${generation}" -eq 1 ] ||
-    error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
+[ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
+    error "--generation ${generation}: without --unlabelled_sets or --kd_config no student learns from the one before it"
+teacher_inference_config=${teacher_inference_config:-${inference_config}}
 [ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
@@ -115,11 +122,10 @@ exp_name() {
 for config in "${teacher_configs[@]}"; do
     teachers+=("$(exp_name "${config}" "${teacher_args}")")
 done
-student=
-[ -z "${student_config}" ] || student=$(exp_name "${student_config}" "${student_args}" "${kd_config}")
-inference_tag=inference
-[ -z "${inference_config}" ] || inference_tag=$(config_name "${inference_config}")
-inference_tag+=$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}
+student=  # of the generation that is at work
+tag_of() { echo "$(config_name "${1:-inference}")$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}"; }
+inference_tag=$(tag_of "${inference_config}")
+teacher_tag=$(tag_of "${teacher_inference_config}")
 
 # --- helpers ---
 # need STAGE FILE...: refuse to run before the stage that makes the files.
@@ -149,6 +155,7 @@ split_keys() {
 smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
 
 . utils/steps.sh
+. utils/generations.sh
 
 # needs_dump SET...: training and development sets come from stage 4, test sets from stage 3.
 needs_dump() {
@@ -185,10 +192,11 @@ stage_1() {
 stage_2() {
     if [ -z "${sp}" ]; then
         echo "nothing to do without --speed_perturb_factors"
-        return
+    else
+        need 1 "data/${train_set}/wav.scp"
+        "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
     fi
-    need 1 "data/${train_set}/wav.scp"
-    "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
+    perturb_unlabelled
 }
 
 stage_3() {
@@ -200,6 +208,7 @@ stage_3() {
         "${python}" -m espnet_kd format --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
             "data/${set}" "${raw}${part}/${set}"
     done
+    format_unlabelled
 }
 
 stage_4() {
@@ -209,6 +218,7 @@ stage_4() {
         "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
             "${raw}/org/${set}" "${raw}/${set}"
     done
+    filter_unlabelled
 }
 
 stage_5() {
@@ -238,14 +248,6 @@ stage_7() {
     done
 }
 
-# needs_teachers: each has been trained.
-needs_teachers() {
-    local teacher
-    for teacher in "${teachers[@]}"; do
-        [ -z "${teacher_config}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
-    done
-}
-
 stage_8() {
     local teacher dir
     needs_teachers
@@ -253,9 +255,10 @@ stage_8() {
     [ ${#teachers[@]} -gt 0 ] || echo "nothing to do without a teacher"
     for teacher in "${teachers[@]}"; do
         dir=$(model_dir "${teacher}")
-        decode "${dir}" "${valid_set}"
-        score "${dir}" "${valid_set}"
+        as_teacher decode "${dir}" "${valid_set}"
+        as_teacher score "${dir}" "${valid_set}"
     done
+    [ ${#unlabelled[@]} -eq 0 ] || pseudo_label
 }
 
 stage_9() {
@@ -264,37 +267,30 @@ stage_9() {
     train student "${student}" "${student_config}" "${student_args}" "${kd_config}"
 }
 
-# models: where results of the teachers and the student lie.
-models() {
-    local teacher
-    for teacher in "${teachers[@]}"; do
-        model_dir "${teacher}"
-    done
-    echo "${student}"
-}
-
 stage_10() {
     local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     needs_teachers
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
     needs_dump "${evaluated[@]}"
-    dirs=$(models)
+    dirs=$(teacher_dirs)
     for dir in ${dirs}; do
-        decode "${dir}" "${evaluated[@]}"
+        as_teacher decode "${dir}" "${evaluated[@]}"
     done
+    decode "${student}" "${evaluated[@]}"
 }
 
 stage_11() {
     local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     needs_dump "${evaluated[@]}"
-    dirs=$(models)
+    dirs=$(teacher_dirs)
     for dir in ${dirs}; do
-        score "${dir}" "${evaluated[@]}"
+        as_teacher score "${dir}" "${evaluated[@]}"
     done
+    score "${student}" "${evaluated[@]}"
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_tag}" \
         --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
@@ -304,15 +300,4 @@ stage_12() {
     pack "${student}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
 }
 
-# duration SECONDS
-duration() {
-    if [ "$1" -lt 60 ]; then echo "$1 s"; else printf '%d min %02d s\n' $(($1 / 60)) $(($1 % 60)); fi
-}
-
-for ((number = stage; number <= stop_stage && number < ${#titles[@]}; number++)); do
-    started=${SECONDS}
-    echo "stage ${number}: ${titles[number]}"
-    "stage_${number}"
-    exec 9>&-
-    echo "stage ${number}: took $(duration $((SECONDS - started)))"
-done
+run_stages

@@ -6,11 +6,17 @@
 data_options=(
     --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
     --non_linguistic_symbols "${nlsyms_txt}" --cleaner none --g2p none --frontend_conf "fs=${fs}"
-    --train_data_path_and_name_and_type "${raw}/${train}/wav.scp,speech,${audio_type}"
-    --train_data_path_and_name_and_type "${raw}/${train}/text,text,text"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
 )
+
+# training_data DIRECTORY: the options that name it, in the array of that name.
+training_data() {
+    training_data=(
+        --train_data_path_and_name_and_type "$1/wav.scp,speech,${audio_type}"
+        --train_data_path_and_name_and_type "$1/text,text,text"
+    )
+}
 
 # statistics_for CONFIG ARGS: their directory; a model with another front end has another one.
 statistics_for() {
@@ -38,8 +44,9 @@ collect() {
     split_keys "${raw}/${train}/wav.scp" "${jobs}" "${partial}/logdir/train"
     split_keys "${raw}/${valid_set}/wav.scp" "${jobs}" "${partial}/logdir/valid"
     read -ra words <<< "$2"
+    training_data "${raw}/${train}"
     ${train_cmd} JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
-        "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" \
+        "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" "${training_data[@]}" \
         --train_shape_file "${partial}/logdir/train.JOB.scp" --valid_shape_file "${partial}/logdir/valid.JOB.scp" \
         --output_dir "${partial}/logdir/stats.JOB" "${words[@]}"
     for ((part = 1; part <= jobs; part++)); do
@@ -57,11 +64,22 @@ collect() {
 
 # train ROLE EXP CONFIG ARGS [KD_CONFIG]: train a model, or go on with an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state status=0 watcher configs=("$3" ${5:+"$5"}) taught=()
+    local role=$1 exp=$2 stats words state status=0 watcher configs=("$3" ${5:+"$5"}) taught=() speech=${raw}/${train} shapes
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
     [ -z "${5-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
+    shapes=${stats}/train
+    if [ "${role}" = student ]; then
+        taught+=(--generation "${current_generation}")
+        if [ -n "${mixed}" ]; then
+            need 8 "${mixed}/mix.json"
+            speech=${mixed}
+            shapes=${mixed}
+            taught+=(--mix "${mixed}/mix.json")
+        fi
+    fi
+    training_data "${speech}"
     lock "${exp}"
     state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
         --config "${configs[@]}" "${taught[@]}" -- "${run_line% }")
@@ -75,8 +93,8 @@ train() {
     "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
-        "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data_options[@]}" --resume true \
-        --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}" \
+        "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data_options[@]}" "${training_data[@]}" --resume true \
+        --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}" \
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}" \
         --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
         --fold_length 80000 --fold_length 150 --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
