@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
+    "delay": ("espnet_kd.recipe.delay", "how much later than its teacher a transducer emits"),
     "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
