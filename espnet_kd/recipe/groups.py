@@ -127,7 +127,10 @@ def _equal_updates(a: Group, b: Group) -> bool:
 
 def _method(run: Run) -> str:
     """Name of a distilled student: its criteria, or else what the teacher was used for."""
-    criteria = list(run.config.get("criteria") or {})
+    targets = run.config.get("targets")
+    criteria = [] if targets == "hard" else list(run.config.get("criteria") or {})
+    if targets in ("soft", "hard"):
+        criteria.append(f"{targets} targets")
     if run.config.get("init_from_teacher"):
         criteria.append("initialised from the teacher")
     if run.config.get("mutual"):

@@ -11,6 +11,7 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet2.train.dataset import ESPnetDataset
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
 from espnet_kd.models.delay import Delays, Speech, measure
 from espnet_kd.tasks.options import TermOptions, on_lattice
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
@@ -77,11 +78,11 @@ def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
     Raises:
         UserError: speech or text is not among the data.
     """
-    wanted = [tuple(entry) for entry in data if entry[1] in ("speech", "text")]
+    wanted = {entry[1]: tuple(entry) for entry in data if entry[1] in ("speech", "text")}
     if len(wanted) != 2:
         raise UserError("the delay is measured on speech and text: give both as validation data")
     preprocess = ASRTransducerTask.build_preprocess_fn(argparse.Namespace(**config), False)
-    dataset = ESPnetDataset(wanted, preprocess=preprocess)
-    for utt in sorted(dataset.names()):
+    dataset = ESPnetDataset(list(wanted.values()), preprocess=preprocess)
+    for utt in sorted(read_table(wanted["text"][0])):
         _, item = dataset[utt]
         yield item["speech"], item["text"]

@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
     group.add_argument(
         "--targets",
-        default="both",
-        help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both, or auto (a rule)",
+        help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
     )
     group.add_argument("--delay_student", help="Trained student that `delay: auto` measures; a directory")
     group.add_argument(

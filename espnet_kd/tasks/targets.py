@@ -27,6 +27,8 @@ def settle_targets(args: argparse.Namespace) -> str:
     Raises:
         UserError: no such choice, or ``auto`` without a teacher.
     """
+    if args.targets is None:
+        return "both"
     if args.targets not in (*CHOICES, AUTO):
         raise UserError(f"targets: {args.targets!r} is none of {AUTO}, {', '.join(CHOICES)}")
     reason = "the configuration says so"

@@ -6,7 +6,7 @@ from espnet_kd.rnnt import Joint, emission_frames
 
 
 def test_a_label_is_emitted_where_its_arc_is_taken():
-    """Four frames, labels 1 and 2: blank everywhere but at (1, 0) and (3, 1), where the labels are certain."""
+    """Four frames, labels 1 and 2: blank is likely everywhere but at (1, 0) and (3, 1)."""
     enc = torch.zeros(1, 4, 3)
     dec = torch.zeros(1, 3, 3)
     enc[0, 1, 1], enc[0, 3, 2] = 8.0, 8.0  # frame 1 speaks of label 1, frame 3 of label 2

@@ -30,7 +30,9 @@ def test_it_teaches_as_one_that_makes_the_class_impossible(kind: str) -> None:
     values = []
     for bias in (excluded, unlikely):
         student.enc.grad = None
-        loss = distil(student, teacher.with_tensors(teacher.enc + 1, teacher.dec, teacher.weight, bias), kind).loss
+        loss = distil(
+            student, teacher.with_tensors(teacher.enc + 1, teacher.dec, teacher.weight, bias), kind
+        ).loss
         loss.backward()
         values.append((loss.detach(), student.enc.grad))
     torch.testing.assert_close(*values)

@@ -289,6 +289,7 @@ stage_11() {
         as_teacher score "${dir}" "${evaluated[@]}"
     done
     score "${student}" "${evaluated[@]}"
+    measure_delay
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
         --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_tag}" \
         --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"

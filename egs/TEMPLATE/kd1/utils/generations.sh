@@ -125,6 +125,17 @@ teacher_dirs() {
     done
 }
 
+# measure_delay: how much later than its teacher a transducer emits.
+measure_delay() {
+    local dir options=()
+    [ "${asr_task}" = asr_transducer ] && [ ${#teachers[@]} -gt 0 ] || return 0
+    dir=$(model_dir "${teachers[0]}")
+    [ "$(task_of "${dir}")" = asr_transducer ] || return 0
+    [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
+    "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
+        --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}"
+}
+
 # duration SECONDS
 duration() {
     if [ "$1" -lt 60 ]; then echo "$1 s"; else printf '%d min %02d s\n' $(($1 / 60)) $(($1 % 60)); fi

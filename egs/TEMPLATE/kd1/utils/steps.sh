@@ -64,7 +64,7 @@ collect() {
 
 # train ROLE EXP CONFIG ARGS [KD_CONFIG]: train a model, or go on with an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state status=0 watcher configs=("$3" ${5:+"$5"}) taught=() speech=${raw}/${train} shapes
+    local role=$1 exp=$2 stats words state status=0 watcher configs=("$3" ${5:+"$5"}) taught=() speech=${raw}/${train} shapes plain
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -88,6 +88,12 @@ train() {
         return
     fi
     read -ra words <<< "$4"
+    if [ -n "${5-}" ] && grep -Eq 'delay: *auto' "$5"; then
+        plain=$(exp_name "$3" "$4")
+        [ -e "${plain}/${inference_asr_model}" ] ||
+            error "delay: auto of $5 measures ${plain}: train that first, by the same command without --kd_config"
+        words+=(--delay_student "${plain}")
+    fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
     "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \
