@@ -15,7 +15,6 @@ OPTIONS = (
     "--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "test_clean", "--nbpe", "30",
     "--unlabelled_sets", "train_clean_360", "--unlabelled_share", "0.5", "--generation", "2",
     "--pseudo_label_args", "--max_rate 1000 --max_repeats 1000",
-    "--librispeech_parts", "train-clean-100 train-clean-360 dev-clean dev-other test-clean",
     "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml", "--kd_config", "conf/kl.yaml",
     "--inference_config", "conf/greedy.yaml", "--speed_perturb_factors", "", "--ngpu", "0",
     "--nj", "1", "--inference_nj", "1",

@@ -186,7 +186,8 @@ stage_1() {
     local words
     [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
     read -ra words <<< "${local_data_opts}"
-    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} local/data.sh "${words[@]}"
+    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} \
+        unlabelled_sets=${unlabelled_sets} local/data.sh "${words[@]}"
 }
 
 stage_2() {
