@@ -8,6 +8,10 @@ import os
 # Part to module and what it times; a module has ``main() -> bool``, True if its target is met.
 PARTS = {
     "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
+    "transducer": (
+        "bench.transducer",
+        "a distillation step of transducers against what it cannot do without",
+    ),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }
 
