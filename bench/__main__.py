@@ -9,6 +9,10 @@ import os
 PARTS = {
     "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
     "mutual": ("bench.mutual", "a step of two peers against one of one model"),
+    "transducer": (
+        "bench.transducer",
+        "a distillation step of transducers against what it cannot do without",
+    ),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }
 

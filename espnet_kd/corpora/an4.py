@@ -17,6 +17,7 @@ from pathlib import Path
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.datadir import Utterance, write_data_dir
 from espnet_kd.corpora.download import download, file_sha256, verify
+from espnet_kd.corpora.splits import spread
 from espnet_kd.errors import UserError
 
 DEFAULT_URL = "https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz"
@@ -47,10 +48,17 @@ def main(argv: list[str] | None = None) -> None:
         help="where archives are kept and unpacked (default: %(default)s)",
     )
     parser.add_argument("--sha256", help="checksum that the archive must have")
+    parser.add_argument(
+        "--labelled",
+        type=int,
+        help="per cent of the training utterances: for 20 there are train_20 and train_rest_80, too",
+    )
     parser.add_argument("--dev_speakers", default=DEV_SPEAKERS, help="default: %(default)s")
     args = parser.parse_args(argv)
     root = find_root(fetch(args.source, args.downloads, args.sha256))
-    prepare(root, args.dst, args.dev_speakers.split())
+    if args.labelled is not None and not 0 < args.labelled < 100:
+        raise UserError(f"--labelled {args.labelled} is not a share in per cent, from 1 to 99")
+    prepare(root, args.dst, args.dev_speakers.split(), args.labelled)
 
 
 def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
@@ -87,8 +95,12 @@ def find_root(directory: Path) -> Path:
     raise UserError(f"{directory} is not AN4: no etc/an4_train.fileids in it or below it")
 
 
-def prepare(root: Path, dst: Path, dev_speakers: Collection[str]) -> None:
-    """Write DST/{train,dev,test} of the AN4 tree at ``root``."""
+def prepare(root: Path, dst: Path, dev_speakers: Collection[str], labelled: int | None = None) -> None:
+    """Write DST/{train,dev,test} of the AN4 tree at ``root``.
+
+    Args:
+        labelled: per cent of the training utterances for a set of their own, beside one of the rest.
+    """
     sets = {name: read_set(root, name) for name in COUNTS}
     for name, expected in COUNTS.items():
         if len(sets[name]) != expected:
@@ -96,7 +108,10 @@ def prepare(root: Path, dst: Path, dev_speakers: Collection[str]) -> None:
     held_out = choose_dev({u.speaker for u in sets["train"]}, dev_speakers)
     sets["dev"] = [u for u in sets["train"] if u.speaker in held_out]
     sets["train"] = [u for u in sets["train"] if u.speaker not in held_out]
-    for name in ("train", "dev", "test"):
+    if labelled is not None:
+        names = f"train_{labelled}", f"train_rest_{100 - labelled}"
+        sets |= zip(names, spread(sets["train"], labelled), strict=True)
+    for name in sets:
         write_data_dir(dst / name, sets[name])
         print(f"{dst / name}: {len(sets[name])} utterances, {len({u.speaker for u in sets[name]})} speakers")
 

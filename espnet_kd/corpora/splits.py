@@ -28,6 +28,22 @@ def first_utterances(
     return ordered[:count], ordered[count:]
 
 
+def spread(utterances: Iterable[Utterance], percent: int) -> tuple[list[Utterance], list[Utterance]]:
+    """A share of the utterances, evenly spread over the order of their ids, and the rest.
+
+    Raises:
+        UserError: one of the two would be empty.
+    """
+    chosen: list[Utterance] = []
+    rest: list[Utterance] = []
+    for index, u in enumerate(_sorted(utterances)):
+        taken = (index + 1) * percent // 100 > index * percent // 100
+        (chosen if taken else rest).append(u)
+    if not chosen or not rest:
+        raise UserError(f"{percent} per cent of {len(chosen + rest)} utterances is none or all of them")
+    return chosen, rest
+
+
 def limit_repetitions(utterances: Iterable[Utterance], at_most: int = REPETITIONS) -> list[Utterance]:
     """Thin out the transcripts that occur more than ``at_most`` times (train_nodup), sorted by id.
 

@@ -1,6 +1,6 @@
 """A stock ESPnet model that also learns from a teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -11,7 +11,9 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion
+from espnet_kd.errors import UserError
 from espnet_kd.models.frames import check_frames, resampled
+from espnet_kd.models.hypotheses import are_hypotheses
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
@@ -44,12 +46,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Method:
-    """What distillation needs besides parameters; no module, so nothing of it enters the state dict."""
+    """What distillation needs besides parameters; no module, so nothing of it enters the state dict.
+
+    Attributes:
+        soft_only: the task loss leaves out utterances whose text is a teacher's hypothesis.
+    """
 
     teacher: Teacher
     taps: Taps
     terms: tuple[Term, ...]
     task_weight: Schedule
+    soft_only: bool = False
 
 
 class Distillation:
@@ -84,6 +91,8 @@ class Distillation:
             the latter two are there.
         """
         method: Method = self.kd_method
+        if method.soft_only:
+            self._set_transcribed(kwargs.get("utt_id", ()))
         transcribed = text is not None
         if text is None or text_lengths is None:
             text, text_lengths = placeholder(speech)
@@ -114,6 +123,18 @@ class Distillation:
         if self.training:
             self.kd_step += 1
         return total, stats, weight
+
+    def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
+        """Say whose text is a transcript; a model whose task loss takes whole batches must have no others.
+
+        Raises:
+            UserError: it has.
+        """
+        if any(are_hypotheses(utt_ids)):
+            raise UserError(
+                "targets: soft leaves pseudo-labels out of the task loss, which only transducers "
+                "(--task asr_transducer) can: use both, or hard"
+            )
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Task loss times its weight; a model that has criteria in the task's own passes adds them."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import Transcript
 from espnet_kd.models.distilled import Distillation, Method, Term, distil_as
+from espnet_kd.models.transcribed import OfTranscribed, select
 from espnet_kd.rnnt import Joint, LatticeLoss, joint_of, rnnt_loss
 
 
@@ -43,7 +44,7 @@ class PeerTransducer(LatticeTransducer):
         return super()._calc_transducer_loss(encoder_out, joint_out, target, t_len, u_len)
 
 
-class TransducerDistillation(Distillation, LatticeTransducer):
+class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
     """Criteria on hidden layers as for any model, and one on the lattice, in the same passes as the loss."""
 
     def _calc_transducer_loss(
@@ -52,23 +53,41 @@ class TransducerDistillation(Distillation, LatticeTransducer):
         term, transcript = self._lattice_term(), Transcript(target, t_len, u_len)
         self.kd_lattice = None
         if term is None:
-            return super()._calc_transducer_loss(encoder_out, joint_out, *transcript)
+            return self._of_transcripts(joint_out, transcript)
         criterion, teacher = self.kd_criteria[term.name], self.kd_targets[term.teacher_tap].values
         teacher = like_student(teacher, self.kd_targets[term.teacher_tap].lengths, joint_out, t_len)
         if term.weight.is_zero:
             with torch.no_grad():
                 kd = criterion(joint_out, teacher, transcript)
-            loss = super()._calc_transducer_loss(encoder_out, joint_out, *transcript)
+            loss = self._of_transcripts(joint_out, transcript)
             self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
             return loss
         step = float(self.kd_step)
         task = self.kd_method.task_weight(step) * self.transducer_weight
+        if self.kd_transcribed is not None:
+            soft = criterion.with_task(joint_out, teacher, transcript, 0.0, term.weight(step))
+            loss = self._of_transcripts(joint_out, transcript)
+            self.kd_lattice = LatticeLoss(task * loss + soft.loss, loss.detach(), soft.kd)
+            return self.kd_lattice.rnnt
         weights = {"rnnt_weight": task, "kd_weight": term.weight(step), "fastemit": self.fastemit_lambda}
         self.kd_lattice = criterion.with_task(joint_out, teacher, transcript, **weights)
         return self.kd_lattice.rnnt
 
+    def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:
+        """RNN-T loss of the utterances that have a transcript, divided by the number of all."""
+        if self.kd_transcribed is not None and not len(self.kd_transcribed):
+            tensors = (joint_out.enc, joint_out.dec, joint_out.weight, joint_out.bias)
+            return 0.0 * sum(x.sum() for x in tensors)
+        share = 1.0
+        if self.kd_transcribed is not None:
+            share = len(self.kd_transcribed) / len(joint_out.enc)
+            joint_out, transcript = select(joint_out, transcript, self.kd_transcribed)
+        return share * super()._calc_transducer_loss(None, joint_out, *transcript)
+
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Task loss with its weight, plus the lattice term with its own."""
+        if self.use_auxiliary_ctc and stats["loss_aux_ctc"] is None:  # keys must not depend on the batch
+            stats["loss_aux_ctc"] = torch.zeros_like(stats["loss_transducer"])
         term, lattice = self._lattice_term(), self.kd_lattice
         total = super()._with_task(loss, stats, step)
         if term is None:

@@ -66,12 +66,18 @@ class Run:
     @property
     def distilled(self) -> bool:
         """True if a teacher had a part in the training."""
-        return any(phase.config.get(key) for phase in self.phases for key in DISTILLATION_KEYS)
+        taught = any(phase.config.get(key) for phase in self.phases for key in DISTILLATION_KEYS)
+        return taught or bool(self.info.get("mix"))
 
     @property
     def peer(self) -> int:
         """Which peer of a mutual training it is; 1 for any other."""
         return int((self.config.get("mutual") or {}).get("peer", 1))
+
+    @property
+    def generation(self) -> int:
+        """Of repeated distillation, from 1."""
+        return int(self.info.get("generation") or 1)
 
     @property
     def teachers(self) -> list[Path]:

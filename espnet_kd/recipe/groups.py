@@ -131,13 +131,19 @@ def _method(run: Run) -> str:
 
 
 def lesson(run: Run) -> str:
-    """The criteria of a training, or else what the teacher was used for."""
-    criteria = list(run.config.get("criteria") or {})
-    if run.config.get("init_from_teacher"):
-        criteria.append("initialised from the teacher")
-    if run.config.get("mutual"):
-        criteria.append("mutual learning" + (f", peer {run.peer}" if run.peer > 1 else ""))
-    return ", ".join(map(str, criteria)) or ("task" if run.before else "teacher")
+    """The criteria of a training and what else it had of a teacher."""
+    targets = run.config.get("targets")
+    parts = [] if targets == "hard" else list(map(str, run.config.get("criteria") or {}))
+    mutual = run.config.get("mutual")
+    others = {
+        f"{targets} targets": targets in ("soft", "hard"),
+        "initialised from the teacher": run.config.get("init_from_teacher"),
+        "mutual learning" + (f", peer {run.peer}" if run.peer > 1 else ""): mutual,
+        "pseudo-labels": run.info.get("mix"),
+        f"generation {run.generation}": run.generation > 1,
+    }
+    parts += [name for name, holds in others.items() if holds]
+    return ", ".join(parts) or ("task" if run.before else "teacher")
 
 
 def _longer(group: Group, base: Group) -> str:

@@ -16,16 +16,17 @@ from espnet_kd.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``perturb [--factors "0.9 1.0 1.1"] SRC DST``."""
+    """``perturb [--factors "0.9 1.0 1.1"] [--unlabelled] SRC DST``."""
     parser = argparse.ArgumentParser(prog="espnet-kd perturb", description=__doc__.splitlines()[0])
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
+    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
     parser.add_argument("--factors", default="0.9 1.0 1.1", help="speeds (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
         raise UserError(f"{args.src} cannot be perturbed into itself")
     factors = parse_factors(args.factors)
-    source = read_data_dir(args.src)
+    source = read_data_dir(args.src, labelled=not args.unlabelled)
     write_data_dir(args.dst, (u for f in factors for u in at_speed(source, f)))
     print(f"{args.dst}: {len(factors) * len(source.speaker)} utterances at {len(factors)} speeds")
 

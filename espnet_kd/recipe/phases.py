@@ -17,19 +17,20 @@ TABLES = ("wav.scp", "utt2num_samples")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``phases --sets DIR... --out DIR --config FILE...``: join speech for a phase without transcripts.
+    """``phases [--sets DIR... --out DIR] --config FILE...``: join speech for a phase without transcripts.
 
-    Prints the directory; nothing if the phase needs transcripts.
+    Prints the directory, or without one `speech`; nothing if the phase needs transcripts.
     """
     parser = argparse.ArgumentParser(prog="espnet-kd phases", description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", nargs="+", type=Path, required=True, help="dump directories")
-    parser.add_argument("--out", type=Path, required=True, help="directory of their wav.scp and lengths")
+    parser.add_argument("--sets", nargs="+", type=Path, default=[], help="dump directories")
+    parser.add_argument("--out", type=Path, help="directory of their wav.scp and lengths")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
     args = parser.parse_args(argv)
     if needs_transcripts(merge_files(args.config)):
         return
-    join(args.sets, args.out)
-    print(args.out)
+    if args.out is not None:
+        join(args.sets, args.out)
+    print(args.out or "speech")
 
 
 def initial_student(previous: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.recipe import experiments, tables
+from espnet_kd.recipe import experiments, generations, latency, tables
 from espnet_kd.recipe.experiments import Run
 from espnet_kd.recipe.groups import Group, make_groups
 
@@ -125,6 +125,7 @@ def render(
         notes.append("Not scored: " + ", ".join(f"`{run.name}`" for run in unscored) + ".")
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
+    parts += generations.section(groups, sets) + latency.section(groups, sets)
     parts.append("## Plots")
     for caption, path in images.items():
         link = Path(os.path.relpath(path, out.parent)).as_posix().replace(" ", "%20")

@@ -5,6 +5,7 @@
     {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
      "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
      "previous": experiment of the phase before or null,
+     "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
      "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
 """
 
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     begin.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
     begin.add_argument("--teacher", nargs="*", default=[], help="experiment directories of the teachers")
     begin.add_argument("--previous", type=Path, help="finished experiment whose student this one starts from")
+    begin.add_argument("--generation", type=int, default=1, help="of repeated distillation, for the record")
+    begin.add_argument("--mix", type=Path, help="record of the mixture that it is trained on, see mix")
     begin.add_argument("--args", default="", help="options that override the configuration, for the record")
     commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
     args = parser.parse_args(words)
@@ -105,6 +108,8 @@ def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> d
         "teachers": list(args.teacher),
         "args": args.args,
         "previous": str(args.previous) if args.previous else None,
+        "generation": args.generation,
+        "mix": json.loads(args.mix.read_text(encoding="utf-8")) if args.mix else None,
         "started": before.get("started", round(time.time(), 1)),
         "ended": None,
         "interruptions": before["interruptions"] + 1 if before else 0,

@@ -5,6 +5,7 @@ J joint space, N nodes, K kept classes, P nodes of an alignment.
 """
 
 from espnet_kd.rnnt.distillation import rnnt_distillation
+from espnet_kd.rnnt.emission import emission_frames
 from espnet_kd.rnnt.joint import Joint, joint_of
 from espnet_kd.rnnt.loss import rnnt_loss
 from espnet_kd.rnnt.scalar import LatticeLoss
@@ -17,6 +18,7 @@ __all__ = [
     "LatticeLoss",
     "PathTargets",
     "collapsed_targets",
+    "emission_frames",
     "joint_of",
     "path_targets",
     "rnnt_distillation",

@@ -14,6 +14,7 @@ from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
 from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 
 Teacher = Joint | CollapsedTargets | PathTargets
+LEAST = -1e30  # of a teacher's bias: a finite number whose exponential is 0
 Normalize = Literal["nodes"]
 
 
@@ -56,7 +57,7 @@ def rnnt_distillation(
             teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice
             without its first frames with the teacher's without its last.
         temperature: T > 0 of both models' softmax in the teacher's term; best alignment and occupancy are the
-            teacher's at 1. What is stored was softened when it was made: give the same T.
+            teacher's at 1. What is stored was softened when it was made, with the same T.
         blank: index of the blank.
         fastemit: as in rnnt_loss.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
@@ -81,6 +82,7 @@ def rnnt_distillation(
     check_number("temperature", temperature, above_zero=True)
     _check_options(kind, delay, normalize)
     _check_teacher(student, teacher, kind, lattice)
+    _check_temperature(teacher, temperature)
     method = Distillation(
         teacher=_constant(teacher, student),
         kind=kind,
@@ -124,6 +126,15 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice
         )
 
 
+def _check_temperature(teacher: Teacher, temperature: float) -> None:
+    """Refuse stored targets that were made at another temperature."""
+    stored = None if isinstance(teacher, Joint) else teacher.temperature
+    if stored not in (None, temperature):
+        raise ValueError(
+            f"the temperature is {temperature}, the stored targets were made at {stored}: use the same"
+        )
+
+
 def _check_path(student: Joint, targets: PathTargets, lattice: Lattice) -> None:
     """Refuse a path that leaves the student's lattice, or tokens outside its vocabulary."""
     batch = len(student.enc)
@@ -151,5 +162,7 @@ def _constant(teacher: Teacher, student: Joint) -> Teacher:
     """The teacher without gradient, in the type in which the student is computed."""
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
     if isinstance(teacher, Joint):
-        return teacher.map(lambda x: x.detach().to(dtype)).without_tanh()
+        wide = teacher.map(lambda x: x.detach().to(dtype))
+        # A class that is masked by -inf has probability 0, but 0 times -inf would be NaN.
+        return replace(wide, bias=wide.bias.clamp(min=LEAST)).without_tanh()
     return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))

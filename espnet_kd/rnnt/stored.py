@@ -17,9 +17,11 @@ class CollapsedTargets:
 
     Attributes:
         log_probs: (B, T, U, 3); -inf for the label of the last row; padding may hold anything.
+        temperature: of the softmax that made them; None if unknown.
     """
 
     log_probs: Tensor
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Check the shape.
@@ -37,7 +39,7 @@ class CollapsedTargets:
 
     def utterance(self, number: int) -> "CollapsedTargets":
         """One utterance as a batch of its own."""
-        return CollapsedTargets(self.log_probs[number : number + 1])
+        return CollapsedTargets(self.log_probs[number : number + 1], self.temperature)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class PathTargets:
         log_probs: (B, P, K) of them.
         tail: `drop`: what the K classes leave counts as nothing; `other`: as one more class.
         renorm: the K probabilities are divided by their sum; only with the tail `drop`.
+        temperature: of the softmax that made them; None if unknown.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class PathTargets:
     log_probs: Tensor
     tail: Tail = "drop"
     renorm: bool = True
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and options.
@@ -84,4 +88,5 @@ class PathTargets:
         """One utterance as a batch of its own."""
         one = slice(number, number + 1)
         path = Path(self.path.frames[one], self.path.rows[one], self.path.lengths[one])
-        return PathTargets(path, self.tokens[one], self.log_probs[one], self.tail, self.renorm)
+        tokens, log_probs = self.tokens[one], self.log_probs[one]
+        return PathTargets(path, tokens, log_probs, self.tail, self.renorm, self.temperature)

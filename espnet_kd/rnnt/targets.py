@@ -34,7 +34,7 @@ def collapsed_targets(
             x = teacher_logits(teacher, block, 0, temperature, buffers)
             to = block.at(log_probs)
             to.copy_(group(x, label_and_blank(block), block)[1].view(to.shape))
-    return CollapsedTargets(log_probs)
+    return CollapsedTargets(log_probs, float(temperature))
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def path_targets(
             found = x.log_softmax(-1).topk(k)
             for to, values in ((log_probs, found.values), (tokens, found.indices)):
                 to[block.utterance, block.start : block.stop] = values
-    return PathTargets(path, tokens, log_probs, tail, renorm)
+    return PathTargets(path, tokens, log_probs, tail, renorm, float(temperature))
 
 
 def _wide(teacher: Joint) -> Joint:

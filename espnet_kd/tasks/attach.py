@@ -13,7 +13,9 @@ from espnet_kd.models.frames import ratio_of
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
+from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
+from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
@@ -41,9 +43,11 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         check_tokens(model.token_list, experiment)
     if args.init_from_teacher:
         initialise(model, experiments[0].model, args.init_from_teacher)
-    terms = term_options(args.criteria)
+    targets = settle_targets(args)
+    terms = [] if targets == "hard" else term_options(args.criteria)
     if not terms:
         return model
+    settle_delays(args, terms, experiments[0])
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
     teacher = OnlineTeacher(
@@ -55,7 +59,11 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
     terms = _fit(model, taps, teacher, terms)
     method = Method(
-        teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
+        teacher,
+        taps,
+        tuple(t.term for t in terms),
+        build_schedule(args.task_weight, "task_weight"),
+        soft_only=targets == "soft",
     )
     attach = distil if isinstance(model, ESPnetASRModel) else distil_transducer
     return attach(model, method, {t.term.name: t.build() for t in terms})

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
     group.add_argument(
+        "--targets",
+        help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
+    )
+    group.add_argument("--delay_student", help="Trained student that `delay: auto` measures; a directory")
+    group.add_argument(
         "--task_weight", type=yaml.safe_load, default=1.0, help="Weight of the task loss, or its schedule"
     )
 

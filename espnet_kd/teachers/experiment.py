@@ -30,6 +30,8 @@ CHECKPOINTS = (
 FILE_OPTIONS = (("normalize_conf", "stats_file"),)
 # Only the configuration of a transducer has it.
 TRANSDUCER_KEY = "joint_network_conf"
+# What ESPnet's ASR task needs for `decoder: transducer`, and tools/standins has.
+STANDS_IN = "warprnnt_pytorch"
 # Own parameters of a distilled student; its stock model does not have them.
 OWN_PREFIX = "kd_"
 
@@ -70,7 +72,15 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     config["init"] = None
     register_encoders()
     task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
-    model = task.build_model(argparse.Namespace(**config))
+    try:
+        model = task.build_model(argparse.Namespace(**config))
+    except ModuleNotFoundError as e:
+        if e.name != STANDS_IN:
+            raise
+        raise UserError(
+            f"{directory} has the ASR task's transducer decoder, for which ESPnet imports {STANDS_IN}: "
+            "install it, or set PYTHONPATH to tools/standins of the espnet_kd checkout, which has a stand-in"
+        ) from None
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
     if hasattr(model.decoder, "sampling_probability"):

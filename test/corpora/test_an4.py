@@ -151,3 +151,12 @@ def test_a_part_of_the_corpus_without_dev_speakers_holds_out_others(capsys: pyte
 
 def test_eight_dev_speakers() -> None:
     assert len(set(an4.DEV_SPEAKERS.split())) == 8
+
+
+def test_a_share_of_the_transcripts(tmp_path: Path, root: Path) -> None:
+    """Every second of the training utterances, in the order of their ids."""
+    an4.main([str(root), str(tmp_path / "data"), "--labelled", "50"])
+    assert (tmp_path / "data/train_50/text").read_text() == "fash-cen1-fash-b H I N I C H\n"
+    assert (tmp_path / "data/train_rest_50/text").read_text() == "fash-an251-fash-b YES\n"
+    with pytest.raises(UserError, match="--labelled 100 is not a share in per cent"):
+        an4.main([str(root), str(tmp_path / "data"), "--labelled", "100"])

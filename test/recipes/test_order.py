@@ -41,7 +41,7 @@ def test_one_line_says_what_is_missing(
         (("--corpsu", "x"), "unknown option --corpsu; did you mean --corpus?"),
         (("--nj", "many"), "--nj 'many' is not a number from 1 up"),
         (("--inference_nj", "0"), "--inference_nj '0' is not a number from 1 up"),
-        (("--generation", "2"), "--generation 2: only 1 works so far"),
+        (("--generation", "2"), "--generation 2: without --unlabelled_sets or --kd_config no student learns"),
         (("--valid_set", ""), "--valid_set is required"),
         (("--metric", "ser"), "--metric ser is neither wer nor cer"),
         (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),

@@ -20,6 +20,10 @@ python=python3              # interpreter that has ESPnet
 train_set=                  # training set, as local/data.sh names it
 valid_set=                  # development set, for choosing epochs and methods
 test_sets=                  # list: test sets
+unlabelled_sets=            # list: speech without transcripts; phases that need none train on it as it is; if all need
+                            # some, the teacher labels it
+unlabelled_speeds=          # list: their speeds, as speed_perturb_factors; empty for none
+unlabelled_share=           # of the speech that the student is trained on, 0.9 for nine tenths; empty: all once
 lang=noinfo                 # language, part of the names of experiments; noinfo leaves it out
 local_data_opts=            # options for local/data.sh
 speed_perturb_factors=      # list: speeds, such as 0.9 1.0 1.1; empty for none
@@ -42,10 +46,12 @@ student_args=               # training options that override student_config, suc
 kd_config=                  # list: configuration of the distillation, or of its phases, each from the student of the
                             # one before; empty trains the student without a teacher
 peers=each                  # each or first: which models of a mutual training are decoded and packed
-unlabelled_sets=            # list: speech without transcripts; phases that need none train on it, too
-generation=1                # repeated distillation; only 1 so far
+pseudo_label_args=          # options of pseudo-label, such as "--keep_top 80"
+cluster=local               # where it works: local, or YAML of a Dask cluster
+generation=1                # generations of students, of which each teaches the next; ends early when none gets better
 # Decoding and results
 inference_config=           # configuration of decoding
+teacher_inference_config=   # the same for the first teacher; empty: inference_config
 inference_args=             # options that override it, such as "--beam_size 5"
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
 metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
@@ -81,10 +87,12 @@ for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
-[ "${generation}" -eq 1 ] ||
-    error "--generation ${generation}: only 1 works so far; give the student of one run to the next by --teacher_exp"
+[ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
+    error "--generation ${generation}: without --unlabelled_sets or --kd_config no student learns from the one before it"
+teacher_inference_config=${teacher_inference_config:-${inference_config}}
 [[ ${peers} = each || ${peers} = first ]] || error "--peers ${peers} is neither each nor first"
-if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_config}"; then teacher_exp='' teacher_config=''; fi  # no teachers
+read -ra kd_configs <<< "${kd_config//,/ }"
+if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then teacher_exp='' teacher_config=''; fi  # no teachers
 [ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
@@ -92,8 +100,6 @@ if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_config}"; then teacher_exp
 # --- names, as in asr.sh ---
 read -ra tests <<< "${test_sets}"
 read -ra teacher_configs <<< "${teacher_config}"
-read -ra kd_configs <<< "${kd_config//,/ }"
-read -ra unlabelled <<< "${unlabelled_sets}"
 read -ra teachers <<< "${teacher_exp}"
 sp=${speed_perturb_factors:+_sp}
 train=${train_set}${sp}
@@ -124,11 +130,10 @@ exp_name() {
 for config in "${teacher_configs[@]}"; do
     teachers+=("$(exp_name "${config}" "${teacher_args}")")
 done
-student=  # the experiment that is decoded: that of the last phase
-[ -z "${student_config}" ] || student=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]}")
-inference_tag=inference
-[ -z "${inference_config}" ] || inference_tag=$(config_name "${inference_config}")
-inference_tag+=$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}
+student=  # of the generation that is at work
+tag_of() { echo "$(config_name "${1:-inference}")$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}"; }
+inference_tag=$(tag_of "${inference_config}")
+teacher_tag=$(tag_of "${teacher_inference_config}")
 
 # --- helpers ---
 # need STAGE FILE...: refuse to run before the stage that makes the files.
@@ -158,6 +163,7 @@ split_keys() {
 smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
 
 . utils/steps.sh
+. utils/generations.sh
 
 # needs_dump SET...: training and development sets come from stage 4, test sets from stage 3.
 needs_dump() {
@@ -188,40 +194,40 @@ stage_1() {
     local words
     [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
     read -ra words <<< "${local_data_opts}"
-    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} local/data.sh "${words[@]}"
+    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} \
+        unlabelled_sets=${unlabelled_sets} local/data.sh "${words[@]}"
 }
 
 stage_2() {
     if [ -z "${sp}" ]; then
         echo "nothing to do without --speed_perturb_factors"
-        return
+    else
+        need 1 "data/${train_set}/wav.scp"
+        "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
     fi
-    need 1 "data/${train_set}/wav.scp"
-    "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
+    perturb_unlabelled
 }
 
 stage_3() {
-    local set part text
+    local set part
     need "$([ -n "${sp}" ] && echo 2 || echo 1)" "data/${train}/wav.scp"
-    for set in "${train}" "${evaluated[@]}" "${unlabelled[@]}"; do
+    for set in "${train}" "${evaluated[@]}"; do
         need 1 "data/${set}/wav.scp"
-        case " ${train} ${valid_set} ${unlabelled[*]} " in *" ${set} "*) part=/org ;; *) part= ;; esac
-        text=()
-        [[ " ${unlabelled[*]} " != *" ${set} "* ]] || text=(--unlabelled)
-        "${python}" -m espnet_kd format --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" "${text[@]}" \
+        case ${set} in "${train}" | "${valid_set}") part=/org ;; *) part= ;; esac
+        "${python}" -m espnet_kd format --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
             "data/${set}" "${raw}${part}/${set}"
     done
+    format_unlabelled
 }
 
 stage_4() {
-    local set text
-    for set in "${train}" "${valid_set}" "${unlabelled[@]}"; do
+    local set
+    for set in "${train}" "${valid_set}"; do
         need 3 "${raw}/org/${set}/wav.scp"
-        text=()
-        [[ " ${unlabelled[*]} " != *" ${set} "* ]] || text=(--unlabelled)
         "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
-            "${text[@]}" "${raw}/org/${set}" "${raw}/${set}"
+            "${raw}/org/${set}" "${raw}/${set}"
     done
+    filter_unlabelled
 }
 
 stage_5() {
@@ -251,14 +257,6 @@ stage_7() {
     done
 }
 
-# needs_teachers: each has been trained.
-needs_teachers() {
-    local teacher
-    for teacher in "${teachers[@]}"; do
-        [ -z "${teacher_config}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
-    done
-}
-
 stage_8() {
     local teacher dir
     needs_teachers
@@ -266,9 +264,10 @@ stage_8() {
     [ ${#teachers[@]} -gt 0 ] || echo "nothing to do without a teacher"
     for teacher in "${teachers[@]}"; do
         dir=$(model_dir "${teacher}")
-        decode "${dir}" "${valid_set}"
-        score "${dir}" "${valid_set}"
+        as_teacher decode "${dir}" "${valid_set}"
+        as_teacher score "${dir}" "${valid_set}"
     done
+    [ -z "${mixed}" ] || pseudo_label
 }
 
 stage_9() {
@@ -278,27 +277,17 @@ stage_9() {
     "${python}" -m espnet_kd peers "${student}" > /dev/null  # each in a directory of its own
 }
 
-# students: the student, or all peers of a mutual training.
-students() {
-    if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
-}
-
-# models: where results of the teachers and the students lie.
-models() {
-    local teacher
-    for teacher in "${teachers[@]}"; do
-        model_dir "${teacher}"
-    done
-    students
-}
-
 stage_10() {
     local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     needs_teachers
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
     needs_dump "${evaluated[@]}"
-    dirs=$(models)
+    dirs=$(teacher_dirs)
+    for dir in ${dirs}; do
+        as_teacher decode "${dir}" "${evaluated[@]}"
+    done
+    dirs=$(peer_dirs)
     for dir in ${dirs}; do
         decode "${dir}" "${evaluated[@]}"
     done
@@ -308,12 +297,17 @@ stage_11() {
     local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     needs_dump "${evaluated[@]}"
-    dirs=$(models)
+    dirs=$(teacher_dirs)
+    for dir in ${dirs}; do
+        as_teacher score "${dir}" "${evaluated[@]}"
+    done
+    dirs=$(peer_dirs)
     for dir in ${dirs}; do
         score "${dir}" "${evaluated[@]}"
     done
+    measure_delay
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_tag}" \
         --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
@@ -321,21 +315,10 @@ stage_12() {
     local dir dirs
     [ -n "${student}" ] || error "--student_config is required"
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
-    dirs=$(students)
+    dirs=$(peer_dirs)
     for dir in ${dirs}; do
         pack "${dir}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
     done
 }
 
-# duration SECONDS
-duration() {
-    if [ "$1" -lt 60 ]; then echo "$1 s"; else printf '%d min %02d s\n' $(($1 / 60)) $(($1 % 60)); fi
-}
-
-for ((number = stage; number <= stop_stage && number < ${#titles[@]}; number++)); do
-    started=${SECONDS}
-    echo "stage ${number}: ${titles[number]}"
-    "stage_${number}"
-    exec 9>&-
-    echo "stage ${number}: took $(duration $((SECONDS - started)))"
-done
+run_stages

@@ -3,5 +3,7 @@
 # options
 # LibriSpeech
 librispeech=https://www.openslr.org/resources/12  # directory LibriSpeech, directory of <part>.tar.gz, or URL of a mirror
-librispeech_parts=          # list: parts such as dev-clean; empty for those that --train_set, --valid_set and --test_sets need
+librispeech_parts=          # list: parts such as dev-clean; empty for those that the sets need
+librilight=                 # directory of Libri-Light, or any tree of flac files; makes the unlabelled set librilight
+librilight_cut=speech       # speech: between pauses, by the .json beside each file; length: every 15 seconds
 # end of options

@@ -9,11 +9,17 @@ common_options=(
 )
 data_options=(
     "${common_options[@]}"
-    --train_data_path_and_name_and_type "${raw}/${train}/wav.scp,speech,${audio_type}"
-    --train_data_path_and_name_and_type "${raw}/${train}/text,text,text"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
 )
+
+# training_data DIRECTORY: the options that name it, in the array of that name.
+training_data() {
+    training_data=(
+        --train_data_path_and_name_and_type "$1/wav.scp,speech,${audio_type}"
+        --train_data_path_and_name_and_type "$1/text,text,text"
+    )
+}
 
 # statistics_for CONFIG ARGS: their directory; a model with another front end has another one.
 statistics_for() {
@@ -41,8 +47,9 @@ collect() {
     split_keys "${raw}/${train}/wav.scp" "${jobs}" "${partial}/logdir/train"
     split_keys "${raw}/${valid_set}/wav.scp" "${jobs}" "${partial}/logdir/valid"
     read -ra words <<< "$2"
+    training_data "${raw}/${train}"
     ${train_cmd} JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
-        "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" \
+        "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" "${training_data[@]}" \
         --train_shape_file "${partial}/logdir/train.JOB.scp" --valid_shape_file "${partial}/logdir/valid.JOB.scp" \
         --output_dir "${partial}/logdir/stats.JOB" "${words[@]}"
     for ((part = 1; part <= jobs; part++)); do
@@ -63,7 +70,7 @@ train_student() {
     local i exp previous=
     [ ${#kd_configs[@]} -gt 0 ] || train student "${student}" "${student_config}" "${student_args}"
     for i in "${!kd_configs[@]}"; do
-        exp=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]:0:i + 1}")
+        exp=$(student_of "${current_generation}" $((i + 1)))
         train student "${exp}" "${student_config}" "${student_args}" "${kd_configs[i]}" "${previous}"
         previous=${exp}
     done
@@ -85,10 +92,22 @@ speech_only() {
 # train ROLE EXP CONFIG ARGS [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
+    local speech=${raw}/${train} shapes plain
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
     [ -z "${5-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
+    shapes=${stats}/train
+    if [ "${role}" = student ]; then
+        taught+=(--generation "${current_generation}")
+        if [ -n "${mixed}" ]; then
+            need 8 "${mixed}/mix.json"
+            speech=${mixed}
+            shapes=${mixed}
+            taught+=(--mix "${mixed}/mix.json")
+        fi
+    fi
+    training_data "${speech}"
     lock "${exp}"
     [ -z "${5-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
     state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
@@ -98,12 +117,18 @@ train() {
         return
     fi
     data=(
-        "${data_options[@]}" --fold_length 80000 --fold_length 150
-        --train_shape_file "${stats}/train/speech_shape" --train_shape_file "${stats}/train/text_shape.${token_type}"
+        "${data_options[@]}" "${training_data[@]}" --fold_length 80000 --fold_length 150
+        --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
     [ -z "${options}" ] || mapfile -t data <<< "${options}"
     read -ra words <<< "$4"
+    if [ -n "${5-}" ] && grep -Eq 'delay: *auto' "$5"; then
+        plain=$(exp_name "$3" "$4")
+        [ -e "${plain}/${inference_asr_model}" ] ||
+            error "delay: auto of $5 measures ${plain}: train that first, by the same command without --kd_config"
+        words+=(--delay_student "${plain}")
+    fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
     "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \

@@ -7,5 +7,8 @@ set -euo pipefail
 # shellcheck source=../db.sh
 [ -n "${librispeech:-}" ] || . ./db.sh
 
-read -ra parts <<< "${librispeech_parts:-${train_set:-} ${valid_set:-} ${test_sets:-}}"
+sets=" ${train_set:-} ${valid_set:-} ${test_sets:-} ${unlabelled_sets:-} "
+read -ra parts <<< "${librispeech_parts:-${sets/ librilight / }}"
+[ -z "${librilight:-}" ] ||
+    "${python:-python3}" -m espnet_kd prepare librilight "${librilight}" data --cut "${librilight_cut:-speech}"
 "${python:-python3}" -m espnet_kd prepare librispeech "${librispeech}" data --parts "${parts[@]}" "$@"

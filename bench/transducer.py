@@ -1,0 +1,145 @@
+"""A step of transducer distillation should cost little more than what no such step can do without.
+
+That is the student's step with the RNN-T loss alone, the teacher's encoder, and the floor of a KL: the
+teacher's logits and their normalisation at every node of the lattice.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+from torch import Tensor
+
+from bench.online_teacher import training_step
+from bench.report import table, verdict
+from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, Size
+from bench.timing import Timing, interleaved, ratio
+from espnet_kd.criteria import build_criterion
+from espnet_kd.models.distilled import Method, Term
+from espnet_kd.models.schedule import Schedule
+from espnet_kd.models.transducer import distil_transducer, with_lattice_loss
+from espnet_kd.rnnt.lattice import default_chunk, lattice_of
+from espnet_kd.rnnt.sweep import arc_scores
+from espnet_kd.teachers.experiment import Experiment
+from espnet_kd.teachers.lattice import LATTICE, lattice
+from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.taps import Taps
+
+TARGET = 1.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two models of a vocabulary, a batch of so many utterances of so many seconds, how often it is timed."""
+
+    student: Size
+    teacher: Size
+    classes: int
+    utterances: int
+    seconds: float
+    rounds: int
+
+    def __str__(self) -> str:
+        """Its sizes."""
+        models = f"student {self.student}, teacher {self.teacher}, {self.classes} tokens"
+        return f"{models}, {self.utterances} x {self.seconds} s"
+
+
+CASES = {
+    "an4": Case(Size(3, 48), Size(4, 96), 30, 8, 2.5, rounds=15),
+    "pieces": Case(Size(4, 144), Size(6, 256), 500, 4, 6.0, rounds=7),
+}
+
+
+def main() -> bool:
+    """Time every case; True if all meet the target."""
+    rows, lines, met = [], [], True
+    for name, case in CASES.items():
+        timings = measure(case)
+        rows += [[f"{name}: {case}", variant, *timing.cells()] for variant, timing in timings.items()]
+        parts = [timings[part] for part in ("RNN-T step", "teacher encoder", "KL floor")]
+        title = f"{name}: distillation step / (RNN-T step + teacher encoder + KL floor)"
+        line, case_met = verdict(title, ratio(timings["distillation step"], parts), TARGET)
+        lines.append(line)
+        met = met and case_met
+    print(table(["case", "variant", "median ms", "min ms", "max ms"], rows))
+    print("\n" + "\n".join(lines))
+    return met
+
+
+def measure(case: Case) -> dict[str, Timing]:
+    """Time the distillation step and its parts."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = batch(case)
+    teacher = build(case.teacher, case.classes).eval().requires_grad_(False)
+    plain = with_lattice_loss(build(case.student, case.classes))
+    encoded, lengths = teacher.encode(data["speech"], data["speech_lengths"])
+    joint = lattice(teacher, encoded, lengths, data["text"]).without_tanh()
+    nodes = lattice_of(joint, data["text"], lengths, data["text_lengths"], 0)
+
+    def encode() -> None:
+        with torch.no_grad():
+            teacher.encode(data["speech"], data["speech_lengths"])
+
+    variants = {
+        "RNN-T step": training_step(plain, data),
+        "teacher encoder": encode,
+        "KL floor": lambda: arc_scores(joint, nodes, default_chunk(joint)),
+        "distillation step": training_step(distilled(build(case.student, case.classes), teacher), data),
+    }
+    return interleaved(variants, case.rounds)
+
+
+def build(size: Size, classes: int) -> ESPnetASRTransducerModel:
+    """A transducer as the recipes train it, in training mode."""
+    config = ASRTransducerTask.get_default_config()
+    block = {"block_type": "conformer", "hidden_size": size.width, "linear_size": 4 * size.width, "heads": 4}
+    config.update(
+        token_list=["<blank>", "<unk>", *(f"t{i}" for i in range(classes - 3)), "<sos/eos>"],
+        normalize="utterance_mvn",
+        normalize_conf={},
+        specaug="specaug",
+        specaug_conf={"apply_time_warp": False, "time_mask_width_range": [0, 20]},
+        encoder_conf={
+            "main_conf": {"pos_wise_act_type": "swish", "conv_mod_act_type": "swish"},
+            "input_conf": {"vgg_like": False, "subsampling_factor": 4, "conv_size": size.width},
+            "body_conf": [{**block, "conv_mod_kernel_size": 15, "num_blocks": size.layers}],
+        },
+        decoder="rnn",
+        decoder_conf={
+            "rnn_type": "lstm",
+            "num_layers": 1,
+            "embed_size": size.width,
+            "hidden_size": size.width,
+        },
+        joint_network_conf={"joint_space_size": 2 * size.width},
+        model_conf={"auxiliary_ctc_weight": 0.3, "report_cer": False, "report_wer": False},
+    )
+    return ASRTransducerTask.build_model(argparse.Namespace(**config)).train()
+
+
+def distilled(
+    student: ESPnetASRTransducerModel, teacher: ESPnetASRTransducerModel
+) -> ESPnetASRTransducerModel:
+    """The student with KL to the teacher at every node."""
+    taps = (LATTICE,)
+    online = OnlineTeacher([Experiment(teacher, Path("teacher"), Path("teacher/ave.pth"))], taps)
+    term = Term("lattice", Schedule(10.0, 10.0), LATTICE, LATTICE)
+    method = Method(online, Taps(student, taps), (term,), Schedule(1.0, 1.0))
+    return distil_transducer(student, method, {term.name: build_criterion("transducer", kind="full")})
+
+
+def batch(case: Case) -> dict[str, Tensor]:
+    """A batch for the model's forward, all of one length; half as many pieces as characters."""
+    samples, per_second = int(case.seconds * SAMPLE_RATE), TOKENS_PER_SECOND if case.classes < 100 else 4
+    tokens = int(case.seconds * per_second)
+    return {
+        "speech": torch.randn(case.utterances, samples),
+        "speech_lengths": torch.full((case.utterances,), samples),
+        "text": torch.randint(2, case.classes - 1, (case.utterances, tokens)),
+        "text_lengths": torch.full((case.utterances,), tokens),
+    }

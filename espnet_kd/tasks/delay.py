@@ -1,0 +1,88 @@
+"""``delay: auto`` of a criterion on the lattice: how much later does the trained student emit?"""
+
+import argparse
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.train.dataset import ESPnetDataset
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.models.delay import Delays, Speech, measure
+from espnet_kd.tasks.options import TermOptions, on_lattice
+from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
+
+UTTERANCES = 50
+Paths = Sequence[tuple[str, str, str]]  # of ESPnet's data: file, name, type
+
+
+def settle_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: Experiment) -> None:
+    """Put a number of frames in the place of ``auto``, and log what it was taken from.
+
+    Raises:
+        UserError: there is no trained student to measure, or it is no transducer.
+    """
+    for term in terms:
+        if not (on_lattice(term.kind) and term.options.get("delay") == "auto"):
+            continue
+        if not args.delay_student:
+            raise UserError(
+                f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
+                "criteria first and give its directory as --delay_student, or give a number of frames"
+            )
+        student = load_experiment(args.delay_student, teacher.checkpoint.name)
+        encoder: Any = student.model.encoder
+        streams = trained_on_chunks(read_config(student.directory))
+        chunks = (encoder.short_chunk_size, encoder.num_left_chunks) if streams else None
+        delays = compare(student, teacher, args.valid_data_path_and_name_and_type, UTTERANCES, chunks)
+        term.options["delay"] = delays.choice
+        for line in delays.histogram():
+            logging.info(f"delay of {student.directory} after {teacher.directory}: {line}")
+        logging.info(
+            f"criteria: {term.term.name}: delay: {delays.choice} frames, the median of "
+            f"{sum(delays.frames.values())} labels in {delays.utterances} utterances"
+        )
+
+
+def trained_on_chunks(config: Mapping[str, Any]) -> bool:
+    """True for the configuration of a streaming transducer."""
+    main = (config.get("encoder_conf") or {}).get("main_conf") or {}
+    return bool(main.get("dynamic_chunk_training"))
+
+
+def compare(
+    student: Experiment, teacher: Experiment, data: Paths, count: int, chunks: tuple[int, int] | None
+) -> Delays:
+    """Measure the first utterances of a data set.
+
+    Args:
+        data: as ESPnet's options name it.
+        count: of utterances, at most.
+        chunks: see ``measure``.
+
+    Raises:
+        UserError: one is no transducer, or the data have no text.
+    """
+    speech = islice(read(read_config(student.directory), data), count)
+    with torch.random.fork_rng([]):  # encoders draw random numbers even in eval mode
+        return measure(student.model, teacher.model, speech, chunks)
+
+
+def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
+    """Samples and tokens as the student was trained on them.
+
+    Raises:
+        UserError: speech or text is not among the data.
+    """
+    wanted = {entry[1]: tuple(entry) for entry in data if entry[1] in ("speech", "text")}
+    if len(wanted) != 2:
+        raise UserError("the delay is measured on speech and text: give both as validation data")
+    preprocess = ASRTransducerTask.build_preprocess_fn(argparse.Namespace(**config), False)
+    dataset = ESPnetDataset(list(wanted.values()), preprocess=preprocess)
+    for utt in sorted(read_table(wanted["text"][0])):
+        _, item = dataset[utt]
+        yield item["speech"], item["text"]

@@ -1,0 +1,95 @@
+"""Emission delays: measured on tiny transducers, chosen for a criterion, and shown."""
+
+import argparse
+import contextlib
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from recipe import MODELS, Recipe
+
+from espnet_kd.errors import UserError
+from espnet_kd.models.delay import Delays, emissions, in_chunks
+from espnet_kd.recipe import delay
+from espnet_kd.tasks.delay import settle_delays
+from espnet_kd.tasks.options import term_options
+from espnet_kd.teachers.experiment import load_experiment
+
+CHECKPOINT = "valid.loss_transducer.ave.pth"
+
+
+@pytest.fixture(scope="module")
+def student(recipe: Recipe) -> Path:
+    """A streaming transducer of one epoch."""
+    from espnet_kd.tasks.asr_transducer import TransducerDistillationTask
+
+    encoder = MODELS["transducer_student"]["encoder_conf"]
+    chunks = {"dynamic_chunk_training": True, "short_chunk_size": 4, "num_left_chunks": 2}
+    conf = {**encoder, "main_conf": {**encoder["main_conf"], **chunks}}
+    return recipe.train("exp/streaming", "transducer_student", TransducerDistillationTask, encoder_conf=conf)
+
+
+def test_the_choice_is_the_median_and_never_early() -> None:
+    delays = Delays()
+    delays.frames.update({0: 2, 3: 5, 7: 1})
+    assert delays.choice == 3
+    assert delays.histogram(10)[1] == "  +3 frames:      5 ##########"
+    early = Delays()
+    early.frames.update([-4, -2])
+    assert early.choice == 0 and Delays().choice == 0
+
+
+def test_chunks_limit_what_is_seen(student: Path) -> None:
+    """Without chunks the first frames know the end of the speech, in chunks they do not."""
+    model = load_experiment(student).model
+    speech = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([speech[:, :12000], speech[:, 12000:].flip(1) * 2], 1)
+    length = torch.tensor([16000])
+    with torch.no_grad(), in_chunks(model, (2, 1)):
+        one, two = (model.encode(x, length)[0][:, :2] for x in (speech, other))
+    with torch.no_grad():
+        three, four = (model.encode(x, length)[0][:, :2] for x in (speech, other))
+    assert torch.allclose(one, two, atol=1e-4) and not torch.allclose(three, four, atol=1e-4)
+
+
+def test_a_model_is_not_late_after_itself(
+    recipe: Recipe, student: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = [
+        "--teacher",
+        str(student),
+        "--student",
+        str(student),
+        "--data",
+        str(recipe.root / "dump/raw/dev"),
+    ]
+    with contextlib.chdir(recipe.root):
+        delay.main([*command, "--utterances", "2"])
+    found = json.loads((student / "delay.json").read_text())
+    assert (found["mean_ms"], found["median_ms"], found["p90_ms"], found["utterances"]) == (0, 0, 0, 2)
+    assert found["frame_ms"] == 40 and found["chunk_ms"] is None  # hop of 10 ms, every fourth frame
+    assert "emits +0 ms after streaming on average" in capsys.readouterr().out
+
+
+def test_emissions_follow_the_text(student: Path) -> None:
+    model = load_experiment(student).model
+    frames = emissions(model, torch.randn(16000).numpy(), torch.tensor([3, 4, 5]).numpy())
+    assert len(frames) == 3 and frames == sorted(frames)
+
+
+def test_auto_is_settled_by_a_trained_student(
+    recipe: Recipe, student: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = [("dump/raw/dev/wav.scp", "speech", "sound"), ("dump/raw/dev/text", "text", "text")]
+    args = argparse.Namespace(delay_student=str(student), valid_data_path_and_name_and_type=data)
+    terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
+    with contextlib.chdir(recipe.root), caplog.at_level(logging.INFO):
+        settle_delays(args, terms, load_experiment(student))
+    assert type(terms[0].options["delay"]) is int and "labels in 3 utterances" in caplog.text
+    terms[0].build()
+    args.delay_student = None
+    terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
+    with pytest.raises(UserError, match="delay: auto measures a trained student: train it without criteria"):
+        settle_delays(args, terms, load_experiment(student))

@@ -1,0 +1,80 @@
+"""The recipe for LibriSpeech from a tree of it to the second generation of students, on a miniature."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from miniature_librispeech import write_librispeech
+from shell import TEMPLATE, failure, link_template, model, run
+
+RECIPE = TEMPLATE.parents[1] / "librispeech" / "kd1"
+PARTS = {"dev-clean": 2, "dev-other": 2, "train-clean-100": 24, "train-clean-360": 6}
+OPTIONS = (
+    "--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "dev", "--nbpe", "30",
+    "--unlabelled_sets", "train_clean_360", "--unlabelled_share", "0.5", "--generation", "2",
+    "--pseudo_label_args", "--max_rate 1000 --max_repeats 1000",
+    "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml", "--kd_config", "conf/kl.yaml",
+    "--inference_config", "conf/greedy.yaml", "--speed_perturb_factors", "", "--ngpu", "0",
+    "--nj", "1", "--inference_nj", "1",
+)  # fmt: skip
+STUDENT = "asr_s_kl_raw_en_100_bpe30_train_clean_360_share0.5_max_rate1000_max_repeats1000_gen{}"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the recipe with models of seconds; they hear next to nothing, but speak, see ``loud``."""
+    root = link_template(tmp_path_factory.mktemp("librispeech") / "kd1")
+    for name in ("run.sh", "db.sh"):
+        shutil.copy(RECIPE / name, root / name)
+    shutil.copytree(RECIPE / "local", root / "local")
+    quick = {"init_param": ["loud.pth"]}
+    configs = {
+        "t": model(1) | quick,
+        "s": model(1) | quick,
+        "kl": {"criteria": {"ctc": {"type": "kl", "weight": 1.0, "tap": "ctc.ctc_lo"}}},
+        "greedy": {"beam_size": 1, "ctc_weight": 0.0, "maxlenratio": 0.1, "minlenratio": 0.05},
+    }
+    (root / "conf").mkdir()
+    for name, config in configs.items():
+        (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def loud(tokens: Path) -> dict[str, torch.Tensor]:
+    """A bias by which a decoder says letters, and neither spaces nor unknown tokens nor nothing."""
+    names = tokens.read_text().splitlines()
+    return {"decoder.output_layer.bias": torch.tensor([9.0 if name.isalpha() else -9.0 for name in names])}
+
+
+def test_all_stages_and_a_second_generation(recipe: Path, tmp_path: Path) -> None:
+    corpus = write_librispeech(tmp_path / "LibriSpeech", PARTS)
+    command = ("--librispeech", str(corpus), *OPTIONS)
+    output = run(recipe, *command, "--stop_stage", "5")
+    torch.save(loud(recipe / "data/en_100_token_list/bpe_unigram30/tokens.txt"), recipe / "loud.pth")
+    output += run(recipe, *command, "--stage", "6")
+    assert [line.partition(":")[0] for line in output.splitlines() if ": took " in line] == [
+        *(f"stage {n}" for n in (*range(1, 12), *range(8, 13)))
+    ]
+    first, second = (recipe / "exp" / STUDENT.format(g) for g in (1, 2))
+    for exp, teacher in ((first, "asr_t_raw_en_100_bpe30"), (second, first.name)):
+        record = json.loads((exp / "run.json").read_text())
+        assert record["teachers"] == [record["mix"]["teacher"]] == [f"exp/{teacher}"]
+        assert record["mix"]["pseudo"][0]["references"]["decoded"]["wer"]["reference"] > 0
+        data = recipe / "dump/raw/pseudo" / exp.name / "mix"
+        names = [line.split()[0] for line in (data / "speech_shape").read_text().splitlines()]
+        heard = [name for name in names if name.startswith("pseudo-")]
+        assert names == [line.split()[0] for line in (data / "text").read_text().splitlines()]
+        assert len(heard) > 6 and len(names) - len(heard) == 24  # those that were kept, repeatedly
+    table = (recipe / "RESULTS.md").read_text().partition("## Generations")[2]
+    assert "| 1 | " in table and "| 2 | " in table
+    assert len(list((recipe / "exp").glob("asr_s_*_gen?/*.zip"))) == 1
+    stopped = "generation 2 is not better on dev" in output
+    assert stopped == (not list(second.glob("*.zip")))
+
+
+def test_a_generation_needs_the_one_before_it(recipe: Path) -> None:
+    options = (*OPTIONS, "--unlabelled_share", "0.7", "--stage", "9", "--stop_stage", "9")
+    assert "needs dump/raw/pseudo/" in failure(recipe, *options)
