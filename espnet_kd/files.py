@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and Kaldi tables."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -75,6 +76,19 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     with atomic_path(path) as temporary:
         lines = (f"{key} {table[key]}".rstrip() for key in sorted(table))
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
 
 
 def _temporary_beside(path: Path) -> Path:

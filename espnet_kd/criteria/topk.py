@@ -1,13 +1,13 @@
 """Essence distillation: of the teacher's distribution only the K most probable classes count."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from espnet_kd.criteria.distribution import LOG_ZERO, log_probabilities
 from espnet_kd.criteria.criterion import Criterion
+from espnet_kd.criteria.distribution import LOG_ZERO, log_probabilities
 from espnet_kd.criteria.masking import Reduction, select
 from espnet_kd.criteria.options import check_choice, check_positive, check_size
 
@@ -31,7 +31,7 @@ class TopClasses:
         """(B, *P, K)."""
         return self.log_probs.shape
 
-    def __getitem__(self, key: object) -> "TopClasses":
+    def __getitem__(self, key: Any) -> "TopClasses":
         """Some of the positions or classes."""
         return TopClasses(self.tokens[key], self.log_probs[key])
 
@@ -59,7 +59,7 @@ class TopK(Criterion):
         CTC frames or decoder steps. Renormalisation, K, T and the tail are not verified against the paper.
     """
 
-    exempt = {"zero_at_equality": "as CrossEntropy; with classes dropped the student is also pulled from them"}
+    exempt = {"zero_at_equality": "as CrossEntropy; without the dropped classes equality is no minimum"}
 
     def __init__(
         self,
@@ -85,8 +85,10 @@ class TopK(Criterion):
         if self.k > min(student.shape[-1], target.shape[-1]):
             raise ValueError(f"k is {self.k}, but {sizes} have fewer classes (last axis): make it smaller")
 
-    def constant(self, target: Tensor | TopClasses, positions: Tensor, dtype: torch.dtype) -> TopClasses:
-        """(N, K), of logits or of what is stored."""
+    def constant(  # type: ignore[override]  # classes of what is stored, or of logits
+        self, target: Tensor | TopClasses, positions: Tensor, dtype: torch.dtype
+    ) -> TopClasses:
+        """(N, K) of the real positions."""
         if isinstance(target, Tensor):
             return top_classes(super().constant(target, positions, dtype), self.k, self.temperature)
         kept = target[..., : self.k]

@@ -69,8 +69,9 @@ def test_the_tail_of_a_student_that_is_sure_has_a_gradient_in_float32():
 @pytest.mark.parametrize("options", [{}, {"renorm": False}, {"tail": "other"}, {"temperature": 2.0}])
 def test_stored_classes_are_the_same_as_logits_and_more_than_needed_may_be_stored(options):
     stored = top_classes(logits(1), 4, options.get("temperature", 1.0))
-    for online, kept in zip(run("topk", k=3, **options), run("topk", teacher=stored, k=3, **options)):
-        torch.testing.assert_close(kept, online, rtol=1e-12, atol=1e-12)
+    online, kept = run("topk", k=3, **options), run("topk", teacher=stored, k=3, **options)
+    for one, other in zip(online, kept, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
 
 
 def test_padding_of_stored_classes_is_invisible():

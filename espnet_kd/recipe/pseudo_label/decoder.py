@@ -16,8 +16,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.recipe.posteriors import read_audio
 from espnet_kd.recipe.pseudo_label import shards
 from espnet_kd.recipe.pseudo_label.records import Hypothesis, Record
-from espnet_kd.recipe.pseudo_label.shards import Shard
 from espnet_kd.recipe.pseudo_label.teacher import TASKS
+from espnet_kd.recipe.shards import Shard
 
 UNKNOWN = "<unk>"
 IN_ARK = re.compile(r"\.ark:\d+$")

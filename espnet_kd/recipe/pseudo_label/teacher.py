@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
 from espnet_kd.recipe.merge import read_config as read_yaml
-from espnet_kd.recipe.pseudo_label.shards import fingerprint
 from espnet_kd.recipe.rate import parse_rate
 from espnet_kd.teachers import experiment
 

@@ -1,4 +1,4 @@
-"""Where shards are decoded: in this process, in processes of this machine, or on a cluster of Dask's.
+"""Where shards are made: in this process, in processes of this machine, or on a cluster of Dask's.
 
 A YAML file describes a cluster; ``options`` go to the class of Dask or dask-jobqueue as they are::
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.merge import read_config
-from espnet_kd.recipe.pseudo_label.shards import Shard
+from espnet_kd.recipe.shards import Shard
 
 KINDS = {
     "local": ("dask.distributed", "LocalCluster"),
