@@ -22,8 +22,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = _temporary_beside(path)
     try:
         yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
+        fsync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -76,6 +75,13 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     with atomic_path(path) as temporary:
         lines = (f"{key} {table[key]}".rstrip() for key in sorted(table))
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def fsync(*paths: Path) -> None:
+    """Bring files to the disk, whatever happens to the machine."""
+    for path in paths:
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
 
 
 def fingerprint(path: Path) -> str:

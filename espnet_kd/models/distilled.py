@@ -1,6 +1,6 @@
 """A stock ESPnet model that also learns from a teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -23,7 +23,12 @@ class Teacher(Protocol):
     """Where targets come from."""
 
     def targets(
-        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
         """Tap path to target, for one batch."""
 
@@ -71,10 +76,11 @@ class Distillation:
             loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total.
         """
         method: Method = self.kd_method
-        targets = method.teacher.targets(speech, speech_lengths, text, text_lengths)
+        batch = (speech, speech_lengths, text, text_lengths)
+        targets = method.teacher.targets(*batch, kwargs.get("utt_id"))
         self.kd_targets = targets
         with method.taps.listening():
-            loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+            loss, stats, weight = super().forward(*batch, **kwargs)
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
@@ -140,8 +146,10 @@ def aligned(student: Targets, target: Targets, term: Term) -> tuple[Tensor, Tens
         (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions.
 
     Raises:
-        UserError: the numbers of positions differ by more than rounding.
+        UserError: the numbers of positions differ by more than rounding; of stored targets in any utterance.
     """
+    if target.utterances is not None:
+        _check_lengths(student, target, term)
     s, t = student.values.shape[1], target.values.shape[1]
     if abs(s - t) > MAX_FRAME_DIFFERENCE:
         raise UserError(
@@ -152,3 +160,15 @@ def aligned(student: Targets, target: Targets, term: Term) -> tuple[Tensor, Tens
     lengths = torch.minimum(student.lengths, target.lengths)
     mask = torch.arange(length, device=lengths.device) < lengths[:, None]
     return student.values[:, :length], target.values[:, :length], mask
+
+
+def _check_lengths(student: Targets, target: Targets, term: Term) -> None:
+    """Refuse stored targets of another frame rate, by utterance: padding does not hide them."""
+    lengths = zip(student.lengths.tolist(), target.lengths.tolist(), target.utterances, strict=True)
+    for ours, stored, utt in lengths:
+        if abs(ours - stored) > MAX_FRAME_DIFFERENCE:
+            raise UserError(
+                f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, its stored "
+                f"targets {stored} at {term.teacher_tap}: use the teacher's subsampling (input_layer) and hop "
+                "length"
+            )

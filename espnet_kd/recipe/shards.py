@@ -1,7 +1,7 @@
 """Work on many utterances in shards: whole or absent, so that a run that was killed goes on where it was.
 
-``DIR/settings.json`` says what the shards were made with; ``DIR/00001`` and so on hold utterances in the order of
-their ids, however many workers made them.
+``DIR/settings.json`` says what the shards were made with; ``DIR/00001`` and so on hold the utterances, sorted
+by their ids, however many workers made them.
 """
 
 import fcntl

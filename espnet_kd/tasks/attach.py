@@ -12,13 +12,14 @@ from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
+from espnet_kd.tasks.stored import stored_teacher
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
+from espnet_kd.teachers.probe import probe, sampling_rate
+from espnet_kd.teachers.stored import StoredTeacher
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
-
-PROBE_SECONDS = 2
 
 
 def wanted(args: argparse.Namespace) -> bool:
@@ -33,24 +34,31 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         UserError: an option is wrong, or teacher and student do not fit.
     """
     options = teacher_options(args.teacher)
-    experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
+    # With stored targets a teacher is loaded only to copy parts of it.
+    directories = options.directories if options.store is None or args.init_from_teacher else ()
+    experiments = [load_experiment(d, options.checkpoint) for d in directories]
     for experiment in experiments:
         check_tokens(model.token_list, experiment)
     if args.init_from_teacher:
+        if not experiments:
+            raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
         initialise(model, experiments[0].model, args.init_from_teacher)
     terms = term_options(args.criteria)
     if not terms:
         return model
     _refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
-    teacher = OnlineTeacher(
-        experiments,
-        _teacher_taps(terms),
-        _temperatures(terms, len(experiments)),
-        options.weights,
-    )
+    rate, needed = sampling_rate(model), teacher_taps(terms)
+    teacher: StoredTeacher | OnlineTeacher
+    if options.store is not None:
+        teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
+        seen = teacher.probe()
+    else:
+        temperatures = common_temperatures(terms, len(experiments))
+        teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
+        seen = teacher.targets(*probe(rate))
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    _fit(model, taps, teacher, terms, int(getattr(model.frontend, "fs", None) or 16000))
+    _fit(model, taps, seen, terms, rate)
     method = Method(
         teacher, taps, tuple(t.term for t in terms), build_schedule(args.task_weight, "task_weight")
     )
@@ -91,12 +99,13 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
         )
 
 
-def _teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
+def teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
+    """Taps of the teacher that the criteria need."""
     guides = [t.build().guide_tap for t in terms]
     return [t.term.teacher_tap for t in terms] + [guide for guide in guides if guide is not None]
 
 
-def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
+def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
     """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
     result: dict[str, float] = {}
     for t in terms:
@@ -124,14 +133,15 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
 
 
 def _fit(
-    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions], rate: int
+    model: ESPnetASRModel,
+    taps: Taps,
+    theirs: Mapping[str, Targets],
+    terms: Sequence[TermOptions],
+    rate: int,
 ) -> None:
-    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never."""
-    speech = torch.randn(1, PROBE_SECONDS * rate, generator=torch.Generator().manual_seed(0))
-    batch = (speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2]))
-    theirs = teacher.targets(*batch)
+    """Compare what both sides give for some noise: paths, shapes and frame rates are wrong now or never."""
     with torch.no_grad():
-        ours = observe(model.eval(), taps, *batch)
+        ours = observe(model.eval(), taps, *probe(rate))
     model.train()
     for t in terms:
         if t.term.student_tap == LATTICE:
