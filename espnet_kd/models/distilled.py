@@ -168,7 +168,7 @@ def _check_lengths(student: Targets, target: Targets, term: Term) -> None:
     for ours, stored, utt in lengths:
         if abs(ours - stored) > MAX_FRAME_DIFFERENCE:
             raise UserError(
-                f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, its stored "
-                f"targets {stored} at {term.teacher_tap}: use the teacher's subsampling (input_layer) and hop "
-                "length"
+                f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, the "
+                f"stored targets {stored} at {term.teacher_tap}: use the teacher's subsampling (input_layer) "
+                "and hop length"
             )

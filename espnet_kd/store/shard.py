@@ -92,8 +92,8 @@ def check_finite(record: Record, path: str, tap: Tap) -> None:
     for name in rows.dtype.names or ():
         if not np.isfinite(rows[name]).all():
             raise UserError(
-                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: has the teacher's "
-                "training diverged? Otherwise keep float32"
+                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: has the "
+                "teacher's training diverged? Otherwise keep float32"
             )
 
 

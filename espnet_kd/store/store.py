@@ -73,7 +73,8 @@ class Store:
         entry = self._index(shard).get(utt) if shard is not None else None
         if shard is None or entry is None:
             raise UserError(
-                f"{self.directory} has no targets of utterance {utt}: it was made of other data; make it again"
+                f"{self.directory} has no targets of utterance {utt}: it was made of other data; "
+                "make it again"
             )
         chosen = self.taps if taps is None else taps
         return Record(utt, entry.samples, entry.text, {tap: self._rows(shard, entry, tap) for tap in chosen})

@@ -40,6 +40,7 @@ teacher_args=               # training options that override teacher_config, suc
 student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # configuration of the distillation; empty trains the student without a teacher
+targets_args=               # options of `espnet_kd targets` in stage 8, such as "--cluster conf/slurm.yaml"
 generation=1                # repeated distillation; only 1 so far
 # Decoding and results
 inference_config=           # configuration of decoding
@@ -256,6 +257,17 @@ stage_8() {
         decode "${dir}" "${valid_set}"
         score "${dir}" "${valid_set}"
     done
+    [ -z "${kd_config}" ] || [ ${#teachers[@]} -eq 0 ] || write_targets
+}
+
+# write_targets: what the student needs of its teachers, if the configuration asks for a store.
+write_targets() {
+    local words options=(--ngpu 0 --workers "${nj}")
+    needs_dump "${train}"
+    [ "${gpu_inference}" != true ] || options=(--ngpu 1)
+    read -ra words <<< "${targets_args}"
+    "${python}" -m espnet_kd targets --if_wanted --config "${kd_config}" --teacher "${teachers[@]}" \
+        --data "${raw}/${train}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
 }
 
 stage_9() {
