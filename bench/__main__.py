@@ -8,6 +8,7 @@ import os
 # Part to module and what it times; a module has ``main() -> bool``, True if its target is met.
 PARTS = {
     "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
+    "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }
 

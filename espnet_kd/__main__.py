@@ -16,6 +16,10 @@ COMMANDS = {
     "tokens": ("espnet_kd.recipe.tokens", "make a token list"),
     "pseudo-label": ("espnet_kd.recipe.pseudo_label.command", "transcribe a data directory with a teacher"),
     "targets": ("espnet_kd.recipe.targets.command", "write a teacher's targets to disk, or verify them"),
+    "kept-mass": (
+        "espnet_kd.recipe.targets.kept_mass",
+        "what the k best classes keep of a teacher's posteriors",
+    ),
     "merge": ("espnet_kd.recipe.merge", "merge YAML configurations"),
     "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
     "score-eval2000": ("espnet_kd.recipe.score_eval2000", "official WER of Hub5'00, by NIST's hubscr.pl"),

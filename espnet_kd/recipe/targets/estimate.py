@@ -52,8 +52,8 @@ def check_room(directory: Path, size: float) -> None:
     free = shutil.disk_usage(place).free
     if size * MARGIN > free:
         raise UserError(
-            f"{directory} will take about {megabytes(size)}, its disk has {megabytes(free)} left: give another "
-            "--store, or keep fewer classes"
+            f"{directory} will take about {megabytes(size)}, its disk has {megabytes(free)} left: give "
+            "another --store, or keep fewer classes"
         )
 
 
@@ -64,13 +64,10 @@ def megabytes(size: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as a user reads them."""
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 3600
-        else f"{seconds / 60:.1f} min"
-        if seconds >= 60
-        else f"{seconds:.1f} s"
-    )
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def size_of(directory: Path) -> int:
