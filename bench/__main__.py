@@ -13,6 +13,7 @@ PARTS = {
         "bench.transducer",
         "a distillation step of transducers against what it cannot do without",
     ),
+    "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }
 

@@ -82,13 +82,13 @@ def distilled(student: ESPnetASRModel, teacher: ESPnetASRModel) -> ESPnetASRMode
     return distil(student, method, {term.name: build_criterion("kl", temperature=2.0) for term in terms})
 
 
-def training_step(model: ESPnetASRModel, data: dict[str, Tensor]) -> Callable[[], None]:
-    """Forward, backward, clipping and the optimiser, as ESPnet's trainer does them."""
+def training_step(model: ESPnetASRModel, data: dict[str, Tensor], **others: object) -> Callable[[], None]:
+    """Forward, backward, clipping and the optimiser, as ESPnet's trainer does them; others as they are."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step() -> None:
         # Stock forward writes into its text.
-        loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()})
+        loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()}, **others)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)

@@ -17,6 +17,11 @@ COMMANDS = {
     "pseudo-label": ("espnet_kd.recipe.pseudo_label.command", "transcribe a data directory with a teacher"),
     "mix": ("espnet_kd.recipe.mix", "labelled and pseudo-labelled speech as one training set"),
     "best": ("espnet_kd.recipe.best", "the best of some experiments on a set"),
+    "targets": ("espnet_kd.recipe.targets.command", "write a teacher's targets to disk, or verify them"),
+    "kept-mass": (
+        "espnet_kd.recipe.targets.kept_mass",
+        "what the k best classes keep of a teacher's posteriors",
+    ),
     "merge": ("espnet_kd.recipe.merge", "merge YAML configurations"),
     "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
     "score-eval2000": ("espnet_kd.recipe.score_eval2000", "official WER of Hub5'00, by NIST's hubscr.pl"),

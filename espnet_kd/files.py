@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and Kaldi tables."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -21,8 +22,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = _temporary_beside(path)
     try:
         yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
+        fsync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -75,6 +75,26 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     with atomic_path(path) as temporary:
         lines = (f"{key} {table[key]}".rstrip() for key in sorted(table))
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def fsync(*paths: Path) -> None:
+    """Bring files to the disk, whatever happens to the machine."""
+    for path in paths:
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoders": set(),
     "corpora": COMMON,
     "store": COMMON,
-    "teachers": COMMON | {"store", "encoders", "rnnt", "compat"},
+    "teachers": COMMON | {"store", "criteria", "encoders", "rnnt", "compat"},
     "models": COMMON | {"teachers", "criteria", "rnnt", "compat"},
     "tasks": COMMON | {"models", "teachers", "encoders", "store", "criteria", "rnnt", "compat"},
     "recipe": COMMON | {"tasks", "models", "teachers", "store", "criteria", "rnnt", "compat", "corpora"},

@@ -20,14 +20,16 @@ from espnet_kd.criteria.criterion import Criterion
 from espnet_kd.criteria.distribution import CrossEntropy, KLDivergence, SoftmaxL2
 from espnet_kd.criteria.hidden import HiddenDistance
 from espnet_kd.criteria.options import near_misses
+from espnet_kd.criteria.topk import TopClasses, TopK, top_classes
 from espnet_kd.criteria.transducer import Transcript, TransducerKL
 
-__all__ = ["CRITERIA", "Criterion", "Transcript", "build_criterion"]
+__all__ = ["CRITERIA", "Criterion", "TopClasses", "TopK", "Transcript", "build_criterion", "top_classes"]
 
 CRITERIA: dict[str, type[Criterion]] = {
     "kl": KLDivergence,
     "cross_entropy": CrossEntropy,
     "softmax_l2": SoftmaxL2,
+    "topk": TopK,
     "hidden": HiddenDistance,
     "transducer": TransducerKL,
 }

@@ -51,6 +51,10 @@ class Criterion(nn.Module):
                 "number of classes (last axis): train both models on the same token list"
             )
 
+    def constant(self, target: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `per_position` gets of a (B, *P, V) target at the real positions: (N, V) in dtype."""
+        return select(target.detach(), positions, dtype)
+
     def forward(self, student: Tensor, target: Tensor, mask: Tensor, guide: Tensor | None = None) -> Tensor:
         """Compare student and target where the mask is True.
 
@@ -79,7 +83,7 @@ class Criterion(nn.Module):
         positions = real_positions(student, target, mask)
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
-            constant = select(target.detach(), positions, dtype)
+            constant = self.constant(target, positions, dtype)
             distances = self.per_position(select(student, positions, dtype), constant)
             guides = None if guide is None else select(guide.detach(), positions, dtype)
             importance = self.importance(constant, guides)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion
 from espnet_kd.errors import UserError
-from espnet_kd.models.frames import check_frames, resampled
+from espnet_kd.models.frames import MAX_FRAME_DIFFERENCE, check_frames, resampled
 from espnet_kd.models.hypotheses import are_hypotheses
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.teachers.taps import Taps
@@ -25,7 +25,12 @@ class Teacher(Protocol):
     """Where targets come from."""
 
     def targets(
-        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
         """Tap path to target, for one batch."""
 
@@ -98,10 +103,12 @@ class Distillation:
             text, text_lengths = placeholder(speech)
         batch = (speech, speech_lengths, text, text_lengths)
         if not self.kd_teacher_follows:
-            self.kd_targets = method.teacher.targets(*batch)
+            self.kd_targets = method.teacher.targets(*batch, kwargs.get("utt_id"))
         with method.taps.listening():
             loss, stats, weight = super().forward(*batch, **kwargs)
-        targets = method.teacher.targets(*batch) if self.kd_teacher_follows else self.kd_targets
+        targets = self.kd_targets
+        if self.kd_teacher_follows:
+            targets = method.teacher.targets(*batch, kwargs.get("utt_id"))
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
@@ -195,8 +202,10 @@ def aligned(
         (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions.
 
     Raises:
-        UserError: the numbers of positions differ by more than rounding.
+        UserError: the numbers of positions differ by more than rounding; of stored targets in any utterance.
     """
+    if target.utterances is not None:
+        _check_lengths(student, target, term)
     sides = (
         f"criterion {term.name}: the student has {{ours}} positions at {term.student_tap}, "
         f"the teacher {{theirs}} at {term.teacher_tap}"
@@ -208,3 +217,15 @@ def aligned(
     lengths = torch.minimum(student.lengths, target.lengths)
     mask = torch.arange(length, device=lengths.device) < lengths[:, None]
     return student.values[:, :length], target.values[:, :length], mask
+
+
+def _check_lengths(student: Targets, target: Targets, term: Term) -> None:
+    """Refuse stored targets of another frame rate, by utterance: padding does not hide them."""
+    lengths = zip(student.lengths.tolist(), target.lengths.tolist(), target.utterances, strict=True)
+    for ours, stored, utt in lengths:
+        if abs(ours - stored) > MAX_FRAME_DIFFERENCE:
+            raise UserError(
+                f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, the "
+                f"stored targets {stored} at {term.teacher_tap}: use the teacher's subsampling (input_layer) "
+                "and hop length"
+            )

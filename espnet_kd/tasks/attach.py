@@ -15,11 +15,13 @@ from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
+from espnet_kd.tasks.stored import stored_teacher
 from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.probe import SECONDS, probe, sampling_rate
+from espnet_kd.teachers.stored import StoredTeacher
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
@@ -38,24 +40,30 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         UserError: an option is wrong, or teacher and student do not fit.
     """
     options = teacher_options(args.teacher)
-    experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
+    # With stored targets a teacher is loaded only to copy parts of it.
+    directories = options.directories if options.store is None or args.init_from_teacher else ()
+    experiments = [load_experiment(d, options.checkpoint) for d in directories]
     for experiment in experiments:
         check_tokens(model.token_list, experiment)
     if args.init_from_teacher:
+        if not experiments:
+            raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
         initialise(model, experiments[0].model, args.init_from_teacher)
     targets = settle_targets(args)
     terms = [] if targets == "hard" else term_options(args.criteria)
     if not terms:
         return model
-    settle_delays(args, terms, experiments[0])
+    if experiments:
+        settle_delays(args, terms, experiments[0])
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
-    teacher = OnlineTeacher(
-        experiments,
-        _teacher_taps(terms),
-        _temperatures(terms, len(experiments)),
-        options.weights,
-    )
+    rate, needed = sampling_rate(model), teacher_taps(terms)
+    teacher: StoredTeacher | OnlineTeacher
+    if options.store is not None:
+        teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
+    else:
+        temperatures = common_temperatures(terms, len(experiments))
+        teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
     terms = _fit(model, taps, teacher, terms)
     method = Method(
@@ -106,12 +114,13 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
         )
 
 
-def _teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
+def teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
+    """Taps of the teacher that the criteria need."""
     guides = [t.build().guide_tap for t in terms]
     return [t.term.teacher_tap for t in terms] + [guide for guide in guides if guide is not None]
 
 
-def _temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
+def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
     """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
     result: dict[str, float] = {}
     for t in terms:
@@ -139,7 +148,7 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
 
 
 def _fit(
-    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, terms: Sequence[TermOptions]
+    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher | StoredTeacher, terms: Sequence[TermOptions]
 ) -> list[TermOptions]:
     """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
 
@@ -148,6 +157,8 @@ def _fit(
     """
     ours, theirs = _observe_both(model, taps, teacher)
     if any(t.resample for t in terms):
+        if isinstance(teacher, StoredTeacher):
+            raise UserError("criteria: `frame_rate: resample` needs a teacher at work, not stored targets")
         longer = _observe_both(model, taps, teacher, LONG_PROBE)
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
@@ -172,11 +183,11 @@ def _fit(
 
 
 def _observe_both(
-    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher, seconds: int = SECONDS
+    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher | StoredTeacher, seconds: int = SECONDS
 ) -> tuple[dict[str, Targets], dict[str, Targets]]:
     """What student and teacher have at their taps for the same noise."""
     batch = probe(sampling_rate(model), seconds)
-    theirs = teacher.targets(*batch)
+    theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
     with torch.no_grad():
         ours = observe(model.eval(), taps, *batch)
     model.train()

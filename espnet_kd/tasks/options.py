@@ -9,12 +9,14 @@ import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
+from espnet_kd.criteria.options import check_choice, check_size
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.teachers.lattice import LATTICE
+from espnet_kd.teachers.online import Mean
 
-TEACHER_KEYS = ("exp", "checkpoint", "weights")
+TEACHER_KEYS = ("exp", "checkpoint", "weights", "mean", "store", "k")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
 
@@ -25,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in (
         (
             "teacher",
-            f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a list",
+            f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a list, "
+            "store a directory of targets written before",
         ),
         (
             "criteria",
@@ -57,11 +60,17 @@ class TeacherOptions:
         directories: experiment directories.
         checkpoint: file name in each of them; None for the default.
         weights: in the mean of an ensemble; None for equal ones.
+        mean: what is averaged.
+        store: directory of stored targets, which stand for the teachers.
+        k: how many classes the store keeps; None for as many as the criteria need.
     """
 
     directories: tuple[str, ...]
     checkpoint: str | None
-    weights: tuple[float, ...] | None
+    weights: tuple[float, ...] | None = None
+    mean: Mean = "posteriors"
+    store: str | None = None
+    k: int | None = None
 
 
 def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
@@ -69,18 +78,27 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     if not isinstance(teacher, Mapping):
         raise UserError(f"teacher: {teacher!r} is not a mapping; write `teacher: {{exp: DIRECTORY}}`")
     refuse_unknown("teacher", teacher, TEACHER_KEYS)
-    exp = teacher.get("exp")
+    exp, store = teacher.get("exp"), teacher.get("store")
     directories = [exp] if isinstance(exp, str) else exp
-    if (
+    if exp is None and isinstance(store, str) and store:
+        directories = []
+    elif (
         not directories
         or not isinstance(directories, list)
         or not all(isinstance(d, str) and d for d in directories)
     ):
         raise UserError(
-            "teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`"
+            "teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`, "
+            "or store=DIRECTORY of targets"
         )
     weights = teacher.get("weights")
-    return TeacherOptions(tuple(directories), teacher.get("checkpoint"), tuple(weights) if weights else None)
+    try:
+        mean = check_choice("mean", teacher.get("mean", "posteriors"), Mean)
+        k = None if teacher.get("k") is None else check_size("k", teacher["k"])
+    except ValueError as e:
+        raise UserError(f"teacher: {e}") from None
+    weights = tuple(weights) if weights else None
+    return TeacherOptions(tuple(directories), teacher.get("checkpoint"), weights, mean, store, k)
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,23 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """A config.yaml as ESPnet can use it in any directory; what it was initialised with is left out.
+
+    Raises:
+        UserError: a file that it names does not exist.
+    """
+    found = {**config, "init": None}
+    for section, key in FILE_OPTIONS:
+        if isinstance(config.get(section), dict) and config[section].get(key):
+            found[section] = {**config[section], key: str(find_file(config[section][key], directory))}
+    if config.get("token_type") == "bpe" and config.get("bpemodel"):
+        found["bpemodel"] = str(find_file(config["bpemodel"], directory))
+    if config.get("non_linguistic_symbols") not in (None, "", "none"):
+        found["non_linguistic_symbols"] = str(find_file(config["non_linguistic_symbols"], directory))
+    return found
+
+
 def find_checkpoint(directory: Path, name: str | None) -> Path:
     """The checkpoint of that file name, or the first of ``CHECKPOINTS``.
 

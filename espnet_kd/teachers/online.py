@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -13,6 +14,8 @@ from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.lattice import LATTICE, lattice
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
+
+Mean = Literal["posteriors", "log_posteriors"]
 
 
 class OnlineTeacher:
@@ -27,6 +30,7 @@ class OnlineTeacher:
         taps: what to read, by path; an ensemble has logits only.
         temperatures: of the criterion at each tap, for the mean of an ensemble; 1 where a tap has none.
         weights: of the experiments in the mean, normalised here; equal if None.
+        mean: of their `posteriors`, or of their `log_posteriors`.
 
     Raises:
         UserError: weights that do not fit, or a tap that does not exist.
@@ -38,6 +42,7 @@ class OnlineTeacher:
         taps: Sequence[str],
         temperatures: Mapping[str, float] | None = None,
         weights: Sequence[float] | None = None,
+        mean: Mean = "posteriors",
     ):
         weights = [1.0] * len(experiments) if weights is None else list(weights)
         if len(weights) != len(experiments) or min(weights) <= 0:
@@ -48,12 +53,18 @@ class OnlineTeacher:
             raise UserError("a criterion on the lattice of a transducer takes one teacher, not several")
         self.experiments = list(experiments)
         self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
-        self._log_weights = [math.log(w / sum(weights)) for w in weights]
+        self._weights = [w / sum(weights) for w in weights]
+        self._mean_of = mean
         self._temperatures = dict(temperatures or {})
 
     @torch.no_grad()
     def targets(
-        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
         """Run on a batch.
 
@@ -62,6 +73,7 @@ class OnlineTeacher:
             speech_lengths: (B,) samples.
             text: (B, L) tokens, padded with -1; not changed.
             text_lengths: (B,).
+            utt_id: not needed.
 
         Returns:
             Tap path to what was seen there.
@@ -76,14 +88,19 @@ class OnlineTeacher:
         return {tap: self._mean([s[tap] for s in seen], self._temperatures.get(tap, 1.0)) for tap in seen[0]}
 
     def _mean(self, members: Sequence[Targets], temperature: float) -> Targets:
-        """Logits whose softmax at this temperature is the mean of the members' posteriors at it."""
+        """Logits whose softmax at this temperature is the mean of the members' posteriors at it.
+
+        That of their log-posteriors, which sums to less than 1, is normalised by the same softmax.
+        """
         length = min(m.values.shape[1] for m in members)
-        posteriors = [
-            (m.values[:, :length].float() / temperature).log_softmax(-1) + log_weight
-            for m, log_weight in zip(members, self._log_weights, strict=True)
-        ]
+        logs = [(m.values[:, :length].float() / temperature).log_softmax(-1) for m in members]
+        if self._mean_of == "log_posteriors":
+            mean = sum(weight * log for weight, log in zip(self._weights, logs, strict=True))
+        else:
+            weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
+            mean = torch.stack(weighted).logsumexp(0)
         lengths = torch.stack([m.lengths for m in members]).amin(0)
-        return Targets(torch.stack(posteriors).logsumexp(0) * temperature, lengths)
+        return Targets(mean * temperature, lengths)
 
 
 def observe(

@@ -1,9 +1,11 @@
 """What a teacher hands to a criterion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from espnet_kd.criteria import TopClasses
 from espnet_kd.rnnt import Joint
 
 
@@ -14,10 +16,13 @@ class Targets:
     Axes: B utterances, P positions (T encoder frames or U = L + 1 prediction steps), V tokens or D features.
 
     Attributes:
-        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding. At the
-            tap of a transducer's lattice the pieces of its joint network, and P are frames.
+        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding. From a
+            store the K most probable classes. At the tap of a transducer's lattice the pieces of its joint
+            network, and P are frames.
         lengths: (B,) number of real positions.
+        utterances: B ids; None where they are not known.
     """
 
-    values: Tensor | Joint
+    values: Tensor | TopClasses | Joint
     lengths: Tensor
+    utterances: Sequence[str] | None = None

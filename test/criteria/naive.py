@@ -29,6 +29,17 @@ def softmax_l2(student, teacher, temperature=1.0):
     return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
 
 
+def topk(student, teacher, k, renorm=True, tail="drop", temperature=1.0):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    order = sorted(range(len(p)), key=lambda v: -p[v])
+    kept, rest = order[:k], order[k:]
+    mass = sum(p[v] for v in kept) if renorm and tail == "drop" else 1.0
+    value = -sum(p[v] / mass * math.log(q[v]) for v in kept)
+    if tail == "other" and rest:
+        value -= sum(p[v] for v in rest) * math.log(sum(q[v] for v in rest))
+    return temperature**2 * value
+
+
 def hidden(student, teacher, distance="mse", weight=None, bias=None, **_):
     """weight (D_T, D_S) and bias (D_T) are those of the learned projection, None without one."""
     if weight is not None:
@@ -54,7 +65,7 @@ def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), *
     return [len(raw) * x / sum(raw) for x in raw]
 
 
-NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "hidden": hidden}
+NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "hidden": hidden}
 
 
 def reduce(utterances, reduction):

@@ -21,6 +21,13 @@ OPTIONS = {
     ],
     "cross_entropy": [{}, {"temperature": 2.5}],
     "softmax_l2": [{}, {"temperature": 2.5}],
+    "topk": [
+        {"k": 5},
+        {"k": 1},
+        {"k": 2, "temperature": 2.5},
+        {"k": 2, "renorm": False},
+        {"k": 2, "tail": "other"},
+    ],
     "hidden": [
         {"distance": distance, **projection}
         for distance in ("mse", "l1", "cosine")
@@ -38,6 +45,8 @@ HAND = {
     "cross_entropy": ({}, [log(3), 0.0], [0.0, 0.0], log(16 / 3) / 2),
     # the same: (1/2 - 3/4)^2 + (1/2 - 1/4)^2 = 1/8
     "softmax_l2": ({}, [log(3), 0.0], [0.0, 0.0], 1 / 8),
+    # teacher (1/2, 1/3, 1/6), of which (3/5, 2/5) remain; student (1/2, 1/4, 1/4): 3/5 ln 2 + 2/5 ln 4
+    "topk": ({"k": 2}, [log(2), 0.0, 0.0], [log(3), log(2), 0.0], 7 / 5 * log(2)),
     # ((1 - 2)^2 + (1 - 4)^2) / 2 = 5
     "hidden": ({"projection": "none"}, [1.0, 1.0], [2.0, 4.0], 5.0),
 }
@@ -107,6 +116,10 @@ def test_1_zero_without_gradient_at_equality(name, options, reduction):
     if name == "hidden" and "zero_at_equality" in criterion.exempt:  # zero where the projection is right
         teacher = criterion.projection(teacher).detach()
     value, (gradient, *_) = gradients(criterion, student, teacher, mask)
+    if name == "topk":  # its values and its gradients where classes are dropped: test_topk.py
+        dropped = options["k"] < 5 and options.get("tail") != "other"
+        assert (gradient.abs().max() > 1e-3) == dropped and (dropped or gradient.abs().max() < 1e-12)
+        return
     assert gradient.abs().max() < 1e-12
     if name == "cross_entropy":  # T^2 times the teacher's entropy
         p = (teacher[mask] / criterion.temperature).softmax(-1)

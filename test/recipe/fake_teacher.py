@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_kd.recipe.pseudo_label import cluster, command, decoding, dump, shards
+from espnet_kd.recipe import cluster
+from espnet_kd.recipe.pseudo_label import command, decoding, dump, shards
 from espnet_kd.recipe.pseudo_label.records import Hypothesis, Record
-from espnet_kd.recipe.pseudo_label.shards import Shard
+from espnet_kd.recipe.shards import Shard
 
 RATE = 16000
 SETTINGS = {"teacher": {"config": "c", "checkpoint": "p"}, "inference": {"beam_size": 5, "nbest": 2}}

@@ -11,6 +11,7 @@ from espnet_kd.corpora.datadir import read_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.lengths import read_dump_dir
 from espnet_kd.recipe.pseudo_label import shards
+from espnet_kd.recipe.shards import claimed
 
 TEXTS = {"s1-a": "ONE TWO", "s1-b": "", "s2-c": "THREE", "s2-d": "FOUR FIVE", "s3-e": "SIX"}
 
@@ -152,8 +153,8 @@ def test_settings_that_differ_are_refused(data: Path, teacher: FakeTeacher, tmp_
 
 def test_two_runs_do_not_share_a_directory(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
     with (
-        shards.claimed(tmp_path / "dst/decode", {}),
-        pytest.raises(UserError, match="another run decodes into"),
+        claimed(tmp_path / "dst/decode", {}),
+        pytest.raises(UserError, match="another run works in"),
     ):
         run(data, tmp_path / "dst")
 

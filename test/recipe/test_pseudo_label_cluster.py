@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.recipe.pseudo_label import cluster
-from espnet_kd.recipe.pseudo_label.cluster import Cluster, parse
-from espnet_kd.recipe.pseudo_label.shards import Shard, plan
+from espnet_kd.recipe import cluster
+from espnet_kd.recipe.cluster import Cluster, parse
+from espnet_kd.recipe.shards import Shard, plan
 
 
 def write(path: Path, text: str) -> str:

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from miniature import contents, write_kaldi
 
+from espnet_kd.recipe.cluster import Cluster
 from espnet_kd.recipe.pseudo_label import decoding, dump
-from espnet_kd.recipe.pseudo_label.cluster import Cluster
 
 
 @pytest.fixture

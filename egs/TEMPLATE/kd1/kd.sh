@@ -47,7 +47,8 @@ kd_config=                  # list: configuration of the distillation, or of its
                             # one before; empty trains the student without a teacher
 peers=each                  # each or first: which models of a mutual training are decoded and packed
 pseudo_label_args=          # options of pseudo-label, such as "--keep_top 80"
-cluster=local               # where it works: local, or YAML of a Dask cluster
+targets_args=               # options of `espnet_kd targets` in stage 8, such as "--number float32"
+cluster=local               # where both work: local, or YAML of a Dask cluster
 generation=1                # generations of students, of which each teaches the next; ends early when none gets better
 # Decoding and results
 inference_config=           # configuration of decoding
@@ -268,6 +269,7 @@ stage_8() {
         as_teacher score "${dir}" "${valid_set}"
     done
     [ -z "${mixed}" ] || pseudo_label
+    [ ${#teachers[@]} -eq 0 ] || write_targets
 }
 
 stage_9() {

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.recipe.pseudo_label import cluster, decoding, dump, manifest, selection, shards
+from espnet_kd.recipe import cluster
+from espnet_kd.recipe.pseudo_label import decoding, dump, manifest, selection, shards
+from espnet_kd.recipe.shards import PER_SHARD, SETTINGS
 
 DECODE = "decode"
 
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--workers", type=int, help="processes, one thread each (default: number of cores or GPUs)"
     )
-    g.add_argument("--shards", type=int, help=f"default: one for {shards.PER_SHARD} utterances")
+    g.add_argument("--shards", type=int, help=f"default: one for {PER_SHARD} utterances")
     selection.add_options(p)
     return p
 
@@ -87,7 +89,7 @@ def other_decode(path: Path) -> dict[str, str]:
         UserError: there is neither.
     """
     for directory in (path, path / DECODE):
-        if (directory / shards.SETTINGS).exists():
+        if (directory / SETTINGS).exists():
             return {record.utt: selection.label(record).text for record in shards.read(directory)}
     if not (path / "text").exists():
         raise UserError(

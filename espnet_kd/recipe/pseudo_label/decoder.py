@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
+from espnet_kd.recipe.cluster import device_of_worker
 from espnet_kd.recipe.posteriors import read_audio
 from espnet_kd.recipe.pseudo_label import shards
 from espnet_kd.recipe.pseudo_label.records import Hypothesis, Record
-from espnet_kd.recipe.pseudo_label.shards import Shard
 from espnet_kd.recipe.pseudo_label.teacher import TASKS
+from espnet_kd.recipe.shards import Shard
 
 UNKNOWN = "<unk>"
 IN_ARK = re.compile(r"\.ark:\d+$")
@@ -75,7 +76,7 @@ class Decoder:
         self.module = importlib.import_module(TASKS[spec.task])
         self.search = self.module.Speech2Text(
             asr_train_config=spec.config, asr_model_file=spec.checkpoint,
-            device=_device(spec.device), **json.loads(spec.options),
+            device=device_of_worker(spec.device), **json.loads(spec.options),
         )  # fmt: skip
         task = self.module.ASRTransducerTask if spec.task == "asr_transducer" else self.module.ASRTask
         self.preprocess = task.build_preprocess_fn(self.search.asr_train_args, False)
@@ -147,20 +148,6 @@ def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
     if speech.ndim > 1:
         raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels, not one")
     return speech.astype(np.float32), rate
-
-
-def _device(kind: str) -> str:
-    """A GPU of this machine's for each of its workers in turn; workers of other clusters see their own."""
-    if kind != "cuda":
-        return kind
-    import torch
-    from dask.distributed import get_worker
-
-    try:
-        name = get_worker().name
-    except ValueError:  # not in a cluster
-        return kind
-    return f"cuda:{name % torch.cuda.device_count()}" if isinstance(name, int) else kind
 
 
 def _reason(error: Exception) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
 from espnet_kd.recipe.merge import read_config as read_yaml
-from espnet_kd.recipe.pseudo_label.shards import fingerprint
 from espnet_kd.recipe.rate import parse_rate
 from espnet_kd.teachers import experiment
 
@@ -63,7 +63,7 @@ def find(
     config = experiment.read_config(directory)
     task = "asr_transducer" if experiment.TRANSDUCER_KEY in config else "asr"
     path = experiment.find_checkpoint(directory, checkpoint)
-    _resolve(config, directory)
+    config = experiment.with_absolute_paths(config, directory)
     words = shlex.split(inference_args)
     if inference_config is not None:
         if read_yaml(inference_config):  # ESPnet's parser refuses an empty file
@@ -72,16 +72,6 @@ def find(
     if "batch_size" in options:
         options["batch_size"] = 1  # so that no utterance depends on its neighbours
     return Teacher(directory, path, task, config, {**options, "nbest": nbest}, seed, _rate(config))
-
-
-def _resolve(config: dict[str, Any], directory: Path) -> None:
-    """Make the paths of the files that ESPnet opens absolute."""
-    for section, key in experiment.FILE_OPTIONS:
-        if isinstance(config.get(section), dict) and config[section].get(key):
-            config[section][key] = str(experiment.find_file(config[section][key], directory))
-    if config.get("token_type") == "bpe" and config.get("bpemodel"):
-        config["bpemodel"] = str(experiment.find_file(config["bpemodel"], directory))
-    config["init"] = None
 
 
 def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:

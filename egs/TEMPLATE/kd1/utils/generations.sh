@@ -114,6 +114,18 @@ pseudo_label() {
         --token_list "${token_list}" --bpemodel "${bpemodel}" --nlsyms "${nlsyms_txt}" "${mixed}"
 }
 
+# write_targets: what the student needs of its teachers, if a configuration asks for a store.
+write_targets() {
+    local config words options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
+    needs_dump "${train}"
+    [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
+    read -ra words <<< "${targets_args}"
+    for config in "${kd_configs[@]}"; do
+        "${python}" -m espnet_kd targets --if_wanted --config "${config}" --teacher "${teachers[@]}" \
+            --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
+    done
+}
+
 # needs_teachers: each has been trained.
 needs_teachers() {
     local teacher

@@ -1,4 +1,4 @@
-"""Where shards are decoded: in this process, in processes of this machine, or on a cluster of Dask's.
+"""Where shards are made: in this process, in processes of this machine, or on a cluster of Dask's.
 
 A YAML file describes a cluster; ``options`` go to the class of Dask or dask-jobqueue as they are::
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.merge import read_config
-from espnet_kd.recipe.pseudo_label.shards import Shard
+from espnet_kd.recipe.shards import Shard
 
 KINDS = {
     "local": ("dask.distributed", "LocalCluster"),
@@ -140,3 +140,17 @@ def _processors(gpu: bool) -> int:
     if not torch.cuda.is_available():
         raise UserError("--ngpu 1: this machine shows no GPU to PyTorch")
     return torch.cuda.device_count()
+
+
+def device_of_worker(kind: str) -> str:
+    """A GPU of this machine's for each of its workers in turn; workers of other clusters see their own."""
+    if kind != "cuda":
+        return kind
+    import torch
+    from dask.distributed import get_worker
+
+    try:
+        name = get_worker().name
+    except ValueError:  # not in a cluster
+        return kind
+    return f"cuda:{name % torch.cuda.device_count()}" if isinstance(name, int) else kind

@@ -1,0 +1,174 @@
+"""The target store: bytes per hour of speech, records written and read per second, cost in a step."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kaldiio
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.online_teacher import TAPS as TAP_PATHS
+from bench.online_teacher import training_step
+from bench.report import table, verdict
+from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, Size, batch, build
+from bench.timing import Timing, interleaved, ratio
+from espnet_kd.criteria import build_criterion
+from espnet_kd.files import fingerprint
+from espnet_kd.models.distilled import Method, Term, distil
+from espnet_kd.models.schedule import Schedule
+from espnet_kd.store import Manifest, Record, ShardEntry, Store, Tap, text_checksum, write_shard
+from espnet_kd.teachers.stored import StoredTeacher
+from espnet_kd.teachers.taps import Taps
+
+MEGABYTES, STEP, READING = 3.5, 1.05, 0.02  # targets: per hour, times the plain step, share of the step
+K, FRAME_RATE = 8, 25
+UTTERANCES, SECONDS, WORDPIECES = 512, 7.0, 2000  # WORDPIECES tokens in all, about 3.4 a second
+TOKEN_RATE = 3.4
+PER_SHARD = 100
+
+
+def main() -> bool:
+    """Size and speed of a store like Switchboard's, then a step of an AN4 student; True if all is met."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return _container(Path(folder)) & _step(Path(folder))
+
+
+def _container(folder: Path) -> bool:
+    taps = {"ctc.ctc_lo": Tap("topk", WORDPIECES, K), "decoder": Tap("topk", WORDPIECES, K)}
+    records = make_records(taps, {"ctc.ctc_lo": FRAME_RATE, "decoder": TOKEN_RATE})
+    started = time.perf_counter()
+    store = write(folder / "store", records, taps)
+    rows = [_row("ours", folder / "store", time.perf_counter() - started, store.read, records)]
+    started = time.perf_counter()
+    read = write_ark(folder / "ark", records)
+    rows.append(
+        _row("Kaldi ark of numpy arrays", folder / "ark", time.perf_counter() - started, read, records)
+    )
+    head = ["container", "MB per hour", "records written per second", "read per second, in random order"]
+    print(
+        f"{UTTERANCES} utterances of {SECONDS} s, {WORDPIECES} tokens, K = {K}, {FRAME_RATE} Hz and decoder\n"
+    )
+    print(table(head, rows) + "\n")
+    line, met = verdict("MB per hour of speech, all included", float(rows[0][1]), at_most=MEGABYTES)
+    print(line)
+    return met
+
+
+def _row(
+    name: str, folder: Path, seconds: float, read: Callable[[str], Any], records: list[Record]
+) -> list[str]:
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    hours = sum(record.samples for record in records) / SAMPLE_RATE / 3600
+    order = np.random.default_rng(1).permutation([record.utt for record in records])
+    started = time.perf_counter()
+    for utt in order:
+        read(str(utt))
+    rate = len(records) / (time.perf_counter() - started)
+    return [name, f"{size / 1e6 / hours:.2f}", f"{len(records) / seconds:.0f}", f"{rate:.0f}"]
+
+
+def make_records(
+    taps: dict[str, Tap], rates: dict[str, float], count: int = UTTERANCES, seconds: float = SECONDS
+) -> list[Record]:
+    """Random targets."""
+    random = np.random.default_rng(0)
+    return [
+        Record(
+            f"sw{i:06d}-{i * 37 % 1000000:06d}", int(seconds * SAMPLE_RATE), None,
+            {path: _rows(round(seconds * rates[path]), tap, random) for path, tap in taps.items()},
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def _rows(count: int, tap: Tap, random: np.random.Generator) -> NDArray[Any]:
+    rows = np.zeros(count, tap.row)
+    rows["tokens"] = random.permuted(np.tile(np.arange(tap.size), (count, 1)), axis=1)[:, : tap.k]
+    p = random.dirichlet(np.full(tap.k, 0.3), count)
+    rows["log_probs"] = np.log(np.maximum(-np.sort(-p), 1e-4))
+    return rows
+
+
+def write(
+    folder: Path, records: list[Record], taps: dict[str, Tap], probe: dict[str, int] | None = None
+) -> Store:
+    """A store of these records."""
+    entries = []
+    for start in range(0, len(records), PER_SHARD):
+        part, name = records[start : start + PER_SHARD], f"{start // PER_SHARD + 1:05d}"
+        write_shard(folder / name, part, taps)
+        index = fingerprint(folder / name / "index.jsonl")
+        entries.append(ShardEntry(name, part[0].utt, len(part), index))
+    samples = sum(record.samples for record in records)
+    Manifest((), "", {}, taps, probe or {}, SAMPLE_RATE, tuple(entries), samples).write(folder)
+    return Store(folder)
+
+
+def write_ark(folder: Path, records: list[Record]) -> Callable[[str], Any]:
+    """The same rows by kaldiio, one ark and one scp for each tap; returns what reads an utterance."""
+    folder.mkdir()
+    for tap in records[0].rows:
+        with kaldiio.WriteHelper(
+            f"ark,scp:{folder / tap}.ark,{folder / tap}.scp", write_function="numpy"
+        ) as f:
+            for record in records:
+                f(record.utt, record.rows[tap].view(np.uint8))
+    tables = [kaldiio.load_scp(f"{folder / tap}.scp") for tap in records[0].rows]
+    return lambda utt: [t[utt] for t in tables]
+
+
+def _step(folder: Path) -> bool:
+    """A training step of the AN4 student: plain, with stored targets, and the reading alone."""
+    size, utterances, seconds, rounds = Size(3, 48), 8, 2.5, 20
+    torch.manual_seed(0)
+    data = batch(utterances, seconds)
+    student = build(size)
+    with torch.no_grad():
+        frames = int(student.encode(data["speech"], data["speech_lengths"])[1].max())
+    rates = {"ctc.ctc_lo": frames / seconds, "decoder": TOKENS_PER_SECOND + 1 / seconds}
+    taps = {path: Tap("topk", len(TOKENS), K) for path in TAP_PATHS}
+    made = make_records(taps, rates, utterances, seconds)
+    texts = data["text"].tolist()
+    store = write(
+        folder / "an4",
+        [replace(r, text=text_checksum(text)) for r, text in zip(made, texts, strict=True)],
+        taps,
+    )
+    names = [record.utt for record in made]
+    teacher = StoredTeacher(store, TAP_PATHS)
+    stored = distilled(build(size), teacher)
+    variants = {
+        "plain step": training_step(student, data),
+        "step with stored targets": training_step(stored, data, utt_id=names),
+        "reading alone": lambda: teacher.targets(*data.values(), names),
+    }
+    timings = interleaved(variants, rounds)
+    rows = [[name, *timing.cells()] for name, timing in timings.items()]
+    print(f"\nstudent {size}, {utterances} x {seconds} s, CTC and decoder, K = {K}\n")
+    print(table(["variant", "median ms", "min ms", "max ms"], rows) + "\n")
+    return _judge(timings)
+
+
+def _judge(timings: dict[str, Timing]) -> bool:
+    plain, stored, reading = timings.values()
+    checks = [
+        verdict("step with stored targets / plain step", ratio(stored, [plain]), at_most=STEP),
+        verdict("reading / step with stored targets", ratio(reading, [stored]), at_most=READING),
+    ]
+    print("\n".join(line for line, _ in checks))
+    return all(met for _, met in checks)
+
+
+def distilled(student: Any, teacher: StoredTeacher) -> Any:
+    """The student with the essence of the teacher at the CTC frames and at the decoder's steps."""
+    terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAP_PATHS)
+    method = Method(teacher, Taps(student, TAP_PATHS), terms, Schedule(0.5, 0.5))
+    return distil(
+        student, method, {t.name: build_criterion("topk", k=K, reduction="utterance") for t in terms}
+    )

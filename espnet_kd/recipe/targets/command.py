@@ -1,0 +1,173 @@
+"""``python -m espnet_kd targets``: write what the criteria of a training need of its teachers to disk.
+
+The configuration of the training says what that is: criteria of type topk keep the classes that they need,
+all others whole vectors. What is there already is not made again, so that an interrupted command goes on.
+``--verify`` checks every record of a store.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
+from espnet_kd.recipe import cluster, shards
+from espnet_kd.recipe.merge import merge_files
+from espnet_kd.store import Manifest, ShardEntry, Store, verify
+from espnet_kd.store.shard import INDEX, read_index
+from espnet_kd.store.tap import Number
+
+SHOWN = 20  # problems
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    p = argparse.ArgumentParser(
+        prog="espnet-kd targets", description=__doc__.partition(": ")[2].splitlines()[0]
+    )
+    p.add_argument("--store", type=str, help="directory of the targets (default: teacher.store of --config)")
+    p.add_argument("--verify", action="store_true", help="only check every record of --store")
+    p.add_argument("--if_wanted", action="store_true", help="do nothing if --config has no teacher.store")
+    p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
+    p.add_argument("--teacher", nargs="+", help="trained experiments (default: teacher.exp of --config)")
+    p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
+    p.add_argument(
+        "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
+    )
+    p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: workers run on GPUs (default: 0)")
+    g = p.add_argument_group("parallel work")
+    g.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
+    g.add_argument("--workers", type=int, help="processes, one thread each (default: cores or GPUs)")
+    g.add_argument("--shards", type=int, help=f"default: one for {shards.PER_SHARD} utterances")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write what is missing, or verify."""
+    args = parser().parse_args(argv)
+    if args.verify:
+        if args.store is None:
+            raise UserError("--verify needs --store DIR")
+        check(Store(args.store))
+        return
+    if not args.config or not args.data:
+        raise UserError("give --config YAML of the training and --data DIR of its speech")
+    if not args.if_wanted or wanted(args):
+        make(args)
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """True if the configuration asks for a store."""
+    teacher = merge_files(args.config).get("teacher")
+    return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
+
+
+def check(store: Store) -> None:
+    """Check every record.
+
+    Raises:
+        UserError: something is wrong; the first problems are printed.
+    """
+    problems = 0
+    for problem in verify(store):
+        problems += 1
+        if problems <= SHOWN:
+            print(problem)
+    manifest = store.manifest
+    if problems:
+        raise UserError(f"{store.directory}: {problems} problems in {manifest.utterances} utterances")
+    print(f"{store.directory}: {manifest.utterances} utterances, {manifest.hours:.2f} hours, no problem")
+
+
+def make(args: argparse.Namespace) -> Store:
+    """Make the shards that are missing, then the manifest.
+
+    Raises:
+        UserError: configuration, teachers or data are unfit, or the directory holds another store.
+    """
+    from espnet_kd.recipe.targets import worker  # with ESPnet, seconds
+    from espnet_kd.recipe.targets.estimate import check_room, estimate
+    from espnet_kd.recipe.targets.plan import plan, read_data
+
+    where = cluster.parse(args.cluster, args.workers, bool(args.ngpu))
+    asked = plan(args)
+    data = read_data(args.data, worker.needs_text(asked.taps))
+    directory, device = Path(str(asked.teacher.store)), "cuda" if args.ngpu else "cpu"
+    settings = asked.settings(data, device)
+    if (there := _served(directory, asked, settings)) is not None:
+        print(f"{directory}: already there, {_summary(there.manifest)}")
+        return there
+    planned = shards.plan(directory.resolve(), data.utterances, args.shards, suffix="")
+    with shards.claimed(directory, {**settings, "shards": len(planned)}, "targets"):
+        todo = [shard for shard in planned if not shard.path.exists()]
+        print(f"{directory}: {len(planned)} shards, {len(todo)} to make", flush=True)
+        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device)
+        started = time.perf_counter()
+        if todo:
+            expected = estimate(data, worker.load(spec))
+            check_room(directory, expected.size * len(todo) / len(planned))
+            print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
+        for number, shard in enumerate(cluster.run(todo, partial(worker.work, spec=spec), where), 1):
+            done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
+            print(f"{shard.path.name}: {done}", flush=True)
+        names = {"teachers": [Path(d).name for d in asked.teacher.directories]}
+        manifest = _manifest(directory, planned, asked, settings, names["teachers"])
+        manifest.write(directory)
+    took = time.perf_counter() - started
+    print(f"{directory}: made in {took:.1f} s, {_summary(manifest)}")
+    return Store(directory)
+
+
+def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | None:
+    """A complete store that has all that is asked, of the same teachers and data; it may have more."""
+    from espnet_kd.store.manifest import NAME
+    from espnet_kd.tasks.stored import misfit, unserved
+
+    if not (directory / NAME).exists():
+        return None
+    store = Store(directory)
+    kept = store.manifest.settings
+    same = kept["frontend"] == settings["frontend"] and len(kept["data"]) == len(settings["data"])
+    same = same and all(d.items() <= k.items() for d, k in zip(settings["data"], kept["data"], strict=True))
+    fits = misfit(store.manifest, asked.teacher, asked.tokens) is None
+    return (
+        store if same and fits and unserved(store.manifest, asked.terms, list(asked.taps)) is None else None
+    )
+
+
+def _manifest(
+    directory: Path, planned: list[shards.Shard], asked: Any, settings: dict[str, Any], names: list[str]
+) -> Manifest:
+    """The manifest of complete shards."""
+    from espnet_kd.recipe.targets.estimate import size_of
+
+    entries, samples = [], 0
+    for shard in planned:
+        path = directory / shard.path.name / INDEX
+        index = read_index(path, list(asked.taps))
+        samples += sum(entry.samples for entry in index.values())
+        entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
+    teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
+    rest = {key: settings[key] for key in ("mean", "data", "frontend", "device")}
+    size = sum(size_of(directory / entry.name) for entry in entries)
+    return Manifest(
+        tuple(teachers),
+        settings["tokens"],
+        rest,
+        asked.taps,
+        asked.probe,
+        asked.rate,
+        tuple(entries),
+        samples,
+        size,
+    )
+
+
+def _summary(manifest: Manifest) -> str:
+    from espnet_kd.recipe.targets.estimate import megabytes
+
+    rate = manifest.size / 1e6 / manifest.hours
+    size = f"{megabytes(manifest.size)} ({rate:.2f} MB per hour of speech)"
+    return f"{manifest.utterances} utterances, {manifest.hours:.2f} hours, {size}"

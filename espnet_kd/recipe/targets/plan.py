@@ -1,0 +1,182 @@
+"""What is to be kept, of which teachers, for which speech."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint, read_table
+from espnet_kd.recipe.merge import merge_files
+from espnet_kd.recipe.pseudo_label import dump
+from espnet_kd.recipe.targets.worker import needs_text
+from espnet_kd.store import Tap
+from espnet_kd.store.manifest import checksum, tokens_checksum
+from espnet_kd.tasks.attach import check_tokens, common_temperatures, teacher_taps
+from espnet_kd.tasks.options import TeacherOptions, TermOptions, teacher_options, term_options
+from espnet_kd.tasks.stored import identity
+from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
+from espnet_kd.teachers.lattice import LATTICE
+from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.probe import probe, sampling_rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A store that is wanted.
+
+    Attributes:
+        teacher: options, directories absolute.
+        terms: the criteria that it is for.
+        probe: positions at each tap for the noise of ``teachers.probe``.
+        tokens: the token list.
+        rate: Hz.
+    """
+
+    teacher: TeacherOptions
+    terms: list[TermOptions]
+    taps: dict[str, Tap]
+    probe: dict[str, int]
+    tokens: list[str]
+    rate: int
+
+    def identities(self) -> list[dict[str, Any]]:
+        """Fingerprints and weights of the teachers."""
+        directories = self.teacher.directories
+        weights = self.teacher.weights or (1.0,) * len(directories)
+        return [
+            {**identity(Path(d), self.teacher.checkpoint), "weight": w / sum(weights)}
+            for d, w in zip(directories, weights, strict=True)
+        ]
+
+    def settings(self, data: "Data", device: str) -> dict[str, Any]:
+        """Everything that the targets depend on; files by their content."""
+        return {
+            "teachers": self.identities(),
+            "mean": self.teacher.mean,
+            "tokens": tokens_checksum(self.tokens),
+            "frontend": [frontend(Path(d)) for d in self.teacher.directories],
+            "taps": {path: asdict(tap) for path, tap in self.taps.items()},
+            "data": data.fingerprints(needs_text(self.taps)),
+            "device": device,
+        }
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """What a configuration of training asks for.
+
+    Raises:
+        UserError: it is wrong, asks for what cannot be stored, or does not fit the teachers.
+    """
+    config = merge_files(args.config)
+    wanted = dict(config.get("teacher") or {})
+    wanted |= {
+        key: getattr(args, name)
+        for key, name in (("exp", "teacher"), ("store", "store"))
+        if getattr(args, name)
+    }
+    options = teacher_options(wanted)
+    if not options.directories or options.store is None:
+        lacking = "--store DIR, or `teacher: {store: DIR}`" if options.directories else "--teacher EXP"
+        raise UserError(f"nothing to make targets of or no place for them: give {lacking}")
+    options = replace(options, directories=tuple(str(Path(d).resolve()) for d in options.directories))
+    terms = term_options(config.get("criteria") or {})
+    if not terms:
+        raise UserError(f"{' + '.join(map(str, args.config))} has no criteria: nothing says what to keep")
+    if LATTICE in (paths := teacher_taps(terms)):
+        raise UserError("targets on the lattice of a transducer cannot be stored yet: use an online teacher")
+    temperatures = common_temperatures(terms, len(options.directories))
+    experiments = load(options)
+    rate = sampling_rate(experiments[0].model)
+    teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
+    seen = teacher.targets(*probe(rate))
+    ensemble = len(experiments) > 1
+    sizes = {path: seen[path].values.shape[-1] for path in paths}
+    taps = {p: _tap(p, sizes[p], terms, options.k, args.number, temperatures, ensemble) for p in sizes}
+    positions = {path: seen[path].values.shape[1] for path in paths}
+    return Plan(options, terms, taps, positions, experiments[0].tokens, rate)
+
+
+def load(options: TeacherOptions) -> list[Experiment]:
+    """The teachers, which have one token list and one sampling rate.
+
+    Raises:
+        UserError: they do not.
+    """
+    experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
+    for other in experiments[1:]:
+        check_tokens(experiments[0].tokens, other)
+        if sampling_rate(other.model) != sampling_rate(experiments[0].model):
+            raise UserError(f"teacher {other.directory} expects another sampling rate than the first")
+    return experiments
+
+
+def _tap(
+    path: str,
+    size: int,
+    terms: Sequence[TermOptions],
+    k: int | None,
+    number: Any,
+    temperatures: Mapping[str, float],
+    ensemble: bool,
+) -> Tap:
+    """Classes if every criterion at the tap needs no more than them, else values as they are."""
+    here = [t for t in terms if t.term.teacher_tap == path]
+    needed = [getattr(t.build(), "k", None) for t in here]
+    softened = {t.build().temperature for t in here if hasattr(t.build(), "temperature")}
+    if not here or None in needed or len(softened) > 1:
+        return Tap("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
+    most = max(n for n in needed if n is not None)
+    if k is not None and k < most:
+        raise UserError(f"teacher: k is {k}, but a criterion at {path} needs {most} classes")
+    if most > size:
+        raise UserError(f"a criterion at {path} needs {most} classes, the teacher has {size}")
+    return Tap("topk", size, min(k or most, size), softened.pop(), number)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Formatted data directories.
+
+    Attributes:
+        sources: the directories.
+        utterances: audio, by an absolute path, and transcript ("" where none is needed), by id.
+    """
+
+    sources: list[dump.Dump]
+    utterances: dict[str, tuple[str, str]]
+
+    def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
+        """Tables of each directory by their content."""
+        names = ["wav.scp", *(["text"] if with_text else [])]
+        return [
+            {"utterances": len(s.wav), **{name: fingerprint(s.path / name) for name in names}}
+            for s in self.sources
+        ]
+
+
+def read_data(paths: Sequence[Path], with_text: bool) -> Data:
+    """Read data directories that stages 3 and 4 made.
+
+    Raises:
+        UserError: one is incomplete, an utterance lacks its transcript, or two have one id.
+    """
+    sources, found = [dump.read(path) for path in paths], {}
+    for source in sources:
+        texts = read_table(source.path / "text") if with_text else {}
+        for utt, wav in source.absolute().items():
+            if with_text and utt not in texts:
+                raise UserError(
+                    f"{source.path}/text has no transcript of {utt}, which targets of a decoder need"
+                )
+            if utt in found:
+                raise UserError(f"{source.path}/wav.scp: {utt} is in another --data, too")
+            found[utt] = (wav, texts.get(utt, ""))
+    return Data(sources, found)
+
+
+def frontend(directory: Path) -> str:
+    """Fingerprint of what a teacher makes of a waveform before its encoder."""
+    config = read_config(directory)
+    return checksum({key: config.get(key) for key in ("frontend", "frontend_conf", "normalize")})

@@ -1,0 +1,137 @@
+"""What a worker does: load the teachers once, run them on utterances one by one."""
+
+import argparse
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_kd.errors import UserError
+from espnet_kd.recipe.cluster import device_of_worker
+from espnet_kd.recipe.pseudo_label.decoder import read_speech
+from espnet_kd.recipe.shards import Shard
+from espnet_kd.store import Record, Tap, text_checksum, write_shard
+from espnet_kd.tasks.options import TeacherOptions
+from espnet_kd.teachers.experiment import TRANSDUCER_KEY, load_experiment, read_config, with_absolute_paths
+from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.rows import to_rows
+from espnet_kd.teachers.targets import Targets
+
+NO_TEXT = torch.tensor([[2]])  # for taps that do not depend on the transcript
+_ONE_AT_A_TIME = threading.Lock()  # taps keep what they saw in themselves
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker has to know.
+
+    Attributes:
+        teacher: its directories are absolute.
+        taps: JSON of ``Tap`` by path.
+        rate: Hz of the speech.
+        device: "cpu" or "cuda".
+    """
+
+    teacher: TeacherOptions
+    taps: str
+    rate: int
+    device: str
+
+
+def spec(teacher: TeacherOptions, taps: Mapping[str, Tap], rate: int, device: str) -> Spec:
+    """A specification that can be sent to a worker and compared."""
+    return Spec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
+
+
+def needs_text(taps: Mapping[str, Tap]) -> bool:
+    """True if a tap depends on the transcript."""
+    return any(path.split(".")[0] == "decoder" for path in taps)
+
+
+def work(shard: Shard, spec: Spec) -> Shard:
+    """Write a shard; workers keep the teachers that they loaded for the next one."""
+    with _ONE_AT_A_TIME:
+        observer = load(spec)
+        records = (observer(utt, wav, text) for utt, (wav, text) in shard.utterances)
+        write_shard(shard.path, records, observer.taps)
+        return shard
+
+
+@lru_cache(maxsize=1)
+def load(spec: Spec) -> "Observer":
+    """The teachers of a specification."""
+    torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
+    return Observer(spec)
+
+
+class Observer:
+    """Targets of an utterance. Alone in its batch, so that they do not depend on any other."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.taps = {path: Tap(**tap) for path, tap in json.loads(spec.taps).items()}
+        self.device = device_of_worker(spec.device)
+        self.teacher = build_teacher(spec.teacher, self.taps)
+        directory = Path(spec.teacher.directories[0])
+        self.preprocess = build_preprocess(directory)
+        self.needs_text = needs_text(self.taps)
+
+    def __call__(self, utt: str, wav: str, text: str) -> Record:
+        """Run on one utterance.
+
+        Args:
+            utt: its id.
+            wav: its audio as wav.scp names it, by an absolute path.
+            text: its transcript.
+
+        Raises:
+            UserError: audio or text is unfit; names the utterance.
+        """
+        samples, tokens, seen = self.observe(utt, wav, text)
+        rows = {path: to_rows(seen[path], tap) for path, tap in self.taps.items()}
+        return Record(utt, samples, text_checksum(tokens) if self.needs_text else None, rows)
+
+    def observe(self, utt: str, wav: str, text: str) -> tuple[int, list[int], dict[str, Targets]]:
+        """Samples, tokens, and what the teachers give at each tap; arguments as above."""
+        speech, rate = read_speech(wav, utt)
+        if rate != self.spec.rate:
+            raise UserError(
+                f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
+                "format the data at that rate"
+            )
+        data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
+        found: dict[str, Any] = self.preprocess(utt, data)
+        waveform = torch.from_numpy(found["speech"])[None].to(self.device)
+        tokens = torch.from_numpy(found["text"])[None].long() if self.needs_text else NO_TEXT
+        lengths = torch.tensor([waveform.shape[1]]), torch.tensor([tokens.shape[1]])
+        try:
+            seen = self.teacher.targets(
+                waveform, lengths[0].to(self.device), tokens.to(self.device), lengths[1].to(self.device)
+            )
+        except (RuntimeError, ValueError, IndexError) as e:
+            reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
+            raise UserError(f"{wav} of {utt}: the teacher cannot take it: {reason}") from e
+        return waveform.shape[1], tokens[0].tolist(), seen
+
+
+def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTeacher:
+    """The teachers of a configuration, tapped for a store."""
+    experiments = [load_experiment(directory, options.checkpoint) for directory in options.directories]
+    temperatures = {path: tap.temperature for path, tap in taps.items()}
+    return OnlineTeacher(experiments, list(taps), temperatures, options.weights, options.mean)
+
+
+def build_preprocess(directory: Path) -> Any:
+    """ESPnet's own preparation of speech and text for a teacher, without its augmentation."""
+    config = with_absolute_paths(read_config(directory), directory)
+    if TRANSDUCER_KEY in config:
+        from espnet2.tasks.asr_transducer import ASRTransducerTask as Task
+    else:
+        from espnet2.tasks.asr import ASRTask as Task
+    preprocess = Task.build_preprocess_fn(argparse.Namespace(**config), False)
+    return preprocess if preprocess is not None else lambda utt, data: data

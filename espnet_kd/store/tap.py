@@ -1,0 +1,38 @@
+"""What is kept at one tap of the teacher."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["topk", "values"]
+Number = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """How the values at one tap are kept.
+
+    Attributes:
+        kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
+            mass they keep is the sum of their probabilities. `values`: logits or hidden vectors as they are.
+        size: V classes, or D features.
+        k: K; 0 for `values`.
+        temperature: by which the logits of `topk` were divided.
+        number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
+    """
+
+    kind: Kind
+    size: int
+    k: int = 0
+    temperature: float = 1.0
+    number: Number = "float16"
+
+    @property
+    def row(self) -> np.dtype[Any]:
+        """One position; class numbers take as many bytes as V needs."""
+        number = np.dtype(self.number).newbyteorder("<")
+        if self.kind == "values":
+            return np.dtype([("values", number, (self.size,))])
+        token = np.min_scalar_type(self.size - 1).newbyteorder("<")
+        return np.dtype([("tokens", token, (self.k,)), ("log_probs", number, (self.k,))])

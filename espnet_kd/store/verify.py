@@ -1,0 +1,87 @@
+"""Check every record of a store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.errors import UserError
+from espnet_kd.store.shard import INDEX, Record, check_finite
+from espnet_kd.store.store import Store
+from espnet_kd.store.tap import Tap
+
+ROUNDING = 0.02  # by which float16 may make the sum of K <= 50 probabilities larger than 1
+
+
+def verify(store: Store) -> Iterator[str]:
+    """Yield what is wrong, a line for each problem; a damaged shard does not hide those in others.
+
+    Checks that shards and files are there and as long as they should be, checksums, that values are finite,
+    classes within the vocabulary, log-probabilities sorted, and that no kept mass exceeds 1.
+    """
+    seen = 0
+    for shard in store.manifest.shards:
+        try:
+            entries = store.entries(shard)
+        except UserError as e:
+            yield str(e)
+            continue
+        seen += len(entries)
+        if len(entries) != shard.utterances:
+            yield f"{store.directory / shard.name} has {len(entries)} of {shard.utterances} utterances"
+        for tap in store.taps:
+            expected = sum(e.rows[tap] for e in entries.values()) * store.manifest.taps[tap].row.itemsize
+            path = store.directory / shard.name / tap
+            size = path.stat().st_size if path.is_file() else -1
+            if size != expected:
+                state = "is missing" if size < 0 else f"has {size} bytes, not {expected}"
+                yield f"{path} {state}"
+        for utt in entries:
+            yield from _problems(store, utt)
+    yield from _strangers(store)
+
+
+def _problems(store: Store, utt: str) -> Iterator[str]:
+    for tap, form in store.manifest.taps.items():
+        try:
+            record = store.read(utt, [tap])
+            check_finite(record, tap, form)
+        except UserError as e:
+            yield str(e)
+            continue
+        problem = _problem(record, tap, form)
+        if problem:
+            yield f"{store.directory}: utterance {utt} at {tap}: {problem}"
+
+
+def _problem(record: Record, path: str, tap: Tap) -> str | None:
+    rows = record.rows[path]
+    if not len(rows):
+        return "has no position"
+    if tap.kind != "topk":
+        return None
+    if int(rows["tokens"].max()) >= tap.size:
+        return f"has class {rows['tokens'].max()} of {tap.size}"
+    log_probs = rows["log_probs"].astype(np.float32)
+    if (np.diff(log_probs) > 0).any():
+        return "has classes that are not sorted by probability"
+    if kept_mass(rows).max() > 1 + ROUNDING:
+        return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"
+    return None
+
+
+def kept_mass(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """(P,) sum of the kept probabilities of `topk` rows."""
+    mass: NDArray[np.float64] = np.exp(rows["log_probs"].astype(np.float64)).sum(-1)
+    return mass
+
+
+def _strangers(store: Store) -> Iterator[str]:
+    """Shards that the manifest does not know."""
+    known = {shard.name for shard in store.manifest.shards}
+    for path in sorted(
+        p for p in Path(store.directory).glob("[0-9]*/" + INDEX) if p.parent.name not in known
+    ):
+        yield f"{path.parent} does not belong to this store"

@@ -1,0 +1,77 @@
+"""Targets that were written to disk before the training."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from espnet_kd.errors import UserError
+from espnet_kd.store import Store, text_checksum
+from espnet_kd.teachers.rows import to_targets
+from espnet_kd.teachers.targets import Targets
+
+
+class StoredTeacher:
+    """A store in the place of a teacher.
+
+    Args:
+        store: of this training's data.
+        taps: what to read, by path.
+    """
+
+    def __init__(self, store: Store, taps: Sequence[str]) -> None:
+        self.store = store
+        self.taps = list(dict.fromkeys(taps))
+
+    def targets(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str] | None = None,
+    ) -> dict[str, Targets]:
+        """Read a batch.
+
+        Args:
+            speech: (B, samples) waveform.
+            speech_lengths: (B,) samples.
+            text: (B, L) tokens, padded with -1; not changed.
+            text_lengths: (B,).
+            utt_id: B ids.
+
+        Returns:
+            Tap path to what is stored of it.
+
+        Raises:
+            UserError: an utterance is not there, damaged, or has other speech or another transcript.
+        """
+        if utt_id is None:
+            raise UserError("stored targets are found by utterance id, but this batch has none")
+        records = [self.store.read(utt, self.taps) for utt in utt_id]
+        where = self.store.directory
+        for record, samples in zip(records, speech_lengths.tolist(), strict=True):
+            if record.samples != samples:
+                raise UserError(
+                    f"{record.utt} has {samples} samples, but {record.samples} in {where}: the targets are "
+                    "of other audio; make them again"
+                )
+        for record, tokens, length in zip(records, text.tolist(), text_lengths.tolist(), strict=True):
+            if record.text not in (None, text_checksum(tokens[:length])):
+                raise UserError(
+                    f"{record.utt} has another transcript in {where}: the targets are of other text; "
+                    "make them again"
+                )
+        taps = self.store.manifest.taps
+        return {
+            tap: to_targets([r.rows[tap] for r in records], taps[tap], utt_id, speech.device)
+            for tap in self.taps
+        }
+
+    def probe(self) -> dict[str, Targets]:
+        """Empty targets of the shapes that the teacher gives for ``teachers.probe``."""
+        found = {}
+        for path in self.taps:
+            size, positions = self.store.manifest.taps[path].size, self.store.manifest.probe[path]
+            found[path] = Targets(torch.zeros(1, positions, size), torch.tensor([positions]))
+        return found

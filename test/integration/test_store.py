@@ -1,0 +1,219 @@
+"""Targets of real teachers on disk: training from them equals training beside the teachers."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from recipe import MODELS, RATE, Recipe
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.recipe.targets import command, worker
+from espnet_kd.store import Store
+from espnet_kd.tasks.options import teacher_options
+from espnet_kd.teachers.stored import StoredTeacher
+from espnet_kd.teachers.targets import Targets
+
+ENSEMBLE = ["exp/teacher", "exp/second"]
+TOPK = {"type": "topk", "weight": 0.5, "k": 3, "reduction": "utterance"}
+CRITERIA = {"ctc": {**TOPK, "tap": "ctc.ctc_lo"}, "att": {**TOPK, "tap": "decoder", "tail": "other"}}
+HIDDEN = {"enc": {"type": "hidden", "tap": "encoder", "reduction": "utterance"}}
+# Alone in its batch, as when targets are written: the last frames of a Conformer depend on its padding.
+ALONE = {"batch_size": 1, "task_weight": 0.5}
+
+
+def write(recipe: Recipe, store: str, criteria: dict, teachers: list[str], *options: str) -> Store:
+    with contextlib.chdir(recipe.root):
+        config = Path(f"{store}.yaml")
+        config.write_text(yaml.safe_dump({"criteria": criteria}))
+        words = ["--config", str(config), "--store", store, "--workers", "1", "--teacher", *teachers]
+        command.main([*words, "--data", "dump/raw/train", "dump/raw/dev", *options])
+    return Store(recipe.root / store)
+
+
+@pytest.fixture(scope="module")
+def ensemble(recipe: Recipe) -> Recipe:
+    """A second teacher: the first one with other numbers."""
+    directory = recipe.root / "exp/second"
+    directory.mkdir(exist_ok=True)
+    shutil.copy(recipe.root / "exp/teacher/config.yaml", directory)
+    state = torch.load(recipe.root / "exp/teacher/valid.acc.ave.pth", weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for name in ("ctc.ctc_lo.weight", "decoder.output_layer.weight"):
+        state[name] = state[name] + torch.randn(state[name].shape, generator=generator)
+    torch.save(state, directory / "valid.acc.ave.pth")
+    return recipe
+
+
+def statistics(exp: Path) -> dict[str, dict[str, float]]:
+    return torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]
+
+
+def test_training_from_stored_targets_equals_training_beside_the_teachers(
+    ensemble: Recipe, capsys: pytest.CaptureFixture
+) -> None:
+    write(ensemble, "exp/targets", CRITERIA, ENSEMBLE, "--number", "float32")
+    printed = capsys.readouterr().out
+    assert "1 shards, 1 to make" in printed and "expected for all: " in printed and "made in" in printed
+    online = ensemble.train("exp/online", "student", teacher={"exp": ENSEMBLE}, criteria=CRITERIA, **ALONE)
+    teacher = {"exp": ENSEMBLE, "store": "exp/targets"}
+    stored = ensemble.train("exp/stored", "student", teacher=teacher, criteria=CRITERIA, **ALONE)
+    for part in ("train", "valid"):
+        ours, theirs = statistics(stored)[part], statistics(online)[part]
+        for name in [n for n in theirs if "loss" in n]:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6), (part, name)
+    weights = [torch.load(exp / "1epoch.pth", weights_only=True) for exp in (online, stored)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def seen(recipe: Recipe, store: Store, teacher: dict) -> list[dict[str, Targets]]:
+    """Of one utterance: stored targets, and what teachers give beside the training."""
+    utt = "train-2"
+    with contextlib.chdir(recipe.root):
+        found = worker.load(worker.spec(teacher_options(teacher), store.manifest.taps, RATE, "cpu"))
+        wav = read_table("dump/raw/train/wav.scp")[utt]
+        samples, tokens, online = found.observe(utt, wav, read_table("dump/raw/train/text")[utt])
+    batch = (
+        torch.zeros(1, samples),
+        torch.tensor([samples]),
+        torch.tensor([tokens]),
+        torch.tensor([len(tokens)]),
+    )
+    return [StoredTeacher(store, list(store.manifest.taps)).targets(*batch, [utt]), online]
+
+
+def test_vectors_and_classes_in_float16(ensemble: Recipe) -> None:
+    store = write(ensemble, "exp/half", {**CRITERIA, **HIDDEN}, ["exp/teacher"])
+    kinds = {path: (tap.kind, tap.row.itemsize) for path, tap in store.manifest.taps.items()}
+    # 3 classes of one byte and their float16; 32 features
+    assert kinds == {"ctc.ctc_lo": ("topk", 9), "decoder": ("topk", 9), "encoder": ("values", 64)}
+    stored, online = seen(ensemble, store, {"exp": "exp/teacher"})
+    for path in kinds:
+        assert torch.equal(stored[path].lengths, online[path].lengths)
+    torch.testing.assert_close(stored["encoder"].values, online["encoder"].values, rtol=1e-3, atol=1e-6)
+    for path in ("ctc.ctc_lo", "decoder"):
+        log_probs, tokens = online[path].values.log_softmax(-1).topk(3)
+        assert torch.equal(stored[path].values.tokens, tokens)
+        torch.testing.assert_close(stored[path].values.log_probs, log_probs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", ["posteriors", "log_posteriors"])
+def test_the_mean_of_an_ensemble(ensemble: Recipe, mean: str) -> None:
+    teacher = {"exp": ENSEMBLE, "mean": mean, "weights": [1, 3]}
+    criteria = {"ctc": {**CRITERIA["ctc"], "temperature": 2.0, "k": 7, "tail": "other"}}
+    place = f"exp/mean_{mean}"
+    with contextlib.chdir(ensemble.root):
+        Path("kd.yaml").write_text(
+            yaml.safe_dump({"criteria": criteria, "teacher": {**teacher, "store": place}})
+        )
+        command.main(["--config", "kd.yaml", "--workers", "1", "--data", "dump/raw/train"])
+    store = Store(ensemble.root / place)
+    stored, _ = seen(ensemble, store, teacher)
+    one, two = (seen(ensemble, store, {"exp": exp})[1]["ctc.ctc_lo"].values / 2.0 for exp in ENSEMBLE)
+    if mean == "posteriors":
+        expected = 0.25 * one.softmax(-1) + 0.75 * two.softmax(-1)
+    else:
+        expected = (0.25 * one.log_softmax(-1) + 0.75 * two.log_softmax(-1)).softmax(-1)
+    kept = stored["ctc.ctc_lo"].values
+    found = torch.zeros_like(expected).scatter(-1, kept.tokens, kept.log_probs.exp())
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-5)
+
+
+def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytest.CaptureFixture) -> None:
+    first = write(ensemble, "exp/more", CRITERIA, ["exp/teacher"])
+    fewer = {"ctc": {**CRITERIA["ctc"], "k": 1, "renorm": False}}
+    assert write(ensemble, "exp/more", fewer, ["exp/teacher"]).manifest == first.manifest
+    assert "exp/more: already there, 11 utterances" in capsys.readouterr().out
+    ensemble.train("exp/fewer", "student", teacher={"store": "exp/more"}, criteria=fewer)
+    with contextlib.chdir(ensemble.root):
+        command.main(["--verify", "--store", "exp/more"])
+    assert "exp/more: 11 utterances, 0.00 hours, no problem" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exp/more holds shards of another taps and teachers"):
+        write(ensemble, "exp/more", {"ctc": {**CRITERIA["ctc"], "k": 7}}, ["exp/second"])
+
+
+MISFITS = {
+    "another teacher": (
+        {"teacher": {"store": "exp/fit", "exp": "exp/second"}},
+        "are of another teacher, teacher: its checkpoint differs from exp/second's",
+    ),
+    "more teachers": ({"teacher": {"store": "exp/fit", "exp": ENSEMBLE}}, "are of 1 teachers, not of 2"),
+    "no store": ({"teacher": {"store": "exp/nowhere"}}, "exp/nowhere is no complete store"),
+    "more classes": ({"criteria": {"ctc": {**CRITERIA["ctc"], "k": 4}}}, "3 classes are kept, not 4"),
+    "another temperature": (
+        {"criteria": {"ctc": {**CRITERIA["ctc"], "temperature": 2.0}}},
+        "criterion ctc: the temperature is 2.0, that of the targets 1.0 at ctc.ctc_lo",
+    ),
+    "another type": (
+        {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}},
+        "only the 3 most probable classes are kept, which serve the type topk alone",
+    ),
+    "another tap": (
+        {"criteria": {"enc": {"type": "hidden", "tap": "encoder"}}},
+        "nothing is kept at tap encoder, only at ctc.ctc_lo",
+    ),
+    "another frame rate": (
+        {"encoder_conf": {"input_layer": "conv2d6"}},
+        "use the same subsampling",
+    ),
+    "time warp": (
+        {"specaug_conf": {**MODELS["student"]["specaug_conf"], "apply_time_warp": True}},
+        "SpecAugment moves them in time",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_store_that_does_not_fit_is_refused(ensemble: Recipe, name: str) -> None:
+    changes, message = MISFITS[name]
+    ctc = {"ctc": CRITERIA["ctc"]}
+    if not (ensemble.root / "exp/fit").exists():
+        write(ensemble, "exp/fit", ctc, ["exp/teacher"])
+    options = {"teacher": {"store": "exp/fit"}, "criteria": ctc, "dry_run": True, **changes}
+    if "encoder_conf" in changes:
+        options["encoder_conf"] = {**MODELS["student"]["encoder_conf"], **changes["encoder_conf"]}
+    with pytest.raises(UserError) as error:
+        ensemble.train("exp/misfit", "student", **options)
+    assert message in str(error.value)
+
+
+def test_other_tokens_other_audio_and_other_text(ensemble: Recipe) -> None:
+    """In the store, as if it had been made of other data."""
+    write(ensemble, "exp/other", CRITERIA, ["exp/teacher"])
+    manifest = ensemble.root / "exp/other/manifest.json"
+
+    def train() -> str:
+        with pytest.raises(UserError) as error:
+            ensemble.train("exp/other_student", "student", teacher={"store": "exp/other"}, criteria=CRITERIA)
+        return str(error.value)
+
+    change(manifest, tokens="0")
+    assert "are of a teacher with another token list than the student's" in train()
+    write(ensemble, "exp/another", CRITERIA, ["exp/teacher"], "--shards", "11")
+    shutil.rmtree(ensemble.root / "exp/other")
+    with contextlib.chdir(ensemble.root):
+        wav = Path("dump/raw/dev/wav.scp")
+        before = wav.read_text()
+        wav.write_text(before.replace("dev-0", "dev-x", 1))
+        text = Path("dump/raw/dev/text")
+        text.write_text(text.read_text().replace("dev-0", "dev-x", 1))
+        try:
+            write(ensemble, "exp/other", CRITERIA, ["exp/teacher"])
+        finally:
+            wav.write_text(before)
+            text.write_text(text.read_text().replace("dev-x", "dev-0", 1))
+    assert "exp/other has no targets of utterance dev-0 of dump/raw/dev/wav.scp" in train()
+
+
+def change(path: Path, **changes: object) -> None:
+    """Change a manifest with a right checksum."""
+    from espnet_kd.store.manifest import checksum
+
+    content = {**json.loads(path.read_text()), **changes}
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "checksum": checksum(content)}))
