@@ -115,21 +115,25 @@ class Distillation:
         if not transcribed:
             stats.clear()
         for term in method.terms:
-            if self.kd_criteria[term.name].needs == "lattice":
-                continue  # came with the task
-            criterion, seen = self.kd_criteria[term.name], method.taps.get(term.student_tap, text_lengths)
-            student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
-            guide = guide_for(criterion, targets, seen, term)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
-                value = criterion(student, target, mask, *guide)
-            stats[f"loss_kd_{term.name}"] = value.detach()[None]
-            if not term.weight.is_zero:
-                total = total + term.weight(step) * value
+            if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
+                total = total + self._term(term, targets, text_lengths, stats, step)
         method.taps.release()
         stats["loss"] = total.detach()
         if self.training:
             self.kd_step += 1
         return total, stats, weight
+
+    def _term(
+        self, term: Term, targets: dict[str, Targets], text_lengths: Tensor, stats: dict[str, Any], step: float
+    ) -> Tensor | float:
+        """A criterion times its weight; its value goes to the statistics."""
+        criterion, seen = self.kd_criteria[term.name], self.kd_method.taps.get(term.student_tap, text_lengths)
+        student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
+        guide = guide_for(criterion, targets, seen, term)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
+            value = criterion(student, target, mask, *guide)
+        stats[f"loss_kd_{term.name}"] = value.detach()[None]
+        return 0.0 if term.weight.is_zero else term.weight(step) * value
 
     def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
         """Say whose text is a transcript; a model whose task loss takes whole batches must have no others.
