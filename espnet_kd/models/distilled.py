@@ -124,7 +124,12 @@ class Distillation:
         return total, stats, weight
 
     def _term(
-        self, term: Term, targets: dict[str, Targets], text_lengths: Tensor, stats: dict[str, Any], step: float
+        self,
+        term: Term,
+        targets: Mapping[str, Targets],
+        text_lengths: Tensor,
+        stats: dict[str, Any],
+        step: float,
     ) -> Tensor | float:
         """A criterion times its weight; its value goes to the statistics."""
         criterion, seen = self.kd_criteria[term.name], self.kd_method.taps.get(term.student_tap, text_lengths)
