@@ -16,6 +16,7 @@ COMMANDS = {
     "tokens": ("espnet_kd.recipe.tokens", "make a token list"),
     "pseudo-label": ("espnet_kd.recipe.pseudo_label.command", "transcribe a data directory with a teacher"),
     "targets": ("espnet_kd.recipe.targets.command", "write a teacher's targets to disk, or verify them"),
+    "decode-ensemble": ("espnet_kd.recipe.ensemble.command", "decode with several models at once"),
     "kept-mass": (
         "espnet_kd.recipe.targets.kept_mass",
         "what the k best classes keep of a teacher's posteriors",

@@ -44,6 +44,7 @@ def choose(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
     chosen = []
     for kind in ("teacher", "student", "distilled"):
         of_kind = [g for g in groups if g.kind == kind and (kind != "student" or g.baseline is None)]
+        of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # that is no single model
         if of_kind:
             chosen.append(min(of_kind, key=rate))
     return [(f"{g.label} (seed {g.runs[0].seed})", g.runs[0]) for g in chosen]

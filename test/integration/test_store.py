@@ -2,7 +2,12 @@
 
 import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,9 +137,36 @@ def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytes
     ensemble.train("exp/fewer", "student", teacher={"store": "exp/more"}, criteria=fewer)
     with contextlib.chdir(ensemble.root):
         command.main(["--verify", "--store", "exp/more"])
-    assert "exp/more: 11 utterances, 0.00 hours, no problem" in capsys.readouterr().out
-    with pytest.raises(UserError, match="exp/more holds shards of another taps and teachers"):
+    assert "exp/more: 11 utterances, 0.01 hours, no problem" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exp/more holds shards of another data and taps and teachers"):
         write(ensemble, "exp/more", {"ctc": {**CRITERIA["ctc"], "k": 7}}, ["exp/second"])
+
+
+def test_two_workers_write_what_one_does_and_a_killed_command_goes_on(ensemble: Recipe) -> None:
+    one = write(ensemble, "exp/one", CRITERIA, ENSEMBLE, "--shards", "11")
+    words = ["targets", "--config", "exp/one.yaml", "--store", "exp/two", "--workers", "2", "--shards", "11"]
+    words += ["--teacher", *ENSEMBLE, "--data", "dump/raw/train", "dump/raw/dev"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "espnet_kd", *words], cwd=ensemble.root, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    two = ensemble.root / "exp/two"
+    while not list(two.glob("0*")):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.005)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in two.glob("0*/*")}
+    with contextlib.chdir(ensemble.root):
+        command.main([*words[1:], "--workers", "1"])
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
+    assert contents(two) == contents(one.directory)
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Files by their relative path."""
+    files = (p for p in directory.rglob("*") if p.is_file())
+    return {p.relative_to(directory): p.read_bytes() for p in files}
 
 
 MISFITS = {

@@ -40,6 +40,7 @@ teacher_args=               # training options that override teacher_config, suc
 student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # configuration of the distillation; empty trains the student without a teacher
+decode_ensemble=false       # true decodes several teachers together, too: a row of the table
 targets_args=               # options of `espnet_kd targets` in stage 8, such as "--cluster conf/slurm.yaml"
 generation=1                # repeated distillation; only 1 so far
 # Decoding and results
@@ -257,7 +258,19 @@ stage_8() {
         decode "${dir}" "${valid_set}"
         score "${dir}" "${valid_set}"
     done
+    together "${valid_set}"
     [ -z "${kd_config}" ] || [ ${#teachers[@]} -eq 0 ] || write_targets
+}
+
+# together SET...: decode and score the teachers as an ensemble.
+together() {
+    local exp=${expdir}/ensemble_of_${#teachers[@]} words=(--ngpu 0 --workers "${inference_nj}")
+    [ "${decode_ensemble}" = true ] || return 0
+    [ "${gpu_inference}" != true ] || words=(--ngpu 1)
+    [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
+    "${python}" -m espnet_kd decode-ensemble --teacher "${teachers[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+        --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${@/#/${raw}/}" "${words[@]}"
+    score "${exp}" "$@"
 }
 
 # write_targets: what the student needs of its teachers, if the configuration asks for a store.
@@ -295,6 +308,7 @@ stage_10() {
     for dir in ${dirs}; do
         decode "${dir}" "${evaluated[@]}"
     done
+    together "${evaluated[@]}"
 }
 
 stage_11() {
