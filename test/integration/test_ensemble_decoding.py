@@ -24,7 +24,8 @@ def decode(recipe: Recipe, out: str, *teachers: str, mean: str = "posteriors") -
         words = ["--teacher", *teachers, "--data", "dump/raw/dev", "--out", out, "--mean", mean]
         command.main([*words, *OPTIONS])
     records = list(shards.read(recipe.root / out / "inference/dev/decode"))
-    assert {r.utt: " ".join(r.nbest[0].text.split()) for r in records} == read_table(recipe.root / out / "inference/dev/text")
+    found = {r.utt: " ".join(r.nbest[0].text.split()) for r in records}
+    assert found == read_table(recipe.root / out / "inference/dev/text")
     return records
 
 
