@@ -62,6 +62,8 @@ def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str
     Raises:
         UserError: the utterance, its audio or a model cannot be read.
     """
+    if not models:
+        raise UserError("there is no single model to draw")
     wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
     utt = utterance or _readable(data, wavs)
     if utt not in wavs or utt not in texts:
