@@ -1,4 +1,4 @@
-"""The target store: bytes per hour of speech, records written and read per second, cost in a step."""
+"""The target store: bytes per hour, records written and read per second, what reading adds to a step."""
 
 import tempfile
 import time
@@ -33,7 +33,7 @@ PER_SHARD = 100
 
 
 def main() -> bool:
-    """Size and speed of a store like Switchboard's, then a step of an AN4 student; True if all is met."""
+    """A store like one of Switchboard, then a step of an AN4 student; True if all targets are met."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         return _container(Path(folder)) & _step(Path(folder))

@@ -18,6 +18,7 @@ COMMANDS = {
     "mix": ("espnet_kd.recipe.mix", "labelled and pseudo-labelled speech as one training set"),
     "best": ("espnet_kd.recipe.best", "the best of some experiments on a set"),
     "targets": ("espnet_kd.recipe.targets.command", "write a teacher's targets to disk, or verify them"),
+    "decode-ensemble": ("espnet_kd.recipe.ensemble.command", "decode with several models at once"),
     "kept-mass": (
         "espnet_kd.recipe.targets.kept_mass",
         "what the k best classes keep of a teacher's posteriors",

@@ -214,7 +214,7 @@ def aligned(
         UserError: the numbers of positions differ by more than rounding; of stored targets in any utterance.
     """
     if target.utterances is not None:
-        _check_lengths(student, target, term)
+        check_lengths(student.lengths, target, term)
     sides = (
         f"criterion {term.name}: the student has {{ours}} positions at {term.student_tap}, "
         f"the teacher {{theirs}} at {term.teacher_tap}"
@@ -228,9 +228,18 @@ def aligned(
     return student.values[:, :length], target.values[:, :length], mask
 
 
-def _check_lengths(student: Targets, target: Targets, term: Term) -> None:
-    """Refuse stored targets of another frame rate, by utterance: padding does not hide them."""
-    lengths = zip(student.lengths.tolist(), target.lengths.tolist(), target.utterances, strict=True)
+def check_lengths(student: Tensor, target: Targets, term: Term) -> None:
+    """Refuse stored targets of another frame rate, by utterance: padding does not hide them.
+
+    Args:
+        student: (B,) positions.
+        target: of the same utterances.
+        term: for the message.
+
+    Raises:
+        UserError: they differ by more than rounding; names the utterance.
+    """
+    lengths = zip(student.tolist(), target.lengths.tolist(), target.utterances, strict=True)
     for ours, stored, utt in lengths:
         if abs(ours - stored) > MAX_FRAME_DIFFERENCE:
             raise UserError(

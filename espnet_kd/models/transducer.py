@@ -1,5 +1,6 @@
 """Stock ESPnet transducers whose lattice is never in memory, alone or with a teacher."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -9,9 +10,12 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Transcript
-from espnet_kd.models.distilled import Distillation, Method, Term, distil_as
+from espnet_kd.models.distilled import Distillation, Method, Term, check_lengths, distil_as
 from espnet_kd.models.transcribed import OfTranscribed, select
-from espnet_kd.rnnt import Joint, LatticeLoss, joint_of, rnnt_loss
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
+from espnet_kd.rnnt.alignment import Path
+
+Lattice = Joint | CollapsedTargets | PathTargets
 
 
 class PiecewiseJoint(JointNetwork):
@@ -54,8 +58,10 @@ class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
         self.kd_lattice = None
         if term is None:
             return self._of_transcripts(joint_out, transcript)
-        criterion, teacher = self.kd_criteria[term.name], self.kd_targets[term.teacher_tap].values
-        teacher = like_student(teacher, self.kd_targets[term.teacher_tap].lengths, joint_out, t_len)
+        criterion, given = self.kd_criteria[term.name], self.kd_targets[term.teacher_tap]
+        if given.utterances is not None:
+            check_lengths(t_len, given, term)
+        teacher = like_student(given.values, given.lengths, joint_out, t_len)
         if term.weight.is_zero:
             with torch.no_grad():
                 kd = criterion(joint_out, teacher, transcript)
@@ -104,18 +110,33 @@ class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
         return next(terms, None)
 
 
-def like_student(teacher: Joint, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Joint:
+def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:
     """Give the teacher's lattice the student's frames.
 
     Where the two round the number of frames differently, frames too many are cut off, and the last real one
     stands for those that are missing.
     """
+    if isinstance(teacher, PathTargets):
+        return _cut(teacher, student_lens)
     if teacher.shape == student.shape and torch.equal(teacher_lens, student_lens):
         return teacher
     last = teacher_lens[:, None] - 1
     frames = torch.arange(student.shape[1], device=last.device).minimum(last).clamp(min=0)
+    if isinstance(teacher, CollapsedTargets):
+        utterance = torch.arange(len(frames), device=frames.device)[:, None]
+        return CollapsedTargets(teacher.log_probs[utterance, frames, : student.shape[2]])
     enc = teacher.enc.gather(1, frames[:, :, None].expand(-1, -1, teacher.enc.shape[2]))
     return teacher.with_tensors(enc, teacher.dec[:, : student.shape[2]], teacher.weight, teacher.bias)
+
+
+def _cut(teacher: PathTargets, frames: Tensor) -> PathTargets:
+    """The nodes of a path that the student has frames for, (B,)."""
+    path = teacher.path
+    nodes = torch.arange(path.frames.shape[1], device=frames.device)
+    real = (nodes < torch.tensor(path.lengths, device=frames.device)[:, None]) & (
+        path.frames < frames[:, None]
+    )
+    return replace(teacher, path=Path(path.frames, path.rows, tuple(real.sum(1).tolist())))
 
 
 def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:

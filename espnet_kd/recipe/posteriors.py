@@ -44,6 +44,7 @@ def choose(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
     chosen = []
     for kind in ("teacher", "student", "distilled"):
         of_kind = [g for g in groups if g.kind == kind and (kind != "student" or g.baseline is None)]
+        of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # that is no single model
         if of_kind:
             chosen.append(min(of_kind, key=rate))
     return [(f"{g.label} (seed {g.runs[0].seed})", g.runs[0]) for g in chosen]
@@ -61,6 +62,8 @@ def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str
     Raises:
         UserError: the utterance, its audio or a model cannot be read.
     """
+    if not models:
+        raise UserError("there is no single model to draw")
     wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
     utt = utterance or readable(data, wavs)
     if utt not in wavs or utt not in texts:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["topk", "values"]
+Kind = Literal["topk", "values", "collapsed", "path"]
 Number = Literal["float16", "float32"]
 
 
@@ -16,9 +16,11 @@ class Tap:
     Attributes:
         kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
             mass they keep is the sum of their probabilities. `values`: logits or hidden vectors as they are.
+            Of a transducer's lattice: `collapsed`, log-probabilities of next label, blank and the rest at all
+            nodes, frame by frame; `path`, the K most probable classes along the best alignment.
         size: V classes, or D features.
-        k: K; 0 for `values`.
-        temperature: by which the logits of `topk` were divided.
+        k: K; 0 where there is none.
+        temperature: by which the logits of all but `values` were divided.
         number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
     """
 
@@ -34,5 +36,8 @@ class Tap:
         number = np.dtype(self.number).newbyteorder("<")
         if self.kind == "values":
             return np.dtype([("values", number, (self.size,))])
+        if self.kind == "collapsed":
+            return np.dtype([("log_probs", number, (3,))])
         token = np.min_scalar_type(self.size - 1).newbyteorder("<")
-        return np.dtype([("tokens", token, (self.k,)), ("log_probs", number, (self.k,))])
+        node = [("frame", "<u4"), ("row", "<u2")] if self.kind == "path" else []
+        return np.dtype([*node, ("tokens", token, (self.k,)), ("log_probs", number, (self.k,))])

@@ -60,20 +60,22 @@ def _problem(record: Record, path: str, tap: Tap) -> str | None:
     rows = record.rows[path]
     if not len(rows):
         return "has no position"
-    if tap.kind != "topk":
+    if tap.kind == "values":
+        return None
+    if kept_mass(rows).max() > 1 + ROUNDING:
+        return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"
+    if tap.kind == "collapsed":
         return None
     if int(rows["tokens"].max()) >= tap.size:
         return f"has class {rows['tokens'].max()} of {tap.size}"
     log_probs = rows["log_probs"].astype(np.float32)
     if (np.diff(log_probs) > 0).any():
         return "has classes that are not sorted by probability"
-    if kept_mass(rows).max() > 1 + ROUNDING:
-        return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"
     return None
 
 
 def kept_mass(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """(P,) sum of the kept probabilities of `topk` rows."""
+    """(P,) sum of the kept probabilities; of collapsed ones 1."""
     mass: NDArray[np.float64] = np.exp(rows["log_probs"].astype(np.float64)).sum(-1)
     return mass
 

@@ -9,23 +9,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from espnet_kd.criteria import TopClasses, top_classes
+from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, collapsed_targets, path_targets
+from espnet_kd.rnnt.alignment import Path
 from espnet_kd.store import Tap
 from espnet_kd.teachers.targets import Targets
 
+LOG_ZERO = -1e4  # nats; stands for log 0, which is not finite
 
-def to_rows(targets: Targets, tap: Tap) -> NDArray[Any]:
+
+def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[Any]:
     """What is kept of one utterance.
 
     Args:
-        targets: (1, P, V) logits or (1, P, D) hidden vectors.
+        targets: (1, P, V) logits, (1, P, D) hidden vectors, or a lattice.
         tap: how they are kept.
+        tokens: the transcript, for a lattice.
 
     Returns:
         (P,) of the tap's row type.
     """
-    values = targets.values[0, : int(targets.lengths[0])].float()
-    rows = np.zeros(len(values), tap.row)
     with np.errstate(over="ignore"):  # the writer refuses what is not finite
+        if isinstance(targets.values, Joint):
+            return _lattice_rows(targets.values, targets.lengths, tap, tokens)
+        values = targets.values[0, : int(targets.lengths[0])].float()
+        rows = np.zeros(len(values), tap.row)
         if tap.kind == "values":
             rows["values"] = values.cpu().numpy()
         else:
@@ -34,8 +41,29 @@ def to_rows(targets: Targets, tap: Tap) -> NDArray[Any]:
     return rows
 
 
+def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]) -> NDArray[Any]:
+    labels = torch.tensor([list(tokens)], device=joint.enc.device)
+    batch = (joint, labels, lengths, torch.tensor([len(tokens)], device=labels.device))
+    if tap.kind == "collapsed":
+        log_probs = collapsed_targets(*batch, temperature=tap.temperature).log_probs[0, : int(lengths[0])]
+        rows = np.zeros(log_probs.shape[0] * log_probs.shape[1], tap.row)
+        rows["log_probs"] = log_probs.clamp(min=LOG_ZERO).flatten(0, 1).cpu().numpy()
+        return rows
+    found = path_targets(*batch, k=tap.k, temperature=tap.temperature)
+    rows = np.zeros(found.path.lengths[0], tap.row)
+    columns = {"frame": found.path.frames, "row": found.path.rows}
+    columns |= {"tokens": found.tokens, "log_probs": found.log_probs.clamp(min=LOG_ZERO)}
+    for name, column in columns.items():
+        rows[name] = column[0, : len(rows)].cpu().numpy()
+    return rows
+
+
 def to_targets(
-    rows: Sequence[NDArray[Any]], tap: Tap, utterances: Sequence[str], device: torch.device
+    rows: Sequence[NDArray[Any]],
+    tap: Tap,
+    utterances: Sequence[str],
+    device: torch.device,
+    labels: Sequence[int] = (),
 ) -> Targets:
     """A padded batch.
 
@@ -44,16 +72,38 @@ def to_targets(
         tap: how they were kept.
         utterances: their ids.
         device: where the batch is wanted.
+        labels: length of each transcript, for a lattice.
     """
+    if tap.kind == "collapsed":
+        return _collapsed(rows, utterances, device, labels)
     padded = np.zeros((len(rows), max(map(len, rows))), tap.row)
     for one, whole in zip(rows, padded, strict=True):
         whole[: len(one)] = one
-    lengths = torch.tensor([len(r) for r in rows], device=device)
 
     def tensor(name: str, dtype: Any) -> Tensor:
         return torch.from_numpy(padded[name].astype(dtype)).to(device)
 
+    positions = [len(r) for r in rows]
+    if tap.kind == "path":  # frames + labels nodes
+        path = Path(tensor("frame", np.int64), tensor("row", np.int64), tuple(positions))
+        stored = PathTargets(path, tensor("tokens", np.int64), tensor("log_probs", np.float32))
+        frames = [p - count for p, count in zip(positions, labels, strict=True)]
+        return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
+    lengths = torch.tensor(positions, device=device)
     if tap.kind == "values":
         return Targets(tensor("values", np.float32), lengths, tuple(utterances))
     top = TopClasses(tensor("tokens", np.int64), tensor("log_probs", np.float32))
     return Targets(top, lengths, tuple(utterances))
+
+
+def _collapsed(
+    rows: Sequence[NDArray[Any]], utterances: Sequence[str], device: torch.device, labels: Sequence[int]
+) -> Targets:
+    lattices = [r["log_probs"].reshape(-1, count + 1, 3) for r, count in zip(rows, labels, strict=True)]
+    frames = [len(lattice) for lattice in lattices]
+    padded = np.zeros((len(rows), max(frames), max(labels) + 1, 3), np.float32)
+    for one, whole in zip(lattices, padded, strict=True):
+        whole[: one.shape[0], : one.shape[1]] = one
+        whole[:, one.shape[1] - 1, 0] = -np.inf  # after the last label there is none
+    stored = CollapsedTargets(torch.from_numpy(padded).to(device))
+    return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))

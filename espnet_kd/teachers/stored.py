@@ -64,7 +64,9 @@ class StoredTeacher:
                 )
         taps = self.store.manifest.taps
         return {
-            tap: to_targets([r.rows[tap] for r in records], taps[tap], utt_id, speech.device)
+            tap: to_targets(
+                [r.rows[tap] for r in records], taps[tap], utt_id, speech.device, text_lengths.tolist()
+            )
             for tap in self.taps
         }
 

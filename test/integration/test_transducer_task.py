@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from recipe import KL, Recipe
 
 from espnet_kd.errors import UserError
@@ -15,6 +16,7 @@ CHECKPOINT = "valid.loss_transducer.ave.pth"
 WITHOUT_US = """
 import sys; sys.modules["espnet_kd"] = None
 import torch
+import yaml
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 model, args = ASRTransducerTask.build_model_from_file("{0}/config.yaml", "{0}/{1}")
 loaded, saved = model.state_dict(), torch.load("{0}/{1}", weights_only=True)
@@ -129,3 +131,26 @@ def test_a_lattice_has_one_teacher(recipe: Recipe, teacher: dict[str, str]) -> N
 def test_a_ctc_criterion_at_the_auxiliary_layer(recipe: Recipe, teacher: dict[str, str]) -> None:
     exp = train(recipe, "exp/aux", teacher=teacher, criteria={"ctc": {**KL, "tap": "ctc_lin"}})
     assert all(value > 0 for value in losses(exp, "loss_kd_ctc"))
+
+
+@pytest.mark.parametrize("kind", ["collapsed", "one_best"])
+def test_a_stored_lattice_teaches_as_the_teacher_does(
+    recipe: Recipe, teacher: dict[str, str], kind: str
+) -> None:
+    import contextlib
+
+    from espnet_kd.recipe.targets import command
+
+    criteria = {"lattice": {**LATTICE, "kind": kind}}
+    store = f"exp/lattice-targets-{kind}"
+    with contextlib.chdir(recipe.root):
+        Path("kd.yaml").write_text(yaml.safe_dump({"teacher": {**teacher, "k": 7}, "criteria": criteria}))
+        words = ["--config", "kd.yaml", "--store", store, "--workers", "1", "--number", "float32"]
+        command.main([*words, "--data", "dump/raw/train", "dump/raw/dev"])
+        command.main(["--verify", "--store", store])
+    alone = {"batch_size": 1, "criteria": criteria}  # a Conformer's last frames depend on the padding
+    online = train(recipe, f"exp/online-{kind}", teacher=teacher, **alone)
+    stored = train(recipe, f"exp/stored-{kind}", teacher={"store": store}, **alone)
+    for name in ("loss", "loss_kd_lattice"):
+        (trained, validated), (expected, later) = losses(stored, name), losses(online, name)
+        assert trained == pytest.approx(expected, rel=1e-5) and validated == pytest.approx(later, rel=1e-4)

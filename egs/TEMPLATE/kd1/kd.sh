@@ -45,6 +45,7 @@ student_config=             # configuration of the student
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # list: configuration of the distillation, or of its phases, each from the student of the
                             # one before; empty trains the student without a teacher
+decode_ensemble=false       # true decodes several teachers together, too: a row of the table
 peers=each                  # each or first: which models of a mutual training are decoded and packed
 pseudo_label_args=          # options of pseudo-label, such as "--keep_top 80"
 targets_args=               # options of `espnet_kd targets` in stage 8, such as "--number float32"
@@ -268,6 +269,7 @@ stage_8() {
         as_teacher decode "${dir}" "${valid_set}"
         as_teacher score "${dir}" "${valid_set}"
     done
+    together "${valid_set}"
     [ -z "${mixed}" ] || pseudo_label
     [ ${#teachers[@]} -eq 0 ] || write_targets
 }
@@ -293,6 +295,7 @@ stage_10() {
     for dir in ${dirs}; do
         decode "${dir}" "${evaluated[@]}"
     done
+    together "${evaluated[@]}"
 }
 
 stage_11() {

@@ -11,6 +11,7 @@ from espnet_kd.files import fingerprint, read_table
 from espnet_kd.recipe.merge import merge_files
 from espnet_kd.recipe.pseudo_label import dump
 from espnet_kd.recipe.targets.worker import needs_text
+from espnet_kd.rnnt import Joint
 from espnet_kd.store import Tap
 from espnet_kd.store.manifest import checksum, tokens_checksum
 from espnet_kd.tasks.attach import check_tokens, common_temperatures, teacher_taps
@@ -20,6 +21,8 @@ from espnet_kd.teachers.experiment import Experiment, load_experiment, read_conf
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.probe import probe, sampling_rate
+
+PATH_CLASSES = 8  # along the alignment of a transducer, unless teacher.k says otherwise
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,14 @@ def plan(args: argparse.Namespace) -> Plan:
     terms = term_options(config.get("criteria") or {})
     if not terms:
         raise UserError(f"{' + '.join(map(str, args.config))} has no criteria: nothing says what to keep")
-    if LATTICE in (paths := teacher_taps(terms)):
-        raise UserError("targets on the lattice of a transducer cannot be stored yet: use an online teacher")
+    paths = teacher_taps(terms)
     temperatures = common_temperatures(terms, len(options.directories))
     experiments = load(options)
     rate = sampling_rate(experiments[0].model)
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
     ensemble = len(experiments) > 1
-    sizes = {path: seen[path].values.shape[-1] for path in paths}
+    sizes = {path: _size(seen[path].values) for path in paths}
     taps = {p: _tap(p, sizes[p], terms, options.k, args.number, temperatures, ensemble) for p in sizes}
     positions = {path: seen[path].values.shape[1] for path in paths}
     return Plan(options, terms, taps, positions, experiments[0].tokens, rate)
@@ -112,6 +114,23 @@ def load(options: TeacherOptions) -> list[Experiment]:
     return experiments
 
 
+def _size(values: Any) -> int:
+    """Classes or features."""
+    return int(values.classes if isinstance(values, Joint) else values.shape[-1])
+
+
+def _lattice_tap(size: int, term: TermOptions, k: int | None, number: Any) -> Tap:
+    criterion = term.build()
+    if criterion.kind == "collapsed":
+        return Tap("collapsed", size, 0, criterion.temperature, number)
+    if criterion.kind == "one_best":
+        return Tap("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
+    raise UserError(
+        f"criteria: {term.term.name}: of a lattice the kinds collapsed and one_best can be stored, not "
+        f"{criterion.kind}: use an online teacher"
+    )
+
+
 def _tap(
     path: str,
     size: int,
@@ -123,6 +142,8 @@ def _tap(
 ) -> Tap:
     """Classes if every criterion at the tap needs no more than them, else values as they are."""
     here = [t for t in terms if t.term.teacher_tap == path]
+    if path == LATTICE:
+        return _lattice_tap(size, here[0], k, number)
     needed = [getattr(t.build(), "k", None) for t in here]
     softened = {t.build().temperature for t in here if hasattr(t.build(), "temperature")}
     if not here or None in needed or len(softened) > 1:

@@ -18,6 +18,7 @@ from espnet_kd.recipe.shards import Shard
 from espnet_kd.store import Record, Tap, text_checksum, write_shard
 from espnet_kd.tasks.options import TeacherOptions
 from espnet_kd.teachers.experiment import TRANSDUCER_KEY, load_experiment, read_config, with_absolute_paths
+from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.rows import to_rows
 from espnet_kd.teachers.targets import Targets
@@ -50,7 +51,7 @@ def spec(teacher: TeacherOptions, taps: Mapping[str, Tap], rate: int, device: st
 
 def needs_text(taps: Mapping[str, Tap]) -> bool:
     """True if a tap depends on the transcript."""
-    return any(path.split(".")[0] == "decoder" for path in taps)
+    return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
 
 
 def work(shard: Shard, spec: Spec) -> Shard:
@@ -93,7 +94,7 @@ class Observer:
             UserError: audio or text is unfit; names the utterance.
         """
         samples, tokens, seen = self.observe(utt, wav, text)
-        rows = {path: to_rows(seen[path], tap) for path, tap in self.taps.items()}
+        rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
         return Record(utt, samples, text_checksum(tokens) if self.needs_text else None, rows)
 
     def observe(self, utt: str, wav: str, text: str) -> tuple[int, list[int], dict[str, Targets]]:

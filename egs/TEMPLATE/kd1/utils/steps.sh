@@ -202,6 +202,27 @@ score() {
     done
 }
 
+# together SET...: decode and score the teachers as an ensemble.
+together() {
+    local exp=${expdir}/ensemble_of_${#teachers[@]} words=(--ngpu 0 --workers "${inference_nj}")
+    [ "${decode_ensemble}" = true ] || return 0
+    [ "${gpu_inference}" != true ] || words=(--ngpu 1)
+    [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
+    "${python}" -m espnet_kd decode-ensemble --teacher "${teachers[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+        --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${@/#/${raw}/}" "${words[@]}"
+    score "${exp}" "$@"
+}
+
+# write_targets: what the student needs of its teachers, if the configuration asks for a store.
+write_targets() {
+    local words options=(--ngpu 0 --workers "${nj}")
+    needs_dump "${train}"
+    [ "${gpu_inference}" != true ] || options=(--ngpu 1)
+    read -ra words <<< "${targets_args}"
+    "${python}" -m espnet_kd targets --if_wanted --config "${kd_config}" --teacher "${teachers[@]}" \
+        --data "${raw}/${train}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
+}
+
 # pack EXP STATISTICS: a zip file that ESPnet unpacks anywhere.
 pack() {
     local exp=$1 out options=(--option "$2")

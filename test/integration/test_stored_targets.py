@@ -132,9 +132,39 @@ def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytes
     ensemble.train("exp/fewer", "student", teacher={"store": "exp/more"}, criteria=fewer)
     with contextlib.chdir(ensemble.root):
         command.main(["--verify", "--store", "exp/more"])
-    assert "exp/more: 11 utterances, 0.00 hours, no problem" in capsys.readouterr().out
-    with pytest.raises(UserError, match="exp/more holds shards of another taps and teachers"):
+    assert "exp/more: 11 utterances, 0.01 hours, no problem" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exp/more holds shards of another data and taps and teachers"):
         write(ensemble, "exp/more", {"ctc": {**CRITERIA["ctc"], "k": 7}}, ["exp/second"])
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
+def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
+    ensemble: Recipe, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--shards", "4")
+    one = write(ensemble, "exp/one", CRITERIA, ENSEMBLE, *options).directory
+    two = write(ensemble, "exp/two", CRITERIA, ENSEMBLE, *options, "--workers", "2").directory
+    before = contents(one)
+    assert contents(two) == before
+
+    # As a killed worker leaves it: a shard half-written, one not begun, no manifest.
+    (one / "00002").rename(one / ".00002.abcdef")
+    (one / ".00002.abcdef/decoder").write_bytes(b"half")
+    shutil.rmtree(one / "00004")
+    (one / "manifest.json").unlink()
+    times = {path: path.stat().st_mtime_ns for path in one.glob("0*/*")}
+    with pytest.raises(UserError, match="exp/one is no complete store"):
+        Store(one)
+    capsys.readouterr()
+    write(ensemble, "exp/one", CRITERIA, ENSEMBLE, *options)
+    assert "4 shards, 2 to make" in capsys.readouterr().out
+    assert contents(one) == before and all(path.stat().st_mtime_ns == t for path, t in times.items())
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Files by their relative path."""
+    files = (p for p in directory.rglob("*") if p.is_file())
+    return {p.relative_to(directory): p.read_bytes() for p in files}
 
 
 MISFITS = {

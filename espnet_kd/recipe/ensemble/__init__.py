@@ -1,0 +1,1 @@
+"""Decode with several models at once, by the search of stock ESPnet."""
