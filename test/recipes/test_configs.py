@@ -85,3 +85,12 @@ def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
 def test_time_warping_is_off_where_frames_must_stay(path: Path) -> None:
     for student in path.parent.glob("student*.yaml"):
         assert yaml.safe_load(student.read_text())["specaug_conf"]["apply_time_warp"] is False
+
+
+def test_sizes_are_printed_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    conf = TEMPLATE.parents[1] / "librispeech/kd1/conf"
+    names = ("teacher_jasper", "student_jasper_mini")
+    sizes.main([*(str(conf / f"{name}.yaml") for name in names), "--tokens", "29"])
+    lines = capsys.readouterr().out.splitlines()
+    # Li et al. 2019, table 3: 333 M; Jasper Mini of the public configuration: 8.2 M
+    assert lines[2].endswith("| 332.63 M |") and lines[3].endswith("| 8.19 M |")
