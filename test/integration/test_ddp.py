@@ -1,4 +1,4 @@
-"""Two gloo processes train as one process with the same global batch; projection and batch norm are included."""
+"""Two gloo processes train as one process with the same global batch, batch norm and projection included."""
 
 import copy
 from pathlib import Path
@@ -23,10 +23,13 @@ CRITERIA = {
 STUDENTS: dict[str, dict[str, Any]] = {
     "transformer": {"criteria": CRITERIA},
     "jasper": {
-        **CTC, "encoder": "jasper", "encoder_conf": {**JASPER, "prologue": {**JASPER["prologue"], "dropout": 0.0}},
+        **CTC, "encoder": "jasper",
+        "encoder_conf": {**JASPER, "prologue": {**JASPER["prologue"], "dropout": 0.0}},
         "criteria": {"ctc": KL, "hid": {**HIDDEN, "frame_weights": "nonblank"}},
     },
-    "deepspeech2": {**CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2, "criteria": {"hid": HIDDEN}},
+    "deepspeech2": {
+        **CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2, "criteria": {"hid": HIDDEN},
+    },
 }  # fmt: skip
 
 
@@ -46,7 +49,9 @@ def student(root: Path, name: str) -> nn.Module:
         args = Task.get_parser().parse_args(options)
         if name == "transformer":
             args.encoder_conf |= {**quiet, "attention_dropout_rate": 0.0}
-            args.decoder_conf |= {**quiet, "self_attention_dropout_rate": 0.0, "src_attention_dropout_rate": 0.0}
+            args.decoder_conf |= quiet | dict.fromkeys(
+                ("self_attention_dropout_rate", "src_attention_dropout_rate"), 0.0
+            )
         torch.manual_seed(0)
         return Task.build_model(args).train()
 
@@ -54,8 +59,8 @@ def student(root: Path, name: str) -> nn.Module:
 def batch(name: str) -> dict[str, Tensor]:
     """Four utterances; every other one is the share of one process.
 
-    Batch norm sees the share of its process: for its sake both processes have the same, each utterance twice in
-    the batch.
+    Batch norm sees the share of its process: for its sake both processes have the same, each utterance twice
+    in the batch.
     """
     generator = torch.Generator().manual_seed(1)
     utterances = {
@@ -118,7 +123,9 @@ def test_two_processes_equal_one(root: Path, name: str) -> None:
         # Half as many frames: n / (n - 1) of the running variance is another.
         rtol = 0.05 if "running_var" in key else 1e-4
         for found in (two[key], other[key]):
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=rtol, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                found, expected, atol=1e-4, rtol=rtol, msg=lambda m, key=key: f"{key}: {m}"
+            )
     moved = {n: (two[n] - start[n]).abs().max().item() for n in start if "projection" in n or "ctc_lo" in n}
     assert len(moved) == 4 and min(moved.values()) > 1e-4, "training must have changed what is compared"
     means = [two[n].abs().max().item() for n in start if "running_mean" in n]
