@@ -109,9 +109,10 @@ class Run:
 
     @property
     def updates(self) -> int | None:
-        """Optimiser steps of all phases; None if unknown."""
+        """Optimiser steps of all phases; None if unknown, as where the directory of a phase is gone."""
         known = [phase.own_updates for phase in self.phases]
-        return None if None in known else sum(n for n in known if n is not None)
+        is_gone = self.phases[0].info.get("previous") is not None
+        return None if is_gone or None in known else sum(n for n in known if n is not None)
 
     @property
     def seconds(self) -> float | None:

@@ -138,7 +138,7 @@ def plot(panel: posteriors.Panel, curves: list[Curve], seconds: float, title: st
         above.plot(_times(len(curve.weights), seconds), curve.weights, label=curve.label, marker=".")
     above.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
     above.set(ylabel="frame weight, mean 1", ylim=(0, None))
-    above.legend(frameon=False, loc="upper right")
+    above.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     above.spines[["top", "right"]].set_visible(False)
     posteriors.draw_panel(below, _times(len(panel.posteriors), seconds), panel, posteriors.colours([panel]))
     below.set_xlabel("time (s); grey: blank")

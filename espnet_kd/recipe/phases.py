@@ -11,6 +11,7 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
 from espnet_kd.recipe.merge import merge_files, read_config
+from espnet_kd.tasks.transcripts import obstacle
 
 OWN = "kd_"  # projections and the step of the schedules belong to their phase
 TABLES = ("wav.scp", "utt2num_samples")
@@ -59,8 +60,6 @@ def initial_student(previous: Path) -> list[str]:
 
 def needs_transcripts(config: Mapping[str, Any]) -> bool:
     """False if nothing in the training looks at text: no task loss, and no layer of a decoder."""
-    from espnet_kd.tasks.transcripts import obstacle  # after the cheap reasons to fail
-
     return obstacle(config.get("task_weight", 1.0), config.get("criteria") or {}) is not None
 
 

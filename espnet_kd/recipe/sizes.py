@@ -1,4 +1,4 @@
-"""``espnet-kd sizes``: how many parameters the models of configurations have."""
+"""``espnet-kd sizes``: how many parameters the models of configurations have; no tensor is filled."""
 
 import argparse
 from collections.abc import Sequence

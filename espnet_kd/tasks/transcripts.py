@@ -6,18 +6,20 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.schedule import build_schedule
-from espnet_kd.tasks.options import term_options
-from espnet_kd.teachers.lattice import LATTICE
+
+TAPS = ("tap", "student_tap", "teacher_tap")
+READERS = ("decoder", "joint_network")  # parts of a model that text goes into
 
 
 def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
     """What looks at transcripts, for the message of an error; None if nothing does."""
     if not build_schedule(task_weight, "task_weight").is_zero:
         return f"task_weight is {task_weight}, not 0"
-    for options in term_options(criteria):
-        for tap in (options.term.student_tap, options.term.teacher_tap):
-            if tap.split(".")[0] in ("decoder", LATTICE):
-                return f"criterion {options.term.name} has the tap {tap}"
+    for name, entry in criteria.items():
+        taps = [str(entry[key]) for key in TAPS if key in entry] if isinstance(entry, Mapping) else []
+        readers = [tap for tap in taps if tap.split(".")[0] in READERS]
+        if readers or not taps:
+            return f"criterion {name} has {'the tap ' + readers[0] if readers else 'no tap'}"
     return None if criteria else "there are no criteria"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,6 @@ def test_the_table_counts_both_phases(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [r[1:5] for r in table] == [["1", "rkd", "2", "60"], ["2", "ctc", "2", "40"]]
     assert [r[6] for r in table] == ["random", "exp/rkd_seed2/valid.loss.ave.pth"]
     assert not re.search("Not scored", text), "the first phase has no results of its own"
+    shutil.rmtree("exp/rkd_seed1")
+    report.main(["--test_sets", "test", "--no_posteriors"])
+    assert "updates unknown" in Path("RESULTS.md").read_text()

@@ -110,3 +110,12 @@ def test_peers_can_be_built_and_have_the_taps(path: Path, monkeypatch: pytest.Mo
                 peer = ASRTask.build_model(Namespace(**args | {"token_list": vocabulary(path)}))
             for term in terms:
                 peer.get_submodule(term.term.student_tap)
+
+
+def test_sizes_are_printed_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    conf = TEMPLATE.parents[1] / "librispeech/kd1/conf"
+    names = ("teacher_jasper", "student_jasper_mini")
+    sizes.main([*(str(conf / f"{name}.yaml") for name in names), "--tokens", "29"])
+    lines = capsys.readouterr().out.splitlines()
+    # Li et al. 2019, table 3: 333 M; Jasper Mini of the public configuration: 8.2 M
+    assert lines[2].endswith("| 332.63 M |") and lines[3].endswith("| 8.19 M |")

@@ -79,7 +79,7 @@ train_student() {
 # speech_only EXP CONFIG...: options of a training without transcripts, if it needs none and there are sets of them.
 speech_only() {
     local joined sets=("${raw}/${train}" "${unlabelled[@]/#/${raw}/}")
-    [ ${#unlabelled[@]} -gt 0 ] || return 0
+    [[ ${#unlabelled[@]} -gt 0 && ${asr_task} = asr ]] || return 0
     need 4 "${sets[@]/%//wav.scp}"
     joined=$("${python}" -m espnet_kd phases --sets "${sets[@]}" --out "$1/speech" --config "${@:2}")
     [ -z "${joined}" ] || printf '%s\n' "${common_options[@]}" \
