@@ -82,3 +82,22 @@ def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path
     for name, weight in (("asr_kl_w1_raw_char", 1), ("asr_kl_w10_raw_char", 10)):
         write_score(write_experiment(tmp_path / name, distilled(x=weight)), "test", wrong=3)
     assert sorted(g.label for g in groups(tmp_path)) == ["distilled: ctc (w1)", "distilled: ctc (w10)"]
+
+
+def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
+    trained = str(tmp_path / "mutual")
+    plan = {
+        "student": (config(), {}),
+        "mutual": (config(mutual={"peers": 2}), {}),
+        "mutual_peer2": (config(1001, mutual={"peers": 2, "peer": 2}), {"source": trained}),
+    }
+    for name, (settings, info) in plan.items():
+        write_experiment(tmp_path / name, settings, {"role": "student", **info})
+        write_score(tmp_path / name, "test", wrong=3)
+        if not info:
+            write_checkpoint(tmp_path / name, 100, epochs=1)
+    assert [(g.label, g.updates, g.baseline and g.baseline.name) for g in groups(tmp_path)] == [
+        ("student", 100, None),
+        ("distilled: mutual learning", 100, "student"),
+        ("distilled: mutual learning, peer 2", 100, "student"),
+    ]
