@@ -213,16 +213,6 @@ together() {
     score "${exp}" "$@"
 }
 
-# write_targets: what the student needs of its teachers, if the configuration asks for a store.
-write_targets() {
-    local words options=(--ngpu 0 --workers "${nj}")
-    needs_dump "${train}"
-    [ "${gpu_inference}" != true ] || options=(--ngpu 1)
-    read -ra words <<< "${targets_args}"
-    "${python}" -m espnet_kd targets --if_wanted --config "${kd_config}" --teacher "${teachers[@]}" \
-        --data "${raw}/${train}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
-}
-
 # pack EXP STATISTICS: a zip file that ESPnet unpacks anywhere.
 pack() {
     local exp=$1 out options=(--option "$2")
