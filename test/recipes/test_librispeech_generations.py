@@ -73,8 +73,5 @@ def test_all_stages_and_a_second_generation(recipe: Path, tmp_path: Path) -> Non
     assert len(list((recipe / "exp").glob("asr_s_*_gen?/*.zip"))) == 1
     stopped = "generation 2 is not better on dev" in output
     assert stopped == (not list(second.glob("*.zip")))
-
-
-def test_a_generation_needs_the_one_before_it(recipe: Path) -> None:
-    options = (*OPTIONS, "--unlabelled_share", "0.7", "--stage", "9", "--stop_stage", "9")
-    assert "needs dump/raw/pseudo/" in failure(recipe, *options)
+    other = ("--unlabelled_share", "0.7", "--stage", "9", "--stop_stage", "9")
+    assert "needs dump/raw/pseudo/" in failure(recipe, *command, *other)
