@@ -82,11 +82,7 @@ speech_only() {
     [[ ${#unlabelled[@]} -gt 0 && ${asr_task} = asr ]] || return 0
     need 4 "${sets[@]/%//wav.scp}"
     joined=$("${python}" -m espnet_kd phases --sets "${sets[@]}" --out "$1/speech" --config "${@:2}")
-    if [ -z "${joined}" ]; then
-        echo "$1: learns from transcripts, so not from --unlabelled_sets" >&2
-        return
-    fi
-    printf '%s\n' "${common_options[@]}" \
+    [ -z "${joined}" ] || printf '%s\n' "${common_options[@]}" \
         --train_data_path_and_name_and_type "${joined}/wav.scp,speech,${audio_type}" \
         --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}" \
         --train_shape_file "${joined}/utt2num_samples" --valid_shape_file "${raw}/${valid_set}/utt2num_samples" \
