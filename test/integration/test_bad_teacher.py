@@ -161,9 +161,9 @@ def test_several_teachers_without_common_space(recipe: Recipe) -> None:
 def test_data_parallel_is_refused(recipe: Recipe) -> None:
     import argparse
 
-    from espnet_kd.tasks.attach import _refuse_data_parallel
+    from espnet_kd.tasks.attach import refuse_data_parallel
 
     with pytest.raises(UserError, match="multiprocessing_distributed"):
-        _refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=False))
-    _refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=True))
-    _refuse_data_parallel(argparse.Namespace(ngpu=1, multiprocessing_distributed=False))
+        refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=False))
+    refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=True))
+    refuse_data_parallel(argparse.Namespace(ngpu=1, multiprocessing_distributed=False))
