@@ -160,6 +160,13 @@ def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
     assert "4 shards, 2 to make" in capsys.readouterr().out
     assert contents(one) == before and all(path.stat().st_mtime_ns == t for path, t in times.items())
 
+    # What the message about a damaged shard says.
+    shutil.rmtree(one / "00003")
+    (two / "manifest.json").write_text("{")
+    for store in ("exp/one", "exp/two"):
+        write(ensemble, store, CRITERIA, ENSEMBLE, *options)
+    assert contents(one) == contents(two) == before
+
 
 def contents(directory: Path) -> dict[Path, bytes]:
     """Files by their relative path."""
