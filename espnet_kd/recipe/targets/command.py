@@ -112,8 +112,7 @@ def make(args: argparse.Namespace) -> Store:
         for number, shard in enumerate(cluster.run(todo, partial(worker.work, spec=spec), where), 1):
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
-        names = {"teachers": [Path(d).name for d in asked.teacher.directories]}
-        manifest = _manifest(directory, planned, asked, settings, names["teachers"])
+        manifest = _manifest(directory, planned, asked, settings)
         manifest.write(directory)
     took = time.perf_counter() - started
     print(f"{directory}: made in {took:.1f} s, {_summary(manifest)}")
@@ -127,19 +126,22 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
 
     if not (directory / NAME).exists():
         return None
-    store = Store(directory)
-    kept = store.manifest.settings
+    try:
+        store = Store(directory)
+    except UserError:  # its shards may be whole: the manifest is written again
+        return None
+    manifest, kept = store.manifest, store.manifest.settings
+    whole = all((directory / shard.name).is_dir() for shard in manifest.shards)
     same = kept["frontend"] == settings["frontend"] and len(kept["data"]) == len(settings["data"])
     same = same and all(d.items() <= k.items() for d, k in zip(settings["data"], kept["data"], strict=True))
-    fits = misfit(store.manifest, asked.teacher, asked.tokens) is None
-    return (
-        store if same and fits and unserved(store.manifest, asked.terms, list(asked.taps)) is None else None
-    )
+    fits = misfit(manifest, asked.teacher, asked.tokens) is None
+    fits = fits and unserved(manifest, asked.terms, list(asked.taps)) is None
+    for path, tap in asked.taps.items() if fits else ():
+        fits = fits and tap.number == manifest.taps[path].number and tap.k <= (manifest.taps[path].k or tap.k)
+    return store if whole and same and fits else None
 
 
-def _manifest(
-    directory: Path, planned: list[shards.Shard], asked: Any, settings: dict[str, Any], names: list[str]
-) -> Manifest:
+def _manifest(directory: Path, planned: list[shards.Shard], asked: Any, settings: dict[str, Any]) -> Manifest:
     """The manifest of complete shards."""
     from espnet_kd.recipe.targets.estimate import size_of
 
@@ -149,6 +151,7 @@ def _manifest(
         index = read_index(path, list(asked.taps))
         samples += sum(entry.samples for entry in index.values())
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
+    names = [Path(d).name for d in asked.teacher.directories]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest = {key: settings[key] for key in ("mean", "data", "frontend", "device")}
     size = sum(size_of(directory / entry.name) for entry in entries)
