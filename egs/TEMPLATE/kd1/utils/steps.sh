@@ -216,7 +216,6 @@ together() {
 # write_targets: what the student needs of its teachers, if the configuration asks for a store.
 write_targets() {
     local words options=(--ngpu 0 --workers "${nj}")
-    needs_dump "${train}"
     [ "${gpu_inference}" != true ] || options=(--ngpu 1)
     read -ra words <<< "${targets_args}"
     "${python}" -m espnet_kd targets --if_wanted --config "${kd_config}" --teacher "${teachers[@]}" \
