@@ -117,7 +117,6 @@ pseudo_label() {
 # write_targets: what the student needs of its teachers, if a configuration asks for a store.
 write_targets() {
     local config words options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
-    needs_dump "${train}"
     [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
     read -ra words <<< "${targets_args}"
     for config in "${kd_configs[@]}"; do
