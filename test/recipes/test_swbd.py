@@ -95,15 +95,9 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
         tmp_path / "python", '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n'
     )  # only notes its calls
     options = (
-        "--stage",
-        "11",
-        "--stop_stage",
-        "11",
-        "--kd_config",
-        "conf/kd_kl.yaml",
-        "--teacher_config",
-        "",
-    )
+        "--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml", "--teacher_config", "",
+        "--peers", "first",
+    )  # fmt: skip
     run(recipe, *options, "--python", str(python), calls=str(tmp_path / "calls"))
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]

@@ -2,7 +2,7 @@
 # Essence distillation from an ensemble of three teachers; three seeds, and with the first one: K of 1 and 20, no
 # renormalisation, a class for the tail, soft targets alone. ./experiments.sh comes first: it makes the first teacher
 # and the students without one. Two trainings side by side; run again, it goes on.
-# Usage: ./essence.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores, not measured)
+# Usage: ./experiments_essence.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores, not measured)
 set -euo pipefail
 export OMP_NUM_THREADS=1
 
