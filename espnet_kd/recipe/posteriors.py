@@ -62,13 +62,13 @@ def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str
     Raises:
         UserError: the utterance, its audio or a model cannot be read.
     """
-    if not models:
-        raise UserError("there is no single model to draw")
     wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
     utt = utterance or readable(data, wavs)
     if utt not in wavs or utt not in texts:
         raise UserError(f"{data} has no utterance {utt}")
     speech, rate = read_audio(wavs[utt], utt)
+    if not models:
+        raise UserError("there is no single model to draw")
     panels = [compute(label, run, speech) for label, run in models]
     plot(panels, len(speech) / rate, f"{utt}: {texts[utt]}", path)
     return utt
