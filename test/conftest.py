@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LONGEST = (
+    "test_twelve_stages", "test_librispeech_generations", "test_transducer_recipe", "test_resume",
+    "test_phases_recipe", "test_mutual_recipe", "test_mutual_training", "test_interrupted_stages",
+)  # fmt: skip
 
 # Before torch and matplotlib are imported; subprocesses inherit both.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,6 +29,17 @@ atexit.register(warnings.filterwarnings, "ignore", SWIG)
 def pytest_configure(config: pytest.Config) -> None:
     """Hide warnings of others that nobody here can act on."""
     config.addinivalue_line("filterwarnings", f"ignore:{SWIG}:DeprecationWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that the two processes of `make test` end together."""
+    slow = ("recipes", "integration")
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST), item.path.parent.name not in slow
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,11 @@
 """A miniature recipe: untouched, and after all twelve stages."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from shell import Finished, run, write_corpus, write_recipe
 
 
@@ -20,6 +23,14 @@ def recipe(tmp_path: Path, corpus: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Finished:
-    """A recipe of which every stage has run; tests leave it as it is."""
-    root = write_recipe(tmp_path_factory.mktemp("finished") / "kd1", corpus)
-    return Finished(root, run(root, "--kd_config", "conf/kl.yaml"))
+    """A recipe of which every stage has run; tests leave it as it is. Processes of pytest-xdist share it."""
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    root, output = common / "finished" / "kd1", common / "finished" / "output"
+    with FileLock(common / "finished.lock"):
+        if not output.exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a process that failed
+            write_recipe(root, corpus)
+            output.write_text(run(root, "--kd_config", "conf/kl.yaml"))
+    return Finished(root, output.read_text())
