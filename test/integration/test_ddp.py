@@ -1,6 +1,7 @@
 """Two gloo processes train as one with the same global batch: batch norm, projection and peers included."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def student(root: Path, name: str) -> nn.Module:
     quiet = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
     with contextlib.chdir(root):
         recipe = Recipe(root)
+        # Each process writes a configuration of its own.
         options = recipe.training(
-            "exp/ddp", "ddp", **{**model(16, 1, "transformer"), "specaug": None, **STUDENTS[name]},
+            "exp/ddp", f"ddp-{os.getpid()}", **{**model(16, 1, "transformer"), "specaug": None, **STUDENTS[name]},
             **({"teacher": {"exp": "exp/teacher"}} if "criteria" in STUDENTS[name] else {}),
         )  # fmt: skip
         args = Task.get_parser().parse_args(options)
