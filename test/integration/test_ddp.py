@@ -50,7 +50,8 @@ def student(root: Path, name: str) -> nn.Module:
         recipe = Recipe(root)
         # Each process writes a configuration of its own.
         options = recipe.training(
-            "exp/ddp", f"ddp-{os.getpid()}", **{**model(16, 1, "transformer"), "specaug": None, **STUDENTS[name]},
+            "exp/ddp", f"ddp-{os.getpid()}",
+            **{**model(16, 1, "transformer"), "specaug": None, **STUDENTS[name]},
             **({"teacher": {"exp": "exp/teacher"}} if "criteria" in STUDENTS[name] else {}),
         )  # fmt: skip
         args = Task.get_parser().parse_args(options)
