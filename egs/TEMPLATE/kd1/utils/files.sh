@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Sourced by kd.sh: the files that stages need of each other. Uses the names that kd.sh derives from its options.
+# shellcheck disable=SC2154
+
+# need STAGE FILE...: refuse to run before the stage that makes the files.
+need() {
+    local maker=$1 file
+    shift
+    for file; do
+        [ -e "${file}" ] || error "stage ${number} needs ${file}, which stage ${maker} makes"
+    done
+}
+
+# lock DIRECTORY: wait until no other run works in it; a killed kd.sh may have left a training behind, which
+# keeps the lock as long as it lives. The next lock and the end of a stage give it back.
+lock() {
+    mkdir -p "$(dirname "$1")"
+    exec 9> "$(dirname "$1")/.$(basename "$1").lock"
+    command -v flock > /dev/null || return 0
+    flock -n 9 || { echo "waiting for another run that works in $1" && flock 9; }
+}
+
+# split_keys TABLE PARTS PREFIX: PREFIX.1.scp, ... in the order of the table, so that joining them restores it.
+split_keys() {
+    awk -v lines="$(wc -l < "$1")" -v parts="$2" -v prefix="$3" \
+        '{ print > (prefix "." int((NR - 1) * parts / lines) + 1 ".scp") }' "$1"
+}
+
+smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
+
+# needs_dump SET...: training and development sets come from stage 4, test sets from stage 3.
+needs_dump() {
+    local set maker
+    for set; do
+        maker=3
+        case ${set} in "${train}" | "${valid_set}") maker=4 ;; esac
+        need "${maker}" "${raw}/${set}"/{wav.scp,text}
+    done
+}
+
+# model_dir EXP: where a model is decoded and scored; for a teacher from elsewhere a directory below expdir.
+model_dir() { "${python}" -m espnet_kd adopt "$1" --expdir "${expdir}" --model "${inference_asr_model}"; }
