@@ -31,17 +31,7 @@ class StoredTeacher:
         text_lengths: Tensor,
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
-        """Read a batch.
-
-        Args:
-            speech: (B, samples) waveform.
-            speech_lengths: (B,) samples.
-            text: (B, L) tokens, padded with -1; not changed.
-            text_lengths: (B,).
-            utt_id: B ids.
-
-        Returns:
-            Tap path to what is stored of it.
+        """As ``OnlineTeacher.targets``, for the utterances ``utt_id``.
 
         Raises:
             UserError: an utterance is not there, damaged, or has other speech or another transcript.

@@ -102,10 +102,12 @@ def test_a_recurrent_teacher_teaches_a_convolutional_student(recipe: Recipe, stu
 
 
 def test_a_conformer_teaches_a_recurrent_student(recipe: Recipe) -> None:
-    recipe.train(
+    exp = recipe.train(
         "exp/from-conformer", "student", **CTC, encoder="deepspeech2", encoder_conf=DEEPSPEECH2,
         teacher={"exp": "exp/teacher"}, criteria={"ctc": KL},
     )  # fmt: skip
+    stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    assert stats["loss_kd_ctc"] > 0
 
 
 def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:

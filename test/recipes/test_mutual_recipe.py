@@ -34,3 +34,8 @@ def test_every_peer_is_decoded(recipe: Path) -> None:
 def test_a_peer_that_is_not_each_or_first(recipe: Path) -> None:
     errors = failure(recipe, *OPTIONS, "--peers", "all")
     assert errors == "kd.sh: error: --peers all is neither each nor first\n"
+
+
+@pytest.mark.parametrize("option", [("--generation", "2"), ("--unlabelled_sets", "extra")])
+def test_peers_have_no_teacher(recipe: Path, option: tuple[str, str]) -> None:
+    assert "peers have no teacher: leave out" in failure(recipe, *OPTIONS, *option)

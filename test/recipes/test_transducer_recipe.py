@@ -45,6 +45,10 @@ def recipe(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
         "t": transducer(2),
         "s": transducer(1),
         "lattice": {"criteria": {"lattice": {"type": "transducer", "weight": 1.0}}},
+        "hidden": {
+            "task_weight": 0,
+            "criteria": {"hidden": {"type": "hidden", "tap": "encoder", "weight": 1.0}},
+        },
         "beam": {"beam_size": 1},
     }
     for name, config in configs.items():
@@ -65,6 +69,10 @@ def test_transducers_run_through_the_stages(recipe: Path) -> None:
             packed.namelist()
         )
     assert "stage 12: took" in output
+    # A phase of hidden layers alone needs transcripts, too: its speech must have been labelled.
+    phase = ("--kd_config", "conf/hidden.yaml", "--unlabelled_sets", "test")
+    stage = ("--stage", "9", "--stop_stage", "9")
+    assert "stage 9 needs dump/raw/pseudo/" in failure(recipe, *OPTIONS, *phase, *stage)
 
 
 def test_another_task_is_refused(recipe: Path) -> None:

@@ -94,7 +94,10 @@ done
 teacher_inference_config=${teacher_inference_config:-${inference_config}}
 [[ ${peers} = each || ${peers} = first ]] || error "--peers ${peers} is neither each nor first"
 read -ra kd_configs <<< "${kd_config//,/ }"
-if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then teacher_exp='' teacher_config=''; fi  # no teachers
+if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
+    [ "${generation}${unlabelled_sets}" = 1 ] || error "--kd_config ${kd_config}: peers have no teacher: leave out --generation and --unlabelled_sets"
+    teacher_exp='' teacher_config=''
+fi
 [ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"

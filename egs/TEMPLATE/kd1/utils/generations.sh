@@ -48,6 +48,7 @@ filter_unlabelled() {
 # speech_phases: true if a phase of the distillation trains on speech alone; the others then keep to transcripts.
 speech_phases() {
     local config
+    [ "${asr_task}" = asr ] || return 1  # a transducer needs transcripts in every phase
     for config in "${kd_configs[@]}"; do
         [ -z "$("${python}" -m espnet_kd phases --config "${student_config}" "${config}")" ] || return 0
     done
