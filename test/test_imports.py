@@ -8,13 +8,14 @@ from source import PACKAGE, ROOT, imported, python_files, third_party
 
 import espnet_kd
 
-COMMON = {"errors", "files"}
+COMMON = {"errors", "files", "rate"}
 # What a part may import of the rest of espnet_kd; a part is a sub-package or a module beside them.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"errors", "encoders"},
     "errors": set(),
     "files": {"errors"},
+    "rate": {"errors"},
     "compat": set(),
     "criteria": {"rnnt"},
     "rnnt": set(),

@@ -13,8 +13,8 @@ import numpy as np
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.merge import read_config
-from espnet_kd.recipe.rate import parse_rate
 
 NAME = "delay.json"
 DEFAULT_HOP = 128  # samples, of ESPnet's default front end

@@ -22,8 +22,8 @@ from pathlib import Path
 from espnet_kd.corpora.datadir import DataDir, Utterance, read_data_dir, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, write_table
+from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.audio import CONTAINERS, finished_samples, write_utterance
-from espnet_kd.recipe.rate import parse_rate
 
 SETTINGS = "settings.json"
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")

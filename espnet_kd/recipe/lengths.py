@@ -12,7 +12,7 @@ from pathlib import Path
 from espnet_kd.corpora.datadir import check_same_keys, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
-from espnet_kd.recipe.rate import parse_rate
+from espnet_kd.rate import parse_rate
 
 TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an utterance
 

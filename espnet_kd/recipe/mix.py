@@ -19,9 +19,9 @@ from espnet_kd.corpora.datadir import spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, write_table
 from espnet_kd.models.hypotheses import PREFIX
+from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.lengths import read_dump_dir
 from espnet_kd.recipe.pseudo_label.dump import MANIFEST
-from espnet_kd.recipe.rate import parse_rate
 
 RECORD = "mix.json"
 TABLES = ("wav.scp", "text", "utt2spk", "utt2num_samples")

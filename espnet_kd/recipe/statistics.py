@@ -15,8 +15,8 @@ from typing import Any
 
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.merge import merge_files, read_config
-from espnet_kd.recipe.rate import parse_rate
 
 RECORD = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
 

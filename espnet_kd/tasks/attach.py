@@ -13,6 +13,7 @@ from espnet_kd.models.frames import ratio_of
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
+from espnet_kd.rate import DEFAULT_RATE, heard_rate
 from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.tasks.stored import stored_teacher
@@ -20,7 +21,7 @@ from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
-from espnet_kd.teachers.probe import SECONDS, probe, sampling_rate
+from espnet_kd.teachers.probe import SECONDS, probe
 from espnet_kd.teachers.stored import StoredTeacher
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
@@ -45,6 +46,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     experiments = [load_experiment(d, options.checkpoint) for d in directories]
     for experiment in experiments:
         check_tokens(model.token_list, experiment)
+        check_rate(heard_rate(vars(args)), "the student", experiment)
     if args.init_from_teacher:
         if not experiments:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
@@ -57,7 +59,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         settle_delays(args, terms, experiments[0])
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
-    rate, needed = sampling_rate(model), teacher_taps(terms)
+    rate, needed = heard_rate(vars(args)) or DEFAULT_RATE, teacher_taps(terms)
     teacher: StoredTeacher | OnlineTeacher
     if options.store is not None:
         teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
@@ -65,7 +67,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         temperatures = common_temperatures(terms, len(experiments))
         teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    terms = _fit(model, taps, teacher, terms)
+    terms = _fit(model, rate, taps, teacher, terms)
     method = Method(
         teacher,
         taps,
@@ -89,6 +91,15 @@ def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
         raise UserError(
             f"the student has {len(tokens)} tokens, teacher {teacher.directory} {len(teacher.tokens)}: "
             "train both with one token list"
+        )
+
+
+def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
+    """Refuse a teacher that hears speech of another sampling rate; front ends that do not say are trusted."""
+    if rate is not None and teacher.rate is not None and rate != teacher.rate:
+        raise UserError(
+            f"{who} hears speech at {rate} Hz, teacher {teacher.directory} at {teacher.rate} Hz "
+            "(fs of frontend_conf): both hear the same files, train them at one rate"
         )
 
 
@@ -148,18 +159,22 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
 
 
 def _fit(
-    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher | StoredTeacher, terms: Sequence[TermOptions]
+    model: ESPnetASRModel,
+    rate: int,
+    taps: Taps,
+    teacher: OnlineTeacher | StoredTeacher,
+    terms: Sequence[TermOptions],
 ) -> list[TermOptions]:
     """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
 
     Returns:
         The terms, with the ratio of the frame rates where they ask for it.
     """
-    ours, theirs = _observe_both(model, taps, teacher)
+    ours, theirs = _observe_both(model, rate, taps, teacher)
     if any(t.resample for t in terms):
         if isinstance(teacher, StoredTeacher):
             raise UserError("criteria: `frame_rate: resample` needs a teacher at work, not stored targets")
-        longer = _observe_both(model, taps, teacher, LONG_PROBE)
+        longer = _observe_both(model, rate, taps, teacher, LONG_PROBE)
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
@@ -183,10 +198,14 @@ def _fit(
 
 
 def _observe_both(
-    model: ESPnetASRModel, taps: Taps, teacher: OnlineTeacher | StoredTeacher, seconds: int = SECONDS
+    model: ESPnetASRModel,
+    rate: int,
+    taps: Taps,
+    teacher: OnlineTeacher | StoredTeacher,
+    seconds: int = SECONDS,
 ) -> tuple[dict[str, Targets], dict[str, Targets]]:
     """What student and teacher have at their taps for the same noise."""
-    batch = probe(sampling_rate(model), seconds)
+    batch = probe(rate, seconds)
     theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
     with torch.no_grad():
         ours = observe(model.eval(), taps, *batch)

@@ -28,12 +28,13 @@ from espnet_kd.models.distilled import aligned
 from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_together, suffix
 from espnet_kd.models.sampling import ScheduledSampling, check_decoder, sample_prefixes
 from espnet_kd.models.schedule import Schedule, build_schedule
+from espnet_kd.rate import DEFAULT_RATE, heard_rate
 from espnet_kd.tasks.attach import refuse_data_parallel, wanted
 from espnet_kd.tasks.options import TermOptions, refuse_unknown, term_options
 from espnet_kd.tasks.peers import peer_changes, peer_config
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import observe
-from espnet_kd.teachers.probe import probe, sampling_rate
+from espnet_kd.teachers.probe import probe
 
 CHOICES: dict[str, Any] = {  # the first is the default
     "combine": Literal["interpolate", "add"],
@@ -88,7 +89,7 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
         sampling=sampling,
     )
     learn_together(model, peers, mutual)
-    _fit(model)
+    _fit(model, heard_rate(vars(args)) or DEFAULT_RATE)
     return model
 
 
@@ -228,9 +229,9 @@ def _refuse_moved_frames(args: argparse.Namespace, terms: Sequence[TermOptions],
         )
 
 
-def _fit(model: Any) -> None:
+def _fit(model: Any, rate: int) -> None:
     """Run every peer once on noise: what differs in frame rate or tokens is found now."""
-    mutual, batch = model.kd_mutual, probe(sampling_rate(model))
+    mutual, batch = model.kd_mutual, probe(rate)
     with torch.no_grad():
         seen = [
             observe(peer.eval(), taps, *batch)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
+from espnet_kd.rate import heard_rate
 
 # The first of these that exists is the checkpoint of an experiment.
 CHECKPOINTS = (
@@ -43,6 +44,7 @@ class Experiment:
     model: ESPnetASRModel | ESPnetASRTransducerModel
     directory: Path
     checkpoint: Path
+    rate: int | None  # Hz of the speech that it hears, if its front end says
 
     @property
     def tokens(self) -> list[str]:
@@ -87,7 +89,7 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
     if getattr(model.encoder, "dynamic_chunk_training", False):
         model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
-    return Experiment(model, directory, path)
+    return Experiment(model, directory, path, heard_rate(config))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

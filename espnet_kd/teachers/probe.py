@@ -1,15 +1,9 @@
 """A batch that shows what shapes a model gives at its taps."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 SECONDS = 2
-DEFAULT_RATE = 16000  # of ESPnet's front end
-
-
-def sampling_rate(model: nn.Module) -> int:
-    """Hz that a model expects."""
-    return int(getattr(model.frontend, "fs", None) or DEFAULT_RATE)
 
 
 def probe(rate: int, seconds: int = SECONDS) -> tuple[Tensor, Tensor, Tensor, Tensor]:

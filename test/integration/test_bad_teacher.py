@@ -99,6 +99,12 @@ def test_missing_and_unexpected_tensors(recipe: Recipe, broken: Path) -> None:
     assert "ctc.ctc_lo.bias is (3,)" in train(recipe)
 
 
+def test_another_sampling_rate(recipe: Recipe, broken: Path) -> None:
+    conf = yaml.safe_load((broken / "config.yaml").read_text())["frontend_conf"]
+    change_config(broken, frontend_conf={**conf, "fs": "8k"})
+    assert "student hears speech at 16000 Hz, teacher exp/broken at 8000 Hz" in train(recipe)
+
+
 def test_other_tokens(recipe: Recipe, broken: Path) -> None:
     tokens = yaml.safe_load((broken / "config.yaml").read_text())["token_list"]
     change_config(broken, token_list=[*tokens[:4], "D", *tokens[5:]])

@@ -9,15 +9,14 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
+from espnet_kd.rate import heard_rate
 from espnet_kd.recipe.merge import read_config as read_yaml
-from espnet_kd.recipe.rate import parse_rate
 from espnet_kd.teachers import experiment
 
 TASKS = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
 REQUIRED = ["--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound"]
 # What decodes more than one speaker, less than a whole utterance, or another model than the teacher.
 REFUSED = ("streaming", "multi_asr", "enh_s2t_task", "model_tag")
-DEFAULT_RATE = 16000  # of ESPnet's default front end
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def find(
     options, seed = _stock_options(task, words)
     if "batch_size" in options:
         options["batch_size"] = 1  # so that no utterance depends on its neighbours
-    return Teacher(directory, path, task, config, {**options, "nbest": nbest}, seed, _rate(config))
+    return Teacher(directory, path, task, config, {**options, "nbest": nbest}, seed, heard_rate(config))
 
 
 def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
@@ -99,10 +98,3 @@ def _absolute(value: Any) -> Any:
 
 def _identity(value: Any) -> Any:
     return fingerprint(Path(value)) if isinstance(value, str) and Path(value).is_file() else value
-
-
-def _rate(config: dict[str, Any]) -> int | None:
-    fs = (config.get("frontend_conf") or {}).get("fs")
-    if fs is None:
-        return DEFAULT_RATE if config.get("frontend", "default") == "default" else None
-    return parse_rate(str(fs))

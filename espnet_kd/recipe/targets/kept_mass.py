@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.rate import DEFAULT_RATE
 
 LARGEST = 50  # k
 BLANK = 0
@@ -79,12 +80,11 @@ def measure(args: argparse.Namespace) -> dict[str, Curve]:
     from espnet_kd.recipe.targets.plan import load, read_data
     from espnet_kd.store import Tap
     from espnet_kd.tasks.options import TeacherOptions
-    from espnet_kd.teachers.probe import sampling_rate
 
     options = TeacherOptions(tuple(args.teacher), args.checkpoint, mean=args.mean)
     # Nothing is kept: the size of a row does not matter.
     taps = {path: Tap("values", 1, temperature=args.temperature) for path in args.taps}
-    rate = sampling_rate(load(options)[0].model)
+    rate = load(options)[0].rate or DEFAULT_RATE
     observer = worker.load(worker.spec(options, taps, rate, "cuda" if args.ngpu else "cpu"))
     curves: dict[str, Curve] = {}
     for utt, (wav, text) in read_data([args.data], worker.needs_text(taps)).utterances.items():

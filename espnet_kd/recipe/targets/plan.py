@@ -8,19 +8,20 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table
+from espnet_kd.rate import DEFAULT_RATE
 from espnet_kd.recipe.merge import merge_files
 from espnet_kd.recipe.pseudo_label import dump
 from espnet_kd.recipe.targets.worker import needs_text
 from espnet_kd.rnnt import Joint
 from espnet_kd.store import Tap
 from espnet_kd.store.manifest import checksum, tokens_checksum
-from espnet_kd.tasks.attach import check_tokens, common_temperatures, teacher_taps
+from espnet_kd.tasks.attach import check_rate, check_tokens, common_temperatures, teacher_taps
 from espnet_kd.tasks.options import TeacherOptions, TermOptions, teacher_options, term_options
 from espnet_kd.tasks.stored import identity
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher
-from espnet_kd.teachers.probe import probe, sampling_rate
+from espnet_kd.teachers.probe import probe
 
 PATH_CLASSES = 8  # along the alignment of a transducer, unless teacher.k says otherwise
 
@@ -90,7 +91,7 @@ def plan(args: argparse.Namespace) -> Plan:
     paths = teacher_taps(terms)
     temperatures = common_temperatures(terms, len(options.directories))
     experiments = load(options)
-    rate = sampling_rate(experiments[0].model)
+    rate = experiments[0].rate or DEFAULT_RATE
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
     ensemble = len(experiments) > 1
@@ -109,8 +110,7 @@ def load(options: TeacherOptions) -> list[Experiment]:
     experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
     for other in experiments[1:]:
         check_tokens(experiments[0].tokens, other)
-        if sampling_rate(other.model) != sampling_rate(experiments[0].model):
-            raise UserError(f"teacher {other.directory} expects another sampling rate than the first")
+        check_rate(experiments[0].rate, f"teacher {experiments[0].directory}", other)
     return experiments
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.recipe.rate import parse_rate
+from espnet_kd.rate import heard_rate, parse_rate
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,16 @@ def test_rates(text: str, hertz: int) -> None:
 def test_no_rates(text: str) -> None:
     with pytest.raises(UserError, match="is not a sampling rate: write 16k or 16000"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "hertz"),
+    [
+        ({}, 16000),
+        ({"frontend_conf": {"fs": "8k"}}, 8000),
+        ({"frontend": "spectrogram", "frontend_conf": {"fs": 16000}}, 16000),
+        ({"frontend": "s3prl", "frontend_conf": None}, None),
+    ],
+)
+def test_what_a_model_hears(config: dict[str, object], hertz: int | None) -> None:
+    assert heard_rate(config) == hertz
