@@ -7,9 +7,9 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from bench.online_teacher import training_step
-from bench.report import table, verdict
+from bench.report import judge
 from bench.speech_model import Size, batch, build
-from bench.timing import Timing, interleaved, ratio
+from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.mutual import Mutual, learn_together
@@ -41,20 +41,15 @@ CASES = {"tiny": Case(Size(1, 16), 2, 1.0, rounds=100), "an4": Case(Size(3, 48),
 
 def main() -> bool:
     """Time every case, alone and with scheduled sampling; True if all meet the target."""
-    rows, lines, met = [], [], True
-    for name, case in CASES.items():
-        timings = measure(case)
-        data = batch(case.utterances, case.seconds)
-        saved = {variant: saved_megabytes(model, data) for variant, model in models(case.size).items()}
-        rows += [[f"{name}: {case}", v, *timing.cells(), f"{saved[v]:.1f}"] for v, timing in timings.items()]
-        for end in ("", ", scheduled sampling"):
-            value = ratio(timings[f"two peers{end}"], [timings[f"one model{end}"]])
-            line, case_met = verdict(f"{name}: two peers{end} / one model{end}", value, TARGET)
-            lines.append(line)
-            met = met and case_met
-    print(table(["case", "variant", "median ms", "min ms", "max ms", "MB for backward"], rows))
-    print("\n" + "\n".join(lines))
-    return met
+    ends = ("", ", scheduled sampling")
+    ratios = {f"two peers{end} / one model{end}": (f"two peers{end}", [f"one model{end}"]) for end in ends}
+    return judge(CASES, measure, ratios, TARGET, ("MB for backward", saved))
+
+
+def saved(case: Case) -> dict[str, str]:
+    """Megabytes that the forward pass of every variant keeps."""
+    data = batch(case.utterances, case.seconds)
+    return {name: f"{saved_megabytes(model, data):.1f}" for name, model in models(case.size).items()}
 
 
 def models(size: Size) -> dict[str, ESPnetASRModel]:

@@ -8,9 +8,9 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
-from bench.report import table, verdict
+from bench.report import judge
 from bench.speech_model import Size, batch, build
-from bench.timing import Timing, interleaved, ratio
+from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.models.distilled import Method, Term, distil
 from espnet_kd.models.schedule import Schedule
@@ -46,18 +46,9 @@ CASES = {
 
 def main() -> bool:
     """Time every case; True if all meet the target."""
-    rows, lines, met = [], [], True
-    for name, case in CASES.items():
-        timings = measure(case)
-        rows += [[f"{name}: {case}", variant, *timing.cells()] for variant, timing in timings.items()]
-        value = ratio(timings["step with teacher"], [timings["student step"], timings["teacher forward"]])
-        title = f"{name}: step with teacher / (student step + teacher forward)"
-        line, case_met = verdict(title, value, TARGET)
-        lines.append(line)
-        met = met and case_met
-    print(table(["case", "variant", "median ms", "min ms", "max ms"], rows))
-    print("\n" + "\n".join(lines))
-    return met
+    parts = ("student step", "teacher forward")
+    ratios = {"step with teacher / (student step + teacher forward)": ("step with teacher", parts)}
+    return judge(CASES, measure, ratios, TARGET)
 
 
 def measure(case: Case) -> dict[str, Timing]:

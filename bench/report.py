@@ -1,10 +1,12 @@
 """What a benchmark prints: the machine, a markdown table, targets."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+
+from bench.timing import Timing, ratio
 
 
 def environment() -> str:
@@ -32,3 +34,37 @@ def verdict(
     else:
         limit, met = f"at least {at_least:.2f}", value >= at_least
     return f"{name}: {value:.2f} (target: {limit}, {'met' if met else 'MISSED'})", met
+
+
+def judge[Case](
+    cases: Mapping[str, Case],
+    measure: Callable[[Case], Mapping[str, Timing]],
+    ratios: Mapping[str, tuple[str, Sequence[str]]],
+    at_most: float,
+    column: tuple[str, Callable[[Case], Mapping[str, str]]] | None = None,
+) -> bool:
+    """Time every case and print a table of its variants, then the ratios.
+
+    Args:
+        cases: by name.
+        measure: times the variants of a case.
+        ratios: what is divided by the sum of what, by title.
+        at_most: the target of every ratio.
+        column: head of one more column, and what it says of the variants of a case.
+
+    Returns:
+        Whether all ratios meet the target.
+    """
+    rows, verdicts = [], []
+    head, cells_of = column or ("", None)
+    for name, case in cases.items():
+        timings = measure(case)
+        more = cells_of(case) if cells_of else {}
+        for variant, timing in timings.items():
+            rows.append([f"{name}: {case}", variant, *timing.cells(), *([more[variant]] if more else [])])
+        for title, (over, under) in ratios.items():
+            value = ratio(timings[over], [timings[part] for part in under])
+            verdicts.append(verdict(f"{name}: {title}", value, at_most))
+    print(table(["case", "variant", "median ms", "min ms", "max ms", *([head] if head else [])], rows))
+    print("\n" + "\n".join(line for line, _ in verdicts))
+    return all(met for _, met in verdicts)

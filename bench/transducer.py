@@ -14,9 +14,9 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
 from bench.online_teacher import training_step
-from bench.report import table, verdict
+from bench.report import judge
 from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, Size
-from bench.timing import Timing, interleaved, ratio
+from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.models.distilled import Method, Term
 from espnet_kd.models.schedule import Schedule
@@ -56,18 +56,9 @@ CASES = {
 
 def main() -> bool:
     """Time every case; True if all meet the target."""
-    rows, lines, met = [], [], True
-    for name, case in CASES.items():
-        timings = measure(case)
-        rows += [[f"{name}: {case}", variant, *timing.cells()] for variant, timing in timings.items()]
-        parts = [timings[part] for part in ("RNN-T step", "teacher encoder", "KL floor")]
-        title = f"{name}: distillation step / (RNN-T step + teacher encoder + KL floor)"
-        line, case_met = verdict(title, ratio(timings["distillation step"], parts), TARGET)
-        lines.append(line)
-        met = met and case_met
-    print(table(["case", "variant", "median ms", "min ms", "max ms"], rows))
-    print("\n" + "\n".join(lines))
-    return met
+    parts = ("RNN-T step", "teacher encoder", "KL floor")
+    title = f"distillation step / ({' + '.join(parts)})"
+    return judge(CASES, measure, {title: ("distillation step", parts)}, TARGET)
 
 
 def measure(case: Case) -> dict[str, Timing]:

@@ -44,7 +44,7 @@ class Experiment:
     model: ESPnetASRModel | ESPnetASRTransducerModel
     directory: Path
     checkpoint: Path
-    rate: int | None  # Hz of the speech that it hears, if its front end says
+    rate: int | None = None  # Hz of the speech that it hears, if its front end says
 
     @property
     def tokens(self) -> list[str]:

@@ -1,6 +1,9 @@
 """What a benchmark prints."""
 
-from bench.report import environment, table, verdict
+import pytest
+
+from bench.report import environment, judge, table, verdict
+from bench.timing import Timing
 
 
 def test_a_table_is_markdown() -> None:
@@ -16,3 +19,15 @@ def test_a_target_is_met_up_to_its_limit() -> None:
 
 def test_the_environment_is_one_line() -> None:
     assert "torch" in environment() and "\n" not in environment()
+
+
+@pytest.mark.parametrize(("target", "met"), [(2.0, True), (1.9, False)])
+def test_every_case_is_judged(capsys: pytest.CaptureFixture[str], target: float, met: bool) -> None:
+    times = {"both": Timing((0.006,)), "a": Timing((0.001,)), "b": Timing((0.002,))}
+    ratios = {"both / (a + b)": ("both", ["a", "b"])}
+    column = ("MB", lambda case: dict.fromkeys(times, "7"))
+    assert judge({"x": 1, "y": 2}, lambda case: times, ratios, target, column) is met
+    printed = capsys.readouterr().out
+    assert "| case | variant | median ms | min ms | max ms | MB |" in printed
+    assert "| y: 2 | b | 2.0 | 2.0 | 2.0 | 7 |" in printed
+    assert f"y: both / (a + b): 2.00 (target: at most {target:.2f}, {'met' if met else 'MISSED'})" in printed

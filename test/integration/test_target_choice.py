@@ -78,7 +78,7 @@ def soft() -> torch.nn.Module:
     """A transducer that learns from another by soft targets alone where texts are hypotheses; no dropout."""
     teacher, student = build("transducer_teacher").eval().requires_grad_(False), build("transducer_student")
     method = Method(
-        OnlineTeacher([Experiment(teacher, Path("t"), Path("t.pth"), 16000)], ["joint_network"]),
+        OnlineTeacher([Experiment(teacher, Path("t"), Path("t.pth"))], ["joint_network"]),
         Taps(student, ["joint_network"]),
         (Term("lattice", Schedule(0.5, 0.5), "joint_network", "joint_network"),),
         Schedule(1.0, 1.0),
