@@ -1,9 +1,10 @@
-"""Stages 6 to 12 with transducers: --asr_task asr_transducer."""
+"""Stages 6 to 12 with transducers, of which the student streams: --asr_task asr_transducer."""
 
 import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from shell import Finished, failure, run
 CHECKPOINT = "valid.loss_transducer.ave"
 OPTIONS = (
     "--asr_task", "asr_transducer", "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml",
-    "--kd_config", "conf/lattice.yaml", "--inference_config", "conf/beam.yaml",
+    "--kd_config", "conf/lattice.yaml", "--inference_config", "conf/streaming.yaml", "--teacher_inference_config", "conf/beam.yaml",
     "--inference_asr_model", f"{CHECKPOINT}.pth", "--test_sets", "dev",
 )  # fmt: skip
 
@@ -37,19 +38,26 @@ def transducer(blocks: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def streaming(config: dict[str, Any]) -> dict[str, object]:
+    """The same, trained on chunks of random size."""
+    chunks = {"dynamic_chunk_training": True, "short_chunk_size": 20, "num_left_chunks": 4}
+    return config | {"encoder_conf": config["encoder_conf"] | {"main_conf": chunks}}
+
+
 @pytest.fixture(scope="module")
 def recipe(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished recipe with configurations of transducers beside the others."""
     root = Path(shutil.copytree(finished.root, tmp_path_factory.mktemp("t") / "kd1", symlinks=True))
     configs = {
         "t": transducer(2),
-        "s": transducer(1),
+        "s": streaming(transducer(1)),
         "lattice": {"criteria": {"lattice": {"type": "transducer", "weight": 1.0}}},
         "hidden": {
             "task_weight": 0,
             "criteria": {"hidden": {"type": "hidden", "tap": "encoder", "weight": 1.0}},
         },
         "beam": {"beam_size": 1},
+        "streaming": {"beam_size": 1, "streaming": True, "decoding_window": 640, "left_context": 16},
     }
     for name, config in configs.items():
         (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
@@ -59,9 +67,10 @@ def recipe(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_transducers_run_through_the_stages(recipe: Path) -> None:
     output = run(recipe, "--stage", "6", *OPTIONS)
     student = recipe / "exp/asr_s_lattice_raw_char_sp"
-    decoded = student / f"beam_asr_model_{CHECKPOINT}/dev"
+    decoded = student / f"streaming_asr_model_{CHECKPOINT}/dev"
     assert json.loads((decoded / "score.json").read_text())["wer"]["reference"] > 0
     table = (recipe / "RESULTS.md").read_text()
+    assert "## Emission delay" in table and "| 640 |" in table
     assert "distilled: lattice" in table and "valid.loss_transducer.ave.pth" in table
     with zipfile.ZipFile(student / f"{student.name}_{CHECKPOINT}.zip") as packed:
         # The average of one epoch is a link to it.

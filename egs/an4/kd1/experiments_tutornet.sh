@@ -15,10 +15,11 @@ students=(student_jasper_mini student_deepspeech2)
 seeds=("" "--seed 2 " "--seed 3 ")  # without an option, the seed of the configuration: 1
 
 one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
-    local configs=("${@:3}")
+    local configs=("${@:3}") taught=(--teacher_config "")  # students without one do not wait for the teacher
     configs=("${configs[@]/#/conf/}")
+    [ $# -eq 2 ] || taught=(--kd_config "${configs[*]/%/.yaml}")
     ./run.sh "${common[@]}" --stage 9 --stop_stage 10 --student_config "conf/$1.yaml" --student_args "${2% }" \
-        --kd_config "${configs[*]/%/.yaml}"
+        "${taught[@]}"
 }
 
 alone() {
