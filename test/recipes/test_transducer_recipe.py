@@ -13,7 +13,8 @@ from shell import Finished, failure, run
 CHECKPOINT = "valid.loss_transducer.ave"
 OPTIONS = (
     "--asr_task", "asr_transducer", "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml",
-    "--kd_config", "conf/lattice.yaml", "--inference_config", "conf/streaming.yaml", "--teacher_inference_config", "conf/beam.yaml",
+    "--kd_config", "conf/lattice.yaml", "--inference_config", "conf/streaming.yaml",
+    "--teacher_inference_config", "conf/beam.yaml",
     "--inference_asr_model", f"{CHECKPOINT}.pth", "--test_sets", "dev",
 )  # fmt: skip
 
