@@ -87,10 +87,13 @@ def test_the_official_scorer_runs_on_the_test_set_alone(recipe: Path, corpora: t
 
 
 def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, tmp_path: Path) -> None:
-    student = "exp/asr_student_conformer_kd_kl_raw_en_bpe2000_sp/decode_asr_model_valid.acc.ave"
+    tag = "decode_asr_model_valid.acc.ave"
+    student, other = f"exp/asr_student_conformer_kd_kl_raw_en_bpe2000_sp/{tag}", f"exp/other/{tag}"
     for name in ("train_dev", "eval2000"):
-        for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", f"{student}/{name}/text"):
+        decoded = [f"{directory}/{name}/text" for directory in (student, other)]
+        for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", *decoded):
             script(recipe / file, "")
+    script(recipe / f"exp/still_decoding/{tag}/train_dev/text", "")
     python = script(
         tmp_path / "python", '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n'
     )  # only notes its calls
@@ -102,6 +105,8 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]
     ]
-    assert [line.split()[0] for line in called] == ["score", "score", "score-eval2000", "report"]
+    each = ["score", "score", "score-eval2000"]
+    assert [line.split()[0] for line in called] == [*each, *each, "report"]
     assert called[2] == f"score-eval2000 {student}/eval2000 --data data/eval2000"
-    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[3]
+    assert called[5] == f"score-eval2000 {other}/eval2000 --data data/eval2000"
+    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[6]

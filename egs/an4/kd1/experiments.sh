@@ -11,12 +11,12 @@ one() {  # train and decode one student: SEED_ARGUMENTS OPTION...
     ./run.sh "${common[@]}" --stage 9 --stop_stage 10 --student_args "${args}" "$@"
 }
 
-alone() {  # students without a teacher
+alone() {  # students without a teacher, which may not be trained yet
     for seed in "" "--seed 2" "--seed 3"; do  # without an option, the seed of the configuration: 1
-        one "${seed}"
+        one "${seed}" --teacher_config ""
     done
     for seed in "" "--seed 2 " "--seed 3 "; do
-        one "${seed}--max_epoch 40"
+        one "${seed}--max_epoch 40" --teacher_config ""
     done
 }
 
