@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
     p.add_argument("--teacher", nargs="+", help="trained experiments (default: teacher.exp of --config)")
     p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
+    p.add_argument("--k", type=int, help="classes to keep (default: teacher.k, or as many as are needed)")
     p.add_argument(
         "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
     )

@@ -76,8 +76,8 @@ def plan(args: argparse.Namespace) -> Plan:
     wanted = dict(config.get("teacher") or {})
     wanted |= {
         key: getattr(args, name)
-        for key, name in (("exp", "teacher"), ("store", "store"))
-        if getattr(args, name)
+        for key, name in (("exp", "teacher"), ("store", "store"), ("k", "k"))
+        if getattr(args, name) is not None
     }
     options = teacher_options(wanted)
     if not options.directories or options.store is None:
