@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses, top_classes
 from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, collapsed_targets, path_targets
@@ -15,6 +16,7 @@ from espnet_kd.store import Tap
 from espnet_kd.teachers.targets import Targets
 
 LOG_ZERO = -1e4  # nats; stands for log 0, which is not finite
+OutputLayer = tuple[Tensor, Tensor, str]  # weight, bias and activation, as in rnnt.Joint
 
 
 def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[Any]:
@@ -42,6 +44,11 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
 
 
 def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]) -> NDArray[Any]:
+    if tap.kind == "joint":
+        projected = torch.cat([joint.enc[0, : int(lengths[0])], joint.dec[0, : len(tokens) + 1]])
+        rows = np.zeros(len(projected), tap.row)
+        rows["values"] = projected.float().cpu().numpy()
+        return rows
     labels = torch.tensor([list(tokens)], device=joint.enc.device)
     batch = (joint, labels, lengths, torch.tensor([len(tokens)], device=labels.device))
     if tap.kind == "collapsed":
@@ -64,6 +71,7 @@ def to_targets(
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int] = (),
+    output: OutputLayer | None = None,
 ) -> Targets:
     """A padded batch.
 
@@ -73,7 +81,10 @@ def to_targets(
         utterances: their ids.
         device: where the batch is wanted.
         labels: length of each transcript, for a lattice.
+        output: for a lattice of the kind `joint`; on the device.
     """
+    if tap.kind == "joint" and output is not None:
+        return _joint(rows, utterances, device, labels, output)
     if tap.kind == "collapsed":
         return _collapsed(rows, utterances, device, labels)
     padded = np.zeros((len(rows), max(map(len, rows))), tap.row)
@@ -94,6 +105,20 @@ def to_targets(
         return Targets(tensor("values", np.float32), lengths, tuple(utterances))
     top = TopClasses(tensor("tokens", np.int64), tensor("log_probs", np.float32))
     return Targets(top, lengths, tuple(utterances))
+
+
+def _joint(
+    rows: Sequence[NDArray[Any]],
+    utterances: Sequence[str],
+    device: torch.device,
+    labels: Sequence[int],
+    output: OutputLayer,
+) -> Targets:
+    frames = [len(r) - count - 1 for r, count in zip(rows, labels, strict=True)]
+    values = [torch.from_numpy(r["values"].astype(np.float32)) for r in rows]
+    enc = pad_sequence([v[:t] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
+    dec = pad_sequence([v[t:] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
+    return Targets(Joint(enc, dec, *output), torch.tensor(frames, device=device), tuple(utterances))
 
 
 def _collapsed(
