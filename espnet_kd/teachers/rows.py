@@ -33,6 +33,8 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
     with np.errstate(over="ignore"):  # the writer refuses what is not finite
         if isinstance(targets.values, Joint):
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
+        if isinstance(targets.values, PathTargets):
+            return _path_rows(targets.values, tap)
         values = targets.values[0, : int(targets.lengths[0])].float()
         rows = np.zeros(len(values), tap.row)
         if tap.kind == "values":
@@ -56,10 +58,13 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]
         rows = np.zeros(log_probs.shape[0] * log_probs.shape[1], tap.row)
         rows["log_probs"] = log_probs.clamp(min=LOG_ZERO).flatten(0, 1).cpu().numpy()
         return rows
-    found = path_targets(*batch, k=tap.k, temperature=tap.temperature)
+    return _path_rows(path_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
+
+
+def _path_rows(found: PathTargets, tap: Tap) -> NDArray[Any]:
     rows = np.zeros(found.path.lengths[0], tap.row)
-    columns = {"frame": found.path.frames, "row": found.path.rows}
-    columns |= {"tokens": found.tokens, "log_probs": found.log_probs.clamp(min=LOG_ZERO)}
+    columns = {"frame": found.path.frames, "row": found.path.rows, "tokens": found.tokens[..., : tap.k]}
+    columns["log_probs"] = found.log_probs[..., : tap.k].clamp(min=LOG_ZERO)
     for name, column in columns.items():
         rows[name] = column[0, : len(rows)].cpu().numpy()
     return rows

@@ -11,7 +11,7 @@ from espnet_kd.files import fingerprint, read_table
 from espnet_kd.recipe.merge import merge_files
 from espnet_kd.recipe.pseudo_label import dump
 from espnet_kd.recipe.targets.worker import needs_text
-from espnet_kd.rnnt import Joint
+from espnet_kd.rnnt import Joint, PathTargets
 from espnet_kd.store import OutputLayer, Tap
 from espnet_kd.store.manifest import checksum, tokens_checksum
 from espnet_kd.tasks.attach import check_tokens, common_temperatures, teacher_taps
@@ -97,7 +97,7 @@ def plan(args: argparse.Namespace) -> Plan:
     seen = teacher.targets(*probe(rate))
     ensemble = len(experiments) > 1
     taps = {p: _tap(p, seen[p].values, terms, options.k, args.number, temperatures, ensemble) for p in paths}
-    positions = {path: seen[path].values.shape[1] for path in paths}
+    positions = {path: int(seen[path].lengths.max()) for path in paths}
     joints = [seen[path].values for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
     return Plan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
@@ -117,14 +117,15 @@ def load(options: TeacherOptions) -> list[Experiment]:
     return experiments
 
 
-def _lattice_tap(joint: Joint, term: TermOptions, k: int | None, number: Any) -> Tap:
+def _lattice_tap(values: Joint | PathTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
     """What the kind needs; all but two need the whole lattice, which its projected outputs stand for."""
-    criterion, size = term.build(), joint.classes
+    criterion, ensemble = term.build(), isinstance(values, PathTargets)
+    size = values.tokens.shape[-1] if ensemble else values.classes
     if criterion.kind == "collapsed":
         return Tap("collapsed", size, 0, criterion.temperature, number)
     if criterion.kind == "one_best":
         return Tap("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
-    return Tap("joint", joint.enc.shape[-1], number=number)
+    return Tap("joint", values.enc.shape[-1], number=number)
 
 
 def _output_layer(joint: Joint) -> OutputLayer:
