@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LONGEST = (
-    "test_twelve_stages", "test_librispeech_generations", "test_transducer_recipe", "test_resume",
-    "test_phases_recipe", "test_mutual_recipe", "test_mutual_training", "test_interrupted_stages",
+    "test_twelve_stages", "test_librispeech_generations", "test_swbd", "test_transducer_recipe",
+    "test_resume", "test_phases_recipe", "test_mutual_recipe", "test_mutual_training",
+    "test_interrupted_stages",
 )  # fmt: skip
 
 # Before torch and matplotlib are imported; subprocesses inherit both.

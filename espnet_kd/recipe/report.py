@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.recipe import experiments, generations, latency, tables
+from espnet_kd.recipe import experiments, generations, latency, stored, tables
 from espnet_kd.recipe.experiments import Run
 from espnet_kd.recipe.groups import Group, make_groups
 
@@ -126,6 +126,7 @@ def render(
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     parts += generations.section(groups, sets) + latency.section(groups, sets)
+    parts += stored.section(groups)
     parts.append("## Plots")
     for caption, path in images.items():
         link = Path(os.path.relpath(path, out.parent)).as_posix().replace(" ", "%20")

@@ -1,5 +1,7 @@
 """Ask a teacher for targets to keep."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,9 +51,15 @@ def path_targets(
     blank: int = 0,
     tail: Tail = "drop",
     renorm: bool = True,
+    others: Sequence[Joint] = (),
+    mean: Callable[[Sequence[Tensor]], Tensor] | None = None,
     chunk: int | None = None,
 ) -> PathTargets:
     """Ask for the k most probable classes along the best alignment; arguments as in rnnt_distillation.
+
+    Args:
+        others: with the teacher an ensemble, which is asked along the teacher's alignment.
+        mean: (N, V) softened logits of each -> (N, V) logits of their mean; the posteriors' if None.
 
     Raises:
         ValueError: k is not from 1 to V, or another argument does not fit.
@@ -62,20 +70,29 @@ def path_targets(
         raise ValueError(
             f"k is {k!r}: give an integer from 1 to {teacher.classes}, the size of the vocabulary"
         )
-    chunk = chunk_size(chunk, teacher)
+    for other in others:
+        if (other.shape, other.classes) != (teacher.shape, teacher.classes):
+            sides = f"{other.shape} and {other.classes} classes, the first one {teacher.shape} and"
+            raise ValueError(f"a teacher of the ensemble has {sides} {teacher.classes}: crop the frames")
+    chunk, mean = chunk_size(chunk, teacher), mean or _mean_posteriors
     with torch.autocast(teacher.enc.device.type, enabled=False):
         (arcs,) = arc_scores(teacher, lattice, chunk)
         path = best_path(arcs, lattice)
-        nodes, buffers = nodes_of(teacher, path), Buffers(teacher.enc)
+        members = [nodes_of(joint, path) for joint in (teacher, *map(_wide, others))]
+        buffers = [Buffers(nodes.enc) for nodes in members]
         log_probs = teacher.enc.new_zeros(*path.frames.shape, k)
         tokens = torch.zeros_like(log_probs, dtype=torch.long)
         tokens[:] = torch.arange(k, device=tokens.device)
         for block in path_lattice(path, blank).blocks(chunk):
-            x = teacher_logits(nodes, block, 0, temperature, buffers)
-            found = x.log_softmax(-1).topk(k)
+            x = [teacher_logits(m, block, 0, temperature, b) for m, b in zip(members, buffers, strict=True)]
+            found = (mean(x) if others else x[0]).log_softmax(-1).topk(k)
             for to, values in ((log_probs, found.values), (tokens, found.indices)):
                 to[block.utterance, block.start : block.stop] = values
     return PathTargets(path, tokens, log_probs, tail, renorm, float(temperature))
+
+
+def _mean_posteriors(logits: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
 
 
 def _wide(teacher: Joint) -> Joint:

@@ -39,6 +39,7 @@ class Manifest:
         shards: in the order of their utterances.
         samples: of all utterances.
         size: bytes of all shards.
+        output_layer: SHA-256 of that file; None without a tap of the kind `joint`.
     """
 
     teachers: tuple[dict[str, Any], ...]
@@ -50,6 +51,7 @@ class Manifest:
     shards: tuple[ShardEntry, ...] = ()
     samples: int = 0
     size: int = 0
+    output_layer: str | None = None
 
     @property
     def utterances(self) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
 from espnet_kd.store.manifest import Manifest, ShardEntry, read_manifest
+from espnet_kd.store.output_layer import OutputLayer, read_output_layer
 from espnet_kd.store.shard import INDEX, Entry, Record, read_index
 
 OPEN_FILES = 128  # at most, of all taps
@@ -50,6 +51,15 @@ class Store:
     def taps(self) -> list[str]:
         """Their paths."""
         return list(self.manifest.taps)
+
+    @cached_property
+    def output_layer(self) -> OutputLayer:
+        """Of the tap of the kind `joint`.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return read_output_layer(self.directory, self.manifest.output_layer)
 
     def entries(self, shard: ShardEntry) -> dict[str, Entry]:
         """The index of a shard.

@@ -40,6 +40,11 @@ def verify(store: Store) -> Iterator[str]:
                 yield f"{path} {state}"
         for utt in entries:
             yield from _problems(store, utt)
+    if store.manifest.output_layer is not None:
+        try:
+            store.output_layer  # noqa: B018  # reading is checking
+        except UserError as e:
+            yield str(e)
     yield from _strangers(store)
 
 
@@ -60,7 +65,7 @@ def _problem(record: Record, path: str, tap: Tap) -> str | None:
     rows = record.rows[path]
     if not len(rows):
         return "has no position"
-    if tap.kind == "values":
+    if tap.kind in ("values", "joint"):
         return None
     if kept_mass(rows).max() > 1 + ROUNDING:
         return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"

@@ -9,7 +9,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
-from espnet_kd.models.frames import ratio_of
+from espnet_kd.models.frames import check_frames, ratio_of
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
@@ -136,6 +136,11 @@ def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str
     result: dict[str, float] = {}
     for t in terms:
         temperature = t.options.get("temperature", 1.0)
+        if teachers > 1 and t.build().needs == "lattice" and t.build().kind != "one_best":
+            raise UserError(
+                f"criteria: {t.term.name}: the lattices of several teachers have no mean but along one path: "
+                "use `kind: one_best`, or one teacher"
+            )
         if teachers > 1 and t.build().needs == "hidden":
             raise UserError(
                 f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher"
@@ -178,6 +183,9 @@ def _fit(
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
+            frames = (int(side[LATTICE].lengths.max()) for side in (ours, theirs))
+            sides = f"criterion {t.term.name}: the student has {{ours}} frames, the teacher {{theirs}}"
+            check_frames(*frames, None, sides)
             continue
         criterion = t.build()
         student, target, _ = aligned(

@@ -91,10 +91,10 @@ def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[st
 def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> str | None:
     tap, criterion = taps[t.term.teacher_tap], t.build()
     temperature = getattr(criterion, "temperature", None)
-    softened = tap.kind != "values" or ensemble
-    lattice = {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind)
-    if getattr(criterion, "kind", None) != lattice:
-        return f"{tap.kind} targets are kept, not those of the kind {getattr(criterion, 'kind', None)},"
+    softened = tap.kind not in ("values", "joint") or ensemble
+    kind = getattr(criterion, "kind", None)
+    if tap.kind != "joint" and kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
+        return f"{tap.kind} targets are kept, not those of the kind {kind},"
     if tap.kind == "topk" and not hasattr(criterion, "k"):
         return f"only the {tap.k} most probable classes are kept, which serve the type topk alone,"
     if tap.kind == "topk" and criterion.k > tap.k:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from espnet_kd.compat import add_sos_eos
 from espnet_kd.errors import UserError
+from espnet_kd.rnnt import path_targets
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.lattice import LATTICE, lattice
 from espnet_kd.teachers.taps import Taps
@@ -27,7 +29,7 @@ class OnlineTeacher:
 
     Args:
         experiments: one or more with the same token list.
-        taps: what to read, by path; an ensemble has logits only.
+        taps: what to read, by path; an ensemble has logits only, and of lattices those along one path.
         temperatures: of the criterion at each tap, for the mean of an ensemble; 1 where a tap has none.
         weights: of the experiments in the mean, normalised here; equal if None.
         mean: of their `posteriors`, or of their `log_posteriors`.
@@ -49,8 +51,6 @@ class OnlineTeacher:
             raise UserError(
                 f"teacher weights {weights}: give one positive weight for each of {len(experiments)} teachers"
             )
-        if LATTICE in taps and len(experiments) > 1:
-            raise UserError("a criterion on the lattice of a transducer takes one teacher, not several")
         self.experiments = list(experiments)
         self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
         self._weights = [w / sum(weights) for w in weights]
@@ -85,22 +85,34 @@ class OnlineTeacher:
         ]
         if len(seen) == 1:
             return seen[0]
-        return {tap: self._mean([s[tap] for s in seen], self._temperatures.get(tap, 1.0)) for tap in seen[0]}
+        return {tap: self._together(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
 
-    def _mean(self, members: Sequence[Targets], temperature: float) -> Targets:
-        """Logits whose softmax at this temperature is the mean of the members' posteriors at it.
+    def _together(self, tap: str, members: Sequence[Targets], text: Tensor, text_lengths: Tensor) -> Targets:
+        """Logits whose softmax at the tap's temperature is the mean of the members' posteriors at it.
+
+        Of lattices all classes at the nodes of the first member's best alignment.
+        """
+        temperature = self._temperatures.get(tap, 1.0)
+        length = min(m.values.shape[1] for m in members)
+        lengths = torch.stack([m.lengths for m in members]).amin(0)
+        if tap != LATTICE:
+            mean = self._mean([m.values[:, :length].float() / temperature for m in members])
+            return Targets(mean * temperature, lengths)
+        first, *others = (replace(m.values, enc=m.values.enc[:, :length]) for m in members)
+        batch = (first, text, lengths, text_lengths)
+        options = {"k": first.classes, "temperature": temperature, "others": others, "mean": self._mean}
+        return Targets(path_targets(*batch, **options), lengths)
+
+    def _mean(self, logits: Sequence[Tensor]) -> Tensor:
+        """Logits whose softmax is the mean of the members' softmax.
 
         That of their log-posteriors, which sums to less than 1, is normalised by the same softmax.
         """
-        length = min(m.values.shape[1] for m in members)
-        logs = [(m.values[:, :length].float() / temperature).log_softmax(-1) for m in members]
+        logs = [x.log_softmax(-1) for x in logits]
         if self._mean_of == "log_posteriors":
-            mean = sum(weight * log for weight, log in zip(self._weights, logs, strict=True))
-        else:
-            weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
-            mean = torch.stack(weighted).logsumexp(0)
-        lengths = torch.stack([m.lengths for m in members]).amin(0)
-        return Targets(mean * temperature, lengths)
+            return sum(weight * log for weight, log in zip(self._weights, logs, strict=True))
+        weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
+        return torch.stack(weighted).logsumexp(0)
 
 
 def observe(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses, top_classes
 from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, collapsed_targets, path_targets
@@ -15,6 +16,7 @@ from espnet_kd.store import Tap
 from espnet_kd.teachers.targets import Targets
 
 LOG_ZERO = -1e4  # nats; stands for log 0, which is not finite
+OutputLayer = tuple[Tensor, Tensor, str]  # weight, bias and activation, as in rnnt.Joint
 
 
 def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[Any]:
@@ -31,6 +33,8 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
     with np.errstate(over="ignore"):  # the writer refuses what is not finite
         if isinstance(targets.values, Joint):
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
+        if isinstance(targets.values, PathTargets):
+            return _path_rows(targets.values, tap)
         values = targets.values[0, : int(targets.lengths[0])].float()
         rows = np.zeros(len(values), tap.row)
         if tap.kind == "values":
@@ -42,6 +46,11 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
 
 
 def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]) -> NDArray[Any]:
+    if tap.kind == "joint":
+        projected = torch.cat([joint.enc[0, : int(lengths[0])], joint.dec[0, : len(tokens) + 1]])
+        rows = np.zeros(len(projected), tap.row)
+        rows["values"] = projected.float().cpu().numpy()
+        return rows
     labels = torch.tensor([list(tokens)], device=joint.enc.device)
     batch = (joint, labels, lengths, torch.tensor([len(tokens)], device=labels.device))
     if tap.kind == "collapsed":
@@ -49,10 +58,13 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]
         rows = np.zeros(log_probs.shape[0] * log_probs.shape[1], tap.row)
         rows["log_probs"] = log_probs.clamp(min=LOG_ZERO).flatten(0, 1).cpu().numpy()
         return rows
-    found = path_targets(*batch, k=tap.k, temperature=tap.temperature)
+    return _path_rows(path_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
+
+
+def _path_rows(found: PathTargets, tap: Tap) -> NDArray[Any]:
     rows = np.zeros(found.path.lengths[0], tap.row)
-    columns = {"frame": found.path.frames, "row": found.path.rows}
-    columns |= {"tokens": found.tokens, "log_probs": found.log_probs.clamp(min=LOG_ZERO)}
+    columns = {"frame": found.path.frames, "row": found.path.rows, "tokens": found.tokens[..., : tap.k]}
+    columns["log_probs"] = found.log_probs[..., : tap.k].clamp(min=LOG_ZERO)
     for name, column in columns.items():
         rows[name] = column[0, : len(rows)].cpu().numpy()
     return rows
@@ -64,6 +76,7 @@ def to_targets(
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int] = (),
+    output: OutputLayer | None = None,
 ) -> Targets:
     """A padded batch.
 
@@ -73,7 +86,10 @@ def to_targets(
         utterances: their ids.
         device: where the batch is wanted.
         labels: length of each transcript, for a lattice.
+        output: for a lattice of the kind `joint`; on the device.
     """
+    if tap.kind == "joint" and output is not None:
+        return _joint(rows, utterances, device, labels, output)
     if tap.kind == "collapsed":
         return _collapsed(rows, utterances, device, labels)
     padded = np.zeros((len(rows), max(map(len, rows))), tap.row)
@@ -94,6 +110,20 @@ def to_targets(
         return Targets(tensor("values", np.float32), lengths, tuple(utterances))
     top = TopClasses(tensor("tokens", np.int64), tensor("log_probs", np.float32))
     return Targets(top, lengths, tuple(utterances))
+
+
+def _joint(
+    rows: Sequence[NDArray[Any]],
+    utterances: Sequence[str],
+    device: torch.device,
+    labels: Sequence[int],
+    output: OutputLayer,
+) -> Targets:
+    frames = [len(r) - count - 1 for r, count in zip(rows, labels, strict=True)]
+    values = [torch.from_numpy(r["values"].astype(np.float32)) for r in rows]
+    enc = pad_sequence([v[:t] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
+    dec = pad_sequence([v[t:] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
+    return Targets(Joint(enc, dec, *output), torch.tensor(frames, device=device), tuple(utterances))
 
 
 def _collapsed(

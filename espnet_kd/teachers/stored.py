@@ -7,7 +7,7 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.store import Store, text_checksum
-from espnet_kd.teachers.rows import to_targets
+from espnet_kd.teachers.rows import OutputLayer, to_targets
 from espnet_kd.teachers.targets import Targets
 
 
@@ -22,6 +22,7 @@ class StoredTeacher:
     def __init__(self, store: Store, taps: Sequence[str]) -> None:
         self.store = store
         self.taps = list(dict.fromkeys(taps))
+        self._output: OutputLayer | None = None
 
     def targets(
         self,
@@ -52,13 +53,22 @@ class StoredTeacher:
                     f"{record.utt} has another transcript in {where}: the targets are of other text; "
                     "make them again"
                 )
-        taps = self.store.manifest.taps
+        taps, labels = self.store.manifest.taps, text_lengths.tolist()
+        output = self._output_layer(speech.device)
         return {
-            tap: to_targets(
-                [r.rows[tap] for r in records], taps[tap], utt_id, speech.device, text_lengths.tolist()
-            )
+            tap: to_targets([r.rows[tap] for r in records], taps[tap], utt_id, speech.device, labels, output)
             for tap in self.taps
         }
+
+    def _output_layer(self, device: torch.device) -> OutputLayer | None:
+        """That of the store, brought to the device once."""
+        if self.store.manifest.output_layer is not None and (
+            self._output is None or self._output[0].device != device
+        ):
+            kept = self.store.output_layer
+            weight, bias = (torch.from_numpy(x).to(device) for x in (kept.weight, kept.bias))
+            self._output = weight, bias, kept.activation
+        return self._output
 
     def probe(self) -> dict[str, Targets]:
         """Empty targets of the shapes that the teacher gives for ``teachers.probe``."""

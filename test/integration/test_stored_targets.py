@@ -127,7 +127,8 @@ def test_the_mean_of_an_ensemble(ensemble: Recipe, mean: str) -> None:
 
 
 def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytest.CaptureFixture) -> None:
-    first = write(ensemble, "exp/more", CRITERIA, ["exp/teacher"])
+    first = write(ensemble, "exp/more", CRITERIA, ["exp/teacher"], "--k", "5")
+    assert [tap.k for tap in first.manifest.taps.values()] == [5, 5]
     fewer = {"ctc": {**CRITERIA["ctc"], "k": 1, "renorm": False}}
     assert write(ensemble, "exp/more", fewer, ["exp/teacher"]).manifest == first.manifest
     assert "exp/more: already there, 11 utterances" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fabricated import UTTERANCES, config, distilled, write_experiment, write_recipe, write_score
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
 from espnet_kd.recipe.report import NOTE, main
+from espnet_kd.store import Manifest, Record, ShardEntry, Tap, write_shard
 
 
 def report(*options: str) -> str:
@@ -108,3 +111,15 @@ def test_nothing_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match="exp: no experiment has a score of test or dev"):
         report()
     assert not Path("RESULTS.md").exists()
+
+
+def test_stores_have_a_table_of_their_own(recipe: Path) -> None:
+    assert "Stored targets" not in report()
+    store, taps = recipe / "exp/targets", {"ctc.ctc_lo": Tap("topk", 30, 4)}
+    rows = np.zeros(250, taps["ctc.ctc_lo"].row)
+    write_shard(store / "00001", [Record("u", 160000, None, {"ctc.ctc_lo": rows})], taps)
+    entry = ShardEntry("00001", "u", 1, fingerprint(store / "00001/index.jsonl"))
+    Manifest(({}, {}), "", {}, taps, {}, 16000, (entry,), 160000, 3600).write(store)
+    # 10 s; 3600 of 250 * 30 * 2 bytes; 3600 bytes * 360 = 1.296 MB per hour
+    row = cells(report(), "`targets`")
+    assert row[1:] == ["4 of 30 classes at ctc.ctc_lo", "2", "0.00", "0.00", "1.30", "24.0 %"]

@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from miniature_librispeech import write_librispeech
-from shell import TEMPLATE, failure, link_template, model, run
+from shell import TEMPLATE, failure, link_template, make_loud, model, run
 
 RECIPE = TEMPLATE.parents[1] / "librispeech" / "kd1"
 PARTS = {"dev-clean": 2, "dev-other": 2, "train-clean-100": 24, "train-clean-360": 6}
@@ -25,7 +24,7 @@ STUDENT = "asr_s_kl_raw_en_100_bpe30_train_clean_360_share0.5_max_rate1000_max_r
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the recipe with models of seconds; they hear next to nothing, but speak, see ``loud``."""
+    """A copy of the recipe with models of seconds; they hear nothing, but speak, see ``make_loud``."""
     root = link_template(tmp_path_factory.mktemp("librispeech") / "kd1")
     for name in ("run.sh", "db.sh"):
         shutil.copy(RECIPE / name, root / name)
@@ -43,17 +42,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def loud(tokens: Path) -> dict[str, torch.Tensor]:
-    """A bias by which a decoder says letters, and neither spaces nor unknown tokens nor nothing."""
-    names = tokens.read_text().splitlines()
-    return {"decoder.output_layer.bias": torch.tensor([9.0 if name.isalpha() else -9.0 for name in names])}
-
-
 def test_all_stages_and_a_second_generation(recipe: Path, tmp_path: Path) -> None:
     corpus = write_librispeech(tmp_path / "LibriSpeech", PARTS)
     command = ("--librispeech", str(corpus), *OPTIONS)
     output = run(recipe, *command, "--stop_stage", "5")
-    torch.save(loud(recipe / "data/en_100_token_list/bpe_unigram30/tokens.txt"), recipe / "loud.pth")
+    make_loud(recipe / "data/en_100_token_list/bpe_unigram30/tokens.txt", recipe / "loud.pth")
     output += run(recipe, *command, "--stage", "6")
     assert [line.partition(":")[0] for line in output.splitlines() if ": took " in line] == [
         *(f"stage {n}" for n in (*range(1, 12), *range(8, 13)))

@@ -1,29 +1,38 @@
-"""egs/swbd/kd1 on miniature Switchboard and Hub5'00, without training."""
+"""egs/swbd/kd1 on miniature Switchboard and Hub5'00, from the discs to a packed student."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from miniature_switchboard import write_eval2000, write_switchboard
-from shell import TEMPLATE, failure, link_template, run, script, sh
+from shell import TEMPLATE, Finished, failure, link_template, make_loud, model, run, script, sh
 
 from espnet_kd.recipe import scores
+from espnet_kd.store import Store
 
 RECIPE = TEMPLATE.parents[1] / "swbd" / "kd1"
 # What the miniature cannot have of the size of the real one.
 SMALL = (
-    "--local_data_opts",
-    "--dev_utterances 6",
-    "--nbpe",
-    "36",
-    "--ngpu",
-    "0",
-    "--nj",
-    "2",
-    "--inference_nj",
-    "1",
-)
+    "--local_data_opts", "--dev_utterances 6", "--nbpe", "36", "--ngpu", "0", "--nj", "1",
+    "--inference_nj", "1", "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml",
+    "--inference_config", "conf/greedy.yaml",
+)  # fmt: skip
+TEACHER = "exp/asr_t_raw_en_bpe36_sp"
+# The teacher twice: an ensemble for the price of one training.
+ESSENCE = ("--kd_config", "conf/essence.yaml", "--teacher_exp", f"{TEACHER} {TEACHER}")
+TOPK = {"type": "topk", "k": 3, "weight": 0.5, "reduction": "utterance"}
+CONFIGS = {
+    "t": model(1) | {"init_param": ["loud.pth"]},
+    "s": model(1) | {"init_param": ["loud.pth"]},
+    "essence": {
+        "teacher": {"store": "exp/targets_essence"},
+        "task_weight": 0.5,
+        "criteria": {"ctc": {**TOPK, "tap": "ctc.ctc_lo"}, "att": {**TOPK, "tap": "decoder"}},
+    },
+    "greedy": {"beam_size": 1, "ctc_weight": 0.0, "maxlenratio": 0.2, "minlenratio": 0.05},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +43,30 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return ("--swbd", *parts, "--eval2000", str(test))
 
 
-@pytest.fixture()
-def recipe(tmp_path: Path) -> Path:
-    root = link_template(tmp_path / "swbd" / "kd1")
+def write_recipe(root: Path) -> Path:
+    link_template(root)
     for name in ("run.sh", "db.sh"):
         shutil.copy(RECIPE / name, root)
     for name in ("local", "conf"):
         shutil.copytree(RECIPE / name, root / name)
     return root
+
+
+@pytest.fixture()
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path / "swbd" / "kd1")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, corpora: tuple[str, ...]) -> Finished:
+    """All twelve stages with models of seconds."""
+    root = write_recipe(tmp_path_factory.mktemp("swbd") / "kd1")
+    for name, config in CONFIGS.items():
+        (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    output = run(root, *corpora, *SMALL, "--stop_stage", "5")
+    make_loud(root / "data/en_token_list/bpe_unigram36/tokens.txt", root / "loud.pth")
+    output += run(root, *SMALL, "--stage", "6", "--stop_stage", "7")
+    return Finished(root, output + run(root, *SMALL, *ESSENCE, "--stage", "8"))
 
 
 def keys(path: Path) -> list[str]:
@@ -54,15 +79,37 @@ def test_the_corpora_must_be_given(recipe: Path, corpora: tuple[str, ...]) -> No
     assert "error: give --eval2000 DIRECTORY" in errors and not (recipe / "data").exists()
 
 
-def test_data_audio_and_tokens(recipe: Path, corpora: tuple[str, ...]) -> None:
-    run(recipe, *corpora, *SMALL, "--stop_stage", "5")
-    raw = recipe / "dump/raw"
+def test_data_audio_and_tokens(done: Finished) -> None:
+    raw = done.root / "dump/raw"
     assert [len(keys(raw / s / "text")) for s in ("train_nodup_sp", "train_dev", "eval2000")] == [78, 6, 4]
     samples = dict(line.split() for line in (raw / "eval2000/utt2num_samples").read_text().splitlines())
     # 0.15 to 0.95 s at 16 kHz, from one channel of a file at 8 kHz
     assert samples["en_4156-A_000025-000085"] == "12800"
     assert "i b m" in (raw / "train_nodup_sp/text").read_text()
-    assert (recipe / "data/en_token_list/bpe_unigram36/tokens.txt").read_text().startswith("<blank>\n<unk>\n")
+    tokens = done.root / "data/en_token_list/bpe_unigram36/tokens.txt"
+    assert tokens.read_text().startswith("<blank>\n<unk>\n")
+
+
+def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(done: Finished) -> None:
+    stages = [line.partition(":")[0] for line in done.output.splitlines() if ": took " in line]
+    assert stages == [f"stage {n}" for n in range(1, 13)]
+    store = Store(done.root / "exp/targets_essence").manifest
+    assert (store.utterances, len(store.teachers), {tap.k for tap in store.taps.values()}) == (84, 2, {3})
+    student = done.root / "exp/asr_s_essence_raw_en_bpe36_sp"
+    assert json.loads((student / "run.json").read_text())["teachers"] == [TEACHER, TEACHER]
+    assert "loss_kd_att" in (student / "train.log").read_text()
+    assert done.output.count("\nscored by ") == 3  # the ensemble's two members and the student
+    parts = [
+        scores.read(student / "greedy_asr_model_valid.acc.ave" / f"eval2000_{part}").total["wer"]
+        for part in ("swbd", "callhm", "all")
+    ]
+    assert parts[0].reference + parts[1].reference == parts[2].reference > 0
+    assert parts[2].reference > parts[2].deletions  # something was heard
+    table = (done.root / "RESULTS.md").read_text()
+    for heading in ("eval2000_swbd", "eval2000_callhm", "eval2000_all", "train_dev", "Stored targets"):
+        assert f"\n## {heading}" in table
+    assert table.count("| distilled: att, ctc |") >= 4
+    assert len(list(student.glob("*.zip"))) == 1
 
 
 @pytest.mark.parametrize("path", sorted((RECIPE / "conf").glob("*.yaml")), ids=lambda path: path.name)
@@ -72,25 +119,27 @@ def test_a_configuration_says_what_it_is(path: Path) -> None:
     assert all(f"\n# {word}:" in text for word in ("Needs", "Command", "Cost"))
 
 
-def test_the_official_scorer_runs_on_the_test_set_alone(recipe: Path, corpora: tuple[str, ...]) -> None:
-    run(recipe, *corpora, *SMALL, "--stop_stage", "1")
-    out = recipe / "exp/student/decode/eval2000"
+def test_the_official_scorer_runs_on_the_test_set_alone(done: Finished) -> None:
+    out = done.root / "perfect/decode/eval2000"
     out.mkdir(parents=True)
-    shutil.copy(recipe / "data/eval2000/text", out)
-    result = sh(recipe, "local/score.sh", "eval2000", str(out))
+    shutil.copy(done.root / "data/eval2000/text", out)
+    result = sh(done.root, "local/score.sh", "eval2000", str(out))
     assert result.returncode == 0 and result.stdout.startswith("scored by "), result.stderr
     parts = [
         scores.read(out.with_name(f"eval2000_{part}")).total["wer"] for part in ("swbd", "callhm", "all")
     ]
     assert parts[0] + parts[1] == parts[2] and parts[2].errors == 0 and parts[2].reference > 0
-    assert sh(recipe, "local/score.sh", "train_dev", "nowhere").stdout == ""
+    assert sh(done.root, "local/score.sh", "train_dev", "nowhere").stdout == ""
 
 
 def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, tmp_path: Path) -> None:
-    student = "exp/asr_student_conformer_kd_kl_raw_en_bpe2000_sp/decode_asr_model_valid.acc.ave"
+    tag = "decode_asr_model_valid.acc.ave"
+    student, other = f"exp/asr_student_conformer_kd_kl_raw_en_bpe2000_sp/{tag}", f"exp/other/{tag}"
     for name in ("train_dev", "eval2000"):
-        for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", f"{student}/{name}/text"):
+        decoded = [f"{directory}/{name}/text" for directory in (student, other)]
+        for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", *decoded):
             script(recipe / file, "")
+    script(recipe / f"exp/still_decoding/{tag}/train_dev/text", "")
     python = script(
         tmp_path / "python", '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n'
     )  # only notes its calls
@@ -102,6 +151,8 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]
     ]
-    assert [line.split()[0] for line in called] == ["score", "score", "score-eval2000", "report"]
+    each = ["score", "score", "score-eval2000"]
+    assert [line.split()[0] for line in called] == [*each, *each, "report"]
     assert called[2] == f"score-eval2000 {student}/eval2000 --data data/eval2000"
-    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[3]
+    assert called[5] == f"score-eval2000 {other}/eval2000 --data data/eval2000"
+    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[6]

@@ -95,6 +95,24 @@ def test_one_class_renormalised_is_the_hard_pseudo_label():
         torch.testing.assert_close(kd[b], expected.detach())
 
 
+def test_an_ensemble_is_asked_along_the_first_teachers_path():
+    given, options = lattices(), {"k": 6, "temperature": 1.5}
+    stored = path_targets(given.teacher, *given.batch, others=[given.student], **options)
+    alone = path_targets(given.teacher, *given.batch, **options)
+    assert torch.equal(stored.path.frames, alone.path.frames) and torch.equal(
+        stored.path.rows, alone.path.rows
+    )
+    found = torch.zeros_like(stored.log_probs).scatter(-1, stored.tokens, stored.log_probs.exp())
+    for b, t, y in reference.utterances(*given.batch):
+        p, q = ((reference.logits_of(j, b, t, y) / 1.5).softmax(-1) for j in (given.teacher, given.student))
+        nodes = stored.path.frames[b, : t + len(y)], stored.path.rows[b, : t + len(y)]
+        torch.testing.assert_close(found[b, : t + len(y)], ((p + q) / 2)[nodes].detach())
+    with pytest.raises(ValueError, match=r"a teacher of the ensemble has \(2, .* the first one \(3, 6, 5\)"):
+        path_targets(
+            given.teacher, *given.batch, k=1, others=[lattices(frames=(2, 1), labels=(1, 1)).teacher]
+        )
+
+
 @pytest.mark.parametrize("make", [collapsed_targets, lambda *given: path_targets(*given, k=3)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_targets_are_constant_and_in_float32_at_least(make, dtype):

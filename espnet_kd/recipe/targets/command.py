@@ -15,7 +15,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
 from espnet_kd.recipe import cluster, shards
 from espnet_kd.recipe.merge import merge_files
-from espnet_kd.store import Manifest, ShardEntry, Store, verify
+from espnet_kd.store import Manifest, ShardEntry, Store, verify, write_output_layer
+from espnet_kd.store.output_layer import NAME as OUTPUT_LAYER
 from espnet_kd.store.shard import INDEX, read_index
 from espnet_kd.store.tap import Number
 
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
     p.add_argument("--teacher", nargs="+", help="trained experiments (default: teacher.exp of --config)")
     p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
+    p.add_argument("--k", type=int, help="classes to keep (default: teacher.k, or as many as are needed)")
     p.add_argument(
         "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
     )
@@ -132,6 +134,7 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
         return None
     manifest, kept = store.manifest, store.manifest.settings
     whole = all((directory / shard.name).is_dir() for shard in manifest.shards)
+    whole = whole and (manifest.output_layer is None or (directory / OUTPUT_LAYER).is_file())
     same = kept["frontend"] == settings["frontend"] and len(kept["data"]) == len(settings["data"])
     same = same and all(d.items() <= k.items() for d, k in zip(settings["data"], kept["data"], strict=True))
     fits = misfit(manifest, asked.teacher, asked.tokens) is None
@@ -165,6 +168,7 @@ def _manifest(directory: Path, planned: list[shards.Shard], asked: Any, settings
         tuple(entries),
         samples,
         size,
+        write_output_layer(directory, asked.output_layer) if asked.output_layer else None,
     )
 
 

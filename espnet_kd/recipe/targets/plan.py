@@ -12,8 +12,8 @@ from espnet_kd.rate import DEFAULT_RATE
 from espnet_kd.recipe.merge import merge_files
 from espnet_kd.recipe.pseudo_label import dump
 from espnet_kd.recipe.targets.worker import needs_text
-from espnet_kd.rnnt import Joint
-from espnet_kd.store import Tap
+from espnet_kd.rnnt import Joint, PathTargets
+from espnet_kd.store import OutputLayer, Tap
 from espnet_kd.store.manifest import checksum, tokens_checksum
 from espnet_kd.tasks.attach import check_rate, check_tokens, common_temperatures, teacher_taps
 from espnet_kd.tasks.options import TeacherOptions, TermOptions, teacher_options, term_options
@@ -36,6 +36,7 @@ class Plan:
         probe: positions at each tap for the noise of ``teachers.probe``.
         tokens: the token list.
         rate: Hz.
+        output_layer: of a transducer whose projected outputs are kept, else None.
     """
 
     teacher: TeacherOptions
@@ -44,6 +45,7 @@ class Plan:
     probe: dict[str, int]
     tokens: list[str]
     rate: int
+    output_layer: OutputLayer | None = None
 
     def identities(self) -> list[dict[str, Any]]:
         """Fingerprints and weights of the teachers."""
@@ -77,8 +79,8 @@ def plan(args: argparse.Namespace) -> Plan:
     wanted = dict(config.get("teacher") or {})
     wanted |= {
         key: getattr(args, name)
-        for key, name in (("exp", "teacher"), ("store", "store"))
-        if getattr(args, name)
+        for key, name in (("exp", "teacher"), ("store", "store"), ("k", "k"))
+        if getattr(args, name) is not None
     }
     options = teacher_options(wanted)
     if not options.directories or options.store is None:
@@ -95,10 +97,11 @@ def plan(args: argparse.Namespace) -> Plan:
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
     ensemble = len(experiments) > 1
-    sizes = {path: _size(seen[path].values) for path in paths}
-    taps = {p: _tap(p, sizes[p], terms, options.k, args.number, temperatures, ensemble) for p in sizes}
-    positions = {path: seen[path].values.shape[1] for path in paths}
-    return Plan(options, terms, taps, positions, experiments[0].tokens, rate)
+    taps = {p: _tap(p, seen[p].values, terms, options.k, args.number, temperatures, ensemble) for p in paths}
+    positions = {path: int(seen[path].lengths.max()) for path in paths}
+    joints = [seen[path].values for path, tap in taps.items() if tap.kind == "joint"]
+    layer = _output_layer(joints[0]) if joints else None
+    return Plan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
 
 
 def load(options: TeacherOptions) -> list[Experiment]:
@@ -114,26 +117,35 @@ def load(options: TeacherOptions) -> list[Experiment]:
     return experiments
 
 
-def _size(values: Any) -> int:
-    """Classes or features."""
-    return int(values.classes if isinstance(values, Joint) else values.shape[-1])
-
-
-def _lattice_tap(size: int, term: TermOptions, k: int | None, number: Any) -> Tap:
-    criterion = term.build()
+def _lattice_tap(values: Joint | PathTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
+    """What the kind needs; all but two need the whole lattice, which its projected outputs stand for."""
+    criterion, ensemble = term.build(), isinstance(values, PathTargets)
+    size = values.tokens.shape[-1] if ensemble else values.classes
     if criterion.kind == "collapsed":
         return Tap("collapsed", size, 0, criterion.temperature, number)
     if criterion.kind == "one_best":
         return Tap("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
-    raise UserError(
-        f"criteria: {term.term.name}: of a lattice the kinds collapsed and one_best can be stored, not "
-        f"{criterion.kind}: use an online teacher"
-    )
+    return Tap("joint", values.enc.shape[-1], number=number)
+
+
+def _output_layer(joint: Joint) -> OutputLayer:
+    """Of a joint network, for the store.
+
+    Raises:
+        UserError: its activation has no name that a store knows.
+    """
+    if not isinstance(joint.activation, str):
+        raise UserError(
+            f"a joint network with {type(joint.activation).__name__} cannot be stored, only one with tanh: "
+            "use the kind collapsed or one_best, or an online teacher"
+        )
+    weight, bias = (x.detach().float().cpu().numpy() for x in (joint.weight, joint.bias))
+    return OutputLayer(weight, bias, joint.activation)
 
 
 def _tap(
     path: str,
-    size: int,
+    values: Any,
     terms: Sequence[TermOptions],
     k: int | None,
     number: Any,
@@ -143,7 +155,8 @@ def _tap(
     """Classes if every criterion at the tap needs no more than them, else values as they are."""
     here = [t for t in terms if t.term.teacher_tap == path]
     if path == LATTICE:
-        return _lattice_tap(size, here[0], k, number)
+        return _lattice_tap(values, here[0], k, number)
+    size = values.shape[-1]
     needed = [getattr(t.build(), "k", None) for t in here]
     softened = {t.build().temperature for t in here if hasattr(t.build(), "temperature")}
     if not here or None in needed or len(softened) > 1:

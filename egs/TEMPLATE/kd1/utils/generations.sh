@@ -72,6 +72,19 @@ peer_dirs() {
     if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
 }
 
+# unscored_dirs: other experiments that are decoded as this one is, but not scored; the table shows them all.
+unscored_dirs() {
+    local dir set unscored
+    for dir in "${expdir}"/*/"${inference_tag}"; do
+        unscored=
+        for set in "${evaluated[@]}"; do
+            [ -e "${dir}/${set}/text" ] || continue 2
+            [ -e "${dir}/${set}/score.json" ] || unscored=yes
+        done
+        [ -z "${unscored}" ] || echo "${dir%/*}"
+    done
+}
+
 # select_generation GENERATION: whose student stages 8 to 11 train, and by whom it is taught.
 select_generation() {
     current_generation=$1
