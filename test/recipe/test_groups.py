@@ -88,14 +88,15 @@ def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
     trained = str(tmp_path / "mutual")
     plan = {
         "student": (config(), {}),
-        "mutual": (config(mutual={"peers": 2}), {}),
+        "mutual_peer1": (config(mutual={"peers": 2, "peer": 1}), {"source": trained}),
         "mutual_peer2": (config(1001, mutual={"peers": 2, "peer": 2}), {"source": trained}),
     }
     for name, (settings, info) in plan.items():
         write_experiment(tmp_path / name, settings, {"role": "student", **info})
         write_score(tmp_path / name, "test", wrong=3)
-        if not info:
-            write_checkpoint(tmp_path / name, 100, epochs=1)
+    (tmp_path / "mutual").mkdir()
+    for name in ("student", "mutual"):
+        write_checkpoint(tmp_path / name, 100, epochs=1)
     assert [(g.label, g.updates, g.baseline and g.baseline.name) for g in groups(tmp_path)] == [
         ("student", 100, None),
         ("distilled: mutual learning", 100, "student"),

@@ -91,17 +91,13 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
     for name in ("train_dev", "eval2000"):
         for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", f"{student}/{name}/text"):
             script(recipe / file, "")
-    python = script(
-        tmp_path / "python", '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n'
-    )  # only notes its calls
-    options = (
-        "--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml", "--teacher_config", "",
-        "--peers", "first",
-    )  # fmt: skip
+    notes = '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n[ "$3" != peers ] || echo "$4"\n'
+    python = script(tmp_path / "python", notes)  # only notes its calls
+    options = ("--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml", "--teacher_config", "")
     run(recipe, *options, "--python", str(python), calls=str(tmp_path / "calls"))
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]
     ]
-    assert [line.split()[0] for line in called] == ["score", "score", "score-eval2000", "report"]
-    assert called[2] == f"score-eval2000 {student}/eval2000 --data data/eval2000"
-    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[3]
+    assert [line.split()[0] for line in called] == ["peers", "score", "score", "score-eval2000", "report"]
+    assert called[3] == f"score-eval2000 {student}/eval2000 --data data/eval2000"
+    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[4]

@@ -67,9 +67,9 @@ student_of() {
     echo "${name}"
 }
 
-# peer_dirs: the student, or all peers of a mutual training.
+# peer_dirs: the student, or the peers of a mutual training.
 peer_dirs() {
-    if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
+    "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
 }
 
 # select_generation GENERATION: whose student stages 8 to 11 train, and by whom it is taught.
