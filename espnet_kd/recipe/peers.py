@@ -80,7 +80,7 @@ def _extract(source: Path, target: Path, number: int) -> None:
     """Write one peer's tensors under their stock names."""
     import torch
 
-    from espnet_kd.teachers.experiment import load_tensors
+    from espnet_kd.teachers.checkpoint import load_tensors
 
     state, prefix = load_tensors(source), f"kd_peers.{number}."
     if number == 1:

@@ -15,7 +15,7 @@ from test_resume import same_models
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.peers import export
-from espnet_kd.teachers.experiment import load_checkpoint
+from espnet_kd.teachers.checkpoint import load_checkpoint
 
 RAMP = {"schedule": "linear", "from": 0.0, "to": 1.0, "begin": 1, "steps": 6}
 

@@ -84,6 +84,15 @@ def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path
     assert sorted(g.label for g in groups(tmp_path)) == ["distilled: ctc (w1)", "distilled: ctc (w10)"]
 
 
+def test_ensembles_of_other_seeds_are_one_row(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        members = [f"exp/student_seed{seed}_peer{peer}" for peer in (1, 2)]
+        settings = {"token_list": ["<blank>"], "seed": seed, "ensemble": members}
+        write_experiment(tmp_path / f"student_seed{seed}_ensemble", settings, {"role": "teacher"})
+        write_score(tmp_path / f"student_seed{seed}_ensemble", "test", wrong=3)
+    assert [(g.label, [r.seed for r in g.runs]) for g in groups(tmp_path)] == [("ensemble of 2", [1, 2])]
+
+
 def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
     trained = str(tmp_path / "mutual")
     plan = {
