@@ -1,7 +1,7 @@
 """``espnet-kd peers EXP``: give every peer of a mutual training a stock experiment directory of its own.
 
-The training, ``EXP``, keeps all peers, to go on from. Peer 1 gets ``EXP_peer1``, and so on, with its config.yaml
-and, under the names that ESPnet gives them, the checkpoints that were selected and averaged by its own statistics.
+The training, ``EXP``, keeps all peers, to go on from. Peer 1 gets ``EXP_peer1``, and so on, with its
+config.yaml and, under ESPnet's names, the checkpoints that were selected and averaged by its own statistics.
 """
 
 import argparse

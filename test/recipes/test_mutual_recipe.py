@@ -16,7 +16,7 @@ OPTIONS = ("--kd_config", "conf/mutual.yaml")
             ("--peers", "ensemble", "--asr_task", "asr_transducer"),
             "--peers ensemble: transducers cannot be decoded together",
         ),
-        (("--generation", "2"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out --generation"),
+        (("--generation", "2"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
         (("--unlabelled_sets", "extra"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
     ],
 )

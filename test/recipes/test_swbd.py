@@ -93,8 +93,8 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
             script(recipe / file, "")
     notes = '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n[ "$3" != peers ] || echo "$4"\n'
     python = script(tmp_path / "python", notes)  # only notes its calls
-    options = ("--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml", "--teacher_config", "")
-    run(recipe, *options, "--python", str(python), calls=str(tmp_path / "calls"))
+    options = ("--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml")
+    run(recipe, *options, "--teacher_config", "", "--python", str(python), calls=str(tmp_path / "calls"))
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]
     ]
