@@ -124,7 +124,8 @@ def check_packed_peers(exp: Path) -> None:
     trained = torch.load(exp / "valid.acc.ave.pth", weights_only=True)
     for prefix, peer in (("", f"{STUDENT}_peer1"), ("kd_peers.2.", f"{STUDENT}_peer2")):
         with zipfile.ZipFile(exp.with_name(peer) / f"{peer}_valid.acc.ave.zip") as packed:
-            content = packed.read(f"exp/{peer}/valid.acc.ave.pth")
+            (file,) = (name for name in packed.namelist() if name.endswith(".pth"))
+            content = packed.read(file)
         own = torch.load(io.BytesIO(content), weights_only=True)
         assert own.keys() == {name for name in trained if not name.startswith("kd_")}
         assert all(torch.equal(value, trained[prefix + name]) for name, value in own.items())
