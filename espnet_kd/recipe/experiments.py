@@ -182,6 +182,8 @@ def settings(run: Run) -> str:
     }
     if run.before is not None:
         kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
+    if "ensemble" in kept:
+        kept["ensemble"] = [without_seed(name) for name in kept["ensemble"]]
     return json.dumps(kept, sort_keys=True, default=str)
 
 

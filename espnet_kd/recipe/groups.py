@@ -70,7 +70,8 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     families: dict[str, list[Group]] = {}
     for group in groups:
         if group.kind == "teacher":
-            group.label = "teacher"
+            members = group.runs[0].config.get("ensemble")
+            group.label = f"ensemble of {len(members)}" if members else "teacher"
         else:
             families.setdefault(experiments.architecture(group.runs[0]), []).append(group)
     for family in families.values():

@@ -1,18 +1,23 @@
 """``espnet-kd peers EXP``: give every peer of a mutual training a stock experiment directory of its own.
 
-Peer 1 is the training's own directory ``EXP``. Peer 2 gets ``EXP_peer2`` with its config.yaml and, under the
-names that ESPnet gives them, the checkpoints that were selected and averaged by its own statistics.
+The training, ``EXP``, keeps all peers, to go on from. Peer 1 gets ``EXP_peer1``, and so on, with its
+config.yaml and, under ESPnet's names, the checkpoints that were selected and averaged by its own statistics.
 """
 
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.recipe.checkpoints import OWN_PREFIX
 from espnet_kd.recipe.merge import dump, read_config
+
+# valid.acc_peer2.best.pth, valid.acc_peer2.ave_10best.pth; those of peer 1 do not say so
+SELECTED = re.compile(r"\w+\.\w+?(_peer(?P<peer>\d+))?\.(best|ave[\w.]*)\.pth")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,18 +39,17 @@ def export(exp: Path) -> list[Path]:
         return [exp]
     from espnet_kd.tasks.peers import peer_changes
 
-    directories = [exp]
-    for number in range(2, 2 + len(peer_changes(config["mutual"]))):
-        directories.append(exp.with_name(f"{exp.name}_peer{number}"))
-        _export(exp, directories[-1], config, number)
+    count = 1 + len(peer_changes(config["mutual"]))
+    directories = [exp.with_name(f"{exp.name}_peer{number}") for number in range(1, 1 + count)]
+    for number, directory in enumerate(directories, 1):
+        _export(exp, directory, config, number)
     return directories
 
 
 def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     from espnet_kd.tasks.peers import peer_config
 
-    mark = f"_peer{number}."
-    sources = sorted(path for path in exp.glob(f"*{mark}*pth") if path.exists())
+    sources = sorted(p for p in exp.glob("*.pth") if p.exists() and _selected_for(p.name) == number)
     if not any(".ave" in path.name for path in sources):
         raise UserError(f"{exp} has no averaged checkpoint of peer {number}: finish its training first")
     record: dict[str, Any] = {}
@@ -54,22 +58,35 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     _write(out / "config.yaml", dump({**peer_config(config, number), "output_dir": str(out)}))
     _write(out / "run.json", json.dumps({**record, "source": str(exp.resolve())}, indent=1) + "\n")
     for source in sources:
-        target = out / source.name.replace(mark, ".")
+        target = out / _stock_name(source.name, number)
         original = os.readlink(source) if source.is_symlink() else ""
-        if mark in original:  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
-            _link(target, original.replace(mark, "."))
+        if _selected_for(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
+            _link(target, _stock_name(original, number))
         elif not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-            _extract(source, target, f"kd_peers.{number}.")
+            _extract(source, target, number)
 
 
-def _extract(source: Path, target: Path, prefix: str) -> None:
+def _selected_for(name: str) -> int | None:
+    """The peer by whose statistics a model file was selected; None of any other file."""
+    match = SELECTED.fullmatch(name)
+    return int(match["peer"] or 1) if match else None
+
+
+def _stock_name(name: str, number: int) -> str:
+    return name.replace(f"_peer{number}.", ".")
+
+
+def _extract(source: Path, target: Path, number: int) -> None:
     """Write one peer's tensors under their stock names."""
     import torch
 
-    from espnet_kd.teachers.experiment import load_tensors
+    from espnet_kd.teachers.checkpoint import load_tensors
 
-    state = load_tensors(source)
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state, prefix = load_tensors(source), f"kd_peers.{number}."
+    if number == 1:
+        own = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
+    else:
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not own:
         raise UserError(f"{source} has no tensors {prefix}*: it does not belong to its config.yaml")
     with atomic_path(target) as temporary:

@@ -66,7 +66,12 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
         wanted = " or ".join(sets)
         raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
     phases = {id(phase) for run in scored for phase in run.phases}  # no results of their own
-    unscored = [run for run in runs if not run.scores and id(run) not in phases]
+    exported = {Path(run.info["source"]) for run in scored if "source" in run.info}  # in peers
+    unscored = [
+        run
+        for run in runs
+        if not run.scores and id(run) not in phases and run.directory.resolve() not in exported
+    ]
     return make_groups(scored, args.metric), unscored
 
 

@@ -15,7 +15,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.models.mutual import MutualLearning
 from espnet_kd.tasks.mutual import train_apart
-from espnet_kd.teachers.experiment import load_checkpoint
+from espnet_kd.teachers.checkpoint import load_checkpoint
 
 CHECKPOINT = "checkpoint.pth"
 BACKUP = "checkpoint.previous.pth"

@@ -1,7 +1,6 @@
 """Load any stock ESPnet experiment directory, read-only and checked."""
 
 import argparse
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.rate import heard_rate
+from espnet_kd.teachers.checkpoint import load_tensors
 
 # The first of these that exists is the checkpoint of an experiment.
 CHECKPOINTS = (
@@ -90,40 +90,6 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     if getattr(model.encoder, "dynamic_chunk_training", False):
         model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
     return Experiment(model, directory, path, heard_rate(config))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain values without running anything that it contains.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds more than that.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} holds code or damaged data, not only tensors: refused; save it as a plain state dict"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        reason = (str(e) or type(e).__name__).splitlines()[0]
-        raise UserError(f"{path} is damaged or truncated ({reason}): copy or train it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, as ``load_checkpoint`` does.
-
-    Raises:
-        UserError: the file is damaged or holds more than tensors.
-    """
-    state = load_checkpoint(path)
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(
-            f"{path} is not a state dict of tensors: give the model file, such as valid.acc.ave.pth"
-        )
-    return state
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -75,4 +75,4 @@ def test_its_directory_is_a_row_of_the_report(recipe: Recipe) -> None:
             ["--expdir", "exp", "--dumpdir", "dump", "--test_sets", "dev", "--valid_set", "dev",
              "--inference_tag", "inference", "--out", "R.md", "--images", "images", "--title", "T"]
         )  # fmt: skip
-        assert "| teacher | unknown | unknown | 0 |" in Path("R.md").read_text()
+        assert "| ensemble of 2 | unknown | unknown | 3 |" in Path("R.md").read_text()

@@ -54,7 +54,7 @@ def test_auto_becomes_the_choice_and_is_logged(recipe: Recipe, caplog: pytest.Lo
 
 
 def test_hard_targets_need_no_teacher_in_training(recipe: Recipe) -> None:
-    from espnet_kd.teachers.experiment import load_checkpoint
+    from espnet_kd.teachers.checkpoint import load_checkpoint
 
     kl = {"ctc": {"type": "kl", "weight": 1.0, "tap": "ctc.ctc_lo"}}
     exp = recipe.train("exp/hard", "student", teacher={"exp": "exp/teacher"}, criteria=kl, targets="hard")

@@ -10,7 +10,7 @@ import yaml
 from recipe import KL, MODELS, Recipe
 
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.experiment import load_checkpoint
+from espnet_kd.teachers.checkpoint import load_checkpoint
 
 CHECKPOINT = "valid.loss_transducer.ave.pth"
 WITHOUT_US = """

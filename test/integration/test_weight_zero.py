@@ -3,7 +3,7 @@
 import torch
 from recipe import KL, Recipe
 
-from espnet_kd.teachers.experiment import load_checkpoint
+from espnet_kd.teachers.checkpoint import load_checkpoint
 
 
 def losses(exp, key):

@@ -84,18 +84,28 @@ def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path
     assert sorted(g.label for g in groups(tmp_path)) == ["distilled: ctc (w1)", "distilled: ctc (w10)"]
 
 
+def test_ensembles_of_other_seeds_are_one_row(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        members = [f"exp/student_seed{seed}_peer{peer}" for peer in (1, 2)]
+        settings = {"token_list": ["<blank>"], "seed": seed, "ensemble": members}
+        write_experiment(tmp_path / f"student_seed{seed}_ensemble", settings, {"role": "teacher"})
+        write_score(tmp_path / f"student_seed{seed}_ensemble", "test", wrong=3)
+    assert [(g.label, [r.seed for r in g.runs]) for g in groups(tmp_path)] == [("ensemble of 2", [1, 2])]
+
+
 def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
     trained = str(tmp_path / "mutual")
     plan = {
         "student": (config(), {}),
-        "mutual": (config(mutual={"peers": 2}), {}),
+        "mutual_peer1": (config(mutual={"peers": 2, "peer": 1}), {"source": trained}),
         "mutual_peer2": (config(1001, mutual={"peers": 2, "peer": 2}), {"source": trained}),
     }
     for name, (settings, info) in plan.items():
         write_experiment(tmp_path / name, settings, {"role": "student", **info})
         write_score(tmp_path / name, "test", wrong=3)
-        if not info:
-            write_checkpoint(tmp_path / name, 100, epochs=1)
+    (tmp_path / "mutual").mkdir()
+    for name in ("student", "mutual"):
+        write_checkpoint(tmp_path / name, 100, epochs=1)
     assert [(g.label, g.updates, g.baseline and g.baseline.name) for g in groups(tmp_path)] == [
         ("student", 100, None),
         ("distilled: mutual learning", 100, "student"),

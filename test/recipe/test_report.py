@@ -85,6 +85,10 @@ def test_sets_have_their_own_tables_and_the_validation_set_is_last(recipe: Path)
 def test_what_a_reader_must_know(recipe: Path) -> None:
     (recipe / "exp/taught/decode_asr_model_valid.acc.ave/dev/score.json").unlink()
     write_experiment(recipe / "exp/lost", config())
+    mutual = config(mutual={"peers": 2})
+    trained = write_experiment(recipe / "exp/mutual", mutual)  # scored as its peers
+    info = {"source": str(trained.resolve())}
+    write_score(write_experiment(recipe / "exp/mutual_peer1", mutual, info), "test", 3)
     write_score(write_experiment(recipe / "exp/odd", distilled(5, max_epoch=77), {"done": False}), "test", 3)
     text = report()
     assert "- distilled: ctc (taught): seed 1 has no score of dev." in text

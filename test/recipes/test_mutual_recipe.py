@@ -1,41 +1,63 @@
-"""Peers in a recipe: trained together, decoded one by one."""
+"""What a recipe does with peers, without training any; all stages with them are in test_csj_recipe.py."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from shell import Finished, failure, run
+from shell import failure, run, script
 
-STUDENT = Path("exp/asr_student_mutual_raw_char_sp")
+KD = ("--kd_config", "conf/mutual.yaml")
+STUDENT = "exp/asr_student_mutual_raw_char_sp"
 TAG = "decode_asr_model_valid.acc.ave"
-OPTIONS = ("--kd_config", "conf/mutual.yaml", "--test_sets", "dev")
+# Notes its calls, and knows two peers.
+PYTHON = """#!/usr/bin/env bash
+echo "$*" >> calls
+[ "$3" != peers ] || printf '%s\\n' "$4_peer1" "$4_peer2"
+"""
 
 
 @pytest.fixture()
-def recipe(finished: Finished, tmp_path: Path) -> Path:
-    """A copy of the finished recipe, with a configuration of peers."""
-    root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
-    att = {"type": "kl", "tap": "decoder", "reduction": "utterance"}
-    config = {"mutual": {"criteria": {"att": att}}, "scheduled_sampling": {"probability": 0.5}}
-    (root / "conf" / "mutual.yaml").write_text(yaml.safe_dump(config))
-    return root
+def mutual(recipe: Path) -> Path:
+    (recipe / "conf" / "mutual.yaml").write_text("mutual: {peers: 2}\n")
+    return recipe
 
 
-def test_every_peer_is_decoded(recipe: Path) -> None:
-    run(recipe, *OPTIONS, "--stage", "9", "--stop_stage", "10")
-    second = recipe / f"{STUDENT}_peer2"
-    assert (second / "valid.acc.ave.pth").exists() and (second / "config.yaml").exists()
-    for peer in (recipe / STUDENT, second):
-        assert (peer / TAG / "dev" / "text").exists()
-    assert not yaml.safe_load((recipe / STUDENT / "train.yaml").read_text()).get("teacher")
+@pytest.mark.parametrize(
+    ("peers", "decoded", "together"),
+    [("first", ["1"], False), ("each", ["1", "2"], False), ("ensemble", ["1", "2"], True)],
+)
+def test_which_peers_are_decoded(mutual: Path, peers: str, decoded: list[str], together: bool) -> None:
+    for name in ("wav.scp", "text", "utt2num_samples"):
+        script(mutual / "dump/raw/dev" / name, "u 1\n")
+    for end in ("", "_peer1", "_peer2", "_ensemble"):
+        for name in ("config.yaml", "valid.acc.ave.pth", f"{TAG}/dev/text"):
+            script(mutual / f"{STUDENT}{end}" / name, "")
+    python = str(script(mutual / "python", PYTHON))
+    options = ("--stage", "10", "--stop_stage", "10", "--test_sets", "dev", "--peers", peers)
+    output = run(mutual, *KD, *options, "--python", python)
+    assert output.splitlines()[1:-1][: len(decoded)] == [
+        f"{STUDENT}_peer{number}/{TAG}/dev: already decoded" for number in decoded
+    ]
+    calls = [line.split() for line in (mutual / "calls").read_text().splitlines()[2:]]
+    assert [call[2] for call in calls] == (["decode-ensemble", "score"] if together else [])
+    if together:
+        assert " ".join(calls[0]).startswith(
+            f"-m espnet_kd decode-ensemble --teacher {STUDENT}_peer1 {STUDENT}_peer2 "
+            f"--checkpoint valid.acc.ave.pth --out {STUDENT}_ensemble "
+        )
 
 
-def test_a_peer_that_is_not_each_or_first(recipe: Path) -> None:
-    errors = failure(recipe, *OPTIONS, "--peers", "all")
-    assert errors == "kd.sh: error: --peers all is neither each nor first\n"
-
-
-@pytest.mark.parametrize("option", [("--generation", "2"), ("--unlabelled_sets", "extra")])
-def test_peers_have_no_teacher(recipe: Path, option: tuple[str, str]) -> None:
-    assert "peers have no teacher: leave out" in failure(recipe, *OPTIONS, *option)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--peers", "all"), "--peers all is not each, first or ensemble"),
+        (
+            ("--peers", "ensemble", "--asr_task", "asr_transducer"),
+            "--peers ensemble: transducers cannot be decoded together",
+        ),
+        (("--generation", "2"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
+        (("--unlabelled_sets", "extra"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
+    ],
+)
+def test_options_that_do_not_fit(mutual: Path, options: tuple[str, ...], message: str) -> None:
+    errors = failure(mutual, *KD, *options)
+    assert errors.startswith(f"kd.sh: error: {message}") and errors.count("\n") == 1

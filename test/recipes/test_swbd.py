@@ -140,19 +140,15 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
         for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", *decoded):
             script(recipe / file, "")
     script(recipe / f"exp/still_decoding/{tag}/train_dev/text", "")
-    python = script(
-        tmp_path / "python", '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n'
-    )  # only notes its calls
-    options = (
-        "--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml", "--teacher_config", "",
-        "--peers", "first",
-    )  # fmt: skip
-    run(recipe, *options, "--python", str(python), calls=str(tmp_path / "calls"))
+    notes = '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n[ "$3" != peers ] || echo "$4"\n'
+    python = script(tmp_path / "python", notes)  # only notes its calls
+    options = ("--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml")
+    run(recipe, *options, "--teacher_config", "", "--python", str(python), calls=str(tmp_path / "calls"))
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]
     ]
     each = ["score", "score", "score-eval2000"]
-    assert [line.split()[0] for line in called] == [*each, *each, "report"]
-    assert called[2] == f"score-eval2000 {student}/eval2000 --data data/eval2000"
-    assert called[5] == f"score-eval2000 {other}/eval2000 --data data/eval2000"
-    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[6]
+    assert [line.split()[0] for line in called] == ["peers", *each, *each, "report"]
+    assert called[3] == f"score-eval2000 {student}/eval2000 --data data/eval2000"
+    assert called[6] == f"score-eval2000 {other}/eval2000 --data data/eval2000"
+    assert " --test_sets eval2000_swbd eval2000_callhm eval2000_all --valid_set train_dev " in called[7]

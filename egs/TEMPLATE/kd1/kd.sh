@@ -46,7 +46,7 @@ student_args=               # training options that override student_config, suc
 kd_config=                  # list: configuration of the distillation, or of its phases, each from the student of the
                             # one before; empty trains the student without a teacher
 decode_ensemble=false       # true decodes several teachers together, too: a row of the table
-peers=each                  # each or first: which models of a mutual training are decoded and packed
+peers=each                  # of a mutual training, what is decoded: each, first, or ensemble: each and all together
 pseudo_label_args=          # options of pseudo-label, such as "--keep_top 80"
 targets_args=               # options of `espnet_kd targets` in stage 8, such as "--number float32"
 cluster=local               # where both work: local, or YAML of a Dask cluster
@@ -92,7 +92,8 @@ done
 [ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
     error "--generation ${generation}: without --unlabelled_sets or --kd_config no student learns from the one before it"
 teacher_inference_config=${teacher_inference_config:-${inference_config}}
-[[ ${peers} = each || ${peers} = first ]] || error "--peers ${peers} is neither each nor first"
+[[ ${peers} =~ ^(each|first|ensemble)$ ]] || error "--peers ${peers} is not each, first or ensemble"
+[ "${peers} ${asr_task}" != "ensemble asr_transducer" ] || error "--peers ensemble: transducers cannot be decoded together"
 read -ra kd_configs <<< "${kd_config//,/ }"
 if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
     [ "${generation}${unlabelled_sets}" = 1 ] || error "--kd_config ${kd_config}: peers have no teacher: leave out --generation and --unlabelled_sets"
@@ -233,7 +234,7 @@ stage_8() {
         as_teacher decode "${dir}" "${valid_set}"
         as_teacher score "${dir}" "${valid_set}"
     done
-    together "${valid_set}"
+    teachers_together "${valid_set}"
     [ -z "${mixed}" ] || pseudo_label
     [ ${#teachers[@]} -eq 0 ] || write_targets
 }
@@ -259,7 +260,8 @@ stage_10() {
     for dir in ${dirs}; do
         decode "${dir}" "${evaluated[@]}"
     done
-    together "${evaluated[@]}"
+    teachers_together "${evaluated[@]}"
+    [[ ${peers} != ensemble || ${dirs} = "${student}" ]] || together "${student}_ensemble" "${dirs}" "${evaluated[@]}"
 }
 
 stage_11() {

@@ -6,9 +6,10 @@ scored and reported as any other. ESPnet's own search; each utterance alone; an 
 
 import argparse
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, write_table
@@ -82,15 +83,15 @@ def decode(args: argparse.Namespace, data: Path, where: cluster.Cluster) -> None
     work = partial(search.work, specs=specs, mean=args.mean)
     decoding.decode(dump.read(data), target / DECODE, settings, None, work, where, prepare)
     labels = [label(record) for record in shards.read(target / DECODE)]
-    record(args, members[0].config["token_list"])
+    record(args, members[0].config)
     write_table(target / "text", {item.utt: item.text for item in labels})
     print(f"{target}/text: {len(labels)} utterances")
 
 
-def record(args: argparse.Namespace, tokens: list[str]) -> None:
-    """Make the directory one that a report has a row for."""
+def record(args: argparse.Namespace, first: Mapping[str, Any]) -> None:
+    """Make the directory one that a report has a row for; the seed is that of the first member."""
     names = [str(directory) for directory in args.teacher]
-    config = {"token_list": tokens, "ensemble": names, "mean": args.mean}
+    config = {key: first.get(key) for key in ("token_list", "seed")} | {"ensemble": names, "mean": args.mean}
     info = {"role": "teacher", "ensemble": names, "done": True}
     for name, text in (("config.yaml", merge.dump(config)), ("run.json", json.dumps(info, indent=1) + "\n")):
         with atomic_path(args.out / name) as temporary:

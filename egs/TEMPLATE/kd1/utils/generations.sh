@@ -67,9 +67,9 @@ student_of() {
     echo "${name}"
 }
 
-# peer_dirs: the student, or all peers of a mutual training.
+# peer_dirs: the student, or the peers of a mutual training.
 peer_dirs() {
-    if [ "${peers}" = first ]; then echo "${student}"; else "${python}" -m espnet_kd peers "${student}"; fi
+    "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
 }
 
 # unscored_dirs: other experiments that are decoded as this one is, but not scored; the table shows them all.

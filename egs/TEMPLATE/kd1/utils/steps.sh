@@ -202,15 +202,21 @@ score() {
     done
 }
 
-# together SET...: decode and score the teachers as an ensemble.
+# together OUT MEMBERS SET...: decode and score models as an ensemble.
 together() {
-    local exp=${expdir}/ensemble_of_${#teachers[@]} words=(--ngpu 0 --workers "${inference_nj}")
-    [ "${decode_ensemble}" = true ] || return 0
+    local exp=$1 members words=(--ngpu 0 --workers "${inference_nj}")
+    read -ra members <<< "${2//$'\n'/ }"
+    shift 2
     [ "${gpu_inference}" != true ] || words=(--ngpu 1)
     [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
-    "${python}" -m espnet_kd decode-ensemble --teacher "${teachers[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+    "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
         --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${@/#/${raw}/}" "${words[@]}"
     score "${exp}" "$@"
+}
+
+# teachers_together SET...: if that is wanted.
+teachers_together() {
+    [ "${decode_ensemble}" != true ] || together "${expdir}/ensemble_of_${#teachers[@]}" "${teachers[*]}" "$@"
 }
 
 # pack EXP STATISTICS: a zip file that ESPnet unpacks anywhere.
