@@ -272,7 +272,7 @@ stage_11() {
     for dir in ${dirs}; do
         as_teacher score "${dir}" "${evaluated[@]}"
     done
-    dirs=$( (peer_dirs; unscored_dirs) | sort -u)
+    dirs=$( (peer_dirs && unscored_dirs) | sort -u)
     for dir in ${dirs}; do
         score "${dir}" "${evaluated[@]}"
     done
