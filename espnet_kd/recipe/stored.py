@@ -1,5 +1,8 @@
 """The table of stored targets in RESULTS.md: what each store takes on disk."""
 
+import json
+from pathlib import Path
+
 from espnet_kd.recipe.groups import Group
 from espnet_kd.recipe.tables import table
 from espnet_kd.store import Manifest, Store
@@ -18,11 +21,20 @@ def section(groups: list[Group]) -> list[str]:
         UserError: one is damaged.
     """
     parents = {run.directory.parent for group in groups for run in group.runs}
-    found = sorted(path.parent for parent in parents for path in parent.glob(f"*/{NAME}"))
+    found = sorted(path.parent for parent in parents for path in parent.glob(f"*/{NAME}") if _is_store(path))
     if not found:
         return []
     head = ["store", "keeps", "teachers", "hours of speech", "MB", "MB per hour", "of all values"]
     return ["## Stored targets", table(head, [_row(Store(path)) for path in found]), NOTE]
+
+
+def _is_store(manifest: Path) -> bool:
+    """False for the manifest of pseudo-labels, say."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "taps" in content
 
 
 def _row(store: Store) -> list[str]:

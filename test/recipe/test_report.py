@@ -118,6 +118,8 @@ def test_nothing_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_stores_have_a_table_of_their_own(recipe: Path) -> None:
+    (recipe / "exp/labels").mkdir()
+    (recipe / "exp/labels/manifest.json").write_text('{"kept": 3}')  # of pseudo-labels
     assert "Stored targets" not in report()
     store, taps = recipe / "exp/targets", {"ctc.ctc_lo": Tap("topk", 30, 4)}
     rows = np.zeros(250, taps["ctc.ctc_lo"].row)
