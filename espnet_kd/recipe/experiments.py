@@ -94,7 +94,7 @@ class Run:
     @cached_property
     def history(self) -> history.History:
         """Statistics by epoch; those of a teacher from another recipe lie where it was trained (`adopt`)."""
-        return history.read(Path(self.info.get("source") or self.directory)).of_peer(self.peer)
+        return history.read(self.directory / self.info.get("source", "")).of_peer(self.peer)
 
     @cached_property
     def own_updates(self) -> int | None:

@@ -56,7 +56,7 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     if (exp / "run.json").is_file():
         record = json.loads((exp / "run.json").read_text(encoding="utf-8"))
     _write(out / "config.yaml", dump({**peer_config(config, number), "output_dir": str(out)}))
-    _write(out / "run.json", json.dumps({**record, "source": str(exp.resolve())}, indent=1) + "\n")
+    _write(out / "run.json", json.dumps({**record, "source": f"../{exp.name}"}, indent=1) + "\n")
     for source in sources:
         target = out / _stock_name(source.name, number)
         original = os.readlink(source) if source.is_symlink() else ""
@@ -96,7 +96,7 @@ def _extract(source: Path, target: Path, number: int) -> None:
 def _link(path: Path, name: str) -> None:
     if path.is_symlink() and os.readlink(path) == name:
         return
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(name)
     os.replace(temporary, path)

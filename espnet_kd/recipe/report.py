@@ -66,7 +66,8 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
         wanted = " or ".join(sets)
         raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
     phases = {id(phase) for run in scored for phase in run.phases}  # no results of their own
-    exported = {Path(run.info["source"]) for run in scored if "source" in run.info}  # in peers
+    # Trainings of which every peer has an experiment of its own.
+    exported = {(run.directory / run.info["source"]).resolve() for run in scored if "source" in run.info}
     unscored = [
         run
         for run in runs

@@ -3,29 +3,26 @@
 import json
 from pathlib import Path
 
+from espnet_kd.errors import UserError
 from espnet_kd.recipe.groups import Group
 from espnet_kd.recipe.tables import table
 from espnet_kd.store import Manifest, Store
 from espnet_kd.store.manifest import NAME
 
 NOTE = """\
-MB: all files of a store. Of all values: against what every class or feature at the same positions takes in
-float16."""
+MB: all of a store but its manifest. Of all values: against what every class or feature at the same positions
+takes in float16."""
 FLOAT16 = 2  # bytes
 
 
 def section(groups: list[Group]) -> list[str]:
-    """Heading, table and note of the stores beside the experiments; nothing where there is none.
-
-    Raises:
-        UserError: one is damaged.
-    """
+    """Heading, table and note of the stores beside the experiments; nothing where there is none."""
     parents = {run.directory.parent for group in groups for run in group.runs}
     found = sorted(path.parent for parent in parents for path in parent.glob(f"*/{NAME}") if _is_store(path))
     if not found:
         return []
     head = ["store", "keeps", "teachers", "hours of speech", "MB", "MB per hour", "of all values"]
-    return ["## Stored targets", table(head, [_row(Store(path)) for path in found]), NOTE]
+    return ["## Stored targets", table(head, [_row(path) for path in found]), NOTE]
 
 
 def _is_store(manifest: Path) -> bool:
@@ -37,9 +34,13 @@ def _is_store(manifest: Path) -> bool:
     return isinstance(content, dict) and "taps" in content
 
 
-def _row(store: Store) -> list[str]:
-    manifest = store.manifest
-    megabytes, whole = manifest.size / 1e6, _whole(store)
+def _row(directory: Path) -> list[str]:
+    try:
+        store = Store(directory)
+        manifest, whole = store.manifest, _whole(store)
+    except (UserError, OSError):
+        return [f"`{directory.name}`", "damaged: repeat the command that made it", *[""] * 5]
+    megabytes = manifest.size / 1e6
     return [
         f"`{store.directory.name}`",
         _kept(manifest),

@@ -9,7 +9,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
-from espnet_kd.models.frames import check_frames, ratio_of
+from espnet_kd.models.frames import MAX_FRAME_DIFFERENCE, ratio_of
 from espnet_kd.models.initialise import initialise
 from espnet_kd.models.schedule import build_schedule
 from espnet_kd.models.transducer import distil_transducer
@@ -46,7 +46,6 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     experiments = [load_experiment(d, options.checkpoint) for d in directories]
     for experiment in experiments:
         check_tokens(model.token_list, experiment)
-        check_rate(heard_rate(vars(args)), "the student", experiment)
     if args.init_from_teacher:
         if not experiments:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
@@ -55,11 +54,14 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     terms = [] if targets == "hard" else term_options(args.criteria)
     if not terms:
         return model
+    rate = heard_rate(vars(args))
+    for experiment in experiments:
+        check_rate(rate, "the student", experiment)
     if experiments:
         settle_delays(args, terms, experiments[0])
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
-    rate, needed = heard_rate(vars(args)) or DEFAULT_RATE, teacher_taps(terms)
+    needed = teacher_taps(terms)
     teacher: StoredTeacher | OnlineTeacher
     if options.store is not None:
         teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
@@ -67,7 +69,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         temperatures = common_temperatures(terms, len(experiments))
         teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    terms = _fit(model, rate, taps, teacher, terms)
+    terms = _fit(model, rate or DEFAULT_RATE, taps, teacher, terms)
     method = Method(
         teacher,
         taps,
@@ -183,9 +185,12 @@ def _fit(
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
-            frames = (int(side[LATTICE].lengths.max()) for side in (ours, theirs))
-            sides = f"criterion {t.term.name}: the student has {{ours}} frames, the teacher {{theirs}}"
-            check_frames(*frames, None, sides)
+            frames, others = (int(side[LATTICE].lengths.max()) for side in (ours, theirs))
+            if abs(frames - others) > MAX_FRAME_DIFFERENCE:
+                raise UserError(
+                    f"criterion {t.term.name}: the student has {frames} frames, the teacher {others}: "
+                    "use the same subsampling and hop length in both"
+                )
             continue
         criterion = t.build()
         student, target, _ = aligned(

@@ -139,6 +139,9 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
         options = {key: value for key, value in entry.items() if key not in TERM_KEYS}
         term = Term(str(name), weight, student, teacher)
         result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))
+    lattices = [t.term.name for t in result if t.term.student_tap == LATTICE]
+    if len(lattices) > 1:
+        raise UserError(f"criteria: {lattices[0]} and {lattices[1]} are both on the lattice: choose one")
     return result
 
 

@@ -18,7 +18,7 @@ def stored_teacher(
     terms: Sequence[TermOptions],
     taps: Sequence[str],
     tokens: Sequence[str],
-    rate: int,
+    rate: int | None,
     args: argparse.Namespace,
 ) -> StoredTeacher:
     """The store of a configuration.
@@ -28,7 +28,7 @@ def stored_teacher(
         terms: what is to be learned.
         taps: all that they need.
         tokens: the student's.
-        rate: Hz that the student expects.
+        rate: Hz that the student expects, if its front end says.
         args: ESPnet's, for the utterances.
 
     Raises:
@@ -36,7 +36,7 @@ def stored_teacher(
     """
     store = Store(str(options.store))
     problem = misfit(store.manifest, options, tokens) or unserved(store.manifest, terms, taps)
-    if problem is None and rate != store.manifest.rate:
+    if problem is None and rate not in (None, store.manifest.rate):
         problem = f"it is of speech at {store.manifest.rate} Hz, the student expects {rate}"
     if problem is not None:
         raise UserError(f"the targets in {store.directory} do not fit: {problem}; make them again")

@@ -10,6 +10,7 @@ import yaml
 from recipe import KL, MODELS, Recipe
 
 from espnet_kd.errors import UserError
+from espnet_kd.tasks.options import term_options
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
 CHECKPOINT = "valid.loss_transducer.ave.pth"
@@ -120,6 +121,11 @@ def test_the_loss_is_the_transducer_loss(recipe: Recipe, teacher: dict[str, str]
 def test_a_teacher_without_a_lattice_is_refused(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="exp/teacher is no transducer"):
         train(recipe, "exp/refused", teacher={"exp": "exp/teacher"}, criteria={"lattice": LATTICE})
+
+
+def test_one_criterion_on_the_lattice() -> None:
+    with pytest.raises(UserError, match="a and b are both on the lattice: choose one"):
+        term_options({"a": LATTICE, "b": {**LATTICE, "kind": "collapsed"}})
 
 
 def test_a_whole_lattice_has_one_teacher(recipe: Recipe, teacher: dict[str, str]) -> None:

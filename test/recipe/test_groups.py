@@ -94,7 +94,7 @@ def test_ensembles_of_other_seeds_are_one_row(tmp_path: Path) -> None:
 
 
 def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
-    trained = str(tmp_path / "mutual")
+    trained = "../mutual"
     plan = {
         "student": (config(), {}),
         "mutual_peer1": (config(mutual={"peers": 2, "peer": 1}), {"source": trained}),

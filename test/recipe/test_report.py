@@ -129,3 +129,5 @@ def test_stores_have_a_table_of_their_own(recipe: Path) -> None:
     # 10 s; 3600 of 250 * 30 * 2 bytes; 3600 bytes * 360 = 1.296 MB per hour
     row = cells(report(), "`targets`")
     assert row[1:] == ["4 of 30 classes at ctc.ctc_lo", "2", "0.00", "0.00", "1.30", "24.0 %"]
+    (store / "00001/ctc.ctc_lo").unlink()
+    assert cells(report(), "`targets`")[1].startswith("damaged")

@@ -34,7 +34,7 @@ def test_which_peers_are_decoded(mutual: Path, peers: str, decoded: list[str], t
     python = str(script(mutual / "python", PYTHON))
     options = ("--stage", "10", "--stop_stage", "10", "--test_sets", "dev", "--peers", peers)
     output = run(mutual, *KD, *options, "--python", python)
-    assert output.splitlines()[1:-1][: len(decoded)] == [
+    assert [line for line in output.splitlines() if "already decoded" in line] == [
         f"{STUDENT}_peer{number}/{TAG}/dev: already decoded" for number in decoded
     ]
     calls = [line.split() for line in (mutual / "calls").read_text().splitlines()[2:]]

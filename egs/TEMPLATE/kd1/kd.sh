@@ -272,10 +272,11 @@ stage_11() {
     for dir in ${dirs}; do
         as_teacher score "${dir}" "${evaluated[@]}"
     done
-    dirs=$( (peer_dirs && unscored_dirs) | sort -u)
+    dirs=$(peer_dirs)
     for dir in ${dirs}; do
         score "${dir}" "${evaluated[@]}"
     done
+    score_others
     measure_delay
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
         --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_tag}" \

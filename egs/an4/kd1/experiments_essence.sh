@@ -48,8 +48,9 @@ done
 best=$(python3 -m espnet_kd best --decoded "${dev}" "${students[@]}")
 best=${best##*.k}
 best=${best%_sp}
+echo "criteria: {ctc: {k: ${best}}, att: {k: ${best}}}" > essence/k.yaml
 # shellcheck disable=SC2086  # what the best K takes on disk
-python3 -m espnet_kd targets --config conf/kd_essence.yaml --teacher ${teachers} --data dump/raw/train_sp dump/raw/dev \
+python3 -m espnet_kd targets --config conf/kd_essence.yaml essence/k.yaml --teacher ${teachers} --data dump/raw/train_sp dump/raw/dev \
     --store "exp/targets_k${best}" --k "${best}" --workers 1
 wait $! || { echo "a student of the whole posteriors failed: see whole.log" >&2; exit 1; }
 seeds > seeds.log 2>&1 &

@@ -158,6 +158,10 @@ def _manifest(directory: Path, planned: list[shards.Shard], asked: Any, settings
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest = {key: settings[key] for key in ("mean", "data", "frontend", "device")}
     size = sum(size_of(directory / entry.name) for entry in entries)
+    layer = None
+    if asked.output_layer is not None:
+        layer = write_output_layer(directory, asked.output_layer)
+        size += (directory / OUTPUT_LAYER).stat().st_size
     return Manifest(
         tuple(teachers),
         settings["tokens"],
@@ -168,7 +172,7 @@ def _manifest(directory: Path, planned: list[shards.Shard], asked: Any, settings
         tuple(entries),
         samples,
         size,
-        write_output_layer(directory, asked.output_layer) if asked.output_layer else None,
+        layer,
     )
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.rate import DEFAULT_RATE
 
 LARGEST = 50  # k
 BLANK = 0
@@ -77,14 +76,14 @@ def add_utterance(curves: dict[str, Curve], tap: str, posteriors: NDArray[np.flo
 def measure(args: argparse.Namespace) -> dict[str, Curve]:
     """Curves by kind of position."""
     from espnet_kd.recipe.targets import worker
-    from espnet_kd.recipe.targets.plan import load, read_data
+    from espnet_kd.recipe.targets.plan import load, rate_of, read_data
     from espnet_kd.store import Tap
     from espnet_kd.tasks.options import TeacherOptions
 
     options = TeacherOptions(tuple(args.teacher), args.checkpoint, mean=args.mean)
     # Nothing is kept: the size of a row does not matter.
     taps = {path: Tap("values", 1, temperature=args.temperature) for path in args.taps}
-    rate = load(options)[0].rate or DEFAULT_RATE
+    rate = rate_of(load(options))
     observer = worker.load(worker.spec(options, taps, rate, "cuda" if args.ngpu else "cpu"))
     curves: dict[str, Curve] = {}
     for utt, (wav, text) in read_data([args.data], worker.needs_text(taps)).utterances.items():

@@ -93,7 +93,7 @@ def plan(args: argparse.Namespace) -> Plan:
     paths = teacher_taps(terms)
     temperatures = common_temperatures(terms, len(options.directories))
     experiments = load(options)
-    rate = experiments[0].rate or DEFAULT_RATE
+    rate = rate_of(experiments)
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
     ensemble = len(experiments) > 1
@@ -111,10 +111,16 @@ def load(options: TeacherOptions) -> list[Experiment]:
         UserError: they do not.
     """
     experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
-    for other in experiments[1:]:
+    first = next((e for e in experiments if e.rate is not None), experiments[0])
+    for other in experiments:
         check_tokens(experiments[0].tokens, other)
-        check_rate(experiments[0].rate, f"teacher {experiments[0].directory}", other)
+        check_rate(first.rate, f"teacher {first.directory}", other)
     return experiments
+
+
+def rate_of(experiments: Sequence[Experiment]) -> int:
+    """Hz of the speech that teachers hear."""
+    return next((e.rate for e in experiments if e.rate is not None), DEFAULT_RATE)
 
 
 def _lattice_tap(values: Joint | PathTargets, term: TermOptions, k: int | None, number: Any) -> Tap:

@@ -72,16 +72,16 @@ peer_dirs() {
     "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
 }
 
-# unscored_dirs: other experiments that are decoded as this one is, but not scored; the table shows them all.
-unscored_dirs() {
+# score_others: experiments that are decoded as this one is, but not scored; the table shows them all.
+score_others() {
     local dir set unscored
     for dir in "${expdir}"/*/"${inference_tag}"; do
         unscored=
         for set in "${evaluated[@]}"; do
             [ -e "${dir}/${set}/text" ] || continue 2
-            [ -e "${dir}/${set}/score.json" ] || unscored=yes
+            [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
         done
-        [ -z "${unscored}" ] || echo "${dir%/*}"
+        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || echo "warning: ${dir} is not scored" >&2
     done
 }
 
