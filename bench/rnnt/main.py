@@ -102,14 +102,15 @@ def measure(case: Case, device: str, ours: Mapping[str, tuple[Variant, int]]) ->
     return rows
 
 
-def gemm(device: str) -> Callable[[], None]:
+def gemm(device: str) -> Callable[[], torch.Tensor]:
     """The product of two square matrices."""
     a, b, out = (torch.randn(GEMM, GEMM, device=device) for _ in range(3))
 
-    def multiply() -> None:
+    def multiply() -> torch.Tensor:
         torch.mm(a, b, out=out)
         if device == "cuda":
             torch.cuda.synchronize()
+        return out
 
     return multiply
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.rnnt.cases import CASES, Case, make
-from bench.rnnt.main import Row, gemm, judge
+from bench.rnnt.main import GEMM, Row, gemm, judge
 from bench.rnnt.memory import peak
 from bench.rnnt.variants import OURS, PLAIN, train
 from bench.timing import Timing
@@ -52,5 +52,8 @@ def test_targets_are_judged():
     assert judge("small", rows) == []
 
 
-def test_the_gemm_runs():
-    gemm("cpu")()
+def test_the_gemm_multiplies_matrices_of_the_size_that_is_counted():
+    product = gemm("cpu")()
+    assert product.shape == (GEMM, GEMM)
+    # Rows of GEMM products of two normal numbers each: the deviation is the root of GEMM.
+    assert product.std().item() == pytest.approx(GEMM**0.5, rel=0.02)
