@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The experiments of this recipe: teacher, student, student trained twice as long, distilled students; three seeds.
 # The criteria are compared on dev with the first seed. Two trainings side by side; run again, it goes on.
-# Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores)
+# Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores, from the
+# time of a step; not measured as a whole)
 set -euo pipefail
 export OMP_NUM_THREADS=1
 
