@@ -12,13 +12,13 @@ import yaml
 from espnet_kd.errors import UserError
 from espnet_kd.recipe import checkpoints, history
 from espnet_kd.recipe import scores as score_files
+from espnet_kd.recipe.runs import SHOWN
 
 # Options that change how a training is run or where it writes, not what it learns.
-IRRELEVANT = frozenset(
+IRRELEVANT = SHOWN.union(
     """
-    seed output_dir config log_level log_interval num_workers num_att_plot print_config dry_run resume ngpu
-    version use_matplotlib use_tensorboard create_graph_in_tensorboard keep_nbest_models save_strategy
-    required collect_stats write_collected_feats distributed local_rank
+    seed output_dir config print_config dry_run resume ngpu version keep_nbest_models save_strategy required
+    collect_stats write_collected_feats distributed local_rank
     """.split()
 )
 IRRELEVANT_PREFIXES = ("dist_", "wandb_", "use_wandb")

@@ -20,11 +20,17 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.recipe.merge import dump, merge, merge_files
+from espnet_kd.recipe.merge import dump, merge, merge_files, read_config
 from espnet_kd.recipe.phases import initial_student
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
+# Options that change how a training runs and what it shows, not what it learns.
+SHOWN = frozenset(
+    """
+    log_level log_interval num_workers num_att_plot use_matplotlib use_tensorboard create_graph_in_tensorboard
+    """.split()
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,10 +71,9 @@ def start(args: argparse.Namespace, command: str) -> bool:
         if not _read(args.previous).get("done"):
             raise UserError(f"{args.previous} is not trained to its end: {args.exp} starts from its student")
         config["init_param"] = initial_student(args.previous)
-    text = dump(config)
     path = args.exp / CONFIG
     trained = any(args.exp.glob("*.pth"))
-    if trained and path.exists() and path.read_text(encoding="utf-8") != text:
+    if trained and path.exists() and _learns(read_config(path)) != _learns(config):
         raise UserError(
             f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
             f"remove it, or give the configuration another name (or --{args.role}_args)"
@@ -77,7 +82,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
     if record.get("done"):
         return False
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(dump(config), encoding="utf-8")
     _write(args.exp, _record(args, command, record))
     return True
 
@@ -127,6 +132,11 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
+
+
+def _learns(config: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says about what is learnt."""
+    return {key: value for key, value in config.items() if key not in SHOWN}
 
 
 def _read(exp: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def model(size: int, blocks: int, encoder: str = "transformer", layer: str = "co
         },
         "optim": "adam", "optim_conf": {"lr": 0.001}, "scheduler": "warmuplr",
         "scheduler_conf": {"warmup_steps": 10},
-        "batch_type": "unsorted", "batch_size": 4, "num_workers": 0, "num_att_plot": 0, "grad_clip": 5,
+        "batch_type": "unsorted", "batch_size": 4, "num_workers": 0, "use_matplotlib": False, "grad_clip": 5,
         "keep_nbest_models": 2, "best_model_criterion": [["valid", "acc", "max"]], "max_epoch": 1, "seed": 3,
         "use_tensorboard": False,
     }  # fmt: skip

@@ -94,6 +94,17 @@ def test_another_configuration_or_teacher_is_refused_once_there_are_models(
     assert Path("exp/s/train.yaml").read_text() != kept
 
 
+def test_what_is_only_shown_may_change(place: Path) -> None:
+    begin()
+    Path("exp/s/1epoch.pth").touch()
+    Path("kd.yaml").write_text("task_weight: 0.5\nuse_matplotlib: false\n")
+    begin()
+    assert yaml.safe_load(Path("exp/s/train.yaml").read_text())["use_matplotlib"] is False
+    Path("kd.yaml").write_text("task_weight: 0.5\nseed: 2\n")
+    with pytest.raises(UserError, match="another configuration"):
+        begin()
+
+
 def test_models_of_a_stock_recipe_are_taken_as_they_are(place: Path) -> None:
     Path("exp/s").mkdir(parents=True)
     Path("exp/s/checkpoint.pth").touch()
