@@ -34,7 +34,7 @@ def transducer(blocks: int) -> dict[str, object]:
         "model_conf": {"auxiliary_ctc_weight": 0.3, "report_cer": True},
         "frontend_conf": {"n_fft": 400, "hop_length": 160},
         "optim": "adam", "optim_conf": {"lr": 0.005},
-        "batch_type": "sorted", "batch_size": 8, "max_epoch": 1, "num_workers": 0, "num_att_plot": 0,
+        "batch_type": "sorted", "batch_size": 8, "max_epoch": 1, "num_workers": 0, "use_matplotlib": False,
         "keep_nbest_models": 1, "best_model_criterion": [["valid", "loss_transducer", "min"]],
     }  # fmt: skip
 

@@ -1,0 +1,91 @@
+"""A process that has imported ESPnet; forks of it do ``python3 -m MODULE`` without importing it anew.
+
+``run`` gives recipes the interpreter ``quick_python``, which asks here. What a test kills runs under the true
+interpreter.
+"""
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# What stages run; the programs are imported for what they import, and then run afresh.
+PROGRAMS = [f"espnet2.bin.{name}" for name in (
+    "aggregate_stats_dirs", "asr_inference", "asr_train", "asr_transducer_inference", "asr_transducer_train",
+    "launch", "pack",
+)]  # fmt: skip
+LIBRARIES = ("dask.distributed", "jiwer", "matplotlib.pyplot")
+LONGEST_REQUEST = 1 << 20  # bytes
+
+
+@functools.cache
+def start() -> str:
+    """The address of this process's server, which ends with it."""
+    address = str(Path(tempfile.mkdtemp(prefix="fork_server")) / "socket")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(address)
+    listener.listen(64)  # requests wait while the server imports
+    number = listener.fileno()
+    command = [sys.executable, __file__, str(number)]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
+    listener.close()
+    atexit.register(lambda: (server.stdin.close(), server.wait()))
+    return address
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork for every request until standard input ends; returns in the forks, which end as programs do."""
+    for name in (*PROGRAMS, *LIBRARIES):
+        importlib.import_module(name)
+    for name in PROGRAMS:
+        del sys.modules[name]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+        connection = listener.accept()[0]
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            answer(connection)
+            return
+        connection.close()
+
+
+def answer(connection: socket.socket) -> None:
+    """Run the program in a process of its own and send its exit status; kill it if nobody waits for it."""
+    message, files, *_ = socket.recv_fds(connection, LONGEST_REQUEST, 3)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        become(files, **json.loads(message))
+        return
+    ended = os.pidfd_open(child)
+    if ended not in select.select([connection, ended], [], [])[0]:
+        os.killpg(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    connection.send(str(status).encode())
+    os._exit(0)
+
+
+def become(files: list[int], argv: list[str], cwd: str, env: dict[str, str]) -> None:
+    """Do what ``python3 ARGV`` does; ARGV is ``-m MODULE ...``."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[0:1] = [cwd, *env.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.argv = argv[1:]
+    runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

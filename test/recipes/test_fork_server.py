@@ -1,0 +1,56 @@
+"""The stand-in for python3 does what python3 does."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import fork_server
+import pytest
+from shell import QUICK_PYTHON, environment, script
+
+PROGRAM = """
+import os, sys, time
+print(os.getcwd(), sys.argv, os.environ["WORD"], sys.stdin.read(), __name__)
+print("wrong", file=sys.stderr)
+if sys.argv[1:] == ["sleep"]:
+    open("pid", "w").write(str(os.getpid()))
+    time.sleep(600)
+sys.exit(3)
+"""
+
+
+@pytest.fixture()
+def start(tmp_path: Path):
+    """Start a program in a folder of its own, by python3 or by the stand-in."""
+    script(tmp_path / "program.py", PROGRAM)
+
+    def process(python: str, *words: str) -> subprocess.Popen:
+        env = environment(WORD="a word", ESPNET_KD_FORK_SERVER=fork_server.start())
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen([python, "-m", "program", *words], cwd=tmp_path, env=env, text=True, **pipes)
+
+    return process
+
+
+def test_output_arguments_and_status_are_the_same(start, tmp_path: Path) -> None:
+    quick, true = (start(python, "a b", "c") for python in (str(QUICK_PYTHON), "python3"))
+    expected = true.communicate("input")
+    assert quick.communicate("input") == expected and "a word input __main__" in expected[0]
+    assert (quick.returncode, true.returncode) == (3, 3)
+
+
+def test_the_program_dies_with_the_stand_in(start, tmp_path: Path) -> None:
+    process = start(str(QUICK_PYTHON), "sleep")
+    process.stdin.close()
+    file = tmp_path / "pid"
+    while not (file.exists() and file.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    alive = Path("/proc") / file.read_text()
+    deadline = time.monotonic() + 60
+    while alive.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
