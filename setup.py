@@ -25,6 +25,7 @@ setup(
         "kaldiio>=2.18,<3",
         "sentencepiece>=0.2.1,<1",
         "jiwer>=4.0,<5",
+        "packaging>=25",  # no upper bound, as for dask
         "soundfile>=0.14,<1",
         "soxr>=1.0,<2",
         "pyyaml>=6.0,<7",

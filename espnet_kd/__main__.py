@@ -36,6 +36,7 @@ COMMANDS = {
     "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),
     "frame-weights": ("espnet_kd.recipe.frame_weights", "plot how much each frame of an utterance counts"),
     "sizes": ("espnet_kd.recipe.sizes", "how many parameters the models of configurations have"),
+    "doctor": ("espnet_kd.recipe.doctor", "what this machine lacks, and whether its GPUs compute rightly"),
     "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.

@@ -26,11 +26,11 @@ def section(groups: list[Group]) -> list[str]:
 
 
 def _is_store(manifest: Path) -> bool:
-    """False for the manifest of pseudo-labels, say."""
+    """False for the manifest of pseudo-labels, say; what cannot be read may be one."""
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError:
-        return False
+        return True
     return isinstance(content, dict) and "taps" in content
 
 

@@ -131,3 +131,5 @@ def test_stores_have_a_table_of_their_own(recipe: Path) -> None:
     assert row[1:] == ["4 of 30 classes at ctc.ctc_lo", "2", "0.00", "0.00", "1.30", "24.0 %"]
     (store / "00001/ctc.ctc_lo").unlink()
     assert cells(report(), "`targets`")[1].startswith("damaged")
+    (store / "manifest.json").write_text('{"taps"')
+    assert cells(report(), "`targets`")[1].startswith("damaged")
