@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Experiments of deep mutual learning: attention models with label smoothing, scheduled sampling and SpecAugment. Three
 # seeds: one model; the same trained twice as long; distilled from a larger teacher; two peers. One seed: one model and
-# two peers without the techniques and with one each; three peers; a compact and a large one. Two trainings side by
-# side; run again, it goes on. The table is mutual/RESULTS.md.
+# two peers without the techniques and with one each; three peers; a compact and a large one. The first seed of every
+# row comes first. Two trainings side by side; run again, it goes on. The table is mutual/RESULTS.md.
 # Usage: ./experiments_mutual.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
 # Cost:  about forty trainings of conf/student_attention.yaml, 4 hours of two cores from the time of a step; not measured.
 set -euo pipefail
@@ -21,32 +21,34 @@ single=(--teacher_config "")
 sampling=("${single[@]}" --kd_config conf/scheduled_sampling.yaml)
 
 models() {  # one model at a time; all techniques, none, each alone, distilled
-    local seed
-    for seed in "" "--seed 2" "--seed 3"; do  # without an option, the seed of the configuration: 1
-        one "${seed}" "${sampling[@]}"
-        one "${seed:+${seed} }--max_epoch 24" "${sampling[@]}"
-    done
+    one "" "${sampling[@]}"
+    one "--max_epoch 24" "${sampling[@]}"
     one "${no_smoothing} ${no_masks}" "${single[@]}"
     one "${no_masks}" "${single[@]}"
     one "${no_smoothing}" "${single[@]}"
     one "${no_smoothing} ${no_masks}" "${sampling[@]}"
     ./run.sh "${common[@]}" --stage 7 --stop_stage 8
-    for seed in "" "--seed 2" "--seed 3"; do
+    one "" --kd_config conf/kd_attention.yaml
+    local seed
+    for seed in "--seed 2" "--seed 3"; do
+        one "${seed}" "${sampling[@]}"
+        one "${seed} --max_epoch 24" "${sampling[@]}"
         one "${seed}" --kd_config conf/kd_attention.yaml
     done
 }
 
 peers() {
-    local seed args config
-    for seed in "" "--seed 2" "--seed 3"; do
-        one "${seed}" --kd_config conf/mutual.yaml
-    done
+    local args config seed
+    one "" --kd_config conf/mutual.yaml
     for args in "${no_smoothing} ${no_masks} ${no_sampling}" "${no_masks} ${no_sampling}" \
         "${no_smoothing} ${no_sampling}" "${no_smoothing} ${no_masks}"; do
         one "${args}" --kd_config conf/mutual.yaml
     done
     for config in three large ctc; do
         one "" --kd_config "conf/mutual_${config}.yaml"
+    done
+    for seed in "--seed 2" "--seed 3"; do
+        one "${seed}" --kd_config conf/mutual.yaml
     done
 }
 

@@ -19,7 +19,6 @@ semi=(
 full=(--student_config conf/student_transducer.yaml --inference_config conf/decode_transducer.yaml)
 streaming=(--student_config conf/student_transducer_streaming.yaml --inference_config conf/decode_streaming.yaml)
 hard=(--unlabelled_speeds 0.9 1.0 1.1 --unlabelled_sets)
-seeds=("" "--seed 2" "--seed 3")  # without an option, the seed of the configuration: 1
 generations=(--generation 2 "${hard[@]}" train_rest_80)
 
 one() {  # label speech where there is some to label, train, decode and score students: SEED_ARGUMENTS OPTION...
@@ -28,30 +27,38 @@ one() {  # label speech where there is some to label, train, decode and score st
     ./run.sh "${common[@]}" --stage 8 --stop_stage 11 --student_args "${args}" "$@"
 }
 
-with_transcripts() {
-    for seed in "${seeds[@]}"; do
-        one "${seed}" "${all[@]}" "${full[@]}"
-        one "${seed:+${seed} }--max_epoch 40" "${all[@]}" "${full[@]}"
-        one "${seed}" "${all[@]}" "${full[@]}" --kd_config conf/kd_transducer_full.yaml
-        one "${seed}" "${all[@]}" "${full[@]}" "${hard[@]}" train --unlabelled_share 1
-    done
+seed_of_all() {  # SEED_ARGUMENTS; without any, the seed of the configurations: 1
+    one "$1" "${all[@]}" "${full[@]}"
+    one "${1:+$1 }--max_epoch 40" "${all[@]}" "${full[@]}"
+    one "$1" "${all[@]}" "${full[@]}" --kd_config conf/kd_transducer_full.yaml
+    one "$1" "${all[@]}" "${full[@]}" "${hard[@]}" train --unlabelled_share 1
+}
+
+with_transcripts() {  # the first seed of every row comes first
+    seed_of_all ""
     one "" "${all[@]}" "${full[@]}" --kd_config conf/kd_transducer_collapsed.yaml
     one "" "${all[@]}" "${full[@]}" --kd_config conf/kd_transducer_one_best.yaml
     one "" "${all[@]}" "${streaming[@]}"
     one "" "${all[@]}" "${streaming[@]}" "${hard[@]}" train --unlabelled_share 1
     one "" "${all[@]}" "${streaming[@]}" --kd_config conf/kd_transducer_collapsed.yaml
     one "" "${all[@]}" "${streaming[@]}" --kd_config conf/kd_transducer_streaming.yaml
+    seed_of_all "--seed 2"
+    seed_of_all "--seed 3"
+}
+
+seed_of_a_fifth() {  # SEED_ARGUMENTS
+    one "${1:+$1 }--max_epoch 100" "${semi[@]}" "${full[@]}"  # as many updates as with all the speech
+    one "$1" "${semi[@]}" "${full[@]}" "${generations[@]}" --pseudo_label_args "--keep_top 80"
 }
 
 with_a_fifth() {
-    for seed in "${seeds[@]}"; do
-        one "${seed:+${seed} }--max_epoch 100" "${semi[@]}" "${full[@]}"  # as many updates as with all the speech
-        one "${seed}" "${semi[@]}" "${full[@]}" "${generations[@]}" --pseudo_label_args "--keep_top 80"
-    done
+    seed_of_a_fifth ""
     one "" "${semi[@]}" "${full[@]}" "${generations[@]}" \
         --pseudo_label_args "--min_rate 0 --max_rate 1000000 --max_repeats 1000000"
     one "--targets soft" "${semi[@]}" "${full[@]}" "${generations[@]}" --kd_config conf/kd_transducer_full.yaml \
         --pseudo_label_args "--keep_top 80"
+    seed_of_a_fifth "--seed 2"
+    seed_of_a_fifth "--seed 3"
 }
 
 ./run.sh "${common[@]}" "${all[@]}" "${full[@]}" --stop_stage 6

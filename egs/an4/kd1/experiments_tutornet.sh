@@ -2,7 +2,8 @@
 # TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
 # student has the same updates, 20 epochs, in all its phases together, but for "twice as long". Three seeds of: student
 # alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the task alone, and each
-# frame weighting. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it goes on.
+# frame weighting. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by
+# side; run again, it goes on.
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 7 hours of two cores, from the
 # time of a step; not measured)
 set -euo pipefail
@@ -25,8 +26,8 @@ one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
 
 alone() {
     local student seed
-    for student in "${students[@]}"; do
-        for seed in "${seeds[@]}"; do
+    for seed in "${seeds[@]}"; do
+        for student in "${students[@]}"; do
             one "${student}" "${seed}"
             one "${student}" "${seed}--max_epoch 40"
         done
@@ -35,16 +36,16 @@ alone() {
 
 taught() {  # STUDENT
     local seed
-    for seed in "${seeds[@]}"; do
-        one "$1" "${seed}" kd_rkd kd_skd
-    done
-    for seed in "${seeds[@]}"; do
-        one "$1" "${seed}" kd_ctc_kl
-    done
+    one "$1" "" kd_rkd kd_skd
+    one "$1" "" kd_ctc_kl
     one "$1" "--max_epoch 20" kd_skd
     one "$1" "" kd_rkd kd_task
     one "$1" "" kd_rkd_activation kd_skd
     one "$1" "" kd_rkd_uniform kd_skd
+    for seed in "${seeds[@]:1}"; do
+        one "$1" "${seed}" kd_rkd kd_skd
+        one "$1" "${seed}" kd_ctc_kl
+    done
 }
 
 for student in "${students[@]}"; do  # the statistics of both
