@@ -22,7 +22,10 @@ SMALL = (
 )  # fmt: skip
 TEACHER = "exp/asr_t_raw_en_bpe36_sp"
 # The teacher twice: an ensemble for the price of one training.
-ESSENCE = ("--kd_config", "conf/essence.yaml", "--teacher_exp", f"{TEACHER} {TEACHER}")
+ESSENCE = (
+    "--kd_config", "conf/essence.yaml", "--teacher_exp", f"{TEACHER} {TEACHER}",
+    "--targets_args", "--shards 3",
+)  # fmt: skip
 TOPK = {"type": "topk", "k": 3, "weight": 0.5, "reduction": "utterance"}
 CONFIGS = {
     "t": model(1) | {"init_param": ["loud.pth"]},
@@ -96,6 +99,7 @@ def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(do
     assert stages == [f"stage {n}" for n in range(1, 13)]
     store = Store(done.root / "exp/targets_essence").manifest
     assert (store.utterances, len(store.teachers), {tap.k for tap in store.taps.values()}) == (84, 2, {3})
+    assert len(store.shards) == 3
     student = done.root / "exp/asr_s_essence_raw_en_bpe36_sp"
     assert json.loads((student / "run.json").read_text())["teachers"] == [TEACHER, TEACHER]
     assert "loss_kd_att" in (student / "train.log").read_text()
