@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The experiments of this recipe: teacher, student, student trained twice as long, distilled students; three seeds.
 # The criteria are compared on dev with the first seed. Two trainings side by side; run again, it goes on.
-# Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores, from the
-# time of a step; not measured as a whole)
+# Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 5 hours of two cores: the trainings
+# of RESULTS.md added up)
 set -euo pipefail
 export OMP_NUM_THREADS=1
 
