@@ -30,7 +30,8 @@ LONGEST_REQUEST = 1 << 20  # bytes
 @functools.cache
 def start() -> str:
     """The address of this process's server, which ends with it."""
-    address = str(Path(tempfile.mkdtemp(prefix="fork_server")) / "socket")
+    folder = tempfile.TemporaryDirectory(prefix="fork_server")
+    address = str(Path(folder.name) / "socket")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen(64)  # requests wait while the server imports
@@ -38,7 +39,13 @@ def start() -> str:
     command = [sys.executable, __file__, str(number)]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
     listener.close()
-    atexit.register(lambda: (server.stdin.close(), server.wait()))
+
+    @atexit.register
+    def stop() -> None:
+        server.stdin.close()
+        server.wait()
+        folder.cleanup()
+
     return address
 
 
