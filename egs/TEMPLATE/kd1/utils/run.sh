@@ -46,9 +46,10 @@ pids=()
 # Background jobs ignore Ctrl-C, so it is passed on as a signal that they heed.
 trap 'kill -TERM "${pids[@]}" 2> /dev/null; exit 130' INT TERM HUP
 for ((n = first; n <= last; n++)); do
-    if [ "${max_jobs_run}" -gt 0 ] && [ "$(jobs -pr | wc -l)" -ge "${max_jobs_run}" ]; then
+    # wait -n answers at once for a job that ended before: it is asked until there is room.
+    while [ "${max_jobs_run}" -gt 0 ] && [ "$(jobs -pr | wc -l)" -ge "${max_jobs_run}" ]; do
         wait -n || true
-    fi
+    done
     arguments=("$@")
     [ -z "${name}" ] || arguments=("${@//${name}/${n}}")
     logs+=("${arguments[0]}")
