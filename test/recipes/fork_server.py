@@ -6,6 +6,7 @@ interpreter.
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -55,6 +56,7 @@ def serve(listener: socket.socket) -> None:
         importlib.import_module(name)
     for name in PROGRAMS:
         del sys.modules[name]
+    gc.freeze()  # else every fork looks at all of it, and so copies it, when it ends
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection = listener.accept()[0]
