@@ -2,7 +2,7 @@
 # The experiments with transducers: soft and hard targets, streaming students, and a fifth of the transcripts with
 # two generations of students. Two trainings side by side; run again, it goes on.
 # Results: transducer/RESULTS.md and semi/RESULTS.md.
-# Usage: ./experiments_transducer.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 9 hours of two cores, from
+# Usage: ./experiments_transducer.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 7 hours of two cores, from
 # the time of a step; not measured)
 set -euo pipefail
 export OMP_NUM_THREADS=1
