@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from espnet_kd.encoders.masked import (
     MaskedBatchNorm,
     odd,
     on_real_frames,
     real_frames,
+    reversed_in_time,
     strided,
     without_padding,
 )
@@ -110,9 +111,9 @@ class DeepSpeech2(AbsEncoder):
         for convolution in self.convolutions:
             olens = strided(olens, convolution.stride)
             x = convolution(x, real_frames(olens, strided(x.shape[1], convolution.stride)))
-        x, real, lengths = x.flatten(2), real_frames(olens, x.shape[1]), olens.cpu()
+        x, real = x.flatten(2), real_frames(olens, x.shape[1])
         for layer in self.layers:
-            x = layer(x, lengths, real)
+            x = layer(x, olens, real)
         if self.lookahead is not None:
             x = self.lookahead(x)
         if self.projection is not None:
@@ -152,17 +153,21 @@ class RecurrentLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = MaskedBatchNorm(size) if batch_norm else None
-        self.rnn = CELLS[cell](size, hidden, batch_first=True, bidirectional=directions != "forward")
+        # A module for each direction: packed sequences are slow on CPUs, and need lengths from the GPU.
+        number = 1 if directions == "forward" else 2
+        self.rnns = nn.ModuleList(CELLS[cell](size, hidden, batch_first=True) for _ in range(number))
         self.sum = directions == "sum"
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B,) frames on the CPU, (N,) indices of real frames -> (B, T, D)."""
+        """(B, T, C), (B,) frames, (N,) indices of real frames -> (B, T, D), zero in padding."""
         if self.norm is not None:
             x = self.norm(x, real)
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
-        return self.dropout(y.unflatten(-1, (2, -1)).sum(-2) if self.sum else y)
+        y = self.rnns[0](x)[0]
+        if len(self.rnns) == 2:
+            z = reversed_in_time(self.rnns[1](reversed_in_time(x, lengths))[0], lengths)
+            y = y + z if self.sum else torch.cat([y, z], -1)
+        return self.dropout(without_padding(y, lengths))
 
 
 class Lookahead(nn.Module):

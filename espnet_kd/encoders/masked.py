@@ -35,6 +35,13 @@ def without_padding(xs: Tensor, lengths: Tensor) -> Tensor:
     return xs.masked_fill(~mask[..., None], 0.0)
 
 
+def reversed_in_time(x: Tensor, lengths: Tensor) -> Tensor:
+    """Turn the real frames of each utterance of (B, T, C), (B,) of them, around; padding stays."""
+    frames = torch.arange(x.shape[1], device=x.device)
+    order = torch.where(frames < lengths[:, None], lengths[:, None] - 1 - frames, frames)
+    return x.gather(1, order[..., None].expand_as(x))
+
+
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation whose statistics, running ones too, are those of the real frames, in float32."""
 

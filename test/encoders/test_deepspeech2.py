@@ -4,9 +4,10 @@ import pytest
 import torch
 from padding import FEATURES, check_eval, check_train
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from espnet_kd.encoders.deepspeech2 import DeepSpeech2, Lookahead
-from espnet_kd.encoders.masked import MaskedBatchNorm
+from espnet_kd.encoders.masked import MaskedBatchNorm, real_frames
 
 SMALL = {
     "convolutions": [
@@ -57,7 +58,7 @@ def test_published_size() -> None:
     assert (first, second) == (11 * 41 * 32, 11 * 21 * 32 * 32)
     gates = 2 * 3 * 800  # two directions, three gates
     inputs = [32 * 40] + [800] * 4  # 160 bins halved twice
-    assert [sum(p.numel() for p in layer.rnn.parameters()) for layer in encoder.layers] == [
+    assert [sum(p.numel() for p in layer.rnns.parameters()) for layer in encoder.layers] == [
         gates * (size + 800 + 2) for size in inputs
     ]
     assert encoder.output_size() == 800
@@ -70,6 +71,19 @@ def test_lookahead_sees_the_frames_after() -> None:
     assert y.flatten().tolist() == [111, 1110, 1100, 1000]
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_two_directions_are_those_of_a_packed_sequence(cell: str) -> None:
+    layer = small(cell=cell, directions="concat", batch_norm=False).layers[1].eval()
+    x, lengths = torch.randn(3, 7, 12), torch.tensor([4, 7, 1])
+    packed = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](12, 6, batch_first=True, bidirectional=True)
+    forward, backward = (rnn.state_dict() for rnn in layer.rnns)
+    packed.load_state_dict({**forward, **{f"{name}_reverse": value for name, value in backward.items()}})
+    expected, _ = pad_packed_sequence(
+        packed(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[0], batch_first=True
+    )
+    torch.testing.assert_close(layer(x, lengths, real_frames(lengths, 7)), expected)
+
+
 def test_one_direction_without_lookahead_is_causal_after_the_convolutions() -> None:
     layer = small(directions="forward").layers[1].eval()
     x, real = torch.randn(1, 5, 6), torch.arange(5)
@@ -80,8 +94,9 @@ def test_one_direction_without_lookahead_is_causal_after_the_convolutions() -> N
     assert moved.tolist() == [3, 4]
 
 
-def test_autocast() -> None:
-    encoder = small()
+@kinds
+def test_autocast(kind: dict) -> None:
+    encoder = small(**kind)
     xs, lengths = torch.randn(2, 9, FEATURES), torch.tensor([9, 4])
     expected, _, _ = encoder(xs, lengths)
     with torch.autocast("cpu", torch.bfloat16):
