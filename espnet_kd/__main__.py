@@ -1,5 +1,7 @@
 """``python -m espnet_kd COMMAND ...``, and the stand-in for ``python3`` in a stock ESPnet recipe."""
 
+import atexit
+import gc
 import importlib
 import os
 import runpy
@@ -83,6 +85,7 @@ def run(name: str, argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script ``espnet-kd``."""
+    atexit.register(gc.freeze)  # else Python ends by looking for garbage in all of ESPnet, 1 to 2 s
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
