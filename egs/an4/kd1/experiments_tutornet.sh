@@ -4,7 +4,7 @@
 # alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the task alone, and each
 # frame weighting. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by
 # side; run again, it goes on.
-# Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 5 hours of two cores, from the
+# Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores, from the
 # time of a step; not measured)
 set -euo pipefail
 export OMP_NUM_THREADS=1
