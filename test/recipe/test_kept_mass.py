@@ -44,5 +44,7 @@ def test_table_and_picture(tmp_path: Path) -> None:
     text = table(curves(), "teacher on dev")
     assert "| k | ctc.ctc_lo: all (3) | ctc.ctc_lo: blank (2) |" in text
     assert "| 1 | 73.333 | 80.000 | 60.000 | 75.000 |" in text and text.count("\n") == 7
+    late = dict(reversed(curves().items()))  # a kind that the first utterance does not have
+    assert table(late, "teacher on dev") == text
     plot(curves(), tmp_path / "kept.png")
     assert (tmp_path / "kept.png").read_bytes().startswith(b"\x89PNG")

@@ -96,7 +96,8 @@ def measure(args: argparse.Namespace) -> dict[str, Curve]:
 def table(curves: dict[str, Curve], title: str) -> str:
     """Markdown: per cent by k."""
     largest = max(len(curve.mass) for curve in curves.values())
-    heads = [f"{name} ({curve.positions})" for name, curve in curves.items()]
+    columns = sorted(curves.items())
+    heads = [f"{name} ({curve.positions})" for name, curve in columns]
     lines = [
         f"Mass (%) that the k most probable classes keep, mean over positions: {title}",
         "",
@@ -104,7 +105,7 @@ def table(curves: dict[str, Curve], title: str) -> str:
         f"| ---: |{' ---: |' * len(heads)}",
     ]
     for k in range(1, largest + 1):
-        cells = [f"{100 * curve.mass[k - 1]:.3f}" for curve in curves.values()]
+        cells = [f"{100 * curve.mass[k - 1]:.3f}" for _, curve in columns]
         lines.append(f"| {k} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -117,7 +118,7 @@ def plot(curves: dict[str, Curve], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     ax = figure.subplots()
-    for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, curve), colour in zip(sorted(curves.items()), COLOURS, strict=False):
         lost = np.maximum(1 - curve.mass, 1e-6)
         ax.plot(np.arange(1, len(lost) + 1), lost, label=f"{name} ({curve.positions})", color=colour)
     ax.set(xlabel="k", ylabel="mass that is not kept, 1 - m", yscale="log")
