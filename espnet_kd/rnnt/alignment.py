@@ -96,26 +96,29 @@ def best_path(arcs: Arcs, lattice: Lattice) -> Path:
 
 def _forward(blank: Tensor, label: Tensor) -> Tensor:
     """(K, B, U): log-sum over the ways from the first node to each node, its own arcs left out."""
-    before = torch.full_like(blank, -math.inf)
-    before[0, :, 0] = 0.0
-    for k in range(1, len(before)):
-        stay, move = before[k - 1] + blank[k - 1], before[k - 1] + label[k - 1]
-        before[k, :, 0] = stay[:, 0]
-        torch.logaddexp(stay[:, 1:], move[:, :-1], out=before[k, :, 1:])
-    return before
+    steps, batch, rows = blank.shape
+    padded = blank.new_full((steps, batch, 1 + rows), -math.inf)  # no way comes from below the first row
+    padded[0, :, 1] = 0.0
+    nodes, below = padded[:, :, 1:].unbind(), padded[:, :, :-1].unbind()
+    blanks = blank.unbind()
+    labels = torch.nn.functional.pad(label[:, :, :-1], (1, 0), value=-math.inf).unbind()  # at the row they lead to
+    for k in range(1, steps):
+        torch.logaddexp(nodes[k - 1] + blanks[k - 1], below[k - 1] + labels[k - 1], out=nodes[k])
+    return padded[:, :, 1:]
 
 
 def _backward(blank: Tensor, label: Tensor, lattice: Lattice, plus: Plus) -> Tensor:
     """(K + 1, B, U): log-sum, or maximum, over the ways from each node to the end."""
     steps, batch, rows = blank.shape
-    after = blank.new_full((steps + 1, batch, rows), -math.inf)
+    padded = blank.new_full((steps + 1, batch, rows + 1), -math.inf)  # no way leads on above the last row
     for utterance, (t, u) in enumerate(zip(lattice.frames, lattice.rows, strict=True)):
-        after[t + u - 1, utterance, u - 1] = 0.0  # where the last blank leads
+        padded[t + u - 1, utterance, u - 1] = 0.0  # where the last blank leads
+    nodes, above = padded[:, :, :-1].unbind(), padded[:, :, 1:].unbind()
+    blanks, labels = blank.unbind(), label.unbind()
     for k in range(steps - 1, -1, -1):
-        way = after[k + 1] + blank[k]
-        plus(way[:, :-1], after[k + 1, :, 1:] + label[k, :, :-1], out=way[:, :-1])
-        torch.maximum(after[k], way, out=after[k])  # nothing leaves the end, so one of them is -inf
-    return after
+        way = plus(nodes[k + 1] + blanks[k], above[k + 1] + labels[k])
+        torch.maximum(nodes[k], way, out=nodes[k])  # nothing leaves the end, so one of them is -inf
+    return padded[:, :, :-1]
 
 
 def _next_row(after: Tensor) -> Tensor:
