@@ -100,8 +100,8 @@ def _forward(blank: Tensor, label: Tensor) -> Tensor:
     padded = blank.new_full((steps, batch, 1 + rows), -math.inf)  # no way comes from below the first row
     padded[0, :, 1] = 0.0
     nodes, below = padded[:, :, 1:].unbind(), padded[:, :, :-1].unbind()
-    blanks = blank.unbind()
-    labels = torch.nn.functional.pad(label[:, :, :-1], (1, 0), value=-math.inf).unbind()  # at the row they lead to
+    arriving = torch.nn.functional.pad(label[:, :, :-1], (1, 0), value=-math.inf)  # at the row it leads to
+    blanks, labels = blank.unbind(), arriving.unbind()
     for k in range(1, steps):
         torch.logaddexp(nodes[k - 1] + blanks[k - 1], below[k - 1] + labels[k - 1], out=nodes[k])
     return padded[:, :, 1:]

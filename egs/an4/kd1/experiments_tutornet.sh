@@ -2,8 +2,9 @@
 # TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
 # student has the same updates, 20 epochs, in all its phases together, but for "twice as long". Three seeds of: student
 # alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the task alone, and each
-# frame weighting. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by
-# side; run again, it goes on.
+# frame weighting. The weight of stage 2 is 0.1, 1 or 10: for each student the one with the lowest WER on dev, seed 1.
+# The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it
+# goes on.
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 4 hours of two cores, from the
 # time of a step; not measured)
 set -euo pipefail
@@ -18,10 +19,23 @@ seeds=("" "--seed 2 " "--seed 3 ")  # without an option, the seed of the configu
 
 one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
     local configs=("${@:3}") taught=(--teacher_config "")  # students without one do not wait for the teacher
-    configs=("${configs[@]/#/conf/}")
     [ $# -eq 2 ] || taught=(--kd_config "${configs[*]/%/.yaml}")
     ./run.sh "${common[@]}" --stage 9 --stop_stage 10 --student_config "conf/$1.yaml" --student_args "${2% }" \
         "${taught[@]}"
+}
+
+search() {  # STUDENT: trains one for each weight of stage 2, and leaves the best one's configuration in skd
+    local weight tried=()
+    for weight in 0.1 1 10; do
+        skd=${generated}/kd_skd_${weight}
+        sed "/type: softmax_l2/,\$ s/weight: 1.0 .*/weight: ${weight}/" conf/kd_skd.yaml > "${skd}.yaml"
+        one "$1" "" conf/kd_rkd "${skd}"
+        tried+=("exp/tutornet/asr_$1_kd_rkd_kd_skd_${weight}_raw_en_char_sp")
+        python3 -m espnet_kd score --ref dump/raw/dev/text --hyp "${tried[-1]}/${dev}/text" --out "${tried[-1]}/${dev}"
+    done
+    weight=$(python3 -m espnet_kd best --decoded "${dev}" "${tried[@]}")
+    weight=${weight#*_kd_skd_}
+    skd=${generated}/kd_skd_${weight%_raw*}
 }
 
 alone() {
@@ -35,19 +49,22 @@ alone() {
 }
 
 taught() {  # STUDENT
-    local seed
-    one "$1" "" kd_rkd kd_skd
-    one "$1" "" kd_ctc_kl
-    one "$1" "--max_epoch 20" kd_skd
-    one "$1" "" kd_rkd kd_task
-    one "$1" "" kd_rkd_activation kd_skd
-    one "$1" "" kd_rkd_uniform kd_skd
+    local seed skd
+    search "$1"
+    one "$1" "" conf/kd_ctc_kl
+    one "$1" "--max_epoch 20" "${skd}"
+    one "$1" "" conf/kd_rkd conf/kd_task
+    one "$1" "" conf/kd_rkd_activation "${skd}"
+    one "$1" "" conf/kd_rkd_uniform "${skd}"
     for seed in "${seeds[@]:1}"; do
-        one "$1" "${seed}" kd_rkd kd_skd
-        one "$1" "${seed}" kd_ctc_kl
+        one "$1" "${seed}" conf/kd_rkd "${skd}"
+        one "$1" "${seed}" conf/kd_ctc_kl
     done
 }
 
+generated=exp/tutornet/conf
+dev=decode_ctc_asr_model_valid.cer_ctc.ave/dev
+mkdir -p "${generated}"
 for student in "${students[@]}"; do  # the statistics of both
     ./run.sh "${common[@]}" --stop_stage 6 --student_config "conf/${student}.yaml"
 done
