@@ -179,9 +179,7 @@ def _tell_apart(groups: list[Group]) -> None:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """What is left of names without the words, divided by "_", at both ends that all have."""
+    """What is left of names without the words, divided by "_", that all have."""
     words = [name.split("_") for name in names]
-    for end in (0, -1):
-        while all(len(w) > 0 and w[end] == words[0][end] for w in words):
-            words = [w[1:] if end == 0 else w[:-1] for w in words]
-    return ["_".join(w) for w in words]
+    common = set(words[0]).intersection(*words)
+    return ["_".join(word for word in own if word not in common) for own in words]
