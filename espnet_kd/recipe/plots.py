@@ -1,5 +1,6 @@
 """Pictures for RESULTS.md: error rates with intervals, and learning curves."""
 
+import re
 import sys
 import warnings
 from collections.abc import Collection, Mapping
@@ -63,6 +64,16 @@ def colours(groups: list[Group]) -> dict[str, str]:
     return {group.label: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
 
 
+def wrapped(label: str, width: int = 44) -> str:
+    """The label in lines of `width` characters, broken after spaces and underscores; long words stay whole."""
+    lines = [""]
+    for piece in re.findall(r"[^ _]*[ _]?", label):
+        if lines[-1] and len(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG atomically, the same bytes for the same data."""
     with atomic_path(path) as temporary, warnings.catch_warnings(record=True) as caught:
@@ -94,7 +105,7 @@ def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
                 top = max(top, _bar(ax, y, group, name, colour[group.label]))
         unit = scores.KINDS[groups[0].metric]
         ax.set(title=name, xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
-        ax.set_yticks(range(len(shown)), [group.label for group in shown])
+        ax.set_yticks(range(len(shown)), [wrapped(group.label) for group in shown])
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
@@ -136,7 +147,8 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("validation set")
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, frameon=False)
+    labels = list(map(wrapped, handles))
+    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
     return True
 

@@ -79,7 +79,7 @@ def test_a_method_is_called_by_its_criteria(tmp_path: Path, options: dict, label
 
 
 def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path) -> None:
-    for name, weight in (("asr_kl_w1_raw_char", 1), ("asr_kl_w10_raw_char", 10), ("asr_kl_raw_char_k4_sp", 2)):
+    for weight, name in enumerate(("asr_kl_w1_raw_char", "asr_kl_w10_raw_char", "asr_kl_raw_char_k4_sp")):
         write_score(write_experiment(tmp_path / name, distilled(x=weight)), "test", wrong=3)
     found = sorted(g.label for g in groups(tmp_path))
     assert found == [f"distilled: ctc ({part})" for part in ("k4_sp", "w1", "w10")]

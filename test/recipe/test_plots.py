@@ -73,3 +73,9 @@ def test_the_mean_of_seeds_is_over_the_epochs_that_all_have() -> None:
     line = plots._curve(Figure().subplots(), [{1: 2.0, 2: 4.0, 3: 1.0}, {1: 4.0, 2: 0.0}], "#000000")
     assert line.get_xdata().tolist() == [1, 2]
     assert line.get_ydata().tolist() == [3, 2]
+
+
+def test_a_long_label_has_several_lines() -> None:
+    assert plots.wrapped("distilled: ctc (a_bc)", width=12) == "distilled: \nctc (a_bc)"
+    assert plots.wrapped("teacher_of_many", width=4) == "teacher_\nof_\nmany"
+    assert plots.wrapped("student", width=44) == "student"
