@@ -64,8 +64,8 @@ def colours(groups: list[Group]) -> dict[str, str]:
     return {group.label: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
 
 
-def wrapped(label: str, width: int = 44) -> str:
-    """The label in lines of `width` characters, broken after spaces and underscores; long words stay whole."""
+def wrapped(label: str, width: int = 56) -> str:
+    """The label in lines of `width` characters, broken after spaces and underscores; words stay whole."""
     lines = [""]
     for piece in re.findall(r"[^ _]*[ _]?", label):
         if lines[-1] and len(lines[-1] + piece) > width:

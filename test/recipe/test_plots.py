@@ -78,4 +78,4 @@ def test_the_mean_of_seeds_is_over_the_epochs_that_all_have() -> None:
 def test_a_long_label_has_several_lines() -> None:
     assert plots.wrapped("distilled: ctc (a_bc)", width=12) == "distilled: \nctc (a_bc)"
     assert plots.wrapped("teacher_of_many", width=4) == "teacher_\nof_\nmany"
-    assert plots.wrapped("student", width=44) == "student"
+    assert plots.wrapped("student", width=56) == "student"
