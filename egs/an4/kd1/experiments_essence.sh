@@ -40,7 +40,8 @@ essence=("$@" --teacher_exp "${teachers}" --kd_config conf/kd_essence.yaml)
 wait $! || { echo "the second teacher failed: see teacher2.log" >&2; exit 1; }
 ./run.sh "${essence[@]}" --decode_ensemble true --stage 8 --stop_stage 8
 # shellcheck disable=SC2086  # a list
-[ -e essence/kept_mass.png ] || python3 -m espnet_kd kept-mass --teacher ${teachers} --data dump/raw/dev --out essence/kept_mass
+[ essence/kept_mass.png -nt exp/targets_essence/manifest.json ] || \
+    python3 -m espnet_kd kept-mass --teacher ${teachers} --data dump/raw/dev --out essence/kept_mass
 
 whole > whole.log 2>&1 &
 students=()
