@@ -26,10 +26,8 @@ one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
 
 search() {  # STUDENT: trains one for each weight of stage 2, and leaves the best one's configuration in skd
     local weight tried=()
-    for weight in 0.1 1 10; do
-        skd=${generated}/kd_skd_${weight}
-        sed "/type: softmax_l2/,\$ s/weight: 1.0 .*/weight: ${weight}/" conf/kd_skd.yaml > "${skd}.yaml"
-        one "$1" "" conf/kd_rkd "${skd}"
+    for weight in "${weights[@]}"; do
+        one "$1" "" conf/kd_rkd "${generated}/kd_skd_${weight}"
         tried+=("exp/tutornet/asr_$1_kd_rkd_kd_skd_${weight}_raw_en_char_sp")
         python3 -m espnet_kd score --ref dump/raw/dev/text --hyp "${tried[-1]}/${dev}/text" --out "${tried[-1]}/${dev}"
     done
@@ -64,7 +62,11 @@ taught() {  # STUDENT
 
 generated=exp/tutornet/conf
 dev=decode_ctc_asr_model_valid.cer_ctc.ave/dev
+weights=(0.1 1 10)
 mkdir -p "${generated}"
+for weight in "${weights[@]}"; do  # once: both students' trainings read them at any time
+    sed "/type: softmax_l2/,\$ s/weight: .*/weight: ${weight}/" conf/kd_skd.yaml > "${generated}/kd_skd_${weight}.yaml"
+done
 for student in "${students[@]}"; do  # the statistics of both
     ./run.sh "${common[@]}" --stop_stage 6 --student_config "conf/${student}.yaml"
 done
