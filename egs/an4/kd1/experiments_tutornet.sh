@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
-# student has the same updates, 20 epochs, in all its phases together, but for "twice as long". Three seeds of: student
+# student has the same updates, 15 epochs, in all its phases together, but for "twice as long". Three seeds of: student
 # alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the task alone, and each
 # frame weighting. The weight of stage 2 is 0.1, 1 or 10: for each student the one with the lowest WER on dev, seed 1.
 # The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it
@@ -41,7 +41,7 @@ alone() {
     for seed in "${seeds[@]}"; do
         for student in "${students[@]}"; do
             one "${student}" "${seed}"
-            one "${student}" "${seed}--max_epoch 40"
+            one "${student}" "${seed}--max_epoch 30"
         done
     done
 }
@@ -50,7 +50,7 @@ taught() {  # STUDENT
     local seed skd
     search "$1"
     one "$1" "" conf/kd_ctc_kl
-    one "$1" "--max_epoch 20" "${skd}"
+    one "$1" "--max_epoch 15" "${skd}"
     one "$1" "" conf/kd_rkd conf/kd_task
     one "$1" "" conf/kd_rkd_activation "${skd}"
     one "$1" "" conf/kd_rkd_uniform "${skd}"
