@@ -9,6 +9,7 @@ from espnet_kd.recipe import bootstrap, experiments, scores
 from espnet_kd.recipe.experiments import Run
 
 KINDS = ("teacher", "student", "distilled")
+LONGEST_PART = 80  # characters of a name in a label
 EQUAL_UPDATES = 0.01  # relative: batches of equal size can split an epoch a little differently
 
 
@@ -149,7 +150,8 @@ def lesson(run: Run) -> str:
 
 def _longer(group: Group, base: Group) -> str:
     if _equal_updates(group, base):
-        return "student, other settings"
+        part, _ = _distinct([group.name, base.name])
+        return "student, other settings" + (f" ({part})" if part else "")
     if group.updates is None or not base.updates:
         return "student, other number of epochs"
     word = "longer" if group.updates > base.updates else "shorter"
@@ -167,15 +169,21 @@ def _rank(family: list[Group]) -> list[Group]:
 
 
 def _tell_apart(groups: list[Group]) -> None:
-    """Add to equal labels what differs in the names, as in "teacher (small)", or else a number."""
+    """Add to equal labels what differs in the names, as in "teacher (small)", or else a number.
+
+    One of them may have nothing to add: "teacher" beside "teacher (small)".
+    """
     by_label: dict[str, list[Group]] = {}
     for group in groups:
         by_label.setdefault(group.label, []).append(group)
     for same in (equal for equal in by_label.values() if len(equal) > 1):
         parts = _distinct([group.name for group in same])
+        useful = len(set(parts)) == len(parts) and max(map(len, parts)) <= LONGEST_PART
         for number, (group, part) in enumerate(zip(same, parts, strict=True), 1):
-            useful = all(parts) and len(set(parts)) == len(parts)
-            group.label += f" ({part})" if useful else f" #{number}"
+            if not useful:
+                group.label += f" #{number}"
+            elif part:
+                group.label += f" ({part})"
 
 
 def _distinct(names: list[str]) -> list[str]:

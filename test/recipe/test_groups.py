@@ -51,10 +51,10 @@ def test_the_baseline_has_equal_updates_and_the_nearest_configuration(tmp_path: 
     found = {g.name: g for g in groups(tmp_path)}
     assert found["taught"].baseline is found["near"]
     assert found["taught_long"].baseline is None
-    assert found["far"].label == "student, other settings"
+    assert found["far"].label == "student, other settings (far)"
     assert found["long"].label == "student, trained longer (3 x)"
     assert {found["near"].label, found["other_size"].label} == {"student (near)", "student (other_size)"}
-    assert {found["taught"].label, found["taught_long"].label} == {"distilled: ctc #1", "distilled: ctc #2"}
+    assert {found["taught"].label, found["taught_long"].label} == {"distilled: ctc", "distilled: ctc (long)"}
 
 
 def test_unknown_updates_are_compared_by_epochs(tmp_path: Path) -> None:
@@ -83,6 +83,12 @@ def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path
         write_score(write_experiment(tmp_path / name, distilled(x=weight)), "test", wrong=3)
     found = sorted(g.label for g in groups(tmp_path))
     assert found == [f"distilled: ctc ({part})" for part in ("k4_sp", "w1", "w10")]
+
+
+def test_labels_are_numbered_where_names_say_too_little_or_too_much(tmp_path: Path) -> None:
+    for lr, name in enumerate(("a_b", "b_a", "a_b_" + "x" * 90)):
+        write_score(write_experiment(tmp_path / name, distilled(lr=lr)), "test", wrong=3)
+    assert sorted(g.label for g in groups(tmp_path)) == [f"distilled: ctc #{n}" for n in (1, 2, 3)]
 
 
 def test_ensembles_of_other_seeds_are_one_row(tmp_path: Path) -> None:
