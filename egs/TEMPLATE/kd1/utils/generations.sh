@@ -67,24 +67,6 @@ student_of() {
     echo "${name}"
 }
 
-# peer_dirs: the student, or the peers of a mutual training.
-peer_dirs() {
-    "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
-}
-
-# score_others: experiments that are decoded as this one is, but not scored; the table shows them all.
-score_others() {
-    local dir set unscored
-    for dir in "${expdir}"/*/"${inference_tag}"; do
-        unscored=
-        for set in "${evaluated[@]}"; do
-            [ -e "${dir}/${set}/text" ] || continue 2
-            [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
-        done
-        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || echo "warning: ${dir} is not scored" >&2
-    done
-}
-
 # select_generation GENERATION: whose student stages 8 to 11 train, and by whom it is taught.
 select_generation() {
     current_generation=$1

@@ -149,6 +149,11 @@ train() {
 # task_of EXP: asr, or asr_transducer, whose configuration alone has joint_network_conf.
 task_of() { if grep -q '^joint_network_conf:' "$1/config.yaml"; then echo asr_transducer; else echo asr; fi; }
 
+# peer_dirs: the student, or the peers of a mutual training.
+peer_dirs() {
+    "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
+}
+
 # decode EXP SET...: 1-best hypotheses; what is decoded already with the same inputs is left alone.
 decode() {
     local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=()
@@ -199,6 +204,19 @@ score() {
         echo "${exp##*/}:"
         "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
         [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # a corpus' own scorer
+    done
+}
+
+# score_others: experiments that are decoded as this one is, but not scored; the table shows them all.
+score_others() {
+    local dir set unscored
+    for dir in "${expdir}"/*/"${inference_tag}"; do
+        unscored=
+        for set in "${evaluated[@]}"; do
+            [ -e "${dir}/${set}/text" ] || continue 2
+            [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
+        done
+        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || echo "warning: ${dir} is not scored" >&2
     done
 }
 
