@@ -45,8 +45,9 @@ class Rules:
 def main(argv: list[str] | None = None) -> None:
     """``prepare csj ROOT DST``: DST/{train,train_dev,train_nodev,train_nodup,eval1,eval2,eval3}."""
     args = _parser().parse_args(argv)
-    sets = {name: getattr(args, name).split() for name in TALKS}
-    rules = Rules(args.gap, args.longest, frozenset(args.extra_tags.split()), args.like_espnet)
+    sets = {name: " ".join(getattr(args, name)).split() for name in TALKS}
+    extra_tags = frozenset(" ".join(args.extra_tags).split())
+    rules = Rules(args.gap, args.longest, extra_tags, args.like_espnet)
     talks = find_talks(args.root)
     check_sets(sets, {talk.id for talk in talks}, args.root, args.allow_missing_eval)
     utterances = read_talks(talks, sets, rules)
@@ -75,9 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--gap", type=float, default=GAP, help="longest pause in an utterance (default: %(default)s s)")
     add("--longest", type=float, default=LONGEST, help="beyond it nothing is added (default: %(default)s s)")
     for name, ids in TALKS.items():
-        add(f"--{name}", default=ids, help=f"talks of {name} (default: %(default)s)")
+        add(f"--{name}", nargs="*", default=[ids], metavar="ID", help=f"talks of {name} (default: {ids})")
     add("--allow_missing_eval", action="store_true", help="go on without evaluation talks that are not there")
-    add("--extra_tags", default="", help="names of tags that are deleted beside the known ones")
+    add("--extra_tags", nargs="+", default=[], metavar="NAME", help="tags to delete beside the known ones")
     return parser
 
 
@@ -158,12 +159,16 @@ def write_sets(utterances: Mapping[str, list[Utterance]], dst: Path, dev: int, r
     """Write a data directory of each set and of the parts of train.
 
     Raises:
-        UserError: a set would be empty.
+        UserError: a set would be empty, and one of an earlier run is in its place.
     """
     train_dev, train_nodev = splits.first_utterances(utterances["train"], dev)
     train_nodup = splits.limit_repetitions(train_nodev, repetitions)
     parts = {"train_dev": train_dev, "train_nodev": train_nodev, "train_nodup": train_nodup}
-    for name, found in {**utterances, **parts}.items():
+    everything = {**utterances, **parts}
+    for name, found in everything.items():
+        if not found and (dst / name).exists():
+            raise UserError(f"{dst / name} is of an earlier run and would have no utterances now: remove it")
+    for name, found in everything.items():
         if not found:
             _warn(f"{dst / name} is not written: it would have no utterances")
             continue

@@ -173,13 +173,21 @@ def is_teacher(run: Run, runs: list[Run]) -> bool:
     return not run.distilled and any(run.directory.resolve() in other.teachers for other in runs)
 
 
-def settings(run: Run) -> str:
-    """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
-    kept = {
+def relevant(run: Run) -> dict[str, Any]:
+    """The options that its training depends on, but the seed; none that does nothing."""
+    return {
         key: value
         for key, value in run.config.items()
-        if key not in IRRELEVANT and not key.startswith(IRRELEVANT_PREFIXES) and value not in EMPTY
+        if key not in IRRELEVANT
+        and not key.startswith(IRRELEVANT_PREFIXES)
+        and value not in EMPTY
+        and value != {"probability": 0}  # scheduled sampling, switched off
     }
+
+
+def settings(run: Run) -> str:
+    """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
+    kept = relevant(run)
     if run.before is not None:
         kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
     if "ensemble" in kept:

@@ -112,10 +112,10 @@ def _compare(family: list[Group]) -> None:
 
 def _distance(group: Group) -> Callable[[Group], tuple[int, str]]:
     """Key by which the closest configuration is the smallest; the name decides among equals."""
-    mine = group.runs[0].config
+    mine = experiments.relevant(group.runs[0])
 
     def key(base: Group) -> tuple[int, str]:
-        theirs = base.runs[0].config
+        theirs = experiments.relevant(base.runs[0])
         return sum(mine.get(k) != theirs.get(k) for k in mine.keys() | theirs.keys()), base.name
 
     return key

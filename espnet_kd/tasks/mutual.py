@@ -24,7 +24,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
 from espnet_kd.criteria.options import check_choice
 from espnet_kd.errors import UserError
-from espnet_kd.models.distilled import aligned
+from espnet_kd.models.frames import MAX_FRAME_DIFFERENCE
 from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_together, suffix
 from espnet_kd.models.sampling import ScheduledSampling, check_decoder, sample_prefixes
 from espnet_kd.models.schedule import Schedule, build_schedule
@@ -66,11 +66,12 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
         raise UserError(
             "mutual: peers are not taught by a teacher, too: leave out teacher, criteria, init_from_teacher"
         )
+    _refuse_unused(args)
     refuse_data_parallel(args)
     choices, terms = mutual_options(args.mutual)
     args.mutual = {**args.mutual, "peers": peer_changes(args.mutual)}
     configs = [peer_config(vars(args), number) for number in range(2, 2 + len(args.mutual["peers"]))]
-    peers = [_build(build, config) for config in configs]
+    peers = [_build(build, config, number) for number, config in enumerate(configs, 2)]
     _refuse_moved_frames(args, terms, choices["specaug"])
     sampling = None
     if probability is not None:
@@ -116,6 +117,11 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], list[Term
     terms = term_options(mutual["criteria"])
     for t in terms:
         needs = t.build().needs
+        if t.resample:
+            raise UserError(
+                f"mutual: criterion {t.term.name}: `frame_rate: resample` is for teachers: "
+                "give the peers the same subsampling"
+            )
         if needs == "lattice" and choices["targets"] == "mean":
             raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
         if t.term.student_tap != t.term.teacher_tap or needs == "hidden":
@@ -176,11 +182,14 @@ def train_apart(model: MutualLearning, optimizers: Sequence[torch.optim.Optimize
     ]
 
 
-def _build(build: Build, config: Mapping[str, Any]) -> Model:
+def _build(build: Build, config: Mapping[str, Any], number: int) -> Model:
     """The model that stock training starts from with this configuration, which has the peer's seed."""
     with _same_randomness():
         set_all_random_seed(int(config["seed"]))
-        return build(argparse.Namespace(**copy.deepcopy(dict(config))))
+        try:
+            return build(argparse.Namespace(**copy.deepcopy(dict(config))))
+        except (TypeError, ValueError) as e:
+            raise UserError(f"mutual: peer {number} cannot be built: {e}") from None
 
 
 @contextmanager
@@ -198,7 +207,8 @@ def _sample_alone(model: Model, args: argparse.Namespace, probability: Schedule)
     terms = term_options(args.criteria)
     _refuse_inner_taps(terms)
     teachers: list[Any] = []
-    if any(t.term.teacher_tap.startswith("decoder") for t in terms):
+    with_criteria = hasattr(model, "kd_method")  # not with hard targets
+    if with_criteria and any(t.term.teacher_tap.startswith("decoder") for t in terms):
         teacher = model.kd_method.teacher
         if not hasattr(teacher, "experiments"):
             raise UserError(
@@ -217,6 +227,19 @@ def _refuse_inner_taps(terms: Sequence[TermOptions]) -> None:
                 f"criterion {t.term.name}: with scheduled sampling {t.term.student_tap} runs twice: "
                 "tap decoder, or a layer of the encoder"
             )
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Options that peers would not follow, or peer 1 alone."""
+    if args.task_weight != 1 or args.targets is not None:
+        raise UserError(
+            "mutual: task_weight and targets are for teachers: the weights of peers are weight and combine"
+        )
+    if args.init_param or args.freeze_param:
+        raise UserError(
+            "mutual: init_param and freeze_param would reach peer 1 alone, as would an earlier phase: "
+            "leave them out"
+        )
 
 
 def _refuse_moved_frames(args: argparse.Namespace, terms: Sequence[TermOptions], specaug: str) -> None:
@@ -239,11 +262,18 @@ def _fit(model: Any, rate: int) -> None:
         ]
     model.train()
     for number, theirs in enumerate(seen[1:], 2):
-        for term in (t for t in mutual.terms if t.student_tap != LATTICE):
-            ours, others, _ = aligned(seen[0][term.student_tap], theirs[term.student_tap], term)
-            if ours.shape[-1] != others.shape[-1]:
+        for term in mutual.terms:
+            ours, others = seen[0][term.student_tap], theirs[term.student_tap]
+            lengths = [int(side.lengths.max()) for side in (ours, others)]
+            where = f"mutual: criterion {term.name}: {term.student_tap} has"
+            if abs(lengths[0] - lengths[1]) > MAX_FRAME_DIFFERENCE:
                 raise UserError(
-                    f"mutual: criterion {term.name}: {term.student_tap} has {ours.shape[-1]} values at a "
-                    f"position in peer 1, {others.shape[-1]} in peer {number}: "
+                    f"{where} {lengths[0]} positions in peer 1, {lengths[1]} in peer {number}: "
+                    "give the peers the same subsampling"
+                )
+            sizes = [side.values.shape[-1] for side in (ours, others)]
+            if term.student_tap != LATTICE and sizes[0] != sizes[1]:
+                raise UserError(
+                    f"{where} {sizes[0]} values at a position in peer 1, {sizes[1]} in peer {number}: "
                     "choose a tap that gives logits over the tokens"
                 )

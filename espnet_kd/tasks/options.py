@@ -123,6 +123,8 @@ class TermOptions:
 
 def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
     """Check the option ``criteria``."""
+    if not isinstance(criteria, Mapping):
+        raise UserError(f"criteria: {criteria!r} is not a mapping: write `NAME: {{type: ..., tap: ...}}`")
     result = []
     for name, entry in criteria.items():
         if not isinstance(entry, Mapping) or "type" not in entry:
@@ -131,7 +133,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             raise UserError(f"criteria: {name!r} is not a name: use letters, digits and _")
         both = entry.get("tap", LATTICE if on_lattice(entry["type"]) else None)
         student, teacher = entry.get("student_tap", both), entry.get("teacher_tap", both)
-        if not student or not teacher:
+        if not (student and isinstance(student, str) and teacher and isinstance(teacher, str)):
             raise UserError(
                 f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)"
             )

@@ -20,8 +20,8 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         mutual: the option; its ``peers`` is their number, or a list with a mapping for each but the first:
             keys of ``CHANGES``, ``seed``, and ``config``, a file of which the model is taken. Options of
-            a part (``encoder_conf``) are merged into those of the configuration, but replace them where
-            the part (``encoder``) is named, too.
+            a part (``encoder_conf``) are merged into those of the file or the configuration, but replace
+            them where the part (``encoder``) is named, too.
 
     Raises:
         UserError: ``peers`` is neither, or has an unknown key.
@@ -39,6 +39,9 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
         if unknown:
             known = ", ".join(("seed", "config", *CHANGES))
             raise UserError(f"mutual: peer {number}: unknown key {', '.join(unknown)}; known: {known}")
+        seed = peer.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UserError(f"mutual: peer {number}: seed is {seed!r}, not a whole number from 0")
         for key, value in peer.items():
             if key.endswith("_conf") and not isinstance(value, Mapping):
                 raise UserError(f"mutual: peer {number}: {key} is {value!r}, not a mapping")
@@ -60,8 +63,14 @@ def peer_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     result["seed"] = change.pop("seed", int(config["seed"]) + SEED_STEP * (number - 1))
     for part in change.keys() & set(PARTS):  # another encoder has other options
         change.setdefault(f"{part}_conf", {})
+    return merged(result, change)
+
+
+def merged(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with changes; options of a part are added, but all new where the part is, too."""
+    result = dict(config)
     for key, value in change.items():
-        whole = key in PARTS or key.removesuffix("_conf") in change
+        whole = key in PARTS or key.removesuffix("_conf") in change or not isinstance(value, Mapping)
         result[key] = value if whole else {**(config.get(key) or {}), **value}
     return result
 
@@ -78,4 +87,4 @@ def _with_file(peer: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"mutual: config {peer['config']!r} of a peer cannot be read: {reason}") from None
     if not isinstance(content, Mapping):
         raise UserError(f"mutual: config {peer['config']!r} of a peer is not `key: value` lines")
-    return {**{key: value for key, value in content.items() if key in CHANGES}, **rest}
+    return merged({key: value for key, value in content.items() if key in CHANGES}, rest)

@@ -137,6 +137,21 @@ def test_a_set_without_talks_is_not_written(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "data" / "eval1").exists()
 
 
+def test_a_set_of_an_earlier_run_does_not_stay(tmp_path: Path, root: Path) -> None:
+    csj.main([str(root), str(tmp_path / "data"), *PART])
+    before = contents(tmp_path / "data")
+    with pytest.raises(UserError, match="eval1 is of an earlier run and would have no utterances now"):
+        csj.main([str(root), str(tmp_path / "data"), *PART, "--eval1", "A01M0137", "A01M0097"])
+    assert contents(tmp_path / "data") == before
+
+
+def test_several_tags_can_be_declared(tmp_path: Path) -> None:
+    talk = {"A01F0055": [said(1, 2, "(Y は)い(Z ん)")], "A01F0067": [said(1, 2, "ええ")]}
+    root = write_csj(tmp_path / "CSJ", talk)
+    csj.main([str(root), str(tmp_path / "data"), *PART, "--extra_tags", "Y", "Z"])
+    assert texts(tmp_path / "data" / "train")["A01F0055_0001000_0002000"] == "はいん"
+
+
 def test_a_whole_evaluation_set_of_another_size_is_pointed_out(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -137,9 +137,13 @@ def test_peers_of_different_architecture(recipe: Recipe) -> None:
     """Whole files and single changes; dropout of the peers is their own."""
     config = recipe.root / "large.yaml"
     config.write_text("{encoder: transformer, encoder_conf: {output_size: 32, num_blocks: 2}}")
-    peers = [{"config": "large.yaml", "seed": 9}, {"decoder_conf": {"num_blocks": 2}}]
+    peers = [
+        {"config": "large.yaml", "seed": 9, "encoder_conf": {"linear_units": 24}},
+        {"decoder_conf": {"num_blocks": 2}},
+    ]
     model = build(recipe, mutual={**MUTUAL, "peers": peers})
     large, deep = model.kd_peers.values()
+    assert len(large.encoder.encoders) == 2 and large.encoder.encoders[0].feed_forward.w_1.out_features == 24
     assert type(large.encoder).__name__ == "TransformerEncoder" and large.encoder.output_size() == 32
     assert len(deep.decoder.decoders) == 2 and len(deep.encoder.encoders) == 1
     assert all(value > 0 for name, value in model(**batch())[1].items() if name.startswith("loss_kd"))
@@ -159,7 +163,13 @@ def test_peers_of_different_architecture(recipe: Recipe) -> None:
         ({"criteria": {"att": ATT}, "peers": [{"seed": 3}]}, "peers 1 and 2 start from the same weights"),
         ({"criteria": {"att": ATT}, "peers": [{"seed": 5}] * 2}, "peers 2 and 3 start from the same weights"),
         ({"criteria": {"h": {**ATT, "type": "hidden"}}}, "peers compare logits at one tap"),
-        ({**MUTUAL, "peers": [{"encoder_conf": {"input_layer": "conv2d2"}}]}, "criterion ctc: the student"),
+        ({**MUTUAL, "peers": [{"encoder_conf": {"input_layer": "conv2d2"}}]}, "criterion ctc: ctc.ctc_lo"),
+        ({"criteria": {"ctc": {**CTC, "frame_rate": "resample"}}}, "`frame_rate: resample` is for teachers"),
+        ({"criteria": "kl"}, "criteria: 'kl' is not a mapping"),
+        ({"criteria": {"x": {**ATT, "tap": 3}}}, "criteria: x: give tap"),
+        ({**MUTUAL, "peers": [{"seed": None}]}, "peer 2: seed is None, not a whole number"),
+        ({**MUTUAL, "peers": [{"seed": 1.5}]}, "peer 2: seed is 1.5, not a whole number"),
+        ({**MUTUAL, "peers": [{"encoder_conf": {"bloks": 2}}]}, "peer 2 cannot be built: "),
         ({"criteria": {"x": {**ATT, "tap": "decodr"}}}, "peer 1 has no layer 'decodr'"),
     ],
 )  # fmt: skip
@@ -167,6 +177,20 @@ def test_refused_in_one_line(recipe: Recipe, mutual: dict, message: str) -> None
     with pytest.raises(UserError) as error:
         build(recipe, mutual=mutual or {"weight": 0.5})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task_weight": 0.0}, "task_weight and targets are for teachers"),
+        ({"targets": "hard"}, "task_weight and targets are for teachers"),
+        ({"init_param": ["model.pth"]}, "init_param and freeze_param would reach peer 1 alone"),
+        ({"freeze_param": ["encoder"]}, "init_param and freeze_param would reach peer 1 alone"),
+    ],
+)
+def test_options_that_peers_would_not_follow_are_refused(recipe: Recipe, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(recipe, mutual=MUTUAL, **options)
 
 
 def test_a_teacher_beside_peers_is_refused(recipe: Recipe) -> None:

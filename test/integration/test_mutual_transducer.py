@@ -28,6 +28,13 @@ def test_weight_zero_is_training_alone_bit_for_bit(recipe: Recipe) -> None:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_peers_of_other_frame_rates_are_refused(recipe: Recipe) -> None:
+    peers = [{"encoder_conf": {"input_conf": {"subsampling_factor": 2}}}]
+    mutual = {"criteria": {"lattice": LATTICE}, "peers": peers}
+    with pytest.raises(UserError, match="joint_network has .* positions in peer 1, .* in peer 2: give the"):
+        train(recipe, "exp/refused", mutual=mutual)
+
+
 def test_lattices_have_no_mean(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="lattices have no mean"):
         train(recipe, "exp/refused", mutual={"criteria": {"lattice": LATTICE}, "targets": "mean"})

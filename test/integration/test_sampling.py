@@ -116,6 +116,11 @@ def test_a_teacher_sees_the_prefix_of_the_student(recipe: Recipe) -> None:
     assert theirs[2].equal(validation) and validation.tolist() == REFERENCE
 
 
+def test_beside_a_teacher_of_hard_targets(recipe: Recipe) -> None:
+    options = {"teacher": {"exp": "exp/teacher"}, "criteria": {"att": ATT}, "targets": "hard"}
+    assert not hasattr(sampled(recipe, 1.0, **options), "kd_method")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

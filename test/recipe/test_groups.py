@@ -57,6 +57,20 @@ def test_the_baseline_has_equal_updates_and_the_nearest_configuration(tmp_path: 
     assert {found["taught"].label, found["taught_long"].label} == {"distilled: ctc", "distilled: ctc (long)"}
 
 
+def test_sampling_with_probability_0_is_none(tmp_path: Path) -> None:
+    sampled = {"scheduled_sampling": {"probability": 0.2}}
+    plan = {
+        "a_sampled": config(**sampled),
+        "b_plain": config(),
+        "mutual": config(mutual={"peers": 2}, scheduled_sampling={"probability": 0}),
+    }
+    for name, settings in plan.items():
+        write_score(write_experiment(tmp_path / name, settings, {"role": "student"}), "test", wrong=3)
+        write_checkpoint(tmp_path / name, 100, epochs=1)
+    baseline = {g.name: g for g in groups(tmp_path)}["mutual"].baseline
+    assert baseline is not None and baseline.name == "b_plain"
+
+
 def test_unknown_updates_are_compared_by_epochs(tmp_path: Path) -> None:
     for name, settings in (("a", config()), ("b", config(max_epoch=3)), ("c", distilled())):
         write_score(write_experiment(tmp_path / name, settings, {"role": "student"}), "test", wrong=3)

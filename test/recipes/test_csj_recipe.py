@@ -76,6 +76,7 @@ def test_stage_1_makes_all_sets(recipe: Path, corpus: Path, like_espnet: str, di
     [
         ((), "local/data.sh: error: --csj is required"),
         (("--csj", "."), "espnet-kd: error: . is not CSJ: neither"),
+        (("--csj", ".", "--csj_like_espnet", "True"), "local/data.sh: error: --csj_like_espnet is True"),
     ],
 )
 def test_a_corpus_is_required(recipe: Path, given: tuple[str, ...], message: str) -> None:

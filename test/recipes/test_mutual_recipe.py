@@ -46,6 +46,18 @@ def test_which_peers_are_decoded(mutual: Path, peers: str, decoded: list[str], t
         )
 
 
+def test_a_model_that_is_not_exported_is_named(mutual: Path) -> None:
+    for name in ("wav.scp", "text", "utt2num_samples"):
+        script(mutual / "dump/raw/dev" / name, "u 1\n")
+    for name in ("config.yaml", "latest.pth"):
+        script(mutual / STUDENT / name, "")
+    python = str(script(mutual / "python", PYTHON))
+    options = ("--stage", "10", "--stop_stage", "10", "--test_sets", "dev", "--python", python)
+    errors = failure(mutual, *KD, *options, "--inference_asr_model", "latest.pth")
+    assert errors.startswith("kd.sh: error: peers have their best and averaged models only: there is no ")
+    assert errors.endswith(f"{STUDENT}_peer1/latest.pth\n")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -55,6 +67,7 @@ def test_which_peers_are_decoded(mutual: Path, peers: str, decoded: list[str], t
             "--peers ensemble: transducers cannot be decoded together",
         ),
         (("--generation", "2"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
+        (("--kd_config", "a.yaml,conf/mutual.yaml"), "--kd_config a.yaml,conf/mutual.yaml: peers are"),
         (("--unlabelled_sets", "extra"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
     ],
 )

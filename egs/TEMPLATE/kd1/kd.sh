@@ -96,6 +96,7 @@ teacher_inference_config=${teacher_inference_config:-${inference_config}}
 [ "${peers} ${asr_task}" != "ensemble asr_transducer" ] || error "--peers ensemble: transducers cannot be decoded together"
 read -ra kd_configs <<< "${kd_config//,/ }"
 if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
+    [ ${#kd_configs[@]} -eq 1 ] || error "--kd_config ${kd_config}: peers are trained in one phase"
     [ "${generation}${unlabelled_sets}" = 1 ] || error "--kd_config ${kd_config}: peers have no teacher: leave out --generation and --unlabelled_sets"
     teacher_exp='' teacher_config=''
 fi
@@ -258,6 +259,7 @@ stage_10() {
     done
     dirs=$(peer_dirs)
     for dir in ${dirs}; do
+        [ -e "${dir}/${inference_asr_model}" ] || error "peers have their best and averaged models only: there is no ${dir}/${inference_asr_model}"
         decode "${dir}" "${evaluated[@]}"
     done
     teachers_together "${evaluated[@]}"

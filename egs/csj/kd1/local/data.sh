@@ -12,5 +12,9 @@ if [ -z "${csj}" ]; then
     exit 1
 fi
 options=()
-[ "${csj_like_espnet:-true}" != true ] || options=(--like_espnet)
+case ${csj_like_espnet:-true} in
+    true) options=(--like_espnet) ;;
+    false) ;;
+    *) echo "local/data.sh: error: --csj_like_espnet is ${csj_like_espnet}: true or false" >&2; exit 1 ;;
+esac
 "${python:-python3}" -m espnet_kd prepare csj "${csj}" data "${options[@]}" "$@"
