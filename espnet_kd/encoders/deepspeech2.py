@@ -121,15 +121,23 @@ class DeepSpeech2(AbsEncoder):
         return x[:, : int(olens.max())], olens, None
 
 
+def _are_sizes(mapping: Mapping[str, Any]) -> bool:
+    """True if channels is a number of at least 1, kernel and stride two such numbers."""
+    pairs = [mapping["kernel"], mapping["stride"]]
+    if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+        return False
+    return all(isinstance(n, int) and n >= 1 for n in (mapping["channels"], *pairs[0], *pairs[1]))
+
+
 class PlaneConvolution(nn.Module):
     """Convolution over time and frequency, batch normalisation, ReLU clipped at 20."""
 
     def __init__(self, channels: int, index: int, mapping: Mapping[str, Any]) -> None:
         super().__init__()
         name = f"deepspeech2: convolutions[{index}]"
-        if set(mapping) != set(KEYS) or any(len(mapping[key]) != 2 for key in KEYS[1:]):
+        if not isinstance(mapping, Mapping) or set(mapping) != set(KEYS) or not _are_sizes(mapping):
             raise ValueError(
-                f"{name} is {dict(mapping)}: "
+                f"{name} is {mapping!r}: "
                 "write {channels: 32, kernel: [time, frequency], stride: [time, frequency]}"
             )
         kernel = [odd(k, name) for k in mapping["kernel"]]
@@ -145,6 +153,26 @@ class PlaneConvolution(nn.Module):
         return self.norm(x, real).clamp(0.0, CLIP)
 
 
+class Backward:
+    """Mixed in before a recurrent layer: it reads each utterance from its last frame to its first."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, C), (B,) frames -> (B, T, D), in the order of x, and the layer's last state."""
+        y, state = super().forward(reversed_in_time(x, lengths))  # type: ignore[misc]
+        return reversed_in_time(y, lengths), state
+
+
+class BackwardGRU(Backward, nn.GRU):
+    """A GRU from the last frame to the first."""
+
+
+class BackwardLSTM(Backward, nn.LSTM):
+    """An LSTM from the last frame to the first."""
+
+
+BACKWARD = {"gru": BackwardGRU, "lstm": BackwardLSTM}
+
+
 class RecurrentLayer(nn.Module):
     """Batch normalisation, one recurrent layer in one or both directions, dropout."""
 
@@ -154,8 +182,9 @@ class RecurrentLayer(nn.Module):
         super().__init__()
         self.norm = MaskedBatchNorm(size) if batch_norm else None
         # A module for each direction: packed sequences are slow on CPUs, and need lengths from the GPU.
-        number = 1 if directions == "forward" else 2
-        self.rnns = nn.ModuleList(CELLS[cell](size, hidden, batch_first=True) for _ in range(number))
+        self.rnns = nn.ModuleList([CELLS[cell](size, hidden, batch_first=True)])
+        if directions != "forward":
+            self.rnns.append(BACKWARD[cell](size, hidden, batch_first=True))
         self.sum = directions == "sum"
         self.dropout = nn.Dropout(dropout)
 
@@ -165,7 +194,7 @@ class RecurrentLayer(nn.Module):
             x = self.norm(x, real)
         y = self.rnns[0](x)[0]
         if len(self.rnns) == 2:
-            z = reversed_in_time(self.rnns[1](reversed_in_time(x, lengths))[0], lengths)
+            z = self.rnns[1](x, lengths)[0]
             y = y + z if self.sum else torch.cat([y, z], -1)
         return self.dropout(without_padding(y, lengths))
 

@@ -8,7 +8,14 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_kd.encoders.masked import MaskedBatchNorm, TimeConvolution, real_frames, strided, without_padding
+from espnet_kd.encoders.masked import (
+    MaskedBatchNorm,
+    TimeConvolution,
+    odd,
+    real_frames,
+    strided,
+    without_padding,
+)
 
 RESIDUALS = ("dense", "plain", "none")
 EPSILON = 1e-3  # of batch normalisation
@@ -178,6 +185,8 @@ class Block(nn.Module):
 
 
 def _layer(name: str, mapping: Mapping[str, Any]) -> Layer:
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"jasper: {name} is {mapping!r}: write {{channels: 256, kernel: 11}}")
     known = [field.name for field in fields(Layer)]
     unknown = [str(key) for key in mapping if key not in known]
     if unknown:
@@ -185,7 +194,13 @@ def _layer(name: str, mapping: Mapping[str, Any]) -> Layer:
     missing = [key for key in ("channels", "kernel") if key not in mapping]
     if missing:
         raise ValueError(f"jasper: {name}: {', '.join(missing)} is missing")
-    return Layer(**mapping)
+    layer = Layer(**mapping)
+    for key in ("channels", "kernel", "stride", "dilation"):
+        value = getattr(layer, key)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"jasper: {name}: {key} is {value!r}, not a whole number from 1")
+    odd(layer.kernel, f"jasper: {name}")
+    return layer
 
 
 def _unstrided(name: str, mapping: Mapping[str, Any]) -> Layer:

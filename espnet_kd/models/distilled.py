@@ -155,14 +155,12 @@ class Distillation:
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
         stats["loss_task"] = loss.detach()
-        return self.kd_method.task_weight(step) * loss
+        weight: Schedule = self.kd_method.task_weight
+        return weight(step) * (loss.detach() if weight.is_zero else loss)
 
 
 def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0.
-
-    The stock forward with them keeps every parameter in the graph, as DDP wants it.
-    """
+    """(B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0."""
     tokens = torch.full((len(speech), 1), ANY_TOKEN, device=speech.device)
     return tokens, torch.ones_like(tokens[:, 0])
 

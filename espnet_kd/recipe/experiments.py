@@ -188,6 +188,8 @@ def relevant(run: Run) -> dict[str, Any]:
 def settings(run: Run) -> str:
     """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
     kept = relevant(run)
+    for key in kept.keys() & {"train_data_path_and_name_and_type", "train_shape_file"}:
+        kept[key] = without_seed(json.dumps(kept[key]))  # a phase's own speech lies in its directory
     if run.before is not None:
         kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
     if "ensemble" in kept:

@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_kd.errors import UserError
+from espnet_kd.rate import DEFAULT_RATE
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import listen
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     experiment = load_experiment(args.experiment, args.model)
     millions = sum(p.numel() for p in experiment.model.parameters()) / 1e6
     print(f"{experiment.checkpoint}: {millions:.2f} M parameters")
-    print(table(experiment.model, args.depth))
+    print(table(experiment.model, args.depth, experiment.rate or DEFAULT_RATE))
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class Layer:
     size: int
 
 
-def table(model: ESPnetASRModel, depth: int) -> str:
+def table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
     """One line for each tappable layer whose path has at most so many parts, then what was left out."""
     names = [name for name, _ in model.named_modules() if name]
     if getattr(model, "joint_network", None) is not None:  # tapped as a whole, as the lattice
         names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
-    layers = tappable(model, names)
+    layers = tappable(model, names, hertz)
     shown = [layer for layer in layers if layer.path.count(".") < depth]
-    rate = f"{frame_rate(model):g} per second"
+    rate = f"{frame_rate(model, hertz):g} per second"
     rows = [("tap", "on a second of noise", "rate")]
     for layer in shown:
         steps = layer.path.split(".")[0] == "decoder"
@@ -63,9 +64,9 @@ def table(model: ESPnetASRModel, depth: int) -> str:
     return "\n".join(lines)
 
 
-def tappable(model: ESPnetASRModel, names: list[str]) -> list[Layer]:
+def tappable(model: ESPnetASRModel, names: list[str], hertz: int) -> list[Layer]:
     """The layers among submodules of a model in eval mode that give frames or steps."""
-    taps, speech = Taps(model, names), noise(model, SECONDS[0])
+    taps, speech = Taps(model, names), noise(model, SECONDS[0], hertz)
     lengths = torch.tensor([TEXT.shape[1]])
     with torch.no_grad():
         listen(model, taps, speech, torch.tensor([speech.shape[1]]), TEXT, lengths)
@@ -80,17 +81,17 @@ def tappable(model: ESPnetASRModel, names: list[str]) -> list[Layer]:
     return found
 
 
-def frame_rate(model: ESPnetASRModel) -> float:
+def frame_rate(model: ESPnetASRModel, hertz: int) -> float:
     """Encoder frames in a second."""
     frames = []
     for seconds in SECONDS:
-        speech = noise(model, seconds)
+        speech = noise(model, seconds, hertz)
         with torch.no_grad():
             frames.append(int(model.encode(speech, torch.tensor([speech.shape[1]]))[1]))
     return (frames[1] - frames[0]) / (SECONDS[1] - SECONDS[0])
 
 
-def noise(model: ESPnetASRModel, seconds: int) -> torch.Tensor:
+def noise(model: ESPnetASRModel, seconds: int, hertz: int) -> torch.Tensor:
     """(1, samples), always the same.
 
     Raises:
@@ -98,5 +99,4 @@ def noise(model: ESPnetASRModel, seconds: int) -> torch.Tensor:
     """
     if model.frontend is None:
         raise UserError("the model takes features instead of waveforms: its layers cannot be listed")
-    rate = int(getattr(model.frontend, "fs", None) or 16000)
-    return torch.randn(1, seconds * rate, generator=torch.Generator().manual_seed(0))
+    return torch.randn(1, seconds * hertz, generator=torch.Generator().manual_seed(0))

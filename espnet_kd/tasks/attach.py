@@ -16,6 +16,7 @@ from espnet_kd.models.transducer import distil_transducer
 from espnet_kd.rate import DEFAULT_RATE, heard_rate
 from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
+from espnet_kd.tasks.reach import freeze_unreached
 from espnet_kd.tasks.stored import stored_teacher
 from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
@@ -77,6 +78,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         build_schedule(args.task_weight, "task_weight"),
         soft_only=targets == "soft",
     )
+    if method.task_weight.is_zero:
+        freeze_unreached(model, taps, method.terms, rate or DEFAULT_RATE)
     attach = distil if isinstance(model, ESPnetASRModel) else distil_transducer
     return attach(model, method, {t.term.name: t.build() for t in terms})
 

@@ -94,6 +94,20 @@ def test_one_direction_without_lookahead_is_causal_after_the_convolutions() -> N
     assert moved.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_each_direction_keeps_the_order_of_frames(cell: str) -> None:
+    """So that it can be tapped: the layer is the sum of what its two modules give."""
+    layer = small(cell=cell).eval().layers[0]
+    seen = []
+    for rnn in layer.rnns:
+        rnn.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    lengths = torch.tensor([9, 4])
+    x = torch.randn(2, 9, layer.rnns[0].input_size)
+    y = layer(x, lengths, torch.tensor([*range(9), *range(9, 13)]))
+    for of_one, forward, backward, frames in zip(y, *seen, lengths, strict=True):
+        torch.testing.assert_close(of_one[:frames], (forward + backward)[:frames])
+
+
 @kinds
 def test_autocast(kind: dict) -> None:
     encoder = small(**kind)
@@ -112,6 +126,9 @@ def test_autocast(kind: dict) -> None:
         ({"directions": "both"}, "directions is 'both'; known: sum, concat, forward"),
         ({"layers": 0}, "0 layers of 6 units"),
         ({"convolutions": [{"channels": 3, "kernel": 5}]}, r"convolutions\[0\] is .*: write {channels: 32"),
+        ({"convolutions": [{"channels": 3, "kernel": 5, "stride": 2}]}, "write {channels: 32, kernel: "),
+        ({"convolutions": [{"channels": 3, "kernel": [5, 5], "stride": [0, 1]}]}, "write {channels: 32"),
+        ({"convolutions": [3]}, r"convolutions\[0\] is 3: write"),
         ({"convolutions": [{"channels": 3, "kernel": [4, 5], "stride": [1, 1]}]}, "has a kernel of 4"),
     ],
 )

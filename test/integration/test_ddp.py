@@ -30,6 +30,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     },
     "deepspeech2": {
         **CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2, "criteria": {"hid": HIDDEN},
+        "task_weight": 0.0,  # the CTC layer is frozen: DDP must not wait for its gradient
     },
     "mutual": {
         "mutual": {"criteria": {"ctc": KL, "att": {**KL, "tap": "decoder"}}},
@@ -135,7 +136,10 @@ def test_two_processes_equal_one(root: Path, name: str) -> None:
                 found, expected, atol=1e-4, rtol=rtol, msg=lambda m, key=key: f"{key}: {m}"
             )
     moved = {n: (two[n] - start[n]).abs().max().item() for n in start if "projection" in n or "ctc_lo" in n}
-    assert len(moved) == 4 and min(moved.values()) > 1e-4, "training must have changed what is compared"
+    assert len(moved) == 4
+    for n, far in moved.items():
+        frozen = name == "deepspeech2" and "ctc_lo" in n
+        assert far == 0 if frozen else far > 1e-4, f"{n}: training must have changed what is compared"
     means = [two[n].abs().max().item() for n in start if "running_mean" in n]
     assert (name in TRANSFORMERS) == (not means) and all(mean > 1e-3 for mean in means)
     assert two["kd_step"] == STEPS

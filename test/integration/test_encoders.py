@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from recipe import KL, Recipe
 
 from espnet_kd import __main__ as cli
@@ -124,6 +126,19 @@ def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.Capture
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "decoder 3 steps x 7 one per token and one for the end" in lines
     assert any(line.startswith("encoder.encoders.0.feed_forward ") for line in lines)
+
+
+def test_rates_are_those_of_the_speech_that_a_model_hears(
+    recipe: Recipe, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from espnet_kd.recipe.layers import main
+
+    exp = Path(shutil.copytree(teacher, recipe.root / "exp/telephone"))
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    config["frontend_conf"]["fs"] = "8k"  # its hop is 20 ms then
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    main([str(exp)])
+    assert "12.5 per second" in capsys.readouterr().out
 
 
 def test_the_task_module_alone_makes_the_encoders_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,17 @@ def student(recipe: Recipe, teacher: dict[str, str]) -> Path:
     )
 
 
+def test_with_the_lattice_alone_other_heads_stay(recipe: Recipe, teacher: dict[str, str]) -> None:
+    options = {"teacher": teacher, "criteria": {"lattice": LATTICE}, "task_weight": 0.0, "optim": "adam"}
+    states = [
+        torch.load(train(recipe, out, **options, optim_conf=decay) / "1epoch.pth", weights_only=True)
+        for out, decay in (("exp/only", {"lr": 0.01}), ("exp/decayed", {"lr": 0.01, "weight_decay": 0.1}))
+    ]
+    moved = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
+    heads = {name.split(".")[0] for name in states[0]}
+    assert heads - {name.split(".")[0] for name in moved} == {"frontend", "normalize", "ctc_lin", "kd_step"}
+
+
 def test_stock_decoding_without_us(recipe: Recipe, student: Path) -> None:
     program = WITHOUT_US.format(f"exp/{student.name}", CHECKPOINT)
     subprocess.run([sys.executable, "-c", program], cwd=recipe.root, check=True, capture_output=True)

@@ -65,6 +65,19 @@ def test_stage_1_needs_no_transcripts(represented: Path) -> None:
     assert (represented / "valid.loss.ave.pth").exists()
 
 
+def test_what_stage_1_does_not_reach_stays(recipe: Recipe, teacher: str, represented: Path) -> None:
+    """Weight decay, which Adam divides by its own size, would make it vanish where the gradient is zero."""
+    exp = train(
+        recipe, "exp/decayed", text=False, **{**RECURRENT, **BY_LOSS}, teacher={"exp": teacher},
+        criteria={"rkd": RKD}, task_weight=0.0, optim_conf={"lr": 0.01, "weight_decay": 0.1}, scheduler=None,
+    )  # fmt: skip
+    first, second = (torch.load(e / "1epoch.pth", weights_only=True) for e in (represented, exp))
+    for name in ("ctc.ctc_lo.weight", "ctc.ctc_lo.bias"):
+        assert torch.equal(first[name], second[name])
+    learned = "encoder.layers.1.rnns.0.weight_hh_l0"
+    assert not torch.equal(first[learned], second[learned])
+
+
 def test_stage_2_starts_from_the_student_of_stage_1(recipe: Recipe, teacher: str, represented: Path) -> None:
     exp = train(
         recipe, "exp/stage2", "--init_param", f"{represented}/valid.loss.ave.pth:::kd_", **RECURRENT,

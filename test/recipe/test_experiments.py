@@ -74,6 +74,9 @@ def test_only_the_seed_and_the_place_do_not_matter(tmp_path: Path) -> None:
     assert text(seed=3, output_dir="elsewhere", log_level="DEBUG", dist_backend="gloo") == text()
     assert text(patience=None, criteria={}) == text()  # an unset option of ours or ESPnet's
     assert text(max_epoch=3) != text()
+    paths = [[[f"exp/{exp}/speech/wav.scp", "speech", "sound"]] for exp in ("a", "a_seed2")]
+    assert len({text(train_data_path_and_name_and_type=path) for path in paths}) == 1
+    assert text(teacher={"exp": "exp/t_seed2"}) != text(teacher={"exp": "exp/t"})
     assert text(ctc_conf={"dropout_rate": 0.1}) != text()
 
 

@@ -75,6 +75,13 @@ def test_unlabelled_speech_must_be_formatted(phased: Path) -> None:
     assert errors == "kd.sh: error: stage 9 needs dump/raw/other/wav.scp, which stage 4 makes\n"
 
 
+def test_more_speech_is_not_forgotten(phased: Path) -> None:
+    errors = failure(phased, *STAGE, *OPTIONS, "--unlabelled_sets", "")
+    assert errors == (
+        f"kd.sh: error: {FIRST} was trained on more speech: give --unlabelled_sets as then, or remove it\n"
+    )
+
+
 def test_unlabelled_sets_are_formatted_and_filtered_without_text(recipe: Path) -> None:
     stub = script(recipe / "stub", '#!/usr/bin/env bash\necho "$@"\n')
     for name in ("train", "dev", "extra"):

@@ -35,6 +35,7 @@ student=exp/asr_student_conformer_kd_essence_raw_en_char_criteriactc.k
 dev=decode_asr_model_valid.cer_ctc.ave/dev
 essence=("$@" --teacher_exp "${teachers}" --kd_config conf/kd_essence.yaml)
 
+mkdir -p essence
 ./run.sh "$@" --teacher_args "--seed 2" --stage 7 --stop_stage 7 > teacher2.log 2>&1 &
 ./run.sh "$@" --teacher_args "--seed 3 --max_epoch 12 --init_param ${first}" --stage 7 --stop_stage 7
 wait $! || { echo "the second teacher failed: see teacher2.log" >&2; exit 1; }

@@ -79,7 +79,10 @@ train_student() {
 # speech_only EXP CONFIG...: options of a training without transcripts, if it needs none and there are sets of them.
 speech_only() {
     local joined sets=("${raw}/${train}" "${unlabelled[@]/#/${raw}/}")
-    [[ ${#unlabelled[@]} -gt 0 && ${asr_task} = asr ]] || return 0
+    if [[ ${#unlabelled[@]} -eq 0 || ${asr_task} != asr ]]; then
+        [ ! -e "$1/speech" ] || error "$1 was trained on more speech: give --unlabelled_sets as then, or remove it"
+        return 0
+    fi
     need 4 "${sets[@]/%//wav.scp}"
     joined=$("${python}" -m espnet_kd phases --sets "${sets[@]}" --out "$1/speech" --config "${@:2}")
     [ -z "${joined}" ] || printf '%s\n' "${common_options[@]}" \
