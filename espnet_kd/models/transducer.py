@@ -124,7 +124,7 @@ def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student
     frames = torch.arange(student.shape[1], device=last.device).minimum(last).clamp(min=0)
     if isinstance(teacher, CollapsedTargets):
         utterance = torch.arange(len(frames), device=frames.device)[:, None]
-        return CollapsedTargets(teacher.log_probs[utterance, frames, : student.shape[2]])
+        return replace(teacher, log_probs=teacher.log_probs[utterance, frames, : student.shape[2]])
     enc = teacher.enc.gather(1, frames[:, :, None].expand(-1, -1, teacher.enc.shape[2]))
     return teacher.with_tensors(enc, teacher.dec[:, : student.shape[2]], teacher.weight, teacher.bias)
 

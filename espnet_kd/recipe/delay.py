@@ -6,18 +6,18 @@ not of the time that computing takes, nor of the wait for the end of a chunk.
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.merge import read_config
 
 NAME = "delay.json"
-DEFAULT_HOP = 128  # samples, of ESPnet's default front end
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--checkpoint", help="file in both experiments (default: the averaged model)")
     p.add_argument("--utterances", type=int, default=200, help="at most (default: %(default)s)")
     p.add_argument("--inference_config", type=Path, help="of the student: streaming, decoding_window")
+    p.add_argument("--inference_args", default="", help="options that override it, --KEY VALUE ...")
     args = p.parse_args(argv)
     if args.utterances < 1:
         raise UserError(f"--utterances {args.utterances} is not a number from 1 up")
@@ -46,12 +47,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """What is written."""
-    from espnet_kd.tasks.delay import compare
+    from espnet_kd.tasks.delay import compare, frame_milliseconds
     from espnet_kd.teachers.experiment import load_experiment
 
     student, teacher = (load_experiment(d, args.checkpoint) for d in (args.student, args.teacher))
     milliseconds = frame_milliseconds(read_config(args.student / "config.yaml"))
     inference = read_config(args.inference_config) if args.inference_config else {}
+    inference |= overrides(args.inference_args)
     chunks = chunks_of(inference, milliseconds)
     files = (("wav.scp", "speech", args.audio_type), ("text", "text", "text"))
     data = [(str(args.data / file), name, kind) for file, name, kind in files]
@@ -73,11 +75,14 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def frame_milliseconds(config: dict[str, Any]) -> float:
-    """Duration of an encoder frame of a transducer."""
-    front, encoder = config.get("frontend_conf") or {}, config.get("encoder_conf") or {}
-    factor = (encoder.get("input_conf") or {}).get("subsampling_factor", 4)
-    return 1000 * front.get("hop_length", DEFAULT_HOP) * factor / parse_rate(str(front.get("fs", "16k")))
+def overrides(words: str) -> dict[str, Any]:
+    """What options of decoding say of chunks."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for name in ("streaming", "decoding_window", "left_context"):
+        parser.add_argument(f"--{name}", type=yaml.safe_load)
+    return vars(parser.parse_known_args(shlex.split(words))[0])
 
 
 def chunks_of(inference: dict[str, Any], milliseconds: float) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ IRRELEVANT_PREFIXES = ("dist_", "wandb_", "use_wandb")
 MODEL_KEYS = (
     """
     token_list token_type frontend frontend_conf preencoder preencoder_conf encoder encoder_conf
-    postencoder postencoder_conf decoder decoder_conf joint_net_conf model
+    postencoder postencoder_conf decoder decoder_conf joint_net_conf joint_network_conf model
     """
 ).split()
 EMPTY: tuple[object, ...] = (None, {}, [], "")

@@ -8,6 +8,7 @@ ESPnet would collect them.
 """
 
 import argparse
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -59,7 +60,9 @@ def main(argv: list[str] | None = None) -> None:
         "times": round(times.pseudo, 4),
     }
     sides = repeat(labelled, times.labelled), repeat(pseudo, times.pseudo)
-    write({name: sides[0][name] | sides[1][name] for name in TABLES}, args, record)
+    tables = {name: sides[0][name] | sides[1][name] for name in TABLES}
+    record["text"] = hashlib.sha256(json.dumps(tables["text"], sort_keys=True).encode()).hexdigest()
+    write(tables, args, record)
     hours = " and ".join(f"{samples(side) / rate / 3600:.2f}" for side in sides)
     print(f"{args.dst}: labelled and pseudo-labelled speech, {hours} hours an epoch")
 

@@ -79,11 +79,17 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"remove it, or give the configuration another name (or --{args.role}_args)"
         )
     record = _read(args.exp) if trained else {}
+    mix = json.loads(args.mix.read_text(encoding="utf-8")) if args.mix else None
+    if record and record.get("mix") != mix:
+        raise UserError(
+            f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "
+            f"remove it, or give the configuration another name (or --{args.role}_args)"
+        )
     if record.get("done"):
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(dump(config), encoding="utf-8")
-    _write(args.exp, _record(args, command, record))
+    _write(args.exp, _record(args, command, record) | {"mix": mix})
     return True
 
 
@@ -114,7 +120,6 @@ def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> d
         "args": args.args,
         "previous": str(args.previous) if args.previous else None,
         "generation": args.generation,
-        "mix": json.loads(args.mix.read_text(encoding="utf-8")) if args.mix else None,
         "started": before.get("started", round(time.time(), 1)),
         "ended": None,
         "interruptions": before["interruptions"] + 1 if before else 0,

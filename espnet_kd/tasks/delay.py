@@ -13,10 +13,12 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.models.delay import Delays, Speech, measure
+from espnet_kd.rate import parse_rate
 from espnet_kd.tasks.options import TermOptions, on_lattice
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 UTTERANCES = 50
+DEFAULT_HOP = 128  # samples, of ESPnet's default front end
 Paths = Sequence[tuple[str, str, str]]  # of ESPnet's data: file, name, type
 
 
@@ -65,11 +67,27 @@ def compare(
         chunks: see ``measure``.
 
     Raises:
-        UserError: one is no transducer, or the data have no text.
+        UserError: one is no transducer, their tokens or frames differ, or the data have no text.
     """
-    speech = islice(read(read_config(student.directory), data), count)
+    configs = [read_config(model.directory) for model in (student, teacher)]
+    if student.tokens != teacher.tokens:
+        raise UserError(f"delay: {student.directory} and {teacher.directory} have other tokens")
+    frames = [frame_milliseconds(config) for config in configs]
+    if frames[0] != frames[1]:
+        raise UserError(
+            f"delay: {student.directory} has frames of {frames[0]:g} ms, "
+            f"{teacher.directory} of {frames[1]:g} ms"
+        )
+    speech = islice(read(configs[0], data), count)
     with torch.random.fork_rng([]):  # encoders draw random numbers even in eval mode
         return measure(student.model, teacher.model, speech, chunks)
+
+
+def frame_milliseconds(config: dict[str, Any]) -> float:
+    """Duration of an encoder frame of a transducer."""
+    front, encoder = config.get("frontend_conf") or {}, config.get("encoder_conf") or {}
+    factor = (encoder.get("input_conf") or {}).get("subsampling_factor", 4)
+    return 1000 * front.get("hop_length", DEFAULT_HOP) * factor / parse_rate(str(front.get("fs", "16k")))
 
 
 def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:

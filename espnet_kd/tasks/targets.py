@@ -12,7 +12,7 @@ from espnet_kd.teachers.experiment import read_config
 # What each choice uses; a transcript counts in all of them.
 CHOICES = {
     "soft": "the criteria on all speech, pseudo-labels only as their paths through the lattice",
-    "hard": "the task loss on transcripts and pseudo-labels; no criteria",
+    "hard": "the task loss on transcripts and pseudo-labels; no criteria, and task_weight does not count",
     "both": "the task loss on transcripts and pseudo-labels, and the criteria on all speech",
 }
 AUTO = "auto"

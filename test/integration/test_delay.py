@@ -4,14 +4,16 @@ import argparse
 import contextlib
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from recipe import MODELS, Recipe
 
 from espnet_kd.errors import UserError
-from espnet_kd.models.delay import Delays, emissions, in_chunks
+from espnet_kd.models.delay import Delays, emissions, in_chunks, measure
 from espnet_kd.recipe import delay
 from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import term_options
@@ -71,6 +73,41 @@ def test_a_model_is_not_late_after_itself(
     assert (found["mean_ms"], found["median_ms"], found["p90_ms"], found["utterances"]) == (0, 0, 0, 2)
     assert found["frame_ms"] == 40 and found["chunk_ms"] is None  # hop of 10 ms, every fourth frame
     assert "emits +0 ms after streaming on average" in capsys.readouterr().out
+
+
+def test_a_late_student_has_a_positive_delay(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, early = (load_experiment(student).model for _ in range(2))
+    monkeypatch.setattr(
+        "espnet_kd.models.delay.emissions", lambda model, *speech: [5, 9] if model is late else [2, 7]
+    )
+    found = measure(late, early, [(torch.zeros(9).numpy(), torch.tensor([3, 4]).numpy())])
+    assert found.frames == {3: 1, 2: 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("token_list", ["<blank>", "<unk>", "z", "b", "c", "<space>", "<sos/eos>"], "have other tokens"),
+        ("frontend_conf", {"fs": 16000, "n_fft": 400, "hop_length": 80}, "frames of 40 ms, .* of 20 ms"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    recipe: Recipe, student: Path, key: str, value: object, message: str
+) -> None:
+    other = Path(shutil.copytree(student, recipe.root / f"exp/other_{key}"))
+    config = yaml.safe_load((other / "config.yaml").read_text()) | {key: value}
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ["--teacher", str(other), "--student", str(student), "--data", "dump/raw/dev"]
+    with contextlib.chdir(recipe.root), pytest.raises(UserError, match=message):
+        delay.main(command)
+
+
+def test_options_of_decoding_say_what_chunks_are_seen(recipe: Recipe, student: Path) -> None:
+    options = "--beam_size 2 --streaming true --decoding_window 320 --left_context=16"
+    command = ["--teacher", str(student), "--student", str(student), "--data", "dump/raw/dev"]
+    with contextlib.chdir(recipe.root):
+        delay.main([*command, "--utterances", "1", "--inference_args", options])
+    assert json.loads((student / "delay.json").read_text())["chunk_ms"] == 320
 
 
 def test_emissions_follow_the_text(student: Path) -> None:

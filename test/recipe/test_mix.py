@@ -93,6 +93,8 @@ def test_the_record_says_where_it_came_from_and_again_gives_the_same(sets: tuple
     assert record["pseudo"][0]["kept"]["hours"] == 1.0
     before = contents(path)
     assert contents(mix(sets, *options)) == before
+    (sets[1] / "text").write_text((sets[1] / "text").read_text().replace("SIX", "TWO"))
+    assert json.loads((mix(sets, *options) / "mix.json").read_text())["text"] != record["text"]
 
 
 def test_what_does_not_fit_is_refused(sets: tuple[Path, Path]) -> None:

@@ -57,6 +57,22 @@ def test_a_finished_training_is_not_started_again(place: Path, capsys: pytest.Ca
     assert record() == before
 
 
+def test_other_pseudo_labels_are_another_training(place: Path) -> None:
+    mix = Path("mix.json")
+    mix.write_text('{"text": "a"}')
+    begin("--mix", "mix.json")
+    begin("--mix", "mix.json")
+    mix.write_text('{"text": "b"}')
+    begin("--mix", "mix.json")  # nothing was trained yet
+    Path("exp/s/1epoch.pth").touch()
+    begin("--mix", "mix.json")
+    mix.write_text('{"text": "a"}')
+    for labels in (["--mix", "mix.json"], []):
+        with pytest.raises(UserError, match="exp/s was trained on other speech or pseudo-labels than"):
+            begin(*labels)
+    assert record()["mix"] == {"text": "b"}
+
+
 def test_an_interrupted_training_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begin()
     first = record()["started"]

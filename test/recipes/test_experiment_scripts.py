@@ -1,6 +1,7 @@
 """AN4's scripts of experiments, with a recipe that only notes how it is called."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -71,10 +72,26 @@ def test_the_table_is_made_after_all_trainings(calls: list[dict[str, list[str]]]
 
 
 def test_first_seeds_come_first(calls: list[dict[str, list[str]]]) -> None:
-    """A student's first seed before its others."""
-    seeds: dict[object, list[bool]] = {}
+    """Of every row, whose calls differ in nothing but the seed."""
+    rows: dict[str, list[bool]] = {}
+    for call in (call for call in calls if 9 in stages(call)):
+        args = " ".join(call.get("--student_args", []))
+        key = repr(call | {"--student_args": [re.sub(r"--seed \d+ ?", "", args).strip()]})
+        rows.setdefault(key, []).append("--seed" in args)
+    assert rows and all(not of_one[0] for of_one in rows.values())
+    assert any(len(of_one) == 3 for of_one in rows.values())
+
+
+def test_the_last_table_knows_every_way_of_decoding(calls: list[dict[str, list[str]]]) -> None:
+    """A table has the results of two: a student's and the teacher's."""
+    keys = ("--inference_config", "--teacher_inference_config")
+    ways: dict[str, set[str]] = {}
+    last: dict[str, set[str]] = {}
     for call in calls:
-        if 9 in stages(call):
-            key = (*call.get("--expdir", ()), *call.get("--student_config", ()), *call.get("--kd_config", ()))
-            seeds.setdefault(key, []).append("--seed" in " ".join(call.get("--student_args", [])))
-    assert seeds and all(not of_one[0] for of_one in seeds.values())
+        table = "".join(call.get("--results_md", []))
+        chosen = {"".join(call[key]) for key in keys if key in call}
+        if 10 in stages(call):
+            ways.setdefault(table, set()).update(chosen)
+        if 11 in stages(call):
+            last[table] = chosen
+    assert all(ways[table] <= last[table] for table in ways)

@@ -236,7 +236,7 @@ stage_8() {
         as_teacher score "${dir}" "${valid_set}"
     done
     teachers_together "${valid_set}"
-    [ -z "${mixed}" ] || pseudo_label
+    [ -z "${mixed}" ] || as_teacher pseudo_label
     [ ${#teachers[@]} -eq 0 ] || write_targets
 }
 

@@ -95,13 +95,13 @@ pseudo_label() {
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
     [ "${gpu_inference}" != true ] || options+=(--ngpu 1)
     [ "${cluster}" != local ] || options+=(--workers "${inference_nj}")
-    [ -z "${teacher_inference_config}" ] || options+=(--inference_config "${teacher_inference_config}")
+    [ -z "${inference_config}" ] || options+=(--inference_config "${inference_config}")
     for set in "${unlabelled[@]}"; do
         need 4 "${raw}/${set}/wav.scp"
         sets+=("${mixed%/*}/${set}")
         # shellcheck disable=SC2046
         "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
-            --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${teacher_tag}/${set}" \
+            --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${inference_tag}/${set}" \
             $([ ! -e "${raw}/${set}/text" ] || echo --references "${raw}/${set}/text") "${symbols[@]}" \
             --cluster "${cluster}" --inference_args="${inference_args}" "${options[@]}" "${words[@]}"
     done
@@ -153,8 +153,10 @@ measure_delay() {
     dir=$(model_dir "${teachers[0]}")
     [ "$(task_of "${dir}")" = asr_transducer ] || return 0
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
+    [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
     "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
-        --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}"
+        --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
+        echo "warning: the emission delay of ${student} is not measured" >&2
 }
 
 # duration SECONDS
