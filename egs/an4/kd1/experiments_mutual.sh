@@ -7,6 +7,7 @@
 # Usage: ./experiments_mutual.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
 # Cost:  about 44 trainings of conf/student_attention.yaml, 4.5 hours of two cores from the time of one; not measured.
 set -euo pipefail
+. ./path.sh
 export OMP_NUM_THREADS=1
 
 one() {  # train, decode and score: STUDENT_ARGUMENTS OPTION...

@@ -7,6 +7,7 @@
 # Usage: ./experiments_transducer.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
 # Cost:  4.5 hours of two cores, from the time of one student; not measured.
 set -euo pipefail
+. ./path.sh
 export OMP_NUM_THREADS=1
 
 common=(

@@ -8,6 +8,7 @@
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
 # Cost:  264 epochs of each student, of 40 s: with the teacher 4 hours of two cores; not measured.
 set -euo pipefail
+. ./path.sh
 export OMP_NUM_THREADS=1
 
 common=(
