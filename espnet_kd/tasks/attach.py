@@ -71,13 +71,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
     terms = _fit(model, rate or DEFAULT_RATE, taps, teacher, terms)
-    method = Method(
-        teacher,
-        taps,
-        tuple(t.term for t in terms),
-        build_schedule(args.task_weight, "task_weight"),
-        soft_only=targets == "soft",
-    )
+    task_weight = build_schedule(args.task_weight, "task_weight")
+    method = Method(teacher, taps, tuple(t.term for t in terms), task_weight, soft_only=targets == "soft")
     if method.task_weight.is_zero:
         freeze_unreached(model, taps, method.terms, rate or DEFAULT_RATE)
     attach = distil if isinstance(model, ESPnetASRModel) else distil_transducer
