@@ -2,27 +2,28 @@
 # The experiments with transducers: soft and hard targets, streaming students, and a fifth of the transcripts with
 # two generations of students. Three seeds of: student, the same trained twice as long, soft targets (full, collapsed or
 # one-best, which has the lowest WER on dev with seed 1), hard targets; of a fifth: student, two generations of filtered
-# pseudo-labels. Each student of a fifth has the updates of the others, 346 an epoch. The first seed of every row comes
-# first. Two trainings side by side; run again, it goes on. Results: transducer/RESULTS.md and semi/RESULTS.md.
+# pseudo-labels. Each student of a fifth has the updates of the others, 114 an epoch. Without speed perturbation. The first
+# seed of every row comes first. Two trainings side by side; run again, it goes on. Results: transducer/RESULTS.md and
+# semi/RESULTS.md.
 # Usage: ./experiments_transducer.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  4.5 hours of two cores, from the time of one student; not measured.
+# Cost:  not measured.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
 
 common=(
-    "$@" --asr_task asr_transducer --teacher_config conf/teacher_transducer.yaml
+    "$@" --speed_perturb_factors "" --asr_task asr_transducer --teacher_config conf/teacher_transducer.yaml
     --teacher_inference_config conf/decode_transducer.yaml --inference_asr_model valid.loss_transducer.ave.pth
 )
 all=(--expdir exp_transducer --results_md transducer/RESULTS.md)
-equal="--num_iters_per_epoch 346"
+equal="--num_iters_per_epoch 114"
 semi=(
     --expdir exp_semi --results_md semi/RESULTS.md --an4_labelled 20 --train_set train_20 --lang en_20
     --teacher_args "${equal}"
 )
 full=(--student_config conf/student_transducer.yaml --inference_config conf/decode_transducer.yaml)
 streaming=(--student_config conf/student_transducer_streaming.yaml --inference_config conf/decode_streaming.yaml)
-hard=(--unlabelled_speeds 0.9 1.0 1.1 --unlabelled_sets)
+hard=(--unlabelled_sets)
 generations=(--generation 2 "${hard[@]}" train_rest_80)
 
 one() {  # label speech where there is some to label, train, decode and score students: ARGUMENTS OPTION...
@@ -33,7 +34,7 @@ one() {  # label speech where there is some to label, train, decode and score st
 
 of_all() {  # SEED_ARGUMENTS; without any, the seed of the configurations: 1
     one "$1" "${all[@]}" "${full[@]}"
-    one "${1:+$1 }--max_epoch 20" "${all[@]}" "${full[@]}"
+    one "${1:+$1 }--max_epoch 40 --scheduler_conf max_steps=4560" "${all[@]}" "${full[@]}"
     one "$1" "${all[@]}" "${full[@]}" "${hard[@]}" train --unlabelled_share 1
 }
 
@@ -42,7 +43,7 @@ with_transcripts() {
     of_all ""
     for kind in full collapsed one_best; do
         one "" "${all[@]}" "${full[@]}" --kd_config "conf/kd_transducer_${kind}.yaml"
-        tried+=("exp_transducer/asr_student_transducer_kd_transducer_${kind}_raw_en_char_sp")
+        tried+=("exp_transducer/asr_student_transducer_kd_transducer_${kind}_raw_en_char")
     done
     best=$(python3 -m espnet_kd best --decoded "${dev}" "${tried[@]}")
     best=${best#*_kd_transducer_}
