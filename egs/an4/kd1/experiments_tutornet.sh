@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
-# student has the same updates, 18 epochs, in all its phases together, but for "twice as long". Three seeds of: student
-# alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the task alone, and each
-# frame weighting. The weights of KL and of stage 2 are 1 or 10: for each student those with the lowest WER on dev,
-# seed 1, of KL and of stages 1 and 2. Every phase has a warm-up of its own. The teacher is trained with speed perturbation,
-# students without. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it goes on.
+# student has the same updates, 18 epochs, in all its phases together, and the same learning rates, but for "twice as long".
+# Three seeds of: student alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the
+# task alone, and each frame weighting. The weights of KL and of stage 2 are 0.1, 1 or 10: for each student those with the
+# lowest WER on dev, seed 1, of KL and of stages 1 and 2. The teacher is trained with speed perturbation, students without.
+# The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it goes
+# on.
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  366 epochs of each student; not measured.
+# Cost:  396 epochs of each student; not measured.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
@@ -45,13 +46,14 @@ alone() {  # STUDENT SEED
 }
 
 taught() {  # STUDENT: all its rows
-    local seed best skd kl
+    local seed best skd skd_alone kl
     alone "$1" ""
     search "$1" kd_skd conf/kd_rkd
     skd=${generated}/kd_skd_${best}
+    skd_alone=${generated}/kd_skd_alone_${best}
     search "$1" kd_ctc_kl
     kl=${generated}/kd_ctc_kl_${best}
-    one "$1" "--max_epoch 18 --scheduler_conf max_steps=2052" "${skd}"
+    one "$1" "" "${skd_alone}"
     one "$1" "" conf/kd_rkd conf/kd_task
     one "$1" "" conf/kd_rkd_activation "${skd}"
     one "$1" "" conf/kd_rkd_uniform "${skd}"
@@ -64,12 +66,13 @@ taught() {  # STUDENT: all its rows
 
 generated=exp/tutornet/conf
 dev=decode_ctc_asr_model_valid.cer_ctc.ave/dev
-weights=(1 10)
+weights=(0.1 1 10)
 mkdir -p "${generated}"
 for weight in "${weights[@]}"; do  # once: both students' trainings read them at any time
     for name in kd_skd kd_ctc_kl; do
         sed "/^criteria:/,\$ s/weight: .*/weight: ${weight}/" "conf/${name}.yaml" > "${generated}/${name}_${weight}.yaml"
     done
+    sed '/^max_epoch:/,$d' "${generated}/kd_skd_${weight}.yaml" > "${generated}/kd_skd_alone_${weight}.yaml"  # all updates
 done
 for student in "${students[@]}"; do  # the statistics of both
     ./run.sh "${untaught[@]}" --stop_stage 6 --student_config "conf/${student}.yaml"
