@@ -46,20 +46,22 @@ alone() {  # STUDENT SEED
 }
 
 taught() {  # STUDENT: all its rows
-    local seed best skd skd_alone kl
+    local seed frame_weights best skd skd_alone kl rkd=conf/kd_rkd
+    [ "$1" != student_jasper_mini ] || rkd=conf/kd_rkd_blocks  # of the teacher's kind
     alone "$1" ""
-    search "$1" kd_skd conf/kd_rkd
+    search "$1" kd_skd "${rkd}"
     skd=${generated}/kd_skd_${best}
     skd_alone=${generated}/kd_skd_alone_${best}
     search "$1" kd_ctc_kl
     kl=${generated}/kd_ctc_kl_${best}
     one "$1" "" "${skd_alone}"
-    one "$1" "" conf/kd_rkd conf/kd_task
-    one "$1" "" conf/kd_rkd_activation "${skd}"
-    one "$1" "" conf/kd_rkd_uniform "${skd}"
+    one "$1" "" "${rkd}" conf/kd_task
+    for frame_weights in activation none; do
+        one "$1" "" "${generated}/${rkd##*/}_${frame_weights}" "${skd}"
+    done
     for seed in "${seeds[@]}"; do
         alone "$1" "${seed}"
-        one "$1" "${seed}" conf/kd_rkd "${skd}"
+        one "$1" "${seed}" "${rkd}" "${skd}"
         one "$1" "${seed}" "${kl}"
     done
 }
@@ -73,6 +75,11 @@ for weight in "${weights[@]}"; do  # once: both students' trainings read them at
         sed "/^criteria:/,\$ s/weight: .*/weight: ${weight}/" "conf/${name}.yaml" > "${generated}/${name}_${weight}.yaml"
     done
     sed '/^max_epoch:/,$d' "${generated}/kd_skd_${weight}.yaml" > "${generated}/kd_skd_alone_${weight}.yaml"  # all updates
+done
+for frame_weights in activation none; do
+    for name in kd_rkd kd_rkd_blocks; do
+        sed "s/frame_weights: .*/frame_weights: ${frame_weights}/" "conf/${name}.yaml" > "${generated}/${name}_${frame_weights}.yaml"
+    done
 done
 for student in "${students[@]}"; do  # the statistics of both
     ./run.sh "${untaught[@]}" --stop_stage 6 --student_config "conf/${student}.yaml"
