@@ -62,7 +62,7 @@ def partners(path: Path) -> tuple[list[Path], list[Path]]:
         beside = [p for p in MODELS if p.parent == path.parent and p.stem.startswith(role)]
         beside = [p for p in beside if is_transducer(p) == is_transducer(path)]
         texts = path.read_text(), (path.parents[1] / "run.sh").read_text()
-        here, usual = ([p for p in beside if f"conf/{p.name}" in t or f"/asr_{p.stem}_raw" in t] for t in texts)
+        here, usual = ([p for p in beside if re.search(rf"(conf/|/asr_){p.stem}(\.yaml|_raw)", t)] for t in texts)
         found.append(here or usual or beside)
     assert all(found)
     return found[0], found[1]
