@@ -55,6 +55,11 @@ def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
     assert f"{millions:.{digits}f}" == claimed
 
 
+def is_named(model: Path, text: str) -> bool:
+    """Whether a text names a model's configuration, or its experiment."""
+    return re.search(rf"(conf/|/asr_){model.stem}(\.yaml|_raw)", text) is not None
+
+
 def partners(path: Path) -> tuple[list[Path], list[Path]]:
     """Teachers and students of a distillation: those its head names, else those of run.sh, else all."""
     found = []
@@ -62,7 +67,7 @@ def partners(path: Path) -> tuple[list[Path], list[Path]]:
         beside = [p for p in MODELS if p.parent == path.parent and p.stem.startswith(role)]
         beside = [p for p in beside if is_transducer(p) == is_transducer(path)]
         texts = path.read_text(), (path.parents[1] / "run.sh").read_text()
-        here, usual = ([p for p in beside if re.search(rf"(conf/|/asr_){p.stem}(\.yaml|_raw)", t)] for t in texts)
+        here, usual = ([p for p in beside if is_named(p, text)] for text in texts)
         found.append(here or usual or beside)
     assert all(found)
     return found[0], found[1]
