@@ -55,8 +55,13 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Seed of the training."""
+        """Seed of the model; each peer of a mutual training has its own."""
         return int(self.config.get("seed") or 0)
+
+    @property
+    def training_seed(self) -> int:
+        """Seed that the training was started with: that of peer 1."""
+        return int(self.info.get("training_seed", self.seed))
 
     @property
     def phases(self) -> "list[Run]":

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from espnet_kd.recipe import bootstrap, experiments, scores
@@ -45,9 +45,21 @@ class Group:
         """Runs that have a score of a set."""
         return [run for run in self.runs if name in run.scores]
 
-    def counts(self, name: str) -> tuple[bootstrap.Counts, bootstrap.Counts]:
-        """Errors and words (or characters) of each utterance of a set, summed over the runs; each (N,)."""
-        found = [run.scores[name] for run in self.scored(name)]
+    def seeds(self, name: str) -> set[int]:
+        """Seeds of the trainings that have a score of a set."""
+        return {run.training_seed for run in self.scored(name)}
+
+    def counts(
+        self, name: str, seeds: Collection[int] | None = None
+    ) -> tuple[bootstrap.Counts, bootstrap.Counts]:
+        """Errors and words (or characters) of each utterance of a set, summed over the runs; each (N,).
+
+        Args:
+            name: the set.
+            seeds: those of the trainings to take; all if None.
+        """
+        runs = self.scored(name)
+        found = [run.scores[name] for run in runs if seeds is None or run.training_seed in seeds]
         for other in found[1:]:
             scores.check_comparable(found[0], other, self.metric)
         order = sorted(found[0].utterances[self.metric])
@@ -84,13 +96,17 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
 
 
 def comparison(group: Group, name: str) -> bootstrap.Difference | None:
-    """Error rate of a group less that of its baseline on a set; None where either is missing."""
+    """Error rate of a group less that of its baseline on a set; None where either is missing.
+
+    Over the seeds that both have; over all runs of both where they have none in common.
+    """
     base = group.baseline
     if base is None or not group.scored(name) or not base.scored(name):
         return None
     first, second = (side.scored(name)[0].scores[name] for side in (group, base))
     scores.check_comparable(first, second, group.metric)
-    return bootstrap.paired_difference(group.counts(name), base.counts(name))
+    seeds = group.seeds(name) & base.seeds(name) or None
+    return bootstrap.paired_difference(group.counts(name, seeds), base.counts(name, seeds))
 
 
 def _compare(family: list[Group]) -> None:

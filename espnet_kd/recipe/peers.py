@@ -55,8 +55,9 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     record: dict[str, Any] = {}
     if (exp / "run.json").is_file():
         record = json.loads((exp / "run.json").read_text(encoding="utf-8"))
+    training = {"source": f"../{exp.name}", "training_seed": int(config["seed"])}
     _write(out / "config.yaml", dump({**peer_config(config, number), "output_dir": str(out)}))
-    _write(out / "run.json", json.dumps({**record, "source": f"../{exp.name}"}, indent=1) + "\n")
+    _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
     for source in sources:
         target = out / _stock_name(source.name, number)
         original = os.readlink(source) if source.is_symlink() else ""

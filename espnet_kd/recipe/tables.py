@@ -18,9 +18,9 @@ def notes(metric: str) -> str:
     return f"""\
 {rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
 the seeds. Against the student: {err} less that of the student that was trained without a teacher for the same
-number of updates, in percentage points and relative to it. Interval and p: paired bootstrap over the
-utterances of the set ({RESAMPLES} resamples), the errors of all seeds of a side taken together; they speak of
-the choice of utterances, the ± speaks of the seeds."""
+number of updates, in percentage points and relative to it, over the seeds that both have. Interval and p:
+paired bootstrap over the utterances of the set ({RESAMPLES} resamples), the errors of these seeds of a side
+taken together; they speak of the choice of utterances, the ± speaks of the seeds."""
 
 
 def results(groups: list[Group], name: str) -> str:
@@ -115,8 +115,10 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
     found = []
     for group in groups:
         base = group.baseline
-        if base is not None and {r.seed for r in group.runs} != {r.seed for r in base.runs}:
-            found.append(f"{group.label}: its seeds are not those of {base.label}.")
+        if base is not None and {r.training_seed for r in group.runs}.isdisjoint(
+            r.training_seed for r in base.runs
+        ):
+            found.append(f"{group.label}: no seed in common with {base.label}: all of both are compared.")
         if base is not None and (group.updates is None or base.updates is None):
             found.append(f"{group.label}: updates unknown, compared with {base.label} by max_epoch.")
         open_runs = [run.name for run in group.runs if not run.finished]

@@ -93,6 +93,7 @@ def test_an_export_is_repeated_only_where_it_is_old(recipe: Recipe, whole: Path)
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == times
     record = json.loads((out / "run.json").read_text())
     assert record["role"] == "student" and record["source"] == f"../{whole.name}"
+    assert record["training_seed"] == int(yaml.safe_load((whole / "config.yaml").read_text())["seed"])
     assert export(recipe.root / "exp/teacher") == [recipe.root / "exp/teacher"]
 
 

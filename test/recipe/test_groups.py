@@ -36,6 +36,30 @@ def test_a_comparison_pools_the_seeds(tmp_path: Path) -> None:
     assert comparison(groups(tmp_path)[0], "test") is None
 
 
+def test_only_common_seeds_are_compared(tmp_path: Path) -> None:
+    """A student that fails with one seed is no baseline of a row without that seed."""
+    plan = {  # seed of the model, of the training, wrong utterances
+        "student": [(1, 1, 10), (2, 2, 12), (3, 3, 40)],
+        "taught": [(1, 1, 5)],
+        "mutual": [(1001, 1, 6), (1002, 2, 8)],
+        "elsewhere": [(9, 9, 7)],
+    }
+    for lr, (name, trained) in enumerate(plan.items()):
+        for seed, training_seed, wrong in trained:
+            settings = distilled(seed, lr=lr) if lr else config(seed)
+            info = {"role": "student", "training_seed": training_seed}
+            directory = write_experiment(tmp_path / f"{name}_seed{seed}", settings, info)
+            write_checkpoint(directory, 100, epochs=1)
+            write_score(directory, "test", wrong)
+    found = {g.name: comparison(g, "test") for g in groups(tmp_path)}
+    values = {name: difference.value for name, difference in found.items() if difference}
+    assert values == {
+        "taught": pytest.approx(100 * (5 - 10) / 80),
+        "mutual": pytest.approx(100 * (14 - 22) / 160),
+        "elsewhere": pytest.approx(100 * (7 / 80 - 62 / 240)),  # none in common: all
+    }
+
+
 def test_the_baseline_has_equal_updates_and_the_nearest_configuration(tmp_path: Path) -> None:
     plan = {
         "far": (config(optim="sgd", batch_size=7), 100),
