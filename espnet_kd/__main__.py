@@ -5,6 +5,8 @@ import gc
 import importlib
 import os
 import runpy
+import select
+import signal
 import sys
 
 from espnet_kd.errors import UserError
@@ -77,10 +79,23 @@ def run(name: str, argv: list[str]) -> None:
     module, _ = COMMANDS[name]
     try:
         importlib.import_module(module).main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, ValueError, FileNotFoundError) as e:
         if os.environ.get("ESPNET_KD_TRACEBACK"):
             raise
         sys.exit(f"espnet-kd: error: {e}")
+
+
+def _is_unread() -> bool:
+    """True if nobody reads any more what is printed, as in ``... | head``."""
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,33 @@ def test_an_unknown_command_fails_and_lists_the_known_ones() -> None:
 def test_a_command_gets_the_arguments_after_its_name(fake: SimpleNamespace) -> None:
     cli.main(["train", "--config", "a.yaml"])
     assert fake.argv == ["--config", "a.yaml"]
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_may_leave_early(lines: int) -> None:
+    program = f"""
+import sys
+from types import SimpleNamespace
+from espnet_kd import __main__ as cli
+sys.modules["fake"] = SimpleNamespace(main=lambda argv: print("line\\n" * {lines}))
+cli.COMMANDS["fake"] = ("fake", "a stand-in")
+input()
+cli.main(["fake"])
+"""
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 128 + signal.SIGPIPE
+
+
+def test_another_broken_pipe_is_an_error(fake: SimpleNamespace) -> None:
+    fake.error = BrokenPipeError
+    with pytest.raises(BrokenPipeError):
+        cli.main(["train"])
 
 
 @pytest.mark.parametrize("error", [UserError, ValueError, FileNotFoundError])
