@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
 # student has the same updates, 18 epochs, in all its phases together, and the same learning rates, but for "twice as long".
-# Three seeds of: student alone, alone twice as long, KL, stages 1 and 2; one seed of: stage 2 alone, stage 1 and then the
+# Three seeds of: student alone, alone twice as long, KL, stages 1 and 2, both in one training; one seed of: stage 2 alone, stage 1 and then the
 # task alone, and each frame weighting. The weights of KL and of stage 2 are 0.1, 1 or 10: for each student those with the
 # lowest WER on dev, seed 1, of KL and of stages 1 and 2. The teacher is trained with speed perturbation, students without.
 # The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it goes
@@ -56,6 +56,7 @@ taught() {  # STUDENT: all its rows
     kl=${generated}/kd_ctc_kl_${best}
     one "$1" "" "${skd_alone}"
     one "$1" "" "${rkd}" conf/kd_task
+    one "$1" "" conf/kd_tutornet_scheduled
     for frame_weights in activation none; do
         one "$1" "" "${generated}/${rkd##*/}_${frame_weights}" "${skd}"
     done
@@ -63,6 +64,7 @@ taught() {  # STUDENT: all its rows
         alone "$1" "${seed}"
         one "$1" "${seed}" "${rkd}" "${skd}"
         one "$1" "${seed}" "${kl}"
+        one "$1" "${seed}" conf/kd_tutornet_scheduled
     done
 }
 
