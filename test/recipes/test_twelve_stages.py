@@ -88,11 +88,20 @@ def test_a_second_run_does_nothing_again(again: Path) -> None:
         for p in (again / "exp").rglob("*")
         if p.suffix in (".pth", ".npz") or p.name == "text"
     }
+    with (again / "conf/decode.yaml").open("a") as f:
+        f.write("# what a comment says does not matter\n")
     output = run(again, *KD, "--stop_stage", "10")
     assert output.count("already trained") == 2
     assert output.count("already decoded") == 5  # dev by the teacher in stages 8 and 10
     assert output.count("already there") == 2
     assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_other_options_of_decoding_decode_again(again: Path) -> None:
+    with (again / "conf/decode.yaml").open("a") as f:
+        f.write("nbest: 1\n")
+    output = run(again, *KD, "--stage", "8", "--stop_stage", "8")
+    assert f"{TEACHER}/{TAG}/dev: decoded by 1 jobs" in output
 
 
 def test_another_configuration_under_the_same_name_is_refused(again: Path) -> None:

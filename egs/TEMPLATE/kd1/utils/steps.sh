@@ -169,7 +169,8 @@ decode() {
         logs=${dir}/logdir
         lock "${dir}"
         jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
-        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}" "${options[@]:1}")
+        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}")
+        [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # comments may change
         inputs+=" ${inference_args}"
         if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
             echo "${dir}: already decoded"
