@@ -2,34 +2,36 @@
 # The experiments with transducers: soft and hard targets, streaming students, and a fifth of the transcripts with
 # two generations of students. Three seeds of: student, the same trained twice as long, soft targets (full, collapsed or
 # one-best, which has the lowest WER on dev with seed 1), hard targets; of a fifth: student, two generations of filtered
-# pseudo-labels. Each student of a fifth has the updates of the others, 114 an epoch. Without speed perturbation. The first
-# seed of every row comes first. Two trainings side by side; run again, it goes on. Results: transducer/RESULTS.md and
-# semi/RESULTS.md.
+# pseudo-labels. Each student of a fifth has the updates of the others, 114 an epoch. Teachers are trained with speed
+# perturbation, students without. The first seed of every row comes first. Two trainings side by side; run again, it goes
+# on. Results: transducer/RESULTS.md and semi/RESULTS.md.
 # Usage: ./experiments_transducer.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
 # Cost:  not measured.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
 
-common=(
-    "$@" --speed_perturb_factors "" --asr_task asr_transducer --teacher_config conf/teacher_transducer.yaml
-    --teacher_inference_config conf/decode_transducer.yaml --inference_asr_model valid.loss_transducer.ave.pth
-)
-all=(--expdir exp_transducer --results_md transducer/RESULTS.md)
-equal="--num_iters_per_epoch 114"
-semi=(
-    --expdir exp_semi --results_md semi/RESULTS.md --an4_labelled 20 --train_set train_20 --lang en_20
-    --teacher_args "${equal}"
-)
+common=("$@" --asr_task asr_transducer --inference_asr_model valid.loss_transducer.ave.pth)
+all=(--expdir exp/transducer --results_md transducer/RESULTS.md)
+semi=(--expdir exp/semi --results_md semi/RESULTS.md --an4_labelled 20 --train_set train_20 --lang en_20)
+untaught=("${common[@]}" --speed_perturb_factors "" --teacher_config "")
 full=(--student_config conf/student_transducer.yaml --inference_config conf/decode_transducer.yaml)
-streaming=(--student_config conf/student_transducer_streaming.yaml --inference_config conf/decode_streaming.yaml)
+streaming=(
+    --student_config conf/student_transducer_streaming.yaml --inference_config conf/decode_streaming.yaml
+    --teacher_inference_config conf/decode_transducer.yaml
+)
+equal="--num_iters_per_epoch 114"
 hard=(--unlabelled_sets)
 generations=(--generation 2 "${hard[@]}" train_rest_80)
+
+teacher() {  # train one: OPTION...
+    ./run.sh "${common[@]}" "$@" --teacher_config conf/teacher_transducer.yaml --student_config "" --stop_stage 7
+}
 
 one() {  # label speech where there is some to label, train, decode and score students: ARGUMENTS OPTION...
     local args=$1
     shift
-    ./run.sh "${common[@]}" --stage 8 --stop_stage 11 --student_args "${args}" "$@"
+    ./run.sh "${untaught[@]}" --stage 8 --stop_stage 11 --student_args "${args}" "$@"
 }
 
 of_all() {  # SEED_ARGUMENTS; without any, the seed of the configurations: 1
@@ -43,7 +45,7 @@ with_transcripts() {
     of_all ""
     for kind in full collapsed one_best; do
         one "" "${all[@]}" "${full[@]}" --kd_config "conf/kd_transducer_${kind}.yaml"
-        tried+=("exp_transducer/asr_student_transducer_kd_transducer_${kind}_raw_en_char")
+        tried+=("exp/transducer/asr_student_transducer_kd_transducer_${kind}_raw_en_char")
     done
     best=$(python3 -m espnet_kd best --decoded "${dev}" "${tried[@]}")
     best=${best#*_kd_transducer_}
@@ -82,12 +84,14 @@ second_thread() {
 }
 
 dev=decode_transducer_asr_model_valid.loss_transducer.ave/dev
-./run.sh "${common[@]}" "${all[@]}" "${full[@]}" --stop_stage 6
-./run.sh "${common[@]}" "${semi[@]}" "${full[@]}" "${hard[@]}" train_rest_80 --stop_stage 6
-./run.sh "${common[@]}" "${semi[@]}" "${full[@]}" --stage 7 --stop_stage 7 > semi.log 2>&1 &
-./run.sh "${common[@]}" "${all[@]}" "${full[@]}" --stage 7 --stop_stage 7
+./run.sh "${untaught[@]}" "${all[@]}" "${full[@]}" --stop_stage 6
+./run.sh "${untaught[@]}" "${semi[@]}" "${full[@]}" "${hard[@]}" train_rest_80 --stop_stage 6
+teacher "${semi[@]}" --teacher_args "--num_iters_per_epoch 346" > semi.log 2>&1 &
+teacher "${all[@]}"
 wait $! || { echo "the teacher of a fifth of the transcripts failed: see semi.log" >&2; exit 1; }
+all+=(--teacher_exp exp/transducer/asr_teacher_transducer_raw_en_char_sp)
+semi+=(--teacher_exp exp/semi/asr_teacher_transducer_raw_en_20_char_num_iters_per_epoch346_sp)
 second_thread > semi.log 2>&1 &
 with_transcripts
 wait $! || { echo "a student of a fifth of the transcripts, or a streaming one, failed: see semi.log" >&2; exit 1; }
-./run.sh "${common[@]}" "${all[@]}" "${streaming[@]}" --stage 11 --stop_stage 11  # the table of both ways of decoding
+./run.sh "${untaught[@]}" "${all[@]}" "${streaming[@]}" --stage 11 --stop_stage 11  # the table of both ways of decoding

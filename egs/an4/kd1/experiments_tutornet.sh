@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
 # student has the same updates, 18 epochs, in all its phases together, and the same learning rates, but for "twice as long".
-# Three seeds of: student alone, alone twice as long, KL, stages 1 and 2, both in one training; one seed of: stage 2 alone, stage 1 and then the
-# task alone, and each frame weighting. The weights of KL and of stage 2 are 0.1, 1 or 10: for each student those with the
-# lowest WER on dev, seed 1, of KL and of stages 1 and 2. The teacher is trained with speed perturbation, students without.
-# The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings side by side; run again, it goes
-# on.
+# Three seeds of: student alone, alone twice as long, KL, stages 1 and 2, both stages in one training; one seed of: stage 2
+# alone, stage 1 and then the task alone, and each frame weighting. The weights of KL and of stage 2 are 0.1, 1 or 10: for
+# each student those with the lowest WER on dev, seed 1, of KL and of stages 1 and 2. The teacher is trained with speed
+# perturbation, students without. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings
+# side by side; run again, it goes on.
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
 # Cost:  41 models, 3.6 hours of training and 0.9 of decoding on one of two busy cores of an AMD EPYC: 2.3 hours of both.
 set -euo pipefail
