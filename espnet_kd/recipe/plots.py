@@ -1,5 +1,6 @@
 """Pictures for RESULTS.md: error rates with intervals, and learning curves."""
 
+import math
 import re
 import sys
 import warnings
@@ -36,6 +37,7 @@ DOT: Mapping[str, Any] = {
 }
 BESIDE: Mapping[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
 DPI = 120
+FAR = 1.5  # times the highest
 # For Japanese and Chinese tokens, which matplotlib's own font lacks.
 CJK_FONTS = (
     "Noto Sans CJK JP",
@@ -142,6 +144,8 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for label, seeds in curves.items():
             handles.setdefault(label, _curve(ax, seeds, colour[label]))
+        untaught = [group.label for group in groups if group.kind != "distilled"]
+        _cut(ax, [seed for label in untaught for seed in curves.get(label, [])])
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
@@ -151,6 +155,13 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
     figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
     return True
+
+
+def _cut(ax: Any, untaught: list[dict[int, float]]) -> None:
+    """Leave out what is far above the curves of all untaught models: outputs that are not trained yet."""
+    highest = max((value for curve in untaught for value in curve.values()), default=math.inf)
+    if ax.dataLim.ymax > FAR * max(highest, 1):
+        ax.set_ylim(top=1.05 * highest)
 
 
 def _curves(groups: list[Group], names: tuple[str, ...]) -> dict[str, list[dict[int, float]]]:

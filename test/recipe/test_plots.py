@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,18 @@ def test_curves_of_every_group_are_drawn(groups: list[Group], tmp_path: Path) ->
         assert has_colour(tmp_path / "c.png", colour)
     height, width, _ = picture(tmp_path / "c.png").shape
     assert width > 3 * 400 and height > 400  # three panels: cer_ctc, acc, loss
+
+
+def test_outputs_that_are_not_trained_yet_do_not_squeeze_the_others(
+    groups: list[Group], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CER of 0.5 and 20 nats are the highest of models that learned the task from the start."""
+    panels: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: panels.extend(figure.axes))
+    taught = groups[-1].runs[0]
+    taught.history.epochs[1]["valid"].update(cer_ctc=4.0, acc=1.0, loss_task=160.0)
+    plots.learning_curves(groups, tmp_path / "c.png")
+    assert [ax.get_ylim()[1] for ax in panels] == pytest.approx([0.52, 1.04, 21.0], rel=0.02)
 
 
 def test_no_curves_no_picture(groups: list[Group], tmp_path: Path) -> None:
