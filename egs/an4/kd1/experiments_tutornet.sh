@@ -7,7 +7,7 @@
 # perturbation, students without. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings
 # side by side; run again, it goes on.
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  47 models, 4.1 hours of training and 1 of decoding on one of two busy cores of an AMD EPYC: 2.6 hours of both.
+# Cost:  47 models, 4 hours of training and 1 of decoding on one of two busy cores of an AMD EPYC: 2.5 hours of both.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
