@@ -79,29 +79,30 @@ def run(name: str, argv: list[str]) -> None:
     module, _ = COMMANDS[name]
     try:
         importlib.import_module(module).main(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if not _is_unread():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-        sys.exit(128 + signal.SIGPIPE)
     except (UserError, ValueError, FileNotFoundError) as e:
         if os.environ.get("ESPNET_KD_TRACEBACK"):
             raise
         sys.exit(f"espnet-kd: error: {e}")
 
 
-def _is_unread() -> bool:
-    """True if nobody reads any more what is printed, as in ``... | head``."""
-    stdout = select.poll()
-    stdout.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in stdout.poll(0))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script ``espnet-kd``."""
     atexit.register(gc.freeze)  # else Python ends by looking for garbage in all of ESPnet, 1 to 2 s
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            dispatch(sys.argv[1:] if argv is None else argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def dispatch(argv: list[str]) -> None:
+    """Run a command or the stand-in, or list the commands."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
     elif argv[0] in COMMANDS:
@@ -110,6 +111,15 @@ def main(argv: list[str] | None = None) -> None:
         stand_in(argv)
     else:
         sys.exit(f"espnet-kd: error: no command {argv[0]!r}\n{usage()}")
+
+
+def _is_unread() -> bool:
+    """True if nobody reads any more what is printed, as in ``... | head``."""
+    if sys.stdout is None:
+        return False
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
 
 
 if __name__ == "__main__":

@@ -58,17 +58,21 @@ def test_a_command_gets_the_arguments_after_its_name(fake: SimpleNamespace) -> N
     assert fake.argv == ["--config", "a.yaml"]
 
 
-@pytest.mark.parametrize("lines", [1, 100_000])
-def test_a_reader_may_leave_early(lines: int) -> None:
-    program = f"""
+PRINT = """
 import sys
 from types import SimpleNamespace
 from espnet_kd import __main__ as cli
-sys.modules["fake"] = SimpleNamespace(main=lambda argv: print("line\\n" * {lines}))
+def main(argv):
+    print("line\\n" * int(argv[0]))
+    sys.exit(int(argv[1]))
+sys.modules["fake"] = SimpleNamespace(main=main)
 cli.COMMANDS["fake"] = ("fake", "a stand-in")
-input()
-cli.main(["fake"])
 """
+
+
+@pytest.mark.parametrize("argv", ["fake 1 0", "fake 100000 0", "fake 1 1", "--help"])
+def test_a_reader_may_leave_early(argv: str) -> None:
+    program = f"{PRINT}input()\ncli.main({argv.split()})"
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
     with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
         assert process.stdin and process.stdout and process.stderr
@@ -77,6 +81,11 @@ cli.main(["fake"])
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait() == 128 + signal.SIGPIPE
+
+
+def test_a_closed_output_is_no_error() -> None:
+    program = f"{PRINT}sys.stdout = None\ncli.main(['fake', '1', '0'])"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_another_broken_pipe_is_an_error(fake: SimpleNamespace) -> None:

@@ -37,7 +37,7 @@ DOT: Mapping[str, Any] = {
 }
 BESIDE: Mapping[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
 DPI = 120
-FAR = 1.5  # times the highest
+FAR = 1.2  # times the highest
 # For Japanese and Chinese tokens, which matplotlib's own font lacks.
 CJK_FONTS = (
     "Noto Sans CJK JP",
@@ -159,9 +159,10 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
 
 def _cut(ax: Any, untaught: list[dict[int, float]]) -> None:
     """Leave out what is far above the curves of all untaught models: outputs that are not trained yet."""
-    highest = max((value for curve in untaught for value in curve.values()), default=math.inf)
-    if ax.dataLim.ymax > FAR * max(highest, 1):
-        ax.set_ylim(top=1.05 * highest)
+    values = [value for curve in untaught for value in curve.values() if math.isfinite(value)]
+    top = FAR * max([1.0, *values])
+    if values and ax.dataLim.ymax > top:
+        ax.set_ylim(ax.dataLim.ymin - 0.05 * (top - ax.dataLim.ymin), top)
 
 
 def _curves(groups: list[Group], names: tuple[str, ...]) -> dict[str, list[dict[int, float]]]:

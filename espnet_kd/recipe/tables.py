@@ -115,10 +115,12 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
     found = []
     for group in groups:
         base = group.baseline
-        if base is not None and {r.training_seed for r in group.runs}.isdisjoint(
-            r.training_seed for r in base.runs
-        ):
-            found.append(f"{group.label}: no seed in common with {base.label}: all of both are compared.")
+        found += [
+            f"{group.label}: no seed in common with {base.label} on {name}: all of both are compared."
+            for name in sets
+            if base is not None and group.scored(name) and base.scored(name)
+            if group.seeds(name).isdisjoint(base.seeds(name))
+        ]
         if base is not None and (group.updates is None or base.updates is None):
             found.append(f"{group.label}: updates unknown, compared with {base.label} by max_epoch.")
         open_runs = [run.name for run in group.runs if not run.finished]

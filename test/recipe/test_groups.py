@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
 
+from espnet_kd.recipe import tables
 from espnet_kd.recipe.experiments import find
 from espnet_kd.recipe.groups import Group, comparison, make_groups
 
@@ -51,7 +52,14 @@ def test_only_common_seeds_are_compared(tmp_path: Path) -> None:
             directory = write_experiment(tmp_path / f"{name}_seed{seed}", settings, info)
             write_checkpoint(directory, 100, epochs=1)
             write_score(directory, "test", wrong)
+    write_score(tmp_path / "taught_seed1", "dev", wrong=3)
+    write_score(tmp_path / "student_seed2", "dev", wrong=3)  # seed 1 has none
     found = {g.name: comparison(g, "test") for g in groups(tmp_path)}
+    assert tables.warnings(groups(tmp_path), ["test"]) == [
+        "distilled: ctc (elsewhere): no seed in common with student on test: all of both are compared."
+    ]
+    assert any("ctc (taught): no seed in common with student on dev" in w
+               for w in tables.warnings(groups(tmp_path), ["dev"]))
     values = {name: difference.value for name, difference in found.items() if difference}
     assert values == {
         "taught": pytest.approx(100 * (5 - 10) / 80),

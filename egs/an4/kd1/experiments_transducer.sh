@@ -24,8 +24,8 @@ equal="--num_iters_per_epoch 114"
 hard=(--unlabelled_sets)
 generations=(--generation 2 "${hard[@]}" train_rest_80)
 
-teacher() {  # train one: OPTION...
-    ./run.sh "${common[@]}" "$@" --teacher_config conf/teacher_transducer.yaml --student_config "" --stop_stage 7
+teacher() {  # train one, or prepare for it: OPTION...
+    ./run.sh "${common[@]}" --teacher_config conf/teacher_transducer.yaml --student_config "" "$@"
 }
 
 one() {  # label speech where there is some to label, train, decode and score students: ARGUMENTS OPTION...
@@ -86,8 +86,11 @@ second_thread() {
 dev=decode_transducer_asr_model_valid.loss_transducer.ave/dev
 ./run.sh "${untaught[@]}" "${all[@]}" "${full[@]}" --stop_stage 6
 ./run.sh "${untaught[@]}" "${semi[@]}" "${full[@]}" "${hard[@]}" train_rest_80 --stop_stage 6
-teacher "${semi[@]}" --teacher_args "--num_iters_per_epoch 346" > semi.log 2>&1 &
-teacher "${all[@]}"
+teacher_of_a_fifth=("${semi[@]}" --teacher_args "--num_iters_per_epoch 346")
+teacher "${all[@]}" --stop_stage 6
+teacher "${teacher_of_a_fifth[@]}" --stop_stage 6
+teacher "${teacher_of_a_fifth[@]}" --stage 7 --stop_stage 7 > semi.log 2>&1 &
+teacher "${all[@]}" --stage 7 --stop_stage 7
 wait $! || { echo "the teacher of a fifth of the transcripts failed: see semi.log" >&2; exit 1; }
 all+=(--teacher_exp exp/transducer/asr_teacher_transducer_raw_en_char_sp)
 semi+=(--teacher_exp exp/semi/asr_teacher_transducer_raw_en_20_char_num_iters_per_epoch346_sp)
