@@ -1,10 +1,9 @@
 """``python -m espnet_kd mix``: labelled and pseudo-labelled speech in one training set, at a given ratio.
 
-ESPnet draws the batches of an epoch from all of its utterances, whatever their type of batch, so a ratio
-holds in batches on average when it holds in the whole set: the side that is too small is repeated, an
-utterance either as often as its neighbours or once more. Audio is not copied. Utterances with a pseudo-label
-get the prefix ``pseudo-``, copies ``copy2-`` and so on. ``speech_shape`` and ``text_shape.<type>`` are as
-ESPnet would collect them.
+The ratio is that of an epoch: the side that is too small is repeated, an utterance either as often as its
+neighbours or once more. For every batch to have it, there is espnet_kd/tasks/mixed_batches.py. Audio is not
+copied. Utterances with a pseudo-label get the prefix ``pseudo-``, copies ``copy2-`` and so on.
+``speech_shape`` and ``text_shape.<type>`` are as ESPnet would collect them.
 """
 
 import argparse

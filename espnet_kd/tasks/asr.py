@@ -7,6 +7,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments
 from espnet_kd.tasks.trainer import ResumableTrainer
@@ -15,7 +16,7 @@ from espnet_kd.tasks.transcripts import check_transcripts
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
 
-class ASRDistillationTask(ASRTask):
+class ASRDistillationTask(MixedBatches, ASRTask):
     """CTC and CTC/attention students of stock ESPnet, distilled from stock ESPnet experiments.
 
     Without our options it trains the stock model. Both may have an encoder of ours.

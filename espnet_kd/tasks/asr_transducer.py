@@ -7,12 +7,13 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 
 from espnet_kd.models.transducer import with_lattice_loss
 from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments
 from espnet_kd.tasks.trainer import ResumableTrainer
 
 
-class TransducerDistillationTask(ASRTransducerTask):
+class TransducerDistillationTask(MixedBatches, ASRTransducerTask):
     """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
 
     Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package

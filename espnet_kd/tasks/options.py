@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str2bool
 
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.criteria.options import check_choice, check_size
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
     )
     group.add_argument("--delay_student", help="Trained student that `delay: auto` measures; a directory")
+    group.add_argument(
+        "--share_per_batch",
+        type=str2bool,
+        default=False,
+        help="Give every batch the training set's share of pseudo-labelled speech",
+    )
     group.add_argument(
         "--task_weight", type=yaml.safe_load, default=1.0, help="Weight of the task loss, or its schedule"
     )

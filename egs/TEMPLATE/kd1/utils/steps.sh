@@ -95,7 +95,7 @@ speech_only() {
 # train ROLE EXP CONFIG ARGS [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
-    local speech=${raw}/${train} shapes plain
+    local speech=${raw}/${train} shapes plain batches=()
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -108,6 +108,7 @@ train() {
             speech=${mixed}
             shapes=${mixed}
             taught+=(--mix "${mixed}/mix.json")
+            [ -z "${unlabelled_share}" ] || batches=(--share_per_batch true)
         fi
     fi
     training_data "${speech}"
@@ -120,7 +121,7 @@ train() {
         return
     fi
     data=(
-        "${data_options[@]}" "${training_data[@]}" --fold_length 80000 --fold_length 150
+        "${data_options[@]}" "${training_data[@]}" "${batches[@]}" --fold_length 80000 --fold_length 150
         --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
