@@ -3,27 +3,28 @@
 import argparse
 import logging
 import tempfile
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
-from espnet2.iterators.sequence_iter_factory import RawSampler
 from espnet2.tasks.abs_task import AbsTask
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import read_table, write_table
+from espnet_kd.files import read_table
 from espnet_kd.models.hypotheses import are_hypotheses
+
+APART = 32  # utterances of similar length that come between two copies of one
 
 
 class MixedBatches(AbsTask):
     """What ``share_per_batch`` adds to a task.
 
-    ESPnet makes batches of the side that has more speech, as large as its share of ``batch_bins`` or
-    ``batch_size``; the utterances of the other side are dealt out to them, each once, by length.
+    ESPnet cuts an order of the utterances into batches that ``batch_bins`` or ``batch_size`` have room for.
+    The order is that of ``interleave``; for ESPnet to keep to it, an utterance counts as long as the longest
+    one up to it, so that no batch is larger than it may be.
     """
 
     @classmethod
@@ -44,69 +45,64 @@ class MixedBatches(AbsTask):
         """ESPnet's batches, or mixed ones for a training with ``share_per_batch``."""
         if not args.share_per_batch or mode != "train":
             return super().build_sequence_iter_factory(args, iter_options, mode)
-        shapes = [read_table(file) for file in iter_options.shape_files]
-        length = {utt: int(shape.split(",")[0]) for utt, shape in shapes[0].items()}
-        minor, major = sorted(sides(list(length)), key=lambda side: sum(length[u] for u in side))
-        if not minor:
+        shapes = {u: shape.split(",") for u, shape in read_table(iter_options.shape_files[0]).items()}
+        length = {utt: int(shape[0]) for utt, shape in shapes.items()}
+        if not all(sides(list(length))):
             logging.info("share_per_batch: all speech is of one kind")
             return super().build_sequence_iter_factory(args, iter_options, mode)
-        share = sum(length[u] for u in major) / sum(length.values())
+        order = interleave(length)
         with tempfile.TemporaryDirectory() as tmp:
-            files = [str(Path(tmp) / str(i)) for i in range(len(shapes))]
-            for file, shape in zip(files, shapes, strict=True):
-                write_table(file, {utt: shape[utt] for utt in major if utt in shape})
-            part = {
-                key: max(1, round(share * getattr(iter_options, key))) for key in ("batch_size", "batch_bins")
-            }
-            options = replace(iter_options, shape_files=files, **part)
-            factory = super().build_sequence_iter_factory(args, options, mode)
-        minor.sort(key=length.__getitem__, reverse=args.sort_batch == "descending")
-        if iter_options.distributed:  # ESPnet has given this process its part of each batch
-            minor = minor[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
-        batches = [
-            sorted(batch, key=length.__getitem__, reverse=args.sort_in_batch == "descending")
-            for batch in deal(factory.sampler.batches, minor, length)
-        ]
-        report(batches, length)
-        factory.sampler = RawSampler(batches)
-        factory.dataset = cls.build_dataset(args, iter_options, set(chain(*batches)))
+            path = Path(tmp) / "speech_shape"
+            longest = accumulate((length[utt] for utt in order), max)
+            lines = (
+                f"{u} {','.join([str(n), *shapes[u][1:]])}\n" for u, n in zip(order, longest, strict=True)
+            )
+            path.write_text("".join(lines), encoding="utf-8")  # the order is in the lines, too
+            files = [str(path), *iter_options.shape_files[1:]]
+            factory = super().build_sequence_iter_factory(
+                args, replace(iter_options, shape_files=files), mode
+            )
+        descending = args.sort_in_batch == "descending"  # recurrent encoders need it
+        batches = factory.sampler.batches
+        batches[:] = [sorted(batch, key=length.__getitem__, reverse=descending) for batch in batches]
+        shares = [sum(length[u] for u in sides(b)[1]) / sum(length[u] for u in b) for b in batches]
+        logging.info(
+            f"share_per_batch: pseudo-labelled speech is {100 * sum(shares) / len(shares):.1f} % of a batch, "
+            f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %"
+        )
         return factory
+
+
+def interleave(length: Mapping[str, int]) -> list[str]:
+    """All utterances, short ones first, so that any run of them has about the share of the whole.
+
+    Each of the two sides is ordered by length; an utterance's place is the part of its side, of 1, that lies
+    before its middle. Copies of an utterance are kept apart.
+
+    Args:
+        length: of each utterance, > 0.
+    """
+    place: dict[str, float] = {}
+    for side in sides(list(length)):
+        ordered = spread(side, length)
+        ends = list(accumulate(length[u] for u in ordered))
+        place |= {u: (end - length[u] / 2) / ends[-1] for u, end in zip(ordered, ends, strict=True)}
+    return sorted(place, key=place.__getitem__)
+
+
+def spread(utts: Sequence[str], length: Mapping[str, int]) -> list[str]:
+    """Utterances by length, but among ``APART`` lengths first one of each, then the second of each, ..."""
+    found: Counter[int] = Counter()
+    window = {n: i // APART for i, n in enumerate(sorted({length[u] for u in utts}))}
+    key = {}
+    for utt in utts:
+        n = length[utt]
+        key[utt] = (window[n], found[n], n)
+        found[n] += 1
+    return sorted(utts, key=key.__getitem__)
 
 
 def sides(utts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Transcribed and pseudo-labelled utterances."""
-    heard = are_hypotheses(utts)
-    return [u for u, h in zip(utts, heard, strict=True) if not h], [
-        u for u, h in zip(utts, heard, strict=True) if h
-    ]
-
-
-def deal(
-    batches: Sequence[Sequence[str]], others: Sequence[str], length: Mapping[str, int]
-) -> Iterator[list[str]]:
-    """Add to each batch as much of the others as it has of the speech of all batches.
-
-    Args:
-        batches: utterances, ordered by length.
-        others: utterances, ordered by length in the same direction; each is dealt once, to the batch that
-            the middle of it falls to.
-        length: of each utterance, > 0.
-    """
-    covered = list(accumulate(sum(length[u] for u in batch) for batch in batches))
-    ends = list(accumulate(length[u] for u in others))
-    middles = [end - length[u] / 2 for u, end in zip(others, ends, strict=True)]
-    start = 0
-    for batch, so_far in zip(batches, covered, strict=True):
-        end = bisect_right(middles, so_far / covered[-1] * ends[-1])
-        yield [*batch, *others[start:end]]
-        start = end
-
-
-def report(batches: Sequence[Sequence[str]], length: Mapping[str, int]) -> None:
-    """Log the share of pseudo-labelled speech in the batches."""
-    shares = [sum(length[u] for u in sides(batch)[1]) / sum(length[u] for u in batch) for batch in batches]
-    mean = sum(shares) / len(shares)
-    logging.info(
-        f"share_per_batch: pseudo-labelled speech is {100 * mean:.1f} % of a batch, "
-        f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %"
-    )
+    heard = dict(zip(utts, are_hypotheses(utts), strict=True))
+    return [u for u in utts if not heard[u]], [u for u in utts if heard[u]]

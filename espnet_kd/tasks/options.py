@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--share_per_batch",
         type=str2bool,
-        default=False,
         help="Give every batch the training set's share of pseudo-labelled speech",
     )
     group.add_argument(

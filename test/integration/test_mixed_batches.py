@@ -15,7 +15,7 @@ from recipe import RATE, TOKENS, Recipe
 
 from espnet_kd.errors import UserError
 from espnet_kd.tasks.asr import ASRDistillationTask
-from espnet_kd.tasks.mixed_batches import deal, sides
+from espnet_kd.tasks.mixed_batches import APART, interleave, sides, spread
 
 
 def lengths(seed: int, **counts: int) -> dict[str, int]:
@@ -27,17 +27,23 @@ def lengths(seed: int, **counts: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_utterance_is_dealt_once_and_no_batch_has_one_too_many(seed: int) -> None:
+def test_any_run_of_the_order_has_about_the_share_of_the_whole(seed: int) -> None:
     length = lengths(seed, pseudo=200, a=40)
-    others, major = sides(sorted(length, key=length.__getitem__))
-    batches = [major[i : i + 17] for i in range(0, len(major), 17)]
-    dealt = list(deal(batches, others, length))
-    assert sorted(chain(*dealt)) == sorted(length)
-    ratio = sum(length[u] for u in others) / sum(length[u] for u in major)
-    for before, after in zip(batches, dealt, strict=True):
-        assert after[: len(before)] == list(before)
-        added = [length[u] for u in after[len(before) :]]
-        assert abs(sum(added) - ratio * sum(length[u] for u in before)) <= max(length[u] for u in others)
+    order = interleave(length)
+    assert sorted(order) == sorted(length)
+    rng = random.Random(seed)
+    for _ in range(50):
+        start = rng.randrange(200)
+        assert astray(order[start : rng.randrange(start, 240) + 1], length) < 2 * 10
+
+
+def test_copies_are_kept_apart() -> None:
+    length = lengths(0, pseudo=400) | {
+        f"a-{i}-{copy}": 1000 * i + 8000 for i in range(100) for copy in range(4)
+    }
+    labelled = [utt.rpartition("-")[0] for utt in interleave(length) if utt.startswith("a-")]
+    assert all(len(set(labelled[i : i + APART])) == APART for i in range(0, 384, APART))
+    assert spread(["b", "a"], {"a": 1, "b": 2}) == ["a", "b"]
 
 
 @pytest.fixture
@@ -102,9 +108,26 @@ def test_each_batch_has_the_share_of_the_set(
     assert max(astray(batch, mixture) for batch in mixed) < 10  # the longest utterance
     stock = batches(recipe, arguments(recipe, tmp_path, share_per_batch=False))
     assert max(astray(batch, mixture) for batch in stock) > 20
-    assert abs(len(mixed) - len(stock)) <= 2
     for batch in mixed:  # recurrent encoders need the longest first
         assert [mixture[u] for u in batch] == sorted((mixture[u] for u in batch), reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["numel", "length", "sorted", "folded", "unsorted"])
+def test_no_batch_is_larger_than_stock_ones_may_be(
+    recipe: Recipe, tmp_path: Path, mixture: dict[str, int], kind: str
+) -> None:
+    settings = {"batch_type": kind, "batch_size": 12, "fold_length": [5 * RATE, 150]}
+    mixed, stock = (
+        batches(recipe, arguments(recipe, tmp_path, share_per_batch=on, **settings)) for on in (True, False)
+    )
+    assert sorted(chain(*mixed)) == sorted(chain(*stock)) == sorted(mixture)
+    if kind in ("numel", "length"):
+        size, stock_size = (
+            max(len(b) * max(mixture[u] for u in b) for b in found) for found in (mixed, stock)
+        )
+        assert size < 1.15 * stock_size  # stock batches, too, have an utterance more than there is room for
+    else:
+        assert max(map(len, mixed)) <= max(map(len, stock))
 
 
 def test_each_process_has_its_part_of_every_batch(
@@ -115,9 +138,9 @@ def test_each_process_has_its_part_of_every_batch(
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         parts.append(batches(recipe, arguments(recipe, tmp_path), distributed=True))
-    assert len(parts[0]) == len(parts[1])
     assert sorted(chain(*parts[0], *parts[1])) == sorted(mixture)
-    assert max(astray(batch, mixture) for batch in chain(*parts)) < 10
+    together = [[*first, *second] for first, second in zip(*parts, strict=True)]
+    assert max(astray(batch, mixture) for batch in together) < 10
 
 
 def test_speech_of_one_kind_is_as_stock(recipe: Recipe, tmp_path: Path, mixture: dict[str, int]) -> None:
