@@ -30,7 +30,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Like ``atomic_path`` for a directory; a directory that already has the name is replaced."""
+    """Like ``atomic_path`` for a directory; a directory that already has the name is replaced.
+
+    Raises:
+        UserError: it cannot be written, or what has the name is none.
+    """
     path = Path(path)
     temporary = _temporary_beside(path)
     temporary.unlink()
@@ -38,6 +42,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.exists():
+            if not path.is_dir():
+                raise UserError(f"{path} is in the way: a directory of that name is to be written")
             shutil.rmtree(path)
         os.rename(temporary, path)
     finally:
@@ -57,6 +63,8 @@ def read_table(path: str | Path) -> dict[str, str]:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text: {e}") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
     table: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line and number == len(lines):

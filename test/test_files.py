@@ -106,3 +106,16 @@ def test_a_faulty_table_is_refused_with_its_line(tmp_path: Path, content: bytes,
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere/text does not exist"):
         read_table(tmp_path / "nowhere" / "text")
+
+
+def test_a_directory_where_a_table_is_expected_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    with pytest.raises(UserError, match="text cannot be read: Is a directory"):
+        read_table(tmp_path / "text")
+
+
+def test_a_file_in_the_place_of_a_directory_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "dev").write_text("mine")
+    with pytest.raises(UserError, match="dev is in the way"), atomic_dir(tmp_path / "dev"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["dev"] and (tmp_path / "dev").read_text() == "mine"

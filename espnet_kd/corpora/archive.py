@@ -1,13 +1,17 @@
 """Unpacking archives that come from elsewhere."""
 
+import fcntl
 import lzma
+import os
+import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir
 
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
 
@@ -21,7 +25,7 @@ def extract(archive: str | Path, dst: str | Path) -> None:
     archive, dst = Path(archive), Path(dst)
     if not archive.is_file():
         raise UserError(f"{archive} is not a file")
-    with atomic_dir(dst) as tmp:
+    with _workspace(dst) as tmp:
         try:
             if _starts_as_zip(archive):
                 _extract_zip(archive, tmp)
@@ -33,6 +37,30 @@ def extract(archive: str | Path, dst: str | Path) -> None:
             raise _broken(archive, e) from None  # gzip's own
         except BROKEN as e:
             raise _broken(archive, e) from None
+
+
+@contextmanager
+def _workspace(dst: Path) -> Iterator[Path]:
+    """A directory that takes the name ``dst`` at the end; what a killed process left of one is removed."""
+    work = dst.with_name(f".{dst.name}.unpacking")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write {work}: {e.strerror}") from None
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{dst} is being unpacked by another process: wait for it") from None
+        try:
+            shutil.rmtree(work / "data", ignore_errors=True)
+            (work / "data").mkdir()
+            yield work / "data"
+            if dst.exists():
+                shutil.rmtree(dst)
+            os.rename(work / "data", dst)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _broken(archive: Path, error: Exception) -> UserError:

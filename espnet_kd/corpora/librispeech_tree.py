@@ -50,8 +50,7 @@ def read_part(directory: str | Path) -> Part:
 
 def _read_chapter(directory: str, speaker: str, part: Part) -> None:
     transcripts = f"{directory}/{speaker}.trans.txt"
-    with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries)
+    names = [entry.name for entry in _entries(directory)]
     files = {name for name in names if name.endswith(SUFFIX) and not name.startswith(".")}
     others = (name for name in names if name not in files)
     part.ignored += [f"{directory}/{name}" for name in others if name != f"{speaker}.trans.txt"]
@@ -82,15 +81,18 @@ def _check_audio(path: str) -> None:
 
 def _directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
     """Directories in ``path``, sorted; whatever else is there goes on the list."""
-    try:
-        with os.scandir(path) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from None
     directories: list[os.DirEntry] = []
-    for entry in found:
+    for entry in _entries(path):
         if entry.is_dir() and not entry.name.startswith("."):
             directories.append(entry)
         else:
             ignored.append(entry.path)
     return directories
+
+
+def _entries(path: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None

@@ -10,6 +10,7 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Transcript
+from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Distillation, Method, Term, check_lengths, distil_as
 from espnet_kd.models.transcribed import OfTranscribed, select
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
@@ -92,8 +93,9 @@ class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Task loss with its weight, plus the lattice term with its own."""
-        if self.use_auxiliary_ctc and stats["loss_aux_ctc"] is None:  # keys must not depend on the batch
-            stats["loss_aux_ctc"] = torch.zeros_like(stats["loss_transducer"])
+        for name, used in (("ctc", self.use_auxiliary_ctc), ("lm", self.use_auxiliary_lm_loss)):
+            if used and stats[f"loss_aux_{name}"] is None:  # keys must not depend on the batch
+                stats[f"loss_aux_{name}"] = torch.zeros_like(stats["loss_transducer"])
         term, lattice = self._lattice_term(), self.kd_lattice
         total = super()._with_task(loss, stats, step)
         if term is None:
@@ -158,7 +160,13 @@ def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTran
 def distil_transducer(
     model: ESPnetASRTransducerModel, method: Method, criteria: dict[str, nn.Module]
 ) -> ESPnetASRTransducerModel:
-    """Turn a stock transducer into a distilled one, in place; names of its parameters stay."""
+    """Turn a stock transducer into a distilled one, in place; names of its parameters stay.
+
+    Raises:
+        UserError: its loss is k2's, which has no whole lattice for a criterion.
+    """
+    if model.use_k2_pruned_loss and any(criterion.needs == "lattice" for criterion in criteria.values()):
+        raise UserError("a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out")
     model.joint_network.__class__ = PiecewiseJoint
     model.kd_lattice = None
     return distil_as(TransducerDistillation, model, method, criteria)

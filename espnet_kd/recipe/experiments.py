@@ -29,6 +29,8 @@ MODEL_KEYS = (
     postencoder postencoder_conf decoder decoder_conf joint_net_conf joint_network_conf model
     """
 ).split()
+# Paths that may tell the seed: of a phase's own speech, of the student whose delay is measured.
+OF_OTHERS = frozenset({"train_data_path_and_name_and_type", "train_shape_file", "delay_student"})
 EMPTY: tuple[object, ...] = (None, {}, [], "")
 DISTILLATION_KEYS = ("teacher", "criteria", "init_from_teacher", "mutual")
 
@@ -193,8 +195,9 @@ def relevant(run: Run) -> dict[str, Any]:
 def settings(run: Run) -> str:
     """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
     kept = relevant(run)
-    for key in kept.keys() & {"train_data_path_and_name_and_type", "train_shape_file"}:
-        kept[key] = without_seed(json.dumps(kept[key]))  # a phase's own speech lies in its directory
+    of_others = OF_OTHERS | ({"teacher"} if run.generation > 1 else set())  # the student before, of one seed
+    for key in kept.keys() & of_others:
+        kept[key] = without_seed(json.dumps(kept[key]))
     if run.before is not None:
         kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
     if "ensemble" in kept:

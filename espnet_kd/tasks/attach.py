@@ -51,15 +51,14 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         if not experiments:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
         initialise(model, experiments[0].model, args.init_from_teacher)
-    targets = settle_targets(args)
+    targets = settle_targets(args, lattice=not isinstance(model, ESPnetASRModel))
     terms = [] if targets == "hard" else term_options(args.criteria)
     if not terms:
         return model
     rate = heard_rate(vars(args))
     for experiment in experiments:
         check_rate(rate, "the student", experiment)
-    if experiments:
-        settle_delays(args, terms, experiments[0])
+    settle_delays(args, terms, experiments[0] if options.store is None else None)
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
     needed = teacher_taps(terms)

@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,21 +24,31 @@ DEFAULT_HOP = 128  # samples, of ESPnet's default front end
 Paths = Sequence[tuple[str, str, str]]  # of ESPnet's data: file, name, type
 
 
-def settle_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: Experiment) -> None:
+def settle_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: Experiment | None) -> None:
     """Put a number of frames in the place of ``auto``, and log what it was taken from.
 
+    Args:
+        teacher: None if targets come from a store.
+
     Raises:
-        UserError: there is no trained student to measure, or it is no transducer.
+        UserError: there is no teacher or no trained student to measure, or one is no transducer.
     """
     for term in terms:
         if not (on_lattice(term.kind) and term.options.get("delay") == "auto"):
             continue
+        if teacher is None:
+            raise UserError(
+                f"criteria: {term.term.name}: delay: auto compares student and teacher, but targets come "
+                "from a store: give a number of frames"
+            )
         if not args.delay_student:
             raise UserError(
                 f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
                 "criteria first and give its directory as --delay_student, or give a number of frames"
             )
-        student = load_experiment(args.delay_student, teacher.checkpoint.name)
+        name = teacher.checkpoint.name
+        same = (Path(args.delay_student) / name).is_file()  # or else another epoch counts as its best
+        student = load_experiment(args.delay_student, name if same else None)
         encoder: Any = student.model.encoder
         streams = trained_on_chunks(read_config(student.directory))
         chunks = (encoder.short_chunk_size, encoder.num_left_chunks) if streams else None
@@ -84,9 +96,10 @@ def compare(
 
 
 def frame_milliseconds(config: dict[str, Any]) -> float:
-    """Duration of an encoder frame of a transducer."""
+    """Duration of an encoder frame of a transducer, or of a hybrid with ``decoder: transducer``."""
     front, encoder = config.get("frontend_conf") or {}, config.get("encoder_conf") or {}
-    factor = (encoder.get("input_conf") or {}).get("subsampling_factor", 4)
+    layer = re.fullmatch(r"conv2d(\d)", encoder.get("input_layer") or "")
+    factor = (encoder.get("input_conf") or {}).get("subsampling_factor", int(layer[1]) if layer else 4)
     return 1000 * front.get("hop_length", DEFAULT_HOP) * factor / parse_rate(str(front.get("fs", "16k")))
 
 

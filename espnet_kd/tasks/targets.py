@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.models.hypotheses import are_hypotheses
 from espnet_kd.teachers.experiment import read_config
 
 # What each choice uses; a transcript counts in all of them.
@@ -21,11 +23,14 @@ STREAMING = "dynamic_chunk_training"
 SOURCE = "Hwang et al. 2022, arXiv:2210.05793"
 
 
-def settle_targets(args: argparse.Namespace) -> str:
+def settle_targets(args: argparse.Namespace, lattice: bool = True) -> str:
     """Put the choice in the place of ``auto``, and log it with its reason.
 
+    Args:
+        lattice: the student is a transducer, which can learn a hypothesis as a path, but not as a text.
+
     Raises:
-        UserError: no such choice, or ``auto`` without a teacher.
+        UserError: no such choice, ``auto`` without a teacher, or ``soft`` for what the student cannot do.
     """
     if args.targets is None:
         return "both"
@@ -39,8 +44,23 @@ def settle_targets(args: argparse.Namespace) -> str:
         teachers = [exp] if isinstance(exp, str) else exp
         found = {rule(vars(args), read_config(Path(teacher))) for teacher in teachers}
         args.targets, reason = min(found)  # hard is before soft: one teacher of another kind decides
+        if args.targets == "soft" and not lattice and has_hypotheses(args):
+            args.targets, reason = (
+                "both",
+                f"{reason}; only transducers can leave pseudo-labels out of their loss",
+            )
+    elif args.targets == "soft" and not lattice and has_hypotheses(args):
+        raise UserError(
+            "targets: soft leaves pseudo-labels out of the task loss, which only transducers "
+            "(--task asr_transducer) can: use both, or hard"
+        )
     logging.info(f"targets: {args.targets}: {CHOICES[args.targets]}; {reason}")
     return args.targets
+
+
+def has_hypotheses(args: argparse.Namespace) -> bool:
+    """True if there are pseudo-labels in the training set."""
+    return any(any(are_hypotheses(list(read_table(file)))) for file in args.train_shape_file[:1])
 
 
 def rule(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> tuple[str, str]:
@@ -65,9 +85,10 @@ def _encoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shape(value: Any) -> Any:
-    """A part of a configuration without what changes no shape of a tensor: dropout."""
+    """A part of a configuration without what changes no shape of a tensor: dropout, what is off or empty."""
     if isinstance(value, Mapping):
-        return {key: _shape(item) for key, item in value.items() if "dropout" not in key}
+        parts = {key: _shape(item) for key, item in value.items() if "dropout" not in key}
+        return {key: part for key, part in parts.items() if part is not None} or None
     if isinstance(value, list | tuple):
         return [_shape(item) for item in value]
     return value or None

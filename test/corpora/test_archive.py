@@ -1,3 +1,4 @@
+import fcntl
 import io
 import tarfile
 import zipfile
@@ -101,3 +102,22 @@ def test_no_archive(tmp_path: Path) -> None:
         extract(tmp_path / "page.html", tmp_path / "out")
     with pytest.raises(UserError, match="none is not a file"):
         extract(tmp_path / "none", tmp_path / "out")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".out.unpacking/data/half"
+    left.parent.mkdir(parents=True)
+    left.write_text("x")
+    extract(write_tar(tmp_path / "a", member("an4/README")), tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "out"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["an4"]
+
+
+def test_two_processes_do_not_unpack_the_same(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "a", member("an4/README"))
+    (tmp_path / ".out.unpacking/data").mkdir(parents=True)
+    with (tmp_path / ".out.unpacking/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="out is being unpacked by another process"):
+            extract(archive, tmp_path / "out")
+    assert (tmp_path / ".out.unpacking/data").is_dir() and not (tmp_path / "out").exists()

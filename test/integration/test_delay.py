@@ -15,7 +15,7 @@ from recipe import MODELS, Recipe
 from espnet_kd.errors import UserError
 from espnet_kd.models.delay import Delays, emissions, in_chunks, measure
 from espnet_kd.recipe import delay
-from espnet_kd.tasks.delay import settle_delays
+from espnet_kd.tasks.delay import frame_milliseconds, settle_delays
 from espnet_kd.tasks.options import term_options
 from espnet_kd.teachers.experiment import load_experiment
 
@@ -130,3 +130,32 @@ def test_auto_is_settled_by_a_trained_student(
     terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
     with pytest.raises(UserError, match="delay: auto measures a trained student: train it without criteria"):
         settle_delays(args, terms, load_experiment(student))
+    with pytest.raises(
+        UserError, match="delay: auto compares student and teacher, but targets come from a store"
+    ):
+        settle_delays(args, terms, None)
+
+
+def test_student_and_teacher_may_have_chosen_their_models_differently(recipe: Recipe, student: Path) -> None:
+    other = Path(shutil.copytree(student, recipe.root / "exp/chosen_otherwise"))
+    (other / CHECKPOINT).rename(other / "valid.loss.ave.pth")
+    data = [("dump/raw/dev/wav.scp", "speech", "sound"), ("dump/raw/dev/text", "text", "text")]
+    args = argparse.Namespace(delay_student=str(other), valid_data_path_and_name_and_type=data)
+    terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
+    with contextlib.chdir(recipe.root):
+        settle_delays(args, terms, load_experiment(student, CHECKPOINT))
+    assert terms[0].options["delay"] == 0
+
+
+@pytest.mark.parametrize(
+    ("encoder_conf", "milliseconds"),
+    [
+        ({"input_conf": {"subsampling_factor": 6}}, 60),
+        ({"input_layer": "conv2d"}, 40),
+        ({"input_layer": "conv2d6"}, 60),
+        ({}, 40),
+    ],
+)
+def test_the_encoder_says_how_long_its_frames_are(encoder_conf: dict, milliseconds: float) -> None:
+    config = {"frontend_conf": {"fs": "16k", "hop_length": 160}, "encoder_conf": encoder_conf}
+    assert frame_milliseconds(config) == milliseconds

@@ -151,6 +151,10 @@ def test_speech_of_one_kind_is_as_stock(recipe: Recipe, tmp_path: Path, mixture:
     assert both[0] == both[1]
 
 
+def test_where_it_is_not_asked_for_the_settings_are_those_of_older_trainings() -> None:
+    assert ASRDistillationTask.get_default_config()["share_per_batch"] is None
+
+
 def test_what_would_undo_the_mixture_is_refused(
     recipe: Recipe, tmp_path: Path, mixture: dict[str, int]
 ) -> None:

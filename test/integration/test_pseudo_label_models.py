@@ -127,6 +127,16 @@ def test_a_transducer_teaches(recipe: Recipe, transducer: str, tmp_path: Path) -
             assert nbest[0].score == pytest.approx(hypothesis.score, abs=1e-3)
 
 
+def test_a_student_that_streams_labels_whole_utterances(
+    recipe: Recipe, transducer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--workers", "1", "--max_rate", "1000", "--inference_args"]
+    label(recipe, tmp_path / "whole", *options, "--beam_size 2", teacher=transducer)
+    label(recipe, tmp_path / "chunks", *options, "--beam_size 2 --streaming true", teacher=transducer)
+    assert "streaming is left out" in capsys.readouterr().out
+    assert (tmp_path / "chunks/text").read_text() == (tmp_path / "whole/text").read_text() != ""
+
+
 def test_teachers_and_options_that_do_not_fit(recipe: Recipe, tmp_path: Path) -> None:
     def refused(message: str, *options: str, **changes: str) -> None:
         with pytest.raises(UserError, match=message):
@@ -137,7 +147,6 @@ def test_teachers_and_options_that_do_not_fit(recipe: Recipe, tmp_path: Path) ->
     refused("give the directory of a trained ESPnet experiment", teacher="dump")
     refused("has no no.pth; it has 1epoch.pth", "--checkpoint", "no.pth")
     refused("unrecognized arguments: --beem_size 3", "--inference_args", "--beem_size 3")
-    refused("streaming cannot be used for pseudo-labels", "--inference_args", "--streaming true")
     (tmp_path / "decode.yaml").write_text("beam: 3\n")
     refused("unrecognized arguments: beam", "--inference_config", str(tmp_path / "decode.yaml"))
     slow = recipe.root / "dump/raw/slow"

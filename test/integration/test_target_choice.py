@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from recipe import MODELS, RATE, TOKENS, Recipe, transducer
 
 from espnet_kd.criteria import build_criterion
@@ -34,6 +35,12 @@ STREAMING = {"main_conf": {"dynamic_chunk_training": True}}
             "the student streams, the teacher does not",
         ),
         ({"decoder": "rnn"}, {"decoder": "stateless"}, "hard", "decoder of student and teacher differ"),
+        (
+            {"encoder_conf": {"main_conf": {"dynamic_chunk_training": False}}},
+            {"encoder_conf": {}},
+            "soft",
+            "one",
+        ),
     ],
 )
 def test_the_rule(student: dict, teacher: dict, choice: str, reason: str) -> None:
@@ -53,6 +60,21 @@ def test_auto_becomes_the_choice_and_is_logged(recipe: Recipe, caplog: pytest.Lo
         settle_targets(argparse.Namespace(targets="auto", teacher={}))
 
 
+def test_only_a_transducer_takes_pseudo_labels_as_paths(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(MODELS["student"] | {"token_list": list(TOKENS)}))
+    (tmp_path / "shape").write_text("a 16000\npseudo-b 16000\n")
+    student = MODELS["student"] | {
+        "teacher": {"exp": str(tmp_path)},
+        "train_shape_file": [str(tmp_path / "shape")],
+    }
+    assert settle_targets(argparse.Namespace(targets="auto", **student), lattice=True) == "soft"
+    assert settle_targets(argparse.Namespace(targets="auto", **student), lattice=False) == "both"
+    with pytest.raises(UserError, match="only transducers .* can: use both, or hard"):
+        settle_targets(argparse.Namespace(targets="soft", **student), lattice=False)
+    (tmp_path / "shape").write_text("a 16000\n")
+    assert settle_targets(argparse.Namespace(targets="soft", **student), lattice=False) == "soft"
+
+
 def test_hard_targets_need_no_teacher_in_training(recipe: Recipe) -> None:
     from espnet_kd.teachers.checkpoint import load_checkpoint
 
@@ -63,10 +85,11 @@ def test_hard_targets_need_no_teacher_in_training(recipe: Recipe) -> None:
 
 
 def build(name: str) -> torch.nn.Module:
-    """A stock transducer."""
+    """A stock transducer with all auxiliary losses."""
     from espnet2.tasks.asr_transducer import ASRTransducerTask
 
     args = ASRTransducerTask.get_default_config() | MODELS[name] | {"token_list": list(TOKENS)}
+    args["model_conf"] = args["model_conf"] | {"auxiliary_lm_loss_weight": 0.2}
     torch.manual_seed(0)
     model = ASRTransducerTask.build_model(argparse.Namespace(**args))
     model.specaug = None
@@ -105,7 +128,7 @@ def test_the_task_loss_is_that_of_the_transcripts(soft: torch.nn.Module) -> None
     mixed = losses(soft, [[3, 4], [4, 5]], ["a", "pseudo-b"])
     alone = losses(soft, [[3, 4]], ["a"])
     assert mixed["loss_kd_lattice"] == pytest.approx(both["loss_kd_lattice"], rel=1e-5)
-    for name in ("loss_transducer", "loss_aux_ctc"):
+    for name in ("loss_transducer", "loss_aux_ctc", "loss_aux_lm"):
         assert mixed[name] == pytest.approx(alone[name] / 2, rel=1e-5)
     assert mixed["loss"] == pytest.approx(mixed["loss_task"] + 0.5 * mixed["loss_kd_lattice"], rel=1e-5)
 
@@ -123,3 +146,10 @@ def test_a_model_that_cannot_leave_texts_out_refuses(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="only transducers .* can: use both, or hard"):
         Distillation()._set_transcribed(["a", "pseudo-b"])
     Distillation()._set_transcribed(["a", "b"])
+
+
+def test_the_pruned_loss_of_k2_has_no_lattice() -> None:
+    student = build("transducer_student")
+    student.use_k2_pruned_loss = True
+    with pytest.raises(UserError, match="does not go with `use_k2_pruned_loss`"):
+        distil_transducer(student, None, {"lattice": build_criterion("transducer")})

@@ -76,7 +76,13 @@ def test_only_the_seed_and_the_place_do_not_matter(tmp_path: Path) -> None:
     assert text(max_epoch=3) != text()
     paths = [[[f"exp/{exp}/speech/wav.scp", "speech", "sound"]] for exp in ("a", "a_seed2")]
     assert len({text(train_data_path_and_name_and_type=path) for path in paths}) == 1
+    assert text(delay_student="exp/s_seed2") == text(delay_student="exp/s")
     assert text(teacher={"exp": "exp/t_seed2"}) != text(teacher={"exp": "exp/t"})
+    later = [
+        settings(Run(tmp_path, config() | {"teacher": {"exp": f"exp/s{seed}_gen1"}}, {"generation": 2}))
+        for seed in ("", "_seed2")
+    ]
+    assert later[0] == later[1]
     assert text(ctc_conf={"dropout_rate": 0.1}) != text()
 
 

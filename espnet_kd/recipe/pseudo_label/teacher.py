@@ -15,8 +15,8 @@ from espnet_kd.teachers import experiment
 
 TASKS = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
 REQUIRED = ["--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound"]
-# What decodes more than one speaker, less than a whole utterance, or another model than the teacher.
-REFUSED = ("streaming", "multi_asr", "enh_s2t_task", "model_tag")
+# What decodes more than one speaker, or another model than the teacher.
+REFUSED = ("multi_asr", "enh_s2t_task", "model_tag")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
     for name in REFUSED:
         if getattr(args, name, None):
             refuse(f"{name} cannot be used for pseudo-labels")
+    if getattr(args, "streaming", False):
+        print("pseudo-labels are made of whole utterances: streaming is left out", flush=True)
+        args.streaming = False
     names = inspect.signature(module.Speech2Text).parameters.keys() - {"asr_train_config", "asr_model_file"}
     options = {n: _absolute(getattr(args, n)) for n in sorted(names) if n != "device" and hasattr(args, n)}
     return options, args.seed

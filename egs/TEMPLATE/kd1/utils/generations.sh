@@ -99,6 +99,7 @@ pseudo_label() {
     for set in "${unlabelled[@]}"; do
         need 4 "${raw}/${set}/wav.scp"
         sets+=("${mixed%/*}/${set}")
+        lock "${dir}/pseudo_label_${inference_tag}/${set}"  # seeds may share what one teacher hears
         # shellcheck disable=SC2046
         "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
             --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${inference_tag}/${set}" \

@@ -127,7 +127,7 @@ train() {
     )
     [ -z "${options}" ] || mapfile -t data <<< "${options}"
     read -ra words <<< "$4"
-    if [ -n "${5-}" ] && grep -Eq 'delay: *auto' "$5"; then
+    if [ -n "${5-}" ] && grep -Eq '^[^#]*delay: *auto' "$5"; then
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
             error "delay: auto of $5 measures ${plain}: train that first, by the same command without --kd_config"
