@@ -13,6 +13,10 @@ PARTS = {
         "bench.transducer",
         "a distillation step of transducers against what it cannot do without",
     ),
+    "transducer_memory": (
+        "bench.transducer_memory",
+        "what a distillation step of transducers holds, by the number of classes",
+    ),
     "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }
