@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from shell import Finished, failure, run
 
@@ -49,6 +50,8 @@ def streaming(config: dict[str, Any]) -> dict[str, object]:
 def recipe(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished recipe with configurations of transducers beside the others."""
     root = Path(shutil.copytree(finished.root, tmp_path_factory.mktemp("t") / "kd1", symlinks=True))
+    talkative = {"init_param": ["talkative.pth"], "optim_conf": {"lr": 1e-5}}
+    by_time = {"beam_size": 2, "beam_search_config": {"search_type": "tsd", "max_sym_exp": 2}}
     configs = {
         "t": transducer(2),
         "s": streaming(transducer(1)),
@@ -57,6 +60,13 @@ def recipe(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
             "task_weight": 0,
             "criteria": {"hidden": {"type": "hidden", "tap": "encoder", "weight": 1.0}},
         },
+        "delay": {"criteria": {"lattice": {"type": "transducer", "kind": "collapsed", "delay": "auto"}}},
+        "auto": {"targets": "auto", "criteria": {"lattice": {"type": "transducer", "weight": 1.0}}},
+        "talking_t": transducer(1) | talkative,
+        "talking_s": streaming(transducer(1)) | talkative,
+        # Time by time, so that a model that always has something to say comes to an end.
+        "talking": by_time,
+        "talking_in_chunks": by_time | {"streaming": True, "decoding_window": 640, "left_context": 16},
         "beam": {"beam_size": 1},
         "streaming": {"beam_size": 1, "streaming": True, "decoding_window": 640, "left_context": 16},
     }
@@ -83,6 +93,50 @@ def test_transducers_run_through_the_stages(recipe: Path) -> None:
     phase = ("--kd_config", "conf/hidden.yaml", "--unlabelled_sets", "test")
     stage = ("--stage", "9", "--stop_stage", "9")
     assert "stage 9 needs dump/raw/pseudo/" in failure(recipe, *OPTIONS, *phase, *stage)
+
+
+def test_a_streaming_student_is_taught_with_its_own_delay(recipe: Path) -> None:
+    stage = ("--stage", "9", "--stop_stage", "9")
+    assert "measures exp/asr_s_raw_char_sp" in failure(
+        recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage
+    )
+    run(recipe, *OPTIONS, "--kd_config", "", *stage)
+    run(recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage)
+    log = (recipe / "exp/asr_s_delay_raw_char_sp/train.log").read_text()
+    assert "delay of exp/asr_s_raw_char_sp after exp/asr_t_raw_char_sp: " in log
+    assert "criteria: lattice: delay: " in log and "the median of " in log
+
+
+def test_noisy_students_follow_the_rule(recipe: Path) -> None:
+    """The first streams, its teacher does not: hard targets; the second is taught by its like: soft ones."""
+    shutil.copytree(recipe / "data/test", recipe / "data/more")
+    make_talkative(recipe / "data/token_list/char/tokens.txt", recipe / "talkative.pth")
+    options = (
+        *OPTIONS, "--speed_perturb_factors", "", "--teacher_config", "conf/talking_t.yaml",
+        "--student_config", "conf/talking_s.yaml", "--kd_config", "conf/auto.yaml",
+        "--inference_config", "conf/talking_in_chunks.yaml",
+        "--teacher_inference_config", "conf/talking.yaml",
+        "--unlabelled_sets", "more", "--unlabelled_share", "0.5", "--generation", "2",
+        "--pseudo_label_args", "--max_rate 1000 --max_repeats 1000",
+    )  # fmt: skip
+    output = run(recipe, "--stage", "3", *options)
+    assert output.count("streaming is left out") == 1
+    name = "asr_talking_s_auto_raw_char_more_share0.5_max_rate1000_max_repeats1000_gen{}"
+    for generation, targets in ((1, "hard"), (2, "soft")):
+        exp = recipe / "exp" / name.format(generation)
+        log = (exp / "train.log").read_text()
+        assert f"targets: {targets}: " in log and "2210.05793" in log
+        assert ("loss_kd_lattice=" in log) == (targets == "soft")
+        assert json.loads((exp / "run.json").read_text())["mix"]["pseudo"][0]["kept"]["utterances"] > 0
+    assert "## Generations" in (recipe / "RESULTS.md").read_text()
+
+
+def make_talkative(tokens: Path, out: Path) -> None:
+    """An output layer by which a transducer that has learnt nothing says letters now and then."""
+    names = tokens.read_text().splitlines()
+    weight = 8 * torch.randn(len(names), 16, generator=torch.Generator().manual_seed(0))
+    bias = torch.tensor([0.0 if i == 0 else 2.0 if name.isalpha() else -9.0 for i, name in enumerate(names)])
+    torch.save({"joint_network.lin_out.weight": weight, "joint_network.lin_out.bias": bias}, out)
 
 
 def test_another_task_is_refused(recipe: Path) -> None:
