@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and Kaldi tables."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -48,6 +49,25 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(directory: Path, busy: str) -> Iterator[None]:
+    """Make a directory and hold it, by a lock on ``.lock`` in it, for this process alone.
+
+    Raises:
+        UserError: it cannot be written, or another process holds it; the message is ``busy``.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write {directory}: {e.strerror}") from None
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield
 
 
 def read_table(path: str | Path) -> dict[str, str]:

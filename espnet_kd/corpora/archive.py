@@ -1,6 +1,5 @@
 """Unpacking archives that come from elsewhere."""
 
-import fcntl
 import lzma
 import os
 import shutil
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import locked
 
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
 
@@ -43,15 +43,7 @@ def extract(archive: str | Path, dst: str | Path) -> None:
 def _workspace(dst: Path) -> Iterator[Path]:
     """A directory that takes the name ``dst`` at the end; what a killed process left of one is removed."""
     work = dst.with_name(f".{dst.name}.unpacking")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write {work}: {e.strerror}") from None
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{dst} is being unpacked by another process: wait for it") from None
+    with locked(work, f"{dst} is being unpacked by another process: wait for it"):
         try:
             shutil.rmtree(work / "data", ignore_errors=True)
             (work / "data").mkdir()

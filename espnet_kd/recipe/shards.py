@@ -4,7 +4,6 @@
 by their ids, however many workers made them.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import atomic_path, locked
 
 SETTINGS = "settings.json"
 PER_SHARD = 100  # utterances; what a killed worker has to do again at most
@@ -65,15 +64,7 @@ def claimed(directory: Path, settings: Mapping[str, Any], what: str = "decoded s
     Raises:
         UserError: it has shards of other settings or other files, or another run works in it.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write {directory}: {e.strerror}") from None
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run works in {directory}: wait for it, or stop it") from None
+    with locked(directory, f"another run works in {directory}: wait for it, or stop it"):
         _settle(directory, settings, what)
         _sweep(directory)
         yield

@@ -116,7 +116,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 def test_two_processes_do_not_unpack_the_same(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "a", member("an4/README"))
     (tmp_path / ".out.unpacking/data").mkdir(parents=True)
-    with (tmp_path / ".out.unpacking/lock").open("w") as lock:
+    with (tmp_path / ".out.unpacking/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="out is being unpacked by another process"):
             extract(archive, tmp_path / "out")
