@@ -137,7 +137,8 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
     panels = {title: curves for title, names in CURVES.items() if (curves := _curves(groups, names))}
     if not panels:
         return False
-    figure = Figure(figsize=(4.3 * len(panels), 3.9 + 0.22 * len(groups)), layout="constrained")
+    width, columns = max(6.0, 4.3 * len(panels)), min(2, len(panels))
+    figure = Figure(figsize=(width, 3.9 + 0.44 / columns * len(groups)), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colour = colours(groups)
     handles: dict[str, Any] = {}
@@ -151,8 +152,8 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("validation set")
-    labels = list(map(wrapped, handles))
-    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=2, frameon=False)
+    labels = [wrapped(label, min(56, int(11 * width / columns) - 6)) for label in handles]
+    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=columns, frameon=False)
     save(figure, path)
     return True
 
