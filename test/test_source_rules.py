@@ -10,7 +10,8 @@ from source import ROOT, calls, functions, keyword, python_files, with_items
 OURS = python_files("espnet_kd", "bench")
 FILES = [*OURS, *python_files("test")]
 LONGEST_FILE, LONGEST_FUNCTION = 450, 60
-FORBIDDEN = {"eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "pickle.load", "pickle.loads"}
+FORBIDDEN = {"eval", "exec", "os.system", "pickle.load", "pickle.loads"}
+FORBIDDEN |= {"yaml.load", "yaml.unsafe_load", "yaml.safe_load"}  # espnet_kd.safe_yaml has bounds
 
 
 def unsafe(source: str) -> list[str]:
@@ -66,6 +67,7 @@ def test_nothing_is_left_to_do_and_no_machine_is_named(file: Path) -> None:
     "source",
     [
         "yaml.load(f)",
+        "yaml.safe_load(f)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "subprocess.run(command, shell=True)",
@@ -81,7 +83,6 @@ def test_an_unsafe_call_is_found(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "yaml.safe_load(f)",
         "torch.load(p, weights_only=True)",
         "model.eval()",
         "tar.extractall(d, filter='data')",

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from espnet_kd.errors import UserError
+from espnet_kd.safe_yaml import as_number
 
 SHAPES = {
     "linear": lambda x: x,
@@ -55,6 +56,7 @@ def build_schedule(weight: object, name: str) -> Schedule:
     Raises:
         UserError: not a number or not such a mapping.
     """
+    weight = as_number(weight)
     if isinstance(weight, bool) or not isinstance(weight, int | float | dict):
         raise UserError(f"{name}: {weight!r} is neither a number nor a mapping with {', '.join(KEYS)}")
     if not isinstance(weight, dict):
@@ -82,6 +84,7 @@ def build_schedule(weight: object, name: str) -> Schedule:
 
 
 def _number(value: object, name: str) -> float:
+    value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{name}: {value!r} is not a finite number")
     return float(value)

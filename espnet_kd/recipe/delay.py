@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.recipe.merge import read_config
+from espnet_kd.safe_yaml import parse_yaml, read_config
 
 NAME = "delay.json"
 
@@ -81,7 +80,7 @@ def overrides(words: str) -> dict[str, Any]:
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     for name in ("streaming", "decoding_window", "left_context"):
-        parser.add_argument(f"--{name}", type=yaml.safe_load)
+        parser.add_argument(f"--{name}", type=parse_yaml)
     return vars(parser.parse_known_args(shlex.split(words))[0])
 
 

@@ -7,12 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_kd.errors import UserError
 from espnet_kd.recipe import checkpoints, history
 from espnet_kd.recipe import scores as score_files
 from espnet_kd.recipe.runs import SHOWN
+from espnet_kd.safe_yaml import read_config
 
 # Options that change how a training is run or where it writes, not what it learns.
 IRRELEVANT = SHOWN.union(
@@ -153,7 +152,7 @@ def find(directories: list[Path], sets: list[str], inference_tags: list[str]) ->
     for directory in sorted(set(directories)):
         if not (directory / "config.yaml").is_file():
             continue
-        config = _mapping(directory / "config.yaml", yaml.safe_load, yaml.YAMLError)
+        config = read_config(directory / "config.yaml")
         if config.get("collect_stats") or "token_list" not in config:
             continue
         info: dict[str, Any] = {}

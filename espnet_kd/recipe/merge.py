@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.safe_yaml import read_config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,34 +42,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; an empty file is an empty one.
-
-    Raises:
-        UserError: it does not exist, is not YAML or not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the configuration {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{_place(path, e)}: not YAML: {_reason(e)}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not `key: value` lines")
-    return content
-
-
 def dump(config: Mapping[str, Any]) -> str:
     """YAML text in the order of the keys."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-
-
-def _place(path: Path, error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f"{path}:{mark.line + 1}" if mark else str(path)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "problem", None) or str(error).splitlines()[0]

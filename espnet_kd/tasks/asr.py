@@ -9,7 +9,7 @@ from espnet_kd.encoders.register import register_encoders
 from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
-from espnet_kd.tasks.options import add_arguments
+from espnet_kd.tasks.options import add_arguments, read_numbers
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.tasks.transcripts import check_transcripts
 
@@ -43,6 +43,7 @@ class ASRDistillationTask(MixedBatches, ASRTask):
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
         """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
+        read_numbers(args)
         check_transcripts(args)
         model = super().build_model(args)
         if args.collect_stats:

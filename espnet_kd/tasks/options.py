@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
@@ -14,12 +13,31 @@ from espnet_kd.criteria.options import check_choice, check_size
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.schedule import build_schedule
+from espnet_kd.safe_yaml import parse_yaml, with_numbers
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import Mean
 
 TEACHER_KEYS = ("exp", "checkpoint", "weights", "mean", "store", "k")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
+
+
+class StrictDictAction(NestedDictAction):
+    """ESPnet's action for mappings on the command line, KEY=YAML or a whole mapping, read strictly."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: str, option_strings: str | None = None
+    ) -> None:
+        """Check, then do what ESPnet's does."""
+        parse_yaml(values.partition("=")[2] if "=" in values else values, f"--{self.dest} {values!r}")
+        super().__call__(parser, namespace, values, option_strings)
+
+
+def read_numbers(args: argparse.Namespace) -> None:
+    """Make numbers of texts like 1e-3 in ESPnet's mappings (``optim_conf``), as it does elsewhere."""
+    for key, value in vars(args).items():
+        if key.endswith("_conf"):
+            setattr(args, key, with_numbers(value))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("mutual", "Train several models together: a mapping, see espnet_kd/tasks/mutual.py"),
         ("scheduled_sampling", "Train the Transformer decoder on its own predictions: {probability: 0.2}"),
     ):
-        group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
+        group.add_argument(f"--{name}", action=StrictDictAction, default={}, help=text)
     group.add_argument(
         "--targets",
         help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
@@ -54,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Give every batch the training set's share of pseudo-labelled speech",
     )
     group.add_argument(
-        "--task_weight", type=yaml.safe_load, default=1.0, help="Weight of the task loss, or its schedule"
+        "--task_weight", type=parse_yaml, default=1.0, help="Weight of the task loss, or its schedule"
     )
 
 
@@ -97,7 +115,7 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
             "teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`, "
             "or store=DIRECTORY of targets"
         )
-    weights = teacher.get("weights")
+    weights = with_numbers(teacher.get("weights"))
     try:
         mean = check_choice("mean", teacher.get("mean", "posteriors"), Mean)
         k = None if teacher.get("k") is None else check_size("k", teacher["k"])
@@ -144,7 +162,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
                 f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)"
             )
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
-        options = {key: value for key, value in entry.items() if key not in TERM_KEYS}
+        options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
         term = Term(str(name), weight, student, teacher)
         result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))
     lattices = [t.term.name for t in result if t.term.student_tap == LATTICE]

@@ -1,12 +1,10 @@
 """The peers of a configuration with ``mutual``: how many, and what each is."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_kd.errors import UserError
+from espnet_kd.safe_yaml import read_config
 
 # What may differ between peers; data, tokens and features are the same for all.
 PARTS = ("encoder", "postencoder", "decoder")
@@ -80,11 +78,10 @@ def _with_file(peer: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in peer.items() if key != "config"}
     if "config" not in peer:
         return rest
+    if not isinstance(peer["config"], str):
+        raise UserError(f"mutual: config {peer['config']!r} of a peer is not the name of a file")
     try:
-        content = yaml.safe_load(Path(peer["config"]).read_text(encoding="utf-8"))
-    except (OSError, TypeError, yaml.YAMLError) as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(f"mutual: config {peer['config']!r} of a peer cannot be read: {reason}") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"mutual: config {peer['config']!r} of a peer is not `key: value` lines")
+        content = read_config(peer["config"])
+    except UserError as e:
+        raise UserError(f"mutual: config {peer['config']!r} of a peer: {e}") from None
     return merged({key: value for key, value in content.items() if key in CHANGES}, rest)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from espnet2.tasks.asr import ASRTask
@@ -16,6 +15,7 @@ from torch import Tensor
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.rate import heard_rate
+from espnet_kd.safe_yaml import read_yaml
 from espnet_kd.teachers.checkpoint import load_tensors
 
 # The first of these that exists is the checkpoint of an experiment.
@@ -126,12 +126,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise UserError(f"teacher directory {directory} does not exist")
     path = directory / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the directory of a trained ESPnet experiment") from None
-    except yaml.YAMLError as e:
-        raise UserError(f"{path} is not plain YAML: {str(e).splitlines()[0]}") from None
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the directory of a trained ESPnet experiment")
+    config = read_yaml(path)
     if not isinstance(config, dict) or "token_list" not in config:
         raise UserError(f"{path} is not the config.yaml of a trained ESPnet experiment: it has no token_list")
     return config

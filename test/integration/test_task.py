@@ -33,6 +33,13 @@ def test_print_config_has_our_options(recipe: Recipe) -> None:
     assert config["encoder_conf"]
 
 
+def test_a_key_that_occurs_twice_on_the_command_line_is_refused() -> None:
+    from espnet_kd.tasks.asr import ASRDistillationTask
+
+    with pytest.raises(UserError, match=r"--criteria .*:1: the key a occurs a second time"):
+        ASRDistillationTask.get_parser().parse_args(["--criteria", "{a: {type: kl}, a: {type: topk}}"])
+
+
 def test_dry_run_builds_student_and_teacher(recipe: Recipe) -> None:
     exp = recipe.train("exp/dry", "student", dry_run=True, **DISTIL)
     assert [p.name for p in exp.iterdir()] == ["config.yaml"]
@@ -49,12 +56,15 @@ def test_statistics_load_no_teacher(recipe: Recipe) -> None:
 
 
 def test_stand_in_trains_a_distilled_student(recipe: Recipe) -> None:
-    options = recipe.training("exp/stand-in", "student", **DISTIL)
+    weight, rate = "1e+0", {"lr": "1e-3"}  # no numbers to YAML
+    options = recipe.training("exp/stand-in", "student", **DISTIL, task_weight=weight, optim_conf=rate)
     result = espnet_kd(recipe, "-m", "espnet2.bin.asr_train", *options)
     assert result.returncode == 0, result.stderr
     state = torch.load(recipe.root / "exp/stand-in/valid.acc.ave.pth", weights_only=True)
     assert state["kd_step"] == 2
     assert "loss_kd_ctc" in result.stderr
+    config = yaml.safe_load((recipe.root / "exp/stand-in/config.yaml").read_text())
+    assert config["optim_conf"] == {"lr": 0.001}
 
 
 def test_stand_in_hands_the_rest_to_python(recipe: Recipe) -> None:
