@@ -1,26 +1,40 @@
 """Unpacking archives that come from elsewhere."""
 
+import bz2
+import gzip
 import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import locked
 
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
+BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+    EOFError, RuntimeError, ValueError, LookupError, OverflowError,
+)  # fmt: skip
+MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open, b"]\0\0": lzma.open}
+# Speech hardly shrinks and transcripts shrink tenfold, but gzip can make a thousandth of zeros.
+LARGEST_RATIO, ALLOWED = 50, 10_000_000  # unpacked bytes: this many times the archive's size, and these more
+HEADER = 512  # bytes of a tar that a member takes even if it is empty
+LONGEST_HEADER = 1 << 16  # bytes; tarfile reads extended headers whole, however long they claim to be
+LONGEST_PATH = 4096  # PATH_MAX of Linux
 
 
 def extract(archive: str | Path, dst: str | Path) -> None:
     """Unpack a tar (plain, gz, bz2, xz) or zip archive as directory ``dst``, whole or not at all.
 
     Raises:
-        UserError: it is no archive, is damaged, or has a member that would land outside ``dst``.
+        UserError: it is no archive, is damaged, has a member that would land outside ``dst`` or whose path
+            runs through a link, or would become far larger than an archive of speech does.
     """
     archive, dst = Path(archive), Path(dst)
     if not archive.is_file():
@@ -31,6 +45,8 @@ def extract(archive: str | Path, dst: str | Path) -> None:
                 _extract_zip(archive, tmp)
             else:
                 _extract_tar(archive, tmp)
+        except UserError:
+            raise
         except OSError as e:
             if e.errno is not None:
                 raise UserError(f"{archive} cannot be unpacked as {dst}: {e.strerror}") from None
@@ -65,31 +81,97 @@ def _starts_as_zip(archive: Path) -> bool:
         return f.read(4) == b"PK\3\4"
 
 
+class _Tar:
+    """The bytes of a tar, decompressed; what tarfile reads at once is bounded."""
+
+    def __init__(self, archive: Path, file: BinaryIO) -> None:
+        self._archive, self._file = archive, file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes.
+
+        Raises:
+            UserError: so many are asked for that a header must be false.
+        """
+        if not 0 <= size <= LONGEST_HEADER:
+            raise UserError(f"{self._archive} has a header of {size} bytes: nothing was unpacked")
+        return self._file.read(size)
+
+
 def _extract_tar(archive: Path, dst: Path) -> None:
-    with tarfile.open(archive) as tar:
-        members = tar.getmembers()
-        for m in members:
-            _check(archive, m.name, m.name)
-            if m.issym():  # relative to the link's own directory; a hard link is relative to the root
-                _check(archive, m.name, str(PurePosixPath(m.name).parent / m.linkname))
-            elif m.islnk():
-                _check(archive, m.name, m.linkname)
-            elif not (m.isreg() or m.isdir()):
-                raise UserError(f"{archive}: member {m.name!r} is a device or pipe: nothing was unpacked")
+    with archive.open("rb") as f:
+        start = f.read(6)
+    decompress = next((opener for magic, opener in MAGIC.items() if start.startswith(magic)), open)
+    with decompress(archive, "rb") as f, tarfile.open(fileobj=_Tar(archive, f), mode="r:") as tar:
+        members, size = [], 0
+        for m in tar:  # one by one: the list itself may be a bomb
+            size += HEADER + (m.size if m.isreg() else 0)
+            _check_size(archive, size)
+            if m.size < 0:
+                raise tarfile.ReadError(f"member {m.name!r} has {m.size} bytes")
+            members.append(m)
+        _check_members(archive, members)
+        # Links come last: so whatever a link leads to, nothing is written through it.
+        members.sort(key=lambda m: (m.issym(), m.islnk()))
         tar.extractall(dst, members, filter="data")
+
+
+def _check_members(archive: Path, members: Collection[tarfile.TarInfo]) -> None:
+    """Refuse what could land, or lead, outside the archive.
+
+    Python's own filter is not enough: before 3.12.11 it took links whose path exceeds the system's longest
+    one as they were written (CVE-2025-4517). No link may pass another, so a path means what it says.
+    """
+    links = {path for m in members if m.issym() for path in _passed(m.name)[-1:]}
+    for m in members:
+        if not (m.isreg() or m.isdir() or m.issym() or m.islnk()):
+            raise UserError(f"{archive}: member {m.name!r} is a device or pipe: nothing was unpacked")
+        paths = [m.name]
+        if m.issym():  # relative to the link's own directory; a hard link is relative to the root
+            paths.append(str(PurePosixPath(m.name).parent / m.linkname))
+        elif m.islnk():
+            paths.append(m.linkname)
+        for path in paths:
+            _check(archive, m.name, path)
+            passed = _passed(path)
+            if not links.isdisjoint(passed[:-1] if m.issym() else passed):
+                raise UserError(f"{archive}: member {m.name!r} runs through a link: nothing was unpacked")
 
 
 def _extract_zip(archive: Path, dst: Path) -> None:
     with zipfile.ZipFile(archive) as z:
+        _check_size(archive, sum(HEADER + info.file_size for info in z.infolist()))
         for name in z.namelist():
             _check(archive, name, name)
-        z.extractall(dst)  # checks every CRC; writes links as plain files
+        z.extractall(dst)  # checks every CRC and stops at the size given; writes links as plain files
+
+
+def _check_size(archive: Path, size: int) -> None:
+    packed = archive.stat().st_size
+    if size > LARGEST_RATIO * packed + ALLOWED:
+        raise UserError(
+            f"{archive} has {packed} bytes and would become more than {LARGEST_RATIO} times as large: "
+            "nothing was unpacked; if you trust it, unpack it yourself and give the directory"
+        )
 
 
 def _check(archive: Path, member: str, path: str) -> None:
     """Refuse a member one of whose paths is absolute or climbs above the root on its way."""
     depth = 0
+    if len(path) > LONGEST_PATH:
+        raise UserError(f"{archive}: member {member[:40]!r}... has too long a path: nothing was unpacked")
     for part in PurePosixPath(path).parts:
         depth += {"..": -1, ".": 0}.get(part, 1)
         if part.startswith("/") or "\\" in part or depth < 0:
             raise UserError(f"{archive}: member {member!r} leads outside the archive: nothing was unpacked")
+
+
+def _passed(path: str) -> list[str]:
+    """What a path comes through, itself last, each without ``..``; upper and lower case are one."""
+    here: list[str] = []
+    passed = []
+    for part in PurePosixPath(path.casefold()).parts:
+        here = here[:-1] if part == ".." else [*here, part]
+        passed.append("/".join(here))
+    return passed

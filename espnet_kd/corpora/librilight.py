@@ -23,6 +23,7 @@ from espnet_kd.errors import UserError
 
 SUFFIX = ".flac"
 KEY = "voice_activity"
+LONGEST: Seconds = 7 * 24 * 3600  # no recording is longer, but a damaged head may say so
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ def _recording(path: Path, below: tuple[str, ...]) -> Recording:
         raise UserError(f"{path} has {head.channels} channels, one is needed: split the file")
     if not head.samples or not head.rate:
         raise UserError(f"{path} does not say how long it is: encode it again from a file, not from a pipe")
+    if head.samples / head.rate > LONGEST:
+        raise UserError(f"{path} has {head.samples} samples at {head.rate} Hz by its head: copy it again")
     speaker = "-".join(below) or path.stem
     name = "/".join([*below, path.name])
     return Recording(name, "-".join([*below, path.stem]), speaker, path, head.samples / head.rate)

@@ -8,6 +8,7 @@ from pathlib import Path
 import soundfile
 
 from espnet_kd.corpora.datadir import Seconds
+from espnet_kd.corpora.heads import find_damage
 from espnet_kd.corpora.sphere import is_shortened
 from espnet_kd.errors import UserError
 
@@ -72,7 +73,7 @@ def find_recordings(files: Iterable[Path], name: re.Pattern[str], prefix: str = 
         prefix: of the name.
 
     Raises:
-        UserError: a call is there twice, is compressed by shorten, or is not two-channel audio.
+        UserError: a call is there twice, is compressed by shorten, is cut off, or is not two-channel audio.
     """
     paths: dict[str, Path] = {}
     for path in files:
@@ -97,4 +98,6 @@ def _open(path: Path) -> Recording:
         raise UserError(f"{path} cannot be read as audio: {e}") from None
     if info.channels != len(SIDES):
         raise UserError(f"{path} has {info.channels} channel(s): a call has two, A and B")
+    if damage := find_damage(path, info.samplerate):
+        raise UserError(f"{path} {damage}")
     return Recording(path, info.frames / info.samplerate)

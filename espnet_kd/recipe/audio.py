@@ -7,12 +7,25 @@ import soundfile
 import soxr
 
 from espnet_kd.corpora.datadir import Utterance
+from espnet_kd.corpora.heads import find_damage
 from espnet_kd.corpora.sphere import is_shortened
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
 CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
 SEGMENT_TOLERANCE_SECONDS = 0.1  # transcribers' times may exceed the recording by rounding
+BLOCK = 1 << 20  # values read at once: memory follows what a file holds, not what its head claims
+UNKNOWN = 1 << 62  # frames from here on: libsndfile's word for FLAC that was written into a pipe
+
+
+class _Forward(soundfile.SoundFile):
+    """A file that is read onwards.
+
+    After every read soundfile seeks to where it is, which fails at the end of FLAC of unknown length.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
@@ -22,23 +35,26 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
         (N,) float64, full scale 1, and the sampling rate in Hz.
 
     Raises:
-        UserError: missing, unreadable, several channels and none chosen, zero length, NaN or infinite
-            samples, or a segment beyond the end; names utterance and file.
+        UserError: missing, unreadable, cut off, several channels and none chosen, zero length, NaN or
+            infinite samples, or a segment beyond the end; names utterance and file.
     """
     where = f"{utterance.id}: {utterance.audio}"
     if not utterance.audio.is_file():
         raise UserError(f"{where}: there is no such file")
     try:
-        with soundfile.SoundFile(utterance.audio) as f:
+        with _Forward(utterance.audio) as f:
             channel = _channel(where, utterance, f.channels)
-            start, stop = _span(where, utterance, f.frames, f.samplerate)
-            f.seek(start)
-            frames, rate = f.read(stop - start, dtype="float64", always_2d=True), f.samplerate
-            samples = np.ascontiguousarray(frames[:, channel])
+            rate, frames = f.samplerate, f.frames
+            if damage := find_damage(utterance.audio, rate):
+                raise UserError(f"{where}: {damage}")
+            start, stop = _span(where, utterance, frames, rate)
+            samples = _read(f, channel, start, stop)
     except (soundfile.SoundFileError, OSError) as e:
         shortened = " (SPHERE compressed by shorten: unpack it with sph2pipe)"
         hint = shortened if is_shortened(utterance.audio) else ""
         raise UserError(f"{where}: cannot be read as audio{hint}: {e}") from None
+    if frames >= UNKNOWN:
+        stop = _span(where, utterance, start + len(samples), rate)[1]
     if len(samples) < stop - start:
         raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")
     if not np.isfinite(samples).all():
@@ -91,6 +107,20 @@ def finished_samples(utterance: Utterance, target: Path) -> int | None:
         return soundfile.info(target).frames
     except (OSError, soundfile.SoundFileError):
         return None
+
+
+def _read(f: _Forward, channel: int, start: int, stop: int) -> np.ndarray:
+    """Samples ``start`` to ``stop`` of a channel, or what there is of them: (N,) float64."""
+    if start:
+        f.seek(start)
+    blocks, left = [np.empty(0)], stop - start
+    while left > 0:
+        block = f.read(min(left, BLOCK // f.channels), dtype="float64", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block[:, channel].copy())
+        left -= len(block)
+    return np.concatenate(blocks)
 
 
 def _span(where: str, utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:

@@ -1,4 +1,5 @@
 import fcntl
+import gzip
 import io
 import tarfile
 import zipfile
@@ -75,6 +76,104 @@ def test_a_dangerous_zip_member_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="evil"):
         extract(tmp_path / "a.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def chain_of_long_links(tmp_path: Path) -> Path:
+    """CVE-2025-4517: links whose real path is longer than PATH_MAX, then a way out, then a member over it."""
+    members, here, steps = [], "", "abcdefghijklmnop"
+    for step in steps:
+        members += [member(f"{here}{'d' * 247}", kind=tarfile.DIRTYPE)]
+        members += [member(here + step, kind=tarfile.SYMTYPE, link="d" * 247)]
+        here += "d" * 247 + "/"
+    end = "/".join(steps) + "/" + "l" * 254
+    members += [member(end, kind=tarfile.SYMTYPE, link="../" * len(steps))]
+    members += [member("escape", kind=tarfile.SYMTYPE, link=f"{end}/../../..")]
+    members += [member("evil", kind=tarfile.LNKTYPE, link="escape/victim"), member("evil")]
+    return write_tar(tmp_path / "a", *members)
+
+
+def test_a_chain_of_long_links_writes_nothing_outside(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    with pytest.raises(UserError, match="member '.*' runs through a link: nothing was unpacked"):
+        extract(chain_of_long_links(tmp_path), tmp_path / "downloads" / "out")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "downloads" / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        [member("l/f")],
+        [member("l/../f")],  # of the link's target, not of the link
+        [member("L/f")],  # the same on a disk that takes upper and lower case for one
+        [member("l")],  # the file over the link
+        [member("h", kind=tarfile.LNKTYPE, link="l")],  # relative to another directory it leads elsewhere
+        [member("h", kind=tarfile.LNKTYPE, link="l/f")],
+        [member("m", kind=tarfile.SYMTYPE, link="l/f")],
+        [member("m", kind=tarfile.SYMTYPE, link="l/../f")],
+    ],
+    ids=lambda m: f"{m[0].name} {m[0].linkname}".strip(),
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_member_that_passes_a_link_is_refused(
+    tmp_path: Path, through: list[tarfile.TarInfo], order: int
+) -> None:
+    members = [member("d/e/f"), member("l", kind=tarfile.SYMTYPE, link="d/e"), *through]
+    with pytest.raises(UserError, match="runs through a link"):
+        extract(write_tar(tmp_path / "a", *members[::order]), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
+    links = [member("d/l", kind=tarfile.SYMTYPE, link="../f"), member("m", kind=tarfile.SYMTYPE, link="d/l")]
+    archive = write_tar(tmp_path / "a", *links, member("h", kind=tarfile.LNKTYPE, link="f"), member("f"))
+    extract(archive, tmp_path / "out")
+    assert [(tmp_path / "out" / name).read_text() for name in ("d/l", "m", "h")] == ["xxx"] * 3
+
+
+def bomb(path: Path, kind: str) -> Path:
+    """20 MB, or what claims it, in a few thousand bytes."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+            z.writestr("zeros", bytes(20_000_000))
+        return path
+    if kind == "headers":  # 25,000 of 512 bytes each
+        path.write_bytes(gzip.compress(member("f", 0).tobuf() * 25_000))
+        return path
+    if kind == "header":  # of 20 MB
+        name = member("././@LongLink", 20_000_000, tarfile.GNUTYPE_LONGNAME)
+        name.size = 20_000_000
+        return write_tar(path, name, member("f"))
+    if kind == "sparse":  # a file of 2 ** 33 bytes with 512 on the disk
+        holes = member("f", 512)
+        holes.pax_headers = {"GNU.sparse.size": str(1 << 33), "GNU.sparse.map": f"{(1 << 33) - 512},512"}
+        return write_tar(path, holes)
+    return write_tar(path, member("zeros", 20_000_000))
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "headers", "header", "sparse"])
+def test_an_archive_that_becomes_far_larger_is_refused(tmp_path: Path, kind: str) -> None:
+    archive = bomb(tmp_path / "a", kind)
+    assert archive.stat().st_size < 160_000
+    with pytest.raises(UserError, match="a has (a header of )?[0-9]+ bytes.*: nothing was unpacked"):
+        extract(archive, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_zeros_that_are_not_many_are_unpacked(tmp_path: Path) -> None:
+    extract(write_tar(tmp_path / "a", member("f", 9_000_000)), tmp_path / "out")
+    assert (tmp_path / "out" / "f").stat().st_size == 9_000_000
+
+
+def test_a_size_below_zero_is_damage(tmp_path: Path) -> None:
+    """Python before 3.12.12 reads such an archive for ever (CVE-2025-8194)."""
+    back = member("f", 0)
+    data = bytearray(back.tobuf(tarfile.GNU_FORMAT))
+    data[124:136] = (-512).to_bytes(12, signed=True)
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + sum(data[156:]) + 8 * ord(" "))
+    (tmp_path / "a").write_bytes(data + bytes(1024))
+    with pytest.raises(UserError, match="a is damaged or no archive"):
+        extract(tmp_path / "a", tmp_path / "out")
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.98])

@@ -41,6 +41,13 @@ def test_a_root_must_be_there(tmp_path: Path) -> None:
         find_files([tmp_path / "none"])
 
 
+def test_a_call_that_was_cut_off(tmp_path: Path) -> None:
+    path = call(tmp_path / "sw02001.sph")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="sw02001.sph was cut off, it has 5000 of 9024 bytes"):
+        find_recordings([path], NAME)
+
+
 def test_a_call_that_is_there_twice(tmp_path: Path) -> None:
     call(tmp_path / "a/sw02001.sph")
     call(tmp_path / "b/SW2001.SPH")

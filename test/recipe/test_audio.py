@@ -125,6 +125,87 @@ def test_truncated_flac(tmp_path: Path) -> None:
     fails(tmp_path / "x.flac", "ends after|cannot be read")
 
 
+def with_samples(path: Path, samples: int, rate: int = 16000) -> Path:
+    """A FLAC file of one second whose head claims so many samples; 0 is what an encoder in a pipe writes."""
+    soundfile.write(path, tone(16000), 16000, "PCM_16")
+    data = bytearray(path.read_bytes())
+    bits = int.from_bytes(data[18:26]) & ((1 << 44) - (1 << 36))
+    data[18:26] = (bits | rate << 44 | samples).to_bytes(8)
+    path.write_bytes(data)
+    return path
+
+
+def test_flac_from_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    flac = with_samples(tmp_path / "x.flac", 0)
+    assert (read_audio(utterance(flac))[0] * 32768 == tone(16000)).all()
+    assert (read_audio(utterance(flac, 0.5, 1.1))[0] * 32768 == tone(16000)[8000:]).all()
+    assert (read_audio(utterance(flac, 0.25, 0.5))[0] * 32768 == tone(16000)[4000:8000]).all()
+    fails(flac, r"the segment 0.5-1.2 s is beyond the end of the audio at 1.000 s", start=0.5, end=1.2)
+
+
+def test_a_head_that_claims_half_a_terabyte(tmp_path: Path) -> None:
+    flac = with_samples(tmp_path / "x.flac", (1 << 36) - 1)
+    fails(flac, "ends after 16000 of 68719476735 samples: the file is damaged")
+
+
+def test_a_sampling_rate_of_one(tmp_path: Path) -> None:
+    fails(with_samples(tmp_path / "x.flac", 16000, rate=1), "has 1 samples a second by its head")
+
+
+def container(path: Path, kind: str) -> Path:
+    if kind == "sphere":
+        path.write_bytes(sphere(tone(16000)))
+    elif kind == "RIFX":
+        soundfile.write(path, tone(16000), 16000, "PCM_16", "BIG", "WAV")
+    else:
+        soundfile.write(path, tone(16000), 16000, "ULAW" if kind == "AU" else "PCM_16", format=kind)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RIFX", "RF64", "AIFF", "AU", "sphere"])
+def test_audio_that_was_cut_off(tmp_path: Path, kind: str) -> None:
+    whole = container(tmp_path / "x", kind)
+    assert len(read_audio(utterance(whole))[0]) == 16000
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2])
+    with soundfile.SoundFile(whole) as f:
+        assert 7700 < f.frames < 8100  # libsndfile takes the half for the whole
+    fails(whole, rf"was cut off, it has {len(data) // 2} of {len(data)} bytes: copy it again")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 32000 + 44])
+def test_wav_from_a_pipe_and_from_a_sloppy_program(wav: Path, size: int) -> None:
+    data = bytearray(wav.read_bytes())
+    assert data[36:40] == b"data"
+    data[40:44] = size.to_bytes(4, "little")
+    data[4:8] = min(size + 36, 0xFFFFFFFF).to_bytes(4, "little")
+    wav.write_bytes(data)
+    assert (read_audio(utterance(wav))[0] * 32768 == np.arange(16000)).all()
+
+
+def test_audio_is_read_block_by_block(wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("espnet_kd.recipe.audio.BLOCK", 1000)
+    assert (read_audio(utterance(wav))[0] * 32768 == np.arange(16000)).all()
+    assert (read_audio(utterance(wav, 0.25, 0.5))[0] * 32768 == np.arange(4000, 8000)).all()
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("FLAC", "PCM_24"), ("WAV", "PCM_24"), ("WAV", "ULAW")])
+def test_other_widths_are_rounded_to_sixteen_bits(tmp_path: Path, kind: str, subtype: str) -> None:
+    soundfile.write(tmp_path / "x", tone(800).astype(np.int32) << 16 | 0x7F00, 16000, subtype, format=kind)
+    assert write_utterance(utterance(tmp_path / "x"), tmp_path / "y.flac", 16000, "flac") == (800, 0)
+    written, _ = soundfile.read(tmp_path / "y.flac", dtype="int16")
+    # 0x7F00 of 0x10000 is less than half, so it is rounded down; mu-law keeps a 32nd of a sample
+    tolerance = {"rtol": 1 / 32, "atol": 8} if subtype == "ULAW" else {"rtol": 0, "atol": 0}
+    assert np.allclose(written, tone(800), **tolerance)
+
+
+def test_digital_silence(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros(16000, np.int16), 16000)
+    silence = utterance(tmp_path / "x.wav", speed=0.9)
+    assert write_utterance(silence, tmp_path / "y.flac", 8000, "flac") == (8889, 0)  # 8000 / 0.9
+    assert not soundfile.read(tmp_path / "y.flac")[0].any()
+
+
 def test_two_channels(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros((10, 2)), 16000)
     fails(tmp_path / "x.wav", "2 channels, one is needed: .* utt2ref_channels")

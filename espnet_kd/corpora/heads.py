@@ -1,0 +1,80 @@
+"""What the heads of audio files promise; libsndfile reads one that was cut off as if it were whole."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+SLOPPY = 64  # bytes; some programs count the head as audio
+STREAMED = 0x7FFF0000  # from here on a size means that the writer did not know it, as in a pipe
+MOST_CHUNKS = 1000
+RATES = (1000, 1_000_000)  # Hz; outside a head is damaged, and resampling would fill the memory
+
+
+def find_damage(path: Path, rate: int) -> str | None:
+    """Say what is wrong if a file is shorter than its head says, or its sampling rate cannot be.
+
+    The lengths of WAV, AIFF, AU and SPHERE are checked; other formats either show it when they are decoded
+    or have no length in their heads.
+
+    Args:
+        path: an audio file that libsndfile can open.
+        rate: of its samples in Hz, as libsndfile found it.
+    """
+    if not RATES[0] <= rate <= RATES[1]:
+        return f"has {rate} samples a second by its head: copy it again"
+    with path.open("rb") as f:
+        start = f.read(12)
+        end = next((find(f) for magic, find in FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+        size = f.seek(0, 2)
+    if end is not None and size + SLOPPY < end:
+        return f"was cut off, it has {size} of {end} bytes: copy it again"
+    return None
+
+
+def _riff(f: BinaryIO) -> int | None:
+    """End of the data of RIFF, RIFX, RF64, or AIFF; None if unknown."""
+    f.seek(0)
+    start = f.read(12)
+    order = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
+    large = None
+    for _ in range(MOST_CHUNKS):
+        head = f.read(8)
+        if len(head) < 8:
+            break
+        size = int.from_bytes(head[4:], order)
+        if head[:4] in (b"data", b"SSND"):
+            if size == 0xFFFFFFFF and large is not None:
+                return f.tell() + large
+            return f.tell() + size if size < STREAMED else None
+        if head[:4] == b"ds64":
+            large = int.from_bytes(f.read(16)[8:], order)
+            size -= 16
+        f.seek(max(size, 0) + size % 2, 1)
+    return None
+
+
+def _au(f: BinaryIO) -> int | None:
+    f.seek(4)
+    offset, size = (int.from_bytes(f.read(4)) for _ in range(2))
+    return offset + size if size < STREAMED else None
+
+
+def _sphere(f: BinaryIO) -> int | None:
+    f.seek(0)
+    head = f.read(1 << 14)
+    if (size := re.match(rb"NIST_1A\n *(\d{1,6})\n", head)) is None or b"shorten" in head:
+        return None
+    fields = [re.search(rb"\n%s -i (\d{1,15})\s" % name, head[: int(size[1])]) for name in SPHERE]
+    if None in fields:
+        return None
+    samples, channels, width = (int(field[1]) for field in fields if field)
+    return int(size[1]) + samples * channels * width
+
+
+SPHERE = (b"sample_count", b"channel_count", b"sample_n_bytes")  # samples of a channel
+FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {
+    b"RI(FF|FX)....WAVE|RF64....WAVE|FORM....AIF[FC]": _riff,
+    rb"\.snd": _au,
+    b"NIST_1A": _sphere,
+}
