@@ -134,13 +134,14 @@ def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str
     """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
     result: dict[str, float] = {}
     for t in terms:
-        temperature = t.options.get("temperature", 1.0)
-        if teachers > 1 and t.build().needs == "lattice" and t.build().kind != "one_best":
+        criterion = t.build()
+        temperature = criterion.temperature or 1.0
+        if teachers > 1 and criterion.needs == "lattice" and criterion.kind != "one_best":
             raise UserError(
                 f"criteria: {t.term.name}: the lattices of several teachers have no mean but along one path: "
                 "use `kind: one_best`, or one teacher"
             )
-        if teachers > 1 and t.build().needs == "hidden":
+        if teachers > 1 and criterion.needs == "hidden":
             raise UserError(
                 f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher"
             )

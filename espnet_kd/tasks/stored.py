@@ -90,17 +90,15 @@ def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[st
 
 def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> str | None:
     tap, criterion = taps[t.term.teacher_tap], t.build()
-    temperature = getattr(criterion, "temperature", None)
     softened = tap.kind not in ("values", "joint") or ensemble
-    kind = getattr(criterion, "kind", None)
-    if tap.kind != "joint" and kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
-        return f"{tap.kind} targets are kept, not those of the kind {kind},"
-    if tap.kind == "topk" and not hasattr(criterion, "k"):
+    if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
+        return f"{tap.kind} targets are kept, not those of the kind {criterion.kind},"
+    if tap.kind == "topk" and criterion.k is None:
         return f"only the {tap.k} most probable classes are kept, which serve the type topk alone,"
     if tap.kind == "topk" and criterion.k > tap.k:
         return f"{tap.k} classes are kept, not {criterion.k},"
-    if softened and temperature is not None and temperature != tap.temperature:
-        return f"the temperature is {temperature}, that of the targets {tap.temperature}"
+    if softened and criterion.temperature not in (None, tap.temperature):
+        return f"the temperature is {criterion.temperature}, that of the targets {tap.temperature}"
     return None
 
 

@@ -96,7 +96,7 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
     """Load a state dict, all of it; stock loading passes over wrong keys in silence.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape.
+        UserError: a tensor is missing, left over, of another shape or not finite.
     """
     state = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
     expected = model.state_dict()
@@ -113,6 +113,13 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
         if value.shape != expected[key].shape:
             raise UserError(
                 f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}"
+            )
+    parameters = dict(model.named_parameters())
+    for key, value in state.items():  # a buffer may hold infinity, such as a mask
+        if value.isnan().any() or (key in parameters and not value.isfinite().all()):
+            raise UserError(
+                f"{path}: {key} has values that are not finite: its training diverged; choose another "
+                "checkpoint (`checkpoint`), or train it again"
             )
     model.load_state_dict(state)
 

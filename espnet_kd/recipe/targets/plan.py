@@ -163,8 +163,8 @@ def _tap(
     if path == LATTICE:
         return _lattice_tap(values, here[0], k, number)
     size = values.shape[-1]
-    needed = [getattr(t.build(), "k", None) for t in here]
-    softened = {t.build().temperature for t in here if hasattr(t.build(), "temperature")}
+    needed = [t.build().k for t in here]
+    softened = {t.build().temperature for t in here if t.build().temperature is not None}
     if not here or None in needed or len(softened) > 1:
         return Tap("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)
