@@ -34,6 +34,11 @@ def stored_teacher(
     Raises:
         UserError: something does not fit, and what.
     """
+    if args.input_size is not None:
+        raise UserError(
+            f"teacher: {options.store} has targets of waveforms, the student takes features "
+            f"(input_size: {args.input_size}): give the teacher itself, `teacher: {{exp: DIRECTORY}}`"
+        )
     store = Store(str(options.store))
     problem = misfit(store.manifest, options, tokens) or unserved(store.manifest, terms, taps)
     if problem is None and rate not in (None, store.manifest.rate):

@@ -57,6 +57,6 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
         if bad:
             where = f" for {utterances[bad[0]]}" if utterances is not None else ""
             raise UserError(
-                f"{owner} gives values at {path}{where} that are not finite: it is damaged or diverged in "
-                "training: choose another checkpoint, or train it again"
+                f"{owner} gives values at {path}{where} that are not finite: its weights or its statistics "
+                "(stats_file) are damaged: choose another checkpoint, or train it again"
             )
