@@ -20,11 +20,17 @@ class Criterion(nn.Module):
     Attributes:
         needs: what the model hands over: `logits`, `hidden` vectors, or a `lattice` (rnnt.Joint).
         guide_tap: a second tap of the teacher that the positions are weighted by, None without one.
+        temperature: softmax divisor of both sides, None without one.
+        kind: of a criterion on the lattice, what of it is compared.
+        k: how many of the most probable classes are compared, None for all.
         exempt: properties of the contract test that cannot hold, name -> reason.
     """
 
     needs: Literal["logits", "hidden", "lattice"] = "logits"
     guide_tap: str | None = None
+    temperature: float | None = None
+    kind: str | None = None
+    k: int | None = None
     exempt: dict[str, str] = {}
 
     def __init__(self, reduction: Reduction = "mean") -> None:

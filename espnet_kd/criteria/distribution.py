@@ -28,7 +28,7 @@ class _Distribution(Criterion):
 
     def __init__(self, temperature: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
-        self.temperature = check_positive("temperature", temperature)
+        self.temperature: float = check_positive("temperature", temperature)
 
 
 class KLDivergence(_Distribution):

@@ -70,12 +70,12 @@ class TopK(Criterion):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction)
-        self.k = check_size("k", k)
+        self.k: int = check_size("k", k)
         if not isinstance(renorm, bool):
             raise ValueError(f"renorm is {renorm!r}: give true or false")
         self.renorm = renorm
         self.tail: Tail = check_choice("tail", tail, Tail)
-        self.temperature = check_positive("temperature", temperature)
+        self.temperature: float = check_positive("temperature", temperature)
 
     def check_sizes(self, student: Tensor, target: Tensor | TopClasses) -> None:
         """See Criterion; a target of TopClasses needs at least k of them."""

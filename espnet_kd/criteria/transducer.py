@@ -58,7 +58,7 @@ class TransducerKL(Criterion):
     ) -> None:
         super().__init__(reduction)
         self.kind: Kind = check_choice("kind", kind, Kind)
-        self.temperature = check_positive("temperature", temperature)
+        self.temperature: float = check_positive("temperature", temperature)
         if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
             raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
         self.delay, self.blank, self.chunk = delay, blank, chunk

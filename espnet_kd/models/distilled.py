@@ -19,6 +19,7 @@ from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
 ANY_TOKEN = 1  # not the blank
+TEACHER_SPEECH = "teacher_speech"  # in a batch, where the teacher gets another than the student
 
 
 class Teacher(Protocol):
@@ -88,7 +89,8 @@ class Distillation:
             speech_lengths: (B,) samples.
             text: (B, L) tokens, padded with -1; None where the task weighs nothing and no criterion needs it.
             text_lengths: (B,).
-            kwargs: what else the stock model takes; ``utt_id`` names the utterances.
+            kwargs: what else the stock model takes; ``utt_id`` names the utterances, ``teacher_speech`` and
+                its lengths are what the teacher gets, where that is not the student's speech.
 
         Returns:
             (1,) loss, statistics and (1,) weight as the stock model gives them. ``loss_task`` is the stock
@@ -102,13 +104,15 @@ class Distillation:
         if text is None or text_lengths is None:
             text, text_lengths = placeholder(speech)
         batch = (speech, speech_lengths, text, text_lengths)
+        given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
+        theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
         if not self.kd_teacher_follows:
-            self.kd_targets = method.teacher.targets(*batch, kwargs.get("utt_id"))
+            self.kd_targets = method.teacher.targets(*theirs)
         with method.taps.listening():
             loss, stats, weight = super().forward(*batch, **kwargs)
         targets = self.kd_targets
         if self.kd_teacher_follows:
-            targets = method.teacher.targets(*batch, kwargs.get("utt_id"))
+            targets = method.teacher.targets(*theirs)
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.targets import Targets
+from espnet_kd.teachers.targets import MAX_FRAME_DIFFERENCE, Targets
 
-# Teacher and student may round the number of frames differently; more than this is another frame rate.
-MAX_FRAME_DIFFERENCE = 2
 LARGEST_TERM = 8  # of a ratio of frame rates, such as 3 : 2
 
 

@@ -167,7 +167,7 @@ class MutualLearning:
             return torch.stack([criterion(joint, lattice, transcript) for lattice in lattices]).mean()
         targets = [other.seen[tap] for other in others]
         if mutual.targets == "mean":
-            targets = [mean_posterior(targets, getattr(criterion, "temperature", 1.0))]
+            targets = [mean_posterior(targets, criterion.temperature or 1.0)]
         values = [criterion(*aligned(own.seen[tap], target, term)) for target in targets]
         return torch.stack(values).mean()
 

@@ -10,13 +10,14 @@ from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments, read_numbers
+from espnet_kd.tasks.speech import TeacherSpeech
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.tasks.transcripts import check_transcripts
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
 
-class ASRDistillationTask(MixedBatches, ASRTask):
+class ASRDistillationTask(TeacherSpeech, MixedBatches, ASRTask):
     """CTC and CTC/attention students of stock ESPnet, distilled from stock ESPnet experiments.
 
     Without our options it trains the stock model. Both may have an encoder of ours.

@@ -10,10 +10,11 @@ from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments, read_numbers
+from espnet_kd.tasks.speech import TeacherSpeech
 from espnet_kd.tasks.trainer import ResumableTrainer
 
 
-class TransducerDistillationTask(MixedBatches, ASRTransducerTask):
+class TransducerDistillationTask(TeacherSpeech, MixedBatches, ASRTransducerTask):
     """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
 
     Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package

@@ -1,11 +1,14 @@
 """Make a student of a stock model as the options of a configuration say."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
+from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Method, aligned, distil
@@ -17,17 +20,19 @@ from espnet_kd.rate import DEFAULT_RATE, heard_rate
 from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.tasks.reach import freeze_unreached
+from espnet_kd.tasks.speech import check_speech
 from espnet_kd.tasks.stored import stored_teacher
 from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher, observe
-from espnet_kd.teachers.probe import SECONDS, probe
+from espnet_kd.teachers.probe import probe
 from espnet_kd.teachers.stored import StoredTeacher
 from espnet_kd.teachers.taps import Taps
-from espnet_kd.teachers.targets import Targets
+from espnet_kd.teachers.targets import Targets, check_finite
 
 LONG_PROBE = 10  # seconds; against the short one it tells frame rates
+Probe = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def wanted(args: argparse.Namespace) -> bool:
@@ -58,10 +63,16 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     rate = heard_rate(vars(args))
     for experiment in experiments:
         check_rate(rate, "the student", experiment)
+        check_features(args.input_size, "the student", experiment)
     settle_delays(args, terms, experiments[0] if options.store is None else None)
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
+    check_speech(args, terms)
+    refuse_other_prefix(model, "the student", terms)
+    for experiment in experiments:
+        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", terms)
     needed = teacher_taps(terms)
+    noise = partial(probe, rate or DEFAULT_RATE, args.input_size)
     teacher: StoredTeacher | OnlineTeacher
     if options.store is not None:
         teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
@@ -69,11 +80,11 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         temperatures = common_temperatures(terms, len(experiments))
         teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    terms = _fit(model, rate or DEFAULT_RATE, taps, teacher, terms)
+    terms = _fit(model, noise, taps, teacher, terms)
     task_weight = build_schedule(args.task_weight, "task_weight")
     method = Method(teacher, taps, tuple(t.term for t in terms), task_weight, soft_only=targets == "soft")
     if method.task_weight.is_zero:
-        freeze_unreached(model, taps, method.terms, rate or DEFAULT_RATE)
+        freeze_unreached(model, taps, method.terms, noise())
     attach = distil if isinstance(model, ESPnetASRModel) else distil_transducer
     return attach(model, method, {t.term.name: t.build() for t in terms})
 
@@ -99,6 +110,38 @@ def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
         raise UserError(
             f"{who} hears speech at {rate} Hz, teacher {teacher.directory} at {teacher.rate} Hz "
             "(fs of frontend_conf): both hear the same files, train them at one rate"
+        )
+
+
+def check_features(size: int | None, who: str, teacher: Experiment) -> None:
+    """Refuse a teacher that takes features where the other takes waveforms, or features of another size."""
+    if size != teacher.features:
+        ours, theirs = (f"features of size {n}" if n else "waveforms" for n in (size, teacher.features))
+        raise UserError(
+            f"{who} takes {ours}, teacher {teacher.directory} {theirs} (input_size): "
+            "both get the same files, train them on one kind"
+        )
+
+
+def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[TermOptions]) -> None:
+    """Refuse a model whose decoder reads another prefix than the transcript, where a criterion compares it.
+
+    Raises:
+        UserError: it samples its own prefix, or begins with the token of a language.
+    """
+    sides = {t.term.name: (t.term.student_tap, t.term.teacher_tap) for t in terms}
+    names = [name for name, taps in sides.items() if any(tap.split(".")[0] == "decoder" for tap in taps)]
+    sampled = isinstance(model.decoder, RNNDecoder) and model.decoder.sampling_probability > 0
+    if names and sampled:
+        raise UserError(
+            f"criterion {names[0]}: the decoder of {owner} reads its own predictions "
+            f"(sampling_probability: {model.decoder.sampling_probability}), another prefix than what it is "
+            "compared with: set that to 0; Transformer decoders have `scheduled_sampling`"
+        )
+    if names and getattr(model, "lang_token_id", None) is not None:
+        raise UserError(
+            f"criterion {names[0]}: the decoder of {owner} reads the token of a language first "
+            "(lang_token_id), and its positions are others than the transcript's: leave out lang_token_id"
         )
 
 
@@ -134,13 +177,14 @@ def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str
     """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
     result: dict[str, float] = {}
     for t in terms:
-        temperature = t.options.get("temperature", 1.0)
-        if teachers > 1 and t.build().needs == "lattice" and t.build().kind != "one_best":
+        criterion = t.build()
+        temperature = criterion.temperature or 1.0
+        if teachers > 1 and criterion.needs == "lattice" and criterion.kind != "one_best":
             raise UserError(
                 f"criteria: {t.term.name}: the lattices of several teachers have no mean but along one path: "
                 "use `kind: one_best`, or one teacher"
             )
-        if teachers > 1 and t.build().needs == "hidden":
+        if teachers > 1 and criterion.needs == "hidden":
             raise UserError(
                 f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher"
             )
@@ -164,7 +208,7 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
 
 def _fit(
     model: ESPnetASRModel,
-    rate: int,
+    noise: Probe,
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
     terms: Sequence[TermOptions],
@@ -174,11 +218,12 @@ def _fit(
     Returns:
         The terms, with the ratio of the frame rates where they ask for it.
     """
-    ours, theirs = _observe_both(model, rate, taps, teacher)
+    ours, theirs = _observe_both(model, noise(), taps, teacher)
+    check_finite(ours, "the student")
     if any(t.resample for t in terms):
         if isinstance(teacher, StoredTeacher):
             raise UserError("criteria: `frame_rate: resample` needs a teacher at work, not stored targets")
-        longer = _observe_both(model, rate, taps, teacher, LONG_PROBE)
+        longer = _observe_both(model, noise(seconds=LONG_PROBE), taps, teacher)
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
@@ -209,13 +254,11 @@ def _fit(
 
 def _observe_both(
     model: ESPnetASRModel,
-    rate: int,
+    batch: Sequence[Tensor],
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
-    seconds: int = SECONDS,
 ) -> tuple[dict[str, Targets], dict[str, Targets]]:
     """What student and teacher have at their taps for the same noise."""
-    batch = probe(rate, seconds)
     theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
     with torch.no_grad():
         ours = observe(model.eval(), taps, *batch)

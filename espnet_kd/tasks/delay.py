@@ -17,6 +17,7 @@ from espnet_kd.files import read_table
 from espnet_kd.models.delay import Delays, Speech, measure
 from espnet_kd.rate import parse_rate
 from espnet_kd.tasks.options import TermOptions, on_lattice
+from espnet_kd.tasks.speech import check_alike
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 UTTERANCES = 50
@@ -90,6 +91,7 @@ def compare(
             f"delay: {student.directory} has frames of {frames[0]:g} ms, "
             f"{teacher.directory} of {frames[1]:g} ms"
         )
+    check_alike([student.directory, teacher.directory])
     speech = islice(read(configs[0], data), count)
     with torch.random.fork_rng([]):  # encoders draw random numbers even in eval mode
         return measure(student.model, teacher.model, speech, chunks)

@@ -29,7 +29,7 @@ from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_togethe
 from espnet_kd.models.sampling import ScheduledSampling, check_decoder, sample_prefixes
 from espnet_kd.models.schedule import Schedule, build_schedule
 from espnet_kd.rate import DEFAULT_RATE, heard_rate
-from espnet_kd.tasks.attach import refuse_data_parallel, wanted
+from espnet_kd.tasks.attach import refuse_data_parallel, refuse_other_prefix, wanted
 from espnet_kd.tasks.options import TermOptions, refuse_unknown, term_options
 from espnet_kd.tasks.peers import peer_changes, peer_config
 from espnet_kd.teachers.lattice import LATTICE
@@ -79,6 +79,8 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
         for peer in (model, *peers):
             check_decoder(peer)
         _refuse_inner_taps(terms)
+    for number, peer in enumerate((model, *peers), 1):
+        refuse_other_prefix(peer, f"peer {number}", terms)
     mutual = Mutual(
         terms=tuple(t.term for t in terms),
         criteria={t.term.name: t.build() for t in terms},
@@ -90,7 +92,7 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
         sampling=sampling,
     )
     learn_together(model, peers, mutual)
-    _fit(model, heard_rate(vars(args)) or DEFAULT_RATE)
+    _fit(model, probe(heard_rate(vars(args)) or DEFAULT_RATE, args.input_size))
     return model
 
 
@@ -252,9 +254,9 @@ def _refuse_moved_frames(args: argparse.Namespace, terms: Sequence[TermOptions],
         )
 
 
-def _fit(model: Any, rate: int) -> None:
+def _fit(model: Any, batch: Sequence[torch.Tensor]) -> None:
     """Run every peer once on noise: what differs in frame rate or tokens is found now."""
-    mutual, batch = model.kd_mutual, probe(rate)
+    mutual = model.kd_mutual
     with torch.no_grad():
         seen = [
             observe(peer.eval(), taps, *batch)

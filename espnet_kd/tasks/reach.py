@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from espnet_kd.models.distilled import Term
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.online import observe
-from espnet_kd.teachers.probe import probe
 from espnet_kd.teachers.taps import Taps
 
 
-def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], rate: int) -> None:
+def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], batch: Sequence[Tensor]) -> None:
     """Let the parameters that no criterion reaches stay as they are.
 
     The gradient of a task of weight 0 is zero, not missing: weight decay, which Adam divides by its own size,
@@ -22,10 +21,10 @@ def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], rate: 
         model: the student, on the CPU.
         taps: of the student.
         terms: of its loss; those of weight 0 reach nothing.
-        rate: Hz of the speech that it hears.
+        batch: speech, its lengths, tokens and their numbers; any will do.
     """
     with torch.enable_grad():
-        seen = observe(model.eval(), taps, *probe(rate))
+        seen = observe(model.eval(), taps, *batch)
         outputs = [seen[term.student_tap].values for term in terms if not term.weight.is_zero]
         total = sum(tensor.float().sum() for values in outputs for tensor in _tensors(values))
     model.train()

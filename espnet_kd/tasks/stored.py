@@ -34,6 +34,11 @@ def stored_teacher(
     Raises:
         UserError: something does not fit, and what.
     """
+    if args.input_size is not None:
+        raise UserError(
+            f"teacher: {options.store} has targets of waveforms, the student takes features "
+            f"(input_size: {args.input_size}): give the teacher itself, `teacher: {{exp: DIRECTORY}}`"
+        )
     store = Store(str(options.store))
     problem = misfit(store.manifest, options, tokens) or unserved(store.manifest, terms, taps)
     if problem is None and rate not in (None, store.manifest.rate):
@@ -90,17 +95,15 @@ def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[st
 
 def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> str | None:
     tap, criterion = taps[t.term.teacher_tap], t.build()
-    temperature = getattr(criterion, "temperature", None)
     softened = tap.kind not in ("values", "joint") or ensemble
-    kind = getattr(criterion, "kind", None)
-    if tap.kind != "joint" and kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
-        return f"{tap.kind} targets are kept, not those of the kind {kind},"
-    if tap.kind == "topk" and not hasattr(criterion, "k"):
+    if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
+        return f"{tap.kind} targets are kept, not those of the kind {criterion.kind},"
+    if tap.kind == "topk" and criterion.k is None:
         return f"only the {tap.k} most probable classes are kept, which serve the type topk alone,"
     if tap.kind == "topk" and criterion.k > tap.k:
         return f"{tap.k} classes are kept, not {criterion.k},"
-    if softened and temperature is not None and temperature != tap.temperature:
-        return f"the temperature is {temperature}, that of the targets {tap.temperature}"
+    if softened and criterion.temperature not in (None, tap.temperature):
+        return f"the temperature is {criterion.temperature}, that of the targets {tap.temperature}"
     return None
 
 

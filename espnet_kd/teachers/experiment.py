@@ -1,6 +1,7 @@
 """Load any stock ESPnet experiment directory, read-only and checked."""
 
 import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Experiment:
     model: ESPnetASRModel | ESPnetASRTransducerModel
     directory: Path
     checkpoint: Path
-    rate: int | None = None  # Hz of the speech that it hears, if its front end says
+    rate: int | None = None  # Hz of the speech that it takes, if its front end says
+    features: int | None = None  # size of the features that it takes instead of waveforms
 
     @property
     def tokens(self) -> list[str]:
@@ -89,14 +91,14 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
     if getattr(model.encoder, "dynamic_chunk_training", False):
         model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
-    return Experiment(model, directory, path, heard_rate(config))
+    return Experiment(model, directory, path, heard_rate(config), config.get("input_size"))
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load a state dict, all of it; stock loading passes over wrong keys in silence.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape.
+        UserError: a tensor is missing, left over, of another shape or not finite.
     """
     state = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
     expected = model.state_dict()
@@ -113,6 +115,13 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
         if value.shape != expected[key].shape:
             raise UserError(
                 f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}"
+            )
+    parameters = dict(model.named_parameters())
+    for key, value in state.items():  # a buffer may hold infinity, such as a mask
+        if value.isnan().any() or (key in parameters and not value.isfinite().all()):
+            raise UserError(
+                f"{path}: {key} has values that are not finite: its training diverged; choose another "
+                "checkpoint (`checkpoint`), or train it again"
             )
     model.load_state_dict(state)
 
@@ -149,6 +158,17 @@ def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, An
     if config.get("non_linguistic_symbols") not in (None, "", "none"):
         found["non_linguistic_symbols"] = str(find_file(config["non_linguistic_symbols"], directory))
     return found
+
+
+def speech_preprocess(directory: Path) -> Callable[[str, dict[str, Any]], dict[str, Any]] | None:
+    """ESPnet's own preparation of a model's speech, without augmentation; None where it does nothing."""
+    return preprocess({**read_config(directory), "token_type": None})
+
+
+def preprocess(config: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], dict[str, Any]] | None:
+    """ESPnet's own preparation of speech and text, without augmentation; None where it does nothing."""
+    task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
+    return task.build_preprocess_fn(argparse.Namespace(**config), False)
 
 
 def find_checkpoint(directory: Path, name: str | None) -> Path:

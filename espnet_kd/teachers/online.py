@@ -15,7 +15,7 @@ from espnet_kd.rnnt import path_targets
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.lattice import LATTICE, lattice
 from espnet_kd.teachers.taps import Taps
-from espnet_kd.teachers.targets import Targets
+from espnet_kd.teachers.targets import MAX_FRAME_DIFFERENCE, Targets, check_finite
 
 Mean = Literal["posteriors", "log_posteriors"]
 
@@ -25,7 +25,7 @@ class OnlineTeacher:
 
     Not a module: the student that holds it has none of its parameters. It sees the waveform without
     SpecAugment, because that works only in training mode, and draws no number from the student's random
-    stream.
+    stream. What it gives for the probe and for the first batch of the training must be finite.
 
     Args:
         experiments: one or more with the same token list.
@@ -56,6 +56,7 @@ class OnlineTeacher:
         self._weights = [w / sum(weights) for w in weights]
         self._mean_of = mean
         self._temperatures = dict(temperatures or {})
+        self._checked = False
 
     @torch.no_grad()
     def targets(
@@ -73,16 +74,23 @@ class OnlineTeacher:
             speech_lengths: (B,) samples.
             text: (B, L) tokens, padded with -1; not changed.
             text_lengths: (B,).
-            utt_id: not needed.
+            utt_id: of a batch of the training; not needed otherwise.
 
         Returns:
             Tap path to what was seen there.
+
+        Raises:
+            UserError: what a teacher gives is not finite, or the members of an ensemble differ in frame rate.
         """
         batch = (speech, speech_lengths, text, text_lengths)
         seen = [
             observe(e.model.to(speech.device), t, *batch)
             for e, t in zip(self.experiments, self._taps, strict=True)
         ]
+        if not self._checked:
+            for experiment, given in zip(self.experiments, seen, strict=True):
+                check_finite(given, f"teacher {experiment.directory}", utt_id)
+            self._checked = utt_id is not None
         if len(seen) == 1:
             return seen[0]
         return {tap: self._together(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
@@ -93,6 +101,7 @@ class OnlineTeacher:
         Of lattices all classes at the nodes of the first member's best alignment.
         """
         temperature = self._temperatures.get(tap, 1.0)
+        self._check_frame_rates(tap, [m.lengths for m in members])
         length = min(m.values.shape[1] for m in members)
         lengths = torch.stack([m.lengths for m in members]).amin(0)
         if tap != LATTICE:
@@ -102,6 +111,18 @@ class OnlineTeacher:
         batch = (first, text, lengths, text_lengths)
         options = {"k": first.classes, "temperature": temperature, "others": others, "mean": self._mean}
         return Targets(path_targets(*batch, **options), lengths)
+
+    def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
+        """Refuse members that give other numbers of positions, (B,) each, for the same speech."""
+        for experiment, other in zip(self.experiments[1:], lengths[1:], strict=True):
+            place = int((other - lengths[0]).abs().argmax())
+            ours, theirs = int(lengths[0][place]), int(other[place])
+            if abs(theirs - ours) > MAX_FRAME_DIFFERENCE:
+                raise UserError(
+                    f"teacher {self.experiments[0].directory} has {ours} positions at {tap}, "
+                    f"teacher {experiment.directory} {theirs} for the same speech: the mean needs one frame "
+                    "rate: choose teachers of the same subsampling (input_layer) and hop length"
+                )
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
         """Logits whose softmax is the mean of the members' softmax.
@@ -147,6 +168,8 @@ def listen(
 ) -> tuple[Tensor, Tensor]:
     """Run the parts of a model in eval mode that the taps need: no loss, no error rates.
 
+    Recurrent encoders get the utterances in the order that they need, longest first.
+
     Args:
         model: in eval mode.
         taps: of this model; they hold what they saw.
@@ -158,10 +181,17 @@ def listen(
     Returns:
         (B, T, D) encoder output, (B,) frames.
     """
+    speech = speech.to(next(model.parameters()).dtype)  # the student may train in another
+    order = decreasing(speech_lengths) if taps.packs else None
+    back = None if order is None else order.argsort()
     # Stock encoders draw random numbers for layer drop even in eval mode.
-    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening():
+    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening(back):
+        if order is not None:
+            speech, speech_lengths = speech[order], speech_lengths[order]
         encoded, lengths = model.encode(speech, speech_lengths)
         encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+        if back is not None:
+            encoded, lengths = encoded[back], lengths[back]
         for path in {path.split(".")[0] for path in taps.paths} & {"ctc", "ctc_lin"}:
             # CTC.forward would apply dropout, even in eval mode.
             (model.ctc.ctc_lo if path == "ctc" else model.ctc_lin)(encoded)
@@ -172,3 +202,10 @@ def listen(
             )
             model.decoder(encoded, lengths, tokens, text_lengths + 1)
     return encoded, lengths
+
+
+def decreasing(lengths: Tensor) -> Tensor | None:
+    """(B,) places of the utterances, longest first; None where they are in that order."""
+    if bool((lengths[1:] <= lengths[:-1]).all()):
+        return None
+    return lengths.argsort(descending=True, stable=True)

@@ -18,6 +18,7 @@ from espnet_kd.recipe.pseudo_label import shards
 from espnet_kd.recipe.pseudo_label.decoder import Decoder, Spec
 from espnet_kd.recipe.shards import Shard
 from espnet_kd.teachers.online import Mean
+from espnet_kd.teachers.targets import MAX_FRAME_DIFFERENCE
 
 _ONE_AT_A_TIME = threading.Lock()  # a search keeps its state in itself
 
@@ -44,7 +45,13 @@ class Encoders:
         """(1, T, sum of the D) encoder outputs, the shortest T; (1,) T."""
         outputs = [model.encode(speech, speech_lengths)[0] for model in self.models]
         outputs = [out[0] if isinstance(out, tuple) else out for out in outputs]
-        length = min(out.shape[1] for out in outputs)
+        frames = [out.shape[1] for out in outputs]
+        length = min(frames)
+        if max(frames) - length > MAX_FRAME_DIFFERENCE:
+            raise UserError(
+                f"the models of the ensemble have {', '.join(map(str, frames))} frames for the same speech: "
+                "choose models of the same subsampling (input_layer) and hop length"
+            )
         return torch.cat([out[:, :length] for out in outputs], -1), torch.tensor([length])
 
 

@@ -15,8 +15,15 @@ from espnet_kd.recipe.targets.worker import needs_text
 from espnet_kd.rnnt import Joint, PathTargets
 from espnet_kd.store import OutputLayer, Tap
 from espnet_kd.store.manifest import checksum, tokens_checksum
-from espnet_kd.tasks.attach import check_rate, check_tokens, common_temperatures, teacher_taps
+from espnet_kd.tasks.attach import (
+    check_rate,
+    check_tokens,
+    common_temperatures,
+    refuse_other_prefix,
+    teacher_taps,
+)
 from espnet_kd.tasks.options import TeacherOptions, TermOptions, teacher_options, term_options
+from espnet_kd.tasks.speech import check_alike
 from espnet_kd.tasks.stored import identity
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 from espnet_kd.teachers.lattice import LATTICE
@@ -93,6 +100,8 @@ def plan(args: argparse.Namespace) -> Plan:
     paths = teacher_taps(terms)
     temperatures = common_temperatures(terms, len(options.directories))
     experiments = load(options)
+    for experiment in experiments:
+        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", terms)
     rate = rate_of(experiments)
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
@@ -105,7 +114,7 @@ def plan(args: argparse.Namespace) -> Plan:
 
 
 def load(options: TeacherOptions) -> list[Experiment]:
-    """The teachers, which have one token list and one sampling rate.
+    """The teachers, which have one token list and take the same waveforms.
 
     Raises:
         UserError: they do not.
@@ -115,6 +124,12 @@ def load(options: TeacherOptions) -> list[Experiment]:
     for other in experiments:
         check_tokens(experiments[0].tokens, other)
         check_rate(first.rate, f"teacher {first.directory}", other)
+        if other.features is not None:
+            raise UserError(
+                f"teacher {other.directory} takes features (input_size: {other.features}), but here it would "
+                "get waveforms: use it beside the student in training, `teacher: {exp: DIRECTORY}`"
+            )
+    check_alike([experiment.directory for experiment in experiments])
     return experiments
 
 
@@ -163,8 +178,8 @@ def _tap(
     if path == LATTICE:
         return _lattice_tap(values, here[0], k, number)
     size = values.shape[-1]
-    needed = [getattr(t.build(), "k", None) for t in here]
-    softened = {t.build().temperature for t in here if hasattr(t.build(), "temperature")}
+    needed = [t.build().k for t in here]
+    softened = {t.build().temperature for t in here if t.build().temperature is not None}
     if not here or None in needed or len(softened) > 1:
         return Tap("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)

@@ -1,6 +1,5 @@
 """What a worker does: load the teachers once, run them on utterances one by one."""
 
-import argparse
 import json
 import threading
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from espnet_kd.recipe.pseudo_label.decoder import read_speech
 from espnet_kd.recipe.shards import Shard
 from espnet_kd.store import Record, Tap, text_checksum, write_shard
 from espnet_kd.tasks.options import TeacherOptions
-from espnet_kd.teachers.experiment import TRANSDUCER_KEY, load_experiment, read_config, with_absolute_paths
+from espnet_kd.teachers.experiment import load_experiment, preprocess, read_config, with_absolute_paths
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.rows import to_rows
@@ -129,10 +128,5 @@ def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTea
 
 def build_preprocess(directory: Path) -> Any:
     """ESPnet's own preparation of speech and text for a teacher, without its augmentation."""
-    config = with_absolute_paths(read_config(directory), directory)
-    if TRANSDUCER_KEY in config:
-        from espnet2.tasks.asr_transducer import ASRTransducerTask as Task
-    else:
-        from espnet2.tasks.asr import ASRTask as Task
-    preprocess = Task.build_preprocess_fn(argparse.Namespace(**config), False)
-    return preprocess if preprocess is not None else lambda utt, data: data
+    found = preprocess(with_absolute_paths(read_config(directory), directory))
+    return found if found is not None else lambda utt, data: data
