@@ -121,7 +121,8 @@ def distilled(
     online = OnlineTeacher([Experiment(teacher, Path("teacher"), Path("teacher/ave.pth"))], taps)
     term = Term("lattice", Schedule(10.0, 10.0), LATTICE, LATTICE)
     method = Method(online, Taps(student, taps), (term,), Schedule(1.0, 1.0))
-    return distil_transducer(student, method, {term.name: build_criterion("transducer", kind="full")})
+    criterion = build_criterion("transducer", kind="full", normalize="nodes")
+    return distil_transducer(student, method, {term.name: criterion})
 
 
 def batch(case: Case) -> dict[str, Tensor]:

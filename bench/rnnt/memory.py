@@ -84,7 +84,7 @@ def anonymous() -> Megabytes:
 
 def _main(request: dict) -> None:
     if request["chunk"]:
-        variant = distil("full", 0.0, request["chunk"])
+        variant = distil("full", None, request["chunk"])
     elif request["who"] == "ours":
         variant, _ = OURS[request["name"]]
     else:

@@ -12,7 +12,7 @@ from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
 Variant = Callable[[Inputs], Tensor]
 
 
-def distil(kind: str, rnnt_weight: float, chunk: int | None = None) -> Variant:
+def distil(kind: str, rnnt_weight: float | None, chunk: int | None = None) -> Variant:
     """Ours: KL, with or without the RNN-T loss."""
 
     def loss(x: Inputs) -> Tensor:
@@ -71,13 +71,13 @@ def train(variant: Variant, inputs: Inputs) -> None:
 
 # Name to the pass, and how many passes through the output layer its arithmetic needs (3 + 1 for a teacher).
 OURS: dict[str, tuple[Variant, int]] = {
-    "full KL": (distil("full", 0.0), 4),
+    "full KL": (distil("full", None), 4),
     "RNN-T + full KL": (distil("full", 1.0), 4),
     "RNN-T": (transducer, 3),
     "RNN-T + collapsed": (distil("collapsed", 1.0), 4),
     "RNN-T + one-best": (distil("one_best", 1.0), 4),
     "RNN-T + occupancy": (distil("occupancy", 1.0), 4),
-    "RNN-T + full-sum": (distil("full_sum", 1.0), 4),
+    "RNN-T + alignments": (distil("alignments", 1.0), 4),
 }
 PLAIN: dict[str, Variant] = {
     "full KL": plain(rnnt=False, kl=True),

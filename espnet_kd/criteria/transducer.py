@@ -6,10 +6,11 @@ from torch import Tensor
 
 from espnet_kd.criteria.criterion import Criterion
 from espnet_kd.criteria.masking import Reduction
-from espnet_kd.criteria.options import check_choice, check_positive
+from espnet_kd.criteria.options import check_choice, check_positive, check_size
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, rnnt_distillation
+from espnet_kd.rnnt.method import RENAMED, Kind, check_kind
 
-Kind = Literal["full", "collapsed", "one_best", "occupancy", "full_sum"]
+PerNodes = Literal["nodes"]
 
 
 class Transcript(NamedTuple):
@@ -32,17 +33,21 @@ class TransducerKL(Criterion):
     Args:
         kind: `full`: all classes at every node; `collapsed`: next label, blank and the rest as three classes;
             `one_best`: all classes at the nodes of the teacher's best alignment; `occupancy`: all classes,
-            nodes weighted by the teacher's posterior; `full_sum`: the distributions over alignments.
+            nodes weighted by the teacher's posterior; `alignments`: the distributions over the alignments of
+            the labels, formerly named full_sum.
         temperature: T > 0; the value is multiplied by T^2.
         delay: frames by which the student may emit later than the teacher.
         blank: index of the blank.
         chunk: nodes whose logits are held at a time; the default suits the device.
-        reduction: `mean` over the nodes of an utterance, then over the batch: weights of about 1 suit it;
-            `utterance`, sum over the nodes, mean over the batch: weights of 0.001 to 0.01; `sum`. A wrong
-            pairing of the two is the usual reason why distillation of transducers does not work.
+        reduction: see Criterion; positions are the nodes that are compared. `utterance`, the sum over the
+            thousands of nodes of an utterance, suits weights of 0.001 to 0.01, `mean` those of about 1. A
+            wrong pairing of the two is the usual reason why distillation of transducers does not work.
+        normalize: `nodes` divides an utterance's sum by its number of nodes before the reduction,
+            `utterance` or `sum`; weights of about 1 suit it.
 
     Source:
-        Hwang et al. 2022, arXiv:2210.05793; collapsed: Panchapagesan et al. 2021, arXiv:2011.06110.
+        Hwang et al. 2022, arXiv:2210.05793; collapsed: Panchapagesan et al. 2021, arXiv:2011.06110;
+        alignments: L_soft of Chang et al. 2023, arXiv:2312.10087.
     """
 
     needs = "lattice"
@@ -54,28 +59,38 @@ class TransducerKL(Criterion):
         delay: int = 0,
         blank: int = 0,
         chunk: int | None = None,
-        reduction: Reduction = "mean",
+        reduction: Reduction = "utterance",
+        normalize: PerNodes | None = None,
     ) -> None:
         super().__init__(reduction)
+        if kind in RENAMED:
+            check_kind(kind)
         self.kind: Kind = check_choice("kind", kind, Kind)
         self.temperature: float = check_positive("temperature", temperature)
         if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
             raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
-        self.delay, self.blank, self.chunk = delay, blank, chunk
+        self.delay, self.blank = delay, blank
+        self.chunk = None if chunk is None else check_size("chunk", chunk)
+        self.normalize = None if normalize is None else check_choice("normalize", normalize, PerNodes)
+        if self.normalize is not None and reduction == "mean":
+            raise ValueError(
+                "reduction is 'mean', over all nodes of the batch, which normalize: nodes contradicts: leave "
+                "that out, or write `reduction: utterance` for the mean of the utterances' means"
+            )
 
     def forward(  # type: ignore[override]  # a lattice is no tensor
         self, student: Joint, target: Joint | CollapsedTargets | PathTargets, mask: Transcript
     ) -> Tensor:
         """KL alone, a scalar; see `with_task`."""
-        return self.with_task(student, target, mask, rnnt_weight=0.0, kd_weight=1.0).loss
+        return self.with_task(student, target, mask, rnnt_weight=None, kd_weight=1.0).loss
 
     def with_task(
         self,
         student: Joint,
         target: Joint | CollapsedTargets | PathTargets,
         mask: Transcript,
-        rnnt_weight: float,
-        kd_weight: float,
+        rnnt_weight: float | None,
+        kd_weight: float | None,
         fastemit: float = 0.0,
     ) -> LatticeLoss:
         """The RNN-T loss, mean over the batch, and this criterion in the same passes over the lattice.
@@ -84,7 +99,7 @@ class TransducerKL(Criterion):
             student: pieces of its joint network; receives gradient.
             target: the teacher's, or what is stored of it.
             mask: labels and lengths.
-            rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
+            rnnt_weight, kd_weight: factors; at 0 a term has a value and no gradient; None leaves it out.
             fastemit: see rnnt_loss.
 
         Raises:
@@ -102,6 +117,6 @@ class TransducerKL(Criterion):
             blank=self.blank,
             fastemit=fastemit,
             reduction="sum" if self.reduction == "sum" else "mean",
-            normalize="nodes" if self.reduction == "mean" else None,
+            normalize="all_nodes" if self.reduction == "mean" else self.normalize,
             chunk=self.chunk,
         )

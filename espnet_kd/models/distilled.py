@@ -122,6 +122,7 @@ class Distillation:
             if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
                 total = total + self._term(term, targets, text_lengths, stats, step)
         method.taps.release()
+        self._check_complete(stats)
         stats["loss"] = total.detach()
         if self.training:
             self.kd_step += 1
@@ -143,6 +144,19 @@ class Distillation:
             value = criterion(student, target, mask, *guide)
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
         return 0.0 if term.weight.is_zero else term.weight(step) * value
+
+    def _check_complete(self, stats: Mapping[str, Any]) -> None:
+        """Refuse a training in which a configured criterion does not run, at its first batch.
+
+        Raises:
+            UserError: one has no value among the statistics.
+        """
+        for term in self.kd_method.terms:
+            if f"loss_kd_{term.name}" not in stats:
+                raise UserError(
+                    f"criterion {term.name} is configured, but the student's training does not compute it: "
+                    "leave it out, or choose another layer or type of criterion"
+                )
 
     def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
         """Say whose text is a transcript; a model whose task loss takes whole batches must have no others.

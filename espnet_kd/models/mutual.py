@@ -20,6 +20,7 @@ from espnet_kd.models.sampling import ScheduledSampling
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.models.transducer import as_peer, like_student
 from espnet_kd.rnnt import Joint
+from espnet_kd.teachers.lattice import has_lattice
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
@@ -227,7 +228,7 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
     everyone = [model, *peers]
     check_different(everyone)
     for peer in everyone:
-        if isinstance(peer, ESPnetASRTransducerModel):
+        if has_lattice(peer):
             as_peer(peer)
     taps = [
         Taps(peer, [t.student_tap for t in mutual.terms], f"peer {number}")

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from espnet2.asr_transducer.joint_network import JointNetwork
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, jo
 from espnet_kd.rnnt.alignment import Path
 
 Lattice = Joint | CollapsedTargets | PathTargets
+Model = ESPnetASRTransducerModel | ESPnetASRModel  # the latter a hybrid, with `decoder: transducer`
 
 
 class PiecewiseJoint(JointNetwork):
@@ -49,7 +51,71 @@ class PeerTransducer(LatticeTransducer):
         return super()._calc_transducer_loss(encoder_out, joint_out, target, t_len, u_len)
 
 
-class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
+class LatticeHybrid:
+    """Mixed in before ESPnet's ASR model with a transducer decoder, whose own loss stays.
+
+    Attributes:
+        kd_lattice: lattice and transcript of the last pass.
+    """
+
+    kd_lattice: tuple[Joint, Transcript] | None = None
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
+    ) -> tuple[Tensor, float | None, float | None]:
+        calls: list[tuple[Tensor, Tensor]] = []
+        keep = self.joint_network.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
+        try:
+            result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
+        finally:
+            keep.remove()
+        enc, dec = (x.flatten(1, 2) for x in calls[0])  # later calls are of the error rates' search
+        transcript = Transcript(labels, encoder_out_lens, (labels != self.ignore_id).sum(1))
+        self.kd_lattice = (joint_of(self.joint_network, enc, dec), transcript)
+        return result
+
+
+class LatticeDistillation(Distillation):
+    """What students with a lattice share: one criterion is on it."""
+
+    def _lattice_term(self) -> Term | None:
+        terms = (t for t in self.kd_method.terms if self.kd_criteria[t.name].needs == "lattice")
+        return next(terms, None)
+
+    def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
+        """The teacher's lattice with the student's frames, (B,)."""
+        given = self.kd_targets[term.teacher_tap]
+        if given.utterances is not None:
+            check_lengths(frames, given, term)
+        return like_student(given.values, given.lengths, student, frames)
+
+
+class HybridDistillation(LatticeHybrid, LatticeDistillation):
+    """A criterion on the lattice beside the stock loss of ESPnet's ASR model with a transducer decoder."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
+    ) -> tuple[Tensor, float | None, float | None]:
+        result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
+        (joint, transcript), self.kd_lattice = self.kd_lattice, None
+        term = self._lattice_term()
+        if term is not None:
+            teacher = self._target(term, joint, transcript.enc_lens)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
+                self.kd_lattice = self.kd_criteria[term.name](joint, teacher, transcript)
+        return result
+
+    def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
+        """Task loss and lattice term, each times its weight."""
+        total, term, value = super()._with_task(loss, stats, step), self._lattice_term(), self.kd_lattice
+        self.kd_lattice = None
+        if term is None:
+            return total
+        stats[f"loss_kd_{term.name}"] = value.detach()[None]
+        return total if term.weight.is_zero else total + term.weight(step) * value
+
+
+class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransducer):
     """Criteria on hidden layers as for any model, and one on the lattice, in the same passes as the loss."""
 
     def _calc_transducer_loss(
@@ -59,10 +125,7 @@ class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
         self.kd_lattice = None
         if term is None:
             return self._of_transcripts(joint_out, transcript)
-        criterion, given = self.kd_criteria[term.name], self.kd_targets[term.teacher_tap]
-        if given.utterances is not None:
-            check_lengths(t_len, given, term)
-        teacher = like_student(given.values, given.lengths, joint_out, t_len)
+        criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, t_len)
         if term.weight.is_zero:
             with torch.no_grad():
                 kd = criterion(joint_out, teacher, transcript)
@@ -72,7 +135,7 @@ class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
         step = float(self.kd_step)
         task = self.kd_method.task_weight(step) * self.transducer_weight
         if self.kd_transcribed is not None:
-            soft = criterion.with_task(joint_out, teacher, transcript, 0.0, term.weight(step))
+            soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
             loss = self._of_transcripts(joint_out, transcript)
             self.kd_lattice = LatticeLoss(task * loss + soft.loss, loss.detach(), soft.kd)
             return self.kd_lattice.rnnt
@@ -106,10 +169,6 @@ class TransducerDistillation(OfTranscribed, Distillation, LatticeTransducer):
             return total
         # Stock forward took the RNN-T loss as a number; here it comes with the gradient of both.
         return total - self.kd_method.task_weight(step) * self.transducer_weight * lattice.rnnt + lattice.loss
-
-    def _lattice_term(self) -> Term | None:
-        terms = (t for t in self.kd_method.terms if self.kd_criteria[t.name].needs == "lattice")
-        return next(terms, None)
 
 
 def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:
@@ -146,8 +205,11 @@ def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerMod
     return _with_lattice(LatticeTransducer, model)
 
 
-def as_peer(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
-    """As ``with_lattice_loss``, for one of several that learn from each other."""
+def as_peer(model: Model) -> Model:
+    """As ``with_lattice_loss``, for one of several that learn from each other; a hybrid keeps its loss."""
+    if isinstance(model, ESPnetASRModel):
+        model.__class__ = _lattice_class(LatticeHybrid, type(model))
+        return model
     return _with_lattice(PeerTransducer, model)
 
 
@@ -157,14 +219,14 @@ def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTran
     return model
 
 
-def distil_transducer(
-    model: ESPnetASRTransducerModel, method: Method, criteria: dict[str, nn.Module]
-) -> ESPnetASRTransducerModel:
-    """Turn a stock transducer into a distilled one, in place; names of its parameters stay.
+def distil_transducer(model: Model, method: Method, criteria: dict[str, nn.Module]) -> Model:
+    """Turn a stock transducer, or a hybrid, into a distilled one, in place; names of its parameters stay.
 
     Raises:
         UserError: its loss is k2's, which has no whole lattice for a criterion.
     """
+    if isinstance(model, ESPnetASRModel):
+        return distil_as(HybridDistillation, model, method, criteria)
     if model.use_k2_pruned_loss and any(criterion.needs == "lattice" for criterion in criteria.values()):
         raise UserError("a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out")
     model.joint_network.__class__ = PiecewiseJoint

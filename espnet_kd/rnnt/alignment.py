@@ -13,6 +13,7 @@ from torch import Tensor
 from espnet_kd.rnnt.lattice import Lattice
 
 Plus = Callable[..., Tensor]
+LEAST = -1e30  # of the log-probability of an arc that an alignment may have to take
 
 
 class Arcs(NamedTuple):
@@ -78,8 +79,17 @@ def log_likelihood(arcs: Arcs, lattice: Lattice) -> Tensor:
 
 
 def best_path(arcs: Arcs, lattice: Lattice) -> Path:
-    """The most probable alignment of each utterance; of equals the one that is later in emitting."""
-    blank, label = (_diagonals(scores) for scores in arcs)
+    """The most probable alignment of each utterance; of equals the one that is later in emitting.
+
+    Arcs of NaN and -inf are taken where there is no other way: the result is an alignment in any case.
+    """
+    real = lattice.real()
+    last = torch.tensor(lattice.rows, device=real.device)[:, None, None] - 1
+    leaves = real & (torch.arange(lattice.shape[2], device=real.device) < last)
+    blank, label = (
+        _diagonals(torch.where(there, scores.nan_to_num(nan=LEAST).clamp(min=LEAST), -math.inf))
+        for scores, there in zip(arcs, (real, leaves), strict=True)
+    )
     after = _backward(blank, label, lattice, torch.maximum)
     takes_label = label + _next_row(after[1:]) > blank + after[1:]  # (K, B, U)
     lengths = tuple(t + u - 1 for t, u in zip(lattice.frames, lattice.rows, strict=True))

@@ -1,7 +1,7 @@
 """RNN-T loss and distillation together, in the same passes over the lattice."""
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -9,13 +9,12 @@ from torch import Tensor
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
-from espnet_kd.rnnt.method import Distillation, Kind
+from espnet_kd.rnnt.method import Distillation, Kind, Normalize, Weight, check_kind
 from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
 from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 
 Teacher = Joint | CollapsedTargets | PathTargets
 LEAST = -1e30  # of a teacher's bias: a finite number whose exponential is 0
-Normalize = Literal["nodes"]
 
 
 def rnnt_distillation(
@@ -26,8 +25,8 @@ def rnnt_distillation(
     label_lens: Tensor,
     *,
     kind: Kind,
-    rnnt_weight: float,
-    kd_weight: float,
+    rnnt_weight: Weight,
+    kd_weight: Weight,
     delay: int = 0,
     temperature: float = 1.0,
     blank: int = 0,
@@ -51,10 +50,12 @@ def rnnt_distillation(
             `collapsed`, next label, blank and all the rest as three classes at every node;
             `one_best`, all V classes at the nodes of the teacher's best alignment;
             `occupancy`, all V classes at every node, weighted by the teacher's posterior of the node;
-            `full_sum`, the distributions over alignments, given the labels.
-        rnnt_weight, kd_weight: factors; a term of weight 0 is not computed.
+            `alignments`, the distributions over the alignments of the labels; how probable the labels are
+            does not count.
+        rnnt_weight, kd_weight: factors; of a term of weight 0 the value is computed and no gradient; None
+            leaves it out.
         delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
-            teacher's (t, u), its first frames learn nothing. `full_sum` compares the student's lattice
+            teacher's (t, u), its first frames learn nothing. `alignments` compares the student's lattice
             without its first frames with the teacher's without its last.
         temperature: T > 0 of both models' softmax in the teacher's term; best alignment and occupancy are the
             teacher's at 1. What is stored was softened when it was made, with the same T.
@@ -63,6 +64,8 @@ def rnnt_distillation(
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
         normalize: `nodes` divides an utterance's KL by the number of nodes that it is summed over: for `full`
             and `collapsed` frames * (labels + 1), otherwise those on an alignment, frames + labels.
+            `all_nodes` divides it by the mean of these numbers over the batch: with the reduction `mean` that
+            is the mean over all nodes of the batch; it does not go with `none`.
         chunk: nodes whose logits are held at a time; the default suits the device.
 
     Returns:
@@ -73,14 +76,15 @@ def rnnt_distillation(
 
     Source:
         Full, one-best: Hwang et al. 2022, arXiv:2210.05793. Collapsed: Panchapagesan et al. 2021,
-        arXiv:2011.06110. Full-sum: arXiv:2303.05958.
+        arXiv:2011.06110. Alignments: L_soft of Chang et al., ICLR 2023, arXiv:2312.10087.
     """
     lattice = lattice_of(student, labels, enc_lens, label_lens, blank)
     weights = {"rnnt_weight": rnnt_weight, "kd_weight": kd_weight}
     for name, value in (weights | {"fastemit": fastemit}).items():
-        check_number(name, value)
+        if value is not None or name not in weights:
+            check_number(name, value)
     check_number("temperature", temperature, above_zero=True)
-    _check_options(kind, delay, normalize)
+    _check_options(kind, delay, normalize, reduction)
     _check_teacher(student, teacher, kind, lattice)
     _check_temperature(teacher, temperature)
     method = Distillation(
@@ -90,18 +94,19 @@ def rnnt_distillation(
         fastemit=fastemit,
         delay=delay,
         temperature=float(temperature),
-        by_nodes=normalize == "nodes",
+        normalize=normalize,
         chunk=chunk_size(chunk, student),
     )
     return reduced(student, lattice, method, reduction)
 
 
-def _check_options(kind: str, delay: int, normalize: str | None) -> None:
+def _check_options(kind: str, delay: int, normalize: str | None, reduction: str) -> None:
     """Refuse what is not among the choices."""
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind is {kind!r}: use one of {', '.join(get_args(Kind))}")
+    check_kind(kind)
     if normalize not in (None, *get_args(Normalize)):
         raise ValueError(f"normalize is {normalize!r}: use {', '.join(get_args(Normalize))}, or leave it out")
+    if normalize == "all_nodes" and reduction == "none":
+        raise ValueError("normalize 'all_nodes' is over the batch: use the reduction mean or sum, or 'nodes'")
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
 

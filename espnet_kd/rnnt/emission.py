@@ -20,12 +20,18 @@ def emission_frames(
     blank: int = 0,
     chunk: int | None = None,
 ) -> list[list[int]]:
-    """The frame of every label on the most probable alignment, by utterance; arguments as in rnnt_loss."""
+    """The frame of every label on the most probable alignment, by utterance; arguments as in rnnt_loss.
+
+    Raises:
+        ValueError: the model gives NaN, or an argument does not fit.
+    """
     dtype = torch.promote_types(joint.enc.dtype, torch.float32)
     joint = joint.map(lambda x: x.detach().to(dtype)).without_tanh()
     lattice = lattice_of(joint, labels, enc_lens, label_lens, blank)
     with torch.autocast(joint.enc.device.type, enabled=False):
         (arcs,) = arc_scores(joint, lattice, chunk_size(chunk, joint))
+        if any(scores.isnan().any() for scores in arcs):
+            raise ValueError("the model gives NaN: its parameters or the speech are not finite numbers")
         path = best_path(arcs, lattice)
     frames, rows = path.frames.tolist(), path.rows.tolist()
     emitted = []

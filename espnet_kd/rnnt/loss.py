@@ -19,7 +19,7 @@ class _Transducer:
 
     chunk: int
     fastemit: float
-    weights = (1.0, 0.0)
+    weights = (1.0, None)
 
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None

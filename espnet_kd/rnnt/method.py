@@ -1,13 +1,13 @@
 """What each kind of distillation computes, together with the RNN-T loss."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from espnet_kd.rnnt.alignment import Arcs, posterior
-from espnet_kd.rnnt.full_sum import ArcGradient, full_sum
+from espnet_kd.rnnt.alignment import Arcs, log_likelihood, posterior
+from espnet_kd.rnnt.alignment_kl import ArcGradient, alignment_kl
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
@@ -17,7 +17,10 @@ from espnet_kd.rnnt.soft import Full, Grouped, Soft
 from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 from espnet_kd.rnnt.sweep import arc_scores
 
-Kind = Literal["full", "collapsed", "one_best", "occupancy", "full_sum"]
+Kind = Literal["full", "collapsed", "one_best", "occupancy", "alignments"]
+Normalize = Literal["nodes", "all_nodes"]
+RENAMED = {"full_sum": "alignments"}  # former names of kinds
+Weight = float | None
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,11 @@ class Distillation:
 
     teacher: Joint | CollapsedTargets | PathTargets
     kind: Kind
-    weights: tuple[float, float]
+    weights: tuple[Weight, Weight]
     fastemit: float
     delay: int
     temperature: float
-    by_nodes: bool
+    normalize: Normalize | None
     chunk: int
 
     def __call__(
@@ -39,25 +42,41 @@ class Distillation:
         """See scalar.Method."""
         rnnt_weight, kd_weight = self.weights
         arcs = self._student_arcs(student, lattice)
-        rnnt = kd = torch.zeros(lattice.shape[0], dtype=torch.float64, device=student.enc.device)
         hard: Arcs | None = None
-        soft: Soft | None = None
-        if rnnt_weight:
-            rnnt, hard = transducer_gradient(arcs[1.0], lattice, share * rnnt_weight, self.fastemit)
-        scale = share * kd_weight
-        if not kd_weight:
-            pass
-        elif self.kind == "full_sum":
-            kd, soft = self._full_sum(arcs[self.temperature], lattice, scale)
-        elif self.kind == "one_best":
-            path, at_path = along_path(self.teacher, lattice, self.delay, self.temperature, self.chunk)
-            at_path = replace(at_path, weights=self._normalized(at_path.weights))
-            kd = sweep_path(student, lattice, path, at_path, self.chunk, scale, gradients)
+        if rnnt_weight is None:
+            rnnt = _left_out(student)
+        elif gradients is None or not rnnt_weight:
+            rnnt = -log_likelihood(arcs[1.0], lattice)
         else:
-            soft = self._at_nodes(lattice)
-        if (gradients is not None and (hard, soft) != (None, None)) or isinstance(soft, Full | Grouped):
+            rnnt, hard = transducer_gradient(arcs[1.0], lattice, share * rnnt_weight, self.fastemit)
+        scale = share * (kd_weight or 0.0)
+        kd, soft = self._of_teacher(student, lattice, arcs, scale, gradients if kd_weight else None)
+        if gradients is not None and (hard, soft) != (None, None):
             kd = kd + sweep(student, lattice, self.chunk, hard, soft, scale, gradients)
         return rnnt, kd
+
+    def _of_teacher(
+        self,
+        student: Joint,
+        lattice: Lattice,
+        arcs: dict[float, Arcs],
+        scale: float,
+        gradients: Gradients | None,
+    ) -> tuple[Tensor, Soft | None]:
+        """Value by utterance, (B,), and what a sweep has yet to add to it and to the gradients."""
+        if self.weights[1] is None:
+            return _left_out(student), None
+        if self.kind == "alignments":
+            kd, gradient = self._alignments(arcs[self.temperature], lattice, scale)
+            return kd, None if gradients is None else gradient
+        if self.kind == "one_best":
+            path, at_path = along_path(self.teacher, lattice, self.delay, self.temperature, self.chunk)
+            at_path = replace(at_path, weights=self._normalized(at_path.weights))
+            return sweep_path(student, lattice, path, at_path, self.chunk, scale, gradients), None
+        soft = self._at_nodes(lattice)
+        if gradients is None:
+            return sweep(student, lattice, self.chunk, None, soft, scale, None), None
+        return torch.zeros_like(_left_out(student)), soft
 
     def utterance(self, number: int) -> "Distillation":
         """See scalar.Method."""
@@ -66,21 +85,24 @@ class Distillation:
     def _student_arcs(self, student: Joint, lattice: Lattice) -> dict[float, Arcs]:
         """Log-probabilities of the student's arcs by temperature, where they are needed."""
         rnnt_weight, kd_weight = self.weights
-        needed = {1.0} if rnnt_weight else set()
-        if kd_weight and self.kind == "full_sum":
+        needed = set() if rnnt_weight is None else {1.0}
+        if kd_weight is not None and self.kind == "alignments":
             needed.add(self.temperature)
         temperatures = tuple(sorted(needed))
         scores = arc_scores(student, lattice, self.chunk, temperatures) if temperatures else []
         return dict(zip(temperatures, scores, strict=True))
 
-    def _full_sum(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, Soft]:
+    def _alignments(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, Soft]:
         """Value by utterance, (B,), and the gradient."""
         temperature, delay = self.temperature, self.delay
-        kl, gradient = full_sum(arcs, self.teacher, lattice, delay, temperature, self.chunk)
+        kl, gradient = alignment_kl(arcs, self.teacher, lattice, delay, temperature, self.chunk)
         factor = torch.full_like(kl, temperature**2)
-        if self.by_nodes:
-            nodes = [t + u - 1 - delay for t, u in zip(lattice.frames, lattice.rows, strict=True)]
-            factor = factor / torch.tensor(nodes, device=kl.device).clamp(min=1)
+        if self.normalize is not None:
+            nodes = [
+                t - delay + u - 1 if t > delay else 0
+                for t, u in zip(lattice.frames, lattice.rows, strict=True)
+            ]
+            factor = factor / self._divisor(torch.tensor(nodes, device=kl.device).to(kl))
         each = (scale * factor).to(arcs.blank)[:, None, None]
         return factor * kl, ArcGradient(Arcs(*(each / temperature * g for g in gradient)), temperature)
 
@@ -105,7 +127,30 @@ class Distillation:
         return self.teacher.enc if isinstance(self.teacher, Joint) else self.teacher.log_probs
 
     def _normalized(self, weights: Tensor) -> Tensor:
-        """(B, T, U) weights, of sum 1 for every utterance if nodes are averaged."""
-        if not self.by_nodes:
+        """(B, T, U) weights; if nodes are averaged, of sum 1 for every utterance, or on average."""
+        if self.normalize is None:
             return weights
-        return weights / weights.sum((1, 2), keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        return weights / self._divisor(weights.sum((1, 2)))[:, None, None]
+
+    def _divisor(self, nodes: Tensor) -> Tensor:
+        """What the KL of each utterance is divided by, (B,), from its number of nodes, (B,)."""
+        if self.normalize == "all_nodes":
+            nodes = nodes.mean().expand_as(nodes)
+        return nodes.masked_fill(nodes == 0, 1.0)
+
+
+def _left_out(student: Joint) -> Tensor:
+    """(B,) NaN: the value of a term that is not asked for."""
+    return torch.full((len(student.enc),), torch.nan, dtype=torch.float64, device=student.enc.device)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse what is no kind.
+
+    Raises:
+        ValueError: it is none, or has a new name.
+    """
+    if kind in RENAMED:
+        raise ValueError(f"kind {kind!r} is now named {RENAMED[kind]!r}: write that")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}: use one of {', '.join(get_args(Kind))}")

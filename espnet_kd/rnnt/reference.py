@@ -37,27 +37,33 @@ def rnnt_distillation(
 ) -> LatticeLoss:  # fmt: skip
     """Arguments and values of espnet_kd.rnnt.rnnt_distillation, scalars or (B,)."""
     lattice, options = (labels, enc_lens, label_lens), {"temperature": temperature, "blank": blank}
-    rnnt, kd = torch.zeros(2, len(labels), dtype=student.enc.dtype)
-    if rnnt_weight:
+    rnnt, kd = torch.full((2, len(labels)), torch.nan, dtype=student.enc.dtype)
+    if rnnt_weight is not None:
         rnnt = rnnt_loss(student, *lattice, blank=blank, fastemit=fastemit, reduction="none")
-    if kd_weight:
+    if kd_weight is not None:
         if isinstance(teacher, Joint) and kind == "collapsed":
             teacher = collapsed_targets(teacher, *lattice, **options)
         elif isinstance(teacher, Joint) and kind == "one_best":
             teacher = path_targets(teacher, *lattice, k=teacher.classes, renorm=False, **options)
-        terms = []
+        terms, counts = [], []
         for b, t, y in utterances(*lattice):
             log_q = (logits_of(student, b, t, y) / temperature).log_softmax(-1)
-            if kind == "full_sum":
+            if kind == "alignments":
                 log_p = (logits_of(teacher, b, t, y).detach() / temperature).log_softmax(-1)
-                kl, nodes = full_sum(log_q, log_p, y, blank, delay)
+                kl, nodes = alignment_kl(log_q, log_p, y, blank, delay)
             else:
                 targets = targets_of(teacher, b, t, y, log_q.shape[-1], kind, **options)
                 kl, nodes = at_nodes(log_q, targets, delay)
-            terms.append(temperature**2 * kl / (nodes if normalize and nodes else 1.0))
-        kd = torch.stack(terms)
+            terms.append(temperature**2 * kl)
+            counts.append(nodes)
+        if normalize == "all_nodes":
+            counts = [sum(counts) / len(counts)] * len(counts)
+        kd = torch.stack([kl / (n if normalize and n else 1.0) for kl, n in zip(terms, counts, strict=True)])
     rnnt, kd = REDUCE[reduction](rnnt), REDUCE[reduction](kd)
-    return LatticeLoss(rnnt_weight * rnnt + kd_weight * kd, rnnt.detach(), kd.detach())
+    loss = torch.zeros_like(kd).requires_grad_()
+    for weight, term in ((rnnt_weight, rnnt), (kd_weight, kd)):
+        loss = loss if weight is None else loss + weight * term
+    return LatticeLoss(loss, rnnt.detach(), kd.detach())
 
 
 def collapsed_targets(teacher, *lattice, temperature=1.0, blank=0) -> CollapsedTargets:
@@ -137,7 +143,7 @@ def occupancy(logits: Tensor, y: list[int], blank: int) -> Tensor:
     return by_blank + torch.nn.functional.pad(by_label, (0, 1))
 
 
-def full_sum(log_q: Tensor, log_p: Tensor, y: list[int], blank: int, delay: int) -> tuple[Tensor, int]:
+def alignment_kl(log_q: Tensor, log_p: Tensor, y: list[int], blank: int, delay: int) -> tuple[Tensor, int]:
     """KL between two distributions over alignments, and the number of nodes on one; (T, U, V) each."""
     t = len(log_q) - delay
     if t < 1:

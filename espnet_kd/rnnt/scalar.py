@@ -17,8 +17,8 @@ class LatticeLoss(NamedTuple):
 
     Attributes:
         loss: rnnt_weight * rnnt + kd_weight * kd; has the gradient.
-        rnnt: RNN-T loss, detached; 0 if its weight is 0: it is not computed then.
-        kd: the teacher's term, detached; 0 if its weight is 0.
+        rnnt: RNN-T loss, detached; NaN if it is left out.
+        kd: the teacher's term, detached; NaN if it is left out.
     """
 
     loss: Tensor
@@ -29,7 +29,7 @@ class LatticeLoss(NamedTuple):
 class Method(Protocol):
     """What is computed in the passes over a lattice."""
 
-    weights: tuple[float, float]
+    weights: tuple[float | None, float | None]  # None: the term is left out
 
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None

@@ -94,7 +94,7 @@ class Grouped(Soft):
         p = log_p.exp()
         if self.tokens is not None and columns.shape[1] == x.shape[1]:
             p[:, -1] = 0.0  # all classes are kept: what the rest has comes from rounding
-        kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+        kl = torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1)  # a teacher's NaN stays NaN
         gain = (-scale * self.temperature * m)[:, None] * p  # (N, C + 1) by log_q
         if hard is not None:
             gain[:, 0] += hard.label

@@ -24,7 +24,7 @@ from espnet_kd.tasks.speech import check_speech
 from espnet_kd.tasks.stored import stored_teacher
 from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
-from espnet_kd.teachers.lattice import LATTICE
+from espnet_kd.teachers.lattice import LATTICE, has_lattice
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.probe import probe
 from espnet_kd.teachers.stored import StoredTeacher
@@ -85,7 +85,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     method = Method(teacher, taps, tuple(t.term for t in terms), task_weight, soft_only=targets == "soft")
     if method.task_weight.is_zero:
         freeze_unreached(model, taps, method.terms, noise())
-    attach = distil if isinstance(model, ESPnetASRModel) else distil_transducer
+    attach = distil_transducer if has_lattice(model) else distil
     return attach(model, method, {t.term.name: t.build() for t in terms})
 
 

@@ -1,6 +1,7 @@
 """The distillation options of an ESPnet configuration, checked."""
 
 import argparse
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from espnet2.utils.types import str2bool
 
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.criteria.options import check_choice, check_size
+from espnet_kd.criteria.weights import BLANK
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.schedule import build_schedule
@@ -161,6 +163,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             raise UserError(
                 f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)"
             )
+        _check_lattice(name, entry, student, teacher)
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
         options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
         term = Term(str(name), weight, student, teacher)
@@ -169,6 +172,35 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
     if len(lattices) > 1:
         raise UserError(f"criteria: {lattices[0]} and {lattices[1]} are both on the lattice: choose one")
     return result
+
+
+def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: str) -> None:
+    """Refuse what a criterion on the lattice cannot have, and the lattice for other criteria.
+
+    Raises:
+        UserError: type and taps do not fit, or the blank is not that of ESPnet's models.
+    """
+    taps = {student, teacher}
+    if not on_lattice(entry["type"]):
+        if LATTICE in taps and entry["type"] in CRITERIA:
+            raise UserError(
+                f"criteria: {name}: {LATTICE} has a lattice: write `type: transducer`, or choose another tap"
+            )
+        return
+    if taps != {LATTICE}:
+        raise UserError(f"criteria: {name}: the type {entry['type']} is on the lattice: leave out its taps")
+    if entry.get("blank", BLANK) != BLANK:
+        raise UserError(
+            f"criteria: {name}: blank is {entry['blank']!r}, but the models have it at token {BLANK}: "
+            "leave it out"
+        )
+    changed = {"mean": "the mean over all nodes of the batch", None: "the sum over the nodes of an utterance"}
+    reduction = entry.get("reduction")
+    if reduction in changed and not entry.get("normalize"):
+        logging.warning(
+            f"criteria: {name}: reduction {reduction or 'left out'}: {changed[reduction]}; earlier versions "
+            "took the mean over the nodes of each utterance: `reduction: utterance` with `normalize: nodes`"
+        )
 
 
 def _resample(term: Term, entry: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.lattice import LATTICE, check_lattice
+from espnet_kd.teachers.lattice import LATTICE, check_lattice, refuse_prediction_network
 from espnet_kd.teachers.targets import Targets
 
 ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
@@ -43,6 +43,7 @@ class Taps:
         self.lattice = LATTICE in paths
         if self.lattice:
             check_lattice(model, owner)
+        refuse_prediction_network(model, self.paths, owner)
         self.owner = owner
         self._modules = {path: _submodule(model, path, owner) for path in self.paths}
         if model.training:

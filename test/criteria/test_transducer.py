@@ -9,7 +9,7 @@ from torch import tensor
 from espnet_kd.criteria import CRITERIA, Transcript, build_criterion
 from espnet_kd.rnnt import Joint, collapsed_targets
 
-KINDS = ("full", "collapsed", "one_best", "occupancy", "full_sum")
+KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments")
 LENGTHS = Transcript(tensor([[1, 2, 4], [3, -1, -1], [-1, -1, -1]]), tensor([4, 3, 1]), tensor([3, 1, 0]))
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_reduction = pytest.mark.parametrize("reduction", ["mean", "utterance", "sum"])
@@ -92,10 +92,10 @@ def test_5_equals_the_sum_on_paper(kind):
     assert value.item() == pytest.approx(log(4 / 3) / 2, rel=1e-6)
 
 
-def test_5_full_sum_is_zero_where_there_is_one_alignment():
+def test_5_alignments_are_zero_where_there_is_one_alignment():
     student, teacher = joints()
     one = Transcript(torch.zeros(3, 0), tensor([4, 2, 1]), tensor([0, 0, 0]))
-    value, _ = gradients(build_criterion("transducer", kind="full_sum"), student, teacher, one)
+    value, _ = gradients(build_criterion("transducer", kind="alignments"), student, teacher, one)
     assert abs(value) < 1e-12
 
 
@@ -132,15 +132,21 @@ def test_9_errors_name_student_and_target():
         criterion(student, fewer, LENGTHS)
 
 
-@pytest.mark.parametrize("option", [{"delay": -1}, {"delay": 1.5}, {"kind": "fool"}, {"temperature": 0}])
+@pytest.mark.parametrize(
+    "option",
+    [{"delay": -1}, {"delay": 1.5}, {"kind": "fool"}, {"temperature": 0}, {"chunk": "x"}, {"chunk": 0},
+     {"normalize": "frames"}],
+    ids=str,
+)  # fmt: skip
 def test_an_option_that_cannot_be_is_refused(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         build_criterion("transducer", **option)
 
 
-def test_mean_is_over_the_nodes_of_an_utterance():
+def test_reductions_mean_what_they_mean_for_other_criteria():
     student, teacher = joints()
-    by_node, summed = (build_criterion("transducer", reduction=r) for r in ("mean", "utterance"))
+    options = ({}, {"reduction": "sum"}, {"reduction": "mean"}, {"normalize": "nodes"})
+    summed, total, mean, by_node = (build_criterion("transducer", **option) for option in options)
     alone = [
         summed(student.utterance(b), teacher.utterance(b), Transcript(*(x[b : b + 1] for x in LENGTHS)))
         for b in range(3)
@@ -148,6 +154,30 @@ def test_mean_is_over_the_nodes_of_an_utterance():
     nodes = (4 * 4, 3 * 2, 1 * 1)
     expected = sum(value / n for value, n in zip(alone, nodes, strict=True)) / 3
     torch.testing.assert_close(by_node(student, teacher, LENGTHS), expected)
+    torch.testing.assert_close(summed(student, teacher, LENGTHS), sum(alone) / 3)
+    torch.testing.assert_close(total(student, teacher, LENGTHS), sum(alone))
+    torch.testing.assert_close(mean(student, teacher, LENGTHS), sum(alone) / sum(nodes))
+
+
+def test_the_mean_over_all_nodes_is_not_by_utterance():
+    with pytest.raises(ValueError, match="over all nodes of the batch, which normalize: nodes contradicts"):
+        build_criterion("transducer", reduction="mean", normalize="nodes")
+
+
+@every_kind
+def test_by_utterance_the_gradient_does_not_depend_on_the_batch(kind):
+    """What `utterance` promises, with and without a division by the nodes."""
+    one, (student, teacher) = Transcript(*(x[:1] for x in LENGTHS)), joints()
+    for normalize in (None, "nodes"):
+        criterion = build_criterion("transducer", kind=kind, normalize=normalize)
+        _, alone = gradients(criterion, student.utterance(0), teacher.utterance(0), one)
+        _, among = gradients(criterion, student, teacher)
+        torch.testing.assert_close(alone[0][0], 3 * among[0][0])
+
+
+def test_a_kind_by_its_former_name_is_refused_with_the_new_one():
+    with pytest.raises(ValueError, match="kind 'full_sum' is now named 'alignments'"):
+        build_criterion("transducer", kind="full_sum")
 
 
 def test_the_rnnt_loss_comes_with_it():

@@ -91,7 +91,7 @@ def test_nothing_of_the_teacher_is_saved(student: Path, teacher: dict[str, str])
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["collapsed", "one_best", "occupancy", "full_sum"])
+@pytest.mark.parametrize("kind", ["collapsed", "one_best", "occupancy", "alignments"])
 def test_every_kind_trains(recipe: Recipe, teacher: dict[str, str], kind: str) -> None:
     criteria = {"lattice": {**LATTICE, "kind": kind, "delay": 1, "temperature": 2.0}}
     exp = train(recipe, f"exp/{kind}", teacher=teacher, criteria=criteria)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lattices import KINDS, Lattices, assert_same, every_kind, every_lattice, lattices, leaf, padding, run
 
-from espnet_kd.rnnt import collapsed_targets, path_targets, reference, rnnt_distillation
+from espnet_kd.rnnt import collapsed_targets, path_targets, reference, rnnt_distillation, rnnt_loss
 
 OPTIONS = {
     "delay 1": {"delay": 1},
@@ -16,6 +16,10 @@ OPTIONS = {
     "warm": {"temperature": 2.5},
     "cold": {"temperature": 0.5},
     "by nodes": {"normalize": "nodes"},
+    "by all nodes": {"normalize": "all_nodes"},
+    "sum, delay of all frames of one utterance, by all nodes": {
+        "reduction": "sum", "delay": 3, "normalize": "all_nodes",
+    },
     "fastemit": {"fastemit": 0.3},
     "fastemit, warm": {"fastemit": 0.3, "temperature": 2.5},
     "sum": {"reduction": "sum"},
@@ -27,7 +31,7 @@ OPTIONS = {
     },
     "delay 4, by nodes": {"delay": 4, "normalize": "nodes"},
 }  # fmt: skip
-WEIGHTS = {"both terms": (0.7, 1.3), "teacher only": (0, 1.3)}
+WEIGHTS = {"both terms": (0.7, 1.3), "teacher only": (None, 1.3)}
 every_weights = pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
 
 
@@ -76,9 +80,14 @@ def attempt(given, teacher=None, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "onebest"}, "kind is 'onebest': use one of full, collapsed, one_best, occupancy, full_sum"),
+        ({"kind": "full_sum"}, "kind 'full_sum' is now named 'alignments': write that"),
+        (
+            {"kind": "onebest"},
+            "kind is 'onebest': use one of full, collapsed, one_best, occupancy, alignments",
+        ),
         ({"reduction": "batch"}, "reduction is 'batch': use one of mean, sum, none"),
-        ({"normalize": "frames"}, "normalize is 'frames': use nodes, or leave it out"),
+        ({"normalize": "frames"}, "normalize is 'frames': use nodes, all_nodes, or leave it out"),
+        ({"normalize": "all_nodes", "reduction": "none"}, "normalize 'all_nodes' is over the batch: use the"),
         ({"delay": -1}, "delay is -1: give a number of frames, an integer of at least 0"),
         ({"delay": 1.0}, "delay is 1.0: give a number of frames"),
         ({"delay": True}, "delay is True: give a number of frames"),
@@ -123,8 +132,8 @@ def test_stored_targets_serve_their_own_kind_and_lattice_alone():
     )
     with pytest.raises(ValueError, match="CollapsedTargets serve the kind collapsed, not full"):
         attempt(given, collapsed)
-    with pytest.raises(ValueError, match="PathTargets serve the kind one_best, not full_sum"):
-        attempt(given, path, kind="full_sum")
+    with pytest.raises(ValueError, match="PathTargets serve the kind one_best, not alignments"):
+        attempt(given, path, kind="alignments")
     with pytest.raises(ValueError, match=r"lattice \(B, T, U\) is \(3, 5, 5\), the student's \(3, 6, 5\)"):
         attempt(given, replace(collapsed, log_probs=collapsed.log_probs[:, 1:]), kind="collapsed")
     with pytest.raises(ValueError, match="the path targets are of 1 utterances, the student's batch has 3"):
@@ -160,6 +169,60 @@ def test_a_path_with_classes_beyond_the_vocabulary_is_refused():
     given = replace(given, student=student, labels=given.labels.clamp(max=4))
     with pytest.raises(ValueError, match="utterance 0 have tokens from 0 to 5, but the student has 0 to 4"):
         attempt(given, path, kind="one_best")
+
+
+@every_kind
+@pytest.mark.parametrize("where", ["one frame", "one row", "everywhere"])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (None, 1.0), (1.0, 0.0)], ids=str)
+def test_a_teachers_nan_shows_in_the_value(kind, where, weights):
+    given = lattices()
+    enc, dec = given.teacher.enc.clone(), given.teacher.dec.clone()
+    (dec[0, 1] if where == "one row" else enc[0, 1] if where == "one frame" else enc).fill_(nan)
+    teacher = replace(given.teacher, enc=enc, dec=dec)
+    options = {"kind": kind, "rnnt_weight": weights[0], "kd_weight": weights[1]}
+    (loss, rnnt, kd), found = run(rnnt_distillation, given, teacher, **options)
+    assert kd.isnan() and rnnt.isnan() == (weights[0] is None)
+    if weights[1]:  # ESPnet skips the update
+        assert loss.isnan()
+    else:
+        assert_same(([loss], found), run(rnnt_loss, given), 1e-14)
+    stored = [collapsed_targets(teacher, *given.batch), path_targets(teacher, *given.batch, k=2)]
+    for target, of in zip(stored, ("collapsed", "one_best"), strict=True):
+        assert target.log_probs.isnan().any()
+        assert attempt(given, target, kind=of).loss.isnan()
+
+
+def test_a_text_that_the_teacher_excludes_has_targets():
+    given = lattices()
+    bias = given.teacher.bias.clone()
+    bias[given.labels[0, 0]] = -inf
+    found = path_targets(replace(given.teacher, bias=bias), *given.batch, k=2)
+    assert (found.path.frames[0] < 5).all() and (found.path.rows[0] < 3).all()
+    assert attempt(given, found, kind="one_best").loss.isfinite()
+
+
+EDGES = {
+    "45 labels in 0.3 s": {"frames": (7, 3), "labels": (45, 45)},
+    "one frame, more labels": {"frames": (1, 1), "labels": (3, 2)},
+    "no labels": {"frames": (3, 1), "labels": (0, 0)},
+}
+
+
+@every_kind
+@pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES.keys())
+def test_integers_of_any_size_and_half_precision_at_the_edges(kind, edge):
+    given = lattices(**edge)
+    options = {"kind": kind, "rnnt_weight": 1.0, "kd_weight": 1.0, "temperature": 2.0}
+    wide = run(rnnt_distillation, given, given.teacher, **options)
+    short = replace(
+        given, **{name: getattr(given, name).int() for name in ("labels", "enc_lens", "label_lens")}
+    )
+    assert_same(run(rnnt_distillation, short, given.teacher, **options), wide, 0.0)
+    assert all(value.isfinite() for value in wide[0]) and all(g.isfinite().all() for g in wide[1])
+    half = replace(given, student=leaf(given.student.map(lambda x: x.bfloat16())))
+    values, found = run(rnnt_distillation, half, given.teacher.map(lambda x: x.bfloat16()), **options)
+    torch.testing.assert_close(torch.stack(values), torch.stack(wide[0]).float(), rtol=0.02, atol=0.1)
+    assert all(g.dtype == torch.bfloat16 and g.isfinite().all() for g in found)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,5 +1,6 @@
 """When labels are emitted on the most probable alignment."""
 
+import pytest
 import torch
 
 from espnet_kd.rnnt import Joint, emission_frames
@@ -15,6 +16,12 @@ def test_a_label_is_emitted_where_its_arc_is_taken():
     two = joint.with_tensors(enc.repeat(2, 1, 1), dec.repeat(2, 1, 1), joint.weight, joint.bias)
     labels = torch.tensor([[1, 2], [1, -1]])
     assert emission_frames(two, labels, torch.tensor([4, 3]), torch.tensor([2, 1])) == [[1, 3], [1]]
+
+
+def test_nan_is_no_frame():
+    joint = Joint(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.eye(3), torch.full((3,), torch.nan))
+    with pytest.raises(ValueError, match="the model gives NaN"):
+        emission_frames(joint, torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1]))
 
 
 def test_no_labels_no_frames():

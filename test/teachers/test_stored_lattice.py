@@ -56,7 +56,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["full", "occupancy", "full_sum"])
+@pytest.mark.parametrize("kind", ["full", "occupancy", "alignments"])
 def test_the_loss_is_that_of_the_teacher_at_work(store: Store, kind: str) -> None:
     batch = (torch.zeros(2, 1000), torch.tensor([1000, 1000]), TEXT, LABELS)
     stored = StoredTeacher(store, [TAP]).targets(*batch, NAMES)[TAP]

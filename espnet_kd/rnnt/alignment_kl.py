@@ -34,10 +34,14 @@ class ArcGradient:
         return x.new_zeros(())
 
 
-def full_sum(
+def alignment_kl(
     student_arcs: Arcs, teacher: Joint, lattice: Lattice, delay: int, temperature: float, chunk: int
 ) -> tuple[Tensor, Arcs]:
     """KL(teacher || student) of alignments.
+
+    Source:
+        L_soft of Chang, Hwang and Siohan, Revisiting the Entropy Semiring for Neural Speech Recognition,
+        ICLR 2023, arXiv:2312.10087.
 
     Args:
         student_arcs: (B, T, U) log-probabilities at the temperature.
@@ -62,7 +66,7 @@ def full_sum(
     p, q = posterior(p_arcs, cropped), posterior(q_arcs, cropped)
     # log p(alignment) - log q(alignment) is a sum over its arcs, but for the totals.
     excess = sum(
-        torch.where(taken > 0, taken.double() * (p_score - q_score), 0.0).sum((1, 2))
+        torch.where(taken == 0, 0.0, taken.double() * (p_score - q_score)).sum((1, 2))
         for taken, p_score, q_score in zip(p.arcs, p_arcs, q_arcs, strict=True)
     )
     value = torch.where(long_enough, excess - p.total + q.total, 0.0)

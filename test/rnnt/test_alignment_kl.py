@@ -9,7 +9,7 @@ from torch import tensor
 
 from espnet_kd.rnnt import Joint, reference, rnnt_distillation
 
-ALONE = {"kind": "full_sum", "rnnt_weight": 0, "kd_weight": 1.0}
+ALONE = {"kind": "alignments", "rnnt_weight": 0, "kd_weight": 1.0}
 ONE_LABEL = tensor([[1]]), tensor([2]), tensor([1])
 
 
