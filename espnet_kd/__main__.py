@@ -33,6 +33,7 @@ COMMANDS = {
     "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
     "peers": ("espnet_kd.recipe.peers", "an experiment directory for every peer of a mutual training"),
     "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
+    "contents": ("espnet_kd.recipe.contents", "fingerprints of files and data directories"),
     "phases": ("espnet_kd.recipe.phases", "the speech of a phase of distillation that needs no transcripts"),
     "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),

@@ -81,5 +81,6 @@ def write_speech(path: Path, lengths: Mapping[str, int], rate: int = 16000) -> P
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every file below ``path``, hidden ones too."""
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    """Every file below ``path``, hidden ones too, but for the cache of fingerprints, which has times."""
+    files = (p for p in sorted(path.rglob("*")) if p.is_file() and p.name != ".contents.json")
+    return {str(p.relative_to(path)): p.read_bytes() for p in files}

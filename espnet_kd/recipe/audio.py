@@ -95,15 +95,9 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
     return len(pcm), clipped
 
 
-def finished_samples(utterance: Utterance, target: Path) -> int | None:
-    """Length of a file that an earlier run wrote, or None if it has to be written (again).
-
-    A file under its final name is whole; it is out of date when its source is younger.
-    """
+def finished_samples(target: Path) -> int | None:
+    """Length of a file that an earlier run wrote, whole under its final name; None if it has to be written."""
     try:
-        written = target.stat().st_mtime
-        if utterance.audio.exists() and utterance.audio.stat().st_mtime > written:
-            return None
         return soundfile.info(target).frames
     except (OSError, soundfile.SoundFileError):
         return None

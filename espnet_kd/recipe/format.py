@@ -1,7 +1,8 @@
 """``espnet-kd format``: write the audio of a data directory, one file an utterance, into dump/.
 
 An audio file under its final name is whole, so a run that was killed goes on where it was;
-wav.scp comes last and says that everything is there.
+wav.scp comes last and says that everything is there. ``data/.sources.json`` and ``data/settings.json`` say what
+the files there were made of: content of the source, and how it was cut and converted.
 """
 
 import argparse
@@ -24,8 +25,10 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, write_table
 from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.audio import CONTAINERS, finished_samples, write_utterance
+from espnet_kd.recipe.contents import Contents
 
 SETTINGS = "settings.json"
+SOURCES, CONTENTS = ".sources.json", ".contents.json"  # of the source, by utterance and by file
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
 
 
@@ -67,7 +70,8 @@ def format_data_dir(
     """
     jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in source]
     settle(dst / "data", source, fs, audio_format, {job.target for job in jobs})
-    found = {job.utterance.id: finished_samples(job.utterance, job.target) for job in jobs}
+    drop_outdated(dst / "data", jobs)
+    found = {job.utterance.id: finished_samples(job.target) for job in jobs}
     todo = [job for job in jobs if found[job.utterance.id] is None]
     samples = {utt: n for utt, n in found.items() if n is not None}
     clipped = 0
@@ -91,7 +95,8 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
     cuts = json.dumps(tables, sort_keys=True).encode()
     wanted = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
     marker = data / SETTINGS
-    present = [p for p in data.rglob("*") if not p.is_dir() and p != marker]
+    ours = {data / name for name in (SETTINGS, SOURCES, CONTENTS)}
+    present = [p for p in data.rglob("*") if not p.is_dir() and p not in ours]
     if not marker.exists() and not all(p.name.startswith(".") for p in present):
         raise UserError(f"{data} holds other files: choose another directory")
     same = marker.exists() and json.loads(marker.read_text()) == wanted
@@ -107,6 +112,30 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
     for path in data.iterdir():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def drop_outdated(data: Path, jobs: list[Job]) -> None:
+    """Remove the files that were made of a source with another content, and record what all are made of.
+
+    The record is written before any audio, so that it holds for whatever a killed run leaves. A source that is
+    gone counts as unchanged; times alone say nothing, since an archive brings its own.
+    """
+    contents = Contents(data / CONTENTS)
+    found = contents.of(str(job.utterance.audio) for job in jobs)
+    try:
+        made_of = json.loads((data / SOURCES).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        made_of = {}
+    made_of = made_of if isinstance(made_of, dict) else {}
+    now = {j.utterance.id: found.get(str(j.utterance.audio), made_of.get(j.utterance.id, "")) for j in jobs}
+    for job in jobs:
+        if now[job.utterance.id] != made_of.get(job.utterance.id) and job.target.exists():
+            (data.parent / "wav.scp").unlink(missing_ok=True)
+            job.target.unlink()
+    if now != made_of:
+        with atomic_path(data / SOURCES) as tmp:
+            tmp.write_text(json.dumps(now, ensure_ascii=False) + "\n", encoding="utf-8")
+    contents.save()
 
 
 def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[tuple[int, int]]:

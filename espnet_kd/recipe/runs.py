@@ -6,6 +6,7 @@
      "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
      "previous": experiment of the phase before or null,
      "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
+     "data": {"token list": fingerprint, ...: see ``contents``; teachers and what else it learns from, too},
      "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
 """
 
@@ -20,11 +21,13 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.recipe import contents
 from espnet_kd.recipe.merge import dump, merge, merge_files, read_config
 from espnet_kd.recipe.phases import initial_student
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
+MODELS = ("valid.*.ave.pth",)  # of a teacher, where no checkpoint is chosen
 # Options that change how a training runs and what it shows, not what it learns.
 SHOWN = frozenset(
     """
@@ -49,6 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     begin.add_argument("--previous", type=Path, help="finished experiment whose student this one starts from")
     begin.add_argument("--generation", type=int, default=1, help="of repeated distillation, for the record")
     begin.add_argument("--mix", type=Path, help="record of the mixture that it is trained on, see mix")
+    begin.add_argument(
+        "--data", nargs="*", default=[], metavar="NAME=PATH", help="files and data directories it is trained on"
+    )
     begin.add_argument("--args", default="", help="options that override the configuration, for the record")
     commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
     args = parser.parse_args(words)
@@ -62,7 +68,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
     """Record the start of a training; False if it is finished already.
 
     Raises:
-        UserError: the directory holds a training with another configuration.
+        UserError: the directory holds a training with another configuration, or on other data.
     """
     config = merge_files(args.config)
     if args.teacher:
@@ -85,12 +91,50 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "
             f"remove it, or give the configuration another name (or --{args.role}_args)"
         )
+    data = _data(args.data, config)
+    _check_data(args, record.get("data"), data)
     if record.get("done"):
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(dump(config), encoding="utf-8")
-    _write(args.exp, _record(args, command, record) | {"mix": mix})
+    _write(args.exp, _record(args, command, record) | {"mix": mix, "data": data})
     return True
+
+
+def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints by name: of --data, of the teachers' models, of their stored targets and of the first student."""
+    found = {}
+    for option in options:
+        name, _, path = option.partition("=")
+        found[name] = contents.of_path(Path(path))
+    teacher = config.get("teacher") or {}
+    for directory in teacher.get("exp") or () if isinstance(teacher, dict) else ():
+        models = [str(teacher["checkpoint"])] if teacher.get("checkpoint") else MODELS
+        files = sorted(f for name in ("config.yaml", *models) for f in Path(directory).glob(name) if f.is_file())
+        found[f"teacher {directory}"] = " ".join(map(contents.of_path, files))
+    if isinstance(teacher, dict) and (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
+        found["target store"] = contents.of_path(store)
+    for param in config.get("init_param") or ():
+        found[f"initial student {param}"] = contents.of_path(Path(str(param).split(":")[0]))
+    return found
+
+
+def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: dict[str, str]) -> None:
+    """Refuse to go on over other data; what has none on record, as in a stock recipe, is taken as it is.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if before is None:
+        return
+    differing = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
+    if differing:
+        paths = dict(option.partition("=")[::2] for option in args.data)
+        names = ", ".join(f"{n} ({paths[n]})" if n in paths else n for n in sorted(differing))
+        raise UserError(
+            f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from what is "
+            f"there now: remove it, or bring back what it was trained on, or give another --expdir"
+        )
 
 
 def finish(exp: Path) -> None:

@@ -136,6 +136,36 @@ def group_is_alive(group: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("change", ["older", "equal size and time", "another file"])
+def test_another_source_is_noticed_by_its_content(src: Path, change: str) -> None:
+    dst = formatted(src, "--nj", "1")
+    kept = (dst / "data/a/a-1.flac").stat().st_ino
+    time_of_source = (src / "a-2.wav").stat().st_mtime_ns
+    other = src / ("other.wav" if change == "another file" else "a-2.wav")
+    soundfile.write(other, -tone(4000), 16000, "PCM_16")
+    if change == "older":  # as tar leaves it
+        os.utime(other, (1e9, 1e9))
+    elif change == "equal size and time":
+        os.utime(other, ns=(time_of_source, time_of_source))
+    else:
+        os.utime(other, (1e9, 1e9))
+        write_kaldi(src, wav_scp=(src / "wav.scp").read_text().replace("a-2.wav", "other.wav"))
+    formatted(src, "--nj", "1")
+    assert (soundfile.read(dst / "data/a/a-2.flac", dtype="int16")[0] == -tone(4000)).all()
+    assert (dst / "data/a/a-1.flac").stat().st_ino == kept
+
+
+def test_equal_content_elsewhere_or_of_another_time_is_left_alone(src: Path) -> None:
+    dst = formatted(src, "--nj", "1")
+    kept = {p: p.stat().st_ino for p in (dst / "data").rglob("*.flac")}
+    os.utime(src / "a-1.wav", (time.time() + 9,) * 2)
+    (src / "a-2.wav").rename(src / "moved.wav")
+    write_kaldi(src, wav_scp=(src / "wav.scp").read_text().replace("a-2.wav", "moved.wav"))
+    (src / "b-1.wav").unlink()  # the corpus may go once it is formatted
+    formatted(src, "--nj", "1")
+    assert {p: p.stat().st_ino for p in kept} == kept
+
+
 def test_younger_source_other_settings_and_lost_utterances(src: Path) -> None:
     dst = formatted(src, "--nj", "1")
     soundfile.write(src / "a-2.wav", tone(2000), 16000)
@@ -148,7 +178,7 @@ def test_younger_source_other_settings_and_lost_utterances(src: Path) -> None:
         (src / table).write_text("".join((src / table).read_text().splitlines(keepends=True)[:2]))
     formatted(src, "--nj", "1", "--fs", "8k")
     assert sorted(p.name for p in (dst / "data").rglob("*.flac")) == ["a-1.flac", "a-2.flac"]
-    assert sorted(p.name for p in (dst / "data").iterdir()) == ["a", "settings.json"]
+    assert sorted(p.name for p in (dst / "data").glob("[!.]*")) == ["a", "settings.json"]
 
 
 @pytest.mark.parametrize("nj", ["1", "2"])

@@ -1,10 +1,13 @@
 """The record of what made an experiment directory."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import soundfile
 import yaml
+from miniature import write_speech
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe import runs
@@ -71,6 +74,72 @@ def test_other_pseudo_labels_are_another_training(place: Path) -> None:
         with pytest.raises(UserError, match="exp/s was trained on other speech or pseudo-labels than"):
             begin(*labels)
     assert record()["mix"] == {"text": "b"}
+
+
+@pytest.fixture()
+def data(place: Path) -> list[str]:
+    """The options that name what a training is trained on."""
+    write_speech(place / "train", {"a-1": 400, "b-1": 200})
+    for name in ("tokens.txt", "stats.npz"):
+        Path(name).write_text(name)
+    return ["--data", "training set=train", "token list=tokens.txt", "statistics=stats.npz"]
+
+
+def change_audio() -> None:
+    """Reversed: as many samples, of the same time."""
+    times = os.stat("train/a-1.wav").st_mtime_ns
+    samples, rate = soundfile.read("train/a-1.wav", dtype="int16")
+    soundfile.write("train/a-1.wav", samples[::-1], rate, "PCM_16")
+    os.utime("train/a-1.wav", ns=(times, times))
+
+
+CHANGES = {
+    r"its token list \(tokens.txt\) differs": lambda: Path("tokens.txt").write_text("a\n"),
+    r"its statistics \(stats.npz\) differs": lambda: Path("stats.npz").write_text("other"),
+    r"its training set \(train\) differs": change_audio,
+    r"its training set \(train\), .*": lambda: Path("train/text").write_text("a-1 TWO\nb-1 TWO\n"),
+    r"its teacher exp/t differs": lambda: Path("exp/t/valid.acc.ave.pth").write_text("trained anew"),
+    r"its target store differs": lambda: Path("store/manifest.json").write_text("other"),
+}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["interrupted", "done"])
+@pytest.mark.parametrize("message", CHANGES)
+def test_other_data_are_refused(place: Path, data: list[str], message: str, done: bool) -> None:
+    Path("kd.yaml").write_text("teacher: {store: store, checkpoint: valid.acc.ave.pth}\n")
+    for path in ("exp/t/valid.acc.ave.pth", "exp/t/config.yaml", "store/manifest.json"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("first")
+    begin("--teacher", "exp/t", *data)
+    Path("exp/s/1epoch.pth").touch()
+    if done:
+        runs.main(["finish", "exp/s"])
+    CHANGES[message]()
+    before = record()
+    with pytest.raises(UserError, match=rf"^exp/s was trained on other data: {message.removesuffix(', .*')}"):
+        begin("--teacher", "exp/t", *data)
+    assert record() == before
+
+
+def test_the_same_data_elsewhere_are_the_same(place: Path, data: list[str]) -> None:
+    begin(*data)
+    Path("exp/s/1epoch.pth").touch()
+    Path("tokens.txt").rename("moved.txt")
+    Path("train/a-1.wav").rename("train/moved.wav")
+    table = Path("train/wav.scp")
+    table.write_text(table.read_text().replace("a-1.wav", "moved.wav"))
+    begin(*(option.replace("tokens.txt", "moved.txt") for option in data))
+    assert record()["interruptions"] == 1
+
+
+def test_a_record_of_old_without_data_is_taken_as_it_is(place: Path, data: list[str]) -> None:
+    begin(*data)
+    Path("exp/s/1epoch.pth").touch()
+    old = record()
+    fingerprints = old.pop("data")
+    Path("exp/s/run.json").write_text(json.dumps(old))
+    begin(*data)
+    assert record()["data"] == fingerprints
 
 
 def test_an_interrupted_training_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
-from shell import Finished, kill_when, run, write_corpus, write_recipe
+from miniature import contents
+from shell import Finished, failure, kill_when, run, write_corpus, write_recipe
 
 STUDENT = Path("exp/asr_student_kl_raw_char_sp")
 TAG = "decode_asr_model_valid.acc.ave"
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def test_formatting(tmp_path: Path) -> None:
@@ -42,3 +39,17 @@ def test_decoding(finished: Finished, tmp_path: Path) -> None:
     for data in ("dev", "test"):
         for file in ("text", "token", "token_int", "score"):
             assert (root / STUDENT / TAG / data / file).read_bytes() == wanted[f"{data}/{file}"]
+
+
+def test_a_training_does_not_go_on_over_other_data(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", train=12, dev=4, test=3)
+    root = write_recipe(tmp_path / "kd1", corpus)
+    run(root, "--stop_stage", "6")
+    exp = root / "exp/asr_teacher_raw_char_sp"
+    stage_7 = ("--stage", "7", "--stop_stage", "7")
+    kill_when((exp / "checkpoint.pth").exists, root, *stage_7)
+    text = corpus / "train" / "text"
+    text.write_text(text.read_text().replace(" a", " e"))
+    errors = failure(root, "--stop_stage", "7")
+    assert errors.startswith("espnet-kd: error: exp/asr_teacher_raw_char_sp was trained on other data: its ")
+    assert "token list (data/token_list/char/tokens.txt)" in errors and errors.count("\n") == 1

@@ -11,6 +11,12 @@ need() {
     done
 }
 
+# all_exist FILE...
+all_exist() {
+    local file
+    for file; do [ -e "${file}" ] || return 1; done
+}
+
 # lock DIRECTORY: wait until no other run works in it; a killed kd.sh may have left a training behind, which
 # keeps the lock as long as it lives. The next lock and the end of a stage give it back.
 lock() {

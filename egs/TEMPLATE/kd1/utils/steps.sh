@@ -35,9 +35,11 @@ collect() {
     local final partial inputs jobs part words set dirs=()
     final=$(statistics_for "$1" "$2")
     partial=${final}.partial
-    inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}")
+    inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}"
+        "${python}" -m espnet_kd contents "${raw}"/{"${train}","${valid_set}"})
     lock "${final}"
-    if [ -e "${final}/train/feats_stats.npz" ] && unchanged "${final}/inputs" "${inputs}"; then
+    if all_exist "${final}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${final}/train/feats_stats.npz" &&
+        unchanged "${final}/inputs" "${inputs}"; then
         echo "${final}: already there"
         return
     fi
@@ -95,7 +97,7 @@ speech_only() {
 # train ROLE EXP CONFIG ARGS [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
-    local speech=${raw}/${train} shapes plain batches=()
+    local speech=${raw}/${train} shapes plain batches=() trained_on
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -114,8 +116,13 @@ train() {
     training_data "${speech}"
     lock "${exp}"
     [ -z "${5-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
+    trained_on=("training set=${speech}" "development set=${raw}/${valid_set}" "token list=${token_list}"
+        "statistics=${stats}/train/feats_stats.npz")
+    [ -z "${options}" ] || trained_on[0]="training set=${exp}/speech"
+    [ "${bpemodel}" = none ] || trained_on+=("BPE model=${bpemodel}")
+    [ "${nlsyms_txt}" = none ] || trained_on+=("symbols=${nlsyms_txt}")
     state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
-        --config "${configs[@]}" "${taught[@]}" ${6:+--previous "$6"} -- "${run_line% }")
+        --config "${configs[@]}" "${taught[@]}" ${6:+--previous "$6"} --data "${trained_on[@]}" -- "${run_line% }")
     if [ -n "${state}" ]; then
         echo "${state}"
         return
@@ -170,7 +177,8 @@ decode() {
         logs=${dir}/logdir
         lock "${dir}"
         jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
-        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}")
+        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}"
+            "${python}" -m espnet_kd contents "${raw}/${set}/wav.scp")
         [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # comments may change
         inputs+=" ${inference_args}"
         if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
