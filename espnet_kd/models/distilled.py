@@ -14,6 +14,7 @@ from espnet_kd.criteria import Criterion
 from espnet_kd.errors import UserError
 from espnet_kd.models.frames import MAX_FRAME_DIFFERENCE, check_frames, resampled
 from espnet_kd.models.hypotheses import are_hypotheses
+from espnet_kd.models.own import count_batches
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
@@ -68,7 +69,8 @@ class Method:
 class Distillation:
     """Mixed in before the class of a stock model by ``distil``; adds weighted criteria to its loss.
 
-    Parameters of criteria lie under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules.
+    Parameters of criteria are under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules;
+    neither is in the state dict, see ``models.own``.
     ``kd_teacher_follows``: the teacher needs what the student's pass has made, a sampled prefix.
     """
 
@@ -196,7 +198,7 @@ def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str,
     for term in method.terms:
         if term.weight.is_zero:
             model.kd_criteria[term.name].requires_grad_(False)
-    model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
+    count_batches(model)
     model.__class__ = _distilled_class(mixin, type(model))
     return model
 

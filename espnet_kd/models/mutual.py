@@ -16,6 +16,7 @@ from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.errors import UserError
 from espnet_kd.models import randomness
 from espnet_kd.models.distilled import Term, aligned
+from espnet_kd.models.own import count_batches
 from espnet_kd.models.sampling import ScheduledSampling
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.models.transducer import as_peer, like_student
@@ -242,7 +243,7 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
         if mutual.sampling is not None:
             peer.decoder.register_forward_pre_hook(mutual.sampling)
     model.kd_peers = nn.ModuleDict({str(number): peer for number, peer in enumerate(peers, 2)})
-    model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
+    count_batches(model)
     model.__class__ = _mutual_class(type(model))
     return model
 

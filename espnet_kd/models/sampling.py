@@ -7,6 +7,7 @@ from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
+from espnet_kd.models.own import count_batches
 from espnet_kd.models.schedule import Schedule
 
 
@@ -105,7 +106,7 @@ def sample_prefixes(model: nn.Module, probability: Schedule, teachers: Iterable[
     """
     check_decoder(model)
     if "kd_step" not in dict(model.named_buffers(recurse=False)):
-        model.register_buffer("kd_step", torch.zeros((), dtype=torch.float64))
+        count_batches(model)
         model.register_forward_hook(_count)
     sampling = ScheduledSampling(model, probability)
     model.decoder.register_forward_pre_hook(sampling)

@@ -1,23 +1,23 @@
 """``espnet-kd peers EXP``: give every peer of a mutual training a stock experiment directory of its own.
 
-The training, ``EXP``, keeps all peers, to go on from. Peer 1 gets ``EXP_peer1``, and so on, with its
-config.yaml and, under ESPnet's names, the checkpoints that were selected and averaged by its own statistics.
+The training, ``EXP``, keeps all peers, to go on from: the models of peer 2 are in ``EXP/peer2``, and so on.
+Peer 1 gets ``EXP_peer1``, and so on, with its config.yaml and copies of the checkpoints that were selected
+and averaged by its own statistics.
 """
 
 import argparse
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.recipe.checkpoints import OWN_PREFIX
 from espnet_kd.recipe.merge import dump, read_config
 
-# valid.acc_peer2.best.pth, valid.acc_peer2.ave_10best.pth; those of peer 1 do not say so
-SELECTED = re.compile(r"\w+\.\w+?(_peer(?P<peer>\d+))?\.(best|ave[\w.]*)\.pth")
+SELECTED = re.compile(r"\w+\.\w+\.(best|ave[\w.]*)\.pth")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,11 +47,17 @@ def export(exp: Path) -> list[Path]:
 
 
 def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
-    from espnet_kd.tasks.peers import peer_config
+    from espnet_kd.tasks.peers import OF_ANOTHER_PEER, peer_config, peer_files
 
-    sources = sorted(p for p in exp.glob("*.pth") if p.exists() and _selected_for(p.name) == number)
+    place = peer_files(exp, number)
+    if any(OF_ANOTHER_PEER.fullmatch(path.name) for path in exp.glob("*.pth")):
+        raise UserError(
+            f"{exp} has all peers in one file, from an older espnet_kd: repeat the command at the top of its "
+            "train.log, which gives each peer its own"
+        )
+    sources = sorted(p for p in place.glob("*.pth") if p.exists() and SELECTED.fullmatch(p.name))
     if not any(".ave" in path.name for path in sources):
-        raise UserError(f"{exp} has no averaged checkpoint of peer {number}: finish its training first")
+        raise UserError(f"{place} has no averaged checkpoint of peer {number}: finish the training of {exp}")
     record: dict[str, Any] = {}
     if (exp / "run.json").is_file():
         record = json.loads((exp / "run.json").read_text(encoding="utf-8"))
@@ -59,39 +65,13 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     _write(out / "config.yaml", dump({**peer_config(config, number), "output_dir": str(out)}))
     _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
     for source in sources:
-        target = out / _stock_name(source.name, number)
+        target = out / source.name
         original = os.readlink(source) if source.is_symlink() else ""
-        if _selected_for(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
-            _link(target, _stock_name(original, number))
+        if SELECTED.fullmatch(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
+            _link(target, original)
         elif not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-            _extract(source, target, number)
-
-
-def _selected_for(name: str) -> int | None:
-    """The peer by whose statistics a model file was selected; None of any other file."""
-    match = SELECTED.fullmatch(name)
-    return int(match["peer"] or 1) if match else None
-
-
-def _stock_name(name: str, number: int) -> str:
-    return name.replace(f"_peer{number}.", ".")
-
-
-def _extract(source: Path, target: Path, number: int) -> None:
-    """Write one peer's tensors under their stock names."""
-    import torch
-
-    from espnet_kd.teachers.checkpoint import load_tensors
-
-    state, prefix = load_tensors(source), f"kd_peers.{number}."
-    if number == 1:
-        own = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
-    else:
-        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if not own:
-        raise UserError(f"{source} has no tensors {prefix}*: it does not belong to its config.yaml")
-    with atomic_path(target) as temporary:
-        torch.save(own, temporary)
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def _link(path: Path, name: str) -> None:

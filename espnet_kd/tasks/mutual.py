@@ -25,7 +25,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet_kd.criteria.options import check_choice
 from espnet_kd.errors import UserError
 from espnet_kd.models.frames import MAX_FRAME_DIFFERENCE
-from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_together, suffix
+from espnet_kd.models.mutual import Model, Mutual, MutualLearning, learn_together
 from espnet_kd.models.sampling import ScheduledSampling, check_decoder, sample_prefixes
 from espnet_kd.models.schedule import Schedule, build_schedule
 from espnet_kd.rate import DEFAULT_RATE, heard_rate
@@ -159,7 +159,7 @@ def _between(value: object, name: str, limit: float) -> Schedule:
 
 
 def train_apart(model: MutualLearning, optimizers: Sequence[torch.optim.Optimizer], options: Any) -> None:
-    """Clip the gradient of every peer by its own norm, and select every peer's epochs by its own statistics.
+    """Clip the gradient of every peer by its own norm.
 
     Args:
         model: of several peers.
@@ -177,11 +177,6 @@ def train_apart(model: MutualLearning, optimizers: Sequence[torch.optim.Optimize
     for optimizer in optimizers:
         optimizer.register_step_pre_hook(clip)
     options.grad_clip = float("inf")
-    options.best_model_criterion = [
-        (phase, key + suffix(number), mode)
-        for number in range(1, 1 + len(everyone))
-        for phase, key, mode in options.best_model_criterion
-    ]
 
 
 def _build(build: Build, config: Mapping[str, Any], number: int) -> Model:

@@ -1,5 +1,6 @@
 """The peers of a configuration with ``mutual``: how many, and what each is."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from espnet_kd.safe_yaml import read_config
 PARTS = ("encoder", "postencoder", "decoder")
 CHANGES = (*PARTS, *(f"{part}_conf" for part in PARTS), "model_conf", "ctc_conf", "joint_network_conf")
 SEED_STEP = 1000  # from peer to peer, so that experiments with seeds 1, 2, 3 have no peer in common
+
+# Selected models of peers 2, 3, ... as an older espnet_kd named them, beside peer 1's.
+OF_ANOTHER_PEER = re.compile(r"\w+\.\w+_peer\d+\.(best|ave[\w.]*)\.pth")
 
 
 def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -62,6 +66,11 @@ def peer_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     for part in change.keys() & set(PARTS):  # another encoder has other options
         change.setdefault(f"{part}_conf", {})
     return merged(result, change)
+
+
+def peer_files(experiment: Path, number: int) -> Path:
+    """Where the model files of a peer are, under ESPnet's names; peer 1's are the experiment's own."""
+    return experiment if number == 1 else experiment / f"peer{number}"
 
 
 def merged(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,30 +2,39 @@
 
 import logging
 import os
+import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer
+from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.models.mutual import MutualLearning
+from espnet_kd.models.mutual import MutualLearning, suffix
+from espnet_kd.models.own import keep_apart, load_own, peer_models, saved_tensors, without_own
 from espnet_kd.tasks.mutual import train_apart
-from espnet_kd.teachers.checkpoint import load_checkpoint
+from espnet_kd.tasks.peers import OF_ANOTHER_PEER, peer_files
+from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors
 
 CHECKPOINT = "checkpoint.pth"
 BACKUP = "checkpoint.previous.pth"
+EPOCH = re.compile(r"\d+epoch\.pth")  # not ESPnet's valid.acc.ave_2best.till4epoch.pth, nor a user's own copy
+LEFT_OVER = re.compile(r"\.(checkpoint(\.previous)?|latest|\d+epoch|\w+\.\w+\.best)\.pth(\.\w+\.pth)?")
 
 
 class ResumableTrainer(Trainer):
     """Stock training that continues from the last whole epoch after an interruption at any moment.
 
     ESPnet writes ``checkpoint.pth``, then ``<N>epoch.pth`` and its links, in place. Before each epoch the
-    checkpoint is copied, and before training whatever an interruption left half done is put right.
+    checkpoint is copied, and before training whatever an interruption left half done is put right. What
+    ESPnet writes is peer 1's; the other peers' epochs are written from the checkpoint, in the same layout, to
+    ``peer2``, ``peer3``, ... beside it.
     """
 
     @classmethod
@@ -35,6 +44,7 @@ class ResumableTrainer(Trainer):
         """Repair the directory, then train."""
         if isinstance(model, MutualLearning):
             train_apart(model, optimizers, trainer_options)
+        keep_apart(model, optimizers)
         directory = Path(trainer_options.output_dir)
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         if first and trainer_options.resume:
@@ -49,7 +59,26 @@ class ResumableTrainer(Trainer):
             **kwargs,
         )
         if first:
+            if isinstance(model, MutualLearning):
+                _save_peers(trainer_options, finished=True)
             (directory / BACKUP).unlink(missing_ok=True)
+
+    @staticmethod
+    def resume(checkpoint: Path, model: Any, optimizers: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint, with criteria that have come or gone since.
+
+        Raises:
+            UserError: it is of another model.
+        """
+        try:
+            load_own(model, saved_tensors(load_checkpoint(Path(checkpoint))))
+            Trainer.resume(checkpoint=checkpoint, model=model, optimizers=optimizers, **kwargs)
+        except (RuntimeError, ValueError) as e:
+            reason = " ".join(str(e).split())
+            raise UserError(
+                f"{checkpoint} does not fit the configuration: {reason[:300]}: resume with the configuration "
+                "that it was trained with, or give the training another --output_dir"
+            ) from None
 
     @classmethod
     def train_one_epoch(cls, model: Any, *, options: Any, distributed_option: Any, **kwargs: Any) -> bool:
@@ -59,6 +88,8 @@ class ResumableTrainer(Trainer):
         if first and checkpoint.exists():
             with atomic_path(checkpoint.with_name(BACKUP)) as temporary:
                 shutil.copyfile(checkpoint, temporary)
+            if isinstance(getattr(model, "module", model), MutualLearning):
+                _save_peers(options)
         return super().train_one_epoch(
             model=model, options=options, distributed_option=distributed_option, **kwargs
         )
@@ -72,25 +103,90 @@ def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
         criteria: ESPnet's best_model_criterion, (phase, key, min or max) each.
         keep: ESPnet's keep_nbest_models.
     """
-    for left_over in directory.glob(".*.pth"):
-        left_over.unlink()
-    state = _last_whole_checkpoint(directory)
-    if state is None:
+    for place in (directory, *directory.glob("peer*")):
+        for path in place.glob(".*.pth"):
+            if LEFT_OVER.fullmatch(path.name):
+                path.unlink()
+    states = _last_whole_checkpoint(directory)
+    if states is None:
         return
-    reporter = Reporter()
-    reporter.load_state_dict(state["reporter"])
+    _write_epoch(directory, without_own(states["model"]), _reporter(states), criteria, keep)
+    if any(name.startswith(OWN_PREFIX) for name in states["model"]):
+        _convert(directory)
+    for number, tensors in peer_models(saved_tensors(states)).items():
+        _write_epoch(peer_files(directory, number), tensors, _reporter(states, number), criteria, keep)
+
+
+def _write_epoch(
+    directory: Path, model: Mapping[str, Tensor], reporter: Reporter, criteria: Collection[Any], keep: Any
+) -> None:
+    """Save a model as ESPnet does after an epoch: its file and the links; remove what is not needed."""
     epoch = reporter.get_epoch()
     with atomic_path(directory / f"{epoch}epoch.pth") as temporary:
-        torch.save(state["model"], temporary)
+        torch.save(model, temporary)
     _link(directory / "latest.pth", epoch)
-    count = max(keep) if isinstance(keep, list | tuple) else keep
+    count = max(keep, default=1) if isinstance(keep, list | tuple) else keep
     kept = {epoch}
     for phase, key, mode in criteria:
         if reporter.has(phase, key):
             _link(directory / f"{phase}.{key}.best.pth", reporter.get_best_epoch(phase, key, mode))
             kept.update(reporter.sort_epochs(phase, key, mode)[:count])
-    for path in directory.glob("*epoch.pth"):
+    for path in _epochs(directory):
         if path.name not in {f"{e}epoch.pth" for e in kept}:
+            path.unlink()
+
+
+def _save_peers(options: Any, finished: bool = False) -> None:
+    """Save the last epoch of peers 2, 3, ... as ESPnet saves peer 1's, and average where it does."""
+    directory = Path(options.output_dir)
+    states = load_checkpoint(directory / CHECKPOINT)
+    criteria, keep, interval = (
+        options.best_model_criterion,
+        options.keep_nbest_models,
+        options.nbest_averaging_interval,
+    )
+    for number, tensors in peer_models(saved_tensors(states)).items():
+        own, reporter = peer_files(directory, number), _reporter(states, number)
+        _write_epoch(own, tensors, reporter, criteria, keep)
+        epoch = reporter.get_epoch()
+        suffixes = [f"till{epoch}epoch"] if interval > 0 and epoch % interval == 0 else []
+        for end in [*suffixes, *([None] if finished else [])]:
+            average_nbest_models(
+                output_dir=own, reporter=reporter, best_model_criterion=criteria, nbest=keep, suffix=end
+            )
+
+
+def _reporter(states: Mapping[str, Any], number: int = 1) -> Reporter:
+    """What ESPnet recorded about a peer, under stock names."""
+    reporter, end = Reporter(), suffix(number)
+    reporter.load_state_dict(states["reporter"])
+    if end:
+        reporter.stats = {
+            epoch: {
+                phase: {key.removesuffix(end): value for key, value in stats.items() if key.endswith(end)}
+                for phase, stats in phases.items()
+            }
+            for epoch, phases in reporter.stats.items()
+        }
+    return reporter
+
+
+def _epochs(directory: Path) -> list[Path]:
+    """The files of single epochs."""
+    return [path for path in directory.glob("*epoch.pth") if EPOCH.fullmatch(path.name)]
+
+
+def _convert(directory: Path) -> None:
+    """Take out of the epochs of an older espnet_kd what is under ``kd_``; peers get files of their own."""
+    for path in _epochs(directory):
+        tensors = load_tensors(path)
+        for number, model in peer_models(tensors).items():
+            with atomic_path(peer_files(directory, number) / path.name) as temporary:
+                torch.save(model, temporary)
+        with atomic_path(path) as temporary:
+            torch.save(without_own(tensors), temporary)
+    for path in directory.glob("*_peer*.pth"):
+        if OF_ANOTHER_PEER.fullmatch(path.name):
             path.unlink()
 
 
@@ -104,7 +200,7 @@ def _last_whole_checkpoint(directory: Path) -> dict[str, Any] | None:
     except UserError as e:
         if backup.exists():
             logging.warning(f"{e}; going back one epoch to {backup.name}")
-        elif len(list(directory.glob("*epoch.pth"))) <= 1:
+        elif len(_epochs(directory)) <= 1:
             logging.warning(f"{e}; starting again")
             checkpoint.unlink()
             return None

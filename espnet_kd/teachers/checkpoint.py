@@ -9,6 +9,9 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 
+# Own parameters of a distilled student; its stock model does not have them.
+OWN_PREFIX = "kd_"
+
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain values without running anything that it contains.

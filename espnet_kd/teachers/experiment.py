@@ -17,7 +17,7 @@ from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.rate import heard_rate
 from espnet_kd.safe_yaml import read_yaml
-from espnet_kd.teachers.checkpoint import load_tensors
+from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors
 
 # The first of these that exists is the checkpoint of an experiment.
 CHECKPOINTS = (
@@ -34,8 +34,6 @@ FILE_OPTIONS = (("normalize_conf", "stats_file"),)
 TRANSDUCER_KEY = "joint_network_conf"
 # What ESPnet's ASR task needs for `decoder: transducer`, and tools/standins has.
 STANDS_IN = "warprnnt_pytorch"
-# Own parameters of a distilled student; its stock model does not have them.
-OWN_PREFIX = "kd_"
 
 
 @dataclass(frozen=True)

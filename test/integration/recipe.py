@@ -68,6 +68,14 @@ MODELS = {
 KL = {"type": "kl", "weight": 1.0, "tap": "ctc.ctc_lo", "reduction": "utterance"}
 
 
+def own_tensors(exp: Path) -> dict[str, Any]:
+    """What a checkpoint.pth has under kd_."""
+    from espnet_kd.models.own import saved_tensors
+    from espnet_kd.teachers.checkpoint import load_checkpoint
+
+    return saved_tensors(load_checkpoint(exp / "checkpoint.pth"))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A stock recipe directory."""

@@ -96,13 +96,20 @@ def train(network: nn.Module, batch: dict[str, Tensor], world: int = 1) -> None:
         optimizer.zero_grad()
 
 
+def everything(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the model and what is under kd_."""
+    from espnet_kd.models.own import own_tensors
+
+    return {**model.state_dict(), **own_tensors(model)}
+
+
 def worker(rank: int, root: Path, port: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     for name in STUDENTS:
         model = nn.parallel.DistributedDataParallel(student(root, name))  # find_unused_parameters is False
         train(model, {k: v[rank::2] for k, v in batch(name).items()}, world=2)
-        torch.save(model.module.state_dict(), root / f"ddp-{name}-{rank}.pth")
+        torch.save(everything(model.module), root / f"ddp-{name}-{rank}.pth")
     dist.destroy_process_group()
 
 
@@ -124,11 +131,11 @@ def root(recipe: Recipe) -> Path:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_two_processes_equal_one(root: Path, name: str) -> None:
     one = student(root, name)
-    start = copy.deepcopy(one.state_dict())
+    start = copy.deepcopy(everything(one))
     train(one, batch(name))
 
     two, other = (torch.load(root / f"ddp-{name}-{rank}.pth", weights_only=True) for rank in (0, 1))
-    for key, expected in one.state_dict().items():
+    for key, expected in everything(one).items():
         # Half as many frames: n / (n - 1) of the running variance is another.
         rtol = 0.05 if "running_var" in key else 1e-4
         for found in (two[key], other[key]):

@@ -1,6 +1,7 @@
 """Mutual trainings from end to end: as stock trainings at weight 0, resumed, exported, decoded."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from test_mutual import ATT, MUTUAL, STILL
 from test_resume import same_models
 
 from espnet_kd.errors import UserError
+from espnet_kd.models.own import join_state
 from espnet_kd.recipe.peers import export
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
@@ -37,10 +39,10 @@ def test_weight_zero_is_independent_stock_trainings_bit_for_bit(recipe: Recipe) 
     parts = {key: alone[key] for key in ("encoder_conf", "decoder_conf", "seed")}
     other = recipe.train("exp/apart-2", "student", task=ASRTask, **common, **parts)
 
-    found = torch.load(ours / "2epoch.pth", weights_only=True)
-    for stock, prefix, end in ((first, "", ""), (other, "kd_peers.2.", "_peer2")):
-        expected = torch.load(stock / "2epoch.pth", weights_only=True)
-        assert all(torch.equal(found[prefix + name], expected[name]) for name in expected)
+    for stock, place, end in ((first, ours, ""), (other, ours / "peer2", "_peer2")):
+        found, expected = (torch.load(d / "2epoch.pth", weights_only=True) for d in (place, stock))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
         for mine, theirs in zip(means(ours), means(stock), strict=True):
             assert mine["loss" + end] == theirs["loss"] and mine["acc" + end] == theirs["acc"]
 
@@ -58,31 +60,59 @@ def train(recipe: Recipe, out: str, max_epoch: int) -> Path:
 
 
 def test_resumed_in_the_middle_of_a_ramp(recipe: Recipe, whole: Path) -> None:
-    for average in train(recipe, "exp/peers-again", max_epoch=1).glob("*.ave_1best.pth"):
+    for average in train(recipe, "exp/peers-again", max_epoch=1).rglob("*.ave_1best.pth"):
         average.unlink()  # an interrupted training has none
-    same_models(train(recipe, "exp/peers-again", max_epoch=3), whole)
+    again = train(recipe, "exp/peers-again", max_epoch=3)
+    same_models(again, whole)
+    same_models(again / "peer2", whole / "peer2")
 
 
 def test_every_peer_is_a_stock_experiment(recipe: Recipe, whole: Path) -> None:
     directories = export(whole)
     assert [d.name for d in directories] == ["peers_peer1", "peers_peer2"]
-    for directory, prefix, end in zip(directories, ("", "kd_peers.2."), ("", "_peer2"), strict=True):
+    for directory, place in zip(directories, (whole, whole / "peer2"), strict=True):
         files = {p.name for p in directory.glob("*.pth")}
         assert files == {"valid.acc.ave.pth", "valid.acc.ave_2best.pth", "valid.acc.best.pth"}
-        trained = torch.load(whole / f"valid.acc{end}.ave.pth", weights_only=True)
-        exported = torch.load(directory / "valid.acc.ave.pth", weights_only=True)
-        own = {name for name in trained if name.startswith(prefix or "kd_") == bool(prefix)}
-        assert {prefix + name for name in exported} == own
-        assert all(torch.equal(trained[prefix + name], exported[name]) for name in exported)
+        trained, exported = (
+            torch.load(d / "valid.acc.ave.pth", weights_only=True) for d in (place, directory)
+        )
+        assert trained.keys() == exported.keys() and not any(name.startswith("kd_") for name in trained)
+        assert all(torch.equal(trained[name], exported[name]) for name in exported)
     program = WITHOUT_US + COMPARE.format("peers_peer1") + (COMPARE + DECODE).format("peers_peer2")
     subprocess.run([sys.executable, "-c", program], cwd=recipe.root, check=True, capture_output=True)
     assert len((directories[1] / "decoded/1best_recog/text").read_text().splitlines()) == 3
 
 
+def test_a_training_of_an_older_version_goes_on(recipe: Recipe, whole: Path) -> None:
+    """It had all peers in every file, and the optimizer's state of all under numbers."""
+    old = recipe.root / "exp/peers-old"
+    shutil.copytree(whole, old, symlinks=True)
+    states = load_checkpoint(old / "checkpoint.pth")
+    own = states["optimizers"][0].pop("espnet_kd")
+    groups = [[*(None for _ in states["optimizers"][0]["param_groups"][0]["params"]), *own["state"]]]
+    states["optimizers"] = [join_state(states["optimizers"][0], own["state"], groups)]
+    states["model"] |= own["tensors"]
+    torch.save(states, old / "checkpoint.pth")
+    for path in old.glob("?epoch.pth"):
+        peer = old / "peer2" / path.name
+        peer = load_checkpoint(peer if peer.exists() else path)  # what was best for one was kept of both
+        torch.save(load_checkpoint(path) | {f"kd_peers.2.{n}": x for n, x in peer.items()}, path)
+    (old / "valid.acc_peer2.best.pth").symlink_to("3epoch.pth")
+    shutil.rmtree(old / "peer2")
+    with pytest.raises(UserError, match="has all peers in one file, from an older espnet_kd: repeat the"):
+        export(old)
+    again = train(recipe, "exp/peers-old", max_epoch=3)
+    same_models(again, whole)
+    kept = {path.name for path in (again / "peer2").glob("?epoch.pth")}
+    assert kept <= {path.name for path in (whole / "peer2").glob("?epoch.pth")} and "3epoch.pth" in kept
+
+
 def test_epochs_of_a_peer_are_selected_by_its_own_accuracy(whole: Path) -> None:
     values = {epoch: stats["acc_peer2"] for epoch, stats in enumerate(means(whole)[1::2], 1)}
     best = max(values, key=lambda epoch: values[epoch])
-    assert (whole / "valid.acc_peer2.best.pth").resolve().name == f"{best}epoch.pth"
+    assert (whole / "peer2/valid.acc.best.pth").resolve().name == f"{best}epoch.pth"
+    two = sorted(values, key=lambda epoch: -values[epoch])[:2]
+    assert {p.name for p in (whole / "peer2").glob("?epoch.pth")} == {f"{e}epoch.pth" for e in {*two, 3}}
 
 
 def test_an_export_is_repeated_only_where_it_is_old(recipe: Recipe, whole: Path) -> None:

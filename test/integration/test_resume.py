@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe import KL, Recipe
+from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
 from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, repair
 
-CRITERIA = {"ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}}}
+CRITERIA = {
+    "ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}},
+    "hid": {"type": "hidden", "weight": 1.0, "tap": "encoder"},  # has a projection, which learns
+}
 OPTIONS = {"teacher": {"exp": "exp/teacher"}, "criteria": CRITERIA, "max_epoch": 4, "resume": True}
 
 
@@ -25,6 +28,9 @@ def same_models(a: Path, b: Path) -> None:
         one, two = (torch.load(d / name, weights_only=True) for d in (a, b))
         assert one.keys() == two.keys()
         assert all(torch.equal(one[k], two[k]) for k in one), name
+    if (a / CHECKPOINT).exists():
+        one, two = (own_tensors(d) for d in (a, b))
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,17 @@ def test_every_moment_of_saving(recipe: Recipe, whole: Path, moment: str) -> Non
         (exp / ".checkpoint.previous.pth.x1.pth").write_bytes(b"PK")
     recipe.train(f"exp/saving-{moment}", "student", **OPTIONS)
     same_models(exp, whole)
+
+
+def test_files_that_are_not_an_epochs_stay(recipe: Recipe, whole: Path) -> None:
+    """ESPnet's averages of nbest_averaging_interval, a user's copies; ``*epoch.pth`` matches all of them."""
+    theirs = ("valid.acc.ave_2best.till2epoch.pth", "best_3epoch.pth", "copy of 1epoch.pth", ".mine.pth")
+    for name in theirs:
+        (whole / name).write_bytes(b"PK")
+    repair(whole, [["valid", "acc", "max"]], 1)
+    assert {name for name in theirs if (whole / name).exists()} == set(theirs)
+    for name in theirs:
+        (whole / name).unlink()
 
 
 def test_first_epoch_was_being_saved(tmp_path: Path) -> None:

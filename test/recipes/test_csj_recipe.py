@@ -120,13 +120,13 @@ def check_results(recipe: Path) -> None:
 
 
 def check_packed_peers(exp: Path) -> None:
-    """Each has its own tensors only, and no teacher; the training has those of all."""
+    """Each has its own tensors only, and no teacher."""
     assert json.loads((exp / "run.json").read_text())["teachers"] == []
-    trained = torch.load(exp / "valid.acc.ave.pth", weights_only=True)
-    for prefix, peer in (("", f"{STUDENT}_peer1"), ("kd_peers.2.", f"{STUDENT}_peer2")):
+    for place, peer in ((exp, f"{STUDENT}_peer1"), (exp / "peer2", f"{STUDENT}_peer2")):
+        trained = torch.load(place / "valid.acc.ave.pth", weights_only=True)
         with zipfile.ZipFile(exp.with_name(peer) / f"{peer}_valid.acc.ave.zip") as packed:
             (file,) = (name for name in packed.namelist() if name.endswith(".pth"))
             content = packed.read(file)
         own = torch.load(io.BytesIO(content), weights_only=True)
-        assert own.keys() == {name for name in trained if not name.startswith("kd_")}
-        assert all(torch.equal(value, trained[prefix + name]) for name, value in own.items())
+        assert own.keys() == trained.keys() and not any(name.startswith("kd_") for name in own)
+        assert all(torch.equal(value, trained[name]) for name, value in own.items())

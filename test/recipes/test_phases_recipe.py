@@ -8,6 +8,8 @@ import torch
 import yaml
 from shell import Finished, failure, model, run, script
 
+from espnet_kd.models.own import saved_tensors
+
 RKD = {
     "task_weight": 0.0, "best_model_criterion": [["valid", "loss", "min"]],
     "criteria": {
@@ -64,7 +66,8 @@ def test_the_second_phase_starts_from_the_student_of_the_first(phased: Path) -> 
     log = (phased / SECOND / "train.log").read_text()
     assert f"Loading pretrained params from {FIRST}/valid.loss.ave.pth" in log
     first, second = (
-        torch.load(phased / exp / "1epoch.pth", weights_only=True) for exp in (FIRST, SECOND)
+        saved_tensors(torch.load(phased / exp / "checkpoint.pth", weights_only=True))
+        for exp in (FIRST, SECOND)
     )
     assert "kd_criteria.rkd.projection.weight" in first
     assert not [name for name in second if "projection" in name], "the projection is dropped"
