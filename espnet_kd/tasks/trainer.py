@@ -14,6 +14,7 @@ from espnet2.train.trainer import Trainer
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.models.mutual import MutualLearning
+from espnet_kd.models.short import Batches
 from espnet_kd.tasks.mutual import train_apart
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
@@ -52,16 +53,29 @@ class ResumableTrainer(Trainer):
             (directory / BACKUP).unlink(missing_ok=True)
 
     @classmethod
-    def train_one_epoch(cls, model: Any, *, options: Any, distributed_option: Any, **kwargs: Any) -> bool:
+    def train_one_epoch(
+        cls, model: Any, *, iterator: Any, options: Any, distributed_option: Any, **kwargs: Any
+    ) -> bool:
         """Copy the last epoch's checkpoint, then train one epoch."""
         checkpoint = Path(options.output_dir) / CHECKPOINT
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         if first and checkpoint.exists():
             with atomic_path(checkpoint.with_name(BACKUP)) as temporary:
                 shutil.copyfile(checkpoint, temporary)
-        return super().train_one_epoch(
-            model=model, options=options, distributed_option=distributed_option, **kwargs
-        )
+        with Batches(iterator).naming(model) as batches:
+            return super().train_one_epoch(
+                model=model,
+                iterator=batches,
+                options=options,
+                distributed_option=distributed_option,
+                **kwargs,
+            )
+
+    @classmethod
+    def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
+        """Validate, with the names of utterances that are too short."""
+        with Batches(iterator).naming(model) as batches:
+            super().validate_one_epoch(model=model, iterator=batches, **kwargs)
 
 
 def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
