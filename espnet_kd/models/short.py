@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 from espnet2.asr.ctc import CTC
 from espnet2.asr_transducer.utils import TooShortUttError as TransducerTooShort
