@@ -30,6 +30,9 @@ def check_frames_left(frames: Tensor, owner: str) -> None:
         raise NoFrames(f"{owner} has no frame of it after the subsampling")
 
 
+TOO_SHORT = (NoFrames, TooShortUttError, TransducerTooShort)
+
+
 class Batches:
     """The batches of an epoch, the last of which is remembered."""
 
@@ -58,7 +61,7 @@ class Batches:
         handles = [m.register_forward_pre_hook(self._align) for m in model.modules() if isinstance(m, CTC)]
         try:
             yield self
-        except (NoFrames, TooShortUttError, TransducerTooShort, RuntimeError) as e:
+        except (*TOO_SHORT, RuntimeError) as e:
             reason = str(e).split(", return")[0]
             known = not isinstance(e, RuntimeError) or any(text in reason for text in SHORTER)
             if not (known and self.utterances):

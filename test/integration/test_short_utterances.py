@@ -51,6 +51,19 @@ def test_the_utterance_is_named(
     assert "leave it out" in message and "\n" not in message
 
 
+def test_targets_name_the_file(recipe: Recipe, tmp_path: Path) -> None:
+    from espnet_kd.recipe.targets import worker
+    from espnet_kd.store import Tap
+    from espnet_kd.tasks.options import TeacherOptions
+
+    wav = str(tmp_path / "one.wav")
+    soundfile.write(wav, 0.1 * np.ones(700), RATE)
+    teacher = TeacherOptions((str(recipe.root / "exp/teacher"),), None)
+    observer = worker.load(worker.spec(teacher, {"encoder": Tap("values", size=32)}, RATE, "cpu"))
+    with pytest.raises(UserError, match=f"{wav} of a: the teacher cannot take it: has 5 frames and is too"):
+        observer("a", wav, "A B")
+
+
 def test_what_ctc_cannot_align_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     monkeypatch.setattr(short, "_warn", warnings.append)
