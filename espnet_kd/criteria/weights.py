@@ -36,4 +36,4 @@ def mean_one(importance: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     every = importance.new_zeros(mask.numel()).index_copy(0, positions, importance)
     mean = every.view(len(mask), -1).sum(1) / count.clamp(min=1)  # (B,)
     mine = mean.repeat_interleave(count)
-    return torch.where(mine > 0, importance / mine, torch.ones_like(importance))
+    return torch.where(mine == 0, torch.ones_like(importance), importance / mine)  # NaN stays NaN

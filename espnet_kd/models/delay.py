@@ -12,6 +12,8 @@ from espnet2.asr_transducer.utils import make_chunk_mask
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from espnet_kd.errors import UserError
+from espnet_kd.models.short import TOO_SHORT, check_frames_left
 from espnet_kd.rnnt import emission_frames
 from espnet_kd.teachers.lattice import check_lattice, lattice
 
@@ -61,7 +63,7 @@ def measure(
             for all. None: it sees all at once.
 
     Raises:
-        UserError: one is no transducer.
+        UserError: one is no transducer, or gives NaN.
     """
     delays = Delays()
     for name, model in (("the student", student), ("the teacher", teacher)):
@@ -69,9 +71,14 @@ def measure(
     for samples, tokens in speech:
         if not len(tokens):
             continue
-        with in_chunks(student, chunks):
-            late = emissions(student, samples, tokens)
-        early = emissions(teacher, samples, tokens)
+        try:
+            with in_chunks(student, chunks):
+                late = emissions(student, samples, tokens)
+            early = emissions(teacher, samples, tokens)
+        except TOO_SHORT:  # no frame in which a label could be
+            continue
+        except ValueError as e:
+            raise UserError(f"delay: {e}") from None
         delays.frames.update(s - t for s, t in zip(late, early, strict=True))
         delays.utterances += 1
     return delays
@@ -84,6 +91,7 @@ def emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> 
     speech = torch.as_tensor(samples, dtype=torch.float32, device=device)[None]
     text = torch.as_tensor(tokens, dtype=torch.long, device=device)[None]
     encoded, lengths = model.encode(speech, torch.tensor([speech.shape[1]], device=device))
+    check_frames_left(lengths, "the model")
     encoded = encoded[0] if isinstance(encoded, tuple) else encoded
     joint = lattice(model, encoded, lengths, text)
     return emission_frames(joint, text, lengths, torch.tensor([text.shape[1]]))[0]

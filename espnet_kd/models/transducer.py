@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from espnet_kd.criteria import Transcript
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Distillation, Method, Term, check_lengths, distil_as
+from espnet_kd.models.short import check_frames_left
 from espnet_kd.models.transcribed import OfTranscribed, select
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
 from espnet_kd.rnnt.alignment import Path
@@ -38,6 +39,7 @@ class LatticeTransducer:
     def _calc_transducer_loss(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
+        check_frames_left(t_len, "the model")
         return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
 
 
@@ -63,6 +65,7 @@ class LatticeHybrid:
     def _calc_transducer_loss(
         self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
     ) -> tuple[Tensor, float | None, float | None]:
+        check_frames_left(encoder_out_lens, "the model")
         calls: list[tuple[Tensor, Tensor]] = []
         keep = self.joint_network.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
         try:
@@ -85,6 +88,8 @@ class LatticeDistillation(Distillation):
     def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
         """The teacher's lattice with the student's frames, (B,)."""
         given = self.kd_targets[term.teacher_tap]
+        check_frames_left(frames, "the student")
+        check_frames_left(given.lengths, "the teacher")
         if given.utterances is not None:
             check_lengths(frames, given, term)
         return like_student(given.values, given.lengths, student, frames)

@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -197,10 +198,16 @@ def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: s
     changed = {"mean": "the mean over all nodes of the batch", None: "the sum over the nodes of an utterance"}
     reduction = entry.get("reduction")
     if reduction in changed and not entry.get("normalize"):
-        logging.warning(
+        _warn(
             f"criteria: {name}: reduction {reduction or 'left out'}: {changed[reduction]}; earlier versions "
             "took the mean over the nodes of each utterance: `reduction: utterance` with `normalize: nodes`"
         )
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once: the options are read more than once."""
+    logging.warning(text)
 
 
 def _resample(term: Term, entry: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.models.mutual import MutualLearning, suffix
 from espnet_kd.models.own import keep_apart, load_own, peer_models, saved_tensors, without_own
+from espnet_kd.models.short import Batches
 from espnet_kd.tasks.mutual import train_apart
 from espnet_kd.tasks.peers import OF_ANOTHER_PEER, peer_files
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors
@@ -81,7 +82,9 @@ class ResumableTrainer(Trainer):
             ) from None
 
     @classmethod
-    def train_one_epoch(cls, model: Any, *, options: Any, distributed_option: Any, **kwargs: Any) -> bool:
+    def train_one_epoch(
+        cls, model: Any, *, iterator: Any, options: Any, distributed_option: Any, **kwargs: Any
+    ) -> bool:
         """Copy the last epoch's checkpoint, then train one epoch."""
         checkpoint = Path(options.output_dir) / CHECKPOINT
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
@@ -90,9 +93,20 @@ class ResumableTrainer(Trainer):
                 shutil.copyfile(checkpoint, temporary)
             if isinstance(getattr(model, "module", model), MutualLearning):
                 _save_peers(options)
-        return super().train_one_epoch(
-            model=model, options=options, distributed_option=distributed_option, **kwargs
-        )
+        with Batches(iterator).naming(model) as batches:
+            return super().train_one_epoch(
+                model=model,
+                iterator=batches,
+                options=options,
+                distributed_option=distributed_option,
+                **kwargs,
+            )
+
+    @classmethod
+    def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
+        """Validate, with the names of utterances that are too short."""
+        with Batches(iterator).naming(model) as batches:
+            super().validate_one_epoch(model=model, iterator=batches, **kwargs)
 
 
 def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:

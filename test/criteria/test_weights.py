@@ -118,6 +118,12 @@ def test_gradient_agrees_with_finite_differences_and_is_the_students_alone(kind)
     assert torch.autograd.gradcheck(lambda s: criterion(s, teacher, mask, *guide), student)
 
 
+def test_a_guides_nan_is_not_hidden():
+    student, teacher, mask, guide = batch({"frame_weights": "nonblank"})
+    guide[0, 0] = float("nan")
+    assert build({"frame_weights": "nonblank"})(student, teacher, mask, guide).isnan()
+
+
 def test_guides_that_do_not_fit():
     student, teacher, mask, guide = batch({"frame_weights": "nonblank"})
     criterion = build({"frame_weights": "nonblank"})

@@ -75,6 +75,15 @@ def test_a_model_is_not_late_after_itself(
     assert "emits +0 ms after streaming on average" in capsys.readouterr().out
 
 
+def test_speech_without_a_frame_has_no_delay_and_nan_is_an_error(student: Path) -> None:
+    model, tokens = load_experiment(student).model, torch.tensor([3, 4]).numpy()
+    speech = [(torch.zeros(samples).numpy(), tokens) for samples in (700, 16000)]
+    assert measure(model, model, speech).utterances == 1
+    torch.nn.init.constant_(model.joint_network.lin_out.bias, torch.nan)
+    with pytest.raises(UserError, match="delay: the model gives NaN"):
+        measure(model, model, speech)
+
+
 def test_a_late_student_has_a_positive_delay(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     late, early = (load_experiment(student).model for _ in range(2))
     monkeypatch.setattr(

@@ -107,6 +107,25 @@ def test_weight_zero_is_training_without_a_teacher_bit_for_bit(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_at_weight_0_every_term_has_its_value(recipe: Recipe, teacher: dict[str, str]) -> None:
+    """Both weights are 0 in the first epoch, 1 after it: the values are those of training alone."""
+    later = {"from": 0, "to": 1, "begin": 2, "steps": 1}  # after the two batches of the first epoch
+    criteria = {"lattice": {**LATTICE, "weight": later}}
+    alone = train(recipe, "exp/lattice-alone-fixed", optim_conf={"lr": 0.0})
+    exp = train(
+        recipe, "exp/lattice-later", teacher=teacher, criteria=criteria, task_weight=later, max_epoch=2,
+        optim_conf={"lr": 0.0},
+    )  # fmt: skip
+    for name in ("loss_transducer", "loss_task", "loss_kd_lattice"):
+        values = losses(exp, name)  # training and validation of both epochs; no update changes the model
+        assert min(values) > 0 and values[1] == pytest.approx(values[3], rel=0.01)  # but for batch norm
+    assert losses(exp, "loss_transducer")[1] == pytest.approx(losses(alone, "loss_transducer")[1], rel=1e-6)
+    assert losses(exp, "loss")[0] == 0
+    stats = load_checkpoint(exp / "checkpoint.pth")["reporter"]["stats"]
+    keys = {phase: [set(epoch[phase]) for epoch in stats.values()] for phase in ("train", "valid")}
+    assert all(one == keys[phase][0] for phase in keys for one in keys[phase])
+
+
 def test_the_loss_is_the_transducer_loss(recipe: Recipe, teacher: dict[str, str]) -> None:
     """A stock model's logits in torchaudio's loss, against the same model with ours."""
     import torchaudio
@@ -136,6 +155,42 @@ def test_a_teacher_without_a_lattice_is_refused(recipe: Recipe) -> None:
 def test_one_criterion_on_the_lattice() -> None:
     with pytest.raises(UserError, match="a and b are both on the lattice: choose one"):
         term_options({"a": LATTICE, "b": {**LATTICE, "kind": "collapsed"}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blank": 1}, "criteria: a: blank is 1, but the models have it at token 0: leave it out"),
+        ({"tap": "ctc_lin"}, "criteria: a: the type transducer is on the lattice: leave out its taps"),
+        ({"chunk": "x"}, "criteria: a: criterion transducer: chunk is 'x': give an integer of at least 1"),
+        ({"kind": "full_sum"}, "criteria: a: criterion transducer: kind 'full_sum' is now named 'align"),
+        ({"type": "kl", "tap": "joint_network"}, "criteria: a: joint_network has a lattice: write `type:"),
+    ],
+    ids=str,
+)
+def test_refused_before_training(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        term_options({"a": LATTICE | options})[0].build()
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_the_prediction_network_has_no_tap(recipe: Recipe, teacher: dict[str, str]) -> None:
+    criteria = {"att": {"type": "hidden", "student_tap": "decoder", "teacher_tap": "encoder"}}
+    with pytest.raises(UserError, match="tap 'decoder' of the student is in a transducer's prediction"):
+        train(recipe, "exp/refused", teacher=teacher, criteria=criteria)
+
+
+def test_a_reduction_that_has_changed_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    for options in ({"reduction": "utterance"}, {"normalize": "nodes"}, {"reduction": "sum"}):
+        term_options({"mine": LATTICE | options})
+    assert not caplog.records
+    for _ in range(2):
+        term_options({"mine": LATTICE, "b": {"type": "kl", "tap": "ctc_lin"}})
+    term_options({"mine": LATTICE | {"reduction": "mean"}})
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        "criteria: mine: reduction left out: the sum over the nodes of an utterance",
+        "criteria: mine: reduction mean: the mean over all nodes of the batch",
+    ]
 
 
 def test_a_whole_lattice_has_one_teacher(recipe: Recipe, teacher: dict[str, str]) -> None:

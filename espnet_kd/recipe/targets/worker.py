@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from espnet_kd.errors import UserError
+from espnet_kd.models.short import TOO_SHORT
 from espnet_kd.recipe.cluster import device_of_worker
 from espnet_kd.recipe.pseudo_label.decoder import read_speech
 from espnet_kd.recipe.shards import Shard
@@ -113,7 +114,7 @@ class Observer:
             seen = self.teacher.targets(
                 waveform, lengths[0].to(self.device), tokens.to(self.device), lengths[1].to(self.device)
             )
-        except (RuntimeError, ValueError, IndexError) as e:
+        except (RuntimeError, ValueError, IndexError, *TOO_SHORT) as e:
             reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
             raise UserError(f"{wav} of {utt}: the teacher cannot take it: {reason}") from e
         return waveform.shape[1], tokens[0].tolist(), seen
