@@ -67,7 +67,7 @@ class TopK(Criterion):
         renorm: bool = True,
         tail: Tail = "drop",
         temperature: float = 1.0,
-        reduction: Reduction = "mean",
+        reduction: Reduction = "utterance",
     ) -> None:
         super().__init__(reduction)
         self.k: int = check_size("k", k)
