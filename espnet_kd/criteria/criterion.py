@@ -14,8 +14,10 @@ class Criterion(nn.Module):
     """Base class; a subclass writes `per_position`, and `check_sizes` if its last axes may differ.
 
     Args:
-        reduction: `mean` over real positions; `utterance`, sum over the positions of an utterance and mean
-            over the batch (ESPnet's own normalisation); `sum`.
+        reduction: how the values of N real positions in B utterances become one. `utterance`: their sum
+            divided by B, as ESPnet normalises its own losses, so that an utterance's gradient does not
+            depend on the others in the batch, and the mean over processes (DDP) is that over the whole
+            batch; `mean`: their sum divided by N; `sum`.
 
     Attributes:
         needs: what the model hands over: `logits`, `hidden` vectors, or a `lattice` (rnnt.Joint).
@@ -33,7 +35,7 @@ class Criterion(nn.Module):
     k: int | None = None
     exempt: dict[str, str] = {}
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
+    def __init__(self, reduction: Reduction = "utterance") -> None:
         super().__init__()
         self.reduction: Reduction = check_choice("reduction", reduction, Reduction)
 

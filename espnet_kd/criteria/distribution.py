@@ -26,7 +26,7 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
 class _Distribution(Criterion):
     """A criterion on softened distributions; temperature > 0, 1 leaves them as they are."""
 
-    def __init__(self, temperature: float = 1.0, reduction: Reduction = "mean") -> None:
+    def __init__(self, temperature: float = 1.0, reduction: Reduction = "utterance") -> None:
         super().__init__(reduction)
         self.temperature: float = check_positive("temperature", temperature)
 
@@ -45,7 +45,7 @@ class KLDivergence(_Distribution):
     """
 
     def __init__(
-        self, temperature: float = 1.0, direction: Direction = "forward", reduction: Reduction = "mean"
+        self, temperature: float = 1.0, direction: Direction = "forward", reduction: Reduction = "utterance"
     ) -> None:
         super().__init__(temperature, reduction)
         self.direction: Direction = check_choice("direction", direction, Direction)

@@ -55,7 +55,7 @@ class HiddenDistance(Criterion):
         teacher_dim: int | None = None,
         frame_weights: FrameWeights = "none",
         weight_power: float = 1.0,
-        reduction: Reduction = "mean",
+        reduction: Reduction = "utterance",
     ) -> None:
         super().__init__(reduction)
         self.distance: Distance = check_choice("distance", distance, Distance)

@@ -71,8 +71,7 @@ def reduce(per_position: Tensor, batch_size: int, reduction: Reduction) -> Tenso
     Args:
         per_position: (N,) over the real positions of all utterances.
         batch_size: B, counting utterances without a real position.
-        reduction: `mean` over positions; `utterance`, sum over the positions of an utterance and mean over
-            the batch, as ESPnet normalises its own losses, so that averaging over DDP ranks is exact; `sum`.
+        reduction: see Criterion.
     """
     if reduction == "mean":
         return per_position.mean()

@@ -50,7 +50,8 @@ class TopK(Criterion):
     Args:
         k: K, from 1 to V.
         renorm: p is divided by its sum over S, so that it sums to 1; with `tail: other` it does anyhow.
-        tail: `drop`: the classes outside S count as nothing; `other`: all together, as one more class.
+        tail: `drop`: the classes outside S count as nothing; `other`: all together, as one more class, of
+            which K = V leaves none.
         temperature: T > 0.
         reduction: see Criterion.
 
@@ -67,7 +68,7 @@ class TopK(Criterion):
         renorm: bool = True,
         tail: Tail = "drop",
         temperature: float = 1.0,
-        reduction: Reduction = "mean",
+        reduction: Reduction = "utterance",
     ) -> None:
         super().__init__(reduction)
         self.k: int = check_size("k", k)
@@ -100,7 +101,8 @@ class TopK(Criterion):
         log_q = log_probabilities(student, self.temperature)
         p = target.log_probs.softmax(-1) if self.renorm and self.tail == "drop" else target.log_probs.exp()
         entropy = -(p * log_q.gather(-1, target.tokens)).sum(-1)
-        if self.tail == "other":
+        if self.tail == "other" and target.tokens.shape[-1] < log_q.shape[-1]:
+            # Without other classes 1 - sum would be rounding, times LOG_ZERO.
             # Summed up rather than 1 - sum over S, of which float32 leaves nothing where the student is sure.
             rest = log_q.scatter(-1, target.tokens, LOG_ZERO).logsumexp(-1)
             entropy = entropy - (1 - p.sum(-1)).clamp(min=0) * rest

@@ -125,7 +125,7 @@ class Distillation:
                 total = total + self._term(term, targets, text_lengths, stats, step)
         method.taps.release()
         self._check_complete(stats)
-        stats["loss"] = total.detach()
+        stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
         if self.training:
             self.kd_step += 1
         return total, stats, weight

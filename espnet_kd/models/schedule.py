@@ -47,20 +47,20 @@ class Schedule:
 def build_schedule(weight: object, name: str) -> Schedule:
     """Make a schedule of a number, or of ``{schedule: linear|cosine|warmup, from, to, begin, steps}``.
 
-    ``warmup`` is ``linear`` from 0.
+    ``warmup`` is ``linear`` from 0; no weight is below 0.
 
     Args:
         weight: what the configuration gives.
         name: of the option, for the message of an error.
 
     Raises:
-        UserError: not a number or not such a mapping.
+        UserError: not a number from 0 up, not such a mapping, or its steps are no whole numbers.
     """
     weight = as_number(weight)
     if isinstance(weight, bool) or not isinstance(weight, int | float | dict):
         raise UserError(f"{name}: {weight!r} is neither a number nor a mapping with {', '.join(KEYS)}")
     if not isinstance(weight, dict):
-        return Schedule(_number(weight, name), float(weight))
+        return Schedule(_weight(weight, name), float(weight))
     unknown = [str(key) for key in weight if key not in KEYS]
     if unknown:
         raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(KEYS)}")
@@ -71,14 +71,14 @@ def build_schedule(weight: object, name: str) -> Schedule:
         raise UserError(
             f"{name}: a {kind} schedule needs {'to and steps' if kind == 'warmup' else 'from, to and steps'}"
         )
-    steps = _number(weight["steps"], f"{name}.steps")
-    if steps <= 0:
-        raise UserError(f"{name}.steps: {steps} is not positive")
+    start = _weight(weight.get("from", 0.0), f"{name}.from")
+    if kind == "warmup" and start != 0:
+        raise UserError(f"{name}.from: a warmup begins at 0, not at {start}: leave it out, or use linear")
     return Schedule(
-        start=_number(weight.get("from", 0.0), f"{name}.from"),
-        end=_number(weight["to"], f"{name}.to"),
-        begin=int(_number(weight.get("begin", 0), f"{name}.begin")),
-        steps=int(steps),
+        start=start,
+        end=_weight(weight["to"], f"{name}.to"),
+        begin=_steps(weight.get("begin", 0), f"{name}.begin", 0),
+        steps=_steps(weight["steps"], f"{name}.steps", 1),
         shape="linear" if kind == "warmup" else kind,
     )
 
@@ -88,3 +88,17 @@ def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{name}: {value!r} is not a finite number")
     return float(value)
+
+
+def _weight(value: object, name: str) -> float:
+    number = _number(value, name)
+    if number < 0:
+        raise UserError(f"{name}: {value} is below 0: weights are from 0 up")
+    return number
+
+
+def _steps(value: object, name: str, least: int) -> int:
+    number = _number(value, name)
+    if number < least or number != int(number):
+        raise UserError(f"{name}: {value} is not a whole number of steps from {least} up")
+    return int(number)

@@ -9,7 +9,7 @@ from espnet_kd.encoders.register import register_encoders
 from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
-from espnet_kd.tasks.options import add_arguments, read_numbers
+from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.tasks.transcripts import check_transcripts
@@ -47,6 +47,7 @@ class ASRDistillationTask(TeacherSpeech, MixedBatches, ASRTask):
         read_numbers(args)
         check_transcripts(args)
         model = super().build_model(args)
+        check_options(args, len(model.token_list))
         if args.collect_stats:
             return model
         if wanted(args):

@@ -9,7 +9,7 @@ from espnet_kd.models.transducer import with_lattice_loss
 from espnet_kd.tasks.attach import attach_teacher, wanted
 from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
-from espnet_kd.tasks.options import add_arguments, read_numbers
+from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
 from espnet_kd.tasks.trainer import ResumableTrainer
 
@@ -34,6 +34,7 @@ class TransducerDistillationTask(TeacherSpeech, MixedBatches, ASRTransducerTask)
         """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
         read_numbers(args)
         model = super().build_model(args)
+        check_options(args, len(model.token_list))
         if wanted(args) and not args.collect_stats:
             attach_teacher(model, args)
         if not args.collect_stats:

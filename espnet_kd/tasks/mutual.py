@@ -154,7 +154,7 @@ def _weight(weight: object, combine: str) -> Schedule:
 def _between(value: object, name: str, limit: float) -> Schedule:
     schedule = build_schedule(value, name)
     if not (0 <= schedule.start <= limit and 0 <= schedule.end <= limit):
-        raise UserError(f"{name} must stay {'between 0 and 1' if limit == 1 else 'at least 0'}")
+        raise UserError(f"{name} must stay between 0 and 1")
     return schedule
 
 

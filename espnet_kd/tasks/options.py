@@ -11,12 +11,13 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
-from espnet_kd.criteria.options import check_choice, check_size
+from espnet_kd.criteria.options import check_choice, check_positive, check_size
 from espnet_kd.criteria.weights import BLANK
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
-from espnet_kd.models.schedule import build_schedule
+from espnet_kd.models.schedule import Schedule, build_schedule
 from espnet_kd.safe_yaml import parse_yaml, with_numbers
+from espnet_kd.tasks.targets import AUTO, CHOICES
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import Mean
 
@@ -79,6 +80,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_options(args: argparse.Namespace, classes: int) -> None:
+    """Refuse what would be found at the first batch, or would do nothing.
+
+    Args:
+        classes: tokens of the model.
+
+    Raises:
+        UserError: it is there.
+    """
+    if args.targets not in (None, AUTO, *CHOICES):
+        raise UserError(f"targets: {args.targets!r} is none of {AUTO}, {', '.join(CHOICES)}")
+    task_weight = build_schedule(args.task_weight, "task_weight")
+    alone = not args.criteria and not args.mutual
+    if alone and args.targets != "hard" and task_weight != Schedule(1.0, 1.0):
+        raise UserError(
+            f"task_weight is {args.task_weight}, but there are no criteria beside the task: give some, or "
+            "leave it out"
+        )
+    if alone and (args.targets == "soft" or (args.targets == AUTO and not args.teacher)):
+        raise UserError(f"targets: {args.targets} is about criteria, of which there are none: leave it out")
+    mutual = args.mutual.get("criteria") if isinstance(args.mutual, Mapping) else None
+    for option, criteria in (("criteria", args.criteria), ("mutual: criteria", mutual or {})):
+        for t in term_options(criteria):
+            k = getattr(t.build(), "k", None) if t.kind == "topk" else None
+            if k is not None and k > classes:
+                raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
+    k = teacher_options(args.teacher).k if args.teacher else None
+    if k is not None and k > classes:
+        raise UserError(f"teacher: k is {k}, but the model has {classes} classes")
+
+
 @dataclass(frozen=True)
 class TeacherOptions:
     """Where the teachers lie.
@@ -124,8 +156,24 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
         k = None if teacher.get("k") is None else check_size("k", teacher["k"])
     except ValueError as e:
         raise UserError(f"teacher: {e}") from None
-    weights = tuple(weights) if weights else None
-    return TeacherOptions(tuple(directories), teacher.get("checkpoint"), weights, mean, store, k)
+    if weights is not None:
+        weights = _mean_weights(weights, len(directories))
+    checkpoint = teacher.get("checkpoint")
+    if not isinstance(checkpoint, str | None):
+        raise UserError(f"teacher: checkpoint is {checkpoint!r}, not the name of a file")
+    return TeacherOptions(tuple(directories), checkpoint, weights, mean, store, k)
+
+
+def _mean_weights(weights: object, teachers: int) -> tuple[float, ...]:
+    try:
+        found = tuple(check_positive("weights", w) for w in weights) if isinstance(weights, list) else ()
+    except ValueError:
+        found = ()
+    if not found or len(found) != teachers:
+        raise UserError(
+            f"teacher: weights is {weights!r}: give one number above 0 for each of {teachers} teachers"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from espnet_kd.safe_yaml import read_config
 # What may differ between peers; data, tokens and features are the same for all.
 PARTS = ("encoder", "postencoder", "decoder")
 CHANGES = (*PARTS, *(f"{part}_conf" for part in PARTS), "model_conf", "ctc_conf", "joint_network_conf")
+MOST_PEERS = 64
+LARGEST_SEED = 2**32 - 1  # numpy's
 SEED_STEP = 1000  # from peer to peer, so that experiments with seeds 1, 2, 3 have no peer in common
 
 # Selected models of peers 2, 3, ... as an older espnet_kd named them, beside peer 1's.
@@ -29,6 +31,9 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
         UserError: ``peers`` is neither, or has an unknown key.
     """
     peers = mutual.get("peers", 2)
+    count = peers if isinstance(peers, int) else 1 + len(peers) if isinstance(peers, list) else 0
+    if count > MOST_PEERS:
+        raise UserError(f"mutual: {count} peers do not fit into a training: give at most {MOST_PEERS}")
     if isinstance(peers, int) and not isinstance(peers, bool) and peers >= 2:
         return [{} for _ in range(peers - 1)]
     if not isinstance(peers, list) or not peers or not all(isinstance(p, Mapping) for p in peers):
@@ -42,8 +47,10 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
             known = ", ".join(("seed", "config", *CHANGES))
             raise UserError(f"mutual: peer {number}: unknown key {', '.join(unknown)}; known: {known}")
         seed = peer.get("seed", 0)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"mutual: peer {number}: seed is {seed!r}, not a whole number from 0")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+            raise UserError(
+                f"mutual: peer {number}: seed is {seed!r}, not a whole number from 0 to {LARGEST_SEED}"
+            )
         for key, value in peer.items():
             if key.endswith("_conf") and not isinstance(value, Mapping):
                 raise UserError(f"mutual: peer {number}: {key} is {value!r}, not a mapping")

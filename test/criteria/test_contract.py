@@ -1,4 +1,4 @@
-"""The nine properties that every registered criterion has, or declares exempt with a reason."""
+"""The ten properties that every registered criterion has, or declares exempt with a reason."""
 
 import inspect
 from math import log
@@ -84,6 +84,13 @@ def batch(options, dtype=torch.float64, axes=(4,)):
 def build(name, options, reduction="mean"):
     torch.manual_seed(2)
     return build_criterion(name, **options, reduction=reduction).double()
+
+
+def of(criterion, student, teacher, mask, chosen):
+    """Value over some utterances, and their gradients."""
+    part = student[chosen].detach().requires_grad_()
+    value = criterion(part, teacher[chosen], mask[chosen])
+    return value.detach(), torch.autograd.grad(value, part)[0]
 
 
 def gradients(criterion, student, teacher, mask, autocast=False):
@@ -240,3 +247,28 @@ def test_9_errors_name_student_and_target(name, options):
         with pytest.raises(ValueError, match=message) as caught:
             criterion(s, t, m)
         assert message == "torch.bool" or all(str(tuple(x.shape)) in str(caught.value) for x in (s, t))
+
+
+@every_case
+def test_10_an_utterance_learns_the_same_beside_any_others(name, options):
+    criterion = build_criterion(name, **options).double()  # utterance is the default
+    student, teacher, mask = batch(options)
+    alone = [of(criterion, student, teacher, mask, [i])[1] for i in range(3)]
+    for chosen in ([0, 1], [1, 2, 0], [2, 2, 2, 0]):
+        _, found = of(criterion, student, teacher, mask, chosen)
+        for gradient, utterance in zip(found, chosen, strict=True):
+            torch.testing.assert_close(gradient * len(chosen), alone[utterance][0])
+
+
+@every_case
+@pytest.mark.parametrize("reduction", ["utterance", "mean"])
+def test_10_two_processes_equal_one(name, options, reduction):
+    """ESPnet weights the loss of a process by its number of utterances; frames decide under `mean`."""
+    criterion = build(name, options, reduction)
+    student, teacher, mask = batch(options)
+    value, gradient = of(criterion, student, teacher, mask, [0, 1, 2])
+    shares = [of(criterion, student, teacher, mask, chosen) for chosen in ([0], [1, 2])]
+    together = sum(len(g) / 3 * v for v, g in shares)
+    gradients = torch.cat([len(g) / 3 * g for _, g in shares])
+    equal = torch.allclose(together, value) and torch.allclose(gradients, gradient)
+    assert equal == (reduction == "utterance")

@@ -33,6 +33,18 @@ def test_all_classes_are_ordinary_distillation(temperature, options):
     torch.testing.assert_close(gradient, of_kl, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_no_class_is_left_to_the_tail_of_all(stored):
+    student, teacher = (logits(seed).detach().float().requires_grad_(seed == 0) for seed in (0, 1))
+    if stored:  # as a store keeps them, with 3 decimal digits
+        top = top_classes(teacher, V)
+        teacher = TopClasses(top.tokens, top.log_probs.half().float())
+    value, gradient = run("topk", student, teacher, k=V, tail="other")
+    expected, of_kl = run("cross_entropy")[0], run("kl")[1]
+    torch.testing.assert_close(value.double(), expected, rtol=1e-3 if stored else 1e-6, atol=0)
+    torch.testing.assert_close(gradient.double(), of_kl, rtol=0, atol=1e-3 if stored else 1e-6)
+
+
 def test_one_class_is_the_hard_pseudo_label():
     value, _ = run("topk", k=1)
     labels = logits(1).argmax(-1).flatten()

@@ -38,7 +38,7 @@ def test_activation_on_paper():
     # (5/2 * 25/2 + 1/2 * 1/2 + 0) / 3 = 31.5 / 3
     teacher = tensor([[[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]]])
     student = tensor([[[0.0, 0.0], [0.0, 0.0], [2.0, 0.0]]])
-    criterion = build_criterion("hidden", projection="none", frame_weights="activation")
+    criterion = build({"frame_weights": "activation"}).float()
     assert criterion(student, teacher, tensor([[True] * 3])).item() == pytest.approx(10.5)
 
 
@@ -46,7 +46,7 @@ def test_nonblank_on_paper():
     # Blank has 1/4 and 3/4: 3/4 and 1/4 are left, mean 1/2, weights 3/2 and 1/2. Distances 4 and 16, weighted
     # 6 and 8, mean 7.
     guide = tensor([[[0.0, log(3)], [log(3), 0.0]]])
-    criterion = build_criterion("hidden", projection="none", frame_weights="nonblank")
+    criterion = build({"frame_weights": "nonblank"}).float()
     value = criterion(tensor([[[2.0], [4.0]]]), tensor([[[0.0], [0.0]]]), tensor([[True, True]]), guide)
     assert value.item() == pytest.approx(7.0)
 

@@ -133,6 +133,7 @@ def test_statistics_of_the_teacher_are_gone(recipe: Recipe, broken: Path) -> Non
         ({**KL, "type": "k1"}, "did you mean kl?"),
         ({**KL, "temprature": 2}, "no option temprature; did you mean temperature?"),
         ({**KL, "weight": "much"}, "neither a number"),
+        ({**KL, "weight": -0.5}, "ctc.weight: -0.5 is below 0"),
         ({**KL, "weight": {"schedule": "linear", "to": 1}}, "needs from, to and steps"),
         (
             {**KL, "weight": {"schedule": "linaer", "from": 0, "to": 1, "steps": 5}},
@@ -145,6 +146,31 @@ def test_statistics_of_the_teacher_are_gone(recipe: Recipe, broken: Path) -> Non
 )
 def test_wrong_criterion(recipe: Recipe, criterion: dict, expected: str) -> None:
     assert expected in train(recipe, "exp/teacher", criteria={"ctc": criterion})
+
+
+TOPK = {"type": "topk", "tap": "decoder", "k": 8}  # of 7 classes
+RAMP = {"schedule": "linear", "from": 0, "to": 1, "steps": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"task_weight": -1}, "task_weight: -1 is below 0"),
+        ({"task_weight": RAMP}, "task_weight.steps: 0.5 is not a whole number of steps"),
+        ({"teacher": {}, "criteria": {}, "task_weight": 0.5}, "task_weight is 0.5, but there are no"),
+        ({"teacher": {}, "criteria": {}, "targets": "soft"}, "targets: soft is about criteria"),
+        ({"teacher": {}, "criteria": {}, "targets": "sfot"}, "targets: 'sfot' is none of auto, soft, hard"),
+        ({"criteria": {"att": TOPK}}, "criteria: att: k is 8, but the model has 7 classes"),
+        (
+            {"teacher": {}, "criteria": {}, "mutual": {"criteria": {"att": TOPK}}},
+            "mutual: criteria: att: k is 8, but the model has 7 classes",
+        ),
+        ({"teacher": {"exp": "exp/teacher", "k": 8}}, "teacher: k is 8, but the model has 7 classes"),
+        ({"teacher": {"exp": "exp/teacher", "checkpoint": 5}}, "teacher: checkpoint is 5, not the name"),
+    ],
+)
+def test_options_that_cannot_be_meant(recipe: Recipe, options: dict, expected: str) -> None:
+    assert expected in train(recipe, "exp/teacher", **options)
 
 
 def test_time_warp_with_frame_targets(recipe: Recipe) -> None:
@@ -161,7 +187,8 @@ def test_unknown_teacher_key(recipe: Recipe) -> None:
 def test_several_teachers_without_common_space(recipe: Recipe) -> None:
     two = {"exp": ["exp/teacher", "exp/teacher"]}
     assert "hidden space" in train(recipe, teacher=two, criteria={"h": {"type": "hidden", "tap": "encoder"}})
-    assert "one positive weight for each" in train(recipe, teacher={**two, "weights": [1]})
+    for weights in ([1], ["1", "2"], [1, -1], [1, None], 3):
+        assert "weights is" in train(recipe, teacher={**two, "weights": weights})
 
 
 def test_data_parallel_is_refused(recipe: Recipe) -> None:

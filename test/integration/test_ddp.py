@@ -14,7 +14,7 @@ from test_encoders import CTC, DEEPSPEECH2, JASPER
 from torch import Tensor, nn
 
 STEPS = 3
-HIDDEN = {"type": "hidden", "weight": 0.5, "tap": "encoder", "reduction": "utterance"}
+HIDDEN = {"type": "hidden", "weight": 0.5, "tap": "encoder"}
 CRITERIA = {
     "ctc": KL,
     "att": {**KL, "tap": "decoder"},

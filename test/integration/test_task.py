@@ -92,7 +92,7 @@ def test_output_directory_not_writable(recipe: Recipe) -> None:
 def test_task_weight_and_ensemble(recipe: Recipe) -> None:
     exp = recipe.train(
         "exp/ensemble", "student", teacher={"exp": ["exp/teacher", "exp/teacher"], "weights": [1, 3]},
-        criteria={"ctc": {**KL, "temperature": 2.0}}, task_weight=0.5,
+        criteria={"ctc": {**KL, "temperature": 2.0}}, task_weight=0.5, accum_grad=2,
     )  # fmt: skip
     stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
     assert stats["loss"] == pytest.approx(0.5 * stats["loss_task"] + stats["loss_kd_ctc"], rel=1e-5)

@@ -30,6 +30,12 @@ def test_warmup_starts_at_zero() -> None:
     assert [weight(step) for step in (0, 1, 5, 6)] == pytest.approx([0.0, 0.1, 0.5, 0.5])
 
 
+def test_numbers_that_are_text_to_yaml() -> None:
+    weight = build_schedule({"from": "1e0", "to": "5e-1", "begin": "1e1", "steps": 2e1}, "w")
+    assert [weight(step) for step in (10, 20, 30)] == [1.0, 0.75, 0.5]
+    assert build_schedule("1e-1", "w")(0) == 0.1
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -38,7 +44,14 @@ def test_warmup_starts_at_zero() -> None:
         (float("nan"), "not a finite number"),
         ({"to": 1, "steps": 5}, "a linear schedule needs from, to and steps"),
         ({"schedule": "warmup", "to": 1}, "a warmup schedule needs to and steps"),
-        ({"from": 0, "to": 1, "steps": 0}, "w.steps: 0.0 is not positive"),
+        ({"from": 0, "to": 1, "steps": 0}, "w.steps: 0 is not a whole number of steps from 1 up"),
+        ({"from": 0, "to": 1, "steps": 0.5}, "w.steps: 0.5 is not a whole number of steps from 1 up"),
+        ({"from": 0, "to": 1, "steps": 10.5}, "w.steps: 10.5 is not a whole number"),
+        ({"from": 0, "to": 1, "steps": 1, "begin": -2}, "w.begin: -2 is not a whole number of steps from 0"),
+        ({"from": 0, "to": 1, "steps": 1, "begin": 2.5}, "w.begin: 2.5 is not a whole number"),
+        (-0.5, "w: -0.5 is below 0"),
+        ({"from": 0, "to": -1, "steps": 1}, "w.to: -1 is below 0"),
+        ({"schedule": "warmup", "from": 5, "to": 1, "steps": 1}, "w.from: a warmup begins at 0, not at 5.0"),
         ({"from": 0, "to": "x", "steps": 1}, "w.to: 'x' is not a finite number"),
         ({"schedule": "step", "from": 0, "to": 1, "steps": 1}, "known: linear, cosine, warmup"),
         ({"from": 0, "to": 1, "stops": 1}, "unknown key stops"),
