@@ -1,15 +1,18 @@
 """Files that are either whole or absent, and Kaldi tables."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from espnet_kd.errors import UserError
+
+LOCK = ".lock"  # in a directory that is held
 
 
 @contextmanager
@@ -42,11 +45,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            if not path.is_dir():
-                raise UserError(f"{path} is in the way: a directory of that name is to be written")
-            shutil.rmtree(path)
-        os.rename(temporary, path)
+        _take_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -58,11 +57,23 @@ def locked(directory: Path, busy: str) -> Iterator[None]:
     Raises:
         UserError: it cannot be written, or another process holds it; the message is ``busy``.
     """
+    with lock_file(directory / LOCK, busy):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock on a file, which stays behind, empty.
+
+    Raises:
+        UserError: its directory cannot be written, or another process holds it; the message is ``busy``.
+    """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
     except OSError as e:
-        raise UserError(f"cannot write {directory}: {e.strerror}") from None
-    with (directory / ".lock").open("w") as lock:
+        raise UserError(f"cannot write {path.parent}: {e.strerror}") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,6 +145,24 @@ def _temporary_beside(path: Path) -> Path:
     os.close(handle)
     os.chmod(name, 0o666 & ~_umask())
     return Path(name)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """Give a directory its final name; what has it goes away whole, even if another process does the same."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} is in the way: a directory of that name is to be written")
+    old = new.with_name(f"{new.name}.old")
+    while True:
+        try:
+            os.rename(new, path)
+            break
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.rename(path, old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -119,3 +119,22 @@ def test_a_file_in_the_place_of_a_directory_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dev is in the way"), atomic_dir(tmp_path / "dev"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["dev"] and (tmp_path / "dev").read_text() == "mine"
+
+
+def test_directories_written_at_once_take_the_place_whole(tmp_path: Path) -> None:
+    children = []
+    for number in range(4):
+        pid = os.fork()
+        if not pid:
+            try:
+                for _ in range(50):
+                    with atomic_dir(tmp_path / "dir") as temporary:
+                        for name in "abc":
+                            (temporary / name).write_text(str(number))
+                os._exit(0)
+            except BaseException:  # a fork must not go on with the tests
+                os._exit(1)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    assert len({path.read_text() for path in (tmp_path / "dir").iterdir()}) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["dir"]

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from espnet_kd.corpora.archive import extract
-from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.download import download, file_sha256, verify
 from espnet_kd.corpora.splits import spread
 from espnet_kd.errors import UserError
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     root = find_root(fetch(args.source, args.downloads, args.sha256))
     if args.labelled is not None and not 0 < args.labelled < 100:
         raise UserError(f"--labelled {args.labelled} is not a share in per cent, from 1 to 99")
-    prepare(root, args.dst, args.dev_speakers.split(), args.labelled)
+    with claimed(args.dst):
+        prepare(root, args.dst, args.dev_speakers.split(), args.labelled)
 
 
 def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:

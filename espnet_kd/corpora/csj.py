@@ -17,7 +17,7 @@ from espnet_kd.corpora.csj_layout import Talk, find_talks
 from espnet_kd.corpora.csj_sdb import read_sdb
 from espnet_kd.corpora.csj_tags import standard_texts
 from espnet_kd.corpora.csj_units import GAP, LONGEST, counts, join_units, make_utterances
-from espnet_kd.corpora.datadir import Seconds, Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Seconds, Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
 
 TALKS = {
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     check_sets(sets, {talk.id for talk in talks}, args.root, args.allow_missing_eval)
     utterances = read_talks(talks, sets, rules)
     check_sizes(utterances, sets)
-    write_sets(utterances, args.dst, args.dev_utterances, args.repetitions)
+    with claimed(args.dst):
+        write_sets(utterances, args.dst, args.dev_utterances, args.repetitions)
 
 
 def _parser() -> argparse.ArgumentParser:

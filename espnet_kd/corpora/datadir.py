@@ -6,11 +6,12 @@ of the audio is the utterance, counted from 0. So both sides of a call name one 
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.files import atomic_dir, lock_file, read_table, write_table
 
 Seconds = float
 
@@ -67,6 +68,16 @@ class DataDir:
             channel = self.channel.get(utt)
             text = self.text.get(utt)
             yield Utterance(utt, speaker, audio, text, recording, start, end, speed, channel)
+
+
+def claimed(dst: Path) -> AbstractContextManager[None]:
+    """Hold the place of a corpus' data directories for this process.
+
+    Raises:
+        UserError: another process prepares a corpus there.
+    """
+    beside = dst.with_name(f".{dst.name}.preparing.lock")  # kd.sh holds .data.lock meanwhile
+    return lock_file(beside, f"another run prepares data in {dst}: wait for it, or stop it")
 
 
 def write_data_dir(

@@ -21,9 +21,10 @@ import soundfile
 import soxr
 
 from espnet_kd.corpora import espeak
-from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.noise import add_noise
 from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LENGTHS = (3, 7)  # digits an utterance
@@ -85,18 +86,19 @@ def prepare(dst: Path, counts: dict[str, int], seed: int, nj: int) -> None:
     """Write DST/<set> for every set of ``counts``, which says how many utterances it has.
 
     Raises:
-        UserError: espeakng_loader is not installed, or ``dst`` cannot be written.
+        UserError: espeakng_loader is not installed, ``dst`` cannot be written, or another run writes it.
     """
     voices = split_voices(espeak.variants(), seed)
-    for part, count in counts.items():
-        scripts = write_scripts(part, count, voices[part], seed)
-        audio = dst / "audio" / part
-        record(scripts, audio, nj)
-        write_data_dir(
-            dst / part,
-            [Utterance(s.id, s.speaker, audio / f"{s.id}.flac", " ".join(s.words)) for s in scripts],
-        )
-        print(f"{dst / part}: {count} utterances, {min(count, len(voices[part]))} voices", flush=True)
+    with claimed(dst):
+        for part, count in counts.items():
+            scripts = write_scripts(part, count, voices[part], seed)
+            audio = dst / "audio" / part
+            record(scripts, audio, nj)
+            write_data_dir(
+                dst / part,
+                [Utterance(s.id, s.speaker, audio / f"{s.id}.flac", " ".join(s.words)) for s in scripts],
+            )
+            print(f"{dst / part}: {count} utterances, {min(count, len(voices[part]))} voices", flush=True)
 
 
 def split_voices(variants: Sequence[str], seed: int) -> dict[str, list[str]]:
@@ -151,20 +153,24 @@ def _script(rng: random.Random, index: int, variant: str) -> Script:
 def record(scripts: Sequence[Script], directory: Path, nj: int) -> None:
     """Write ``<id>.flac`` of every script; the directory appears when it is complete, and is made once."""
     made = hashlib.sha256(repr((PIECE, *scripts)).encode()).hexdigest() + "\n"
-    if (directory / MADE).is_file() and (directory / MADE).read_text() == made:
+    marker = directory / MADE
+    if marker.is_file() and marker.read_text() == made and _whole(scripts, directory):
         return
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as e:
-        raise UserError(f"cannot write {directory}: {e.strerror}") from None
+    for leftover in directory.parent.glob(f".{directory.name}.*"):  # of a killed run, whose workers may live
+        shutil.rmtree(leftover, ignore_errors=True)
     pieces = [scripts[i : i + PIECE] for i in range(0, len(scripts), PIECE)]
-    for _ in _each_in_a_fresh_process(pieces, partial, nj):
-        pass
-    (partial / MADE).write_text(made)
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+    with atomic_dir(directory) as partial:
+        for _ in _each_in_a_fresh_process(pieces, partial, nj):
+            pass
+        if not _whole(scripts, partial):
+            raise UserError(f"{partial} lost files while it was written: the same command begins anew")
+        (partial / MADE).write_text(made)
+
+
+def _whole(scripts: Sequence[Script], directory: Path) -> bool:
+    """True if no utterance lacks its audio."""
+    files = {entry.name for entry in os.scandir(directory) if entry.stat().st_size}
+    return all(f"{s.id}.flac" in files for s in scripts)
 
 
 def synthesise(scripts: Sequence[Script], directory: Path) -> None:

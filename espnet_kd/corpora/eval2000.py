@@ -13,7 +13,7 @@ import re
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from espnet_kd.corpora.datadir import Seconds, Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Seconds, Utterance, claimed, write_data_dir
 from espnet_kd.corpora.hub5 import WORD, Segment, mended_stm, plain_reference, read_pem, read_stm, widen
 from espnet_kd.corpora.recordings import SIDES, Recording, find_files, find_one, find_recordings
 from espnet_kd.corpora.tally import Tally, warn
@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     utterances = make_utterances(reference, widen(segments.values(), MARGIN), recordings)
     unheard = {s.call for s in reference.values()} - recordings.keys()
     beside = {"stm": mended_stm(stm, without=unheard).encode("latin-1"), "glm": glm.read_bytes()}
-    write_data_dir(args.dst / "eval2000", utterances, beside)
+    with claimed(args.dst):
+        write_data_dir(args.dst / "eval2000", utterances, beside)
     sides = len({u.speaker for u in utterances})
     print(f"{args.dst / 'eval2000'}: {len(utterances)} utterances, {sides} conversation sides")
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.flac import read_flac_head
 from espnet_kd.corpora.pieces import Region, Seconds, check_regions, cut_by_length, cut_by_speech
 from espnet_kd.errors import UserError
@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.shortest <= args.longest or args.longest == 0 or args.pause < 0:
         raise UserError("needed are 0 <= --shortest <= --longest, --longest above 0, --pause from 0 up")
     cutting = Cutting(args.segments or args.cut, args.longest, args.shortest, args.pause)
-    prepare(args.root, args.dst / args.set, cutting)
+    with claimed(args.dst):
+        prepare(args.root, args.dst / args.set, cutting)
 
 
 def prepare(root: Path, dst: Path, cutting: Cutting) -> None:

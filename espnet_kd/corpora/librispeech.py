@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.librispeech_source import MD5, OPENSLR, locate, read_md5sums
 from espnet_kd.corpora.librispeech_tree import read_part
 from espnet_kd.errors import UserError
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     md5 = read_md5sums(args.md5sums) if args.md5sums else MD5
-    prepare(locate(args.source, choose_parts(args.parts), args.downloads, md5), args.dst)
+    with claimed(args.dst):
+        prepare(locate(args.source, choose_parts(args.parts), args.downloads, md5), args.dst)
 
 
 def choose_parts(names: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from espnet_kd.corpora.acronyms import read_acronyms
-from espnet_kd.corpora.datadir import Utterance, write_data_dir
+from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.lines import numbered_lines
 from espnet_kd.corpora.recordings import SIDES, Recording, find_files, find_one, find_recordings
 from espnet_kd.corpora.splits import DEV_UTTERANCES, REPETITIONS, first_utterances, limit_repetitions
@@ -49,11 +49,12 @@ def main(argv: list[str] | None = None) -> None:
     dev, rest = first_utterances(utterances, args.dev_utterances)
     sets = {"train": utterances, "train_dev": dev, "train_nodev": rest}
     sets["train_nodup"] = limit_repetitions(rest, args.repetitions)
-    for name, members in sets.items():
-        write_data_dir(args.dst / name, members)
-        hours = sum(u.end - u.start for u in members) / 3600
-        sides = len({u.speaker for u in members})
-        print(f"{args.dst / name}: {len(members)} utterances, {sides} conversation sides, {hours:.2f} hours")
+    with claimed(args.dst):
+        for name, members in sets.items():
+            write_data_dir(args.dst / name, members)
+            hours = sum(u.end - u.start for u in members) / 3600
+            sides = f"{len({u.speaker for u in members})} conversation sides"
+            print(f"{args.dst / name}: {len(members)} utterances, {sides}, {hours:.2f} hours")
 
 
 def find_acronyms(files: Iterable[Path], option: str | None) -> dict[str, str]:

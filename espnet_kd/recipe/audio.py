@@ -96,7 +96,7 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
 
 
 def finished_samples(target: Path) -> int | None:
-    """Length of a file that an earlier run wrote, whole under its final name; None if it has to be written."""
+    """Length of a file that an earlier run wrote, whole under its final name; None if there is none."""
     try:
         return soundfile.info(target).frames
     except (OSError, soundfile.SoundFileError):

@@ -1,7 +1,7 @@
 """``espnet-kd contents``: fingerprints of data by what is in the files, whatever their names and times.
 
-Of a file it is the SHA-256; of a data directory that of its ids and of the content of their audio, so that two
-directories with the same speech have one fingerprint. A file is read again only if its size, time of
+Of a file it is the SHA-256; of a data directory that of its ids and of the content of their audio, so that
+two directories with the same speech have one fingerprint. A file is read again only if its size, time of
 modification or time of change (which no program can set) differs from what is on record.
 """
 
@@ -25,7 +25,7 @@ LENGTH = 32  # hexadecimal digits that are kept, 128 bits
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``contents PATH...``: print a fingerprint for each data directory, wav.scp (of its speech) or other file."""
+    """``contents PATH...``: print the fingerprint of each data directory, wav.scp (its speech) or file."""
     parser = argparse.ArgumentParser(prog="espnet-kd contents", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, help="files, or directories with wav.scp")
     for path in parser.parse_args(argv).paths:

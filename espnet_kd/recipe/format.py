@@ -1,8 +1,8 @@
 """``espnet-kd format``: write the audio of a data directory, one file an utterance, into dump/.
 
 An audio file under its final name is whole, so a run that was killed goes on where it was;
-wav.scp comes last and says that everything is there. ``data/.sources.json`` and ``data/settings.json`` say what
-the files there were made of: content of the source, and how it was cut and converted.
+wav.scp comes last and says that everything is there. ``data/.sources.json`` and ``data/settings.json`` say
+what the files there were made of: content of the source, and how it was cut and converted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from espnet_kd.corpora.datadir import DataDir, Utterance, read_data_dir, spk2utt
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, write_table
+from espnet_kd.files import LOCK, atomic_path, locked, write_table
 from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.audio import CONTAINERS, finished_samples, write_utterance
 from espnet_kd.recipe.contents import Contents
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.src} cannot be formatted into itself")
     fs = parse_rate(args.fs)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
-    samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
+    with locked(args.dst / "data", f"another run writes audio into {args.dst}: wait for it, or stop it"):
+        samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
     if clipped:
         print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
     print(f"{args.dst}: {len(samples)} utterances, {sum(samples.values()) / fs / 3600:.2f} hours")
@@ -95,7 +96,7 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
     cuts = json.dumps(tables, sort_keys=True).encode()
     wanted = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
     marker = data / SETTINGS
-    ours = {data / name for name in (SETTINGS, SOURCES, CONTENTS)}
+    ours = {data / name for name in (SETTINGS, SOURCES, CONTENTS, LOCK)}
     present = [p for p in data.rglob("*") if not p.is_dir() and p not in ours]
     if not marker.exists() and not all(p.name.startswith(".") for p in present):
         raise UserError(f"{data} holds other files: choose another directory")
@@ -117,8 +118,8 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
 def drop_outdated(data: Path, jobs: list[Job]) -> None:
     """Remove the files that were made of a source with another content, and record what all are made of.
 
-    The record is written before any audio, so that it holds for whatever a killed run leaves. A source that is
-    gone counts as unchanged; times alone say nothing, since an archive brings its own.
+    The record is written before any audio, so that it holds for whatever a killed run leaves. A source that
+    is gone counts as unchanged; times alone say nothing, since an archive brings its own.
     """
     contents = Contents(data / CONTENTS)
     found = contents.of(str(job.utterance.audio) for job in jobs)

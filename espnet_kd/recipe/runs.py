@@ -53,7 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     begin.add_argument("--generation", type=int, default=1, help="of repeated distillation, for the record")
     begin.add_argument("--mix", type=Path, help="record of the mixture that it is trained on, see mix")
     begin.add_argument(
-        "--data", nargs="*", default=[], metavar="NAME=PATH", help="files and data directories it is trained on"
+        "--data",
+        nargs="*",
+        default=[],
+        metavar="NAME=PATH",
+        help="files and data directories it is trained on",
     )
     begin.add_argument("--args", default="", help="options that override the configuration, for the record")
     commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
@@ -102,7 +106,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
 
 
 def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
-    """Fingerprints by name: of --data, of the teachers' models, of their stored targets and of the first student."""
+    """Fingerprints by name: of --data, the teachers' models, their stored targets and the first student."""
     found = {}
     for option in options:
         name, _, path = option.partition("=")
@@ -110,7 +114,9 @@ def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
     teacher = config.get("teacher") or {}
     for directory in teacher.get("exp") or () if isinstance(teacher, dict) else ():
         models = [str(teacher["checkpoint"])] if teacher.get("checkpoint") else MODELS
-        files = sorted(f for name in ("config.yaml", *models) for f in Path(directory).glob(name) if f.is_file())
+        files = sorted(
+            f for name in ("config.yaml", *models) for f in Path(directory).glob(name) if f.is_file()
+        )
         found[f"teacher {directory}"] = " ".join(map(contents.of_path, files))
     if isinstance(teacher, dict) and (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
         found["target store"] = contents.of_path(store)
@@ -132,8 +138,8 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
         paths = dict(option.partition("=")[::2] for option in args.data)
         names = ", ".join(f"{n} ({paths[n]})" if n in paths else n for n in sorted(differing))
         raise UserError(
-            f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from what is "
-            f"there now: remove it, or bring back what it was trained on, or give another --expdir"
+            f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from "
+            "what is there now: remove it, or bring back what it was trained on, or give another --expdir"
         )
 
 

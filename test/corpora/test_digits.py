@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def test_audio_is_made_once_and_anew_for_another_request(
     def write(pieces: list, directory: Path, nj: int) -> list:
         assert list(directory.iterdir()) == []  # what a killed run left is gone
         written.append(sum(map(len, pieces)))
+        for script in (script for piece in pieces for script in piece):
+            (directory / f"{script.id}.flac").write_text("audio")
         return []
 
     monkeypatch.setattr(digits, "_each_in_a_fresh_process", write)
@@ -99,7 +102,24 @@ def test_audio_is_made_once_and_anew_for_another_request(
     for count in (5, 5, 6):
         digits.prepare(tmp_path / "data", {"train": count}, seed=1, nj=1)
     assert written == [5, 6]
-    assert contents(tmp_path / "data" / "audio").keys() == {"train/made"}
+    audio = tmp_path / "data" / "audio"
+    assert len(contents(audio)) == 7 and (audio / "train/made").exists()
+    next(audio.glob("train/*.flac")).unlink()  # the marker alone is no proof
+    digits.prepare(tmp_path / "data", {"train": 6}, seed=1, nj=1)
+    next(audio.glob("train/*.flac")).write_bytes(b"")
+    digits.prepare(tmp_path / "data", {"train": 6}, seed=1, nj=1)
+    assert written == [5, 6, 6, 6] and len(contents(audio)) == 7
+
+
+def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "espnet_kd", "prepare", "digits", str(tmp_path / "data"), *SMALL]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    results = sorted((p.communicate()[1], p.returncode) for p in both)
+    busy = f"espnet-kd: error: another run prepares data in {tmp_path}/data: wait for it, or stop it\n"
+    assert results in ([("", 0), (busy, 1)], [("", 0), ("", 0)])
+    for part in ("train", "dev", "test"):
+        table = (tmp_path / "data" / part / "wav.scp").read_text().split()[1::2]
+        assert table and all(Path(file).stat().st_size for file in table)
 
 
 def test_without_the_synthesiser_one_line_says_what_to_install(

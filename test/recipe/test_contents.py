@@ -86,7 +86,9 @@ def test_missing_audio_is_named(tmp_path: Path) -> None:
         contents.of_speech(data)
 
 
-def test_the_command_tells_speech_from_transcripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_tells_speech_from_transcripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_speech(tmp_path / "data", {"a-1": 100})
     contents.main([str(data), str(data / "wav.scp"), str(data / "text")])
     lines = capsys.readouterr().out.splitlines()

@@ -1,12 +1,16 @@
 """kill -9 in stages 3 and 10, then the same command: the files of an uninterrupted run."""
 
+import fcntl
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
+import soundfile
 from miniature import contents
-from shell import Finished, failure, kill_when, run, write_corpus, write_recipe
+from shell import Finished, environment, failure, kill_when, run, write_corpus, write_recipe
 
+TEACHER = Path("exp/asr_teacher_raw_char_sp")
 STUDENT = Path("exp/asr_student_kl_raw_char_sp")
 TAG = "decode_asr_model_valid.acc.ave"
 
@@ -53,3 +57,36 @@ def test_a_training_does_not_go_on_over_other_data(tmp_path: Path) -> None:
     errors = failure(root, "--stop_stage", "7")
     assert errors.startswith("espnet-kd: error: exp/asr_teacher_raw_char_sp was trained on other data: its ")
     assert "token list (data/token_list/char/tokens.txt)" in errors and errors.count("\n") == 1
+
+
+def test_a_job_of_decoding_without_its_files_is_done_again(finished: Finished, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
+    directory = root / TEACHER / TAG / "dev"
+    wanted = (directory / "text").read_bytes()
+    (directory / "text").unlink()
+    shutil.rmtree(directory / "logdir/output.1")
+    run(root, "--stage", "8", "--stop_stage", "8")
+    assert (directory / "text").read_bytes() == wanted
+
+
+def test_other_audio_of_equal_length_is_counted_and_decoded_again(finished: Finished, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
+    audio = next((root / "dump/raw/org/dev/data").rglob("*.flac"))
+    samples, rate = soundfile.read(audio, dtype="int16")
+    soundfile.write(audio, samples[::-1], rate, "PCM_16")
+    assert "_sp: made by 2 jobs" in run(root, "--stage", "6", "--stop_stage", "6")
+    assert f"{TEACHER}/{TAG}/dev: decoded by 1 jobs" in run(root, "--stage", "8", "--stop_stage", "8")
+    errors = failure(root, "--stage", "7", "--stop_stage", "7")
+    assert "its development set (dump/raw/dev)" in errors and errors.count("\n") == 1
+
+
+def test_two_runs_do_not_prepare_data_at_once(recipe: Path) -> None:
+    with (recipe / ".data.lock").open("w") as lock:  # as a run whose kd.sh was killed, but not its children
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = ["./run.sh", "--stop_stage", "1"]
+        second = subprocess.Popen(command, cwd=recipe, env=environment(), stdout=subprocess.PIPE, text=True)
+        assert second.stdout.readline().startswith("stage 1: ")
+        assert second.stdout.readline() == "waiting for another run that works in data\n"
+        assert not (recipe / "data").exists()
+    assert second.wait(60) == 0 and (recipe / "data/train/wav.scp").exists()
+    second.stdout.close()

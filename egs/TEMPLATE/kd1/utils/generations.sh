@@ -171,6 +171,7 @@ stages() {
     for ((number = stage > $1 ? stage : $1; number <= stop_stage && number <= $2; number++)); do
         started=${SECONDS}
         echo "stage ${number}: ${titles[number]}${several:+, generation ${current_generation}}"
+        [ "${number}" -gt 5 ] || [ "${number}" -eq 0 ] || lock data
         "stage_${number}"
         exec 9>&-
         echo "stage ${number}: took $(duration $((SECONDS - started)))"

@@ -192,6 +192,9 @@ decode() {
             split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
             echo "${inputs}" > "${logs}/inputs"
         fi
+        for ((part = 1; part <= jobs; part++)); do  # a job is done only as long as its files are there
+            all_exist "${logs}/output.${part}/1best_recog"/{token_int,token,score,text} || rm -f "${logs}/done.${part}"
+        done
         ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
             "${python}" -m espnet_kd -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
             --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
