@@ -19,10 +19,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from espnet_kd.corpora.datadir import DataDir, Utterance, read_data_dir, spk2utt
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, write_table
+from espnet_kd.files import atomic_path, read_json, write_table
 from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.audio import CONTAINERS, finished_samples, write_utterance
 from espnet_kd.recipe.contents import Contents
@@ -99,7 +100,7 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
     present = [p for p in data.rglob("*") if not p.is_dir() and p not in ours]
     if not marker.exists() and not all(p.name.startswith(".") for p in present):
         raise UserError(f"{data} holds other files: choose another directory")
-    same = marker.exists() and json.loads(marker.read_text()) == wanted
+    same = marker.exists() and _settings(marker) == wanted
     for path in present:
         if not same or path not in targets:
             (data.parent / "wav.scp").unlink(missing_ok=True)
@@ -136,6 +137,15 @@ def drop_outdated(data: Path, jobs: list[Job]) -> None:
         with atomic_path(data / SOURCES) as tmp:
             tmp.write_text(json.dumps(now, ensure_ascii=False) + "\n", encoding="utf-8")
     contents.save()
+
+
+def _settings(marker: Path) -> dict[str, Any] | None:
+    """What the audio beside a marker was written with, None if it is damaged: then all is written anew."""
+    try:
+        return read_json(marker)
+    except UserError as e:
+        print(f"warning: {e}: the audio is written anew", file=sys.stderr)
+        return None
 
 
 def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[tuple[int, int]]:
