@@ -26,6 +26,7 @@ OTHER_URL = "https://github.com/cmusphinx/an4/archive/refs/heads/master.tar.gz"
 KNOWN_SHA256 = {
     "3a46ba6344adba46816f2de5b36be00fceeccc1f3c5968e8f9778ea3970be65d": "the .wav distribution",
 }
+LARGEST = 2 << 30  # bytes of an archive; it has 64 MB
 COUNTS = {"train": 948, "test": 130}  # before the dev set is taken from train
 DEV_SPEAKERS = "fclc fkai ftal mblb mcsc mdxn mjgk msrb"  # 8 of the 74 training speakers
 SUFFIXES = (".wav", ".sph")
@@ -70,7 +71,7 @@ def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if "://" in source:
-        archive = download(source, downloads, sha256)
+        archive = download(source, downloads, sha256, largest=LARGEST)
     elif Path(source).is_file():
         archive = Path(source)
         verify(archive, sha256)
