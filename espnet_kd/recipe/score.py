@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
 from espnet_kd.recipe import sclite, scores
 from espnet_kd.recipe.alignment import Aligned, Counts, align, join
@@ -79,8 +79,9 @@ def print_worst(aligned: Mapping[str, Aligned], number: int) -> None:
     for utt in ranked[: max(number, 0)]:
         a = aligned[utt]
         if a.counts.errors:
-            print(f"  {utt}  {a.counts.errors}/{a.counts.reference}")
-            print(f"    REF: {' '.join(a.reference)}\n    HYP: {' '.join(a.hypothesis)}")
+            print(f"  {printable(utt)}  {a.counts.errors}/{a.counts.reference}")
+            for name, words in (("REF", a.reference), ("HYP", a.hypothesis)):
+                print(f"    {name}: {printable(' '.join(words))}")
 
 
 def comparison(score: scores.Score, other: scores.Score, name: str) -> str:
