@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, printable
 
 COMMANDS = {
     "train": ("espnet_kd.tasks.train", "train a student with distillation (ESPnet's options and ours)"),
@@ -83,7 +83,7 @@ def run(name: str, argv: list[str]) -> None:
     except (UserError, ValueError, FileNotFoundError) as e:
         if os.environ.get("ESPNET_KD_TRACEBACK"):
             raise
-        sys.exit(f"espnet-kd: error: {e}")
+        sys.exit(f"espnet-kd: error: {printable(str(e))}")
 
 
 def main(argv: list[str] | None = None) -> None:

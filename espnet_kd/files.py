@@ -3,14 +3,16 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from espnet_kd.errors import UserError
+from espnet_kd.errors import CONTROL, UserError
 
 LOCK = ".lock"  # in a directory that is held
 
@@ -84,29 +86,74 @@ def lock_file(path: Path, busy: str) -> Iterator[None]:
 def read_table(path: str | Path) -> dict[str, str]:
     """Read a Kaldi table, one ``key value...`` a line; a key alone has the value "".
 
+    Key and value are divided by spaces or tabs.
+
     Raises:
-        UserError: the file is missing or not UTF-8, or a key is empty or repeated.
+        UserError: the file is missing or not UTF-8, or a key is empty, repeated or has odd characters.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text: {e}") from None
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from None
     table: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line and number == len(lines):
-            break
-        key, _, value = line.rstrip("\r").partition(" ")
+    for number, line in enumerate(read_lines(path), 1):
+        key, _, value = line.partition(" ")
+        if "\t" in key:
+            key, _, value = line.partition("\t")
         if not key:
             raise UserError(f"{path}:{number}: the line does not start with a key")
+        if not key.isprintable() and has_odd_characters(key):
+            raise UserError(f"{path}:{number}: the key {key!r} has a control character or a special space")
         if key in table:
             raise UserError(f"{path}:{number}: {key} occurs a second time")
         table[key] = value.strip()
     return table
+
+
+def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
+    """The content of a text file, without the U+FEFF that editors on Windows begin it with.
+
+    Raises:
+        UserError: it cannot be read or has another encoding.
+    """
+    try:
+        return Path(path).read_text(encoding=encoding)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text: {e}") from None
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        raise UserError(f"{path} cannot be read: {getattr(e, 'strerror', e)}") from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    r"""The lines of a UTF-8 file without their ends, which are \n, \r\n or \r as ESPnet reads them.
+
+    Not ``str.splitlines``: it divides at eight more characters, such as U+0085 and U+2028 within a line.
+
+    Raises:
+        UserError: the file cannot be read or is not UTF-8.
+    """
+    lines = read_text(path).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as e:
+        raise UserError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
+    except (ValueError, RecursionError) as e:  # a number of 5000 digits, 100,000 brackets
+        raise e if isinstance(e, UserError) else UserError(f"{path}: not plain JSON: {e}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+def has_odd_characters(name: str) -> bool:
+    """True of a name with white space or control characters, which no table and no terminal can show."""
+    return name.split() != [name] or CONTROL.search(name) is not None
 
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, atomic_path, read_table, write_table
+from espnet_kd.files import atomic_dir, atomic_path, read_json, read_table, write_table
 
 
 def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -81,6 +81,10 @@ def test_a_table_comes_back_as_it_was_written_and_lies_sorted(tmp_path: Path) ->
         (b"a 1", {"a": "1"}),  # no newline at the end
         (b"a 1\r\nb 2\r\n", {"a": "1", "b": "2"}),
         (b"a  1 \n", {"a": "1"}),
+        (b"a\t1\nb \t 2 3\n", {"a": "1", "b": "2 3"}),  # Kaldi divides at spaces and tabs
+        (b"a\t1 2\n", {"a": "1 2"}),
+        (b"\xef\xbb\xbfa 1\n", {"a": "1"}),  # an editor on Windows
+        ("a 1\x1c2\x852\u20282\x0c\nb 3\n".encode(), {"a": "1\x1c2\x852\u20282", "b": "3"}),  # lines of str
     ],
 )
 def test_harmless_variants_of_a_table_are_read(tmp_path: Path, content: bytes, table: dict[str, str]) -> None:
@@ -95,12 +99,38 @@ def test_harmless_variants_of_a_table_are_read(tmp_path: Path, content: bytes, t
         (b"a 1\n b 2\n", r"text:2: the line does not start with a key"),
         (b"a 1\n\nb 2\n", r"text:2: the line does not start with a key"),
         (b"a 1\nb \xff\n", r"text is not UTF-8 text"),
+        (b"a 1\n\tb 2\n", r"text:2: the line does not start with a key"),
+        (b"a 1\nb\0 2\n", r"text:2: the key 'b\\x00' has a control character"),
+        ("a 1\nb\u30002\n".encode(), r"text:2: the key 'b\\u30002' has .* a special space"),
     ],
 )
 def test_a_faulty_table_is_refused_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_table(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a":\n1', "settings.json:2: not JSON: "),
+        (b"[1]", "settings.json holds a list, not a JSON object"),
+        (b"\xff", "settings.json is not UTF-8 text"),
+        (b"[" * 100_000, "settings.json: not plain JSON: "),
+        (b'{"a": %s}' % (b"9" * 5000), "settings.json: not plain JSON: "),
+    ],
+)
+def test_json_that_is_none_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match=message) as e:
+        read_json(tmp_path / "settings.json")
+    assert "\n" not in str(e.value)
+
+
+def test_a_message_does_not_command_the_terminal() -> None:
+    # clear the screen, a second line, right to left; letters and joiners of any script stay
+    foreign = "a\x1b[2J\nerror: \u202eb \x85\ud800 日本 o'neil é \u200d"
+    assert str(UserError(foreign)) == "a\\x1b[2J\\nerror: \\u202eb \\x85\\ud800 日本 o'neil é \u200d"
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ ESPnet's recipe takes::
 
 import argparse
 import re
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,13 +17,16 @@ from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.download import download, file_sha256, verify
 from espnet_kd.corpora.splits import spread
+from espnet_kd.corpora.tally import warn
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_lines
 
 DEFAULT_URL = "https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz"
 OTHER_URL = "https://github.com/cmusphinx/an4/archive/refs/heads/master.tar.gz"
 KNOWN_SHA256 = {
     "3a46ba6344adba46816f2de5b36be00fceeccc1f3c5968e8f9778ea3970be65d": "the .wav distribution",
 }
+LARGEST = 2 << 30  # bytes of an archive; it has 64 MB
 COUNTS = {"train": 948, "test": 130}  # before the dev set is taken from train
 DEV_SPEAKERS = "fclc fkai ftal mblb mcsc mdxn mjgk msrb"  # 8 of the 74 training speakers
 SUFFIXES = (".wav", ".sph")
@@ -70,7 +72,7 @@ def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if "://" in source:
-        archive = download(source, downloads, sha256)
+        archive = download(source, downloads, sha256, largest=LARGEST)
     elif Path(source).is_file():
         archive = Path(source)
         verify(archive, sha256)
@@ -105,7 +107,7 @@ def prepare(root: Path, dst: Path, dev_speakers: Collection[str], labelled: int 
     sets = {name: read_set(root, name) for name in COUNTS}
     for name, expected in COUNTS.items():
         if len(sets[name]) != expected:
-            _warn(f"{root}: {len(sets[name])} {name} utterances, the corpus has {expected}")
+            warn(f"{root}: {len(sets[name])} {name} utterances, the corpus has {expected}")
     held_out = choose_dev({u.speaker for u in sets["train"]}, dev_speakers)
     sets["dev"] = [u for u in sets["train"] if u.speaker in held_out]
     sets["train"] = [u for u in sets["train"] if u.speaker not in held_out]
@@ -126,7 +128,9 @@ def choose_dev(speakers: Collection[str], wanted: Collection[str]) -> set[str]:
     chosen = set(wanted) & set(speakers)
     if not chosen:
         chosen = set(sorted(speakers)[-max(1, len(speakers) // 10) :])
-        _warn(f"no dev speaker in the training set; held out instead: {' '.join(sorted(chosen))}")
+        warn(f"no dev speaker in the training set; held out instead: {' '.join(sorted(chosen))}")
+    elif missing := set(wanted) - set(speakers):
+        warn(f"dev speakers that are not in the training set: {' '.join(sorted(missing))}")
     if not set(speakers) - chosen:
         raise UserError(f"holding out {' '.join(sorted(chosen))} for dev leaves no training speaker")
     return chosen
@@ -182,14 +186,8 @@ def _find_audio(stem: Path, where: str) -> Path:
     raise UserError(f"{where}: there is no {stem}{{{','.join(SUFFIXES)}}}")
 
 
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").rstrip().splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text: {e}") from None
+    lines = read_lines(path)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines

@@ -6,7 +6,6 @@ have the same text.
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from espnet_kd.corpora.csj_sdb import read_sdb
 from espnet_kd.corpora.csj_tags import standard_texts
 from espnet_kd.corpora.csj_units import GAP, LONGEST, counts, join_units, make_utterances
 from espnet_kd.corpora.datadir import Seconds, Utterance, claimed, write_data_dir
+from espnet_kd.corpora.tally import warn
 from espnet_kd.errors import UserError
 
 TALKS = {
@@ -100,7 +100,7 @@ def check_sets(sets: Mapping[str, Sequence[str]], there: set[str], root: Path, a
             "get the whole corpus, or give --allow_missing_eval for a part of it"
         )
     if missing:
-        _warn(f"evaluation talks are missing: {', '.join(missing)}")
+        warn(f"evaluation talks are missing: {', '.join(missing)}")
 
 
 def read_talks(
@@ -150,7 +150,7 @@ def check_sizes(utterances: Mapping[str, Sequence[Utterance]], sets: Mapping[str
         found = utterances[name]
         whole = sets[name] == TALKS[name].split() and {u.speaker for u in found} == set(sets[name])
         if whole and len(found) != number:
-            _warn(
+            warn(
                 f"{name} has {len(found)} utterances and {sum(len(u.text) for u in found)} characters; "
                 f"with ESPnet's recipe it has {number} and {characters}"
             )
@@ -171,13 +171,9 @@ def write_sets(utterances: Mapping[str, list[Utterance]], dst: Path, dev: int, r
             raise UserError(f"{dst / name} is of an earlier run and would have no utterances now: remove it")
     for name, found in everything.items():
         if not found:
-            _warn(f"{dst / name} is not written: it would have no utterances")
+            warn(f"{dst / name} is not written: it would have no utterances")
             continue
         write_data_dir(dst / name, found)
         speakers, characters = len({u.speaker for u in found}), sum(len(u.text) for u in found)
         print(f"{dst / name}: {len(found)} utterances, {characters} characters, {speakers} speakers")
     print(f"dropped from train_nodup: {len(train_nodev) - len(train_nodup)} repetitions of frequent texts")
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)

@@ -9,11 +9,11 @@ A dialogue (D...) has a recording of each side: ``D01F0002-L.wav`` and ``D01F000
 """
 
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_kd.corpora.tally import warn
 from espnet_kd.errors import UserError
 
 TALK = re.compile(r"[ASDRM]\d\d[FM]\d{4}")  # academic, simulated, dialogue, reading, other; the speaker's sex
@@ -69,7 +69,7 @@ def _by_name(root: Path, patterns: Iterable[str]) -> dict[str, Path]:
 def _is_talk(path: Path) -> bool:
     if TALK.fullmatch(path.stem.upper()):
         return True
-    print(f"warning: {path} is left alone: its name is not a talk's, such as A01F0055", file=sys.stderr)
+    warn(f"{path} is left alone: its name is not a talk's, such as A01F0055")
     return False
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, lock_file, read_table, write_table
+from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, write_table
 
 Seconds = float
+SPEEDS = (0.1, 10)  # factors; beyond them resampling would fill the memory with a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,12 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
             raise UserError(f"{path}/wav.scp: {key} has no path")
     if not speaker:
         raise UserError(f"{path} has no utterances")
-    channels = _read_channels(path / "utt2ref_channels")
-    return DataDir(path, wav, text, speaker, segments, _read_speeds(path / "utt2speed"), channels)
+    speeds, channels = _read_speeds(path / "utt2speed"), _read_channels(path / "utt2ref_channels")
+    for name, table in (("utt2speed", speeds), ("utt2ref_channels", channels)):
+        if unknown := table.keys() - speaker.keys():
+            more = f" ({len(unknown)} such ids)" if len(unknown) > 1 else ""
+            raise UserError(f"{path}/{name}: {min(unknown)} is not in utt2spk{more}: correct or remove it")
+    return DataDir(path, wav, text, speaker, segments, speeds, channels)
 
 
 def validate_data_dir(path: str | Path) -> int:
@@ -178,8 +183,10 @@ def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
 
 def check_id(where: str | Path, name: str) -> None:
     """Refuse an id that cannot be a key of a Kaldi table and a file name as well."""
-    if not name or name.startswith(".") or "/" in name or len(name.split()) != 1:
-        raise UserError(f"{where}: {name!r} cannot be an id: no spaces, no slashes, no dot in front")
+    if not name or name.startswith(".") or "/" in name or has_odd_characters(name):
+        raise UserError(
+            f"{where}: {name!r} cannot be an id: no spaces, slashes or control characters, no dot in front"
+        )
 
 
 def check_same_keys(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
@@ -247,15 +254,15 @@ def _read_speeds(path: Path) -> dict[str, float]:
             speeds[utt] = float(value)
         except ValueError:
             raise UserError(f"{path}: {utt}: {value!r} is not a speed factor") from None
-        if not 0 < speeds[utt] < math.inf:
-            raise UserError(f"{path}: {utt}: a speed factor is above 0, not {value}")
+        if not SPEEDS[0] <= speeds[utt] <= SPEEDS[1]:
+            raise UserError(f"{path}: {utt}: a speed factor is from {SPEEDS[0]} to {SPEEDS[1]}, not {value}")
     return speeds
 
 
 def _read_channels(path: Path) -> dict[str, int]:
     channels = {}
     for utt, value in (read_table(path) if path.exists() else {}).items():
-        if not value.isdecimal():
+        if not value.isdecimal() or len(value) > 6:
             raise UserError(f"{path}: {utt}: {value!r} is not the number of one channel, counted from 0")
         channels[utt] = int(value)
     return channels

@@ -58,7 +58,7 @@ def read_pem(path: Path) -> dict[str, Segment]:
     """
     segments = {}
     for where, line in numbered_lines(path):
-        if COMMENT in line:
+        if line.lstrip().startswith(COMMENT):
             continue
         fields = line.split()
         if len(fields) != 5:
@@ -76,7 +76,7 @@ def read_stm(path: Path) -> dict[str, Segment]:
     """
     segments: dict[str, Segment] = {}
     for where, line in numbered_lines(path):
-        if COMMENT in line:
+        if line.lstrip().startswith(COMMENT):
             continue
         fields = line.split(None, 6)
         if len(fields) < 6 or not re.fullmatch(r"<\S*>", fields[5]):
@@ -126,7 +126,7 @@ def mended_stm(path: Path, without: Iterable[str] = ()) -> str:
     """The reference for the scorer: without the slips that upset hubscr.pl, and without some calls."""
     left_out, lines = frozenset(without), []
     for _, line in numbered_lines(path):
-        if COMMENT in line or line.split()[0] not in left_out:
+        if line.lstrip().startswith(COMMENT) or line.split()[0] not in left_out:
             line = line.replace("((", "(", 1).replace("<B_ASIDE>", "").replace("<E_ASIDE>", "")
             lines.append(line + "\n")
     return "".join(lines)

@@ -5,13 +5,13 @@ several. A speaker is a reader in one chapter. Transcripts are used as they are.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.librispeech_source import MD5, OPENSLR, locate, read_md5sums
 from espnet_kd.corpora.librispeech_tree import read_part
+from espnet_kd.corpora.tally import warn
 from espnet_kd.errors import UserError
 
 COUNTS = {
@@ -95,16 +95,12 @@ def prepare(directories: dict[str, Path], dst: Path) -> None:
 def _read(part: str, directory: Path) -> list[Utterance]:
     found = read_part(directory)
     if found.ignored:
-        _warn(f"{directory}: {len(found.ignored)} other files are ignored, such as {found.ignored[0]}")
+        warn(f"{directory}: {len(found.ignored)} other files are ignored, such as {found.ignored[0]}")
     if len(found.utterances) != COUNTS[part]:
-        _warn(f"{directory}: {len(found.utterances)} utterances, the corpus has {COUNTS[part]}")
+        warn(f"{directory}: {len(found.utterances)} utterances, the corpus has {COUNTS[part]}")
     return found.utterances
 
 
 def _write(dst: Path, utterances: Sequence[Utterance]) -> None:
     write_data_dir(dst, utterances)
     print(f"{dst}: {len(utterances)} utterances, {len({u.speaker for u in utterances})} speakers", flush=True)
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)

@@ -1,12 +1,13 @@
 """Where the parts of LibriSpeech come from: a tree, archives, or a server."""
 
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_md5
+from espnet_kd.corpora.tally import warn
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_lines
 
 OPENSLR = "https://www.openslr.org/resources/12"
 TOP = "LibriSpeech"
@@ -75,12 +76,8 @@ def read_md5sums(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file cannot be read or has another line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} cannot be read: {e}") from None
     md5: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         digits, _, name = line.partition(" ")
         if len(digits) != 32 or not set(digits.lower()) <= set("0123456789abcdef") or not name.strip():
             raise UserError(f"{path}:{number}: expected `<MD5>  <file>`, not {line!r}")
@@ -104,7 +101,7 @@ def _unpack(archive: Path, downloads: Path, md5: Mapping[str, str]) -> Path:
     part = archive.name.removesuffix(SUFFIX)
     found = file_md5(archive)
     if found != md5.get(part):
-        print(f"warning: {archive} has MD5 {found}, which is not the published one", file=sys.stderr)
+        warn(f"{archive} has MD5 {found}, which is not the published one")
     directory = _unpacked(downloads, part, found)
     if not directory.is_dir():
         print(f"unpacking {archive} as {directory}", flush=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 SILENCE = "[silence]"
 NOISES = frozenset({"[noise]", "[vocalized-noise]", "[laughter]"})  # kept as words
 ASIDE = re.compile(r"<[be]_aside>", re.IGNORECASE)
-MARK = re.compile(r"[][{}<>()/\\]")
+MARK = re.compile(r"[][{}<>()/\\]|[^ -~]")
 
 # Applied to a word one after the other, each once. Order and patterns are those of Kaldi's
 # swbd1_map_words.pl, on whose text published results rest.
@@ -47,5 +47,5 @@ def normalise(words: Iterable[str], acronyms: Mapping[str, str]) -> list[str]:
 
 
 def unknown_marks(words: Iterable[str]) -> list[str]:
-    """Those words that still have a bracket, brace or slash."""
+    """Those words that still have a bracket, brace or slash, or a byte that is not ASCII."""
     return [word for word in words if MARK.search(word) and word not in NOISES]

@@ -3,6 +3,8 @@
 import sys
 from collections import Counter
 
+from espnet_kd.errors import printable
+
 
 class Tally:
     """Counts by reason, and the place where each came first."""
@@ -30,4 +32,4 @@ class Tally:
 
 def warn(message: str) -> None:
     """Say on standard error what is odd but no error."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)

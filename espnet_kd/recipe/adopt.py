@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import atomic_path, read_json
 from espnet_kd.recipe.merge import dump, read_config
 
 NO_FILE = (None, "", "none")
@@ -37,7 +37,7 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
             )
     here, source = expdir / exp.name, str(exp.resolve())
     record = here / "run.json"
-    if here.exists() and (not record.exists() or json.loads(record.read_text()).get("source") != source):
+    if here.exists() and (not record.exists() or read_json(record).get("source") != source):
         raise UserError(
             f"{here} is another experiment than {exp}: give the teacher by a symbolic link of another name"
         )

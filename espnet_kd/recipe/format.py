@@ -10,25 +10,29 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from espnet_kd.corpora.datadir import DataDir, Utterance, read_data_dir, spk2utt
 from espnet_kd.errors import UserError
-from espnet_kd.files import LOCK, atomic_path, locked, write_table
+from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_table
 from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.audio import CONTAINERS, finished_samples, write_utterance
 from espnet_kd.recipe.contents import Contents
 
 SETTINGS = "settings.json"
 SOURCES, CONTENTS = ".sources.json", ".contents.json"  # of the source, by utterance and by file
+SPECIAL_SPACE = re.compile(r"[^\S ]")
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
 
 
@@ -41,24 +45,56 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``format [--nj N] [--fs 16k] [--audio_format flac] [--unlabelled] SRC DST``."""
+    """``format [--nj N] [--fs 16k] [--audio_format flac] [--unlabelled | --scored] SRC DST``."""
     parser = argparse.ArgumentParser(prog="espnet-kd format", description=__doc__.splitlines()[0])
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--audio_format", choices=CONTAINERS, default="flac", help="default: %(default)s")
-    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
+    kind.add_argument("--scored", action="store_true", help="a test set: no transcript may be empty")
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
         raise UserError(f"{args.src} cannot be formatted into itself")
     fs = parse_rate(args.fs)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
+    source, respaced = with_plain_spaces(source)
+    if args.scored and (empty := [utt for utt, words in source.text.items() if not words]):
+        raise UserError(
+            f"{args.src}/text: {empty[0]} has no words ({len(empty)} in all), but a test set cannot be "
+            "scored without: transcribe it, or leave it out"
+        )
+    if respaced:
+        print(
+            f"warning: {args.dst}/text: tabs or special spaces, such as U+00A0, of {respaced} transcripts "
+            "are plain spaces here",
+            file=sys.stderr,
+        )
     with locked(args.dst / "data", f"another run writes audio into {args.dst}: wait for it, or stop it"):
         samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
     if clipped:
         print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
     print(f"{args.dst}: {len(samples)} utterances, {sum(samples.values()) / fs / 3600:.2f} hours")
+
+
+def with_plain_spaces(source: DataDir) -> tuple[DataDir, int]:
+    """The same with plain spaces where a transcript has tabs or special spaces, and how many have any.
+
+    Among characters ESPnet takes only the plain space for one, and any other for an unknown token.
+
+    Raises:
+        UserError: a transcript has a control character.
+    """
+    changed = {u: " ".join(words.split()) for u, words in source.text.items() if SPECIAL_SPACE.search(words)}
+    text = source.text | changed
+    for utt, words in text.items():
+        if found := CONTROL_CHARACTER.search(words):
+            raise UserError(
+                f"{source.path}/text: the transcript of {utt} has a control character, {found[0]!r}"
+            )
+    return replace(source, text=text), len(changed)
 
 
 def format_data_dir(
@@ -100,7 +136,7 @@ def settle(data: Path, source: DataDir, fs: int, audio_format: str, targets: set
     present = [p for p in data.rglob("*") if not p.is_dir() and p not in ours]
     if not marker.exists() and not all(p.name.startswith(".") for p in present):
         raise UserError(f"{data} holds other files: choose another directory")
-    same = marker.exists() and json.loads(marker.read_text()) == wanted
+    same = marker.exists() and _settings(marker) == wanted
     for path in present:
         if not same or path not in targets:
             (data.parent / "wav.scp").unlink(missing_ok=True)
@@ -137,6 +173,15 @@ def drop_outdated(data: Path, jobs: list[Job]) -> None:
         with atomic_path(data / SOURCES) as tmp:
             tmp.write_text(json.dumps(now, ensure_ascii=False) + "\n", encoding="utf-8")
     contents.save()
+
+
+def _settings(marker: Path) -> dict[str, Any] | None:
+    """What the audio beside a marker was written with, None if it is damaged: then all is written anew."""
+    try:
+        return read_json(marker)
+    except UserError as e:
+        print(f"warning: {e}: the audio is written anew", file=sys.stderr)
+        return None
 
 
 def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[tuple[int, int]]:

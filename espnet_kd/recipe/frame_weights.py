@@ -130,7 +130,7 @@ def plot(panel: posteriors.Panel, curves: list[Curve], seconds: float, title: st
     """The weights above the posteriors, on one axis of time."""
     from matplotlib.figure import Figure
 
-    from espnet_kd.recipe.plots import save
+    from espnet_kd.recipe.plots import letters, save
 
     figure = Figure(figsize=(min(max(8.0, 4.0 * seconds), 18.0), 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
@@ -143,8 +143,8 @@ def plot(panel: posteriors.Panel, curves: list[Curve], seconds: float, title: st
     posteriors.draw_panel(below, _times(len(panel.posteriors), seconds), panel, posteriors.colours([panel]))
     below.set_xlabel("time (s); grey: blank")
     below.set_xlim(0, seconds)
-    below.set_title(f"{panel.label}, {len(panel.posteriors)} frames", loc="left", fontsize=10)
-    figure.suptitle(title if len(title) < 100 else f"{title[:97]}...", fontsize=11)
+    below.set_title(letters(f"{panel.label}, {len(panel.posteriors)} frames"), loc="left", fontsize=10)
+    figure.suptitle(letters(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
     save(figure, path)
 
 

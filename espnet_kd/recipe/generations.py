@@ -5,7 +5,7 @@ from typing import Any
 
 from espnet_kd.recipe.experiments import Run
 from espnet_kd.recipe.groups import Group
-from espnet_kd.recipe.tables import table
+from espnet_kd.recipe.tables import code, plain, table
 
 NOTE = """\
 Hours: of unlabelled speech, what the filters kept of what was decoded. Pseudo-labels: {err} of what was
@@ -28,7 +28,7 @@ def section(groups: list[Group], sets: list[str]) -> list[str]:
     known = {run.directory.resolve(): run for group in groups for run in group.runs}
     metric = groups[0].metric
     err = metric.upper()
-    teacher, student = ([f"{who} {err} % {name}" for name in sets] for who in ("teacher", "student"))
+    teacher, student = ([f"{who} {err} % {plain(name)}" for name in sets] for who in ("teacher", "student"))
     head = ["student", "generation", *teacher, "hours", f"pseudo-labels {err} %", "share", *student]
     rows = [_row(run, known.get(teacher_of(run) or Path()), sets, metric) for run in runs]
     return ["## Generations", table(head, rows), NOTE.format(err=err)]
@@ -51,7 +51,7 @@ def _row(run: Run, teacher: Run | None, sets: list[str], metric: str) -> list[st
     parts = mix.get("pseudo") or []
     hours = [sum(part[which]["hours"] for part in parts) for which in ("kept", "decoded")]
     return [
-        f"`{_family(run)}`",
+        code(_family(run)),
         str(run.generation),
         *_rates(teacher, sets, metric),
         f"{hours[0]:.2f} of {hours[1]:.2f}" if parts else "",

@@ -7,7 +7,7 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.delay import NAME
 from espnet_kd.recipe.groups import Group
-from espnet_kd.recipe.tables import table
+from espnet_kd.recipe.tables import code, plain, table
 
 NOTE = """\
 Delay: of the moment in the speech at which a token is emitted, by the most probable alignments of student and
@@ -30,10 +30,10 @@ def section(groups: list[Group], sets: list[str]) -> list[str]:
             rates = [f"{run.scores[name].rate(metric):.1f}" if name in run.scores else "" for name in sets]
             chunk = "all" if found["chunk_ms"] is None else f"{found['chunk_ms']:.0f}"
             delays = [f"{found[f'{name}_ms']:+.0f}" for name in ("mean", "median", "p90")]
-            rows.append([f"`{run.name}`", group.label, *rates, chunk, *delays])
+            rows.append([code(run.name), plain(group.label), *rates, chunk, *delays])
     if not rows:
         return []
-    head = ["run", "model", *(f"{name} {metric.upper()} %" for name in sets), "chunk ms"]
+    head = ["run", "model", *(f"{plain(name)} {metric.upper()} %" for name in sets), "chunk ms"]
     delays = ["mean delay ms", "median ms", "90 % below ms"]
     return ["## Emission delay", table([*head, *delays], rows), NOTE]
 

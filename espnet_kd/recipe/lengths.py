@@ -53,7 +53,7 @@ def read_dump_dir(path: Path, labelled: bool = True) -> dict[str, dict[str, str]
     tables = {name: read_table(path / name) for name in TABLES if labelled or name != "text"}
     check_same_keys(path, tables)
     for utt, value in tables["utt2num_samples"].items():
-        if not value.isdecimal():
+        if not value.isdecimal() or len(value) > 18:  # more than an exabyte
             raise UserError(f"{path}/utt2num_samples: {utt}: {value!r} is not a number of samples")
     return tables
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from espnet_kd.corpora.datadir import spk2utt
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, write_table
+from espnet_kd.files import atomic_dir, read_json, read_lines, write_table
 from espnet_kd.models.hypotheses import PREFIX
 from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.lengths import read_dump_dir
@@ -132,8 +132,11 @@ def samples(tables: Tables) -> int:
 
 def summary(path: Path) -> dict[str, Any]:
     """What the record keeps of a set of pseudo-labels."""
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    kept = {part: manifest[part] for part in ("decoded", "kept", "references")}
+    manifest = read_json(path / MANIFEST)
+    parts = ("decoded", "kept", "references")
+    if not all(part in manifest for part in parts):
+        raise UserError(f"{path / MANIFEST} is not of pseudo-labels: --pseudo takes results of pseudo-label")
+    kept = {part: manifest[part] for part in parts}
     return {"data": str(path), **kept}
 
 
@@ -160,6 +163,6 @@ def text_shapes(text: Mapping[str, str], args: argparse.Namespace) -> Iterator[t
         bpemodel=None if args.bpemodel == "none" else args.bpemodel,
         non_linguistic_symbols=None if args.nlsyms == "none" else args.nlsyms,
     )
-    size = len(args.token_list.read_text(encoding="utf-8").splitlines())
+    size = len(read_lines(args.token_list))
     for utt, words in text.items():
         yield utt, f"{len(tokenizer.text2tokens(words))},{size}"

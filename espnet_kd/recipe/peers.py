@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import atomic_path, read_json
 from espnet_kd.recipe.merge import dump, read_config
 
 SELECTED = re.compile(r"\w+\.\w+\.(best|ave[\w.]*)\.pth")
@@ -60,7 +60,7 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
         raise UserError(f"{place} has no averaged checkpoint of peer {number}: finish the training of {exp}")
     record: dict[str, Any] = {}
     if (exp / "run.json").is_file():
-        record = json.loads((exp / "run.json").read_text(encoding="utf-8"))
+        record = read_json(exp / "run.json")
     training = {"source": f"../{exp.name}", "training_seed": int(config["seed"])}
     _write(out / "config.yaml", dump({**peer_config(config, number), "output_dir": str(out)}))
     _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from espnet_kd.corpora.datadir import DataDir, Utterance, read_data_dir, write_data_dir
+from espnet_kd.corpora.datadir import SPEEDS, DataDir, Utterance, read_data_dir, write_data_dir
 from espnet_kd.errors import UserError
 
 
@@ -35,7 +35,7 @@ def parse_factors(text: str) -> list[str]:
     """Speed factors as they are written, since the prefix repeats them.
 
     Raises:
-        UserError: a factor is no positive number or occurs twice.
+        UserError: a factor is no number within ``SPEEDS``, or occurs twice.
     """
     seen: set[float] = set()
     for word in text.split():
@@ -43,8 +43,9 @@ def parse_factors(text: str) -> list[str]:
             value = float(word)
         except ValueError:
             value = math.nan
-        if not 0 < value < math.inf or value in seen:
-            raise UserError(f"--factors {text!r}: {word!r} is not a positive number, or occurs twice")
+        if not SPEEDS[0] <= value <= SPEEDS[1] or value in seen:
+            limits = f"from {SPEEDS[0]} to {SPEEDS[1]}"
+            raise UserError(f"--factors {text!r}: {word!r} is not a number {limits}, or occurs twice")
         seen.add(value)
     if not seen:
         raise UserError("--factors is empty: give speeds such as '0.9 1.0 1.1'")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 
+from espnet_kd.errors import printable
 from espnet_kd.files import atomic_path
 from espnet_kd.recipe import scores
 from espnet_kd.recipe.bootstrap import rate_interval
@@ -66,10 +67,15 @@ def colours(groups: list[Group]) -> dict[str, str]:
     return {group.label: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
 
 
+def letters(text: str) -> str:
+    """Foreign text for a picture, to the letter: what stands between two $ would be a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def wrapped(label: str, width: int = 56) -> str:
     """The label in lines of `width` characters, broken after spaces and underscores; words stay whole."""
     lines = [""]
-    for piece in re.findall(r"[^ _]*[ _]?", label):
+    for piece in re.findall(r"[^ _]*[ _]?", letters(label)):
         if lines[-1] and len(lines[-1] + piece) > width:
             lines.append("")
         lines[-1] += piece
@@ -106,7 +112,7 @@ def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
             if group.scored(name):
                 top = max(top, _bar(ax, y, group, name, colour[group.label]))
         unit = scores.KINDS[groups[0].metric]
-        ax.set(title=name, xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
+        ax.set(title=letters(name), xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
         ax.set_yticks(range(len(shown)), [wrapped(group.label) for group in shown])
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)

@@ -111,7 +111,7 @@ def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
     """Draw panels above a common axis of time; each frame stands at its middle."""
     from matplotlib.figure import Figure
 
-    from espnet_kd.recipe.plots import save
+    from espnet_kd.recipe.plots import letters, save
 
     colour = colours(panels)
     width = min(max(8.0, 4.0 * seconds), 18.0)
@@ -121,10 +121,10 @@ def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
         frames = len(panel.posteriors)
         times = (np.arange(frames) + 0.5) * seconds / frames
         draw_panel(ax, times, panel, colour)
-        ax.set_title(f"{panel.label}, {frames} frames", loc="left", fontsize=10)
+        ax.set_title(letters(f"{panel.label}, {frames} frames"), loc="left", fontsize=10)
     axes[-1].set_xlabel("time (s); grey: blank")
     axes[0].set_xlim(0, seconds)
-    figure.suptitle(title if len(title) < 100 else f"{title[:97]}...", fontsize=11)
+    figure.suptitle(letters(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
     save(figure, path)
 
 
@@ -164,7 +164,9 @@ def _without_floor(curve: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]
 
 def _shown(token: str) -> str:
     """A word boundary is a token among characters, the start of one in BPE."""
-    return "space" if token in ("<space>", "\u2581") else token.replace("\u2581", "_")
+    from espnet_kd.recipe.plots import letters
+
+    return "space" if token in ("<space>", "\u2581") else letters(token.replace("\u2581", "_"))
 
 
 def colours(panels: list[Panel]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
@@ -124,19 +125,19 @@ def render(
     parts = [f"# {title}", NOTE]
     for name in sets:
         aside = " (validation set: models were selected on it)" if name in valid else ""
-        parts += [f"## {name}{aside}", tables.results(groups, name)]
+        parts += [f"## {tables.plain(name)}{aside}", tables.results(groups, name)]
     parts.append(tables.notes(groups[0].metric))
     notes = tables.warnings(groups, sets)
     if unscored:
-        notes.append("Not scored: " + ", ".join(f"`{run.name}`" for run in unscored) + ".")
+        notes.append("Not scored: " + ", ".join(tables.code(run.name) for run in unscored) + ".")
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     parts += generations.section(groups, sets) + latency.section(groups, sets)
     parts += stored.section(groups)
     parts.append("## Plots")
     for caption, path in images.items():
-        link = Path(os.path.relpath(path, out.parent)).as_posix().replace(" ", "%20")
-        parts += [f"![{caption}]({link})", f"{caption}."]
+        link = quote(Path(os.path.relpath(path, out.parent)).as_posix())
+        parts += [f"![{tables.plain(caption)}]({link})", f"{tables.plain(caption)}."]
     parts += ["## Runs", tables.runs(groups, sets)]
     phases = tables.phases(groups)
     if phases:

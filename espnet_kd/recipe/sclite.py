@@ -4,6 +4,7 @@ import statistics
 import unicodedata
 from collections.abc import Mapping
 
+from espnet_kd.errors import printable
 from espnet_kd.recipe.alignment import Aligned, Counts
 
 HEAD = ("SPKR", "# Snt", "# Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
@@ -57,7 +58,7 @@ def _table(speakers: Mapping[str, list[Counts]], percentages: bool) -> str:
         rows = {name: _percent(row) for name, row in rows.items()}
         total = _percent(total)
     decimals = 1 if percentages else 0
-    body = [_cells(name, row, decimals) for name, row in rows.items() if name]
+    body = [_cells(printable(name), row, decimals) for name, row in rows.items() if name]
     # ESPnet's script greps "Avg": no other line of the file may have the word.
     foot = [_cells("Sum/Avg" if percentages else "Sum", total, decimals)]
     if len(rows) > 1:
@@ -105,11 +106,11 @@ def _alignment(name: str, a: Aligned) -> str:
     scores = f"Scores: (#C #S #D #I) {c.hits} {c.substitutions} {c.deletions} {c.insertions}"
     labels = ("REF: ", "HYP: ", "Eval:")
     text = [f"{label} {' '.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
-    return "\n".join([f"id: ({name})", scores, *text, ""])
+    return "\n".join([f"id: ({printable(name)})", scores, *text, ""])
 
 
 def _visible(token: str) -> str:
-    return "<space>" if token == " " else token
+    return "<space>" if token == " " else printable(token)
 
 
 def _width(text: str) -> int:

@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
 from espnet_kd.recipe import sclite, scores
 from espnet_kd.recipe.alignment import Aligned, Counts, align, join
+from espnet_kd.recipe.tokens import read_symbols
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     reference, hypothesis = read_table(args.ref), read_table(args.hyp)
     utterances = join(reference, hypothesis, args.ref, args.hyp)
-    symbols = read_symbols(args.nlsyms)
+    symbols = frozenset(read_symbols(args.nlsyms))
     aligned: dict[str, dict[str, Aligned]] = {}
     for kind, unit in scores.KINDS.items():
         rows = align([reference[u] for u in utterances], [hypothesis[u] for u in utterances], unit, symbols)
@@ -43,17 +44,6 @@ def main(argv: list[str] | None = None) -> None:
     print_worst(aligned["wer"], args.worst)
     if args.against:
         print(comparison(score, scores.read(args.against), args.against))
-
-
-def read_symbols(path: str | None) -> frozenset[str]:
-    """The symbols of a file, one a line."""
-    if path is None:
-        return frozenset()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: --nlsyms is a file with one symbol a line") from None
-    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:
@@ -89,8 +79,9 @@ def print_worst(aligned: Mapping[str, Aligned], number: int) -> None:
     for utt in ranked[: max(number, 0)]:
         a = aligned[utt]
         if a.counts.errors:
-            print(f"  {utt}  {a.counts.errors}/{a.counts.reference}")
-            print(f"    REF: {' '.join(a.reference)}\n    HYP: {' '.join(a.hypothesis)}")
+            print(f"  {printable(utt)}  {a.counts.errors}/{a.counts.reference}")
+            for name, words in (("REF", a.reference), ("HYP", a.hypothesis)):
+                print(f"    {name}: {printable(' '.join(words))}")
 
 
 def comparison(score: scores.Score, other: scores.Score, name: str) -> str:

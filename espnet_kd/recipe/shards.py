@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, locked
+from espnet_kd.files import atomic_path, locked, read_json
 
 SETTINGS = "settings.json"
 PER_SHARD = 100  # utterances; what a killed worker has to do again at most
@@ -78,12 +78,12 @@ def read_settings(directory: Path) -> dict[str, Any]:
         UserError: they have no or a damaged settings.json.
     """
     path = directory / SETTINGS
+    if not path.exists():
+        raise UserError(f"{directory} is not finished or something else: there is no {SETTINGS}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{directory} is not finished or something else: there is no {SETTINGS}") from None
-    except ValueError:
-        raise UserError(f"{path} is not JSON: remove {directory} and make it again") from None
+        return read_json(path)
+    except UserError as e:
+        raise UserError(f"{e}: remove {directory} and make it again") from None
 
 
 def _settle(directory: Path, settings: Mapping[str, Any], what: str) -> None:

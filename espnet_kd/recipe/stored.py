@@ -5,7 +5,7 @@ from pathlib import Path
 
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.groups import Group
-from espnet_kd.recipe.tables import table
+from espnet_kd.recipe.tables import code, table
 from espnet_kd.store import Manifest, Store
 from espnet_kd.store.manifest import NAME
 
@@ -39,10 +39,10 @@ def _row(directory: Path) -> list[str]:
         store = Store(directory)
         manifest, whole = store.manifest, _whole(store)
     except (UserError, OSError):
-        return [f"`{directory.name}`", "damaged: repeat the command that made it", *[""] * 5]
+        return [code(directory.name), "damaged: repeat the command that made it", *[""] * 5]
     megabytes = manifest.size / 1e6
     return [
-        f"`{store.directory.name}`",
+        code(store.directory.name),
         _kept(manifest),
         str(len(manifest.teachers)),
         f"{manifest.hours:.2f}",

@@ -1,14 +1,46 @@
 """The Markdown of RESULTS.md. Nothing of the day or the machine enters: the same runs give the same text."""
 
+import re
 import statistics
 from collections.abc import Iterable
 
+from espnet_kd.errors import printable
 from espnet_kd.recipe.bootstrap import RESAMPLES
 from espnet_kd.recipe.experiments import Run
 from espnet_kd.recipe.groups import Group, comparison, lesson
 
 # Metric -> columns of the error rates. Without spaces between words a WER would count whole utterances.
 RATES = {"wer": ["WER %", "errors/words", "CER %"], "cer": ["CER %", "errors/characters"]}
+
+
+# Markup of GitHub's Markdown and of HTML; an underscore within a word is none, and `table` sees to "|".
+MARKUP = re.compile(r"[\\`*<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def plain(text: str) -> str:
+    """Foreign text, such as names and ids, as Markdown that shows it to the letter."""
+    return MARKUP.sub(r"\\\g<0>", printable(text))
+
+
+def code(text: str) -> str:
+    """Foreign text as a piece of code within a line."""
+    text = printable(text)
+    if not text.strip() or "\\" in text and "|" in text:  # no table can have the latter as code
+        return plain(text)
+    ticks = _fence(text, 1)
+    space = " " if text[0] in "` " or text[-1] in "` " else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Foreign text as lines of code."""
+    text = "\n".join(printable(line) for line in text.split("\n"))
+    return f"{_fence(text, 3)}{language}\n{text}\n{_fence(text, 3)}"
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks, one more than stand in a row anywhere in the text."""
+    return "`" * max([least, *(len(ticks) + 1 for ticks in re.findall("`+", text))])
 
 
 def notes(metric: str) -> str:
@@ -48,7 +80,7 @@ def _row(group: Group, name: str) -> list[str]:
     elif group.kind == "distilled":
         against[0] = "no student with equal updates"
     return [
-        group.label,
+        plain(group.label),
         "unknown" if size is None else f"{size / 1e6:.2f} M",
         "unknown" if group.updates is None else str(group.updates),
         " ".join(str(run.seed) for run in runs),
@@ -72,8 +104,10 @@ def runs(groups: list[Group], sets: list[str]) -> str:
             hours = "unknown" if run.seconds is None else f"{run.seconds / 3600:.2f}"
             updates = "unknown" if run.updates is None else str(run.updates)
             model = run.model_file.name if run.model_file else "unknown"
-            rows.append([f"`{run.name}`", group.label, str(run.seed), *rates, updates, hours, model])
-    head = ["run", "model", "seed", *(f"{s} {metric.upper()} %" for s in sets)]
+            rows.append(
+                [code(run.name), plain(group.label), str(run.seed), *rates, updates, hours, plain(model)]
+            )
+    head = ["run", "model", "seed", *(f"{plain(s)} {metric.upper()} %" for s in sets)]
     return table([*head, "updates", "hours", "file"], rows)
 
 
@@ -85,8 +119,8 @@ def phases(groups: list[Group]) -> str:
             initial = ", ".join(param.split(":")[0] for param in phase.config.get("init_param") or [])
             hours = "unknown" if phase.own_seconds is None else f"{phase.own_seconds / 3600:.2f}"
             updates = "unknown" if phase.own_updates is None else str(phase.own_updates)
-            start = [updates, hours, initial or "random"]
-            rows.append([f"`{run.name}`", str(number), lesson(phase), str(run.seed), *start])
+            start = [updates, hours, plain(initial) or "random"]
+            rows.append([code(run.name), str(number), plain(lesson(phase)), str(run.seed), *start])
     head = ["run", "phase", "learns from", "seed", "updates", "hours", "starts from"]
     return table(head, rows) if rows else ""
 
@@ -96,8 +130,9 @@ def commands(groups: list[Group]) -> str:
     parts = []
     for run in (run for group in groups for run in group.runs):
         commit = run.info.get("commit") or "unknown"
-        parts.append(f"`{run.name}`, commit {commit}, decoded as `{run.inference_tag or 'not decoded'}`:")
-        parts.append(f"```sh\n{_command(run)}\n```")
+        decoded = code(run.inference_tag or "not decoded")
+        parts.append(f"{code(run.name)}, commit {plain(str(commit))}, decoded as {decoded}:")
+        parts.append(code_block(_command(run), "sh"))
     return "\n\n".join(parts)
 
 
@@ -115,21 +150,22 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
     found = []
     for group in groups:
         base = group.baseline
+        label = plain(group.label)
         found += [
-            f"{group.label}: no seed in common with {base.label} on {name}: all of both are compared."
+            f"{label}: no seed in common with {plain(base.label)} on {plain(name)}: all of both are compared."
             for name in sets
             if base is not None and group.scored(name) and base.scored(name)
             if group.seeds(name).isdisjoint(base.seeds(name))
         ]
         if base is not None and (group.updates is None or base.updates is None):
-            found.append(f"{group.label}: updates unknown, compared with {base.label} by max_epoch.")
+            found.append(f"{label}: updates unknown, compared with {plain(base.label)} by max_epoch.")
         open_runs = [run.name for run in group.runs if not run.finished]
-        found += [f"{group.label}: the training of `{name}` is not finished." for name in open_runs]
+        found += [f"{label}: the training of {code(name)} is not finished." for name in open_runs]
         counts = sorted({str(run.updates) for run in group.runs})
         if len(counts) > 1:
-            found.append(f"{group.label}: updates differ between seeds: {', '.join(counts)}.")
+            found.append(f"{label}: updates differ between seeds: {', '.join(counts)}.")
         found += [
-            f"{group.label}: seed {run.seed} has no score of {name}."
+            f"{label}: seed {run.seed} has no score of {plain(name)}."
             for name in sets
             for run in group.runs
             if run.scores and name not in run.scores

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_table
+from espnet_kd.files import atomic_path, read_lines, read_table
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
@@ -49,13 +49,16 @@ def read_sentences(texts: list[Path]) -> list[str]:
     return sentences
 
 
-def read_symbols(path: Path | None) -> list[str]:
-    """Non-linguistic symbols, one a line."""
-    if path is None:
-        return []
-    if not path.is_file():
-        raise UserError(f"--nlsyms {path} does not exist")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def read_symbols(path: str | Path | None) -> list[str]:
+    """Non-linguistic symbols, one a line.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return [] if path is None else [line.strip() for line in read_lines(path) if line.strip()]
+    except UserError as e:
+        raise UserError(f"--nlsyms {e}: it is a file with one symbol a line") from None
 
 
 def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], out: Path) -> list[str]:
@@ -101,7 +104,7 @@ def count_tokens(train: Path, token_type: str, nlsyms: Path | None) -> list[str]
         options += ["--write_vocabulary", "true", "--log_level", "WARNING"]
         options += ["--non_linguistic_symbols", str(nlsyms or "none")]
         tokenize(**vars(get_parser().parse_args(options)))
-        return counted.read_text(encoding="utf-8").splitlines()
+        return read_lines(counted)
 
 
 def write_token_list(path: Path, tokens: list[str]) -> None:

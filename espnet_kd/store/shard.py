@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, fsync
+from espnet_kd.files import atomic_dir, fsync, read_lines
 from espnet_kd.store.tap import Tap
 
 INDEX = "index.jsonl"
@@ -104,12 +104,12 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
         UserError: a line is not one of ours.
     """
     entries, end = {}, dict.fromkeys(taps, 0)
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(read_lines(path), 1):
         try:
             line = json.loads(text)
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
             entries[line["utt"]] = Entry(line["utt"], line["samples"], line["text"], end, rows, crc)
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
         end = {tap: end[tap] + rows[tap] for tap in taps}
     return entries

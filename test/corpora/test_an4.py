@@ -48,6 +48,19 @@ def test_again_gives_the_same_bytes_and_counts_are_only_a_warning(
     assert contents(tmp_path / "data") == first
 
 
+def test_a_dev_speaker_who_is_not_there_is_named(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    an4.main([str(root), str(tmp_path / "data"), "--dev_speakers", "fclc nobody"])
+    assert "warning: dev speakers that are not in the training set: nobody\n" in capsys.readouterr().err
+
+
+def test_a_line_is_not_divided_within(tmp_path: Path, root: Path) -> None:
+    edit(root / "etc" / "an4_train.transcription", "ENTER FIVE", "ENTER\u2028FIVE\x1cSIX")
+    an4.main([str(root), str(tmp_path / "data")])
+    assert (tmp_path / "data" / "dev" / "text").read_text() == "fclc-an101-fclc-b ENTER FIVE SIX\n"
+
+
 @pytest.mark.parametrize("top", ["an4", "an4-master", "downloads/an4"])
 def test_a_tarball_is_unpacked_once(tmp_path: Path, root: Path, top: str) -> None:
     with tarfile.open(tmp_path / "an4.tar.gz", "w:gz") as tar:

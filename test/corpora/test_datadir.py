@@ -125,8 +125,18 @@ def test_bad_utterances_are_refused(tmp_path: Path, utterances: list[Utterance],
         ({"utt2spk": "a-1\nb-1 b\n"}, "utt2spk: a-1 has no speaker"),
         ({"utt2spk": "a-1 a/b\nb-1 b\n"}, "'a/b' cannot be an id"),
         ({"utt2speed": "a-1 fast\n"}, "utt2speed: a-1: 'fast' is not a speed"),
-        ({"utt2speed": "a-1 0\n"}, "above 0, not 0"),
-        ({"utt2speed": "a-1 nan\n"}, "above 0, not nan"),
+        ({"utt2speed": "a-1 0\n"}, "from 0.1 to 10, not 0"),
+        ({"utt2speed": "a-1 1e9\n"}, "from 0.1 to 10, not 1e9"),
+        ({"utt2speed": "a-1 1\nc-1 0.9\n"}, "utt2speed: c-1 is not in utt2spk: correct or remove it"),
+        (
+            {"utt2ref_channels": "c-1 0\nd-1 1\n"},
+            r"utt2ref_channels: c-1 is not in utt2spk \(2 such ids\): correct",
+        ),
+        ({"utt2ref_channels": f"a-1 {'9' * 5000}\n"}, "is not the number of one channel"),
+        ({"utt2spk": "a-1 a\0\nb-1 b\n"}, r"utt2spk: 'a\\x00' cannot be an id: .* control characters"),
+        ({"text": "a-1 YES\nb\x1b[2J-1 NO\n"}, r"text:2: the key 'b\\x1b\[2J-1' has a control character"),
+        ({"text": "a-1 YES\nb-1\u00a0NO\n"}, r"text:2: the key 'b-1\\xa0NO' has .* a special space"),
+        ({"utt2speed": "a-1 nan\n"}, "from 0.1 to 10, not nan"),
         (
             {"utt2ref_channels": "a-1 left\n"},
             "utt2ref_channels: a-1: 'left' is not the number of one channel",
@@ -170,6 +180,13 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none is not a directory"):
         read_data_dir(tmp_path / "none")
+
+
+def test_tables_may_be_divided_by_tabs(tmp_path: Path) -> None:
+    tabs = {name: table.replace(" ", "\t") for name, table in PIECES.items()}
+    assert list(read_data_dir(write_kaldi(tmp_path / "tabs", **tabs))) == list(
+        read_data_dir(write_kaldi(tmp_path / "spaces", **PIECES))
+    )
 
 
 def test_an_empty_transcript_may_be_read(tmp_path: Path) -> None:

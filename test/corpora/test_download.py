@@ -21,10 +21,16 @@ class Server(http.server.ThreadingHTTPServer):
     limit = 0
     limits = 0
     with_length = True
+    version = ""  # the ETag, which If-Range must repeat, or else all is sent
+    more: dict[str, str] = {}  # headers instead of the right ones
+    leads_to = ""
+    data = DATA
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[str | None] = []
+        self.versions: list[str | None] = []
+        self.handle_error = lambda *_: None  # a client that has enough goes away
         self.url = f"http://127.0.0.1:{self.server_address[1]}/an4.tar.gz"
 
 
@@ -34,8 +40,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers["Range"]
         self.server.asked.append(wanted)
+        self.server.versions.append(self.headers["If-Range"])
         start = int(wanted[6:-1]) if wanted and self.server.ranges else 0
-        if self.path != "/an4.tar.gz":
+        if self.headers["If-Range"] not in (None, self.server.version):
+            start = 0
+        if self.server.leads_to:
+            self.send_response(302)
+            self.send_header("Location", self.server.leads_to)
+            self.end_headers()
+        elif self.path != "/an4.tar.gz":
             self.send_error(404)
         elif start >= len(DATA):
             self.send_response(416)
@@ -45,15 +58,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_data(start)
 
     def send_data(self, start: int) -> None:
+        data, more = self.server.data, self.server.more
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
+            right = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.send_header("Content-Range", more.get("Content-Range", right))
         if self.server.with_length:
-            self.send_header("Content-Length", str(len(DATA) - start))
+            self.send_header("Content-Length", more.get("Content-Length", str(len(data) - start)))
+        if self.server.version:
+            self.send_header("ETag", self.server.version)
         self.end_headers()
         broken = self.server.limits > 0
         self.server.limits -= broken
-        self.wfile.write(DATA[start : start + self.server.limit] if broken else DATA[start:])
+        self.wfile.write(data[start : start + self.server.limit] if broken else data[start:])
         self.close_connection = True
 
     def log_message(self, *args: object) -> None:
@@ -142,11 +159,95 @@ def test_an_unknown_address(server: Server, tmp_path: Path) -> None:
 
 
 def test_no_server(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="refused; 0 bytes are kept"):
+    with pytest.raises(UserError, match="refused; the same command begins anew"):
         download("http://127.0.0.1:9/a.tgz", tmp_path, pause=0)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a.tgz", "https://host/"])
+def interrupted(server: Server, directory: Path) -> None:
+    """Fetch 3000 bytes of version "1", without a checksum."""
+    server.version, server.limit, server.limits = '"1"', 1000, module.ATTEMPTS
+    with pytest.raises(UserError, match="3000 bytes are kept, the same command goes on"):
+        download(server.url, directory, pause=0)
+    assert server.versions == [None, '"1"', '"1"']
+
+
+def test_the_same_version_is_resumed_without_a_checksum(server: Server, tmp_path: Path) -> None:
+    interrupted(server, tmp_path)
+    assert download(server.url, tmp_path).read_bytes() == DATA
+    assert server.asked[-1] == "bytes=3000-"
+    assert [p.name for p in tmp_path.iterdir()] == ["an4.tar.gz"]
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_another_version_is_fetched_anew(server: Server, tmp_path: Path, heeds: bool) -> None:
+    interrupted(server, tmp_path)
+    server.version, server.data = '"2"', DATA[::-1]
+    if not heeds:  # a server that sends the range although the version is another
+        server.version = '"1"'
+        (tmp_path / "an4.tar.gz.version").write_text('"0"')
+        server.more = {"Content-Range": f"bytes 3000-{len(DATA) - 1}/{len(DATA)}"}
+    assert download(server.url, tmp_path, pause=0).read_bytes() == DATA[::-1]
+
+
+@pytest.mark.parametrize("found", ["bytes 0-99/100", "bytes 3000-", "3000", "bytes 3001-9999/10000"])
+def test_another_range_than_was_asked_for_is_not_appended(server: Server, tmp_path: Path, found: str) -> None:
+    interrupted(server, tmp_path)
+    server.more = {"Content-Range": found}
+    assert download(server.url, tmp_path, pause=0).read_bytes() == DATA
+
+
+def test_without_version_and_checksum_all_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    server.limit, server.limits = 1000, 1
+    assert download(server.url, tmp_path, pause=0).read_bytes() == DATA
+    assert server.asked == [None, None]
+
+
+@pytest.mark.parametrize("length", ["-1", "12x", "1_000", "9" * 5000, "١٢"])
+def test_a_length_that_is_none(server: Server, tmp_path: Path, length: str) -> None:
+    server.more = {"Content-Length": length.encode().decode("latin-1")}
+    with pytest.raises(UserError, match="the server gives the length '.*: give another address") as e:
+        download(server.url, tmp_path, pause=0)
+    assert len(str(e.value)) < 200
+
+
+def test_a_file_that_is_too_large(server: Server, tmp_path: Path) -> None:
+    for with_length in (True, False):
+        server.with_length = with_length
+        with pytest.raises(UserError, match="has more than 0 GB: download it yourself"):
+            download(server.url, tmp_path, largest=100_000)
+        assert not list(tmp_path.iterdir())
+    server.with_length, server.more = True, {"Content-Length": "9" * 18}
+    with pytest.raises(UserError, match=r"has 9{18} bytes, and .* has room for \d+: make room"):
+        download(server.url, tmp_path, largest=10**18)
+
+
+@pytest.mark.parametrize("elsewhere", ["file:///etc/passwd", "ftp://host/a.tgz", "data:,x", "http://[1/a.tgz"])
+def test_only_http_is_followed(server: Server, tmp_path: Path, elsewhere: str) -> None:
+    server.leads_to = elsewhere
+    with pytest.raises(UserError, match="leads to|not allowed|cannot be read") as e:
+        download(server.url, tmp_path, pause=0)
+    assert server.asked == [None] and "\n" not in str(e.value)
+    server.leads_to = server.url  # in a circle
+    with pytest.raises(UserError, match="the server says 302 .* infinite loop"):
+        download(server.url, tmp_path, pause=0)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a.tgz", "https://host/", "https:///a.tgz"])
 def test_other_addresses_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(UserError, match="only http:// and https://"):
         download(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/a.tgz", "http://host:port/a.tgz", "http://host/a b.tgz", "http://host/ä.tgz",
+        "http://host/\na.tgz", "http://host/a/%2e%2e", "http://host/%00a.tgz", "http://host/.part",
+        f"http://host/{'a' * 300}",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_none_are_refused_in_one_line(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match="is not an address|cannot be a file's name") as e:
+        download(url, tmp_path, pause=0)
+    assert "\n" not in str(e.value)
+    assert not list(tmp_path.iterdir())

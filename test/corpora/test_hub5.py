@@ -24,6 +24,23 @@ def test_a_pem(tmp_path: Path) -> None:
     assert found["en_4156-A_030185-030248"].speaker == "en_4156-A"
 
 
+def test_a_comment_is_a_line_that_begins_as_one(tmp_path: Path) -> None:
+    words = STM + " ;; OR SO"
+    _, segment = read_stm(write(tmp_path / "x.stm", " ;; comment", words)).popitem()
+    assert segment.words.endswith("OFFICER ;; OR SO")
+    kept = mended_stm(write(tmp_path / "x.stm", ";; en_4156", words), without=["en_4156"])
+    assert kept == ";; en_4156\n"
+    with pytest.raises(UserError, match="x.pem:1: expected `CALL SIDE SPEAKER START END`"):
+        read_pem(write(tmp_path / "x.pem", "en_4156 A unknown_speaker 301.85 302.48 ;; OR SO"))
+
+
+def test_a_stray_byte_does_not_divide_a_line(tmp_path: Path) -> None:
+    (tmp_path / "x.stm").write_bytes(STM.encode() + b"\x85YES\x1cWELL\r\n")
+    found = read_stm(tmp_path / "x.stm")
+    assert [s.words for s in found.values()] == ["HE IS A POLICE OFFICER\x85YES\x1cWELL"]
+    assert mended_stm(tmp_path / "x.stm").encode("latin-1") == STM.encode() + b"\x85YES\x1cWELL\n"
+
+
 def test_an_stm(tmp_path: Path) -> None:
     ignored = "sw_4390 B inter_segment_gap 0.00 1.16 <O,,,> IGNORE_TIME_SEGMENT_IN_SCORING"
     empty = "sw_4390 B sw_4390_B 1.16 2 <O,sw,M,sw-M>"

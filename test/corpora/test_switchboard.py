@@ -48,6 +48,19 @@ def test_the_tables_of_one_side(tmp_path: Path, root: Path) -> None:
     assert {u.channel for u in read_data_dir(train) if u.speaker.endswith("-B")} == {1}
 
 
+def test_a_stray_byte_is_kept_in_its_word_and_said(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_side(root, 2001, "A", [(0.1, 0.2, ["wow"]), (0.3, 0.4, ["caf#"]), (0.5, 0.6, ["so#yes"])])
+    path = root / SIDE_A
+    path.write_bytes(path.read_bytes().replace(b"caf#", b"caf\xe9").replace(b"so#yes", b"so\x1eyes"))
+    train = prepare(root) / "train"
+    assert (train / "text").read_text(encoding="utf-8").split("\n")[1:3] == [
+        "sw02001-A_000030-000040 café", "sw02001-A_000050-000060 so yes",
+    ]  # fmt: skip
+    assert "no rule covers, café (first:" in capsys.readouterr().err
+
+
 def test_splits_and_what_is_printed(root: Path, capsys: pytest.CaptureFixture) -> None:
     data = prepare(root)
     ids = {p.name: [u.id for u in read_data_dir(p)] for p in data.iterdir()}

@@ -11,6 +11,8 @@ import soundfile
 from miniature import contents, tone, write_kaldi, write_speech
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.recipe import lengths, perturb, score, scores
 from espnet_kd.recipe.format import main
 
 LENGTHS = {"a-1": 16000, "a-2": 4000, "b-1": 8000}
@@ -187,6 +189,57 @@ def test_bad_audio_stops_before_wav_scp_and_is_named(src: Path, nj: str) -> None
     with pytest.raises(UserError, match="^a-2: .*/src/a-2.wav: sample 0 is NaN or infinite$"):
         formatted(src, "--nj", nj)
     assert not (src.parent / "dst" / "wav.scp").exists()
+
+
+def test_tables_of_windows_and_tables_with_tabs_give_the_same(src: Path) -> None:
+    plain = contents(formatted(src, "--nj", "1", name="dst"))
+    (src.parent / "dst").rename(src.parent / "plain")
+    for name in ("wav.scp", "text", "utt2spk"):
+        table = (src / name).read_text()
+        (src / name).write_text("\ufeff" + table.replace(" ", "\t", 3).replace("\n", "\r\n"), newline="")
+    assert contents(formatted(src, "--nj", "1")) == plain
+
+
+def test_ids_with_characters_of_shells_and_other_scripts(tmp_path: Path) -> None:
+    ids = ["o'neil-1", "$HOME-x", "*star-~", "日本-é", '"q"-`id`', "a;b&c-#<>|", "%s-{0}\\n"]
+    src = write_speech(tmp_path / "src", dict.fromkeys(ids, 8000))
+    perturb.main([str(src), str(tmp_path / "sp"), "--factors", "0.9 1"])
+    formatted(tmp_path / "sp", "--nj", "2", name="dump")
+    lengths.main([str(tmp_path / "dump"), str(tmp_path / "kept")])
+    both = sorted(prefix + utt for prefix in ("", "sp0.9-") for utt in ids)
+    for name in ("wav.scp", "text", "utt2spk", "utt2num_samples"):
+        assert list(read_table(tmp_path / "kept" / name)) == both
+    assert all(Path(path).is_file() for path in read_table(tmp_path / "kept" / "wav.scp").values())
+    text = str(tmp_path / "kept" / "text")
+    score.main(["--ref", text, "--hyp", text, "--out", str(tmp_path / "out"), "--worst", "3"])
+    assert sorted(scores.read(tmp_path / "out").utterances["wer"]) == both
+
+
+def test_special_spaces_become_plain_ones_and_are_counted(src: Path, capsys: pytest.CaptureFixture) -> None:
+    write_kaldi(src, text="a-1 ONE\u00a0TWO\u3000 THREE\na-2 ONE\u202fTWO\tTHREE\nb-1 ONE  TWO\n")
+    dst = formatted(src, "--nj", "1")
+    # ESPnet's own texts keep two plain spaces
+    text = (dst / "text").read_text(encoding="utf-8")
+    assert text == "a-1 ONE TWO THREE\na-2 ONE TWO THREE\nb-1 ONE  TWO\n"
+    assert f"warning: {dst}/text: tabs or special spaces, such as U+00A0, of 2 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\x7f", "\x9b"])
+def test_a_control_character_in_a_transcript(src: Path, character: str) -> None:
+    write_kaldi(src, text=f"a-1 ONE\na-2 O{character}NE\nb-1 ONE\n")
+    message = "src/text: the transcript of a-2 has a control character, '\\\\x..'$"
+    with pytest.raises(UserError, match=message):
+        formatted(src)
+    assert not (src.parent / "dst").exists()
+
+
+@pytest.mark.parametrize("words", ["", " ", "\u00a0"])
+def test_an_empty_reference_of_a_test_set_is_refused(src: Path, words: str) -> None:
+    write_kaldi(src, text=f"a-1 ONE\na-2 {words}\nb-1 ONE\n")
+    with pytest.raises(UserError, match=r"src/text: a-2 has no words \(1 in all\), but a test set"):
+        formatted(src, "--scored")
+    assert not (src.parent / "dst").exists()
+    assert "a-2\n" in (formatted(src, "--nj", "1") / "text").read_text()  # stage 4 drops it
 
 
 def test_clipping_is_reported(src: Path, capsys: pytest.CaptureFixture) -> None:

@@ -24,6 +24,8 @@ def test_panels_are_drawn_in_colour(tmp_path: Path) -> None:
     panels = [Panel("teacher", frames, tokens), Panel("student", frames[::2], tokens)]
     posteriors.plot(panels, 1.5, "u1: a b", tmp_path / "p.png")
     posteriors.plot(panels[:1], 1.5, "u1: a b", tmp_path / "one.png")
+    odd = Panel("$x$", frames, ["<blank>", "$", r"\frac$", "$a^$", "<sos/eos>"])  # no formulae
+    posteriors.plot([odd], 1.5, "$HOME-x$: a \x1b[2J ^ $", tmp_path / "odd.png")
     from matplotlib.image import imread
 
     two, one = imread(tmp_path / "p.png")[..., :3], imread(tmp_path / "one.png")[..., :3]

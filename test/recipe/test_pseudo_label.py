@@ -219,9 +219,16 @@ def test_damaged_shards(data: Path, teacher: FakeTeacher, tmp_path: Path) -> Non
     (decode / "00002.jsonl").write_text('{"utt": "s1-a"}\n')
     with pytest.raises(UserError, match="00002.jsonl:1 is not a decoded utterance: remove the file"):
         run(data, tmp_path / "dst", "--shards", "2")
+    (decode / "00002.jsonl").write_bytes(b'{"utt": "\xff"}\n')
+    with pytest.raises(UserError, match="00002.jsonl:1 is not a decoded utterance: remove the file"):
+        run(data, tmp_path / "dst", "--shards", "2")
     (decode / "00002.jsonl").unlink()
     with pytest.raises(UserError, match="has 1 of 2 shards: repeat"):
         run(data, tmp_path / "third", "--agree_with", str(decode))
     (decode / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="settings.json is not JSON: remove"):
+    with pytest.raises(UserError, match="settings.json:1: not JSON: .*: remove"):
         run(data, tmp_path / "dst", "--shards", "2")
+    for content, message in (("[2]", "holds a list"), ("{}", "has 1 of None shards")):
+        (decode / "settings.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            run(data, tmp_path / "third", "--agree_with", str(decode))

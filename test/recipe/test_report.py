@@ -1,11 +1,12 @@
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from fabricated import UTTERANCES, config, distilled, write_experiment, write_recipe, write_score
 
-from espnet_kd.errors import UserError
+from espnet_kd.errors import CONTROL, UserError, printable
 from espnet_kd.files import fingerprint
 from espnet_kd.recipe.report import NOTE, main
 from espnet_kd.store import Manifest, Record, ShardEntry, Tap, write_shard
@@ -73,6 +74,37 @@ def test_commands_and_plots_are_listed(recipe: Path, capsys: pytest.CaptureFixtu
     assert links == ["some%20images/wer.png", "some%20images/learning_curves.png"]
     assert all((recipe / link.replace("%20", " ")).stat().st_size > 5000 for link in links)
     assert "| distilled: ctc |" in capsys.readouterr().out
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>", "a|b", "`tick`", "``", "_it_ *b* ~~s~~", "[x](javascript:1)", "&lt;b&gt;",
+    "$x$ $y", "a\\|b`c", "\x1b[2Jgone", "\u202etxt", "two\nlines", "日本 o'neil",
+]  # fmt: skip
+
+
+def test_foreign_names_and_commands_are_shown_to_the_letter(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    commands = {name: f"./run.sh {name} ```\n<script>\x1b[2J" for name in HOSTILE}
+    for name, command in commands.items():
+        settings = {**distilled(9), "criteria": {name: {}}}
+        info = {"role": "student", "command": command, "commit": name}
+        write_score(write_experiment(recipe / "exp" / name, settings, info), "test", 3)
+    text = report()
+    for written in (text, capsys.readouterr().out):
+        assert not CONTROL.search(written.replace("\n", ""))
+    html = ElementTree.fromstring(f"<page>{page.render(text.replace(NOTE, ''))}</page>")
+    allowed = "page h1 h2 p ul li img code pre table thead tbody tr th td"
+    assert {element.tag for element in html.iter()} <= set(allowed.split())
+    for table in html.iter("table"):
+        assert len({len(row) for row in table.iter("tr")}) == 1
+    found = {tag: {"".join(e.itertext()) for e in html.iter(tag)} for tag in ("td", "pre", "p")}
+    for name, command in commands.items():
+        shown = printable(name)
+        assert {shown, f"distilled: {shown}"} <= found["td"]
+        assert "\n".join(map(printable, command.split("\n"))) + "\n" in found["pre"]
+        assert any(f"{shown}, commit {shown}, decoded as" in p for p in found["p"])
 
 
 def test_sets_have_their_own_tables_and_the_validation_set_is_last(recipe: Path) -> None:

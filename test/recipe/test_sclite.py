@@ -30,6 +30,12 @@ def test_a_row_per_speaker_and_their_mean() -> None:
     assert "id: (ann-u1)" in text
 
 
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    text = render({"u\x1b[2J": align(["a\x1b]0;x\x07 b"], ["a b\u202e"], "word")[0]})
+    assert "id: (u\\x1b[2J)" in text and "a\\x1b]0;x\\x07" in text and "b\\u202e" in text
+    assert text.isprintable() or set(text) - {c for c in text if c.isprintable()} == {"\n"}
+
+
 def test_only_one_line_has_the_word_that_espnet_looks_for() -> None:
     text = rendered({"u1": "ann", "u2": "bob", "u3": "ann"})
     assert [line for line in text.splitlines() if "Avg" in line] == [

@@ -38,6 +38,12 @@ def test_counts_are_joined_by_utterance(tree: Path, capsys: pytest.CaptureFixtur
     assert lines[1:] == ["  u2  1/1", "    REF: four", "    HYP: "]
 
 
+def test_a_transcript_does_not_command_the_terminal(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("exp/T/I/test/text").write_text(HYP.replace("too", "\x1b[2Jtoo"))
+    score("I", "--worst", "3")
+    assert "    HYP: one \\x1b[2Jtoo three\n" in capsys.readouterr().out
+
+
 def test_the_record_holds_what_a_comparison_needs(tree: Path) -> None:
     score("I")
     content = json.loads((tree / "exp/T/I/test/score.json").read_text())

@@ -5,6 +5,7 @@ import pytest
 from miniature import contents
 
 from espnet_kd.errors import UserError
+from espnet_kd.recipe.merge import dump
 from espnet_kd.recipe.tokens import main
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "ENTER", "RUBOUT", "REPEAT", "ERASE")
@@ -146,5 +147,20 @@ def test_a_special_token_in_the_text(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(text: Path) -> None:
     with pytest.raises(UserError, match="none does not exist"):
         tokens(text.parent / "none", "--token_type", "char")
-    with pytest.raises(UserError, match="--nlsyms .*none does not exist"):
+    with pytest.raises(UserError, match="--nlsyms .*none does not exist: it is a file with one symbol"):
         tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "none"))
+    (text.parent / "latin").write_bytes(b"<noise>\n<\xe9>\n")
+    with pytest.raises(UserError, match="--nlsyms .*latin is not UTF-8 text"):
+        tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "latin"))
+
+
+def test_words_that_yaml_reads_otherwise_stay_words(tmp_path: Path) -> None:
+    import yaml
+    from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
+
+    words = ["null", "true", "1e5", "=", "<<", "~", "0x1F", "1_000", "12:30", "-", "no", "2026-01-01", "日本"]
+    (tmp_path / "text").write_text(f"u1 {' '.join(words)}\n", encoding="utf-8")
+    found = tokens(tmp_path / "text", "--token_type", "word")
+    assert found == ["<blank>", "<unk>", *words, "<sos/eos>"]
+    dumped = yaml_no_alias_safe_dump({"token_list": found}, sort_keys=False)  # how ESPnet writes config.yaml
+    assert yaml.safe_load(dumped) == {"token_list": found} == yaml.safe_load(dump({"token_list": found}))

@@ -13,8 +13,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.recipe.alignment import Counts, align
 from espnet_kd.recipe.pseudo_label.selection import Label, Step
-from espnet_kd.recipe.score import read_symbols
 from espnet_kd.recipe.scores import KINDS
+from espnet_kd.recipe.tokens import read_symbols
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 Labels = Mapping[str, Label]
@@ -69,7 +69,7 @@ class Truth:
         Raises:
             UserError: one does not exist or is malformed.
         """
-        return cls(path, read_table(path), read_symbols(symbols))
+        return cls(path, read_table(path), frozenset(read_symbols(symbols)))
 
     def quality(self, labels: Labels, kept: Labels) -> dict[str, Any]:
         """Errors of the pseudo-labels, before and after the filters.

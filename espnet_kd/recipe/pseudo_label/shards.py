@@ -36,18 +36,18 @@ def read(directory: Path) -> Iterator[Record]:
     Raises:
         UserError: it has no shards, they are not complete, or a line is not one of ours.
     """
-    expected = read_settings(directory)["shards"]
+    expected = read_settings(directory).get("shards")
     paths = sorted(directory.glob("[0-9]*.jsonl"))
     if len(paths) != expected:
         raise UserError(
             f"{directory} has {len(paths)} of {expected} shards: repeat the command that makes them"
         )
     for path in paths:
-        with path.open(encoding="utf-8") as f:
+        with path.open("rb") as f:
             for number, line in enumerate(f, 1):
                 try:
-                    yield from_json(line)
-                except (ValueError, KeyError, TypeError):
+                    yield from_json(line.decode())
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise UserError(
                         f"{path}:{number} is not a decoded utterance: remove the file and decode again"
                     ) from None

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, printable
 from espnet_kd.files import fingerprint
 from espnet_kd.recipe import cluster, shards
 from espnet_kd.recipe.merge import merge_files
@@ -76,7 +76,7 @@ def check(store: Store) -> None:
     for problem in verify(store):
         problems += 1
         if problems <= SHOWN:
-            print(problem)
+            print(printable(problem))
     manifest = store.manifest
     if problems:
         raise UserError(f"{store.directory}: {problems} problems in {manifest.utterances} utterances")
