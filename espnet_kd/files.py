@@ -98,6 +98,12 @@ def read_table(path: str | Path) -> dict[str, str]:
     return table
 
 
+def table_files(path: str | Path) -> list[Path]:
+    """The files of a table: itself, or, where ESPnet's split_scps made a directory of it, the parts."""
+    path = Path(path)
+    return sorted(path.glob("split.*")) if path.is_dir() else [path]
+
+
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     """Write a Kaldi table sorted by key, atomically."""
     with atomic_path(path) as temporary:

@@ -69,6 +69,7 @@ def test_every_peer_is_a_stock_experiment(recipe: Recipe, whole: Path) -> None:
     for directory, prefix, end in zip(directories, ("", "kd_peers.2."), ("", "_peer2"), strict=True):
         files = {p.name for p in directory.glob("*.pth")}
         assert files == {"valid.acc.ave.pth", "valid.acc.ave_2best.pth", "valid.acc.best.pth"}
+        assert (directory / "images").is_dir()  # a stock recipe names it when it packs
         trained = torch.load(whole / f"valid.acc{end}.ave.pth", weights_only=True)
         exported = torch.load(directory / "valid.acc.ave.pth", weights_only=True)
         own = {name for name in trained if name.startswith(prefix or "kd_") == bool(prefix)}
