@@ -25,6 +25,7 @@ work=$(cd "${work}" && pwd)
 copied=(egs2/"${recipe}"/asr1 egs2/mini_an4/asr1 egs2/TEMPLATE egs/mini_an4/asr1/downloads.tar.gz egs/an4 tools utils)
 tar c -C "${ESPNET_ROOT}" "${copied[@]}" | tar x -C "${work}/espnet"
 
+python3 -c 'import espnet2, resampy' || fail "python3 needs ESPnet and, for the recipe's own scripts, resampy"
 # Programs that ESPnet's tools/ would have built, where this machine has none.
 PATH=${PATH}:/usr/lib/sctk/bin
 if ! command -v sph2pipe >/dev/null; then
@@ -42,6 +43,7 @@ EOF
     chmod +x "${work}/bin/sph2pipe"
 fi
 export PATH=${work}/bin:${PATH}
+command -v sclite >/dev/null || fail "sclite is missing, which stage 13 needs: apt-get install sctk"
 
 # Smaller and shorter trainings than those of the recipes; everything else is the recipe's.
 model() { # BLOCKS UNITS EPOCHS
@@ -115,5 +117,7 @@ done
 grep -o 'loss_kd_[a-z]*=[0-9.e+-]*' "${exp}/train.log" | tail -n 3
 [[ -s ${exp}/asr_train_student_kd_${feats_type}_en_char_valid.acc.ave.zip ]]
 ls -l "${exp}"/*.zip
-diff -r -q "${ESPNET_ROOT}/egs2/${recipe}/asr1" . | grep -v '^Only in \.' || echo "the recipe is unedited"
+edited=$(diff -r -q --no-dereference "${ESPNET_ROOT}/egs2/${recipe}/asr1" . | grep -v '^Only in \.' || true)
+[[ -z ${edited} ]] || fail "the recipe was edited: ${edited}"
+echo "the recipe is unedited"
 echo "done in $(($(date +%s) - started)) s"
