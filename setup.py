@@ -1,4 +1,4 @@
-"""Packaging of espnet_kd; `make install` puts it into .venv with both extras."""
+"""Packaging of espnet_kd; `make install` puts it into .venv with all extras."""
 
 from pathlib import Path
 
@@ -16,16 +16,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.12,<3.14",
     packages=find_packages(include=["espnet_kd", "espnet_kd.*"]),
+    # Nothing here makes pip change an ESPnet or a torch that is installed: see the extra `espnet`.
     install_requires=[
-        "espnet[asr,train]>=202609,<202712",
-        "torch>=2.11,<3",  # ESPnet narrows torch and numpy further; an installation that suits it suits us
-        "numpy>=2.0,<3",
-        "dask[distributed]>=2026.1",  # no upper bound: its versions are dates, and ESPnet narrows them
-        "dask-jobqueue>=0.9,<1",
-        "kaldiio>=2.18,<3",
-        "sentencepiece>=0.2.1,<1",
         "jiwer>=4.0,<5",
-        "packaging>=25",  # no upper bound, as for dask
+        "packaging>=25",  # no upper bound: its versions are dates
         "soundfile>=0.14,<1",
         "soxr>=1.0,<2",
         "pyyaml>=6.0,<7",
@@ -33,6 +27,15 @@ setup(
         "matplotlib>=3.11,<4",
     ],
     extras_require={
+        "espnet": [
+            "espnet[asr,train]>=202609,<202712",
+            "torch>=2.11,<3",  # ESPnet narrows torch and numpy further; what suits it suits us
+            "numpy>=2.0,<3",
+            "dask[distributed]>=2026.1",  # no upper bound: its versions are dates, and ESPnet narrows them
+            "dask-jobqueue>=0.9,<1",
+            "kaldiio>=2.18,<3",
+            "sentencepiece>=0.2.1,<1",
+        ],
         "dev": [
             "pytest>=9.0,<10",
             "pytest-xdist>=3.8,<4",

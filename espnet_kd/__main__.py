@@ -8,6 +8,8 @@ import runpy
 import select
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from espnet_kd.errors import UserError, printable
 
@@ -66,9 +68,8 @@ def stand_in(argv: list[str]) -> None:
     if argv[0] == "-m" and len(argv) > 1 and argv[1] in TRAINERS:
         run("train", ["--task", TRAINERS[argv[1]], *argv[2:]])
     elif argv[0] == "-m" and len(argv) > 1 and argv[1] in BUILDERS:
-        from espnet_kd.encoders.register import register_encoders
-
-        register_encoders()
+        with one_line_errors():
+            importlib.import_module("espnet_kd.encoders.register").register_encoders()
         sys.argv[:] = argv[1:]
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
     else:
@@ -78,11 +79,25 @@ def stand_in(argv: list[str]) -> None:
 def run(name: str, argv: list[str]) -> None:
     """Run one command; a user's mistake becomes one line and exit status 1."""
     module, _ = COMMANDS[name]
-    try:
+    with one_line_errors():
         importlib.import_module(module).main(argv)
-    except (UserError, ValueError, FileNotFoundError) as e:
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End with one line on what the user can put right."""
+    try:
+        yield
+    except (UserError, ValueError, FileNotFoundError, ModuleNotFoundError) as e:
         if os.environ.get("ESPNET_KD_TRACEBACK"):
             raise
+        if isinstance(e, ModuleNotFoundError):
+            if (e.name or "espnet_kd").startswith("espnet_kd"):
+                raise
+            e = UserError(
+                f"Python module {e.name} is missing from {sys.prefix}: install what espnet_kd needs with "
+                "`pip install 'CHECKOUT[espnet]'`, where CHECKOUT is its folder"
+            )
         sys.exit(f"espnet-kd: error: {printable(str(e))}")
 
 

@@ -156,6 +156,12 @@ def has_odd_characters(name: str) -> bool:
     return name.split() != [name] or CONTROL.search(name) is not None
 
 
+def table_files(path: str | Path) -> list[Path]:
+    """The files of a table: itself, or, where ESPnet's split_scps made a directory of it, the parts."""
+    path = Path(path)
+    return sorted(path.glob("split.*")) if path.is_dir() else [path]
+
+
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     """Write a Kaldi table sorted by key, atomically."""
     with atomic_path(path) as temporary:

@@ -12,21 +12,24 @@ COMMON = {"errors", "files", "rate", "safe_yaml"}
 # What a part may import of the rest of espnet_kd; a part is a sub-package or a module beside them.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
-    "__main__": {"errors", "encoders"},
+    "__main__": {"errors"},
     "errors": set(),
     "files": {"errors"},
     "rate": {"errors"},
     "safe_yaml": {"errors"},
     "compat": set(),
+    "installed": {"errors"},
     "criteria": {"rnnt"},
     "rnnt": set(),
-    "encoders": set(),
+    "encoders": {"installed"},
     "corpora": COMMON,
     "store": COMMON,
-    "teachers": COMMON | {"store", "criteria", "encoders", "rnnt", "compat"},
+    "teachers": COMMON | {"store", "criteria", "encoders", "rnnt", "compat", "installed"},
     "models": COMMON | {"teachers", "criteria", "rnnt", "compat"},
-    "tasks": COMMON | {"models", "teachers", "encoders", "store", "criteria", "rnnt", "compat"},
-    "recipe": COMMON | {"tasks", "models", "teachers", "store", "criteria", "rnnt", "compat", "corpora"},
+    "tasks": COMMON
+    | {"models", "teachers", "encoders", "store", "criteria", "rnnt", "compat", "installed"},
+    "recipe": COMMON
+    | {"tasks", "models", "teachers", "store", "criteria", "rnnt", "compat", "corpora", "installed"},
 }
 TORCH_ONLY = {"criteria", "rnnt"}
 KNOWS_ESPNET = {"encoders", "teachers", "models", "tasks", "recipe", "compat"}

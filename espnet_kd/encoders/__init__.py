@@ -1,0 +1,3 @@
+from espnet_kd.installed import check_espnet
+
+check_espnet()  # one line here instead of a traceback or wrong lengths later

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import torch
 from packaging.requirements import Requirement
+from packaging.version import InvalidVersion
 
 from espnet_kd.criteria import PLUGINS
+from espnet_kd.installed import find_espnet
 from espnet_kd.rnnt import Joint, rnnt_distillation
 
 OK, OPTIONAL, WRONG = "ok", "optional", "wrong"
@@ -67,16 +69,28 @@ def packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
 
 def _package(requirement: Requirement, extra: str | None) -> Finding:
     wanted = f"{requirement.name} {requirement.specifier}"
+    where = ""
     try:
-        version = metadata.version(requirement.name)
+        if requirement.name == "espnet" and (espnet := find_espnet()) is not None:
+            version, where = espnet.version, f" in {espnet.folder}"
+        else:
+            version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         if extra:
             return Finding(OPTIONAL, f"{wanted} is missing: {EXTRAS[extra]}")
+        requirement.marker = None  # which says that it belongs to an extra
         return Finding(WRONG, f"{wanted} is missing: pip install '{requirement}'")
-    if not requirement.specifier.contains(version, prereleases=True):
+    if not _suits(version, requirement):
         state = OPTIONAL if extra else WRONG
-        return Finding(state, f"{requirement.name} {version} is not {requirement.specifier}")
-    return Finding(OK, f"{requirement.name} {version}")
+        return Finding(state, f"{requirement.name} {version}{where} is not {requirement.specifier}")
+    return Finding(OK, f"{requirement.name} {version}{where}")
+
+
+def _suits(version: str, requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(version, prereleases=True)
+    except InvalidVersion:  # a checkout without a version
+        return False
 
 
 def plugins() -> Iterator[Finding]:

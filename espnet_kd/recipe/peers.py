@@ -64,6 +64,7 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     training = {"source": f"../{exp.name}", "training_seed": int(config["seed"])}
     _write(out / "config.yaml", dump({**peer_config(config, number), "output_dir": str(out)}))
     _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
+    (out / "images").mkdir(exist_ok=True)  # stage 14 of ESPnet's asr.sh packs it, whether it is there or not
     for source in sources:
         target = out / source.name
         original = os.readlink(source) if source.is_symlink() else ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import fingerprint, read_table
+from espnet_kd.files import fingerprint, read_table, table_files
 from espnet_kd.store import Manifest, Store, Tap
 from espnet_kd.store.manifest import tokens_checksum
 from espnet_kd.tasks.options import TeacherOptions, TermOptions
@@ -110,8 +110,9 @@ def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> s
 def _check_utterances(store: Store, args: argparse.Namespace) -> None:
     """Each utterance of training and validation has targets; else a training would stop somewhere."""
     both = (args.train_data_path_and_name_and_type, args.valid_data_path_and_name_and_type)
-    for path, name, _ in (entry for entries in both for entry in entries):
-        if name == "speech" and (utt := store.missing(read_table(path))) is not None:
+    tables = [path for entries in both for path, name, _ in entries if name == "speech"]
+    for path in (file for table in tables for file in table_files(table)):
+        if (utt := store.missing(read_table(path))) is not None:
             raise UserError(
                 f"{store.directory} has no targets of utterance {utt} of {path}: it was made of other data; "
                 "make it again"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import read_table
+from espnet_kd.files import read_table, table_files
 from espnet_kd.models.hypotheses import are_hypotheses
 from espnet_kd.teachers.experiment import read_config
 
@@ -60,7 +60,11 @@ def settle_targets(args: argparse.Namespace, lattice: bool = True) -> str:
 
 def has_hypotheses(args: argparse.Namespace) -> bool:
     """True if there are pseudo-labels in the training set."""
-    return any(any(are_hypotheses(list(read_table(file)))) for file in args.train_shape_file[:1])
+    return any(
+        any(are_hypotheses(list(read_table(file))))
+        for shapes in args.train_shape_file[:1]
+        for file in table_files(shapes)
+    )
 
 
 def rule(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> tuple[str, str]:

@@ -73,6 +73,7 @@ def test_every_peer_is_a_stock_experiment(recipe: Recipe, whole: Path) -> None:
     for directory, place in zip(directories, (whole, whole / "peer2"), strict=True):
         files = {p.name for p in directory.glob("*.pth")}
         assert files == {"valid.acc.ave.pth", "valid.acc.ave_2best.pth", "valid.acc.best.pth"}
+        assert (directory / "images").is_dir()  # a stock recipe names it when it packs
         trained, exported = (
             torch.load(d / "valid.acc.ave.pth", weights_only=True) for d in (place, directory)
         )

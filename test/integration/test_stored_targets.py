@@ -73,6 +73,29 @@ def test_training_from_stored_targets_equals_training_beside_the_teachers(
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_tables_in_parts(ensemble: Recipe) -> None:
+    """Stock recipes cut large tables into parts, ``--num_splits_asr 2``."""
+    from espnet2.bin.split_scps import split_scps
+
+    from espnet_kd.tasks.asr import ASRDistillationTask
+
+    write(ensemble, "exp/split-targets", {"ctc": CRITERIA["ctc"]}, ["exp/teacher"])
+    whole = {Path(f).name: f for f in ("dump/raw/train/wav.scp", "dump/raw/train/text",
+             "stats/train/speech_shape", "stats/train/text_shape.char")}  # fmt: skip
+    with contextlib.chdir(ensemble.root):
+        split_scps(list(whole.values()), 2, None, "splits", "WARNING")
+        options = ensemble.training("exp/split", "student", teacher={"store": "exp/split-targets"},
+                                    criteria={"ctc": CRITERIA["ctc"]}, multiple_iterator=True)  # fmt: skip
+        for name, path in whole.items():
+            options = [option.replace(path, f"splits/{name}") for option in options]
+        ASRDistillationTask.main(cmd=options)
+        assert statistics(Path("exp/split"))["train"]["loss_kd_ctc"] > 0
+        lines = Path("splits/wav.scp/split.1").read_text().splitlines()
+        Path("splits/wav.scp/split.1").write_text("".join(f"{line}\n" for line in ["new x.wav", *lines]))
+        with pytest.raises(UserError, match=r"no targets of utterance new of splits/wav.scp/split.1"):
+            ASRDistillationTask.main(cmd=[*options, "--dry_run", "true"])
+
+
 def seen(recipe: Recipe, store: Store, teacher: dict) -> list[dict[str, Targets]]:
     """Of one utterance: stored targets, and what teachers give beside the training."""
     utt = "train-2"

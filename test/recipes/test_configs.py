@@ -117,6 +117,23 @@ def test_peers_can_be_built_and_have_the_taps(path: Path, monkeypatch: pytest.Mo
                 peer.get_submodule(term.term.student_tap)
 
 
+def test_sizes_need_no_teacher_and_count_every_peer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = yaml.safe_load((TEMPLATE.parents[1] / "an4/kd1/conf/student_conformer.yaml").read_text())
+    changes = {"student": {},
+               "kd": {"teacher": {"exp": "nowhere"}, "criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}},
+                      "init_from_teacher": {"encoder": True}, "targets": "soft"},
+               "mutual": {"mutual": {"peers": [{"encoder_conf": {"num_blocks": 1}}]}}}  # fmt: skip
+    for stem, change in changes.items():
+        (tmp_path / f"{stem}.yaml").write_text(yaml.safe_dump(student | change))
+    sizes.main([*(str(tmp_path / f"{stem}.yaml") for stem in changes), "--tokens", "30"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    names, millions = zip(*((row[0], row[-1]) for row in rows[2:]), strict=True)
+    assert names == ("student", "kd", "mutual, peer 1", "mutual, peer 2")
+    assert millions[0] == millions[1] == millions[2] and float(millions[3][:-2]) < float(millions[2][:-2])
+
+
 def test_sizes_are_printed_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     conf = TEMPLATE.parents[1] / "librispeech/kd1/conf"
     names = ("teacher_jasper", "student_jasper_mini")
