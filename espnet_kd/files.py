@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -202,7 +203,10 @@ def _temporary_beside(path: Path) -> Path:
 
 def _take_place(new: Path, path: Path) -> None:
     """Give a directory its final name; what has it goes away whole, even if another process does the same."""
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    is_dir = True
+    with suppress(FileNotFoundError):  # one look: between two another process may take it away
+        is_dir = stat.S_ISDIR(path.lstat().st_mode)
+    if not is_dir:
         raise UserError(f"{path} is in the way: a directory of that name is to be written")
     old = new.with_name(f"{new.name}.old")
     while True:

@@ -92,7 +92,7 @@ def load_own(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
             logging.warning(f"{name} of the checkpoint is left out: no criterion has it any more")
         else:
             logging.warning(f"{name} is not in the checkpoint: it starts anew")
-    for name in ours.keys() & saved.keys():
+    for name in sorted(ours.keys() & saved.keys()):
         if ours[name].shape != saved[name].shape:
             raise UserError(
                 f"{name} is {tuple(saved[name].shape)} in the checkpoint, {tuple(ours[name].shape)} in this "

@@ -63,7 +63,7 @@ def test_criteria_may_change(caplog: pytest.LogCaptureFixture) -> None:
     ("saved", "expected"),
     [
         ({"kd_peers.2.first.bias": torch.zeros(3)}, "it has kd_peers.2.first.bias, so it is of other peers"),
-        (own_tensors(Student(4)), "kd_criteria.hid.weight is (4, 3) in the checkpoint, (2, 3) in this"),
+        (own_tensors(Student(4)), "kd_criteria.hid.bias is (4,) in the checkpoint, (2,) in this"),
     ],
 )
 def test_what_does_not_fit_is_refused(saved: dict[str, Any], expected: str) -> None:
