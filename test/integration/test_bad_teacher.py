@@ -1,7 +1,9 @@
 """What a user may get wrong with teachers and criteria, each with its one line."""
 
+import contextlib
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ import yaml
 from recipe import KL, MODELS, Recipe
 
 from espnet_kd.errors import UserError
+from espnet_kd.recipe.targets import command
+from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.teachers.online import OnlineTeacher
 
 
 class Payload:
@@ -99,6 +104,35 @@ def test_missing_and_unexpected_tensors(recipe: Recipe, broken: Path) -> None:
     assert "ctc.ctc_lo.bias is (3,)" in train(recipe)
 
 
+def test_a_tensor_that_is_not_finite(recipe: Recipe, broken: Path) -> None:
+    state = torch.load(broken / "1epoch.pth", weights_only=True)
+    name = "encoder.encoders.1.feed_forward.w_2.weight"
+    state[name][0, 0] = float("nan")
+    torch.save(state, broken / "1epoch.pth")
+    assert f"valid.acc.ave.pth: {name} has values that are not finite: its training diverged" in train(recipe)
+
+
+def test_targets_that_are_not_finite(recipe: Recipe, broken: Path) -> None:
+    """Of tensors that are; also of one member of an ensemble."""
+    state = torch.load(broken / "1epoch.pth", weights_only=True)
+    state["ctc.ctc_lo.weight"] = torch.full_like(state["ctc.ctc_lo.weight"], 3e38)
+    torch.save(state, broken / "1epoch.pth")
+    for teachers in ("exp/broken", ["exp/teacher", "exp/broken"]):
+        message = train(recipe, teacher={"exp": teachers})
+        assert message.startswith("teacher exp/broken gives values at ctc.ctc_lo that are not finite: its")
+
+
+def test_the_first_batch_of_an_online_teacher_is_checked(recipe: Recipe) -> None:
+    of = OnlineTeacher([load_experiment(recipe.root / "exp/teacher")], ["ctc.ctc_lo"])
+    speech, lengths = torch.randn(2, 16000), torch.tensor([16000, 12000])
+    speech[1, 100] = float("nan")
+    batch = (speech, lengths, torch.tensor([[3], [4]]), torch.tensor([1, 1]))
+    with pytest.raises(UserError, match="exp/teacher gives values at ctc.ctc_lo for utt-b that are not"):
+        of.targets(*batch, ["utt-a", "utt-b"])
+    speech[1, 100] = 0.0
+    of.targets(*batch, ["utt-a", "utt-b"])
+
+
 def test_another_sampling_rate(recipe: Recipe, broken: Path) -> None:
     conf = yaml.safe_load((broken / "config.yaml").read_text())["frontend_conf"]
     change_config(broken, frontend_conf={**conf, "fs": "8k"})
@@ -115,6 +149,76 @@ def test_other_frame_rate(recipe: Recipe) -> None:
     student = {**MODELS["student"]["encoder_conf"], "input_layer": "conv2d6"}
     message = train(recipe, "exp/teacher", encoder_conf=student)
     assert "criterion ctc: the student has 32 positions" in message and "the teacher 49" in message
+
+
+@pytest.fixture()
+def fast(recipe: Recipe) -> Iterator[Path]:
+    """A model with 50 frames a second where the teacher has 25."""
+    changes = {"frontend_conf": {**MODELS["teacher"]["frontend_conf"], "hop_length": 80}}
+    yield recipe.train("exp/fast", "teacher", **changes)
+    shutil.rmtree(recipe.root / "exp/fast")
+
+
+def test_an_ensemble_of_other_frame_rates(recipe: Recipe, fast: Path) -> None:
+    message = train(recipe, ["exp/teacher", "exp/fast"])
+    assert message.startswith("teacher exp/teacher has 49 positions at ctc.ctc_lo, teacher exp/fast 99 for")
+    with contextlib.chdir(recipe.root), pytest.raises(UserError, match="the mean needs one frame rate"):
+        Path("kd.yaml").write_text(yaml.safe_dump({"criteria": {"ctc": KL}}))
+        words = ["--config", "kd.yaml", "--store", "exp/refused_store", "--data", "dump/raw/dev"]
+        command.main([*words, "--teacher", "exp/teacher", "exp/fast"])
+
+
+def test_a_model_that_takes_features(recipe: Recipe, broken: Path) -> None:
+    change_config(broken, input_size=80, frontend=None, frontend_conf={})
+    state = torch.load(broken / "1epoch.pth", weights_only=True)
+    del state["frontend.logmel.melmat"]
+    torch.save(state, broken / "1epoch.pth")
+    message = "student takes waveforms, teacher exp/broken features of size 80 (input_size): both get"
+    assert message in train(recipe)
+    assert "the student takes features (input_size: 80): give the teacher itself" in train(
+        recipe, teacher={"store": "exp/nowhere"}, input_size=80
+    )
+
+
+def test_models_that_prepare_the_same_speech_in_other_ways(recipe: Recipe, broken: Path) -> None:
+    change_config(broken, speech_volume_normalize=0.5)
+    message = train(recipe, ["exp/teacher", "exp/broken"])
+    assert "exp/teacher has speech_volume_normalize: None, exp/broken 0.5, but both get the same" in message
+
+
+def test_augmentation_that_moves_frames(recipe: Recipe) -> None:
+    effects = [[0.5, "lowpass", {"cutoff_freq": 1000}], [0.5, [[1.0, "reverse", {}]]]]
+    conf = {"fs": 16000, "data_aug_effects": effects, "data_aug_prob": 0.5}
+    message = train(recipe, "exp/teacher", preprocessor_conf=conf)
+    assert "criterion ctc compares frames, but reverse of the student's data_aug_effects moves" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"decoder": "rnn", "decoder_conf": {"hidden_size": 16, "sampling_probability": 0.4}},
+            "the decoder of the student reads its own predictions (sampling_probability: 0.4)",
+        ),
+        (
+            {"model_conf": {**MODELS["student"]["model_conf"], "lang_token_id": 3}},
+            "the decoder of the student reads the token of a language first (lang_token_id)",
+        ),
+    ],
+)
+def test_a_decoder_that_reads_another_prefix(recipe: Recipe, changes: dict, message: str) -> None:
+    att = {**KL, "tap": "decoder"}
+    assert f"criterion att: {message}" in train(recipe, "exp/teacher", criteria={"att": att}, **changes)
+    with pytest.raises(UserError) as error:
+        recipe.train("exp/refused", "student", mutual={"criteria": {"att": att}}, **changes)
+    assert f"criterion att: {message.replace('the student', 'peer 1')}" in str(error.value)
+
+
+def test_a_layer_that_is_left_out_of_some_steps(recipe: Recipe) -> None:
+    conf = {**MODELS["student"]["encoder_conf"], "layer_drop_rate": 0.3}
+    hidden = {"type": "hidden", "student_tap": "encoder.encoders.0", "teacher_tap": "encoder.encoders.1"}
+    message = "'encoder.encoders.0' of the student is left out of some steps by `layer_drop_rate: 0.3`"
+    assert message in train(recipe, "exp/teacher", criteria={"hid": hidden}, encoder_conf=conf)
 
 
 def test_statistics_of_the_teacher_are_gone(recipe: Recipe, broken: Path) -> None:

@@ -5,18 +5,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from recipe import MODELS, RATE, Recipe
+from recipe import KL, MODELS, RATE, Recipe
 
+from espnet_kd.criteria import CRITERIA
+from espnet_kd.criteria.distribution import KLDivergence
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.models.distilled import Term, aligned
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.recipe.targets import command, worker
 from espnet_kd.store import Store
-from espnet_kd.tasks.options import teacher_options
+from espnet_kd.tasks.attach import common_temperatures
+from espnet_kd.tasks.options import teacher_options, term_options
 from espnet_kd.teachers.stored import StoredTeacher
 from espnet_kd.teachers.targets import Targets
 
@@ -96,6 +100,65 @@ def test_tables_in_parts(ensemble: Recipe) -> None:
             ASRDistillationTask.main(cmd=[*options, "--dry_run", "true"])
 
 
+@pytest.fixture(scope="module")
+def loud(ensemble: Recipe) -> Recipe:
+    """A teacher whose speech is brought to one volume, and noise for a student."""
+    directory = ensemble.root / "exp/loud"
+    shutil.copytree(ensemble.root / "exp/teacher", directory)
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    (directory / "config.yaml").write_text(yaml.safe_dump({**config, "speech_volume_normalize": 0.9}))
+    wavs = read_table(ensemble.root / "dump/raw/dev/wav.scp")
+    (ensemble.root / "noise.scp").write_text("".join(f"{utt} {wav}\n" for utt, wav in wavs.items()))
+    return ensemble
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"noise_scp": "noise.scp", "noise_db_range": "0_5"},
+        {"speech_volume_normalize": 0.3},
+        {"preprocessor_conf": {"fs": RATE, "data_aug_prob": 1, "data_aug_effects": [[1, "clipping", {}]]}},
+    ],
+    ids=["noise", "volume", "effects"],
+)
+def test_a_teacher_gets_its_own_speech_in_both_ways(loud: Recipe, student: dict) -> None:
+    """Not the student's, which is noisy, of another volume or distorted."""
+    criteria, store = {"ctc": KL}, "exp/loud_targets"
+    if not (loud.root / store).exists():
+        write(loud, store, criteria, ["exp/loud"], "--number", "float32")
+    values = []
+    for kind in ("exp", "store"):
+        teacher = {"exp": {"exp": "exp/loud"}, "store": {"store": store}}[kind]
+        exp = loud.train(f"exp/of_{kind}", "student", teacher=teacher, criteria=criteria, **ALONE, **student)
+        values.append(statistics(exp))
+    for part in ("train", "valid"):
+        ours, theirs = (v[part]["loss_kd_ctc"] for v in values)
+        assert ours == pytest.approx(theirs, rel=1e-5), part
+
+
+def test_the_speech_of_a_batch(loud: Recipe) -> None:
+    """Student: with noise, at its volume; teacher: clean, at its own."""
+    from espnet_kd.tasks.asr import ASRDistillationTask as Task
+
+    options = {
+        "teacher": {"exp": "exp/loud"}, "criteria": {"ctc": KL}, "noise_scp": "noise.scp",
+        "speech_volume_normalize": 0.3,
+    }  # fmt: skip
+    speech = np.array([0.25, -0.5, 0.125] * 4000, np.float32)
+    with contextlib.chdir(loud.root):
+        args = Task.get_parser().parse_args(loud.training("exp/x", "student", **options))
+        prepare = {train: Task.build_preprocess_fn(args, train) for train in (True, False)}
+        for train, clean in ((True, False), (False, True)):
+            found = prepare[train]("utt", {"speech": speech.copy(), "text": "A B"})
+            np.testing.assert_allclose(found["teacher_speech"], speech * 1.8, rtol=1e-6)  # 0.9 / 0.5
+            assert np.abs(found["speech"]).max() == pytest.approx(0.3)
+            assert np.allclose(found["speech"], speech * 0.6, rtol=1e-6) is clean
+        args.teacher = {"exp": "exp/teacher"}
+        args.noise_scp = args.speech_volume_normalize = None
+        found = Task.build_preprocess_fn(args, True)("utt", {"speech": speech, "text": "A B"})
+        assert "teacher_speech" not in found, "one speech serves both"
+
+
 def seen(recipe: Recipe, store: Store, teacher: dict) -> list[dict[str, Targets]]:
     """Of one utterance: stored targets, and what teachers give beside the training."""
     utt = "train-2"
@@ -147,6 +210,18 @@ def test_the_mean_of_an_ensemble(ensemble: Recipe, mean: str) -> None:
     kept = stored["ctc.ctc_lo"].values
     found = torch.zeros_like(expected).scatter(-1, kept.tokens, kept.log_probs.exp())
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-5)
+
+
+def test_the_mean_is_at_the_temperature_of_the_criterion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may have another than 1 without an option."""
+
+    class Warm(KLDivergence):
+        def __init__(self, temperature: float = 2.0) -> None:
+            super().__init__(temperature)
+
+    monkeypatch.setitem(CRITERIA, "warm", Warm)
+    terms = term_options({"ctc": {"type": "warm", "tap": "ctc.ctc_lo"}})
+    assert common_temperatures(terms, teachers=2) == {"ctc.ctc_lo": 2.0}
 
 
 def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytest.CaptureFixture) -> None:

@@ -1,15 +1,22 @@
 """ESPnet's own switches, on our task; the stand-in for python3 in a stock recipe."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from espnet2.tasks.asr import ASRTask
 from recipe import KL, MODELS, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.tasks.asr import ASRDistillationTask
 
 DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
 
@@ -102,6 +109,43 @@ def test_task_weight_and_ensemble(recipe: Recipe) -> None:
     alone = torch.load(one / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
     # The mean of a teacher with itself is the teacher. Steps after the first differ by task_weight.
     assert alone["loss_kd_ctc"] == pytest.approx(stats["loss_kd_ctc"], rel=0.05)
+
+
+def train_on_features(recipe: Recipe, out: str, name: str, task: Any, **changes: Any) -> Path:
+    """As ``Recipe.train``, on features of 80 bands in the place of waveforms, as `--feats_type extracted`."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "dev"):
+        table = {}
+        for utt in read_table(recipe.root / f"dump/raw/{part}/wav.scp"):
+            path = recipe.root / f"dump/raw/{part}/{utt}.npy"
+            np.save(path, rng.normal(size=(rng.integers(60, 120), 80)).astype(np.float32))
+            table[utt] = path
+        lines = (f"{utt} {path}\n" for utt, path in table.items())
+        (recipe.root / f"dump/raw/{part}/feats.scp").write_text("".join(lines))
+    words = recipe.training(out, name, input_size=80, **changes)
+    with contextlib.chdir(recipe.root):
+        task.main(cmd=[w.replace("wav.scp,speech,sound", "feats.scp,speech,npy") for w in words])
+    return recipe.root / out
+
+
+def test_features_and_a_recurrent_teacher_of_unsorted_batches(recipe: Recipe) -> None:
+    conf = {"num_layers": 1, "hidden_size": 16, "output_size": 16}
+    recurrent = {"encoder": "vgg_rnn", "encoder_conf": conf, "batch_type": "sorted"}
+    train_on_features(recipe, "exp/recurrent", "teacher", ASRTask, **recurrent)
+    terms = {"ctc": KL, "att": {**KL, "tap": "decoder"}}
+    options = {"teacher": {"exp": "exp/recurrent"}, "criteria": terms, "task_weight": 0}
+    exp = train_on_features(recipe, "exp/of_features", "student", ASRDistillationTask, **options)
+    stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    assert stats["loss_kd_ctc"] > 0 and stats["loss_kd_att"] > 0
+
+
+def test_a_student_in_float64_of_a_teacher_in_float32(recipe: Recipe) -> None:
+    terms = {"ctc": KL, "att": {**KL, "tap": "decoder"}, "hid": {"type": "hidden", "tap": "encoder"}}
+    options = {"teacher": {"exp": "exp/teacher"}, "criteria": terms, "optim_conf": {"lr": 0.0}}
+    runs = [recipe.train(f"exp/{d}", "student", train_dtype=d, **options) for d in ("float64", "float32")]
+    of = [torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1] for exp in runs]
+    for name in (name for name in of[0]["train"] if name.startswith("loss_kd")):
+        assert of[0]["train"][name] == pytest.approx(of[1]["train"][name], rel=1e-4), name
 
 
 def test_initialise_from_teacher(recipe: Recipe) -> None:

@@ -1,4 +1,7 @@
-"""Hooks on a stand-in for a stock model: encoder (B, T, D) with lengths, CTC layer, decoder."""
+"""Hooks on a stand-in for a stock model: encoder (B, T, D) with lengths, CTC layer, decoder.
+
+As in self-conditioned CTC the encoder calls the CTC layer on an inner layer, and shares its norm.
+"""
 
 import pytest
 import torch
@@ -22,12 +25,14 @@ class Encoder(nn.Module):
         self.unused = nn.Identity()
         self.early = nn.Identity()
         self.square = nn.Identity()
+        self.norm = nn.Identity()
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, None]:
+    def forward(self, x: Tensor, lengths: Tensor, ctc: nn.Module) -> tuple[Tensor, Tensor, None]:
         self.early(x.repeat(1, 2, 1))
         self.square(x[..., None])
+        ctc(self.norm(x))
         (x, _), _ = self.layers[0](x)
-        return x, lengths, None
+        return self.norm(x), lengths, None
 
 
 class Model(nn.Module):
@@ -36,14 +41,15 @@ class Model(nn.Module):
         self.encoder = Encoder()
         self.postencoder = None
         self.ctc = nn.Linear(2, 5)
-        self.decoder = nn.Identity()
+        self.decoder = nn.Sequential(nn.Identity())
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        x, _, _ = self.encoder(x, lengths)
+        x, _, _ = self.encoder(x, lengths, self.ctc)
         self.decoder(torch.zeros(2, 4, 5))
-        first = self.ctc(x)
-        self.ctc(x * 0)
-        return first
+        of_final_output = self.ctc(x)
+        self.ctc(x * 3)  # for the error rate
+        self.decoder(torch.ones(2, 4, 5))
+        return of_final_output
 
 
 X, LENGTHS, TEXT = torch.zeros(2, 3, 2), torch.tensor([3, 1]), torch.tensor([3, 2])
@@ -57,7 +63,7 @@ def run(*paths: str) -> tuple[Taps, Tensor]:
     return taps, output
 
 
-def test_first_call_is_kept_and_the_output_is_not_replaced() -> None:
+def test_the_ctc_layer_is_kept_on_the_final_output_of_the_encoder_which_is_not_replaced() -> None:
     taps, output = run("ctc")
     assert torch.equal(taps.get("ctc", TEXT).values, output)
     assert taps.get("ctc", TEXT).lengths.tolist() == [3, 1]
@@ -67,6 +73,39 @@ def test_nested_tuples_and_decoder_steps() -> None:
     taps, _ = run("encoder.layers.0", "decoder")
     assert taps.get("encoder.layers.0", TEXT).values.tolist() == torch.ones(2, 3, 2).tolist()
     assert taps.get("decoder", TEXT).lengths.tolist() == [4, 3]  # tokens and the end
+    assert not run("decoder.0")[0].get("decoder.0", TEXT).values.any(), "its first pass counts"
+
+
+class Skipping(nn.Sequential):
+    """As ESPnet's MultiSequential, with an option that leaves out layers in training."""
+
+    layer_drop_rate = 0.1
+
+    def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], None]:
+        return self[0](x)
+
+
+def test_a_layer_that_training_may_leave_out_is_refused_for_a_student_but_not_for_a_teacher() -> None:
+    model = Model()
+    model.encoder.layers = nn.ModuleList([Skipping(Layer())])
+    path = "encoder.layers.0.0"
+    with pytest.raises(UserError) as error:
+        Taps(model, [path], "the student")
+    assert "is left out of some steps by `layer_drop_rate: 0.1`: set that to 0" in str(error.value)
+    assert Taps(model, ["encoder.layers.0"]).paths == ["encoder.layers.0"]
+    assert Taps(model.eval(), [path]).paths == [path]
+
+
+def test_taps_in_a_reordered_encoder_come_in_the_order_of_the_batch() -> None:
+    model, order = Model(), torch.tensor([1, 0])
+    x = torch.arange(12.0).view(2, 3, 2)
+    taps = Taps(model, ["encoder.layers.0", "ctc"])
+    with taps.listening(back=order):
+        encoded, lengths, _ = model.encoder(x[order], LENGTHS[order], model.ctc)
+        expected = model.ctc(encoded[order])
+    for path, values in (("encoder.layers.0", x + 1), ("ctc", expected)):
+        found = taps.get(path, TEXT)
+        assert torch.equal(found.values, values) and found.lengths.tolist() == LENGTHS.tolist()
 
 
 def test_hooks_do_not_stay() -> None:
@@ -83,6 +122,7 @@ def test_hooks_do_not_stay() -> None:
         ("encoder.unused", "tap 'encoder.unused' of the student is not used in its forward pass"),
         ("encoder.early", "has 6 positions where the model has 3: choose a layer after the subsampling"),
         ("encoder.square", "gives a tensor of shape (2, 3, 2, 1)"),
+        ("encoder.norm", "tap 'encoder.norm' of the student runs 2 times in its forward pass: choose"),
     ],
 )
 def test_unusable(path: str, message: str) -> None:
