@@ -43,8 +43,14 @@ class Criterion(nn.Module):
         """Compare real positions, (N, V) and (N, V) float -> (N,)."""
         raise NotImplementedError
 
-    def importance(self, target: Tensor, guide: Tensor | None) -> Tensor | None:
-        """What real positions weigh, from (N, V) target and (N, G) guide: (N,), or None: all the same."""
+    def importance(self, target: Tensor, guide: Tensor | None, counts: Tensor) -> Tensor | None:
+        """Return what real positions weigh, (N,), or None: all the same.
+
+        Args:
+            target: (N, V), utterance by utterance.
+            guide: (N, G), if there is one.
+            counts: (B,) how many of the N are of each utterance.
+        """
         return None
 
     def check_sizes(self, student: Tensor, target: Tensor) -> None:
@@ -94,7 +100,7 @@ class Criterion(nn.Module):
             constant = self.constant(target, positions, dtype)
             distances = self.per_position(select(student, positions, dtype), constant)
             guides = None if guide is None else select(guide.detach(), positions, dtype)
-            importance = self.importance(constant, guides)
+            importance = self.importance(constant, guides, mask.flatten(1).sum(1))
             if importance is not None:
                 distances = distances * mean_one(importance, positions, mask)
             return reduce(distances, len(mask), self.reduction)

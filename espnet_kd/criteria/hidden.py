@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from espnet_kd.criteria.criterion import Criterion
 from espnet_kd.criteria.masking import Reduction
 from espnet_kd.criteria.options import check_choice, check_positive, check_size
-from espnet_kd.criteria.weights import FrameWeights, activation, nonblank
+from espnet_kd.criteria.weights import FrameWeights, activation, deviation, nonblank
 
 Distance = Literal["mse", "l1", "cosine"]
 Projection = Literal["linear", "none"]
@@ -35,9 +35,11 @@ class HiddenDistance(Criterion):
             with a projection cannot be called then.
         teacher_dim: D_T; likewise.
         frame_weights: which frames count more: `activation`, those where the norm of h_T is large;
-            `nonblank`, those where the teacher's CTC layer sees no blank; `none`. The weights of an utterance
-            have mean 1.
-        weight_power: exponent of the norm for `activation`.
+            `deviation`, those where h_T is far from its mean over the utterance; `nonblank`, those where the
+            teacher's CTC layer sees no blank; `none`. The weights of an utterance have mean 1. Behind a layer
+            normalisation (outputs of Transformers and Conformers, and of a Conformer's blocks) the norm is
+            nearly constant: `activation` does next to nothing there.
+        weight_power: exponent of the norm for `activation`, of the distance for `deviation`.
         reduction: see Criterion.
 
     Source:
@@ -111,11 +113,14 @@ class HiddenDistance(Criterion):
                 f"student {ours} and target {theirs} differ in the last axis: use `projection: linear`"
             )
 
-    def importance(self, target: Tensor, guide: Tensor | None) -> Tensor | None:
-        """(N, D_T) hidden vectors, (N, V) CTC logits for `nonblank` -> (N,), None for `none`."""
+    def importance(self, target: Tensor, guide: Tensor | None, counts: Tensor) -> Tensor | None:
+        """See Criterion; (N, D_T) hidden vectors, (N, V) CTC logits for `nonblank`."""
         if guide is not None:
             return nonblank(guide)
-        return activation(target, self.weight_power) if self.frame_weights == "activation" else None
+        if self.frame_weights == "none":
+            return None
+        weigh = activation if self.frame_weights == "activation" else deviation
+        return weigh(target, counts, self.weight_power)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """(N, D_S) and (N, D_T) -> (N,)."""

@@ -5,15 +5,40 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-FrameWeights = Literal["none", "activation", "nonblank"]
+FrameWeights = Literal["none", "activation", "deviation", "nonblank"]
 
 BLANK = 0  # ESPnet's token lists start with it
 
 
-def activation(hidden: Tensor, power: float) -> Tensor:
-    """The norm of hidden vectors to a power, (N, D) -> (N,)."""
+def activation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
+    """Return the norm of hidden vectors to a power, up to a factor for each utterance.
+
+    Behind a layer normalisation all norms are about the square root of D and say little.
+
+    Args:
+        hidden: (N, D), utterance by utterance.
+        counts: (B,) how many of the N are of each utterance.
+        power: exponent.
+
+    Returns:
+        (N,), at most 1: a high power of the norm itself would overflow.
+    """
     norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1)
-    return norm.pow(power)
+    utterance = _utterances(counts)
+    largest = norm.new_zeros(len(counts)).scatter_reduce(0, utterance, norm, "amax")
+    return (norm / largest.clamp(min=torch.finfo(norm.dtype).tiny)[utterance]).pow(power)
+
+
+def deviation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
+    """Return the same of the distance from the mean of the utterance, which a layer normalisation keeps."""
+    utterance = _utterances(counts)
+    total = hidden.new_zeros(len(counts), hidden.shape[1]).index_add(0, utterance, hidden)
+    return activation(hidden - (total / counts.clamp(min=1)[:, None])[utterance], counts, power)
+
+
+def _utterances(counts: Tensor) -> Tensor:
+    """(B,) positions of each utterance -> (N,) the utterance of each position."""
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 
 
 def nonblank(logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Deep mutual learning: stock ESPnet models that train together, each on the others' posteriors, too."""
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from espnet_kd.models.sampling import ScheduledSampling
 from espnet_kd.models.schedule import Schedule
 from espnet_kd.models.transducer import as_peer, like_student
 from espnet_kd.rnnt import Joint
-from espnet_kd.teachers.lattice import has_lattice
+from espnet_kd.teachers.lattice import LATTICE, has_lattice
 from espnet_kd.teachers.taps import Taps
 from espnet_kd.teachers.targets import Targets
 
@@ -37,7 +38,7 @@ class Mutual:
         terms: what is compared: criteria at a tap that all peers have.
         criteria: by the name of the term.
         weight: of the terms, by step.
-        interpolate: the task's own loss has the weight 1 - weight; otherwise 1.
+        interpolate: the losses at whose logits a criterion is have the weight 1 - weight; otherwise 1.
         targets: `each`, the mean of the divergences from every other peer; `mean`, the divergence from the
             mean of their posteriors.
         shared_specaug: one mask for all peers.
@@ -58,13 +59,54 @@ class Mutual:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one peer's stock forward gave, and what was seen of it."""
+    """What one peer's stock forward gave, what was seen of it, and the parts of its loss."""
 
     loss: Tensor
     stats: dict[str, Any]
     weight: Tensor
     seen: dict[str, Targets]
     lattice: tuple[Joint, Transcript] | None
+    parts: dict[str, Tensor]
+
+
+class LossParts:
+    """Mixed in before a peer: keeps the losses of its pass in ``kd_losses``, by ESPnet's name."""
+
+    def _calc_ctc_loss(self, *args: Tensor) -> Any:
+        return self._kept("ctc", super()._calc_ctc_loss(*args))
+
+    def _calc_att_loss(self, *args: Tensor) -> Any:
+        return self._kept("att", super()._calc_att_loss(*args))
+
+    def _calc_transducer_loss(self, *args: Tensor) -> Any:
+        return self._kept("transducer", super()._calc_transducer_loss(*args))
+
+    def _calc_lm_loss(self, *args: Tensor) -> Any:
+        return self._kept("lm", super()._calc_lm_loss(*args))
+
+    def _kept(self, name: str, result: Any) -> Any:
+        self.kd_losses.setdefault(name, []).append(result[0] if isinstance(result, tuple) else result)
+        return result
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return what the loss of the last pass is the sum of, by the module whose logits it takes."""
+        losses, self.kd_losses = self.kd_losses, {}
+        result = {}
+        if "ctc" in losses:
+            final, *inner = losses["ctc"]
+            if inner:  # of intermediate layers
+                share = self.interctc_weight
+                final = (1 - share) * final + share * sum(inner) / len(inner)
+            auxiliary = isinstance(self, ESPnetASRTransducerModel)
+            name, weight = ("ctc_lin", self.auxiliary_ctc_weight) if auxiliary else ("ctc", self.ctc_weight)
+            result[name] = weight * final
+        if "att" in losses:
+            result["decoder"] = (1 - self.ctc_weight) * losses["att"][0]
+        if "transducer" in losses:
+            result[LATTICE] = getattr(self, "transducer_weight", 1.0) * losses["transducer"][0]
+        if "lm" in losses:
+            result["lm"] = self.auxiliary_lm_loss_weight * losses["lm"][0]
+        return result
 
 
 class MutualLearning:
@@ -73,11 +115,13 @@ class MutualLearning:
     The peers' posteriors are constants to each other, so one backward pass of the sum of their losses gives
     every peer the gradient of its own, all of the same update. ``kd_step`` counts training batches. Peer 1
     draws from the common stream of random numbers as the stock model does, the others from streams that
-    depend on their seed and on the step alone.
+    depend on their seed, on the step and on the process alone.
 
     Source:
         Masumura et al. 2020, arXiv:2102.08154; Zhang et al. 2018, arXiv:1706.00384.
     """
+
+    kd_finite: tuple[int, Tensor] | None = None  # a step, and (peers,) whether their task losses were finite
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
@@ -103,6 +147,7 @@ class MutualLearning:
             "text_lengths": text_lengths,
         }
         step = float(self.kd_step)
+        self._name_broken()
         passes = self._passes(batch, kwargs, int(step))
         losses, stats = [], {}
         for number, own in enumerate(passes, 1):
@@ -110,8 +155,22 @@ class MutualLearning:
             losses.append(loss)
             stats |= {name + suffix(number): value for name, value in own_stats.items()}
         if self.training:
+            self.kd_finite = int(step), torch.stack([p.loss.detach() for p in passes]).isfinite()
             self.kd_step += 1
         return torch.stack(losses).sum(0), stats, passes[0].weight
+
+    def _name_broken(self) -> None:
+        """Log which peers had no finite loss in the step before; here a GPU need not be waited for."""
+        if self.kd_finite is None:
+            return
+        (step, finite), self.kd_finite = self.kd_finite, None
+        broken = [str(number) for number, ok in enumerate(finite.flatten().tolist(), 1) if not ok]
+        if broken:
+            logging.warning(
+                f"mutual: the task loss of peer {' and '.join(broken)} is not finite in step {step}: no peer "
+                "is updated, since all are in one step: where it goes on, look at the learning rate and at "
+                "utterances too short for their text"
+            )
 
     def _passes(self, batch: dict[str, Tensor], kwargs: dict[str, Any], step: int) -> list[Pass]:
         """Every peer's pass over the batch, in the order of the peers."""
@@ -134,19 +193,20 @@ class MutualLearning:
         taps = self.kd_mutual.taps[number - 1]
         peer = self if number == 1 else self.kd_peers[str(number)]
         run = super().forward if number == 1 else peer
+        peer.kd_losses = {}
         with taps.listening():
             loss, stats, weight = run(**batch, **kwargs)
         seen = {path: taps.get(path, batch["text_lengths"]) for path in taps.paths}
         taps.release()
         lattice, peer.kd_lattice = getattr(peer, "kd_lattice", None), None
-        return Pass(loss, stats, weight, seen, lattice)
+        return Pass(loss, stats, weight, seen, lattice, peer.parts())
 
     def _learn(self, own: Pass, others: Sequence[Pass], step: float) -> tuple[Tensor, dict[str, Any]]:
         """A peer's loss and its statistics."""
         mutual: Mutual = self.kd_mutual
         weight, stats = mutual.weight(step), dict(own.stats)
         stats["loss_task"] = own.loss.detach()
-        total = (1 - weight) * own.loss if mutual.interpolate else own.loss
+        total = interpolated(own, mutual.terms, weight) if mutual.interpolate else own.loss
         for term in mutual.terms:
             unused = mutual.weight.is_zero or term.weight.is_zero
             with torch.set_grad_enabled(torch.is_grad_enabled() and not unused):
@@ -202,6 +262,17 @@ class SharedMasks:
             randomness.restore(self._own, inputs[0].device)
 
 
+def interpolated(own: Pass, terms: Sequence[Term], weight: float) -> Tensor:
+    """The task's loss, of which those parts have the weight 1 - weight that a term is at the logits of.
+
+    The other parts, such as CTC beside a term at the decoder, have nothing to be interpolated with.
+    """
+    taught = {term.student_tap.split(".")[0] for term in terms if not term.weight.is_zero}
+    if own.parts.keys() <= taught or not taught <= own.parts.keys():
+        return (1 - weight) * own.loss
+    return own.loss - weight * sum(own.parts[name] for name in sorted(taught))
+
+
 def suffix(number: int) -> str:
     """What the statistics of a peer end in."""
     return "" if number == 1 else f"_peer{number}"
@@ -231,6 +302,7 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
     for peer in everyone:
         if has_lattice(peer):
             as_peer(peer)
+        peer.__class__ = _with_parts(type(peer))
     taps = [
         Taps(peer, [t.student_tap for t in mutual.terms], f"peer {number}")
         for number, peer in enumerate(everyone, 1)
@@ -262,6 +334,11 @@ def check_different(peers: Sequence[nn.Module]) -> None:
                     f"mutual: peers {first} and {second} start from the same weights and would learn "
                     "nothing from each other: give them different seeds"
                 )
+
+
+@cache
+def _with_parts(stock: type) -> type:
+    return type(f"Peer{stock.__name__}", (LossParts, stock), {})
 
 
 @cache

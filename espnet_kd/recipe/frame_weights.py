@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("experiment", type=Path, help="the teacher's directory, with config.yaml")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
     parser.add_argument("--data", type=Path, required=True, help="directory with wav.scp and text")
-    parser.add_argument("--tap", default="encoder", help="layer of `activation` (default: %(default)s)")
+    parser.add_argument(
+        "--tap", default="encoder", help="layer of `activation` and `deviation` (default: %(default)s)"
+    )
     parser.add_argument("--power", type=float, default=1.0, help="weight_power (default: %(default)s)")
     parser.add_argument("--utterance", help="default: one of a length that can be read")
     parser.add_argument("--out", type=Path, default=Path("frame_weights.png"), help="default: %(default)s")
@@ -105,7 +107,10 @@ def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors
         raise UserError(f"{weighted.tap} of {weighted.teacher} gives no frames: choose one of its encoder")
     curves = [
         Curve("nonblank", _weights("nonblank", hidden, logits)),
-        Curve(f"activation of {weighted.tap}", _weights("activation", hidden, None, weighted.power)),
+        *(
+            Curve(f"{kind} of {weighted.tap}", _weights(kind, hidden, None, weighted.power))
+            for kind in ("activation", "deviation")
+        ),
     ]
     panel = posteriors.Panel(f"teacher {weighted.teacher.name}", logits.softmax(-1).numpy(), teacher.tokens)
     return panel, curves
@@ -120,9 +125,9 @@ def _weights(
     from espnet_kd.criteria.hidden import HiddenDistance
     from espnet_kd.criteria.weights import mean_one
 
-    importance = HiddenDistance(frame_weights=kind, weight_power=power).importance(hidden, guide)
+    frames, count = torch.arange(len(hidden)), torch.tensor([len(hidden)])
+    importance = HiddenDistance(frame_weights=kind, weight_power=power).importance(hidden, guide, count)
     assert importance is not None
-    frames = torch.arange(len(hidden))
     return mean_one(importance, frames, torch.ones(1, len(hidden), dtype=torch.bool)).numpy()
 
 

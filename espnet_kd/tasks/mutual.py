@@ -3,7 +3,8 @@
 mutual:
     peers: 2                # or a list with what differs for peer 2, 3, ..., see espnet_kd.tasks.peers
     weight: 0.5             # of the criteria; a number or a schedule
-    combine: interpolate    # (1 - weight) task + weight criteria; or add: task + weight criteria
+    combine: interpolate    # task + weight criteria, where each loss of the task (CTC, attention, RNN-T) at
+                            # whose logits a criterion is has the weight 1 - weight; or add: all have weight 1
     targets: each           # mean of the divergences from all peers; or mean: divergence from their mean
     specaug: shared         # one mask for all peers; or independent
     ss_prefix: shared       # the peers, in turn, sample a prefix for all; or own

@@ -58,11 +58,14 @@ def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), *
     """Of one utterance; guides are CTC logits with the blank first."""
     if frame_weights == "none":
         return [1.0] * len(teachers)
-    if frame_weights == "activation":
+    if frame_weights == "deviation":
+        means = [sum(column) / len(teachers) for column in zip(*teachers, strict=True)]
+        teachers = [[y - m for y, m in zip(teacher, means, strict=True)] for teacher in teachers]
+    if frame_weights in ("activation", "deviation"):
         raw = [math.sqrt(sum(y * y for y in teacher)) ** weight_power for teacher in teachers]
     else:
         raw = [1 - softmax(guide, 1.0)[0] for guide in guides]
-    return [len(raw) * x / sum(raw) for x in raw]
+    return [len(raw) * x / sum(raw) if sum(raw) else 1.0 for x in raw]
 
 
 NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "hidden": hidden}

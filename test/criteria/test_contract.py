@@ -34,7 +34,8 @@ OPTIONS = {
         for projection in ({"projection": "none"}, LINEAR)
     ]
     + [
-        {"projection": "none", "frame_weights": "activation", "weight_power": 2.0}
+        {"projection": "none", "frame_weights": kind, "weight_power": 2.0}
+        for kind in ("activation", "deviation")
     ],  # nonblank: test_weights.py
 }
 # One position each: options, student, teacher, value.

@@ -47,8 +47,7 @@ def test_builds_every_criterion(name):
     assert isinstance(criterion, nn.Module) and type(criterion) is CRITERIA[name]
     needs = {"hidden": "hidden", "transducer": "lattice"}
     assert criterion.reduction == "sum" and criterion.needs == needs.get(name, "logits")
-    if criterion.needs != "lattice":  # test_transducer.py
-        assert build_criterion(name).reduction == "utterance"
+    assert build_criterion(name).reduction == "utterance"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Frame weights of the hidden criterion."""
 
-from math import log
+from math import log, pi
 
 import pytest
 import torch
@@ -8,11 +8,12 @@ from naive import frame_weights, hidden
 from torch import tensor
 
 from espnet_kd.criteria import build_criterion
-from espnet_kd.criteria.weights import activation, mean_one, nonblank
+from espnet_kd.criteria.weights import activation, deviation, mean_one, nonblank
 
 KINDS = [
     {"frame_weights": "activation"},
     {"frame_weights": "activation", "weight_power": 0.5},
+    {"frame_weights": "deviation"},
     {"frame_weights": "nonblank"},
 ]
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
@@ -40,6 +41,34 @@ def test_activation_on_paper():
     student = tensor([[[0.0, 0.0], [0.0, 0.0], [2.0, 0.0]]])
     criterion = build({"frame_weights": "activation"}).float()
     assert criterion(student, teacher, tensor([[True] * 3])).item() == pytest.approx(10.5)
+
+
+def test_deviation_on_paper():
+    # Mean (3, 0): distances 0, 2, 1 and 1, mean 1; of the second utterance (1, 1) there is but one frame.
+    hidden = tensor([[3.0, 0.0], [5.0, 0.0], [2.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
+    mask = torch.arange(4) < tensor([4, 1])[:, None]
+    importance = deviation(hidden, tensor([4, 1]), 1.0)
+    weights = mean_one(importance, mask.flatten().nonzero().squeeze(-1), mask)
+    assert weights.tolist() == pytest.approx([0, 2, 1, 1, 1])
+
+
+def test_activation_is_flat_behind_a_layer_normalisation_and_deviation_is_not():
+    random = torch.Generator().manual_seed(0)
+    silence, word = torch.randn(2, 96, generator=random)
+    frames = torch.stack([word if t in (20, 50, 51) else silence for t in range(100)])
+    frames = frames + 0.1 * torch.randn(100, 96, generator=random)
+    hidden, gain = torch.nn.functional.layer_norm(frames, (96,)), 1 + 0.1 * torch.randn(96, generator=random)
+    flat, varied = (
+        mean_one(weigh(hidden * gain, tensor([100]), 1.0), torch.arange(100), torch.ones(1, 100).bool())
+        for weigh in (activation, deviation)
+    )
+    assert 0.9 < flat.min() and flat.max() < 1.1
+    assert varied[[20, 50, 51]].min() > 5 * varied.median()
+
+
+def test_a_high_power_does_not_overflow():
+    weights = activation(tensor([[1000.0], [500.0], [1e30]]), tensor([2, 1]), 20.0)
+    assert weights.tolist() == pytest.approx([1, 2**-20, 1])
 
 
 def test_nonblank_on_paper():
@@ -79,7 +108,9 @@ def test_an_utterance_without_frames_has_no_weight():
 @pytest.mark.parametrize("reduction", ["mean", "utterance", "sum"])
 def test_uniform_weights_equal_the_unweighted_loss(kind, reduction):
     student, teacher, mask, *guide = batch(kind)
-    teacher = teacher / activation(teacher, 1.0)[..., None].clamp(min=1e-9)  # all of norm 1
+    # The corners of a regular pentagon, none of which stands out.
+    angle = torch.arange(5, dtype=torch.float64)[:, None] * torch.tensor(2 * pi / 5)
+    teacher = torch.cat([angle.cos(), angle.sin(), 0 * angle, 0 * angle], 1).expand(3, 5, 4)
     guide = [torch.zeros_like(g) for g in guide]
     plain = build({}, reduction)(student, teacher, mask)
     torch.testing.assert_close(build(kind, reduction)(student, teacher, mask, *guide), plain)
@@ -139,7 +170,10 @@ def test_guides_that_do_not_fit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frame_weights": "nonblanks"}, "did you mean nonblank.* known: activation, nonblank, none"),
+        (
+            {"frame_weights": "nonblanks"},
+            "did you mean nonblank.* known: activation, deviation, nonblank, none",
+        ),
         (
             {"frame_weights": "activation", "weight_power": 0},
             "weight_power is 0: give a finite number above 0",

@@ -9,11 +9,13 @@ from recipe import MODELS, Recipe
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
+from espnet_kd.models import randomness
 from espnet_kd.teachers.online import observe
 
 ATT = {"type": "kl", "tap": "decoder", "reduction": "utterance"}
 CTC = {**ATT, "tap": "ctc.ctc_lo"}
 MUTUAL = {"criteria": {"att": ATT, "ctc": CTC}}
+WIDE = {**MODELS["student"]["specaug_conf"], "apply_time_mask": True, "time_mask_width_range": [0, 20]}
 STILL = {
     "encoder_conf": {"dropout_rate": 0.0, "positional_dropout_rate": 0.0, "attention_dropout_rate": 0.0},
     "decoder_conf": {
@@ -110,10 +112,60 @@ def test_every_term_adds_up(recipe: Recipe, combine: str) -> None:
         torch.testing.assert_close(loss.detach(), stats["loss"] + stats["loss_peer2"])
 
 
+@pytest.mark.parametrize("name", ["att", "ctc"])
+def test_a_loss_without_a_criterion_keeps_its_weight(recipe: Recipe, name: str) -> None:
+    weight = 0.4
+    mutual = {"criteria": {name: MUTUAL["criteria"][name]}, "weight": weight}
+    model = build(recipe, mutual=mutual)  # ctc_weight is 0.3
+    shares = {"ctc": 0.3, "att": 0.7}
+    shares[name] *= 1 - weight
+    for step in range(2):
+        stats = model(**batch())[1]
+        for end in ("", "_peer2"):
+            task = sum(share * stats[f"loss_{part}{end}"] for part, share in shares.items())
+            expected = task + weight * stats[f"loss_kd_{name}{end}"]
+            torch.testing.assert_close(stats[f"loss{end}"], expected, msg=lambda m, s=step: f"step {s}: {m}")
+
+
+def test_inner_ctc_losses_belong_to_ctc(recipe: Recipe) -> None:
+    inner = {**MODELS["student"]["encoder_conf"], "num_blocks": 2, "interctc_layer_idx": [1]}
+    conf = {"ctc_weight": 0.3, "interctc_weight": 0.5}
+    mutual = {"criteria": {"ctc": CTC}, "weight": 0.4}
+    stats = build(recipe, mutual=mutual, encoder_conf=inner, model_conf=conf)(**batch())[1]
+    ctc = (stats["loss_ctc"] + stats["loss_interctc_layer1"]) / 2
+    expected = 0.3 * 0.6 * ctc + 0.7 * stats["loss_att"] + 0.4 * stats["loss_kd_ctc"]
+    torch.testing.assert_close(stats["loss"], expected)
+
+
+def test_a_peer_without_a_finite_loss_is_named(
+    recipe: Recipe, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(recipe, mutual={**MUTUAL, "peers": 3})
+    model(**batch())
+    model.kd_peers["3"].ctc.ctc_lo.bias.data[0] = float("nan")
+    for _ in range(2):
+        loss, _, _ = model(**batch())
+    assert not loss.isfinite()
+    named = [r.message for r in caplog.records if "mutual: the task loss of peer" in r.message]
+    assert len(named) == 1 and "of peer 3 is not finite in step 1: no peer is updated" in named[0]
+
+
+def test_processes_draw_other_numbers_for_the_same_peer(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked: list[Tensor] = []
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(randomness, "rank", lambda rank=rank: rank)
+        model = build(recipe, mutual={**MUTUAL, "specaug": "independent"}, specaug_conf=WIDE)
+        hook = lambda module, inputs, output: masked.append(output[0])  # noqa: E731
+        model.kd_peers["2"].specaug.register_forward_hook(hook)
+        model(**batch())
+    assert not torch.equal(masked[0], masked[1]) and torch.equal(masked[1], masked[2])
+
+
 @pytest.mark.parametrize("specaug", ["shared", "independent"])
 def test_masks_are_shared_and_those_of_stock_training(recipe: Recipe, specaug: str) -> None:
-    conf = {**MODELS["student"]["specaug_conf"], "apply_time_warp": True, "apply_time_mask": True,
-            "time_mask_width_range": [0, 20]}  # fmt: skip
+    conf = {**WIDE, "apply_time_warp": True}
     mutual = {"criteria": {"att": ATT}, "specaug": specaug, "peers": 3}
     model, stock = build(recipe, mutual=mutual, specaug_conf=conf), build(recipe, specaug_conf=conf)
     seen: list[Tensor] = []

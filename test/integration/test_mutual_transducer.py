@@ -20,6 +20,13 @@ def test_every_term_adds_up(recipe: Recipe) -> None:
             assert total == pytest.approx(0.5 * task + 0.5 * (2 * lattice + ctc), rel=1e-4)
 
 
+def test_the_auxiliary_loss_keeps_its_weight_beside_a_criterion_on_the_lattice(recipe: Recipe) -> None:
+    exp = train(recipe, "exp/peers-alone", mutual={"criteria": {"lattice": LATTICE}, "weight": 0.4})
+    names = ("loss", "loss_transducer", "loss_aux_ctc", "loss_kd_lattice")
+    for total, rnnt, ctc, kd in zip(*(losses(exp, name) for name in names), strict=True):
+        assert total == pytest.approx(0.6 * rnnt + 0.3 * ctc + 0.4 * 2 * kd, rel=1e-4)
+
+
 def test_weight_zero_is_training_alone_bit_for_bit(recipe: Recipe) -> None:
     alone = train(recipe, "exp/peers-none")
     zero = train(recipe, "exp/peers-zero", mutual={"criteria": {"lattice": LATTICE}, "weight": 0})
