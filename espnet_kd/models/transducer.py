@@ -67,12 +67,17 @@ class LatticeHybrid:
     ) -> tuple[Tensor, float | None, float | None]:
         check_frames_left(encoder_out_lens, "the model")
         calls: list[tuple[Tensor, Tensor]] = []
-        keep = self.joint_network.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
+
+        def first(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+            if not calls:  # later ones are of the search for error rates
+                calls.append(inputs)
+
+        keep = self.joint_network.register_forward_pre_hook(first)
         try:
             result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
         finally:
             keep.remove()
-        enc, dec = (x.flatten(1, 2) for x in calls[0])  # later calls are of the error rates' search
+        enc, dec = (x.flatten(1, 2) for x in calls[0])
         transcript = Transcript(labels, encoder_out_lens, (labels != self.ignore_id).sum(1))
         self.kd_lattice = (joint_of(self.joint_network, enc, dec), transcript)
         return result

@@ -13,12 +13,13 @@ from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.tasks.transcripts import check_transcripts
+from espnet_kd.teachers.experiment import naming_stand_in
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
 
 class ASRDistillationTask(TeacherSpeech, MixedBatches, ASRTask):
-    """CTC and CTC/attention students of stock ESPnet, distilled from stock ESPnet experiments.
+    """Students of stock ESPnet with CTC, attention or both, and hybrids, distilled from stock experiments.
 
     Without our options it trains the stock model. Both may have an encoder of ours.
     """
@@ -46,7 +47,8 @@ class ASRDistillationTask(TeacherSpeech, MixedBatches, ASRTask):
         """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
         read_numbers(args)
         check_transcripts(args)
-        model = super().build_model(args)
+        with naming_stand_in("the student"):
+            model = super().build_model(args)
         check_options(args, len(model.token_list))
         if args.collect_stats:
             return model

@@ -1,7 +1,8 @@
 """Load any stock ESPnet experiment directory, read-only and checked."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,8 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     config["init"] = None
     register_encoders()
     task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
-    try:
+    with naming_stand_in(str(directory)):
         model = task.build_model(argparse.Namespace(**config))
-    except ModuleNotFoundError as e:
-        if e.name != STANDS_IN:
-            raise
-        raise UserError(
-            f"{directory} has the ASR task's transducer decoder, for which ESPnet imports {STANDS_IN}: "
-            "install it, or set PYTHONPATH to tools/standins of the espnet_kd checkout, which has a stand-in"
-        ) from None
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
     if hasattr(model.decoder, "sampling_probability"):
@@ -90,6 +84,24 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     if getattr(model.encoder, "dynamic_chunk_training", False):
         model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
     return Experiment(model, directory, path, heard_rate(config), config.get("input_size"))
+
+
+@contextmanager
+def naming_stand_in(owner: str) -> Iterator[None]:
+    """Within the block ESPnet builds a model, which may need a package that few have.
+
+    Raises:
+        UserError: that is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if e.name != STANDS_IN:
+            raise
+        raise UserError(
+            f"{owner} has the ASR task's transducer decoder, for which ESPnet imports {STANDS_IN}: "
+            "install it, or set PYTHONPATH to tools/standins of the espnet_kd checkout, which has a stand-in"
+        ) from None
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:

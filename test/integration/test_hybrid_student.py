@@ -133,6 +133,13 @@ def test_the_prediction_network_has_no_tap(recipe: Recipe, teacher: dict[str, st
         Taps(build(16), ["decoder"], "the student")
 
 
+def test_without_the_package_the_way_out_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(STANDINS)])
+    monkeypatch.delitem(sys.modules, "warprnnt_pytorch", raising=False)
+    with pytest.raises(UserError, match="the student has .* imports warprnnt_pytorch: install it, or set"):
+        train(recipe, "exp/refused")
+
+
 def test_a_lattice_of_several_blanks_is_refused() -> None:
     student = build(16)
     student.transducer_multi_blank_durations = [2, 4]

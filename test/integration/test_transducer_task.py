@@ -164,6 +164,7 @@ def test_one_criterion_on_the_lattice() -> None:
         ({"tap": "ctc_lin"}, "criteria: a: the type transducer is on the lattice: leave out its taps"),
         ({"chunk": "x"}, "criteria: a: criterion transducer: chunk is 'x': give an integer of at least 1"),
         ({"kind": "full_sum"}, "criteria: a: criterion transducer: kind 'full_sum' is now named 'align"),
+        ({"weight": {"from": 1, "to": -1, "steps": 4}}, "criteria: a.weight.to: -1 is below 0"),
         ({"type": "kl", "tap": "joint_network"}, "criteria: a: joint_network has a lattice: write `type:"),
     ],
     ids=str,

@@ -1,6 +1,6 @@
 """Stands in for warprnnt_pytorch, which is not on PyPI, where ESPnet's ASR task imports it.
 
-For teachers that were trained with ``decoder: transducer``: ``export PYTHONPATH=<checkout>/tools/standins``.
+For teachers and students with ``decoder: transducer``: ``export PYTHONPATH=<checkout>/tools/standins``.
 Students are better trained by ``--task asr_transducer``, which needs no such package and holds no lattice in
 memory.
 """
