@@ -4,7 +4,6 @@
 of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, write_table
 
 Seconds = float
+LONGEST: Seconds = 1e9
 SPEEDS = (0.1, 10)  # factors; beyond them resampling would fill the memory with a slip of the pen
 
 
@@ -236,7 +236,7 @@ def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
             segments[utt] = (recording, float(start), float(end))
         except ValueError:
             raise UserError(f"{path}: {utt}: expected `recording start end`, not {value!r}") from None
-        if not 0 <= float(start) < float(end) < math.inf:
+        if not 0 <= float(start) < float(end) < LONGEST:
             raise UserError(f"{path}: {utt} runs from {start} to {end}: 0 <= start < end is needed")
     return segments
 
