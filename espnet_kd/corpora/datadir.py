@@ -235,7 +235,7 @@ def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
             recording, start, end = value.split()
             segments[utt] = (recording, float(start), float(end))
         except ValueError:
-            raise UserError(f"{path}: {utt}: expected `recording start end`, not {value!r}") from None
+            raise UserError(f"{path}: {utt}: expected `recording start end`, not {value[:60]!r}") from None
         if not 0 <= float(start) < float(end) < LONGEST:
             raise UserError(f"{path}: {utt} runs from {start} to {end}: 0 <= start < end is needed")
     return segments
@@ -253,7 +253,7 @@ def _read_speeds(path: Path) -> dict[str, float]:
         try:
             speeds[utt] = float(value)
         except ValueError:
-            raise UserError(f"{path}: {utt}: {value!r} is not a speed factor") from None
+            raise UserError(f"{path}: {utt}: {value[:60]!r} is not a speed factor") from None
         if not SPEEDS[0] <= speeds[utt] <= SPEEDS[1]:
             raise UserError(f"{path}: {utt}: a speed factor is from {SPEEDS[0]} to {SPEEDS[1]}, not {value}")
     return speeds
@@ -263,6 +263,6 @@ def _read_channels(path: Path) -> dict[str, int]:
     channels = {}
     for utt, value in (read_table(path) if path.exists() else {}).items():
         if not value.isdecimal() or len(value) > 6:
-            raise UserError(f"{path}: {utt}: {value!r} is not the number of one channel, counted from 0")
+            raise UserError(f"{path}: {utt}: {value[:60]!r} is not the number of one channel, counted from 0")
         channels[utt] = int(value)
     return channels
