@@ -17,7 +17,7 @@ def parse_rate(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(k?)", text.strip().lower())
     hertz = float(match[1]) * (1000 if match[2] else 1) if match else 0
-    if hertz < 1 or hertz != round(hertz):
+    if not 1 <= hertz <= 1e6 or hertz != round(hertz):
         raise UserError(f"fs {text!r} is not a sampling rate: write 16k or 16000")
     return round(hertz)
 

@@ -11,6 +11,7 @@ ESPnet's recipe takes::
 import argparse
 import re
 from collections.abc import Collection
+from os.path import isfile
 from pathlib import Path
 
 from espnet_kd.corpora.archive import extract
@@ -148,7 +149,7 @@ def read_set(root: Path, name: str) -> list[Utterance]:
     for number, line in enumerate(_lines(path), 1):
         where, parts = f"{path}:{number}", line.strip().split("/")
         if len(parts) != 3 or not all(parts) or ".." in parts:
-            raise UserError(f"{where}: expected `<part>/<speaker>/<utterance>`, not {line.strip()!r}")
+            raise UserError(f"{where}: expected `<part>/<speaker>/<utterance>`, not {line.strip()[:60]!r}")
         _, speaker, utt = parts
         if utt in utterances:
             raise UserError(f"{where}: {utt} occurs a second time")
@@ -169,7 +170,7 @@ def _read_transcription(path: Path) -> dict[str, tuple[str, int]]:
     for number, line in enumerate(_lines(path), 1):
         match = TRANSCRIPT.fullmatch(line.strip())
         if match is None:
-            raise UserError(f"{path}:{number}: expected `<s> WORDS </s> (utterance)`, not {line.strip()!r}")
+            raise UserError(f"{path}:{number}: expected `<s> WORDS </s> (utterance)`, not {line.strip()[:60]!r}")
         words, name = " ".join(match["words"].split()), match["name"]
         if not words:
             raise UserError(f"{path}:{number}: {name} has an empty transcript: correct or remove it")
@@ -181,7 +182,7 @@ def _read_transcription(path: Path) -> dict[str, tuple[str, int]]:
 
 def _find_audio(stem: Path, where: str) -> Path:
     for suffix in SUFFIXES:
-        if (path := stem.with_name(stem.name + suffix)).is_file():
+        if isfile(path := stem.with_name(stem.name + suffix)):  # Path.is_file raises where it is too long
             return path
     raise UserError(f"{where}: there is no {stem}{{{','.join(SUFFIXES)}}}")
 

@@ -9,7 +9,7 @@ from espnet_kd.errors import UserError
 
 COLUMNS = 17
 TIME, SURFACE, PLAIN, CLASS = 3, 5, 9, 11  # counted from 0
-UNIT = re.compile(r"(\d+) (\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) ([LR])")
+UNIT = re.compile(r"(\d{1,9}) (\d{1,7}(?:\.\d{1,9})?)-(\d{1,7}(?:\.\d{1,9})?) ([LR])")
 OTHER_ENCODINGS = ("utf-8", "euc_jp")
 
 

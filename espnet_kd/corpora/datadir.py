@@ -4,7 +4,6 @@
 of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, write_table
 
 Seconds = float
+LONGEST: Seconds = 1e9
 SPEEDS = (0.1, 10)  # factors; beyond them resampling would fill the memory with a slip of the pen
 
 
@@ -235,8 +235,8 @@ def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
             recording, start, end = value.split()
             segments[utt] = (recording, float(start), float(end))
         except ValueError:
-            raise UserError(f"{path}: {utt}: expected `recording start end`, not {value!r}") from None
-        if not 0 <= float(start) < float(end) < math.inf:
+            raise UserError(f"{path}: {utt}: expected `recording start end`, not {value[:60]!r}") from None
+        if not 0 <= float(start) < float(end) < LONGEST:
             raise UserError(f"{path}: {utt} runs from {start} to {end}: 0 <= start < end is needed")
     return segments
 
@@ -253,7 +253,7 @@ def _read_speeds(path: Path) -> dict[str, float]:
         try:
             speeds[utt] = float(value)
         except ValueError:
-            raise UserError(f"{path}: {utt}: {value!r} is not a speed factor") from None
+            raise UserError(f"{path}: {utt}: {value[:60]!r} is not a speed factor") from None
         if not SPEEDS[0] <= speeds[utt] <= SPEEDS[1]:
             raise UserError(f"{path}: {utt}: a speed factor is from {SPEEDS[0]} to {SPEEDS[1]}, not {value}")
     return speeds
@@ -263,6 +263,6 @@ def _read_channels(path: Path) -> dict[str, int]:
     channels = {}
     for utt, value in (read_table(path) if path.exists() else {}).items():
         if not value.isdecimal() or len(value) > 6:
-            raise UserError(f"{path}: {utt}: {value!r} is not the number of one channel, counted from 0")
+            raise UserError(f"{path}: {utt}: {value[:60]!r} is not the number of one channel, counted from 0")
         channels[utt] = int(value)
     return channels

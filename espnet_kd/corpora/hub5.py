@@ -11,6 +11,7 @@ from espnet_kd.corpora.recordings import SIDES
 from espnet_kd.errors import UserError
 
 COMMENT = ";;"
+LONGEST: Seconds = 1e6
 IGNORE = "IGNORE_TIME_SEGMENT_IN_SCORING"
 # <B_ASIDE>, (%HESITATION): each by itself, nothing between two of them.
 UNSPOKEN = re.compile(r"<[^<>]*>|\(%[^()]*\)|%\S+")
@@ -140,6 +141,6 @@ def _segment(where: str, fields: list[str]) -> Segment:
         segment = Segment(where, call, side, float(start), float(end))
     except ValueError:
         raise UserError(f"{where}: {start} and {end} are not times in seconds") from None
-    if not 0 <= segment.start <= segment.end < float("inf"):
+    if not 0 <= segment.start <= segment.end < LONGEST:
         raise UserError(f"{where}: runs from {start} to {end} s: 0 <= start <= end is needed")
     return segment

@@ -10,7 +10,6 @@ A piece is an utterance without text. Recordings are cut
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.flac import read_flac_head
 from espnet_kd.corpora.pieces import Region, Seconds, check_regions, cut_by_length, cut_by_speech
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_json
 
 SUFFIX = ".flac"
 KEY = "voice_activity"
@@ -187,15 +187,9 @@ def _utterance(r: Recording, start: Seconds, end: Seconds) -> Utterance:
 
 
 def _read_object(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: without it use --cut length") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} cannot be read as JSON: {e}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is needed, not {content!r:.60}")
-    return content
+    if not path.exists():
+        raise UserError(f"{path} does not exist: without it use --cut length")
+    return read_json(path)
 
 
 def _refuse(error: OSError) -> None:

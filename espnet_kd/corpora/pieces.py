@@ -44,7 +44,7 @@ def check_regions(regions: object, duration: Seconds) -> list[Region]:
     for region in regions:
         try:
             start, end = map(float, region)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"[start, end] in seconds is needed, not {region!r:.60}") from None
         if not 0 <= start < end <= duration + ROUNDING or start >= duration:
             raise ValueError(

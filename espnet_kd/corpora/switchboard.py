@@ -16,6 +16,7 @@ from pathlib import Path
 
 from espnet_kd.corpora.acronyms import read_acronyms
 from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
+from espnet_kd.corpora.hub5 import LONGEST
 from espnet_kd.corpora.lines import numbered_lines
 from espnet_kd.corpora.recordings import SIDES, Recording, find_files, find_one, find_recordings
 from espnet_kd.corpora.splits import DEV_UTTERANCES, REPETITIONS, first_utterances, limit_repetitions
@@ -159,7 +160,7 @@ def _parse(where: str, line: str) -> tuple[str, str, int, int, list[str]]:
         hundredths = int(100 * start + 0.5), int(100 * end + 0.5)
     except (ValueError, OverflowError):
         raise UserError(f"{where}: {fields[1]} and {fields[2]} are not times in seconds") from None
-    if not 0 <= start <= end:
+    if not 0 <= start <= end < LONGEST:
         raise UserError(f"{where}: runs from {fields[1]} to {fields[2]} s: 0 <= start <= end is needed")
     return f"sw0{match[1]}", match[2], *hundredths, fields[3:]
 

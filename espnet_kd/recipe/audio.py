@@ -1,5 +1,6 @@
 """One utterance's audio: read, cut, change speed and rate, write."""
 
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
             infinite samples, or a segment beyond the end; names utterance and file.
     """
     where = f"{utterance.id}: {utterance.audio}"
-    if not utterance.audio.is_file():
+    if not isfile(utterance.audio):  # Path.is_file raises where a path is too long
         raise UserError(f"{where}: there is no such file")
     try:
         with _Forward(utterance.audio) as f:

@@ -50,5 +50,5 @@ def read(directory: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {key: found[key] for key in ("chunk_ms", "mean_ms", "median_ms", "p90_ms")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is damaged: remove it and run stage 11 again") from None

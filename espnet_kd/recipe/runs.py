@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import atomic_path, read_json
 from espnet_kd.recipe import contents
 from espnet_kd.recipe.merge import dump, merge, merge_files, read_config
 from espnet_kd.recipe.phases import initial_student
@@ -89,7 +89,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"remove it, or give the configuration another name (or --{args.role}_args)"
         )
     record = _read(args.exp) if trained else {}
-    mix = json.loads(args.mix.read_text(encoding="utf-8")) if args.mix else None
+    mix = read_json(args.mix) if args.mix else None
     if record and record.get("mix") != mix:
         raise UserError(
             f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "

@@ -77,7 +77,7 @@ def read(directory: str | Path) -> Score:
         }
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `python -m espnet_kd score` first") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is not a score.json of ours: write it again with `score`") from None
     return Score(str(path), total, utterances)
 

@@ -29,7 +29,7 @@ def _is_store(manifest: Path) -> bool:
     """False for the manifest of pseudo-labels, say; what cannot be read may be one."""
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return isinstance(content, dict) and "taps" in content
 

@@ -85,7 +85,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise UserError(
             f"{directory} is no complete store of targets: it has no {NAME}; make it with `espnet-kd targets`"
         ) from None
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged: repeat the command that made the store") from None
     if kept != FORMAT:
         raise UserError(f"{path} is of format {kept}, this version reads {FORMAT}: make the store again")

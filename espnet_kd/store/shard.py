@@ -109,7 +109,7 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
             line = json.loads(text)
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
             entries[line["utt"]] = Entry(line["utt"], line["samples"], line["text"], end, rows, crc)
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
         end = {tap: end[tap] + rows[tap] for tap in taps}
     return entries

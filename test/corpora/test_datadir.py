@@ -160,6 +160,7 @@ def test_a_directory_that_does_not_fit_together_is_refused(
         ({"segments": "a-1 rec 0\nb-1 rec 0 1\n"}, "a-1: expected `recording start end`, not 'rec 0'"),
         ({"segments": "a-1 rec 1 x\nb-1 rec 0 1\n"}, "not 'rec 1 x'"),
         ({"segments": "a-1 rec 1 1\nb-1 rec 0 1\n"}, "a-1 runs from 1 to 1"),
+        ({"segments": "a-1 rec 0 1e307\nb-1 rec 0 1\n"}, "a-1 runs from 0 to 1e307"),
         ({"segments": "a-1 rec 0 nan\nb-1 rec 0 1\n"}, "a-1 runs from 0 to nan"),
         ({"segments": "a-1 rec -1 1\nb-1 rec 0 1\n"}, "a-1 runs from -1 to 1"),
     ],

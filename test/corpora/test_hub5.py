@@ -62,6 +62,7 @@ def test_an_stm(tmp_path: Path) -> None:
         ("en_4156 A someone 302.48 301.85", "x:1: runs from 302.48 to 301.85 s"),
         ("en_4156 A someone -1 301.85", "x:1: runs from -1 to 301.85 s"),
         ("en_4156 A someone 1 nan", "x:1: runs from 1 to nan s"),
+        ("en_4156 A someone 1 1e307", "x:1: runs from 1 to 1e307 s"),
     ],
 )
 def test_a_malformed_pem(tmp_path: Path, line: str, message: str) -> None:

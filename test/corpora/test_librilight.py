@@ -77,8 +77,8 @@ def test_a_file_in_the_root_is_its_own_speaker(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "01_song_64kb.json cannot be read as JSON"),
-        ("[]", r"01_song_64kb.json: a JSON object is needed, not \[\]"),
+        ("{", "01_song_64kb.json:1: not JSON"),
+        ("[]", "01_song_64kb.json holds a list, not a JSON object"),
         ("{}", "01_song_64kb.json: voice_activity: a list of"),
         ('{"voice_activity": [[1, 9]]}', r"voice_activity: \[1, 9\] does not lie in the recording"),
         (None, "01_song_64kb.json does not exist: without it use --cut length"),
@@ -120,6 +120,16 @@ def test_unfit_recordings_are_named(
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(samples))
     with pytest.raises(UserError, match=message):
+        librilight.main([str(root), str(tmp_path / "data")])
+
+
+def test_a_head_that_claims_years(tmp_path: Path, root: Path) -> None:
+    path = root / "100/pipe.flac"
+    data = bytearray(encode(np.zeros(16000)))
+    data[21:26] = ((data[21] >> 4 << 36) | (1 << 36) - 1).to_bytes(5)  # the lower 36 bits count the samples
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="pipe.flac has 68719476735 samples at 16000 Hz by its head"):
         librilight.main([str(root), str(tmp_path / "data")])
 
 

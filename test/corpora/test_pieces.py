@@ -41,6 +41,7 @@ def test_regions_are_sorted_and_end_with_the_recording() -> None:
         ([[1, 2, 3]], r"\[start, end\] in seconds is needed, not \[1, 2, 3\]"),
         ([[1, "x"]], "in seconds is needed"),
         ([5], "in seconds is needed"),
+        ([[0, 10**400]], "in seconds is needed"),
         ([[2, 1]], r"\[2, 1\] does not lie in the recording, which has 10 seconds"),
         ([[-1, 1]], "does not lie"),
         ([[1, float("nan")]], "does not lie"),

@@ -1,7 +1,11 @@
 """Weight 0 on every criterion is stock training, bit for bit."""
 
+import math
+
+import numpy as np
+import soundfile
 import torch
-from recipe import KL, Recipe
+from recipe import KL, RATE, Recipe
 
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
@@ -35,3 +39,19 @@ def test_a_positive_weight_changes_training(recipe: Recipe) -> None:
     ours = recipe.train("exp/one-ours", "student", teacher={"exp": "exp/teacher"}, criteria={"ctc": KL})
     assert losses(ours, "loss") != losses(ours, "loss_task")
     assert all(value > 0 for _, _, value in losses(ours, "loss_kd_ctc"))
+
+
+def test_digital_silence_keeps_every_term_finite(recipe: Recipe) -> None:
+    speech = recipe.root / "dump/raw/train/train-0.wav"
+    noise = speech.read_bytes()
+    hidden = {"type": "hidden", "distance": "cosine", "weight": 1, "tap": "encoder"}
+    criteria = {"ctc": KL, "hid": {**hidden, "frame_weights": "activation"}}
+    try:
+        soundfile.write(speech, np.zeros(soundfile.info(speech).frames), RATE)
+        ours = recipe.train("exp/silent", "student", teacher={"exp": "exp/teacher"}, criteria=criteria)
+    finally:
+        speech.write_bytes(noise)
+    for key in ("loss", "loss_task", "loss_kd_ctc", "loss_kd_hid"):
+        assert all(math.isfinite(value) for _, _, value in losses(ours, key))
+    found = torch.load(ours / "1epoch.pth", weights_only=True)
+    assert all(value.isfinite().all() for value in found.values())

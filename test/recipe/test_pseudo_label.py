@@ -219,6 +219,11 @@ def test_damaged_shards(data: Path, teacher: FakeTeacher, tmp_path: Path) -> Non
     (decode / "00002.jsonl").write_text('{"utt": "s1-a"}\n')
     with pytest.raises(UserError, match="00002.jsonl:1 is not a decoded utterance: remove the file"):
         run(data, tmp_path / "dst", "--shards", "2")
+    strange = '{"utt": "a", "samples": "many", "rate": 0, "nbest": []}'
+    for line in (b'{"utt": "\xff"}\n', strange.encode(), b"[" * 100_000):
+        (decode / "00002.jsonl").write_bytes(line)
+        with pytest.raises(UserError, match="00002.jsonl:1 is not a decoded utterance: remove the file"):
+            run(data, tmp_path / "dst", "--shards", "2")
     (decode / "00002.jsonl").write_bytes(b'{"utt": "\xff"}\n')
     with pytest.raises(UserError, match="00002.jsonl:1 is not a decoded utterance: remove the file"):
         run(data, tmp_path / "dst", "--shards", "2")

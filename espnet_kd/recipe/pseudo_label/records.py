@@ -51,4 +51,11 @@ def from_json(line: str) -> Record:
     """
     content: dict[str, Any] = json.loads(line)
     nbest = tuple(Hypothesis(**hypothesis) for hypothesis in content["nbest"])
-    return Record(content["utt"], content["samples"], content["rate"], nbest)
+    record = Record(content["utt"], content["samples"], content["rate"], nbest)
+    kinds = [(record.utt, str), (record.samples, int), (record.rate, int)]
+    kinds += [pair for h in nbest for pair in ((h.text, str), (h.tokens, int), (h.unknown, int))]
+    if not all(isinstance(value, kind) for value, kind in kinds) or record.rate < 1 or record.samples < 0:
+        raise TypeError("a value is of another type")
+    if not all(isinstance(h.score, float | int) and h.tokens >= 0 for h in nbest):
+        raise TypeError("a score is no number")
+    return record
