@@ -96,6 +96,7 @@ cd "${work}/espnet/egs2/${recipe}/asr1"
 run() {
     echo "+ ./run.sh $*"
     ./run.sh --ngpu 0 --nj 2 --inference_nj 1 --use_lm false --token_type char --speed_perturb_factors "" \
+        --lm_train_text data/train_nodev/text \
         --feats_type "${feats_type}" --inference_config "${work}/conf/decode.yaml" "$@"
 }
 started=$(date +%s)
