@@ -22,7 +22,7 @@ demo: install  ## spoken digits: teacher, student, distilled student, table and 
 	@cd egs/digits/kd1 && ./run.sh $(ARGS)
 
 test: install  ## all tests (ARGS="-k name" for some of them)
-	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder test $(ARGS)
+	@python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder test $(ARGS)
 
 bench: install  ## time and memory of the parts that must be fast (ARGS="online_teacher" for one of them)
 	@python -m bench $(ARGS)

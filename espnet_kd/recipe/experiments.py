@@ -153,8 +153,8 @@ def find(directories: list[Path], sets: list[str], inference_tags: list[str]) ->
         if not (directory / "config.yaml").is_file():
             continue
         config = read_config(directory / "config.yaml")
-        if config.get("collect_stats") or "token_list" not in config:
-            continue
+        if config.get("collect_stats") or "token_list" not in config or "lm" in config:
+            continue  # statistics, or a language model
         info: dict[str, Any] = {}
         if (directory / "run.json").is_file():
             info = _mapping(directory / "run.json", json.loads, ValueError)
@@ -216,7 +216,7 @@ def without_seed(name: str) -> str:
 
 def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str | None:
     files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.NAME}")]
-    found = sorted({file.parent.parent.name for file in files})
+    found = sorted({file.relative_to(directory).parts[0] for file in files})  # a set can be org/train_dev
     for tag in wanted:
         if tag in found:
             return tag

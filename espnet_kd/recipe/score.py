@@ -37,7 +37,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.ref} has no word left without the symbols of {args.nlsyms}")
     utt2spk = speakers_beside(args.ref, utterances)
     for kind, by_utterance in aligned.items():
-        with atomic_path(Path(args.out) / f"score_{kind}" / "result.txt") as temporary:
+        directory = Path(args.out) / f"score_{kind}"
+        if (directory / "ref.trn").exists():
+            print(f"{directory} is that of ESPnet's asr.sh and stays as it is")
+            continue
+        with atomic_path(directory / "result.txt") as temporary:
             temporary.write_text(sclite.render(by_utterance, utt2spk), encoding="utf-8")
     score = scores.write(args.out, aligned)  # last: its presence says that the set is scored
     print(summary(Path(args.out).name, score))

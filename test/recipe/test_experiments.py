@@ -28,6 +28,16 @@ def test_directories_that_are_no_trainings_are_passed_over(tmp_path: Path) -> No
     assert find(sorted(tmp_path.iterdir()), ["test"], []) == []
 
 
+def test_the_directories_of_a_stock_recipe(tmp_path: Path) -> None:
+    """Its language model is no recogniser, and its development set is decoded as org/train_dev."""
+    write_experiment(tmp_path / "lm_train", {"token_list": ["a"], "lm": "transformer"})
+    exp = write_experiment(tmp_path / "asr_a", config())
+    write_score(exp, "org/train_dev", wrong=1)
+    (run,) = find(list(tmp_path.iterdir()), ["test", "org/train_dev"], [])
+    assert run.directory == exp and list(run.scores) == ["org/train_dev"]
+    assert run.inference_tag == TAG
+
+
 def test_a_record_may_lack_everything(tmp_path: Path) -> None:
     run = one(write_experiment(tmp_path / "e", {"token_list": []}, {}))
     assert (run.seed, run.updates, run.seconds, run.finished, run.teachers) == (0, None, None, True, [])

@@ -44,6 +44,18 @@ def test_a_transcript_does_not_command_the_terminal(tree: Path, capsys: pytest.C
     assert "    HYP: one \\x1b[2Jtoo three\n" in capsys.readouterr().out
 
 
+def test_the_scores_of_a_stock_recipe_stay(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stock = tree / "exp/T/I/test/score_wer"
+    stock.mkdir()
+    for name in ("ref.trn", "hyp.trn", "result.txt"):
+        (stock / name).write_text("sclite's")
+    score("I")
+    assert {path.read_text() for path in stock.iterdir()} == {"sclite's"}
+    assert scores.read("exp/T/I/test").total["wer"].errors == 3
+    assert "exp/T/I/test/score_wer is that of ESPnet's asr.sh and stays" in capsys.readouterr().out
+    assert (tree / "exp/T/I/test/score_cer/result.txt").exists()
+
+
 def test_the_record_holds_what_a_comparison_needs(tree: Path) -> None:
     score("I")
     content = json.loads((tree / "exp/T/I/test/score.json").read_text())

@@ -6,7 +6,7 @@
 #
 # ESPNET_ROOT is a checkout of ESPnet (egs2/, tools/), which is only read: the recipe runs in a copy of it in WORK.
 # python3 of the PATH is that of an environment with ESPnet and espnet_kd. Stage 13 needs sclite (Debian: sctk).
-# Variables: feats_type (raw), teacher_epochs, student_epochs, python_kd ("python3 -m espnet_kd").
+# Variables: feats_type (raw; raw_copy, extracted), teacher_epochs, student_epochs, python_kd ("python3 -m espnet_kd").
 set -euo pipefail
 
 fail() {
@@ -71,7 +71,7 @@ num_workers: 0
 EOF
 }
 if [[ ${recipe} == mini_an4 ]]; then
-    warmup=50 steps=20
+    warmup=100 steps=60
     model 2 32 "${teacher_epochs:-8}" >"${work}/conf/train_teacher.yaml"
     model 1 16 "${student_epochs:-4}" >"${work}/conf/train_student_kd.yaml"
 else
@@ -93,14 +93,23 @@ EOF
 echo '{beam_size: 2, ctc_weight: 0.5}' >"${work}/conf/decode.yaml"
 
 cd "${work}/espnet/egs2/${recipe}/asr1"
+sets=()
 run() {
     echo "+ ./run.sh $*"
     ./run.sh --ngpu 0 --nj 2 --inference_nj 1 --use_lm false --token_type char --speed_perturb_factors "" \
-        --feats_type "${feats_type}" --inference_config "${work}/conf/decode.yaml" "$@"
+        --lm_train_text data/train_nodev/text \
+        --feats_type "${feats_type}" --inference_config "${work}/conf/decode.yaml" "${sets[@]}" "$@"
 }
 started=$(date +%s)
+first=1
+if [[ ${feats_type} != raw ]]; then # which wants plain files, or features, of data.sh
+    run --stop_stage 1
+    first=3
+    sets=(--test_sets "train_dev test")
+    python3 "${here}/plain_data.py" data/{train_nodev,train_dev,test}
+fi
 echo "== data and teacher, stock ESPnet"
-run --asr_config "${work}/conf/train_teacher.yaml" --stop_stage 13 --python "python3 ${here}/without_espnet_kd.py"
+run --asr_config "${work}/conf/train_teacher.yaml" --stage "${first}" --stop_stage 13 --python "python3 ${here}/without_espnet_kd.py"
 echo "== student, distilled and decoded by espnet_kd's stand-in for python3, scored and packed"
 run --asr_config "${work}/conf/train_student_kd.yaml" --stage 11 --skip_packing false --python "${python_kd}"
 echo "== the same student decoded by stock ESPnet, where espnet_kd cannot be imported"

@@ -36,15 +36,17 @@ ${python} -m espnet2.bin.asr_train --collect_stats true ${common} --config teach
     --train_shape_file dump/raw/train/wav.scp --valid_shape_file dump/raw/valid/wav.scp
 ${python} -m espnet2.bin.aggregate_stats_dirs --input_dir stats/logdir/stats.1 --output_dir stats
 for split in train valid; do
-    <stats/${split}/text_shape awk -v N="$(<tokens.txt wc -l)" '{ print $0 "," N }' >stats/${split}/text_shape.char
+    <stats/${split}/text_shape awk -v N="$(<tokens.txt wc -l)" '{ print $0 "," N }' \\
+        >stats/${split}/text_shape.char
 done
 for name in teacher student; do
     ${python} -m espnet2.bin.launch --cmd "${run}" --log exp/${name}/train.log --ngpu 0 --num_nodes 1 \\
         --init_file_prefix exp/${name}/.dist_init_ --multiprocessing_distributed true -- \\
         ${python} -m espnet2.bin.asr_train ${common} --config ${name}.yaml --resume true \\
         --ignore_init_mismatch false --fold_length 80000 --fold_length 150 --output_dir exp/${name} \\
-        --frontend_conf fs=16k --normalize=global_mvn --normalize_conf stats_file=stats/train/feats_stats.npz \\
-        $(data) --train_shape_file stats/train/speech_shape --train_shape_file stats/train/text_shape.char \\
+        --frontend_conf fs=16k --normalize=global_mvn \\
+        --normalize_conf stats_file=stats/train/feats_stats.npz $(data) \\
+        --train_shape_file stats/train/speech_shape --train_shape_file stats/train/text_shape.char \\
         --valid_shape_file stats/valid/speech_shape --valid_shape_file stats/valid/text_shape.char
 done
 ${python} -m espnet2.bin.asr_inference --batch_size 1 --ngpu 0 --config decode.yaml \\
@@ -101,8 +103,9 @@ def test_the_programs_of_a_recipe_train_decode_and_pack_a_student(tmp_path: Path
     result = sh(tmp_path / "elsewhere", "python3", *map(str, stock), *options)
     assert result.returncode == 0, result.stderr
     for name in ("text", "score"):
-        ours = (tmp_path / "exp/student/decoded/1best_recog" / name).read_text()
-        assert ours.count("\n") == 2 and ours == (tmp_path / "elsewhere/decoded/1best_recog" / name).read_text()
+        decoded = (tmp_path / "exp/student/decoded", tmp_path / "elsewhere/decoded")
+        ours, theirs = ((directory / "1best_recog" / name).read_text() for directory in decoded)
+        assert ours.count("\n") == 2 and ours == theirs
 
 
 @pytest.mark.skipif(
