@@ -170,7 +170,8 @@ def _read_transcription(path: Path) -> dict[str, tuple[str, int]]:
     for number, line in enumerate(_lines(path), 1):
         match = TRANSCRIPT.fullmatch(line.strip())
         if match is None:
-            raise UserError(f"{path}:{number}: expected `<s> WORDS </s> (utterance)`, not {line.strip()[:60]!r}")
+            found = line.strip()[:60]
+            raise UserError(f"{path}:{number}: expected `<s> WORDS </s> (utterance)`, not {found!r}")
         words, name = " ".join(match["words"].split()), match["name"]
         if not words:
             raise UserError(f"{path}:{number}: {name} has an empty transcript: correct or remove it")

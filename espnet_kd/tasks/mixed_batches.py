@@ -49,7 +49,8 @@ class MixedBatches(AbsTask):
         shapes = {u: shape.split(",") for u, shape in read_table(iter_options.shape_files[0]).items()}
         for utt, shape in shapes.items():
             if not re.fullmatch(r"[0-9]{1,18}", shape[0]):
-                raise UserError(f"{iter_options.shape_files[0]}: {utt}: {shape[0]!r} is not a number of samples")
+                file = iter_options.shape_files[0]
+                raise UserError(f"{file}: {utt}: {shape[0]!r} is not a number of samples")
         length = {utt: int(shape[0]) for utt, shape in shapes.items()}
         if not all(sides(list(length))):
             logging.info("share_per_batch: all speech is of one kind")

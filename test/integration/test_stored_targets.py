@@ -11,7 +11,7 @@ import torch
 import yaml
 from recipe import KL, MODELS, RATE, Recipe
 
-from espnet_kd.criteria import CRITERIA
+from espnet_kd import criteria as registry
 from espnet_kd.criteria.distribution import KLDivergence
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
@@ -219,7 +219,7 @@ def test_the_mean_is_at_the_temperature_of_the_criterion(monkeypatch: pytest.Mon
         def __init__(self, temperature: float = 2.0) -> None:
             super().__init__(temperature)
 
-    monkeypatch.setitem(CRITERIA, "warm", Warm)
+    monkeypatch.setitem(registry.CRITERIA, "warm", Warm)
     terms = term_options({"ctc": {"type": "warm", "tap": "ctc.ctc_lo"}})
     assert common_temperatures(terms, teachers=2) == {"ctc.ctc_lo": 2.0}
 

@@ -111,7 +111,9 @@ def test_a_speaker_for_every_utterance(tree: Path) -> None:
         score("I")
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, "{", "[]", '{"wer": {}}', '{"wer": 1, "cer": 1, "utterances": {}}'])
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "{", "[]", '{"wer": {}}', '{"wer": 1, "cer": 1, "utterances": {}}']
+)
 def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "score.json").write_text(content)
     with pytest.raises(UserError, match="not a score.json of ours"):
