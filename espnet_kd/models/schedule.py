@@ -38,6 +38,13 @@ class Schedule:
         progress = min(max((step - self.begin) / self.steps, 0.0), 1.0)
         return self.start + (self.end - self.start) * SHAPES[self.shape](progress)
 
+    def __str__(self) -> str:
+        """The weight in words."""
+        if self.start == self.end:
+            return f"{self.start:g}"
+        last = self.begin + self.steps
+        return f"{self.shape} from {self.start:g} to {self.end:g}, batches {self.begin} to {last}"
+
     @property
     def is_zero(self) -> bool:
         """True if the weight is 0 at every step."""

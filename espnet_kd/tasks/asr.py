@@ -11,6 +11,7 @@ from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
+from espnet_kd.tasks.start import check_utterances
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.tasks.transcripts import check_transcripts
 from espnet_kd.teachers.experiment import naming_stand_in
@@ -46,6 +47,7 @@ class ASRDistillationTask(TeacherSpeech, MixedBatches, ASRTask):
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
         """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
         read_numbers(args)
+        check_utterances(args)
         check_transcripts(args)
         with naming_stand_in("the student"):
             model = super().build_model(args)

@@ -11,6 +11,7 @@ from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
+from espnet_kd.tasks.start import check_utterances
 from espnet_kd.tasks.trainer import ResumableTrainer
 
 
@@ -33,6 +34,7 @@ class TransducerDistillationTask(TeacherSpeech, MixedBatches, ASRTransducerTask)
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRTransducerModel:
         """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
         read_numbers(args)
+        check_utterances(args)
         model = super().build_model(args)
         check_options(args, len(model.token_list))
         if wanted(args) and not args.collect_stats:

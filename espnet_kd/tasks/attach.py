@@ -21,6 +21,7 @@ from espnet_kd.tasks.delay import settle_delays
 from espnet_kd.tasks.options import TermOptions, teacher_options, term_options
 from espnet_kd.tasks.reach import freeze_unreached
 from espnet_kd.tasks.speech import check_speech
+from espnet_kd.tasks.start import Shapes, log_distillation, warn_of_moving_loss
 from espnet_kd.tasks.stored import stored_teacher
 from espnet_kd.tasks.targets import settle_targets
 from espnet_kd.teachers.experiment import Experiment, load_experiment
@@ -47,6 +48,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         UserError: an option is wrong, or teacher and student do not fit.
     """
     options = teacher_options(args.teacher)
+    targets = settle_targets(args, lattice=not isinstance(model, ESPnetASRModel))
+    refuse_unused_teacher(args)
     # With stored targets a teacher is loaded only to copy parts of it.
     directories = options.directories if options.store is None or args.init_from_teacher else ()
     experiments = [load_experiment(d, options.checkpoint) for d in directories]
@@ -56,7 +59,6 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         if not experiments:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
         initialise(model, experiments[0].model, args.init_from_teacher)
-    targets = settle_targets(args, lattice=not isinstance(model, ESPnetASRModel))
     terms = [] if targets == "hard" else term_options(args.criteria)
     if not terms:
         return model
@@ -80,13 +82,37 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         temperatures = common_temperatures(terms, len(experiments))
         teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
-    terms = _fit(model, noise, taps, teacher, terms)
+    terms, shapes = _fit(model, noise, taps, teacher, terms)
     task_weight = build_schedule(args.task_weight, "task_weight")
     method = Method(teacher, taps, tuple(t.term for t in terms), task_weight, soft_only=targets == "soft")
     if method.task_weight.is_zero:
         freeze_unreached(model, taps, method.terms, noise())
     attach = distil_transducer if has_lattice(model) else distil
-    return attach(model, method, {t.term.name: t.build() for t in terms})
+    attach(model, method, {t.term.name: t.build() for t in terms})
+    names = [f"store: {options.store}"] if options.store else [_line(e) for e in experiments]
+    log_distillation(model, names, shapes)
+    warn_of_moving_loss(args, [task_weight, *(t.term.weight for t in terms)])
+    return model
+
+
+def _line(teacher: Experiment) -> str:
+    size = sum(p.numel() for p in teacher.model.parameters())
+    return f"{teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
+
+
+def refuse_unused_teacher(args: argparse.Namespace) -> None:
+    """Refuse a teacher that nothing is learned from, such as one beside a block `criteria` that is misplaced.
+
+    Raises:
+        UserError: there are no criteria, and neither hard targets nor copied parts say why.
+    """
+    if args.criteria or args.targets == "hard" or (args.init_from_teacher and args.targets != "soft"):
+        return
+    raise UserError(
+        "teacher: there are no criteria, so nothing is learned from it: write `criteria: {ctc: {type: kl, "
+        "tap: ctc.ctc_lo}}` at the top level of the configuration, `targets: hard` for its pseudo-labels "
+        "alone, or `init_from_teacher`"
+    )
 
 
 def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
@@ -212,11 +238,11 @@ def _fit(
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
     terms: Sequence[TermOptions],
-) -> list[TermOptions]:
+) -> tuple[list[TermOptions], Shapes]:
     """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
 
     Returns:
-        The terms, with the ratio of the frame rates where they ask for it.
+        The terms, with the ratio of the frame rates where they ask for it, and the shapes at their layers.
     """
     ours, theirs = _observe_both(model, noise(), taps, teacher)
     check_finite(ours, "the student")
@@ -249,7 +275,14 @@ def _fit(
                 f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
                 "choose taps that give logits over the same tokens"
             )
-    return list(terms)
+    shapes = {
+        t.term.name: tuple(
+            tuple(getattr(side[tap].values, "shape", ()))
+            for side, tap in ((ours, t.term.student_tap), (theirs, t.term.teacher_tap))
+        )
+        for t in terms
+    }
+    return list(terms), shapes
 
 
 def _observe_both(

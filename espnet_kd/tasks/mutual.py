@@ -33,6 +33,7 @@ from espnet_kd.rate import DEFAULT_RATE, heard_rate
 from espnet_kd.tasks.attach import refuse_data_parallel, refuse_other_prefix, wanted
 from espnet_kd.tasks.options import TermOptions, refuse_unknown, term_options
 from espnet_kd.tasks.peers import peer_changes, peer_config
+from espnet_kd.tasks.start import log_peers, warn_of_moving_loss
 from espnet_kd.teachers.lattice import LATTICE
 from espnet_kd.teachers.online import observe
 from espnet_kd.teachers.probe import probe
@@ -93,6 +94,8 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
         sampling=sampling,
     )
     learn_together(model, peers, mutual)
+    log_peers(model)
+    warn_of_moving_loss(args, [mutual.weight, *(t.term.weight for t in terms)])
     _fit(model, probe(heard_rate(vars(args)) or DEFAULT_RATE, args.input_size))
     return model
 

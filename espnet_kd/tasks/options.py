@@ -46,6 +46,7 @@ def read_numbers(args: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add our options to ESPnet's parser."""
+    parser.prog = "espnet-kd train"
     group = parser.add_argument_group("Distillation")
     for name, text in (
         (

@@ -29,7 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     if ours.config is not None:
         read_config(ours.config)  # ESPnet reads it without a limit, and of a key that occurs twice the last
         rest += ["--config", ours.config]
-    sys.argv[1:] = rest  # --print_config reads it again
+    if "--print_config" in rest:
+        sys.argv[1:] = rest  # ESPnet reads it again
+    else:
+        sys.argv[:] = ["-m", "espnet_kd", "train", "--task", ours.task, *rest]  # ESPnet logs it
     module, name = TASKS[ours.task]
     getattr(importlib.import_module(module), name).main(cmd=rest)
 

@@ -62,6 +62,7 @@ class ResumableTrainer(Trainer):
         if first:
             if isinstance(model, MutualLearning):
                 _save_peers(trainer_options, finished=True)
+            check_averages(directory, trainer_options.best_model_criterion)
             (directory / BACKUP).unlink(missing_ok=True)
 
     @staticmethod
@@ -85,7 +86,11 @@ class ResumableTrainer(Trainer):
     def train_one_epoch(
         cls, model: Any, *, iterator: Any, options: Any, distributed_option: Any, **kwargs: Any
     ) -> bool:
-        """Copy the last epoch's checkpoint, then train one epoch."""
+        """Copy the last epoch's checkpoint, then train one epoch.
+
+        Raises:
+            UserError: it has not updated the model once, or the model diverged.
+        """
         checkpoint = Path(options.output_dir) / CHECKPOINT
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         if first and checkpoint.exists():
@@ -94,13 +99,15 @@ class ResumableTrainer(Trainer):
             if isinstance(getattr(model, "module", model), MutualLearning):
                 _save_peers(options)
         with Batches(iterator).naming(model) as batches:
-            return super().train_one_epoch(
+            invalid = super().train_one_epoch(
                 model=model,
                 iterator=batches,
                 options=options,
                 distributed_option=distributed_option,
                 **kwargs,
             )
+        _refuse_diverged(model, kwargs["reporter"].get_epoch(), invalid, options.accum_grad)
+        return invalid
 
     @classmethod
     def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
@@ -129,6 +136,51 @@ def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
         _convert(directory)
     for number, tensors in peer_models(saved_tensors(states)).items():
         _write_epoch(peer_files(directory, number), tensors, _reporter(states, number), criteria, keep)
+
+
+def _refuse_diverged(model: torch.nn.Module, epoch: int, invalid: bool, accum_grad: int) -> None:
+    """Stop before ESPnet saves the epoch; it would end the training there and call it finished."""
+    if invalid:
+        raise UserError(
+            f"epoch {epoch} had no valid update: the gradient of every step was infinite or NaN, or there "
+            f"are fewer batches than accum_grad ({accum_grad}): lower the learning rate, or look for a wrong "
+            "initial model or wrong data; nothing of this epoch was saved"
+        )
+    whole = getattr(model, "module", model)
+    if found := not_finite({**dict(whole.named_parameters()), **dict(whole.named_buffers())}):
+        raise UserError(
+            f"the model is not finite after epoch {epoch} ({_some(found)}): its training diverged: lower the "
+            "learning rate, or train for fewer epochs; nothing of this epoch was saved"
+        )
+
+
+def check_averages(directory: Path, criteria: Collection[Any]) -> None:
+    """Refuse a training that ends with a model that is not finite.
+
+    Args:
+        directory: of the experiment.
+        criteria: ESPnet's best_model_criterion; each has an average, and one of each peer.
+
+    Raises:
+        UserError: an average has such a value.
+    """
+    for place in (directory, *sorted(directory.glob("peer*"))):
+        for path in sorted({(place / f"{phase}.{key}.ave.pth").resolve() for phase, key, _ in criteria}):
+            if path.exists() and (found := not_finite(load_tensors(path))):
+                raise UserError(
+                    f"{path} is not finite ({_some(found)}): the training diverged: lower the learning rate, "
+                    "or train for fewer epochs"
+                )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with an infinite or NaN value; masks of attention have them on purpose."""
+    return [name for name, tensor in tensors.items() if "mask" not in name and not tensor.isfinite().all()]
+
+
+def _some(names: Collection[str]) -> str:
+    first = next(iter(names))
+    return f"{first} and {len(names) - 1} more" if len(names) > 1 else first
 
 
 def _write_epoch(

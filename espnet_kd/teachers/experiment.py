@@ -29,6 +29,7 @@ CHECKPOINTS = (
     "valid.loss_transducer.ave.pth",
     "valid.loss.ave.pth",
 )
+TRAINING = "checkpoint.pth"  # no model: what a training goes on from
 # The options of a config.yaml that name files ESPnet opens when it builds a model.
 FILE_OPTIONS = (("normalize_conf", "stats_file"),)
 # Only the configuration of a transducer has it.
@@ -182,7 +183,7 @@ def preprocess(config: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], dic
 
 
 def find_checkpoint(directory: Path, name: str | None) -> Path:
-    """The checkpoint of that file name, or the first of ``CHECKPOINTS``.
+    """The checkpoint of that file name, or the first of ``CHECKPOINTS``, or the only one of a packed model.
 
     Raises:
         UserError: there is none.
@@ -191,6 +192,8 @@ def find_checkpoint(directory: Path, name: str | None) -> Path:
         if (directory / candidate).is_file():
             return directory / candidate
     found = sorted(p.name for p in directory.glob("*.pth"))
+    if name is None and len(found) == 1 and found[0] != TRAINING:
+        return directory / found[0]
     wanted = name or " or ".join(CHECKPOINTS)
     raise UserError(
         f"{directory} has no {wanted}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`"

@@ -6,13 +6,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+from espnet2.train.reporter import Reporter
 from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
-from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, repair
+from espnet_kd.models.own import count_batches, keep_apart
+from espnet_kd.tasks.trainer import (
+    BACKUP,
+    CHECKPOINT,
+    ResumableTrainer,
+    check_averages,
+    not_finite,
+    repair,
+)
 
 CRITERIA = {
     "ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}},
@@ -104,3 +116,135 @@ def test_a_damaged_checkpoint_of_a_long_training_is_not_thrown_away(tmp_path: Pa
     with pytest.raises(UserError, match="damaged"):
         repair(tmp_path, [["valid", "acc", "max"]], [2])
     assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"optim": "sgd", "optim_conf": {"lr": 1e30}, "scheduler": None},
+            "had no valid update|is not finite",
+        ),
+        ({"accum_grad": 9}, r"epoch 1 had no valid update: .* fewer batches than accum_grad \(9\)"),
+    ],
+)
+def test_a_training_that_cannot_go_on_is_not_finished(recipe: Recipe, changes: dict, expected: str) -> None:
+    """ESPnet writes a warning, averages what is there and ends with status 0."""
+    out = f"exp/diverged-{len(changes)}"
+    with pytest.raises(UserError, match=expected) as error:
+        recipe.train(out, "student", **{**OPTIONS, **changes})
+    assert "\n" not in str(error.value)
+    assert not list((recipe.root / out).glob("*.ave*.pth"))
+    for path in (recipe.root / out).glob("*epoch.pth"):
+        assert not not_finite(torch.load(path, weights_only=True))
+
+
+def test_an_average_that_is_not_finite(tmp_path: Path) -> None:
+    """Two epochs whose sum is more than float32 holds."""
+    average = {"a": torch.tensor([1.0]), "b": torch.tensor([3e38]) + torch.tensor([3e38])}
+    (tmp_path / "peer2").mkdir()
+    for directory in (tmp_path, tmp_path / "peer2"):
+        check_averages(tmp_path, [["valid", "acc", "max"]])
+        torch.save(average, directory / "valid.acc.ave.pth")
+        with pytest.raises(UserError, match=f"{directory}/valid.acc.ave.pth is not finite \\(b\\)"):
+            check_averages(tmp_path, [["valid", "acc", "max"]])
+        torch.save({}, directory / "valid.acc.ave.pth")
+
+
+class Student(torch.nn.Module):
+    """As small as a model with a criterion that learns can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(3, 2)
+        self.kd_criteria = torch.nn.ModuleDict({"hid": torch.nn.Linear(2, 2)})
+        count_batches(self)
+
+
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "reducelronplateau": {"patience": 0}, "lambdalr": {"lr_lambda": lambda step: 1 / (1 + step)},
+    "steplr": {"step_size": 2}, "multisteplr": {"milestones": [1, 3]}, "exponentiallr": {"gamma": 0.9},
+    "cosineannealinglr": {"T_max": 5}, "noamlr": {"model_size": 8}, "warmuplr": {"warmup_steps": 3},
+    "piecewiselinearwarmuplr": {"warmup_steps_list": [0, 2, 6], "warmup_lr_list": [0.0, 0.1, 0.2]},
+    "warmupsteplr": {"warmup_steps": 2, "steps_per_epoch": 2, "step_size": 1},
+    "warmupreducelronplateau": {"warmup_steps": 2, "patience": 0},
+    "cycliclr": {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 2, "cycle_momentum": False},
+    "onecyclelr": {"max_lr": 0.1, "total_steps": 9}, "cosineannealingwarmrestarts": {"T_0": 3},
+    "cosineannealingwarmuprestarts": {"first_cycle_steps": 5, "warmup_steps": 2},
+    "tristagelr": {"max_steps": 9, "warmup_ratio": 0.2, "hold_ratio": 0.2, "decay_ratio": 0.6},
+    "exponentialdecaywarmup": {"max_lr": 0.1, "min_lr": 0.001, "total_steps": 9, "warmup_steps": 2},
+}  # fmt: skip
+
+
+class Training:
+    """Some steps with an optimizer and a scheduler of ESPnet, which may be interrupted."""
+
+    def __init__(self, optim: str, scheduler: str | None = None) -> None:
+        self.model = Student()
+        self.optimizer = optim_classes[optim](self.model.parameters(), lr=0.1)
+        self.scheduler = None
+        if scheduler is not None:
+            self.scheduler = scheduler_classes[scheduler](self.optimizer, **SCHEDULERS[scheduler])
+        keep_apart(self.model, [self.optimizer])
+        self.rates: list[float] = []
+
+    def step(self) -> None:
+        """One batch: the squared output of the criterion."""
+
+        def loss() -> torch.Tensor:
+            self.optimizer.zero_grad()
+            hidden = self.model.layer(torch.tensor([[1.0, 2.0, -1.0]]))
+            value = self.model.kd_criteria["hid"](hidden).square().sum()
+            value.backward()
+            return value
+
+        value = float(loss().detach())
+        self.optimizer.step(loss)
+        if isinstance(self.scheduler, AbsValEpochStepScheduler):
+            self.scheduler.step(value)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+
+    def save(self, path: Path) -> None:
+        """As ESPnet does."""
+        state = {
+            "model": self.model.state_dict(), "optimizers": [self.optimizer.state_dict()],
+            "schedulers": [self.scheduler and self.scheduler.state_dict()], "scaler": None,
+            "reporter": Reporter(1).state_dict(),
+        }  # fmt: skip
+        torch.save(state, path)
+
+    def resume(self, path: Path) -> None:
+        """As ESPnet does."""
+        ResumableTrainer.resume(
+            checkpoint=path, model=self.model, reporter=Reporter(), optimizers=[self.optimizer],
+            schedulers=[self.scheduler], scaler=None,
+        )  # fmt: skip
+
+
+def same_after_resuming(path: Path, *choice: str) -> None:
+    whole, first, second = (Training(*choice) for _ in range(3))
+    for _ in range(6):
+        whole.step()
+    for _ in range(3):
+        first.step()
+    first.save(path)
+    second.resume(path)
+    for _ in range(3):
+        second.step()
+    assert second.rates == whole.rates[3:]
+    for name, expected in whole.model.named_parameters():
+        assert torch.equal(dict(second.model.named_parameters())[name], expected), name
+
+
+@pytest.mark.parametrize("optim", sorted(optim_classes))
+def test_every_optimizer_goes_on_as_if_it_had_not_stopped(tmp_path: Path, optim: str) -> None:
+    """The criterion's parameters have their state, too."""
+    same_after_resuming(tmp_path / CHECKPOINT, optim)
+
+
+@pytest.mark.parametrize("scheduler", sorted(scheduler_classes))
+def test_every_scheduler_goes_on_as_if_it_had_not_stopped(tmp_path: Path, scheduler: str) -> None:
+    same_after_resuming(tmp_path / CHECKPOINT, "sgd", scheduler)

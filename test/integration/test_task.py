@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,11 @@ from recipe import KL, MODELS, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
+from espnet_kd.models.schedule import build_schedule
+from espnet_kd.tasks import train
 from espnet_kd.tasks.asr import ASRDistillationTask
+from espnet_kd.tasks.start import check_utterances, warn_of_moving_loss
+from espnet_kd.teachers.experiment import find_checkpoint
 
 DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
 
@@ -184,3 +191,129 @@ def test_initialise_refuses(recipe: Recipe, parts: dict, expected: str) -> None:
     with pytest.raises(UserError) as error:
         recipe.train("exp/refused", "student", teacher={"exp": "exp/teacher"}, init_from_teacher=parts)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("targets", [None, "both", "auto"])
+def test_a_teacher_that_nothing_is_learned_from(recipe: Recipe, targets: str | None) -> None:
+    """A block `criteria` of wrong indentation; `auto` is `soft` for a student like its teacher."""
+    with pytest.raises(UserError, match="^teacher: there are no criteria, so nothing is learned from it: "):
+        recipe.train("exp/refused", "teacher", teacher={"exp": "exp/teacher"}, targets=targets, dry_run=True)
+
+
+def test_a_teacher_of_pseudo_labels_alone(recipe: Recipe) -> None:
+    recipe.train("exp/hard", "student", teacher={"exp": "exp/teacher"}, targets="hard", dry_run=True)
+
+
+SCHEDULE = {"schedule": "cosine", "from": 1, "to": 0.1, "begin": 2, "steps": 7}
+
+
+def test_the_start_is_logged_in_one_block(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    criteria = {
+        "ctc": {**KL, "weight": SCHEDULE}, "hid": {"type": "hidden", "tap": "encoder", "reduction": "mean"},
+    }  # fmt: skip
+    recipe.train(
+        "exp/logged", "student", teacher={"exp": "exp/teacher"}, criteria=criteria, task_weight=0.5,
+        dry_run=True, best_model_criterion=[["valid", "acc", "max"], ["valid", "loss", "min"]],
+    )  # fmt: skip
+    (block,) = (r.message for r in caplog.records if r.message.startswith("distillation:"))
+    teacher, student, *rest = block.splitlines()[1:]
+    assert teacher.startswith("    teacher exp/teacher: valid.acc.ave.pth, ")
+    assert student.endswith(", and 544 of criteria, which only checkpoint.pth has")  # 16 x 32 and 32
+    assert rest == [
+        "    task loss: weight 0.5",
+        "    criterion ctc: kl, student's ctc.ctc_lo 1x49x7 from teacher's ctc.ctc_lo 1x49x7, "
+        "weight cosine from 1 to 0.1, batches 2 to 9, reduction utterance",
+        "    criterion hid: hidden, student's encoder 1x49x16 from teacher's encoder 1x49x32, "
+        "weight 1, reduction mean",
+    ]
+    warnings = [r.message for r in caplog.records if r.levelname == "WARNING" and "valid.loss" in r.message]
+    assert warnings == [
+        "best_model_criterion: valid.loss is the sum of task and criteria at weights that a schedule "
+        "changes: epochs cannot be compared by it; use [valid, loss_task, min], or an accuracy"
+    ]
+
+
+def test_peers_are_logged_in_one_block(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    recipe.train("exp/logged-peers", "student", mutual={"criteria": {"ctc": KL}}, dry_run=True)
+    (block,) = (r.message for r in caplog.records if r.message.startswith("mutual learning:"))
+    one, two, *rest = block.splitlines()[1:]
+    assert one.startswith("    peer 1: ") and two == one.replace("peer 1", "peer 2")
+    assert rest == [
+        "    task loss: weight 1 - weight of the criteria; criteria: weight 0.5, times their own",
+        "    criterion ctc: kl, ctc.ctc_lo, weight 1, reduction utterance",
+    ]
+
+
+OF_PEER_2 = [["valid", "loss_peer2", "min"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"patience": 3}, ["early_stopping_criterion: valid.loss"]),
+        ({"scheduler": "reducelronplateau"}, ["val_scheduler_criterion: valid.loss"]),
+        ({"best_model_criterion": OF_PEER_2}, ["best_model_criterion: valid.loss_peer2"]),
+        ({"best_model_criterion": [["valid", "loss_task", "min"]]}, []),
+    ],
+)
+def test_where_a_moving_loss_decides(
+    caplog: pytest.LogCaptureFixture, changes: dict, expected: list[str]
+) -> None:
+    args = {
+        "best_model_criterion": [["valid", "acc", "max"]], "patience": None, "scheduler": "warmuplr",
+        "early_stopping_criterion": ["valid", "loss", "min"], "val_scheduler_criterion": ["valid", "loss"],
+    } | changes  # fmt: skip
+    constant, moving = build_schedule(0.5, "weight"), build_schedule(SCHEDULE, "weight")
+    warn_of_moving_loss(Namespace(**args), [constant])
+    assert not caplog.records
+    warn_of_moving_loss(Namespace(**args), [constant, moving])
+    assert [r.message.partition(" is ")[0] for r in caplog.records] == expected
+
+
+def test_the_command_in_the_log_can_be_run_again(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    options = recipe.training("exp/rerun", "student", **DISTIL, dry_run=True)
+    before = sys.argv[:]
+    try:
+        with contextlib.chdir(recipe.root):
+            train.main(["--task", "asr", *options])
+    finally:
+        sys.argv[:] = before
+    words = shlex.split(capsys.readouterr().err.splitlines()[0])
+    assert words[:6] == [sys.executable, "-m", "espnet_kd", "train", "--task", "asr"]
+    assert sorted(words[6:]) == sorted(options)
+
+
+def test_old_shape_files_leave_out_pseudo_labels(
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asr.sh's stage 11 alone, --train_set train_mix: it would train on the transcribed speech."""
+    mixed = tmp_path / "wav.scp"
+    speech = (recipe.root / "dump/raw/train/wav.scp").read_text()
+    mixed.write_text(speech + "".join(f"pseudo-{line}\n" for line in speech.splitlines()[:3]))
+    data = [(str(mixed), "speech", "sound")]
+    shapes = recipe.root / "stats/train/speech_shape"
+    args = Namespace(
+        collect_stats=False, train_data_path_and_name_and_type=data, train_shape_file=[str(shapes)]
+    )
+    with pytest.raises(UserError) as error:
+        check_utterances(args)
+    assert str(error.value).startswith(
+        f"3 of 3 pseudo-labelled utterances of {mixed}, such as pseudo-train-0, are not in {shapes}, which"
+    )
+    mixed.write_text(speech + "another a.wav\n")
+    check_utterances(args)
+    assert caplog.messages == [f"1 of 9 utterances of {mixed} are not in {shapes}: they are not trained on"]
+
+
+def test_the_only_model_of_a_packed_experiment(recipe: Recipe, tmp_path: Path) -> None:
+    for name in ("config.yaml", "1epoch.pth", "checkpoint.pth"):
+        shutil.copy(recipe.root / "exp/teacher" / name, tmp_path / name)
+    with pytest.raises(UserError, match="it has 1epoch.pth, checkpoint.pth: choose with `checkpoint`"):
+        find_checkpoint(tmp_path, None)  # a training that goes on
+    (tmp_path / "checkpoint.pth").unlink()
+    assert find_checkpoint(tmp_path, None) == tmp_path / "1epoch.pth"
+    with pytest.raises(UserError, match="has no valid.acc.ave.pth; it has 1epoch.pth"):
+        find_checkpoint(tmp_path, "valid.acc.ave.pth")
