@@ -134,9 +134,10 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
             utt, audio = line["utt"], (line["audio"], line["waveform"])
             entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, *audio)
+            twice = utt in entries
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
-        if utt in entries:
+        if twice:
             raise UserError(f"{path}:{number}: {utt} occurs a second time: make its shard again")
         entries[utt] = entry
         end = {tap: end[tap] + rows[tap] for tap in taps}
