@@ -113,9 +113,14 @@ def _sweep(directory: Path) -> None:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> str:
     """The first value that differs, such as ``beam_size 5, now 10``."""
     one, two = before.get(key), now.get(key)
-    while isinstance(one, dict) and isinstance(two, dict):
-        key = min(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
-        one, two = one.get(key), two.get(key)
+    while True:
+        if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+            one, two = next((a, b) for a, b in zip(one, two, strict=True) if a != b)
+        elif isinstance(one, dict) and isinstance(two, dict):
+            key = min(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
+            one, two = one.get(key), two.get(key)
+        else:
+            break
     return f"{key} {_short(one)}, now {_short(two)}"
 
 

@@ -3,7 +3,7 @@
 ::
 
     DIR/manifest.json        what they were made with, and the shards; written last
-    DIR/00001/index.jsonl    a line for each utterance: length, transcript, rows and CRC-32 at each tap
+    DIR/00001/index.jsonl    a line for each utterance: length, transcript, audio, rows and CRC-32 at each tap
     DIR/output_layer.npz     only with a tap of the kind `joint`
     DIR/00001/ctc.ctc_lo     the rows of all its utterances at this tap, one after the other, little-endian
 
@@ -14,7 +14,7 @@ each index and the output layer by SHA-256, each utterance by its CRC-32.
 
 from espnet_kd.store.manifest import Manifest, ShardEntry
 from espnet_kd.store.output_layer import OutputLayer, write_output_layer
-from espnet_kd.store.shard import Record, text_checksum, write_shard
+from espnet_kd.store.shard import Record, audio_checksum, text_checksum, write_shard
 from espnet_kd.store.store import Store
 from espnet_kd.store.tap import Tap
 from espnet_kd.store.verify import verify
@@ -26,6 +26,7 @@ __all__ = [
     "ShardEntry",
     "Store",
     "Tap",
+    "audio_checksum",
     "text_checksum",
     "verify",
     "write_output_layer",

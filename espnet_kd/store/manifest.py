@@ -12,7 +12,7 @@ from espnet_kd.files import atomic_path
 from espnet_kd.store.tap import Tap
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # 1 had no checksums of audio
 
 
 @dataclass(frozen=True)

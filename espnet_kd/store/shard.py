@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ class Record:
         samples: length of its waveform.
         text: CRC-32 of its tokens; None if no tap depends on them.
         rows: (P,) of the tap's row type, by tap.
+        audio: CRC-32 of the samples of its file; None if that is not known.
+        waveform: CRC-32 of what the teacher was given, the same but where its preprocessor alters audio.
     """
 
     utt: str
     samples: int
     text: int | None
     rows: dict[str, NDArray[Any]]
+    audio: int | None = None
+    waveform: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Entry:
         start: number of its first row, by tap.
         rows: how many, by tap.
         crc: CRC-32 of their bytes, by tap.
+        audio, waveform: as in ``Record``.
     """
 
     utt: str
@@ -49,11 +54,18 @@ class Entry:
     start: dict[str, int]
     rows: dict[str, int]
     crc: dict[str, int]
+    audio: int | None = None
+    waveform: int | None = None
 
 
 def text_checksum(tokens: Sequence[int]) -> int:
     """CRC-32 of token numbers."""
     return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
+
+
+def audio_checksum(samples: NDArray[Any]) -> int:
+    """CRC-32 of samples (N,), full scale 1, as float32: 16 bits of any container give the same."""
+    return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
 
 
 def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) -> None:
@@ -70,6 +82,7 @@ def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) 
             with (temporary / INDEX).open("w", encoding="utf-8") as index:
                 for record in records:
                     line: dict[str, Any] = {"utt": record.utt, "samples": record.samples, "text": record.text}
+                    line |= {"audio": record.audio, "waveform": record.waveform}
                     for tap, file in files.items():
                         check_finite(record, tap, taps[tap])
                         content = record.rows[tap].tobytes()
@@ -80,6 +93,16 @@ def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) 
             for file in files.values():
                 file.close()
         fsync(*temporary.iterdir())
+
+
+def damage(directory: Path, entries: Mapping[str, Entry], taps: Mapping[str, Tap]) -> Iterator[str]:
+    """What is wrong with a shard's files, a line each: missing, or not as long as its index says."""
+    for name, tap in taps.items():
+        expected = sum(e.rows[name] for e in entries.values()) * tap.row.itemsize
+        path = directory / name
+        size = path.stat().st_size if path.is_file() else -1
+        if size != expected:
+            yield f"{path} {'is missing' if size < 0 else f'has {size} bytes, not {expected}'}"
 
 
 def check_finite(record: Record, path: str, tap: Tap) -> None:
@@ -101,15 +124,21 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
     """The index of a shard, by utterance.
 
     Raises:
-        UserError: a line is not one of ours.
+        UserError: it cannot be read, a line is not one of ours, or an utterance is there twice.
     """
-    entries, end = {}, dict.fromkeys(taps, 0)
+    entries: dict[str, Entry] = {}
+    end = dict.fromkeys(taps, 0)
     for number, text in enumerate(read_lines(path), 1):
         try:
             line = json.loads(text)
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
-            entries[line["utt"]] = Entry(line["utt"], line["samples"], line["text"], end, rows, crc)
+            utt, audio = line["utt"], (line["audio"], line["waveform"])
+            entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, *audio)
+            twice = utt in entries
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
+        if twice:
+            raise UserError(f"{path}:{number}: {utt} occurs a second time: make its shard again")
+        entries[utt] = entry
         end = {tap: end[tap] + rows[tap] for tap in taps}
     return entries

@@ -87,7 +87,8 @@ class Store:
                 "make it again"
             )
         chosen = self.taps if taps is None else taps
-        return Record(utt, entry.samples, entry.text, {tap: self._rows(shard, entry, tap) for tap in chosen})
+        rows = {tap: self._rows(shard, entry, tap) for tap in chosen}
+        return Record(utt, entry.samples, entry.text, rows, entry.audio, entry.waveform)
 
     def _rows(self, shard: ShardEntry, entry: Entry, tap: str) -> NDArray[Any]:
         row = self.manifest.taps[tap].row

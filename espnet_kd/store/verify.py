@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
-from espnet_kd.store.shard import INDEX, Record, check_finite
+from espnet_kd.store.shard import INDEX, Record, check_finite, damage
 from espnet_kd.store.store import Store
 from espnet_kd.store.tap import Tap
 
@@ -18,26 +18,22 @@ ROUNDING = 0.02  # by which float16 may make the sum of K <= 50 probabilities la
 def verify(store: Store) -> Iterator[str]:
     """Yield what is wrong, a line for each problem; a damaged shard does not hide those in others.
 
-    Checks that shards and files are there and as long as they should be, checksums, that values are finite,
-    classes within the vocabulary, log-probabilities sorted, and that no kept mass exceeds 1.
+    Checks that shards and files are there and as long as they should be, checksums, that utterances are where
+    they are looked for, that values are finite, classes within the vocabulary, log-probabilities sorted, and
+    that no kept mass exceeds 1.
     """
-    seen = 0
+    last = ""
     for shard in store.manifest.shards:
         try:
             entries = store.entries(shard)
         except UserError as e:
             yield str(e)
             continue
-        seen += len(entries)
         if len(entries) != shard.utterances:
             yield f"{store.directory / shard.name} has {len(entries)} of {shard.utterances} utterances"
-        for tap in store.taps:
-            expected = sum(e.rows[tap] for e in entries.values()) * store.manifest.taps[tap].row.itemsize
-            path = store.directory / shard.name / tap
-            size = path.stat().st_size if path.is_file() else -1
-            if size != expected:
-                state = "is missing" if size < 0 else f"has {size} bytes, not {expected}"
-                yield f"{path} {state}"
+        yield from damage(store.directory / shard.name, entries, store.manifest.taps)
+        yield from _disorder(store.directory / shard.name, shard.first, list(entries), last)
+        last = max([last, *entries])
         for utt in entries:
             yield from _problems(store, utt)
     if store.manifest.output_layer is not None:
@@ -46,6 +42,14 @@ def verify(store: Store) -> Iterator[str]:
         except UserError as e:
             yield str(e)
     yield from _strangers(store)
+
+
+def _disorder(directory: Path, first: str, utts: list[str], before: str) -> Iterator[str]:
+    """Utterances by which a shard is not found: it starts with ``first``, after all shards before it."""
+    if utts[:1] != [first]:
+        yield f"{directory} starts with utterance {utts[0] if utts else 'none'}, not with {first}"
+    elif first <= before or utts != sorted(utts):
+        yield f"{directory} has utterances that are not in the order of their ids"
 
 
 def _problems(store: Store, utt: str) -> Iterator[str]:

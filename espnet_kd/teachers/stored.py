@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from espnet_kd.errors import UserError
-from espnet_kd.store import Store, text_checksum
+from espnet_kd.store import Record, Store, audio_checksum, text_checksum
 from espnet_kd.teachers.rows import OutputLayer, to_targets
 from espnet_kd.teachers.targets import Targets
 
@@ -23,6 +23,7 @@ class StoredTeacher:
         self.store = store
         self.taps = list(dict.fromkeys(taps))
         self._output: OutputLayer | None = None
+        self._compared: set[str] = set()
 
     def targets(
         self,
@@ -47,6 +48,7 @@ class StoredTeacher:
                     f"{record.utt} has {samples} samples, but {record.samples} in {where}: the targets are "
                     "of other audio; make them again"
                 )
+        self._check_audio(records, speech, speech_lengths)
         for record, tokens, length in zip(records, text.tolist(), text_lengths.tolist(), strict=True):
             if record.text not in (None, text_checksum(tokens[:length])):
                 raise UserError(
@@ -59,6 +61,27 @@ class StoredTeacher:
             tap: to_targets([r.rows[tap] for r in records], taps[tap], utt_id, speech.device, labels, output)
             for tap in self.taps
         }
+
+    def _check_audio(self, records: Sequence[Record], speech: Tensor, lengths: Tensor) -> None:
+        """Compare the waveforms (B, N) with those that the targets were made of, the first time of each.
+
+        Raises:
+            UserError: one is another.
+        """
+        where = self.store.directory
+        new = [i for i, record in enumerate(records) if record.utt not in self._compared]
+        if not new:
+            return
+        waveforms = speech[new].detach().float().cpu().numpy()
+        for i, waveform, length in zip(new, waveforms, lengths[new].tolist(), strict=True):
+            record = records[i]
+            if record.waveform not in (None, audio_checksum(waveform[:length])):
+                raise UserError(
+                    f"the audio of {record.utt} is not that of its targets in {where}: make them again if "
+                    "the data changed; if the training alters audio (noise_scp, rir_scp, data_aug_effects, "
+                    "speech_volume_normalize), switch that off"
+                )
+            self._compared.add(record.utt)
 
     def _output_layer(self, device: torch.device) -> OutputLayer | None:
         """That of the store, brought to the device once."""

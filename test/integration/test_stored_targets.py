@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from recipe import KL, MODELS, RATE, Recipe
@@ -17,6 +18,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.models.distilled import Term, aligned
 from espnet_kd.models.schedule import Schedule
+from espnet_kd.recipe.pseudo_label.decoder import read_speech
 from espnet_kd.recipe.targets import command, worker
 from espnet_kd.store import Store
 from espnet_kd.tasks.attach import common_temperatures
@@ -165,10 +167,10 @@ def seen(recipe: Recipe, store: Store, teacher: dict) -> list[dict[str, Targets]
     with contextlib.chdir(recipe.root):
         found = worker.load(worker.spec(teacher_options(teacher), store.manifest.taps, RATE, "cpu"))
         wav = read_table("dump/raw/train/wav.scp")[utt]
-        samples, tokens, online = found.observe(utt, wav, read_table("dump/raw/train/text")[utt])
+        waveform, tokens, online = found.observe(utt, wav, read_table("dump/raw/train/text")[utt])
     batch = (
-        torch.zeros(1, samples),
-        torch.tensor([samples]),
+        torch.from_numpy(waveform)[None],
+        torch.tensor([len(waveform)]),
         torch.tensor([tokens]),
         torch.tensor([len(tokens)]),
     )
@@ -278,6 +280,56 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {p.relative_to(directory): p.read_bytes() for p in files}
 
 
+def test_a_shard_of_other_data_or_a_part_of_one_is_refused(ensemble: Recipe) -> None:
+    store = write(ensemble, "exp/parts", CRITERIA, ["exp/teacher"], "--shards", "2").directory
+    shutil.copytree(store / "00001", store.parent / "kept")
+    for made, message in (
+        (lambda: shutil.copytree(store / "00002", store / "00001"), "planned"),
+        (lambda: (store / "00001/decoder").write_bytes(b""), "00001/decoder has 0 bytes, not "),
+        (lambda: (store / "00001/index.jsonl").unlink(), "cannot read .*00001/index.jsonl"),
+    ):
+        (store / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(store / "00001")
+        if message == "planned":
+            message = r"00001 has \S+ where dev-0 is planned: it is of other data or incomplete; remove "
+        else:
+            shutil.copytree(store.parent / "kept", store / "00001")
+        made()
+        with pytest.raises(UserError, match=message):
+            write(ensemble, "exp/parts", CRITERIA, ["exp/teacher"], "--shards", "2")
+
+
+def test_other_audio_of_equal_length_is_noticed(
+    ensemble: Recipe, capsys: pytest.CaptureFixture
+) -> None:
+    teacher = {"store": "exp/audio"}
+    write(ensemble, "exp/audio", CRITERIA, ["exp/teacher"])
+    with contextlib.chdir(ensemble.root):
+        audio = Path(read_table("dump/raw/train/wav.scp")["train-2"])
+        before, (samples, rate) = audio.read_bytes(), soundfile.read(audio, dtype="int16")
+        try:
+            soundfile.write(audio, samples[::-1], rate, "PCM_16")
+            with pytest.raises(UserError, match="exp/audio: 1 problems in 11 utterances"):
+                command.main(["--verify", "--store", "exp/audio"])
+            said = f"the targets of train-2 are of other audio than {audio.resolve()}"
+            assert said in capsys.readouterr().out
+            with pytest.raises(UserError, match=r"holds shards of another data \(audio "):
+                write(ensemble, "exp/audio", CRITERIA, ["exp/teacher"])
+            with pytest.raises(UserError, match="the audio of train-2 is not that of its targets in exp/"):
+                ensemble.train("exp/audio_student", "student", teacher=teacher, criteria=CRITERIA)
+        finally:
+            audio.write_bytes(before)
+        command.main(["--verify", "--store", "exp/audio", "--data", "dump/raw/train"])
+
+
+def test_augmented_audio_is_not_that_of_the_targets(ensemble: Recipe) -> None:
+    if not (ensemble.root / "exp/audio").exists():
+        write(ensemble, "exp/audio", CRITERIA, ["exp/teacher"])
+    louder = {"teacher": {"store": "exp/audio"}, "criteria": CRITERIA, "speech_volume_normalize": 0.9}
+    with pytest.raises(UserError, match="if the training alters audio .*speech_volume_normalize"):
+        ensemble.train("exp/loud", "student", **louder)
+
+
 MISFITS = {
     "another teacher": (
         {"teacher": {"store": "exp/fit", "exp": "exp/second"}},
@@ -329,11 +381,16 @@ def test_other_audio_other_text_and_another_frame_rate_name_the_utterance(ensemb
     tokens = torch.tensor([[3, 4]])
     teacher = StoredTeacher(store, ["ctc.ctc_lo"])
 
-    def targets(samples: int, text: torch.Tensor) -> dict[str, Targets]:
+    wav = read_table(ensemble.root / "dump/raw/train/wav.scp")["train-1"]
+    audio = torch.from_numpy(read_speech(str(ensemble.root / wav), "train-1")[0])[None]
+
+    def targets(samples: int, text: torch.Tensor, audio: torch.Tensor = audio) -> dict[str, Targets]:
         return teacher.targets(
-            torch.zeros(1, samples), torch.tensor([samples]), text, torch.tensor([2]), ["train-1"]
+            audio[:, :samples], torch.tensor([samples]), text, torch.tensor([2]), ["train-1"]
         )
 
+    with pytest.raises(UserError, match="the audio of train-1 is not that of its targets in .*exp/content: "):
+        targets(record.samples, tokens, -audio)
     with pytest.raises(
         UserError, match=f"train-1 has 99 samples, but {record.samples} in .*: the targets are"
     ):

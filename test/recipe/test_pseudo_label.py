@@ -1,6 +1,7 @@
 """The command pseudo-label with a fake teacher: what it writes, and how it goes on after an interruption."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,18 @@ from espnet_kd.corpora.datadir import read_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.recipe.lengths import read_dump_dir
 from espnet_kd.recipe.pseudo_label import shards
+from espnet_kd.recipe.pseudo_label.records import to_json
 from espnet_kd.recipe.shards import claimed
 
 TEXTS = {"s1-a": "ONE TWO", "s1-b": "", "s2-c": "THREE", "s2-d": "FOUR FIVE", "s3-e": "SIX"}
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A formatted directory of five utterances without transcripts."""
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A formatted directory of five utterances without transcripts; the current directory is its recipe."""
+    monkeypatch.chdir(tmp_path)
+    for utt in TEXTS:
+        write_kaldi(tmp_path / "dump/raw/unlabelled/data", **{f"{utt}.flac": utt})
     return write_kaldi(
         tmp_path / "dump/raw/unlabelled",
         wav_scp="".join(f"{utt} dump/raw/unlabelled/data/{utt}.flac\n" for utt in TEXTS),
@@ -144,7 +149,13 @@ def test_settings_that_differ_are_refused(data: Path, teacher: FakeTeacher, tmp_
         run(data, dst, "--nbest", "2")
     with pytest.raises(UserError, match=r"of another shards \(shards 1, now 2\)"):
         run(data, dst, "--shards", "2")
-    (data / "wav.scp").write_text("s1-a elsewhere.flac\n")
+    audio = data / "data/s1-a.flac"
+    audio.write_text("other")  # by the same name, of any time
+    os.utime(audio, (1e9, 1e9))
+    with pytest.raises(UserError, match="of another data"):
+        run(data, dst)
+    audio.write_text("s1-a")
+    (data / "wav.scp").write_text(f"s1-a {audio}\n")
     (data / "utt2spk").write_text("s1-a s1\n")
     with pytest.raises(UserError, match="of another data"):
         run(data, dst)
@@ -227,6 +238,17 @@ def test_damaged_shards(data: Path, teacher: FakeTeacher, tmp_path: Path) -> Non
     (decode / "00002.jsonl").write_bytes(b'{"utt": "\xff"}\n')
     with pytest.raises(UserError, match="00002.jsonl:1 is not a decoded utterance: remove the file"):
         run(data, tmp_path / "dst", "--shards", "2")
+    # foreign, short, doubled: s2-c, s2-d and s3-e are planned
+    lines = [to_json(record(utt, "ONE")) + "\n" for utt in ("s2-c", "s2-d", "s3-e", "s9-z")]
+    for kept, message in (
+        (lines[1:3], "00002.jsonl:1 is of s2-d, where s2-c is planned: the file is of other data or inc"),
+        (lines[:2], "00002.jsonl lacks s3-e: remove the file and decode again"),
+        (lines, "00002.jsonl:4 is of s9-z, where nothing is planned"),
+        ([*lines[:2], *lines[1:3]], "00002.jsonl:3: s2-d is there twice"),
+    ):
+        (decode / "00002.jsonl").write_text("".join(kept))
+        with pytest.raises(UserError, match=message):
+            run(data, tmp_path / "dst", "--shards", "2")
     (decode / "00002.jsonl").unlink()
     with pytest.raises(UserError, match="has 1 of 2 shards: repeat"):
         run(data, tmp_path / "third", "--agree_with", str(decode))

@@ -20,7 +20,9 @@ from espnet_kd.recipe.pseudo_label import decoding, dump
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Forty utterances, to be decoded in ten shards."""
-    return write_kaldi(tmp_path / "data", wav_scp="".join(f"u{i} {i}.wav\n" for i in range(10, 50)))
+    write_kaldi(tmp_path / "audio", **{f"{i}.wav": f"{i}" for i in range(10, 50)})
+    table = "".join(f"u{i} {tmp_path}/audio/{i}.wav\n" for i in range(10, 50))
+    return write_kaldi(tmp_path / "data", wav_scp=table)
 
 
 def start(data: Path, decode_dir: Path, workers: int) -> subprocess.Popen:

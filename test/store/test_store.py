@@ -117,8 +117,8 @@ def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
         (lambda path: path.write_text("{"), "manifest.json is damaged"),
         (lambda path: path.write_text(path.read_text().replace("0.5", "0.4")), "its checksum is wrong"),
         (
-            lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2})),
-            "is of format 2, this version reads 1",
+            lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1})),
+            "is of format 1, this version reads 2",
         ),
     ],
 )

@@ -81,8 +81,9 @@ def decode(args: argparse.Namespace, data: Path, where: cluster.Cluster) -> None
 
     settings = {"members": [m.settings() for m in members], "mean": args.mean, "device": device}
     work = partial(search.work, specs=specs, mean=args.mean)
-    decoding.decode(dump.read(data), target / DECODE, settings, None, work, where, prepare)
-    labels = [label(record) for record in shards.read(target / DECODE)]
+    source = dump.read(data)
+    decoding.decode(source, target / DECODE, settings, None, work, where, prepare)
+    labels = [label(record) for record in shards.read(target / DECODE, source.wav)]
     record(args, members[0].config)
     write_table(target / "text", {item.utt: item.text for item in labels})
     print(f"{target}/text: {len(labels)} utterances")

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.files import atomic_path, fingerprint
+from espnet_kd.files import atomic_path
 from espnet_kd.recipe import cluster, merge, shards
+from espnet_kd.recipe.contents import of_speech
 from espnet_kd.recipe.pseudo_label import dump
 
 TEACHER_CONFIG = "teacher.yaml"
@@ -69,7 +70,7 @@ def decode(
         ``settings``, the speech and the number of shards.
     """
     planned = shards.plan(decode_dir.resolve(), source.absolute(), count)
-    speech = {"wav.scp": fingerprint(source.path / "wav.scp"), "utterances": len(source.wav)}
+    speech = {"audio": of_speech(source.path), "utterances": len(source.wav)}
     made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
     with shards.claimed(decode_dir, {**made_with, "data": speech}):
         todo = [shard for shard in planned if not shard.path.exists()]

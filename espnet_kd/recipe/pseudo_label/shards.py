@@ -3,7 +3,7 @@
 ``cat DIR/*.jsonl`` is the whole set, sorted by utterance.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from espnet_kd.errors import UserError
@@ -30,12 +30,18 @@ def write(shard: Shard, decode: Decode) -> Shard:
     return shard
 
 
-def read(directory: Path) -> Iterator[Record]:
+def read(directory: Path, utterances: Iterable[str] | None = None) -> Iterator[Record]:
     """All records of a directory, sorted by utterance.
 
+    Args:
+        utterances: those that there must be, and no others; None takes what there is.
+
     Raises:
-        UserError: it has no shards, they are not complete, or a line is not one of ours.
+        UserError: it has no shards, they are not complete, a line is not one of ours, or an utterance is
+            there twice, missing, or of other data.
     """
+    planned = None if utterances is None else iter(sorted(utterances))
+    last = ""
     expected = read_settings(directory).get("shards")
     paths = sorted(directory.glob("[0-9]*.jsonl"))
     if len(paths) != expected:
@@ -45,9 +51,20 @@ def read(directory: Path) -> Iterator[Record]:
     for path in paths:
         with path.open("rb") as f:
             for number, line in enumerate(f, 1):
+                again = "remove the file and decode again"
                 try:
-                    yield from_json(line.decode())
+                    record = from_json(line.decode())
                 except (ValueError, KeyError, TypeError, RecursionError):
+                    raise UserError(f"{path}:{number} is not a decoded utterance: {again}") from None
+                if record.utt <= last:
+                    twice = "is there twice" if record.utt == last else "is not in the order of ids"
+                    raise UserError(f"{path}:{number}: {record.utt} {twice}: {again}")
+                if planned is not None and record.utt != (expected := next(planned, None)):
                     raise UserError(
-                        f"{path}:{number} is not a decoded utterance: remove the file and decode again"
-                    ) from None
+                        f"{path}:{number} is of {record.utt}, where {expected or 'nothing'} is planned: the "
+                        f"file is of other data or incomplete; {again}"
+                    )
+                last = record.utt
+                yield record
+    if planned is not None and (expected := next(planned, None)) is not None:
+        raise UserError(f"{paths[-1]} lacks {expected}: remove the file and decode again")

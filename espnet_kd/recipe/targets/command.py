@@ -2,12 +2,16 @@
 
 The configuration of the training says what that is: criteria of type topk keep the classes that they need,
 all others whole vectors. What is there already is not made again, so that an interrupted command goes on.
-``--verify`` checks every record of a store.
+``--verify`` checks every record of a store, and that the audio is that which it was made of.
 """
 
 import argparse
+import os
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +19,9 @@ from espnet_kd.errors import UserError, printable
 from espnet_kd.files import fingerprint
 from espnet_kd.recipe import cluster, shards
 from espnet_kd.recipe.merge import merge_files
-from espnet_kd.store import Manifest, ShardEntry, Store, verify, write_output_layer
+from espnet_kd.store import Manifest, ShardEntry, Store, Tap, audio_checksum, verify, write_output_layer
 from espnet_kd.store.output_layer import NAME as OUTPUT_LAYER
-from espnet_kd.store.shard import INDEX, read_index
+from espnet_kd.store.shard import INDEX, damage, read_index
 from espnet_kd.store.tap import Number
 
 SHOWN = 20  # problems
@@ -29,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         prog="espnet-kd targets", description=__doc__.partition(": ")[2].splitlines()[0]
     )
     p.add_argument("--store", type=str, help="directory of the targets (default: teacher.store of --config)")
-    p.add_argument("--verify", action="store_true", help="only check every record of --store")
+    p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
     p.add_argument("--if_wanted", action="store_true", help="do nothing if --config has no teacher.store")
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
     p.add_argument("--teacher", nargs="+", help="trained experiments (default: teacher.exp of --config)")
@@ -52,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.verify:
         if args.store is None:
             raise UserError("--verify needs --store DIR")
-        check(Store(args.store))
+        check(Store(args.store), args.data)
         return
     if not args.config or not args.data:
         raise UserError("give --config YAML of the training and --data DIR of its speech")
@@ -66,21 +70,64 @@ def wanted(args: argparse.Namespace) -> bool:
     return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
 
 
-def check(store: Store) -> None:
-    """Check every record.
+def check(store: Store, data: Sequence[Path] = ()) -> None:
+    """Check every record, and that the speech is that which the targets were made of.
+
+    Args:
+        data: directories of the speech; by default those that the store was made of, where they are here.
 
     Raises:
         UserError: something is wrong; the first problems are printed.
     """
     problems = 0
-    for problem in verify(store):
+    made_of = [store.directory / d["directory"] for d in store.manifest.settings.get("data", ())]
+    places = list(data) or [p for p in made_of if (p / "wav.scp").is_file()]
+    for problem in chain(verify(store), check_speech(store, places) if places else ()):
         problems += 1
         if problems <= SHOWN:
             print(printable(problem))
     manifest = store.manifest
     if problems:
         raise UserError(f"{store.directory}: {problems} problems in {manifest.utterances} utterances")
-    print(f"{store.directory}: {manifest.utterances} utterances, {manifest.hours:.2f} hours, no problem")
+    aside = "" if places else "; audio is not here and not compared: give --data"
+    size = f"{manifest.utterances} utterances, {manifest.hours:.2f} hours"
+    print(f"{store.directory}: {size}, no problem{aside}")
+
+
+def check_speech(store: Store, places: Sequence[Path]) -> Iterator[str]:
+    """What differs between a store and the speech in data directories, a line each."""
+    from espnet_kd.recipe.targets.plan import read_data
+
+    try:
+        wavs = {utt: wav for utt, (wav, _) in read_data(places, with_text=False).utterances.items()}
+    except UserError as e:
+        yield str(e)
+        return
+    where = " and ".join(map(str, places))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for shard in store.manifest.shards:
+            try:
+                entries = store.entries(shard)
+            except UserError:  # `verify` says it
+                continue
+            shared = [utt for utt in entries if utt in wavs]
+            yield from (f"{store.directory}: {utt} is not in {where}" for utt in entries if utt not in wavs)
+            for utt, found in zip(shared, pool.map(_audio_of, shared, map(wavs.get, shared)), strict=True):
+                if isinstance(found, str):
+                    yield found
+                elif entries[utt].audio not in (None, found):
+                    yield f"{store.directory}: the targets of {utt} are of other audio than {wavs[utt]}"
+    yield from (f"{store.directory}: nothing of {utt} of {where}" for utt in wavs if utt not in store)
+
+
+def _audio_of(utt: str, wav: str) -> int | str:
+    """Checksum of an utterance's audio, or why there is none."""
+    from espnet_kd.recipe.pseudo_label.decoder import read_speech
+
+    try:
+        return audio_checksum(read_speech(wav, utt)[0])
+    except UserError as e:
+        return str(e)
 
 
 def make(args: argparse.Namespace) -> Store:
@@ -114,7 +161,7 @@ def make(args: argparse.Namespace) -> Store:
         for number, shard in enumerate(cluster.run(todo, partial(worker.work, spec=spec), where), 1):
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
-        manifest = _manifest(directory, planned, asked, settings)
+        manifest = _manifest(directory, planned, asked, data, settings)
         manifest.write(directory)
     took = time.perf_counter() - started
     print(f"{directory}: made in {took:.1f} s, {_summary(manifest)}")
@@ -133,8 +180,8 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     except UserError:  # its shards may be whole: the manifest is written again
         return None
     manifest, kept = store.manifest, store.manifest.settings
-    whole = all((directory / shard.name).is_dir() for shard in manifest.shards)
-    whole = whole and (manifest.output_layer is None or (directory / OUTPUT_LAYER).is_file())
+    whole = manifest.output_layer is None or (directory / OUTPUT_LAYER).is_file()
+    whole = whole and not any(_incomplete(directory / s.name, manifest.taps) for s in manifest.shards)
     same = kept["frontend"] == settings["frontend"] and len(kept["data"]) == len(settings["data"])
     same = same and all(d.items() <= k.items() for d, k in zip(settings["data"], kept["data"], strict=True))
     fits = misfit(manifest, asked.teacher, asked.tokens) is None
@@ -144,19 +191,44 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     return store if whole and same and fits else None
 
 
-def _manifest(directory: Path, planned: list[shards.Shard], asked: Any, settings: dict[str, Any]) -> Manifest:
-    """The manifest of complete shards."""
+def _incomplete(path: Path, taps: Mapping[str, Tap]) -> bool:
+    """True if a shard lacks its index or a part of its rows."""
+    try:
+        return any(damage(path, read_index(path / INDEX, list(taps)), taps))
+    except UserError:
+        return True
+
+
+def _manifest(
+    directory: Path, planned: list[shards.Shard], asked: Any, data: Any, settings: dict[str, Any]
+) -> Manifest:
+    """The manifest of complete shards.
+
+    Raises:
+        UserError: one has other utterances than planned, or lacks files.
+    """
     from espnet_kd.recipe.targets.estimate import size_of
 
     entries, samples = [], 0
     for shard in planned:
         path = directory / shard.path.name / INDEX
         index = read_index(path, list(asked.taps))
+        again = f"remove {path.parent} and repeat the command"
+        if problem := next(damage(path.parent, index, asked.taps), None):
+            raise UserError(f"{problem}: {again}")
+        pairs = zip_longest(index, (utt for utt, _ in shard.utterances))
+        for found, expected in (pair for pair in pairs if pair[0] != pair[1]):
+            raise UserError(
+                f"{path.parent} has {found or 'nothing'} where {expected or 'nothing'} is planned: it is of "
+                f"other data or incomplete; {again}"
+            )
         samples += sum(entry.samples for entry in index.values())
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
     names = [Path(d).name for d in asked.teacher.directories]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest = {key: settings[key] for key in ("mean", "data", "frontend", "device")}
+    sources = (os.path.relpath(source.path, directory) for source in data.sources)
+    rest["data"] = [{"directory": p, **d} for p, d in zip(sources, rest["data"], strict=True)]
     size = sum(size_of(directory / entry.name) for entry in entries)
     layer = None
     if asked.output_layer is not None:

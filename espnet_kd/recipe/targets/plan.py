@@ -9,6 +9,7 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table
 from espnet_kd.rate import DEFAULT_RATE
+from espnet_kd.recipe.contents import of_speech
 from espnet_kd.recipe.merge import merge_files
 from espnet_kd.recipe.pseudo_label import dump
 from espnet_kd.recipe.targets.worker import needs_text
@@ -203,10 +204,13 @@ class Data:
     utterances: dict[str, tuple[str, str]]
 
     def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
-        """Tables of each directory by their content."""
-        names = ["wav.scp", *(["text"] if with_text else [])]
+        """Speech and transcripts of each directory by their content."""
         return [
-            {"utterances": len(s.wav), **{name: fingerprint(s.path / name) for name in names}}
+            {
+                "utterances": len(s.wav),
+                "audio": of_speech(s.path),
+                **({"text": fingerprint(s.path / "text")} if with_text else {}),
+            }
             for s in self.sources
         ]
 

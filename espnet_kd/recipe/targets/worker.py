@@ -8,14 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
 from espnet_kd.models.short import TOO_SHORT
 from espnet_kd.recipe.cluster import device_of_worker
 from espnet_kd.recipe.pseudo_label.decoder import read_speech
 from espnet_kd.recipe.shards import Shard
-from espnet_kd.store import Record, Tap, text_checksum, write_shard
+from espnet_kd.store import Record, Tap, audio_checksum, text_checksum, write_shard
 from espnet_kd.tasks.options import TeacherOptions
 from espnet_kd.teachers.experiment import load_experiment, preprocess, read_config, with_absolute_paths
 from espnet_kd.teachers.lattice import LATTICE
@@ -93,18 +95,31 @@ class Observer:
         Raises:
             UserError: audio or text is unfit; names the utterance.
         """
-        samples, tokens, seen = self.observe(utt, wav, text)
+        speech = self.read(utt, wav)
+        audio = audio_checksum(speech)  # before the preprocessor may alter it
+        waveform, tokens, seen = self.observe(utt, wav, text, speech)
         rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
-        return Record(utt, samples, text_checksum(tokens) if self.needs_text else None, rows)
+        checksum = text_checksum(tokens) if self.needs_text else None
+        return Record(utt, len(waveform), checksum, rows, audio, audio_checksum(waveform))
 
-    def observe(self, utt: str, wav: str, text: str) -> tuple[int, list[int], dict[str, Targets]]:
-        """Samples, tokens, and what the teachers give at each tap; arguments as above."""
+    def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
+        """Samples (N,) of an utterance as its file has them."""
         speech, rate = read_speech(wav, utt)
         if rate != self.spec.rate:
             raise UserError(
                 f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
                 "format the data at that rate"
             )
+        return speech
+
+    def observe(
+        self, utt: str, wav: str, text: str, speech: NDArray[np.floating[Any]] | None = None
+    ) -> tuple[NDArray[np.floating[Any]], list[int], dict[str, Targets]]:
+        """Waveform (N,) that the teachers are given, tokens, and what they give at each tap.
+
+        Arguments as above; ``speech`` is read from ``wav`` where it is None.
+        """
+        speech = self.read(utt, wav) if speech is None else speech
         data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
         found: dict[str, Any] = self.preprocess(utt, data)
         waveform = torch.from_numpy(found["speech"])[None].to(self.device)
@@ -117,7 +132,7 @@ class Observer:
         except (RuntimeError, ValueError, IndexError, *TOO_SHORT) as e:
             reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
             raise UserError(f"{wav} of {utt}: the teacher cannot take it: {reason}") from e
-        return waveform.shape[1], tokens[0].tolist(), seen
+        return found["speech"], tokens[0].tolist(), seen
 
 
 def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTeacher:
