@@ -59,7 +59,8 @@ def table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
     if hidden:
         lines.append(f"{hidden} more below them: --depth {depth + 1}")
     lines.append(
-        f"{others} modules cannot be tapped: not run, or no (batch, frames or steps, features) tensor"
+        f"{others} modules cannot be tapped: not run just once, or no (batch, frames or steps, features) "
+        "tensor"
     )
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from espnet_kd.teachers.experiment import read_config, speech_preprocess
 Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
 NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
 # How a model wants its speech, in validation and decoding, too.
-PREPARATION = ("use_preprocessor", "speech_volume_normalize", "force_single_channel")
+PREPARATION = ("speech_volume_normalize", "force_single_channel")
 
 
 class TeacherSpeech(AbsTask):
@@ -32,11 +32,11 @@ class TeacherSpeech(AbsTask):
         if args.collect_stats or not (args.teacher and args.criteria) or args.targets == "hard":
             return own
         first = (teachers_of(args) or [None])[0]
-        if not (train and augmentations(args)):
-            if first is None or preparation(read_config(first)) == preparation(vars(args)):
-                return own
-        theirs = None if first is None else speech_preprocess(first)
-        return Both(own, theirs)
+        # A store knows the speech as its file has it.
+        known = preparation({} if first is None else read_config(first))
+        if known == preparation(vars(args)) and not (train and augmentations(args)):
+            return own
+        return Both(own, None if first is None else speech_preprocess(first))
 
 
 class Both:
@@ -62,11 +62,10 @@ def teachers_of(args: argparse.Namespace) -> list[Path]:
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is done to a model's speech in any case."""
-    found = {**config, **(config.get("preprocessor_conf") or {})}
-    if not found.get("use_preprocessor", True):
-        return {"use_preprocessor": False}
-    return {key: found.get(key) or None for key in PREPARATION[1:]}
+    """What is done to a model's speech in any case; None where an option does nothing."""
+    used = config.get("use_preprocessor", True)
+    found = {**config, **(config.get("preprocessor_conf") or {})} if used else {}
+    return {key: found.get(key) or None for key in PREPARATION}
 
 
 def augmentations(args: argparse.Namespace) -> list[str]:
@@ -108,10 +107,10 @@ def check_alike(directories: Sequence[Path]) -> None:
     """
     known = [preparation(read_config(directory)) for directory in directories]
     for directory, other in zip(directories[1:], known[1:], strict=True):
-        for key in known[0].keys() | other.keys():
-            if other.get(key) != known[0].get(key):
+        for key in PREPARATION:
+            if other[key] != known[0][key]:
                 raise UserError(
-                    f"{directories[0]} has {key}: {known[0].get(key)}, {directory} {other.get(key)}, but "
+                    f"{directories[0]} has {key}: {known[0][key]}, {directory} {other[key]}, but "
                     "both get the same speech: choose models that prepare it alike"
                 )
 

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from recipe import Recipe
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.recipe.ensemble import command
-from espnet_kd.recipe.ensemble.search import mean_log
+from espnet_kd.recipe.ensemble.search import Encoders, mean_log
 from espnet_kd.recipe.pseudo_label import command as single
 from espnet_kd.recipe.pseudo_label import shards
 
@@ -62,6 +63,18 @@ def test_means() -> None:
     torch.testing.assert_close(
         mean_log([p.log(), q.log()], "log_posteriors").exp(), torch.tensor([0.75, 0.25])
     )
+
+
+def test_members_of_other_frame_rates() -> None:
+    """Rounding is cropped, as for a teacher."""
+
+    def member(frames: int) -> SimpleNamespace:
+        return SimpleNamespace(encode=lambda speech, lengths: (torch.zeros(1, frames, 2), lengths))
+
+    speech, lengths = torch.zeros(1, 9), torch.tensor([9])
+    assert Encoders([member(52), member(50)]).encode(speech, lengths)[0].shape == (1, 50, 4)
+    with pytest.raises(UserError, match="have 50, 99 frames for the same speech: choose models of the same"):
+        Encoders([member(50), member(99)]).encode(speech, lengths)
 
 
 def test_its_directory_is_a_row_of_the_report(recipe: Recipe) -> None:

@@ -126,3 +126,13 @@ def test_a_recurrent_teacher_of_a_batch_that_is_not_in_order_of_length(encoder: 
     for path, expected in in_order.items():
         assert torch.equal(found[path].lengths, expected.lengths[order]), path
         torch.testing.assert_close(found[path].values, expected.values[order], rtol=1e-5, atol=1e-6)
+
+
+def test_a_member_whose_lattice_is_not_finite_is_named_before_its_alignment_is_sought() -> None:
+    members = [build(config=transducer(16, 1), seed=seed).eval().requires_grad_(False) for seed in range(2)]
+    members[1].joint_network.lin_out.weight.fill_(torch.nan)
+    together = OnlineTeacher(
+        [Experiment(of, Path(f"exp/{i}"), Path("t.pth")) for i, of in enumerate(members)], ["joint_network"]
+    )
+    with pytest.raises(UserError, match="teacher exp/1 gives values at joint_network that are not finite"):
+        together.targets(*batch().values())
