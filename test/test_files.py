@@ -135,7 +135,8 @@ def test_a_message_does_not_command_the_terminal() -> None:
 
 def test_a_message_that_quotes_much_is_cut_in_its_middle() -> None:
     message = str(UserError(f"data/text:1: {'9' * 10_000} is no number: correct it"))
-    assert len(message) == 2005 and message.startswith("data/text:1: 999") and message.endswith(": correct it")
+    assert len(message) == 2005 and message.startswith("data/text:1: 999")
+    assert message.endswith(": correct it")
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
