@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def read_table(path: str | Path) -> dict[str, str]:
         UserError: the file is missing or not UTF-8, or a key is empty, repeated or has odd characters.
     """
     table: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(iterate_lines(path), 1):
         key, _, value = line.partition(" ")
         if "\t" in key:
             key, _, value = line.partition("\t")
@@ -103,7 +104,7 @@ def read_table(path: str | Path) -> dict[str, str]:
             raise UserError(f"{path}:{number}: the key {key!r} has a control character or a special space")
         if key in table:
             raise UserError(f"{path}:{number}: {key} occurs a second time")
-        table[key] = value.strip()
+        table[sys.intern(key)] = value.strip()  # the tables of a directory share their keys
     return table
 
 
@@ -113,14 +114,8 @@ def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
     Raises:
         UserError: it cannot be read or has another encoding.
     """
-    try:
+    with _reading(path):
         return Path(path).read_text(encoding=encoding)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text: {e}") from None
-    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        raise UserError(f"{path} cannot be read: {getattr(e, 'strerror', e)}") from None
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -131,8 +126,26 @@ def read_lines(path: str | Path) -> list[str]:
     Raises:
         UserError: the file cannot be read or is not UTF-8.
     """
-    lines = read_text(path).split("\n")
-    return lines if lines[-1] else lines[:-1]
+    return list(iterate_lines(path))
+
+
+def iterate_lines(path: str | Path) -> Iterator[str]:
+    """The lines of ``read_lines``, one after the other."""
+    with _reading(path), Path(path).open(encoding="utf-8-sig") as f:
+        for line in f:
+            yield line.removesuffix("\n")
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text: {e}") from None
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        raise UserError(f"{path} cannot be read: {getattr(e, 'strerror', e)}") from None
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -165,9 +178,18 @@ def table_files(path: str | Path) -> list[Path]:
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     """Write a Kaldi table sorted by key, atomically."""
-    with atomic_path(path) as temporary:
-        lines = (f"{key} {table[key]}".rstrip() for key in sorted(table))
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_rows(path, rows_of(table))
+
+
+def rows_of(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Key and value, sorted by key."""
+    return ((key, table[key]) for key in sorted(table))
+
+
+def write_rows(path: str | Path, rows: Iterable[tuple[str, object]]) -> None:
+    """Write the rows, sorted, of a Kaldi table, one after the other, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
+        f.writelines(f"{key} {value}".rstrip() + "\n" for key, value in rows)
 
 
 def fsync(*paths: Path) -> None:

@@ -4,20 +4,22 @@
 of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
 """
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, write_table
+from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, rows_of, write_rows
 
 Seconds = float
+Row = tuple[str, object]  # of a table
 LONGEST: Seconds = 1e9
 SPEEDS = (0.1, 10)  # factors; beyond them resampling would fill the memory with a slip of the pen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One utterance.
 
@@ -103,24 +105,51 @@ def write_data_dir(
     labelled = {u.text is not None for u in by_id.values()}
     if len(labelled) > 1:
         raise UserError(f"{dst}: some utterances have a transcript and some have none")
+    speaker = {u.id: u.speaker for u in by_id.values()}
+    tables: dict[str, Mapping[str, object]] = {"wav.scp": _recordings(dst, by_id.values())}
+    if True in labelled:
+        tables["text"] = {u.id: u.text for u in by_id.values()}
+    tables |= {"utt2spk": speaker, "spk2utt": spk2utt(speaker)}
+    if True in segmented:
+        tables["segments"] = {u.id: segment(u.recording, u.start, u.end) for u in by_id.values()}
+    tables["utt2speed"] = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
+    tables["utt2ref_channels"] = {u.id: u.channel for u in by_id.values() if u.channel is not None}
+    write_tables(dst, {name: rows_of(table) for name, table in tables.items() if table}, beside)
+
+
+def write_tables(
+    dst: Path, tables: Mapping[str, Iterable[Row]], beside: Mapping[str, bytes] | None = None
+) -> None:
+    """Write a data directory from the rows of its tables, each sorted; it appears whole or not at all.
+
+    Raises:
+        UserError: ``dst`` is a directory of another kind.
+    """
     if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
         raise UserError(f"{dst} holds something else than a data directory: choose another name")
     with atomic_dir(dst) as tmp:
-        write_table(tmp / "wav.scp", _recordings(dst, by_id.values()))
-        if True in labelled:
-            write_table(tmp / "text", {u.id: u.text for u in by_id.values()})
-        write_table(tmp / "utt2spk", {u.id: u.speaker for u in by_id.values()})
-        write_table(tmp / "spk2utt", spk2utt({u.id: u.speaker for u in by_id.values()}))
-        if True in segmented:
-            write_table(tmp / "segments", {u.id: _segment(u) for u in by_id.values()})
-        speeds = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
-        if speeds:
-            write_table(tmp / "utt2speed", speeds)
-        channels = {u.id: u.channel for u in by_id.values() if u.channel is not None}
-        if channels:
-            write_table(tmp / "utt2ref_channels", channels)
+        for name, rows in tables.items():
+            write_rows(tmp / name, rows)
         for name, content in (beside or {}).items():
             (tmp / name).write_bytes(content)
+
+
+def merged(path: Path, copies: Iterable[Iterator[Row]]) -> Iterator[Row]:
+    """The rows of sorted tables as those of one; they come one after the other.
+
+    Args:
+        path: where they are from, for messages.
+        copies: the tables.
+
+    Raises:
+        UserError: while they come: two have a key in common.
+    """
+    last = None
+    for key, value in heapq.merge(*copies):
+        if key == last:
+            raise UserError(f"{path}: two utterances or speakers would be called {key}: rename one")
+        yield key, value
+        last = key
 
 
 def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
@@ -181,6 +210,12 @@ def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
     return {name: " ".join(utts) for name, utts in table.items()}
 
 
+def segment(recording: str | None, start: Seconds | None, end: Seconds | None) -> str:
+    """A piece of a recording as ``segments`` has it."""
+    assert recording is not None and start is not None and end is not None
+    return f"{recording} {round(start, 6)} {round(end, 6)}"
+
+
 def check_id(where: str | Path, name: str) -> None:
     """Refuse an id that cannot be a key of a Kaldi table and a file name as well."""
     if not name or name.startswith(".") or "/" in name or has_odd_characters(name):
@@ -221,11 +256,6 @@ def _recordings(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Path]:
             first = table[u.recording or u.id]
             raise UserError(f"{dst}: recording {u.recording} is two files, {first} and {u.audio}")
     return table
-
-
-def _segment(u: Utterance) -> str:
-    assert u.start is not None and u.end is not None
-    return f"{u.recording} {round(u.start, 6)} {round(u.end, 6)}"
 
 
 def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:

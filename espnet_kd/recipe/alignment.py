@@ -1,16 +1,18 @@
 """Align hypotheses with references, by words or by characters, and count."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import batched
 from typing import Any
 
 from espnet_kd.errors import UserError
 
 UNITS = ("word", "character")
+BLOCK = 1000  # utterances that are aligned, and in memory, at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What an alignment consists of; counts of several utterances are added with ``+``."""
 
@@ -61,14 +63,15 @@ class Aligned:
 
     def pairs(self) -> list[tuple[str, str, str]]:
         """(reference token or "", hypothesis token or "", one of " SDI") for each column."""
-        columns = []
-        for c in self.chunks:
-            mark = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}[c.type]
-            width = max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
-            left = [""] * width if mark == "I" else self.reference[c.ref_start_idx : c.ref_end_idx]
-            right = [""] * width if mark == "D" else self.hypothesis[c.hyp_start_idx : c.hyp_end_idx]
-            columns += [(a, b, mark) for a, b in zip(left, right, strict=True)]
-        return columns
+        return [column for chunk in self.chunks for column in self.columns(chunk)]
+
+    def columns(self, chunk: Any) -> Iterator[tuple[str, str, str]]:
+        """The columns of one chunk, as in ``pairs``."""
+        mark = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
+        left = self.reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = self.hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        width = max(len(left), len(right))
+        return zip(left or [""] * width, right or [""] * width, [mark] * width, strict=True)
 
 
 def clean(text: str, unit: str, symbols: Collection[str] = ()) -> str:
@@ -112,9 +115,9 @@ def join(reference: Mapping[str, str], hypothesis: Mapping[str, str], ref: objec
 
 
 def align(
-    references: list[str], hypotheses: list[str], unit: str, symbols: Collection[str] = ()
-) -> list[Aligned]:
-    """Align each pair with the fewest errors; among characters a space is one.
+    references: Iterable[str], hypotheses: Iterable[str], unit: str, symbols: Collection[str] = ()
+) -> Iterator[Aligned]:
+    """Align each pair with the fewest errors, block by block; among characters a space is one.
 
     sclite weighs a substitution 4/3 of an insertion, so that its count of errors can be
     higher than this minimum in rare utterances.
@@ -122,17 +125,18 @@ def align(
     import jiwer
     import jiwer.transforms as tr
 
-    left = [clean(text, unit, symbols) for text in references]
-    right = [clean(text, unit, symbols) for text in hypotheses]
-    if unit == "word":
-        out: Any = jiwer.process_words(left, right)
-    else:  # jiwer's default would strip the text again; it is clean
-        split = tr.Compose([tr.ReduceToListOfListOfChars()])
-        out = jiwer.process_characters(left, right, reference_transform=split, hypothesis_transform=split)
-    aligned = [Aligned(*row) for row in zip(out.references, out.hypotheses, out.alignments, strict=True)]
-    total = sum((a.counts for a in aligned), Counts())
-    assert total == Counts(out.hits, out.substitutions, out.deletions, out.insertions)
-    return aligned
+    # jiwer's default would strip the text of characters again; it is clean
+    split = tr.Compose([tr.ReduceToListOfListOfChars()])
+    for block in batched(zip(references, hypotheses, strict=True), BLOCK):
+        left, right = ([clean(text, unit, symbols) for text in side] for side in zip(*block, strict=True))
+        if unit == "word":
+            out: Any = jiwer.process_words(left, right)
+        else:
+            out = jiwer.process_characters(left, right, reference_transform=split, hypothesis_transform=split)
+        aligned = [Aligned(*row) for row in zip(out.references, out.hypotheses, out.alignments, strict=True)]
+        total = sum((a.counts for a in aligned), Counts())
+        assert total == Counts(out.hits, out.substitutions, out.deletions, out.insertions)
+        yield from aligned
 
 
 def _some(utterances: list[str]) -> str:

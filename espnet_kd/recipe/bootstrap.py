@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 RESAMPLES = 10_000
 SEED = 20210101
-CHUNK = 500  # resamples at a time: memory stays at CHUNK x utterances
+DRAWS = 2**18  # utterances drawn at a time, or those of one resample: memory is bounded
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def pool(runs: list[list[tuple[int, int]]]) -> tuple[Counts, Counts]:
 
 def rate_interval(errors: Counts, words: Counts, resamples: int = RESAMPLES) -> Interval:
     """Error rate of one system; ``errors`` and ``words`` are (N,), N utterances."""
-    rates = np.concatenate([_rate(errors, words, draw) for draw in _draws(len(words), resamples)])
+    rates = np.concatenate([_rate(errors, words, times) for times in _draws(len(words), resamples)])
     low, high = np.quantile(rates, [0.025, 0.975])
     return Interval(100 * errors.sum() / words.sum(), float(low), float(high))
 
@@ -77,7 +77,7 @@ def paired_difference(
     if first[1].shape != second[1].shape or (first[1] * second[1].sum() != second[1] * first[1].sum()).any():
         raise ValueError("the two systems were not scored on the same references")
     deltas = np.concatenate(
-        [_rate(*first, draw) - _rate(*second, draw) for draw in _draws(len(first[1]), resamples)]
+        [_rate(*first, times) - _rate(*second, times) for times in _draws(len(first[1]), resamples)]
     )
     low, high = np.quantile(deltas, [0.025, 0.975])
     rates = [float(100 * errors.sum() / words.sum()) for errors, words in (first, second)]
@@ -89,14 +89,18 @@ def paired_difference(
     return Difference(value, float(low), float(high), relative, p)
 
 
-def _draws(utterances: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """Indices (<= CHUNK, N) of the drawn utterances; always the same ones for the same N."""
+def _draws(utterances: int, resamples: int) -> Iterator[Counts]:
+    """How often each utterance is drawn, (R, N), R resamples; always the same for the same N."""
     rng = np.random.default_rng(SEED)
-    for start in range(0, resamples, CHUNK):
-        yield rng.integers(0, utterances, size=(min(CHUNK, resamples - start), utterances))
+    rows = max(1, DRAWS // utterances)
+    for start in range(0, resamples, rows):
+        shape = min(rows, resamples - start), utterances
+        drawn = rng.integers(0, utterances, size=shape)
+        drawn += utterances * np.arange(shape[0])[:, None]  # a range of numbers for each resample
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape)
 
 
-def _rate(errors: Counts, words: Counts, draw: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Per cent for each resample, (<= CHUNK,)."""
+def _rate(errors: Counts, words: Counts, times: Counts) -> NDArray[np.float64]:
+    """Per cent for each resample, (R,), from how often each utterance was drawn, (R, N)."""
     # A draw of nothing but utterances without words would divide by zero.
-    return 100 * errors[draw].sum(axis=1) / np.maximum(words[draw].sum(axis=1), 1)
+    return 100 * (times @ errors) / np.maximum(times @ words, 1)

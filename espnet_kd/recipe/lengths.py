@@ -7,6 +7,7 @@ import argparse
 import math
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_kd.corpora.datadir import check_same_keys, spk2utt
@@ -48,14 +49,28 @@ def read_dump_dir(path: Path, labelled: bool = True) -> dict[str, dict[str, str]
     Raises:
         UserError: one is missing, they are not about the same utterances, or a count is no number.
     """
+    return dict(dump_tables(path, labelled))
+
+
+def dump_tables(path: Path, labelled: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
+    """The tables of ``read_dump_dir``, one after the other."""
     if not (path / "wav.scp").is_file():
         raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
-    tables = {name: read_table(path / name) for name in TABLES if labelled or name != "text"}
-    check_same_keys(path, tables)
-    for utt, value in tables["utt2num_samples"].items():
+    first: dict[str, None] = {}
+    for name in TABLES if labelled else (name for name in TABLES if name != "text"):
+        yield name, _checked(path, name, first)
+
+
+def _checked(path: Path, name: str, first: dict[str, None]) -> dict[str, str]:
+    """A table; the ids of the first one are put into ``first``, and those of the others are compared."""
+    table = read_table(path / name)
+    if name == TABLES[0]:
+        first.update(dict.fromkeys(table))
+    check_same_keys(path, {TABLES[0]: first, name: table})
+    for utt, value in table.items() if name == "utt2num_samples" else ():
         if not value.isdecimal() or len(value) > 18:  # more than an exabyte
-            raise UserError(f"{path}/utt2num_samples: {utt}: {value!r} is not a number of samples")
-    return tables
+            raise UserError(f"{path}/{name}: {utt}: {value!r} is not a number of samples")
+    return table
 
 
 def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], without: set[str]) -> None:

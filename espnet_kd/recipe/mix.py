@@ -10,22 +10,23 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.corpora.datadir import spk2utt
+from espnet_kd.corpora.datadir import Row, merged, spk2utt
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, read_json, read_lines, write_table
+from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
 from espnet_kd.models.hypotheses import PREFIX
 from espnet_kd.rate import parse_rate
-from espnet_kd.recipe.lengths import read_dump_dir
+from espnet_kd.recipe.lengths import dump_tables
 from espnet_kd.recipe.pseudo_label.dump import MANIFEST
 
 RECORD = "mix.json"
-TABLES = ("wav.scp", "text", "utt2spk", "utt2num_samples")
-Tables = dict[str, dict[str, str]]
+Table = dict[str, str]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,9 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.share is not None and not 0 < args.share <= 1:
         raise UserError(f"--share {args.share:g} is not above 0 and up to 1")
     rate = parse_rate(args.fs)
-    labelled = read_dump_dir(args.labelled)
-    pseudo = join({path: read_dump_dir(path) for path in args.pseudo})
-    times = repetitions(samples(labelled), samples(pseudo), args.share)
+    check_ids(args.labelled, args.pseudo)
+    times = repetitions(samples(args.labelled), sum(map(samples, args.pseudo)), args.share)
     record = {
         "generation": args.generation,
         "teacher": args.teacher,
@@ -58,11 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         "pseudo": [summary(path) for path in args.pseudo],
         "times": round(times.pseudo, 4),
     }
-    sides = repeat(labelled, times.labelled), repeat(pseudo, times.pseudo)
-    tables = {name: sides[0][name] | sides[1][name] for name in TABLES}
-    record["text"] = hashlib.sha256(json.dumps(tables["text"], sort_keys=True).encode()).hexdigest()
-    write(tables, args, record)
-    hours = " and ".join(f"{samples(side) / rate / 3600:.2f}" for side in sides)
+    sides = write(times, args, record)
+    hours = " and ".join(f"{number / rate / 3600:.2f}" for number in sides)
     print(f"{args.dst}: labelled and pseudo-labelled speech, {hours} hours an epoch")
 
 
@@ -89,15 +86,38 @@ def repetitions(labelled: int, pseudo: int, share: float | None) -> Times:
     return Times(wanted, 1.0) if wanted >= 1 else Times(1.0, 1 / wanted)
 
 
-def repeat(tables: Tables, times: float) -> Tables:
-    """A set with its copies; those utterances that have one more are spread evenly over the ids."""
-    repeated: Tables = {name: {} for name in TABLES}
-    for index, utt in enumerate(sorted(tables["text"])):
-        for number in range(1, math.floor((index + 1) * times) - math.floor(index * times) + 1):
-            for name in TABLES:
-                value = tables[name][utt]
-                repeated[name][copy_of(utt, number)] = copy_of(value, number) if name == "utt2spk" else value
-    return repeated
+def repeat(name: str, table: Table, times: float, front: str = "") -> list[Iterator[Row]]:
+    """Rows of a table and of its copies, each sorted; those utterances that have one more are spread evenly.
+
+    Args:
+        name: of the table; speakers of a copy have names of their own.
+        table: by utterance.
+        times: how often, on average.
+        front: prefix of utterances and speakers.
+    """
+    order = sorted(table)
+
+    def copy(number: int) -> Iterator[Row]:
+        for index, utt in enumerate(order):
+            if number <= math.floor((index + 1) * times) - math.floor(index * times):
+                value = table[utt]
+                yield (
+                    copy_of(front + utt, number),
+                    copy_of(front + value, number) if name == "utt2spk" else value,
+                )
+
+    return [copy(number) for number in range(1, math.ceil(times) + 1)]
+
+
+def both(dst: Path, name: str, labelled: Table, pseudo: Table, times: Times) -> Iterator[Row]:
+    """Rows of a table of the mixture, sorted."""
+    sides = repeat(name, labelled, times.labelled), repeat(name, pseudo, times.pseudo, PREFIX)
+    return merged(dst, [*sides[0], *sides[1]])
+
+
+def total(copies: Iterable[Iterator[Row]]) -> int:
+    """Sum of numbers of samples."""
+    return sum(int(str(value)) for rows in copies for _, value in rows)
 
 
 def copy_of(name: str, number: int) -> str:
@@ -108,26 +128,31 @@ def copy_of(name: str, number: int) -> str:
     return f"{front}copy{number}-{name.removeprefix(front)}"
 
 
-def join(sets: Mapping[Path, Tables]) -> Tables:
-    """Pseudo-labelled sets as one, with the prefix.
+def check_ids(labelled: Path, pseudo: Sequence[Path]) -> None:
+    """Refuse what would be called alike.
 
     Raises:
-        UserError: two have an utterance in common.
+        UserError: two unlabelled sets have an utterance in common, or a labelled one is a pseudo-label.
     """
-    joined: Tables = {name: {} for name in TABLES}
-    for path, tables in sets.items():
-        for utt in tables["text"]:
-            if PREFIX + utt in joined["text"]:
-                raise UserError(f"{path}: {utt} is in another of the unlabelled sets, too")
-            for name in TABLES:
-                value = tables[name][utt]
-                joined[name][PREFIX + utt] = PREFIX + value if name == "utt2spk" else value
-    return joined
+    found: set[str] = set()
+    for path in pseudo:
+        utterances = read_table(path / "utt2spk").keys()
+        if common := min(found & utterances, default=None):
+            raise UserError(f"{path}: {common} is in another of the unlabelled sets, too")
+        found |= utterances
+    for utt in read_table(labelled / "utt2spk"):
+        if utt.startswith(PREFIX):
+            raise UserError(f"{labelled}: {utt} is a pseudo-label: --labelled is speech with transcripts")
 
 
-def samples(tables: Tables) -> int:
-    """Length of a set."""
-    return sum(map(int, tables["utt2num_samples"].values()))
+def samples(path: Path) -> int:
+    """Length of a set.
+
+    Raises:
+        UserError: it was not formatted, or its tables do not agree.
+    """
+    counts = (table for name, table in dump_tables(path) if name == "utt2num_samples")
+    return sum(int(count) for table in counts for count in table.values())
 
 
 def summary(path: Path) -> dict[str, Any]:
@@ -140,21 +165,51 @@ def summary(path: Path) -> dict[str, Any]:
     return {"data": str(path), **kept}
 
 
-def write(tables: Tables, args: argparse.Namespace, record: Mapping[str, Any]) -> None:
-    """Write the data directory; it appears when it is complete."""
+def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tuple[int, int]:
+    """Write the data directory, table by table; it appears when it is complete.
+
+    Returns:
+        Samples of both sides.
+    """
+    sides = 0, 0
     with atomic_dir(args.dst) as tmp:
         for name in ("feats_type", "audio_format"):
             if (args.labelled / name).is_file():
                 (tmp / name).write_bytes((args.labelled / name).read_bytes())
-        for name, table in tables.items():
-            write_table(tmp / name, table)
-        write_table(tmp / "spk2utt", spk2utt(tables["utt2spk"]))
-        write_table(tmp / "speech_shape", tables["utt2num_samples"])
-        write_table(tmp / f"text_shape.{args.token_type}", dict(text_shapes(tables["text"], args)))
+        for parts in zip(*map(dump_tables, (args.labelled, *args.pseudo)), strict=True):
+            (name, labelled), *others = parts
+            pseudo = {utt: value for _, table in others for utt, value in table.items()}
+            rows = partial(both, args.dst, name, labelled, pseudo, times)
+            if name == "text":
+                sha = hashlib.sha256()
+                write_rows(tmp / name, hashed(rows(), sha))
+                record["text"] = sha.hexdigest()
+                write_rows(tmp / f"text_shape.{args.token_type}", text_shapes(rows(), args))
+            else:
+                write_rows(tmp / name, rows())
+            if name == "utt2spk":
+                write_table(tmp / "spk2utt", spk2utt(dict(rows())))
+            elif name == "utt2num_samples":
+                shutil.copyfile(tmp / name, tmp / "speech_shape")
+                sides = (
+                    total(repeat(name, labelled, times.labelled)),
+                    total(repeat(name, pseudo, times.pseudo)),
+                )
+            del parts, labelled, others, pseudo, rows  # before the next tables are read: they are large
         (tmp / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return sides
 
 
-def text_shapes(text: Mapping[str, str], args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+def hashed(rows: Iterable[Row], sha: Any) -> Iterator[Row]:
+    """The rows; on their way the hash gets them as JSON."""
+    sha.update(b"{")
+    for number, (key, value) in enumerate(rows):
+        sha.update(f"{', ' if number else ''}{json.dumps(key)}: {json.dumps(value)}".encode())
+        yield key, value
+    sha.update(b"}")
+
+
+def text_shapes(text: Iterable[Row], args: argparse.Namespace) -> Iterator[Row]:
     """Utterance and ``tokens,V`` as stage 6 counts them."""
     from espnet2.text.build_tokenizer import build_tokenizer
 
@@ -164,5 +219,5 @@ def text_shapes(text: Mapping[str, str], args: argparse.Namespace) -> Iterator[t
         non_linguistic_symbols=None if args.nlsyms == "none" else args.nlsyms,
     )
     size = len(read_lines(args.token_list))
-    for utt, words in text.items():
+    for utt, words in text:
         yield utt, f"{len(tokenizer.text2tokens(words))},{size}"

@@ -7,12 +7,23 @@ segments stay as they are, ``utt2speed`` says what ``format`` does when it write
 
 import argparse
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from espnet_kd.corpora.datadir import SPEEDS, DataDir, Utterance, read_data_dir, write_data_dir
+from espnet_kd.corpora.datadir import (
+    SPEEDS,
+    DataDir,
+    Row,
+    merged,
+    read_data_dir,
+    segment,
+    spk2utt,
+    write_tables,
+)
 from espnet_kd.errors import UserError
+
+Value = Callable[[Any, str], object]  # of a row, and the prefix of the copy
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.src} cannot be perturbed into itself")
     factors = parse_factors(args.factors)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
-    write_data_dir(args.dst, (u for f in factors for u in at_speed(source, f)))
+    write_tables(args.dst, perturbed(source, factors))
     print(f"{args.dst}: {len(factors) * len(source.speaker)} utterances at {len(factors)} speeds")
 
 
@@ -52,14 +63,46 @@ def parse_factors(text: str) -> list[str]:
     return text.split()
 
 
-def at_speed(source: DataDir, factor: str) -> Iterator[Utterance]:
-    """The utterances at another speed; at 1.0 themselves."""
+def perturbed(source: DataDir, factors: list[str]) -> dict[str, Iterator[Row]]:
+    """The rows of all tables, sorted; they come one after the other, whatever the number of utterances.
+
+    Raises:
+        UserError: it is perturbed already, or while they come: a copy has the id of another utterance.
+    """
     if source.speed:
         raise UserError(f"{source.path} has utt2speed, so it is perturbed already")
-    if float(factor) == 1:
-        yield from source
-        return
-    prefix = f"sp{factor}-"
-    for u in source:
-        u = replace(u, id=prefix + u.id, speaker=prefix + u.speaker, speed=float(factor))
-        yield u if u.recording is None else replace(u, recording=prefix + u.recording)
+    prefixes = ["" if float(factor) == 1 else f"sp{factor}-" for factor in factors]
+
+    def rows(table: Mapping[str, Any], value: Value = lambda v, _: v) -> Iterator[Row]:
+        return merged(source.path, [_copies(table, prefix, value) for prefix in prefixes])
+
+    pieces = source.segments
+    used = {recording for recording, *_ in pieces.values()} if pieces else source.speaker.keys()
+    tables = {
+        "wav.scp": rows({recording: source.wav[recording] for recording in used}),
+        "utt2spk": rows(source.speaker, lambda name, prefix: prefix + name),
+        "spk2utt": rows(spk2utt(source.speaker), _prefixed_all),
+    }
+    if source.text:
+        tables["text"] = rows(source.text)
+    if pieces:
+        tables["segments"] = rows(pieces, lambda piece, prefix: prefix + segment(*piece))
+    if any(prefixes):
+        speed = [_copies(source.speaker, prefix, _speed) for prefix in prefixes if prefix]
+        tables["utt2speed"] = merged(source.path, speed)
+    if source.channel:
+        tables["utt2ref_channels"] = rows(source.channel)
+    return tables
+
+
+def _copies(table: Mapping[str, Any], prefix: str, value: Value) -> Iterator[Row]:
+    """The rows of a table at one speed."""
+    return ((prefix + key, value(table[key], prefix)) for key in sorted(table))
+
+
+def _prefixed_all(utterances: str, prefix: str) -> str:
+    return " ".join(prefix + utt for utt in utterances.split())
+
+
+def _speed(_: Any, prefix: str) -> str:
+    return f"{float(prefix.removeprefix('sp').removesuffix('-')):g}"

@@ -1,8 +1,11 @@
 """Scores in the layout of NIST sclite's ``result.txt``, which ESPnet's ``show_asr_result.sh`` reads."""
 
+import shutil
 import statistics
+import tempfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from espnet_kd.errors import printable
 from espnet_kd.recipe.alignment import Aligned, Counts
@@ -11,31 +14,46 @@ HEAD = ("SPKR", "# Snt", "# Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
 STATISTICS = {"Mean": statistics.mean, "S.D.": statistics.stdev, "Median": statistics.median}
 
 
-def render(aligned: Mapping[str, Aligned], utt2spk: Mapping[str, str] | None = None) -> str:
-    """The whole file: percentages, raw counts, then one alignment per utterance.
+def write(
+    path: Path, aligned: Iterable[tuple[str, Aligned]], utt2spk: Mapping[str, str] | None = None
+) -> dict[str, Counts]:
+    """Write the whole file: percentages, raw counts, then one alignment per utterance.
+
+    The alignments come one after the other; only their counts stay in memory.
 
     Args:
-        aligned: utterance id -> alignment.
+        path: of the file.
+        aligned: utterance id and alignment.
         utt2spk: utterance id -> speaker for a row per speaker; without it only the sums.
+
+    Returns:
+        Counts by utterance.
     """
-    speakers = _by_speaker(aligned, utt2spk)
+    counts: dict[str, Counts] = {}
+    with tempfile.TemporaryFile(dir=path.parent) as alignments, path.open("wb") as f:
+        for utt, a in aligned:
+            counts[utt] = a.counts
+            name = f"{utt2spk[utt]}-{utt}" if utt2spk else utt
+            alignments.write(f"\n{_alignment(name, a, counts[utt])}".encode())
+        f.write(_head(counts, utt2spk).encode())
+        alignments.seek(0)
+        shutil.copyfileobj(alignments, f)
+    return counts
+
+
+def _head(counts: Mapping[str, Counts], utt2spk: Mapping[str, str] | None) -> str:
+    speakers: dict[str, list[Counts]] = {}
+    for utt, c in counts.items():
+        speakers.setdefault(utt2spk[utt] if utt2spk else "", []).append(c)
+    rows = {name: _numbers(speakers[name]) for name in sorted(speakers)}
     parts = [
         "SYSTEM SUMMARY PERCENTAGES by SPEAKER\n",
-        _table(speakers, percentages=True),
+        _table(rows, percentages=True),
         "\nSYSTEM SUMMARY RAW COUNTS by SPEAKER\n",
-        _table(speakers, percentages=False),
+        _table(rows, percentages=False),
         "\nDUMP OF SYSTEM ALIGNMENT STRUCTURE\n",
     ]
-    for utt, a in aligned.items():
-        parts.append(_alignment(f"{utt2spk[utt]}-{utt}" if utt2spk else utt, a))
     return "\n".join(parts)
-
-
-def _by_speaker(aligned: Mapping[str, Aligned], utt2spk: Mapping[str, str] | None) -> dict[str, list[Counts]]:
-    speakers: dict[str, list[Counts]] = {}
-    for utt, a in aligned.items():
-        speakers.setdefault(utt2spk[utt] if utt2spk else "", []).append(a.counts)
-    return dict(sorted(speakers.items()))
 
 
 def _numbers(utterances: list[Counts]) -> list[float]:
@@ -51,9 +69,8 @@ def _percent(row: list[float]) -> list[float]:
     return [sentences, words, *(100 * n / max(words, 1) for n in counts), 100 * wrong / sentences]
 
 
-def _table(speakers: Mapping[str, list[Counts]], percentages: bool) -> str:
-    rows = {name: _numbers(us) for name, us in speakers.items()}
-    total = _numbers([u for us in speakers.values() for u in us])
+def _table(rows: dict[str, list[float]], percentages: bool) -> str:
+    total: list[float] = [sum(column) for column in zip(*rows.values(), strict=True)]
     if percentages:
         rows = {name: _percent(row) for name, row in rows.items()}
         total = _percent(total)
@@ -94,19 +111,31 @@ def _boxed(body: list[list[str]], foot: list[list[str]]) -> str:
     return "\n".join([*parts, f"`{'-' * inner}'"])
 
 
-def _alignment(name: str, a: Aligned) -> str:
+def _alignment(name: str, a: Aligned, c: Counts) -> str:
     """One utterance, a column a token; a missing one is shown by stars, a space as ``<space>``."""
     rows: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for left, right, mark in a.pairs():
-        left, right = _visible(left), _visible(right)
-        width = max(_width(left), _width(right))
-        for row, cell in zip(rows, (left or "*" * width, right or "*" * width, mark), strict=True):
-            row.append(cell + " " * (width - _width(cell)))
-    c = a.counts
+    for chunk in a.chunks:
+        if chunk.type == "equal":  # at once, for speed: most of a text is right
+            tokens = a.reference[chunk.ref_start_idx : chunk.ref_end_idx]
+            text = printable(" ".join("<space>" if token == " " else token for token in tokens))
+            columns = [(text, text, " " * _width(text))]
+        else:
+            columns = [_column(*column) for column in a.columns(chunk)]
+        for row, cells in zip(rows, zip(*columns, strict=True), strict=True):
+            row.extend(cells)
     scores = f"Scores: (#C #S #D #I) {c.hits} {c.substitutions} {c.deletions} {c.insertions}"
     labels = ("REF: ", "HYP: ", "Eval:")
-    text = [f"{label} {' '.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
-    return "\n".join([f"id: ({printable(name)})", scores, *text, ""])
+    text_rows = [f"{label} {' '.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
+    return "\n".join([f"id: ({printable(name)})", scores, *text_rows, ""])
+
+
+def _column(left: str, right: str, mark: str) -> tuple[str, str, str]:
+    """The three cells of a column, of one width."""
+    left, right = _visible(left), _visible(right)
+    width = max(_width(left), _width(right))
+    cells = left or "*" * width, right or "*" * width, mark
+    one, two, three = (cell + " " * (width - _width(cell)) for cell in cells)
+    return one, two, three
 
 
 def _visible(token: str) -> str:
@@ -115,4 +144,6 @@ def _visible(token: str) -> str:
 
 def _width(text: str) -> int:
     """Columns on a terminal: East Asian wide characters take two."""
+    if text.isascii():
+        return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,13 +1,14 @@
 """``python -m espnet_kd score``: WER and CER of one decoded set, joined by utterance id."""
 
 import argparse
+import heapq
 from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
 from espnet_kd.recipe import sclite, scores
-from espnet_kd.recipe.alignment import Aligned, Counts, align, join
+from espnet_kd.recipe.alignment import Counts, align, clean, join
 from espnet_kd.recipe.tokens import read_symbols
 
 
@@ -26,28 +27,43 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Score, write, print."""
     args = parser().parse_args(argv)
+    score = score_tables(args)
+    if args.against:
+        print(comparison(score, scores.read(args.against), args.against))
+
+
+def score_tables(args: argparse.Namespace) -> scores.Score:
+    """Align, an utterance after the other, write ``score_*/result.txt`` and ``score.json``, and print.
+
+    Raises:
+        UserError: the tables do not fit each other, or no word is left to score.
+    """
     reference, hypothesis = read_table(args.ref), read_table(args.hyp)
     utterances = join(reference, hypothesis, args.ref, args.hyp)
     symbols = frozenset(read_symbols(args.nlsyms))
-    aligned: dict[str, dict[str, Aligned]] = {}
-    for kind, unit in scores.KINDS.items():
-        rows = align([reference[u] for u in utterances], [hypothesis[u] for u in utterances], unit, symbols)
-        aligned[kind] = dict(zip(utterances, rows, strict=True))
-    if not any(a.reference for a in aligned["wer"].values()):
+    if not any(clean(reference[utt], "word", symbols) for utt in utterances):
         raise UserError(f"{args.ref} has no word left without the symbols of {args.nlsyms}")
     utt2spk = speakers_beside(args.ref, utterances)
-    for kind, by_utterance in aligned.items():
+    counts: dict[str, dict[str, Counts]] = {}
+    for kind, unit in scores.KINDS.items():
+        texts = (map(table.__getitem__, utterances) for table in (reference, hypothesis))
+        rows = zip(utterances, align(*texts, unit, symbols), strict=True)
         directory = Path(args.out) / f"score_{kind}"
         if (directory / "ref.trn").exists():
             print(f"{directory} is that of ESPnet's asr.sh and stays as it is")
-            continue
-        with atomic_path(directory / "result.txt") as temporary:
-            temporary.write_text(sclite.render(by_utterance, utt2spk), encoding="utf-8")
-    score = scores.write(args.out, aligned)  # last: its presence says that the set is scored
+            counts[kind] = {utt: a.counts for utt, a in rows}
+        else:
+            with atomic_path(directory / "result.txt") as temporary:
+                counts[kind] = sclite.write(temporary, rows, utt2spk)
+    score = scores.write(args.out, counts)  # last: its presence says that the set is scored
     print(summary(Path(args.out).name, score))
-    print_worst(aligned["wer"], args.worst)
-    if args.against:
-        print(comparison(score, scores.read(args.against), args.against))
+    worst = worst_of(counts["wer"], args.worst)
+    left, right = ([table[utt] for utt in worst] for table in (reference, hypothesis))
+    for utt, a in zip(worst, align(left, right, "word", symbols), strict=True):
+        print(f"  {printable(utt)}  {a.counts.errors}/{a.counts.reference}")
+        for name, words in (("REF", a.reference), ("HYP", a.hypothesis)):
+            print(f"    {name}: {printable(' '.join(words))}")
+    return score
 
 
 def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:
@@ -77,15 +93,10 @@ def _counts(c: Counts) -> str:
     return f"{c.rate:.1f} % ({c.errors}/{c.reference}: {c.substitutions} S {c.deletions} D {c.insertions} I)"
 
 
-def print_worst(aligned: Mapping[str, Aligned], number: int) -> None:
-    """Print the utterances with the most word errors, the shorter reference first."""
-    ranked = sorted(aligned, key=lambda u: (-aligned[u].counts.errors, aligned[u].counts.reference, u))
-    for utt in ranked[: max(number, 0)]:
-        a = aligned[utt]
-        if a.counts.errors:
-            print(f"  {printable(utt)}  {a.counts.errors}/{a.counts.reference}")
-            for name, words in (("REF", a.reference), ("HYP", a.hypothesis)):
-                print(f"    {name}: {printable(' '.join(words))}")
+def worst_of(counts: Mapping[str, Counts], number: int) -> list[str]:
+    """The utterances with the most word errors, the shorter reference first; none without errors."""
+    wrong = (utt for utt, c in counts.items() if c.errors)
+    return heapq.nsmallest(number, wrong, key=lambda u: (-counts[u].errors, counts[u].reference, u))
 
 
 def comparison(score: scores.Score, other: scores.Score, name: str) -> str:

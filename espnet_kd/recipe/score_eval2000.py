@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         utterances = [utt for utt in words if utt.startswith(prefix)]
         if any(words[utt].reference for utt in utterances):
             out = args.dir.with_name(f"{args.dir.name}_{subset}")
-            part = {kind: {utt: rows[utt] for utt in utterances} for kind, rows in aligned.items()}
+            part = {kind: {utt: rows[utt].counts for utt in utterances} for kind, rows in aligned.items()}
             print(summary(out.name, scores.write(out, part)))
 
 

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.recipe.alignment import Aligned, Counts
+from espnet_kd.recipe.alignment import Counts
 
 NAME = "score.json"
 KINDS = {"wer": "word", "cer": "character"}
@@ -32,15 +33,14 @@ class Score:
         return self.total[kind].rate
 
 
-def write(directory: str | Path, aligned: Mapping[str, Mapping[str, Aligned]]) -> Score:
+def write(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]]) -> Score:
     """Write ``directory/score.json``.
 
     Args:
         directory: of the decoded set.
-        aligned: "wer" and "cer" -> utterance id -> alignment.
+        counts: "wer" and "cer" -> utterance id -> counts.
     """
     path = Path(directory) / NAME
-    counts = {kind: {utt: a.counts for utt, a in rows.items()} for kind, rows in aligned.items()}
     total = {kind: sum(rows.values(), Counts()) for kind, rows in counts.items()}
     utterances = {
         kind: {utt: (c.errors, c.reference) for utt, c in rows.items()} for kind, rows in counts.items()
@@ -50,13 +50,12 @@ def write(directory: str | Path, aligned: Mapping[str, Mapping[str, Aligned]]) -
         wrong = sum(errors > 0 for errors, _ in utterances[kind].values())
         head[kind] = {**asdict(c), "reference": c.reference, "errors": c.errors, "wrong_sentences": wrong}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    rows = [
-        f"  {json.dumps(utt)}: " + json.dumps({kind: utterances[kind][utt] for kind in KINDS})
-        for utt in sorted(counts["wer"])
-    ]
-    text = "{" + ",\n".join(lines) + ',\n"utterances": {\n' + ",\n".join(rows) + "\n}}\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
+        f.write("{" + ",\n".join(lines) + ',\n"utterances": {\n')
+        for number, utt in enumerate(sorted(utterances["wer"])):
+            row = json.dumps({kind: utterances[kind][utt] for kind in KINDS})
+            f.write(f"{',\n' if number else ''}  {json.dumps(utt)}: {row}")
+        f.write("\n}}\n")
     return Score(str(path), total, utterances)
 
 
@@ -68,18 +67,23 @@ def read(directory: str | Path) -> Score:
     """
     path = Path(directory) / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
         fields = Counts.__dataclass_fields__
         total = {kind: Counts(*(int(content[kind][f]) for f in fields)) for kind in KINDS}
-        utterances = {
-            kind: {utt: (int(row[kind][0]), int(row[kind][1])) for utt, row in content["utterances"].items()}
-            for kind in KINDS
-        }
+        rows = content["utterances"].items()
+        utterances = {kind: {utt: row[i] for utt, row in rows} for i, kind in enumerate(KINDS)}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `python -m espnet_kd score` first") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is not a score.json of ours: write it again with `score`") from None
     return Score(str(path), total, utterances)
+
+
+def _compact(content: dict[str, Any]) -> Any:
+    """The row of an utterance as a tuple in the order of ``KINDS``: there may be a million."""
+    if content.keys() != KINDS.keys():
+        return content
+    return tuple((int(content[kind][0]), int(content[kind][1])) for kind in KINDS)
 
 
 def check_comparable(first: Score, second: Score, kind: str = "wer") -> None:

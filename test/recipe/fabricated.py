@@ -58,11 +58,11 @@ def write_score(directory: Path, name: str, wrong: int) -> None:
     """Score a set of ``UTTERANCES`` two-word utterances, the first ``wrong`` of which have one wrong word."""
     utterances = [f"u{i:02d}" for i in range(UTTERANCES)]
     hypotheses = ["one too" if i < wrong else "one two" for i in range(UTTERANCES)]
-    aligned = {
-        kind: dict(zip(utterances, align(["one two"] * UTTERANCES, hypotheses, unit), strict=True))
-        for kind, unit in scores.KINDS.items()
-    }
-    scores.write(directory / TAG / name, aligned)
+    counts = {}
+    for kind, unit in scores.KINDS.items():
+        aligned = align(["one two"] * UTTERANCES, hypotheses, unit)
+        counts[kind] = {u: a.counts for u, a in zip(utterances, aligned, strict=True)}
+    scores.write(directory / TAG / name, counts)
 
 
 def write_recipe(exp: Path) -> None:

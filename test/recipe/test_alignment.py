@@ -1,3 +1,5 @@
+from itertools import repeat
+
 import pytest
 
 from espnet_kd.errors import UserError
@@ -6,23 +8,28 @@ from espnet_kd.recipe.alignment import Counts, align, clean, join
 
 def test_words_are_counted_as_on_paper() -> None:
     # a b c d against a x c d e: b -> x substituted, e inserted
-    assert align(["a b c d"], ["a x c d e"], "word")[0].counts == Counts(3, 1, 0, 1)
+    assert next(align(["a b c d"], ["a x c d e"], "word")).counts == Counts(3, 1, 0, 1)
     # a b c against c: a and b deleted
-    assert align(["a b c"], ["c"], "word")[0].counts == Counts(1, 0, 2, 0)
+    assert next(align(["a b c"], ["c"], "word")).counts == Counts(1, 0, 2, 0)
 
 
 def test_a_space_is_a_character() -> None:
     # "ab c" has 4 characters; "abc" lacks the space
-    assert align(["ab c"], ["abc"], "character")[0].counts == Counts(3, 0, 1, 0)
+    assert next(align(["ab c"], ["abc"], "character")).counts == Counts(3, 0, 1, 0)
+
+
+def test_utterances_come_one_after_the_other() -> None:
+    endless = align(repeat("a b"), repeat("a c"), "word")
+    assert [next(endless).counts for _ in range(3)] == [Counts(1, 1, 0, 0)] * 3
 
 
 @pytest.mark.parametrize("unit", ["word", "character"])
 def test_an_empty_hypothesis_is_all_deletions(unit: str) -> None:
-    assert align(["a", "b"], ["", "b"], unit)[0].counts == Counts(0, 0, 1, 0)
+    assert next(align(["a", "b"], ["", "b"], unit)).counts == Counts(0, 0, 1, 0)
 
 
 def test_columns_of_an_alignment() -> None:
-    a = align(["a b c"], ["a x y c"], "word")[0]
+    a = next(align(["a b c"], ["a x y c"], "word"))
     columns = a.pairs()
     assert [c[0] for c in columns if c[0]] == ["a", "b", "c"]
     assert [c[1] for c in columns if c[1]] == ["a", "x", "y", "c"]
@@ -43,7 +50,7 @@ def test_symbols_are_removed_as_espnet_does() -> None:
 
 
 def test_a_reference_of_symbols_only_counts_insertions() -> None:
-    assert align(["<noise>"], ["a b"], "word", ["<noise>"])[0].counts == Counts(0, 0, 0, 2)
+    assert next(align(["<noise>"], ["a b"], "word", ["<noise>"])).counts == Counts(0, 0, 0, 2)
 
 
 @pytest.mark.parametrize(

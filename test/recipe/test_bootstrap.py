@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from espnet_kd.recipe.bootstrap import CHUNK, paired_difference, pool, rate_interval
+from espnet_kd.recipe.bootstrap import DRAWS, SEED, paired_difference, pool, rate_interval
 
 WORDS = np.full(200, 10)
 
@@ -72,7 +72,7 @@ def test_the_interval_is_that_of_a_binomial_rate() -> None:
 
 def test_draws_are_the_same_every_time_and_any_number() -> None:
     a = system(0.1, 0)
-    assert rate_interval(*a, resamples=CHUNK + 1) == rate_interval(*a, resamples=CHUNK + 1)
+    assert rate_interval(*a, resamples=DRAWS // 200 + 1) == rate_interval(*a, resamples=DRAWS // 200 + 1)
 
 
 def test_other_references_are_refused() -> None:
@@ -80,3 +80,14 @@ def test_other_references_are_refused() -> None:
         paired_difference(system(0.1, 0), (system(0.1, 0)[0], np.arange(200) + 1))
     with pytest.raises(ValueError, match="same references"):
         paired_difference(system(0.1, 0), (np.ones(3, int), np.ones(3, int)))
+
+
+@pytest.mark.parametrize("utterances", [1, 7, 200, DRAWS // 3])
+def test_the_fast_way_is_the_plain_one(utterances: int) -> None:
+    rng = np.random.default_rng(1)
+    words = rng.integers(1, 20, utterances)
+    errors = rng.binomial(words, 0.3)
+    draws = np.random.default_rng(SEED).integers(0, utterances, size=(20, utterances))
+    rates = 100 * errors[draws].sum(1) / words[draws].sum(1)
+    interval = rate_interval(errors, words, resamples=20)
+    assert [interval.low, interval.high] == np.quantile(rates, [0.025, 0.975]).tolist()

@@ -1,14 +1,23 @@
 import re
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from espnet_kd.recipe.alignment import align
-from espnet_kd.recipe.sclite import render
+from espnet_kd.recipe.alignment import Aligned, align
+from espnet_kd.recipe.sclite import write
+
+
+def render(aligned: Iterable[tuple[str, Aligned]], utt2spk: dict[str, str] | None = None) -> str:
+    with TemporaryDirectory() as folder:
+        write(Path(folder, "result.txt"), aligned, utt2spk)
+        return Path(folder, "result.txt").read_text()
 
 
 def rendered(utt2spk: dict[str, str] | None = None, unit: str = "word") -> str:
     references = {"u1": "a b c d", "u2": "e f", "u3": "g h"}
     hypotheses = ["a x c d y", "e f", "g"]
     rows = align(list(references.values()), hypotheses, unit)
-    return render(dict(zip(references, rows, strict=True)), utt2spk)
+    return render(zip(references, rows, strict=True), utt2spk)
 
 
 def row(text: str, name: str) -> list[str]:
@@ -51,7 +60,7 @@ def test_an_alignment_has_its_columns_one_above_the_other() -> None:
 
 def test_a_space_is_shown_by_name_and_wide_characters_take_two_columns() -> None:
     aligned = align(["日 a"], ["日a"], "character")
-    lines = render({"u": aligned[0]}).splitlines()
+    lines = render([("u", next(aligned))]).splitlines()
     assert "REF:  日 <space> a" in lines
     assert "HYP:  日 ******* a" in lines
 
@@ -60,3 +69,9 @@ def test_rows_of_a_table_are_of_one_width() -> None:
     text = rendered({"u1": "a speaker with a long name", "u2": "b", "u3": "b"})
     tables = text.split("DUMP")[0].splitlines()
     assert len({len(line) for line in tables if line.startswith("|")}) <= 2  # percentages, counts
+
+
+def test_equal_tokens_are_shown_as_others_are() -> None:
+    # 日 takes two columns; what is equal is written at once, what is not token by token
+    lines = render([("u", next(align(["日 b c d"], ["日 b x d"], "word")))]).splitlines()
+    assert lines[-3:] == ["REF:  日 b c d", "HYP:  日 b x d", "Eval:      S"]

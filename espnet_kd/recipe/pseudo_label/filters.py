@@ -54,7 +54,7 @@ def disagreement(texts: Sequence[str], others: Sequence[str], unit: str) -> list
     """
     from espnet_kd.recipe.alignment import align
 
-    return [aligned.counts.rate for aligned in align(list(texts), list(others), unit)]
+    return [aligned.counts.rate for aligned in align(texts, others, unit)]
 
 
 def best(scores: Mapping[str, float], percent: float) -> set[str]:

@@ -12,7 +12,7 @@ from espnet_kd.recipe.pseudo_label.records import Record
 UNITS = {"wer": "word", "cer": "character"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Label:
     """The best hypothesis of an utterance; ``score`` is normalised by its length."""
 

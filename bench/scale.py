@@ -1,0 +1,76 @@
+"""Commands on a million utterances: seconds and peak memory (some minutes, 3 GB of disk)."""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.report import table, verdict
+
+UTTERANCES = 1_000_000
+WORDS, WRONG = (3, 15), 0.1  # words of an utterance; share of them that differs in the hypothesis
+LIMITS = {"score": (120, 1.5), "mix": (120, 1.0), "perturb": (120, 1.0)}  # seconds, GB
+
+
+def main(utterances: int = UTTERANCES) -> bool:
+    """Write two dump directories, run each command on them; True if time and memory stay in their limits."""
+    rows, verdicts = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for seed, name in enumerate(("labelled", "pseudo")):
+            write(root / name, utterances, seed)
+        for name, options in commands(root).items():
+            seconds, gigabytes = measured([sys.executable, "-m", "espnet_kd", name, *map(str, options)])
+            rows.append([name, f"{seconds:.0f}", f"{gigabytes:.2f}"])
+            verdicts.append(verdict(f"{name}: seconds", seconds, at_most=LIMITS[name][0]))
+            verdicts.append(verdict(f"{name}: GB", gigabytes, at_most=LIMITS[name][1]))
+    print(f"{utterances} utterances of {WORDS[0]} to {WORDS[1]} words; mix: as many pseudo-labelled ones\n")
+    print(table(["command", "seconds", "peak GB"], rows) + "\n")
+    print("\n".join(line for line, _ in verdicts))
+    return all(met for _, met in verdicts)
+
+
+def commands(root: Path) -> dict[str, list[object]]:
+    """Options by command."""
+    tokens = ["--token_type", "char", "--token_list", root / "labelled" / "tokens.txt"]
+    data = ["--labelled", root / "labelled", "--pseudo", root / "pseudo"]
+    text = root / "labelled" / "text"
+    return {
+        "score": ["--ref", text, "--hyp", root / "labelled" / "hypothesis", "--out", root / "score"],
+        "mix": [*data, *tokens, root / "mix"],
+        "perturb": [root / "labelled", root / "perturbed"],
+    }
+
+
+def write(path: Path, utterances: int, seed: int) -> None:
+    """A formatted directory without its audio, a hypothesis of it, and what ``mix`` reads besides."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
+    path.mkdir()
+    (path / "manifest.json").write_text('{"decoded": null, "kept": null, "references": null}')
+    (path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\na\n<sos/eos>\n")
+    names = ("wav.scp", "text", "utt2spk", "utt2num_samples", "hypothesis")
+    tables = {name: (path / name).open("w") for name in names}
+    for i in range(utterances):
+        speaker = f"speaker{i // 400:06d}"
+        text = rng.choices(words, k=rng.randint(*WORDS))
+        decoded = [rng.choice(words) if rng.random() < WRONG else word for word in text]
+        audio = f"dump/raw/train/data/{speaker}/{i:08d}.flac"
+        values = (audio, " ".join(text), speaker, 80000, " ".join(decoded))
+        for name, value in zip(names, values, strict=True):
+            tables[name].write(f"{speaker}-{i:08d} {value}\n")
+    for file in tables.values():
+        file.close()
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak gigabytes of a command."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - started, usage.ru_maxrss * 1024 / 1e9
