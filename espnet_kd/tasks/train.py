@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     if ours.config is not None:
         read_config(ours.config)  # ESPnet reads it without a limit, and of a key that occurs twice the last
         rest += ["--config", ours.config]
-    sys.argv[1:] = rest  # --print_config reads it again
+    # --print_config reads it again, and a training's log starts with it, to be run again.
+    sys.argv[1:] = rest if "--print_config" in rest else ["train", "--task", ours.task, *rest]
     module, name = TASKS[ours.task]
     getattr(importlib.import_module(module), name).main(cmd=rest)
 

@@ -182,7 +182,7 @@ def preprocess(config: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], dic
 
 
 def find_checkpoint(directory: Path, name: str | None) -> Path:
-    """The checkpoint of that file name, or the first of ``CHECKPOINTS``.
+    """The checkpoint of that name; else the first of ``CHECKPOINTS``, or the only one, as in a packed model.
 
     Raises:
         UserError: there is none.
@@ -191,6 +191,8 @@ def find_checkpoint(directory: Path, name: str | None) -> Path:
         if (directory / candidate).is_file():
             return directory / candidate
     found = sorted(p.name for p in directory.glob("*.pth"))
+    if name is None and len(found) == 1 and found != ["checkpoint.pth"]:  # which is a state of the training
+        return directory / found[0]
     wanted = name or " or ".join(CHECKPOINTS)
     raise UserError(
         f"{directory} has no {wanted}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`"
