@@ -93,6 +93,9 @@ def test_one_line_for_an_error_of_the_user(recipe: Recipe) -> None:
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "espnet-kd: error: teacher directory exp/nowhere does not exist"
     assert "Traceback" not in result.stderr
+    command = next(line for line in result.stderr.splitlines() if line.startswith(sys.executable))
+    again = subprocess.run(shlex.split(command), cwd=recipe.root, capture_output=True, text=True)
+    assert again.returncode == 1 and again.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
 
 
 def test_output_directory_not_writable(recipe: Recipe) -> None:

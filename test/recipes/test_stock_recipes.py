@@ -14,6 +14,8 @@ import torch
 import yaml
 from shell import QUICK_PYTHON, TEMPLATE, environment, model, sh
 
+from espnet_kd.teachers.experiment import load_experiment
+
 HERE = Path(__file__).parent
 RUN = TEMPLATE / "utils" / "run.sh"
 KL = {"type": "kl", "weight": 0.5, "reduction": "utterance"}
@@ -106,6 +108,8 @@ def test_the_programs_of_a_recipe_train_decode_and_pack_a_student(tmp_path: Path
         decoded = (tmp_path / "exp/student/decoded", tmp_path / "elsewhere/decoded")
         ours, theirs = ((directory / "1best_recog" / name).read_text() for directory in decoded)
         assert ours.count("\n") == 2 and ours == theirs
+    teacher = load_experiment(tmp_path / "elsewhere/exp/student")  # a packed model has one file, of any name
+    assert teacher.checkpoint.name == "valid.acc.ave_1best.pth"
 
 
 @pytest.mark.skipif(
