@@ -7,8 +7,8 @@ A YAML file describes a cluster; ``options`` go to the class of Dask or dask-job
     options: {queue: gpu, cores: 1, processes: 1, memory: 8GB, walltime: "04:00:00"}
 
 All workers need the same files under the same paths, and an interpreter with espnet_kd. Whoever reaches a
-scheduler can have anything run by its workers: those that are started here take only encrypted connections with
-the key of this one run. A running scheduler is as safe as it was made: ``options: {address: "tls://...",
+scheduler can have anything run by its workers: those that are started here take only encrypted connections
+with the key of this one run. A running scheduler is as safe as it was made: ``options: {address: "tls://...",
 security: {tls_ca_file: ..., tls_client_cert: ..., tls_client_key: ...}}``.
 """
 
@@ -112,7 +112,7 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
 
 @contextmanager
 def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
-    """Options by which all of a cluster's connections are encrypted, with a key that lives as long as it does.
+    """Options by which all of a cluster's connections are encrypted, with a key of its own.
 
     Args:
         shared: directory that all of its machines see; the key is in files there that only the user can read.
