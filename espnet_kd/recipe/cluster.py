@@ -141,7 +141,8 @@ def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
             return
         files = _write_keys(security, Path(directory))
         both = {"protocol": "tls://", "security": files}
-        sides = {name: {**both, **(given.get(name) or {})} for name in ("worker_options", "scheduler_options")}
+        names = ("worker_options", "scheduler_options")
+        sides = {name: {**both, **(given.get(name) or {})} for name in names}
         yield {"security": security, **sides}
 
 

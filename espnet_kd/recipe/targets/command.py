@@ -74,7 +74,7 @@ def check(store: Store, data: Sequence[Path] = ()) -> None:
     """Check every record, and that the speech is that which the targets were made of.
 
     Args:
-        data: directories of speech, perhaps of a part; by default all that the store was made of, if it is here.
+        data: directories of speech, perhaps of a part; by default all that it was made of, if that is here.
 
     Raises:
         UserError: something is wrong; the first problems are printed.
