@@ -10,8 +10,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from espnet_kd.errors import UserError, printable
+from espnet_kd.files import space_error
 
 COMMANDS = {
     "train": ("espnet_kd.tasks.train", "train a student with distillation (ESPnet's options and ours)"),
@@ -99,6 +101,18 @@ def one_line_errors() -> Iterator[None]:
                 "`pip install 'CHECKOUT[espnet]'`, where CHECKOUT is its folder"
             )
         sys.exit(f"espnet-kd: error: {printable(str(e))}")
+    except (OSError, RuntimeError) as e:
+        full = _full_disk(e)
+        if full is None or os.environ.get("ESPNET_KD_TRACEBACK"):
+            raise
+        sys.exit(f"espnet-kd: error: {full}")
+
+
+def _full_disk(error: OSError | RuntimeError) -> UserError | None:
+    """The message if a disk is full on which a file of the error or of the command line is."""
+    named = [getattr(error, "filename", None) or "", *(word for word in sys.argv[1:] if word[:1] != "-"), "."]
+    found = (space_error(error, Path(str(name))) for name in named if name)
+    return next((message for message in found if message is not None), None)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 from espnet_kd.errors import CONTROL, UserError
 
 LOCK = ".lock"  # in a directory that is held
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LITTLE = 1 << 20  # bytes that are left on a full disk, at most
 
 
 @contextmanager
@@ -32,6 +34,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         fsync(temporary)
         os.replace(temporary, path)
+    except Exception as e:
+        raise space_error(e, path) or e from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,8 +54,32 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _take_place(temporary, path)
+    except Exception as e:
+        raise space_error(e, path) or e from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def space_error(error: Exception, place: Path) -> UserError | None:
+    """What to say of an error of writing at ``place`` if its disk is full; None if that is not why.
+
+    Libraries that write by themselves, as libsndfile and PyTorch do, raise an error without a reason: then the
+    space that is left tells.
+    """
+    if isinstance(error, UserError):
+        return None
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:
+        return None
+    number = getattr(error, "errno", None)
+    unexplained = isinstance(error, RuntimeError | OSError) and number is None
+    if number in FULL or (unexplained and free < LITTLE and os.access(place, os.W_OK)):
+        left = f"{free / 1e6:.1f} MB are free" + ("" if free < LITTLE else ", so a quota or limit is used up")
+        return UserError(f"no space left at {place}: {left}; make room and repeat the command")
+    return None
 
 
 @contextmanager

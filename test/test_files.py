@@ -1,6 +1,8 @@
 """Outputs are whole or absent; Kaldi tables are read strictly."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,24 @@ def test_directories_written_at_once_take_the_place_whole(tmp_path: Path) -> Non
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
     assert len({path.read_text() for path in (tmp_path / "dir").iterdir()}) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["dir"]
+
+
+def test_a_full_disk_is_one_line_with_path_and_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = rf"^no space left at {tmp_path}: [\d.]+ MB are free, so a quota or limit is used up; make room"
+    with pytest.raises(UserError, match=full), atomic_path(tmp_path / "x"), open("/dev/full", "w") as f:
+        f.write("x")
+    assert not list(tmp_path.iterdir())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
+    for error in (RuntimeError("unexpected pos 576 vs 534"), OSError(errno.ENOSPC, "No space left on device")):
+        with pytest.raises(UserError, match=rf"^no space left at {tmp_path}: 0.0 MB are free; make room"):
+            with atomic_dir(tmp_path / "dir"):
+                raise error
+    for error in (UserError("mine"), ValueError("mine"), PermissionError(errno.EACCES, "mine")):
+        with pytest.raises(type(error), match="mine"), atomic_path(tmp_path / "x"):
+            raise error
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 30))
+    with pytest.raises(RuntimeError, match="unexpected pos"), atomic_path(tmp_path / "x"):
+        raise RuntimeError("unexpected pos 576 vs 534")

@@ -6,13 +6,17 @@ A YAML file describes a cluster; ``options`` go to the class of Dask or dask-job
     workers: 16        # default of --workers
     options: {queue: gpu, cores: 1, processes: 1, memory: 8GB, walltime: "04:00:00"}
 
-All workers need the same files under the same paths, and an interpreter with espnet_kd.
+All workers need the same files under the same paths, and an interpreter with espnet_kd. Whoever reaches a
+scheduler can have anything run by its workers: those that are started here take only encrypted connections
+with the key of this one run. A running scheduler is as safe as it was made: ``options: {address: "tls://...",
+security: {tls_ca_file: ..., tls_client_cert: ..., tls_client_key: ...}}``.
 """
 
 import importlib
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -94,8 +98,8 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
         return
     from dask.distributed import KilledWorker, as_completed
 
-    with _client(cluster, min(cluster.workers, len(shards))) as client:
-        futures = {client.submit(work, shard, pure=False): shard for shard in shards}
+    with client(cluster, min(cluster.workers, len(shards)), shards[0].path.parent) as dask:
+        futures = {dask.submit(work, shard, pure=False): shard for shard in shards}
         for future in as_completed(futures):
             try:
                 yield future.result()
@@ -107,7 +111,57 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
 
 
 @contextmanager
-def _client(cluster: Cluster, workers: int) -> Iterator[Any]:
+def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
+    """Options by which all of a cluster's connections are encrypted, with a key of its own.
+
+    Args:
+        shared: directory that all of its machines see; the key is in files there that only the user can read.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    given = cluster.options
+    in_process = cluster.kind == "local" and given.get("processes") is False  # no connection at all
+    if cluster.kind == "scheduler" or in_process or "security" in given or "protocol" in given:
+        yield {}
+        return
+    from dask.distributed import Security
+
+    try:
+        security = Security.temporary()
+    except ImportError:
+        raise UserError("several workers need the package cryptography: pip install cryptography") from None
+    if cluster.kind == "local":
+        yield {"security": security, "host": "127.0.0.1"}
+        return
+    shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tls-", dir=shared) as directory:
+        if KINDS[cluster.kind][0] == "dask_jobqueue":  # writes the files
+            yield {"security": security, "shared_temp_directory": directory}
+            return
+        files = _write_keys(security, Path(directory))
+        both = {"protocol": "tls://", "security": files}
+        names = ("worker_options", "scheduler_options")
+        sides = {name: {**both, **(given.get(name) or {})} for name in names}
+        yield {"security": security, **sides}
+
+
+def _write_keys(security: Any, directory: Path) -> dict[str, Any]:
+    """The arguments of ``Security`` with files in the place of keys, so that none is on a command line."""
+    files: dict[str, Any] = {"require_encryption": True}
+    for name in (
+        "tls_ca_file", "tls_client_key", "tls_client_cert", "tls_scheduler_key", "tls_scheduler_cert",
+        "tls_worker_key", "tls_worker_cert",
+    ):  # fmt: skip
+        path = directory.resolve() / f"{name}.pem"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write(getattr(security, name))
+        files[name] = str(path)
+    return files
+
+
+@contextmanager
+def client(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
     """A client of a started cluster; both are closed at the end."""
     from dask.distributed import Client
 
@@ -119,8 +173,9 @@ def _client(cluster: Cluster, workers: int) -> Iterator[Any]:
             raise UserError(f"the {cluster.kind} cluster needs the command {submit}, which is not here")
     local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
     with ExitStack() as stack:
+        keys = stack.enter_context(secured(cluster, shared))
         try:
-            made = stack.enter_context(make(**{**local, **cluster.options}))
+            made = stack.enter_context(make(**{**local, **cluster.options, **keys}))
         except (ImportError, TypeError, ValueError, OSError, RuntimeError) as e:
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise UserError(f"the {cluster.kind} cluster does not start: {reason}") from None

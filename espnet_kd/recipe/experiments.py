@@ -34,6 +34,10 @@ EMPTY: tuple[object, ...] = (None, {}, [], "")
 DISTILLATION_KEYS = ("teacher", "criteria", "init_from_teacher", "mutual")
 
 
+class SeveralDecodings(UserError):
+    """An experiment was decoded in several ways, and the user must choose."""
+
+
 @dataclass
 class Run:
     """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set.
@@ -148,22 +152,30 @@ def find(directories: list[Path], sets: list[str], inference_tags: list[str]) ->
     Raises:
         UserError: a file cannot be read, or an experiment was decoded in several ways and none is chosen.
     """
-    runs = []
-    for directory in sorted(set(directories)):
-        if not (directory / "config.yaml").is_file():
-            continue
-        config = read_config(directory / "config.yaml")
-        if config.get("collect_stats") or "token_list" not in config or "lm" in config:
-            continue  # statistics, or a language model
-        info: dict[str, Any] = {}
-        if (directory / "run.json").is_file():
-            info = _mapping(directory / "run.json", json.loads, ValueError)
-        run = Run(directory, config, info)
-        run.inference_tag = _inference_tag(directory, sets, inference_tags)
-        for name in sets if run.inference_tag else ():
-            if (directory / str(run.inference_tag) / name / score_files.NAME).is_file():
-                run.scores[name] = score_files.read(directory / str(run.inference_tag) / name)
-        runs.append(run)
+    found = (read(directory, sets, inference_tags) for directory in sorted(set(directories)))
+    return linked([run for run in found if run is not None])
+
+
+def read(directory: Path, sets: list[str], inference_tags: list[str]) -> Run | None:
+    """One experiment, or None where there is none; arguments and errors as of ``find``."""
+    if not (directory / "config.yaml").is_file():
+        return None
+    config = read_config(directory / "config.yaml")
+    if config.get("collect_stats") or "token_list" not in config or "lm" in config:
+        return None  # statistics, or a language model
+    info: dict[str, Any] = {}
+    if (directory / "run.json").is_file():
+        info = _mapping(directory / "run.json", json.loads, ValueError)
+    run = Run(directory, config, info)
+    run.inference_tag = _inference_tag(directory, sets, inference_tags)
+    for name in sets if run.inference_tag else ():
+        if (directory / str(run.inference_tag) / name / score_files.NAME).is_file():
+            run.scores[name] = score_files.read(directory / str(run.inference_tag) / name)
+    return run
+
+
+def linked(runs: list[Run]) -> list[Run]:
+    """The runs, each with the one of the phase before it."""
     by_directory = {run.directory.resolve(): run for run in runs}
     for run in runs:
         previous = run.info.get("previous")
@@ -221,7 +233,7 @@ def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str |
         if tag in found:
             return tag
     if len(found) > 1 and not wanted:
-        raise UserError(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
+        raise SeveralDecodings(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
     return found[0] if found and not wanted else None
 
 

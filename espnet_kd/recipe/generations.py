@@ -42,6 +42,16 @@ def teacher_of(run: Run) -> Path | None:
     return run.teachers[0] if len(run.teachers) == 1 else None
 
 
+def check(run: Run) -> None:
+    """Read what the table shows of a run.
+
+    Raises:
+        TypeError, ValueError, KeyError, AttributeError: its record is not one of ours.
+    """
+    teacher_of(run)
+    _row(run, None, [], "wer")
+
+
 def _family(run: Run) -> str:
     return run.name.removesuffix(f"_gen{run.generation}")
 

@@ -74,15 +74,16 @@ def _from_checkpoint(path: Path) -> History | None:
 
     try:  # "meta": the weights and the optimizer's state are not read
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        stats = state["reporter"]["stats"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
+        return History(
+            {
+                int(epoch): {phase: _numbers(values) for phase, values in phases.items()}
+                for epoch, phases in state["reporter"]["stats"].items()
+            }
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError):
         return None
-    return History(
-        {
-            int(epoch): {phase: _numbers(values) for phase, values in phases.items()}
-            for epoch, phases in stats.items()
-        }
-    )
+    except AttributeError:  # no mapping where ours is one
+        return None
 
 
 def _numbers(values: dict[str, Any]) -> Stats:

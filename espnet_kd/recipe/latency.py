@@ -49,6 +49,8 @@ def read(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("chunk_ms", "mean_ms", "median_ms", "p90_ms")}
+        numbers = {key: float(found[key]) for key in ("mean_ms", "median_ms", "p90_ms")}
+        chunk = found["chunk_ms"]
+        return {"chunk_ms": None if chunk is None else float(chunk), **numbers}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is damaged: remove it and run stage 11 again") from None

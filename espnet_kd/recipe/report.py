@@ -10,8 +10,15 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.recipe import experiments, generations, latency, stored, tables
 from espnet_kd.recipe.experiments import Run
-from espnet_kd.recipe.groups import Group, make_groups
+from espnet_kd.recipe.groups import Group, lesson, make_groups
 
+# What a value of another type raises where it is used.
+ODD = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
+TYPES = {
+    **dict.fromkeys(("criteria", "mutual", "mix"), dict),
+    **dict.fromkeys(("ensemble", "init_param", "token_list"), list),
+    **dict.fromkeys(("role", "previous", "source", "commit"), str),
+}
 NOTE = "<!-- written by `python -m espnet_kd report`; do not edit -->"
 
 
@@ -58,7 +65,7 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
     directories = [p for p in Path(args.expdir).glob("*") if p.is_dir()] if Path(args.expdir).is_dir() else []
     inside = {p.resolve() for p in directories}
     outside = [Path(p) for p in args.teacher_exp if Path(p).resolve() not in inside]
-    runs = experiments.find(directories + outside, sets, args.inference_tag)
+    runs = read_runs(directories + outside, sets, args.inference_tag)
     for run in runs:
         if run.directory in outside:
             run.info.setdefault("role", "teacher")
@@ -75,6 +82,40 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
         if not run.scores and id(run) not in phases and run.directory.resolve() not in exported
     ]
     return make_groups(scored, args.metric), unscored
+
+
+def read_runs(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:
+    """The experiments among some directories; one that cannot be shown is left out with a line."""
+    runs = []
+    for directory in sorted(set(directories)):
+        try:
+            run = experiments.read(directory, sets, inference_tags)
+            if run is not None:
+                _check_values(run)
+                runs.append(run)
+        except experiments.SeveralDecodings:
+            raise
+        except ODD as e:
+            types = f"its config.yaml or run.json has values of other types than ours ({e!r:.100})"
+            reason = str(e) if isinstance(e, UserError) else types
+            print(f"espnet-kd: warning: {directory} is left out: {reason}", file=sys.stderr)
+    return experiments.linked(runs)
+
+
+def _check_values(run: Run) -> None:
+    """Ask a run for all that tables and plots show of it; what is of another type fails here."""
+    for name in ("seed", "training_seed", "peer", "generation", "distilled", "teachers", "finished"):
+        getattr(run, name)
+    for key, kinds in TYPES.items():
+        value = run.config.get(key, run.info.get(key))
+        if value is not None and not isinstance(value, kinds):
+            raise UserError(f"{key} of its config.yaml or run.json is {value!r:.60}")
+    for param in run.config.get("init_param") or ():
+        param.split(":")
+    experiments.settings(run), experiments.architecture(run), lesson(run)
+    generations.check(run)
+    latency.read(run.directory)
+    _ = run.own_updates, run.own_seconds, run.parameters if run.scores else None
 
 
 def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
@@ -106,7 +147,7 @@ def _draw_utterance(groups: list[Group], args: argparse.Namespace, directory: Pa
             frame_weights.draw(weighted, data, directory / "frame_weights.png", args.utterance)
             caption = "Frame weights of a hidden criterion and the teacher's CTC posteriors"
             drawn[caption] = directory / "frame_weights.png"
-    except (UserError, FileNotFoundError) as e:
+    except Exception as e:  # ESPnet builds models here, of experiments that may be of other versions
         picture = "frame weights" if drawn else "posteriors"
         print(f"espnet-kd: warning: no plot of {picture}: {e}", file=sys.stderr)
     return drawn

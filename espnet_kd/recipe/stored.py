@@ -29,7 +29,7 @@ def _is_store(manifest: Path) -> bool:
     """False for the manifest of pseudo-labels, say; what cannot be read may be one."""
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return True
     return isinstance(content, dict) and "taps" in content
 
@@ -38,18 +38,18 @@ def _row(directory: Path) -> list[str]:
     try:
         store = Store(directory)
         manifest, whole = store.manifest, _whole(store)
-    except (UserError, OSError):
+        megabytes = manifest.size / 1e6
+        return [
+            code(store.directory.name),
+            _kept(manifest),
+            str(len(manifest.teachers)),
+            f"{manifest.hours:.2f}",
+            f"{megabytes:.2f}",
+            f"{megabytes / manifest.hours:.2f}",
+            f"{100 * manifest.size / whole:.1f} %" if whole else "",
+        ]
+    except (UserError, OSError, TypeError, AttributeError, ArithmeticError):  # or values of other types
         return [code(directory.name), "damaged: repeat the command that made it", *[""] * 5]
-    megabytes = manifest.size / 1e6
-    return [
-        code(store.directory.name),
-        _kept(manifest),
-        str(len(manifest.teachers)),
-        f"{manifest.hours:.2f}",
-        f"{megabytes:.2f}",
-        f"{megabytes / manifest.hours:.2f}",
-        f"{100 * manifest.size / whole:.1f} %" if whole else "",
-    ]
 
 
 def _kept(manifest: Manifest) -> str:

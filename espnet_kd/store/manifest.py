@@ -78,6 +78,7 @@ def read_manifest(directory: Path) -> Manifest:
         UserError: there is none, it is damaged, or of a later version.
     """
     path = directory / NAME
+    damaged = f"{path} is damaged: repeat the command that made the store"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found, kept = content.pop("checksum"), content.pop("format")
@@ -85,8 +86,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise UserError(
             f"{directory} is no complete store of targets: it has no {NAME}; make it with `espnet-kd targets`"
         ) from None
-    except (ValueError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"{path} is damaged: repeat the command that made the store") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(damaged) from None
     if kept != FORMAT:
         raise UserError(f"{path} is of format {kept}, this version reads {FORMAT}: make the store again")
     if found != checksum({"format": kept, **content}):
@@ -94,9 +95,12 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path} was changed after it was written: its checksum is wrong; "
             "repeat the command that made the store"
         )
-    content["taps"] = {path: Tap(**tap) for path, tap in content["taps"].items()}
-    content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
-    return Manifest(**{**content, "teachers": tuple(content["teachers"])})
+    try:
+        content["taps"] = {name: Tap(**tap) for name, tap in content["taps"].items()}
+        content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
+        return Manifest(**{**content, "teachers": tuple(content["teachers"])})
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(damaged) from None
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -26,7 +26,6 @@ class Record:
         text: CRC-32 of its tokens; None if no tap depends on them.
         rows: (P,) of the tap's row type, by tap.
         audio: CRC-32 of the samples of its file; None if that is not known.
-        waveform: CRC-32 of what the teacher was given, the same but where its preprocessor alters audio.
     """
 
     utt: str
@@ -34,7 +33,6 @@ class Record:
     text: int | None
     rows: dict[str, NDArray[Any]]
     audio: int | None = None
-    waveform: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Entry:
         start: number of its first row, by tap.
         rows: how many, by tap.
         crc: CRC-32 of their bytes, by tap.
-        audio, waveform: as in ``Record``.
+        audio: as in ``Record``.
     """
 
     utt: str
@@ -55,7 +53,6 @@ class Entry:
     rows: dict[str, int]
     crc: dict[str, int]
     audio: int | None = None
-    waveform: int | None = None
 
 
 def text_checksum(tokens: Sequence[int]) -> int:
@@ -82,7 +79,7 @@ def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) 
             with (temporary / INDEX).open("w", encoding="utf-8") as index:
                 for record in records:
                     line: dict[str, Any] = {"utt": record.utt, "samples": record.samples, "text": record.text}
-                    line |= {"audio": record.audio, "waveform": record.waveform}
+                    line["audio"] = record.audio
                     for tap, file in files.items():
                         check_finite(record, tap, taps[tap])
                         content = record.rows[tap].tobytes()
@@ -132,8 +129,8 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
         try:
             line = json.loads(text)
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
-            utt, audio = line["utt"], (line["audio"], line["waveform"])
-            entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, *audio)
+            utt = line["utt"]
+            entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
             twice = utt in entries
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None

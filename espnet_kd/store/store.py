@@ -88,7 +88,7 @@ class Store:
             )
         chosen = self.taps if taps is None else taps
         rows = {tap: self._rows(shard, entry, tap) for tap in chosen}
-        return Record(utt, entry.samples, entry.text, rows, entry.audio, entry.waveform)
+        return Record(utt, entry.samples, entry.text, rows, entry.audio)
 
     def _rows(self, shard: ShardEntry, entry: Entry, tap: str) -> NDArray[Any]:
         row = self.manifest.taps[tap].row

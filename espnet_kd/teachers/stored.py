@@ -63,23 +63,21 @@ class StoredTeacher:
         }
 
     def _check_audio(self, records: Sequence[Record], speech: Tensor, lengths: Tensor) -> None:
-        """Compare the waveforms (B, N) with those that the targets were made of, the first time of each.
+        """Compare the samples (B, N) with those that the targets were made of, the first time of each.
 
         Raises:
             UserError: one is another.
         """
-        where = self.store.directory
         new = [i for i, record in enumerate(records) if record.utt not in self._compared]
         if not new:
             return
         waveforms = speech[new].detach().float().cpu().numpy()
         for i, waveform, length in zip(new, waveforms, lengths[new].tolist(), strict=True):
             record = records[i]
-            if record.waveform not in (None, audio_checksum(waveform[:length])):
+            if record.audio not in (None, audio_checksum(waveform[:length])):
                 raise UserError(
-                    f"the audio of {record.utt} is not that of its targets in {where}: make them again if "
-                    "the data changed; if the training alters audio (noise_scp, rir_scp, data_aug_effects, "
-                    "speech_volume_normalize), switch that off"
+                    f"the audio of {record.utt} is not that of its targets in {self.store.directory}: make "
+                    "them again if the data changed; a preprocessor must leave it as its file has it"
                 )
             self._compared.add(record.utt)
 

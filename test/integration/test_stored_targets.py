@@ -286,7 +286,7 @@ def test_a_shard_of_other_data_or_a_part_of_one_is_refused(ensemble: Recipe) -> 
     for made, message in (
         (lambda: shutil.copytree(store / "00002", store / "00001"), "planned"),
         (lambda: (store / "00001/decoder").write_bytes(b""), "00001/decoder has 0 bytes, not "),
-        (lambda: (store / "00001/index.jsonl").unlink(), "cannot read .*00001/index.jsonl"),
+        (lambda: (store / "00001/index.jsonl").unlink(), "00001/index.jsonl does not exist"),
     ):
         (store / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(store / "00001")
@@ -299,9 +299,7 @@ def test_a_shard_of_other_data_or_a_part_of_one_is_refused(ensemble: Recipe) -> 
             write(ensemble, "exp/parts", CRITERIA, ["exp/teacher"], "--shards", "2")
 
 
-def test_other_audio_of_equal_length_is_noticed(
-    ensemble: Recipe, capsys: pytest.CaptureFixture
-) -> None:
+def test_other_audio_of_equal_length_is_noticed(ensemble: Recipe, capsys: pytest.CaptureFixture) -> None:
     teacher = {"store": "exp/audio"}
     write(ensemble, "exp/audio", CRITERIA, ["exp/teacher"])
     with contextlib.chdir(ensemble.root):
@@ -320,14 +318,6 @@ def test_other_audio_of_equal_length_is_noticed(
         finally:
             audio.write_bytes(before)
         command.main(["--verify", "--store", "exp/audio", "--data", "dump/raw/train"])
-
-
-def test_augmented_audio_is_not_that_of_the_targets(ensemble: Recipe) -> None:
-    if not (ensemble.root / "exp/audio").exists():
-        write(ensemble, "exp/audio", CRITERIA, ["exp/teacher"])
-    louder = {"teacher": {"store": "exp/audio"}, "criteria": CRITERIA, "speech_volume_normalize": 0.9}
-    with pytest.raises(UserError, match="if the training alters audio .*speech_volume_normalize"):
-        ensemble.train("exp/loud", "student", **louder)
 
 
 MISFITS = {

@@ -73,3 +73,66 @@ def test_shards_are_equal_and_in_order_whatever_the_order_of_the_table() -> None
     assert len(plan(Path("d"), wavs, 100)) == 5
     many = {f"u{i}": "x" for i in range(201)}
     assert [len(s.utterances) for s in plan(Path("d"), many)] == [67, 67, 67]
+
+
+class FakeSecurity:
+    """A key in the place of one that takes a second to make."""
+
+    @classmethod
+    def temporary(cls) -> "FakeSecurity":
+        return cls()
+
+    def __getattr__(self, name: str) -> str:
+        return f"{name} in PEM"
+
+
+SHARED = {
+    "slurm": lambda given: (given["security"], Path(given["shared_temp_directory"])),
+    "ssh": lambda given: (given["security"], Path(given["worker_options"]["security"]["tls_ca_file"]).parent),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")
+@pytest.mark.parametrize("kind", SHARED)
+def test_keys_of_other_machines_are_in_files_that_only_the_user_reads_and_go_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("dask.distributed.Security", FakeSecurity)
+    options = {"hosts": ["a", "b"], "worker_options": {"nthreads": 1}} if kind == "ssh" else {"queue": "gpu"}
+    with cluster.secured(Cluster(kind, 2, options), tmp_path / "new") as given:
+        security, directory = SHARED[kind](given)
+        assert isinstance(security, FakeSecurity) and directory.stat().st_mode & 0o777 == 0o700
+        assert directory.parent == tmp_path / "new"
+        if kind == "ssh":
+            worker, scheduler = given["worker_options"], given["scheduler_options"]
+            assert worker.pop("nthreads") == 1 and worker == scheduler and worker["protocol"] == "tls://"
+            files = {k: Path(v) for k, v in worker["security"].items() if k != "require_encryption"}
+            assert worker["security"]["require_encryption"] is True and len(files) == 7
+            assert all(path.read_text() == f"{name} in PEM" for name, path in files.items())
+            assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
+    assert not directory.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")
+def test_a_local_cluster_listens_on_this_machine_with_a_key_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask.distributed.Security", FakeSecurity)
+    with cluster.secured(Cluster("local", 2), tmp_path) as given:
+        assert isinstance(given["security"], FakeSecurity) and given["host"] == "127.0.0.1"
+    for own in ({"processes": False}, {"security": "mine"}):  # no connection, or the user's business
+        with cluster.secured(Cluster("local", 2, own), tmp_path) as given:
+            assert given == {}
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")
+def test_nobody_else_has_anything_run_by_the_workers(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    from dask.distributed import Client
+
+    with cluster.client(Cluster("local", 1), 1, tmp_path) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        with pytest.raises(OSError):
+            Client(address.replace("tls://", "tcp://"), timeout=1)
+        assert client.submit(len, (1, 2)).result() == 2

@@ -1,15 +1,25 @@
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from fabricated import UTTERANCES, config, distilled, write_experiment, write_recipe, write_score
+from fabricated import (
+    UTTERANCES,
+    config,
+    distilled,
+    write_checkpoint,
+    write_experiment,
+    write_recipe,
+    write_score,
+)
 
 from espnet_kd.errors import CONTROL, UserError, printable
 from espnet_kd.files import fingerprint
 from espnet_kd.recipe.report import NOTE, main
 from espnet_kd.store import Manifest, Record, ShardEntry, Tap, write_shard
+from espnet_kd.store.manifest import checksum
 
 
 def report(*options: str) -> str:
@@ -140,6 +150,36 @@ def test_the_report_is_written_without_the_posteriors(
     main(["--test_sets", "test", "--valid_set", "dev"])
     assert "no plot of posteriors: dump/raw/dev/wav.scp does not exist" in capsys.readouterr().err
     assert "posteriors" not in Path("RESULTS.md").read_text()
+
+
+FOREIGN = {
+    "config.yaml": ("seed: [1]", "teacher: {exp: 3}", "1: 2", "init_param: [3]", "mutual: x", "- 1"),
+    "run.json": ('{"role": 3}', '{"mix": {"pseudo": [1]}}', '{"generation": "x"}', '{"previous": 1}', "[", "[]"),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(n, c) for n, contents in FOREIGN.items() for c in contents])
+def test_an_experiment_of_another_kind_is_left_out(
+    recipe: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    before = report()
+    exp = write_experiment(recipe / "exp/foreign", config(9), {})
+    write_checkpoint(exp, 10)
+    write_score(exp, "test", 3)
+    text = content if name == "run.json" or content == "- 1" else f"token_list: [a]\n{content}\n"
+    (exp / name).write_text(text)
+    capsys.readouterr()
+    assert report() == before
+    errors = capsys.readouterr().err
+    assert errors.startswith("espnet-kd: warning: exp/foreign is left out: ") and errors.count("\n") == 1
+
+
+def test_a_store_of_another_kind_is_a_row(recipe: Path) -> None:
+    (recipe / "exp/store").mkdir()
+    content = {"format": 2, "taps": {"a": 1}, "shards": []}
+    content["checksum"] = checksum(content)
+    (recipe / "exp/store/manifest.json").write_text(json.dumps(content))
+    assert "damaged: repeat the command that made it" in report()
 
 
 def test_nothing_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
+processors() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }  # nproc would obey them: they are of one job
+
 # options
 # General
 stage=1                     # first stage to run
 stop_stage=12               # last stage to run
-nj=$(nproc)                 # parallel jobs of stages 3 and 6
-inference_nj=$(nproc)       # parallel jobs of decoding
+nj=$(processors)            # parallel jobs of stages 3 and 6
+inference_nj=$(processors)  # parallel jobs of decoding
 ngpu=0                      # GPUs per node for training; 0 trains on the CPU
 num_nodes=1                 # nodes for training
 gpu_inference=false         # true decodes on a GPU

@@ -74,15 +74,15 @@ def check(store: Store, data: Sequence[Path] = ()) -> None:
     """Check every record, and that the speech is that which the targets were made of.
 
     Args:
-        data: directories of the speech; by default those that the store was made of, where they are here.
+        data: directories of speech, perhaps of a part; by default all that it was made of, if that is here.
 
     Raises:
         UserError: something is wrong; the first problems are printed.
     """
     problems = 0
     made_of = [store.directory / d["directory"] for d in store.manifest.settings.get("data", ())]
-    places = list(data) or [p for p in made_of if (p / "wav.scp").is_file()]
-    for problem in chain(verify(store), check_speech(store, places) if places else ()):
+    places = list(data) or (made_of if all((p / "wav.scp").is_file() for p in made_of) else [])
+    for problem in chain(verify(store), check_speech(store, places, part=bool(data)) if places else ()):
         problems += 1
         if problems <= SHOWN:
             print(printable(problem))
@@ -94,8 +94,12 @@ def check(store: Store, data: Sequence[Path] = ()) -> None:
     print(f"{store.directory}: {size}, no problem{aside}")
 
 
-def check_speech(store: Store, places: Sequence[Path]) -> Iterator[str]:
-    """What differs between a store and the speech in data directories, a line each."""
+def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[str]:
+    """What differs between a store and the speech in data directories, a line each.
+
+    Args:
+        part: the store may have more utterances.
+    """
     from espnet_kd.recipe.targets.plan import read_data
 
     try:
@@ -111,7 +115,8 @@ def check_speech(store: Store, places: Sequence[Path]) -> Iterator[str]:
             except UserError:  # `verify` says it
                 continue
             shared = [utt for utt in entries if utt in wavs]
-            yield from (f"{store.directory}: {utt} is not in {where}" for utt in entries if utt not in wavs)
+            foreign = (utt for utt in entries if utt not in wavs and not part)
+            yield from (f"{store.directory}: {utt} is not in {where}" for utt in foreign)
             for utt, found in zip(shared, pool.map(_audio_of, shared, map(wavs.get, shared)), strict=True):
                 if isinstance(found, str):
                     yield found

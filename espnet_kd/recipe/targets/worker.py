@@ -100,7 +100,7 @@ class Observer:
         waveform, tokens, seen = self.observe(utt, wav, text, speech)
         rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
         checksum = text_checksum(tokens) if self.needs_text else None
-        return Record(utt, len(waveform), checksum, rows, audio, audio_checksum(waveform))
+        return Record(utt, len(waveform), checksum, rows, audio)
 
     def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
         """Samples (N,) of an utterance as its file has them."""

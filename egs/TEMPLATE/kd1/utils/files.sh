@@ -17,6 +17,13 @@ all_exist() {
     for file; do [ -e "${file}" ] || return 1; done
 }
 
+# check_room DIRECTORY: refuse to go on where nothing more can be written.
+check_room() {
+    local free
+    free=$(df -Pk "$1" | awk 'NR == 2 { print $4 }')
+    [ "${free}" -ge 1024 ] || error "no space left at $1: ${free} kB are free; make room and repeat the command"
+}
+
 # lock DIRECTORY: wait until no other run works in it; a killed kd.sh may have left a training behind, which
 # keeps the lock as long as it lives. The next lock and the end of a stage give it back.
 lock() {

@@ -67,4 +67,6 @@ done
 [ ${#failed[@]} -gt 0 ] || exit 0
 echo "run.sh: ${#failed[@]} of ${#pids[@]} jobs failed; the log of the first, ${failed[0]}, ends:" >&2
 tail -n 15 "${failed[0]}" | sed 's/^/  | /' >&2
+free=$(df -Pk "$(dirname "${failed[0]}")" | awk 'NR == 2 { print $4 }')
+[ "${free}" -ge 1024 ] || echo "run.sh: no space left at $(dirname "${failed[0]}"): ${free} kB are free" >&2
 exit 1

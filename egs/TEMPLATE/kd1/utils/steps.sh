@@ -151,6 +151,7 @@ train() {
     kill "${watcher}" 2> /dev/null || true
     wait "${watcher}" 2> /dev/null || true
     if [ "${status}" -ne 0 ]; then
+        check_room "${exp}"  # first, since the log may lack its end
         grep -m 1 '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
         error "the training failed; its log is ${exp}/train.log"
     fi
