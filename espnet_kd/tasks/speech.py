@@ -14,7 +14,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import TEACHER_SPEECH
 from espnet_kd.tasks.options import TermOptions
-from espnet_kd.teachers.experiment import read_config, speech_preprocess
+from espnet_kd.teachers.experiment import preprocess, read_config
 
 Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
 NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
@@ -31,12 +31,11 @@ class TeacherSpeech(AbsTask):
         own = super().build_preprocess_fn(args, train)
         if args.collect_stats or not (args.teacher and args.criteria) or args.targets == "hard":
             return own
-        first = (teachers_of(args) or [None])[0]
-        # A store knows the speech as its file has it.
-        known = preparation({} if first is None else read_config(first))
-        if known == preparation(vars(args)) and not (train and augmentations(args)):
+        teachers = teachers_of(args)
+        config = read_config(teachers[0]) if teachers else {}  # a store knows the speech as its file has it
+        if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
             return own
-        return Both(own, None if first is None else speech_preprocess(first))
+        return Both(own, preprocess({**config, "token_type": None}) if config else None)
 
 
 class Both:

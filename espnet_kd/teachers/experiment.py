@@ -171,13 +171,11 @@ def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, An
     return found
 
 
-def speech_preprocess(directory: Path) -> Callable[[str, dict[str, Any]], dict[str, Any]] | None:
-    """ESPnet's own preparation of a model's speech, without augmentation; None where it does nothing."""
-    return preprocess({**read_config(directory), "token_type": None})
-
-
 def preprocess(config: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], dict[str, Any]] | None:
-    """ESPnet's own preparation of speech and text, without augmentation; None where it does nothing."""
+    """ESPnet's own preparation of a model's data, without augmentation; None where it does nothing.
+
+    Without a ``token_type`` only speech is prepared.
+    """
     task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
     return task.build_preprocess_fn(argparse.Namespace(**config), False)
 
