@@ -71,6 +71,7 @@ def stand_in(argv: list[str]) -> None:
         run("train", ["--task", TRAINERS[argv[1]], *argv[2:]])
     elif argv[0] == "-m" and len(argv) > 1 and argv[1] in BUILDERS:
         with one_line_errors():
+            importlib.import_module("espnet_kd.safe_yaml").check_command_line(argv[2:])
             importlib.import_module("espnet_kd.encoders.register").register_encoders()
         sys.argv[:] = argv[1:]
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)

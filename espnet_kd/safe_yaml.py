@@ -1,6 +1,8 @@
 """Read YAML that a user or another experiment wrote: strictly, in bounded time and memory."""
 
+import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,6 +82,19 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
         raise UserError(f"{source} is nested more than {DEEPEST} levels deep") from None
     finally:
         loader.dispose()
+
+
+def check_command_line(words: Sequence[str]) -> None:
+    """Read the file of ``--config``, of which ESPnet takes anything, and the last of two equal keys.
+
+    Raises:
+        UserError: see ``read_config``.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", nargs="?")
+    config = parser.parse_known_args(list(words))[0].config
+    if config is not None:
+        read_config(config)
 
 
 def as_number(value: Any) -> Any:

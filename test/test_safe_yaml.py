@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from espnet_kd import safe_yaml
+from espnet_kd.__main__ import stand_in
 from espnet_kd.errors import UserError
 from espnet_kd.safe_yaml import as_number, parse_yaml, read_config, with_numbers
 from espnet_kd.tasks import train
@@ -130,3 +131,11 @@ def test_training_refuses_a_criterion_of_a_name_that_occurs_twice(tmp_path: Path
 def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert read_config(tmp_path / "c.yaml") == {}
+
+
+def test_decoding_refuses_a_key_that_occurs_twice(tmp_path: Path) -> None:
+    path = tmp_path / "decode.yaml"
+    path.write_text("beam_size: 1\nbeam_size: 20\n")
+    for words in (["--config", str(path)], [f"--config={path}", "--ngpu", "0"]):
+        with pytest.raises(SystemExit, match=r"decode.yaml:2: the key beam_size occurs a second time"):
+            stand_in(["-m", "espnet2.bin.asr_inference", *words])

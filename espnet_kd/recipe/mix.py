@@ -20,7 +20,7 @@ from typing import Any
 from espnet_kd.corpora.datadir import Row, merged, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
-from espnet_kd.models.hypotheses import PREFIX
+from espnet_kd.models.hypotheses import HYPOTHESIS, PREFIX
 from espnet_kd.rate import parse_rate
 from espnet_kd.recipe.lengths import dump_tables
 from espnet_kd.recipe.pseudo_label.dump import MANIFEST
@@ -141,7 +141,7 @@ def check_ids(labelled: Path, pseudo: Sequence[Path]) -> None:
             raise UserError(f"{path}: {common} is in another of the unlabelled sets, too")
         found |= utterances
     for utt in read_table(labelled / "utt2spk"):
-        if utt.startswith(PREFIX):
+        if HYPOTHESIS.match(utt):
             raise UserError(f"{labelled}: {utt} is a pseudo-label: --labelled is speech with transcripts")
 
 

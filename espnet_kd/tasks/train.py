@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.safe_yaml import read_config
+from espnet_kd.safe_yaml import check_command_line
 
 # Name to module and class.
 TASKS = {
@@ -21,14 +21,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--task", choices=list(TASKS), default="asr")
     parser.add_argument("--output_dir", type=Path)
-    parser.add_argument("--config")
     ours, rest = parser.parse_known_args(argv)
     if ours.output_dir is not None:
         _check_writable(ours.output_dir)
         rest += ["--output_dir", str(ours.output_dir)]
-    if ours.config is not None:
-        read_config(ours.config)  # ESPnet reads it without a limit, and of a key that occurs twice the last
-        rest += ["--config", ours.config]
+    check_command_line(rest)
     if "--print_config" in rest:
         sys.argv[1:] = rest  # ESPnet reads it again
     else:
