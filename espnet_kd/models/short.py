@@ -27,7 +27,7 @@ def check_frames_left(frames: Tensor, owner: str) -> None:
         NoFrames: there is one.
     """
     if int(frames.min()) < 1:
-        raise NoFrames(f"{owner} has no frame of it after the subsampling")
+        raise NoFrames(f"is too short: {owner} has no frame of it after the subsampling")
 
 
 TOO_SHORT = (NoFrames, TooShortUttError, TransducerTooShort)
@@ -66,10 +66,12 @@ class Batches:
             known = not isinstance(e, RuntimeError) or any(text in reason for text in SHORTER)
             if not (known and self.utterances):
                 raise
+            if isinstance(e, RuntimeError):
+                reason = "is too short: it has fewer samples than a window of the front end needs"
             samples, utt = min(zip(self.samples, self.utterances, strict=True))
             raise UserError(
-                f"utterance {utt}, {samples} samples, is too short: {reason}: leave it out, "
-                "such as by stage 4 of a recipe with a larger --min_wav_duration"
+                f"utterance {utt}, {samples} samples, {reason}: leave it out, such as by stage 4 of a recipe "
+                "with a larger --min_wav_duration"
             ) from None
         finally:
             for handle in handles:
