@@ -215,9 +215,17 @@ def rows_of(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def write_rows(path: str | Path, rows: Iterable[tuple[str, object]]) -> None:
-    """Write the rows, sorted, of a Kaldi table, one after the other, atomically."""
+    """Write the rows, sorted, of a Kaldi table, one after the other, atomically.
+
+    Raises:
+        UserError: a value has a line break, as the name of a file may, so that no table can hold it.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
-        f.writelines(f"{key} {value}".rstrip() + "\n" for key, value in rows)
+        for key, value in rows:
+            line = f"{key} {value}".rstrip()
+            if "\n" in line or "\r" in line:
+                raise UserError(f"{path}: a line break in {line!r}: rename the file or correct the text")
+            f.write(line + "\n")
 
 
 def fsync(*paths: Path) -> None:

@@ -76,6 +76,13 @@ def test_a_table_comes_back_as_it_was_written_and_lies_sorted(tmp_path: Path) ->
     assert read_table(path) == {"a": "1", "b": "two words", "ä": ""}
 
 
+@pytest.mark.parametrize("value", ["1.wav\nb 2.wav", "1\r.wav"])
+def test_a_line_break_in_a_value_does_not_become_a_row(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"wav.scp: a line break in 'a 1.*\.wav': rename the file"):
+        write_table(tmp_path / "wav.scp", {"a": value})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("content", "table"),
     [

@@ -109,7 +109,7 @@ def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
 
 
 def find_recordings(root: Path) -> tuple[list[Recording], int]:
-    """All .flac files below ``root``, and how many files are neither .flac nor .json.
+    """All .flac files below ``root``, each directory once, and how many files are neither .flac nor .json.
 
     Raises:
         UserError: there is none, one is damaged or has several channels, or two would have one id.
@@ -117,8 +117,12 @@ def find_recordings(root: Path) -> tuple[list[Recording], int]:
     if not root.is_dir():
         raise UserError(f"{root} is not a directory")
     found: dict[str, Recording] = {}
-    ignored = 0
+    ignored, seen = 0, set()
     for directory, subdirectories, files in os.walk(root, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(directory)) in seen:  # a link to what is above it leads in a circle
+            subdirectories.clear()
+            continue
+        seen.add(real)
         subdirectories.sort()
         below = Path(directory).relative_to(root).parts
         for file in sorted(files):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Stats = dict[str, float]
-EPOCH = re.compile(r"\b(\d+)epoch results: (.*)")
+EPOCH = re.compile(r"\b(\d{1,9})epoch results: (.*)")
 PHASE = re.compile(r"\[(\w+)\] ([^\[]*)")
 VALUE = re.compile(r"(\w+)=([-+.\w]+)")
 
@@ -96,7 +96,7 @@ def _from_log(path: Path) -> History:
     """Later lines win: an epoch that was interrupted is reported again."""
     epochs: dict[int, dict[str, Stats]] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             match = EPOCH.search(line)
             if match:
                 phases = PHASE.findall(match[2])
@@ -115,6 +115,6 @@ def _parse(text: str) -> Stats:
     span = re.search(r"time=(.*?), total_count", text)
     if span:
         units = {"hour": 3600, "minute": 60, "second": 1, "day": 86400}
-        found = re.findall(r"([\d.]+) (hour|minute|second|day)", span[1])
+        found = re.findall(r"(\d+(?:\.\d+)?) (hour|minute|second|day)", span[1])
         stats["time"] = sum(float(n) * units[u] for n, u in found)
     return stats

@@ -75,16 +75,24 @@ def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str
 
 
 def read_audio(wav: str, utt: str) -> tuple[NDArray[np.float32], int]:
-    """Samples (N,) and rate of an audio file."""
+    """Samples (N,) and rate of an audio file, which may be empty.
+
+    Raises:
+        UserError: it cannot be read, is cut off, or has several channels.
+    """
     import soundfile
 
+    from espnet_kd.corpora.datadir import Utterance
+    from espnet_kd.recipe import audio
+
     try:
-        speech, rate = soundfile.read(wav, dtype="float32")
+        info = soundfile.info(wav)
     except (soundfile.SoundFileError, OSError) as e:
         raise UserError(f"{wav} of {utt} cannot be read: {e}") from None
-    if speech.ndim > 1:
-        raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels, not one")
-    return speech, rate
+    if not info.frames:
+        return np.zeros(0, np.float32), info.samplerate
+    samples, rate = audio.read_audio(Utterance(utt, utt, Path(wav), None))
+    return samples.astype(np.float32), rate
 
 
 def compute(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:

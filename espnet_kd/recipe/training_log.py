@@ -14,11 +14,11 @@ STATISTICS = (
     ("loss", "valid loss {:.3f}"),
 )
 
-N_BATCH = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
-EPOCH = re.compile(r" (\d+)/(\d+)epoch started")
-BATCH = re.compile(r" (\d+)epoch:train:\d+-(\d+)batch")
-RESULTS = re.compile(r" (\d+)epoch results: .*?\[valid\] ([^\[]*)")
-VALUE = re.compile(r"(\w+)=([-+.\dinfa]+(?:e[-+]?\d+)?)")
+N_BATCH = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d{1,9})\b")
+EPOCH = re.compile(r" (\d{1,9})/(\d{1,9})epoch started")
+BATCH = re.compile(r" (\d{1,9})epoch:train:\d+-(\d{1,9})batch")
+RESULTS = re.compile(r" (\d{1,9})epoch results: .*?\[valid\] ([^\[]*)")
+VALUE = re.compile(r"(\w+)=([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))")
 
 
 @dataclass

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from miniature import contents
 from miniature_librispeech import encode, write_librilight
 
 from espnet_kd.corpora import librilight
@@ -121,6 +122,14 @@ def test_unfit_recordings_are_named(
     path.write_bytes(encode(samples))
     with pytest.raises(UserError, match=message):
         librilight.main([str(root), str(tmp_path / "data")])
+
+
+def test_a_link_in_a_circle_is_walked_once(tmp_path: Path, root: Path) -> None:
+    librilight.main([str(root), str(tmp_path / "data")])
+    before = contents(tmp_path / "data")
+    (root / "zzz").symlink_to(root)
+    librilight.main([str(root), str(tmp_path / "data")])
+    assert contents(tmp_path / "data") == before
 
 
 def test_a_head_that_claims_years(tmp_path: Path, root: Path) -> None:

@@ -69,6 +69,13 @@ def test_audio_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "b.wav").write_bytes(b"not audio")
     with pytest.raises(UserError, match="b.wav of b"):
         posteriors.draw([], data, tmp_path / "p.png", "b")
+    soundfile.write(tmp_path / "b.wav", np.zeros(16000), 16000)
+    assert posteriors.read_audio(str(tmp_path / "b.wav"), "b")[0].shape == (16000,)
+    (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:16000])
+    with pytest.raises(UserError, match="b.wav: was cut off, it has 16000 of 32044 bytes"):
+        posteriors.read_audio(str(tmp_path / "b.wav"), "b")
+    soundfile.write(tmp_path / "b.wav", np.zeros(0), 16000)
+    assert posteriors.read_audio(str(tmp_path / "b.wav"), "b")[0].shape == (0,)
 
 
 def test_one_teacher_one_student_and_the_best_distilled_one_on_the_validation_set(tmp_path: Path) -> None:

@@ -80,3 +80,8 @@ def test_new_passes_over_what_was_there_but_not_over_the_next_log(tmp_path: Path
     path.rename(tmp_path / "train.1.log")
     path.write_text("new\n")
     assert log.lines() == ["new"]
+
+
+def test_a_damaged_line_ends_nothing() -> None:
+    state = training(f" {'9' * 5000}/4epoch started", results(1, "acc=an, cer=-, loss=1.2.3, cer_ctc=0.5"))
+    assert state.valid == {"loss": 1.2, "cer_ctc": 0.5} and state.epochs == 0

@@ -95,11 +95,13 @@ def measure(args: argparse.Namespace) -> dict[str, Curve]:
 
 def table(curves: dict[str, Curve], title: str) -> str:
     """Markdown: per cent by k."""
+    from espnet_kd.recipe.tables import plain
+
     largest = max(len(curve.mass) for curve in curves.values())
     columns = sorted(curves.items())
-    heads = [f"{name} ({curve.positions})" for name, curve in columns]
+    heads = [f"{plain(name)} ({curve.positions})".replace("|", r"\|") for name, curve in columns]
     lines = [
-        f"Mass (%) that the k most probable classes keep, mean over positions: {title}",
+        f"Mass (%) that the k most probable classes keep, mean over positions: {plain(title)}",
         "",
         f"| k | {' | '.join(heads)} |",
         f"| ---: |{' ---: |' * len(heads)}",
