@@ -104,14 +104,11 @@ def test_what_does_not_fit_is_refused(sets: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="c-0 is in another of the unlabelled sets"):
         twice = shutil.copytree(sets[1], sets[1].with_name("again"))
         mix(sets, "--pseudo", str(sets[1]), str(twice), "--fs", "16k")
-<<<<<<< HEAD
+    with pytest.raises(UserError, match="pseudo-c-0 is a pseudo-label: --labelled is"):
+        mix((mix(sets), sets[1]))
 
 
 def test_a_pseudo_label_stays_one_at_another_speed_and_as_a_copy() -> None:
     names = ["pseudo-a-1", "sp0.9-pseudo-a-1", "pseudo-copy2-a-1", "sp1.1-pseudo-copy2-a-1"]
     assert are_hypotheses([*names, *(copy_of(name, 3) for name in names)]) == [True] * 8
     assert are_hypotheses(["a-1", "sp0.9-a-1", "copy2-a-1", "a-pseudo-1", "spud-pseudo-1"]) == [False] * 5
-=======
-    with pytest.raises(UserError, match="pseudo-c-0 is a pseudo-label: --labelled is"):
-        mix((mix(sets), sets[1]))
->>>>>>> 632f88e (Score, mix and perturb a million utterances in bounded memory)
