@@ -40,7 +40,7 @@ def test_a_row_per_speaker_and_their_mean() -> None:
 
 
 def test_control_characters_are_shown_and_not_obeyed() -> None:
-    text = render({"u\x1b[2J": align(["a\x1b]0;x\x07 b"], ["a b\u202e"], "word")[0]})
+    text = render([("u\x1b[2J", next(align(["a\x1b]0;x\x07 b"], ["a b\u202e"], "word")))])
     assert "id: (u\\x1b[2J)" in text and "a\\x1b]0;x\\x07" in text and "b\\u202e" in text
     assert text.isprintable() or set(text) - {c for c in text if c.isprintable()} == {"\n"}
 
