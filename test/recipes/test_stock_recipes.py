@@ -98,9 +98,10 @@ def test_the_programs_of_a_recipe_train_decode_and_pack_a_student(tmp_path: Path
     assert "loss_kd" not in (tmp_path / "exp/teacher/train.log").read_text()
     with zipfile.ZipFile(tmp_path / "exp/student/student.zip") as packed:
         packed.extractall(tmp_path / "elsewhere")
+    model_file = yaml.safe_load((tmp_path / "elsewhere/meta.yaml").read_text())["files"]["asr_model_file"]
     stock = [QUICK_PYTHON.parent / "without_espnet_kd.py", "-m", "espnet2.bin.asr_inference", "--ngpu", "0"]
     options = ["--config", "../decode.yaml", "--asr_train_config", "exp/student/config.yaml",
-               "--asr_model_file", "exp/student/valid.acc.ave_1best.pth", "--output_dir", "decoded",
+               "--asr_model_file", model_file, "--output_dir", "decoded",
                "--data_path_and_name_and_type", "../dump/raw/test/wav.scp,speech,sound"]  # fmt: skip
     result = sh(tmp_path / "elsewhere", "python3", *map(str, stock), *options)
     assert result.returncode == 0, result.stderr
@@ -109,7 +110,7 @@ def test_the_programs_of_a_recipe_train_decode_and_pack_a_student(tmp_path: Path
         ours, theirs = ((directory / "1best_recog" / name).read_text() for directory in decoded)
         assert ours.count("\n") == 2 and ours == theirs
     teacher = load_experiment(tmp_path / "elsewhere/exp/student")  # a packed model has one file, of any name
-    assert teacher.checkpoint.name == "valid.acc.ave_1best.pth"
+    assert teacher.checkpoint == tmp_path / "elsewhere" / model_file
 
 
 @pytest.mark.skipif(
