@@ -62,6 +62,7 @@ def train(recipe: Recipe, out: str, max_epoch: int) -> Path:
 def test_resumed_in_the_middle_of_a_ramp(recipe: Recipe, whole: Path) -> None:
     for average in train(recipe, "exp/peers-again", max_epoch=1).rglob("*.ave_1best.pth"):
         average.unlink()  # an interrupted training has none
+    shutil.rmtree(recipe.root / "exp/peers-again/peer2")  # killed before the peers were saved
     again = train(recipe, "exp/peers-again", max_epoch=3)
     same_models(again, whole)
     same_models(again / "peer2", whole / "peer2")
