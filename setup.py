@@ -25,6 +25,7 @@ setup(
         "pyyaml>=6.0,<7",
         "rich>=15.0,<16",
         "matplotlib>=3.11,<4",
+        "cryptography>=45",  # keys of Dask's connections; no upper bound: it has several major versions a year
     ],
     extras_require={
         "espnet": [
@@ -33,7 +34,6 @@ setup(
             "numpy>=2.0,<3",
             "dask[distributed]>=2026.1",  # no upper bound: its versions are dates, and ESPnet narrows them
             "dask-jobqueue>=0.9,<1",
-        "cryptography>=45",  # keys of Dask's connections; no upper bound: it has several major versions a year
             "kaldiio>=2.18,<3",
             "sentencepiece>=0.2.1,<1",
         ],

@@ -63,8 +63,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 def space_error(error: Exception, place: Path) -> UserError | None:
     """What to say of an error of writing at ``place`` if its disk is full; None if that is not why.
 
-    Libraries that write by themselves, as libsndfile and PyTorch do, raise an error without a reason: then the
-    space that is left tells.
+    Libraries that write by themselves, as libsndfile and PyTorch do, raise an error without a reason: then
+    the space that is left tells.
     """
     if isinstance(error, UserError):
         return None

@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line_with_path_and_space(
     assert not list(tmp_path.iterdir())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
-    for error in (RuntimeError("unexpected pos 576 vs 534"), OSError(errno.ENOSPC, "No space left on device")):
+    for error in (RuntimeError("unexpected pos 576 vs 534"), OSError(errno.ENOSPC, "No space left")):
         with pytest.raises(UserError, match=rf"^no space left at {tmp_path}: 0.0 MB are free; make room"):
             with atomic_dir(tmp_path / "dir"):
                 raise error

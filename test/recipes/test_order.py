@@ -1,9 +1,10 @@
 """A stage that runs before its predecessor names the missing file and the stage that makes it."""
 
+import os
 from pathlib import Path
 
 import pytest
-from shell import failure, run, script
+from shell import failure, run, script, sh
 
 KD = ("--kd_config", "conf/kl.yaml")
 TEACHER = "exp/asr_teacher_raw_char_sp"
@@ -88,3 +89,10 @@ def test_an_unknown_backend_is_refused(recipe: Path) -> None:
         failure(recipe, cmd_backend="cloud")
         == "cmd.sh: error: cmd_backend=cloud is neither local nor slurm\n"
     )
+
+
+def test_jobs_are_as_many_as_processors_whatever_a_job_may_use(recipe: Path) -> None:
+    limits = {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
+    for line in sh(recipe, "./kd.sh", "--help", **limits).stdout.splitlines():
+        if line.split()[:1] in (["--nj"], ["--inference_nj"]):
+            assert line.endswith(f'(default: "{len(os.sched_getaffinity(0))}")')

@@ -146,3 +146,12 @@ def test_a_teacher_of_another_recipe_is_decoded_here_and_left_alone(again: Path,
     assert f"{TEACHER}/{TAG}/dev: decoded by 1 jobs" in output and "dev  WER " in output
     assert (again / TEACHER / TAG / "dev/text").read_text() == (theirs / TAG / "dev/text").read_text()
     assert {p: p.stat().st_mtime_ns for p in theirs.rglob("*")} == before
+
+
+def test_directories_with_spaces(again: Path) -> None:
+    (again / "exp").rename(again / "my exp")
+    (again / "exp").symlink_to("my exp")  # where the teacher's configuration looks for its statistics
+    shutil.rmtree(again / "my exp" / STUDENT.name)
+    output = run(again, "--expdir", "my exp", *KD, "--stage", "6")
+    assert f"packed: my exp/{STUDENT.name}/" in output
+    assert f"`{STUDENT.name}`" in (again / "RESULTS.md").read_text()

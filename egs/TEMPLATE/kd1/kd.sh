@@ -110,6 +110,7 @@ fi
 read -ra tests <<< "${test_sets}"
 read -ra teacher_configs <<< "${teacher_config}"
 read -ra teachers <<< "${teacher_exp}"
+[ ! -d "${teacher_exp}" ] || teachers=("${teacher_exp}")  # there may be spaces in its name
 sp=${speed_perturb_factors:+_sp}
 train=${train_set}${sp}
 raw=${dumpdir}/raw
@@ -250,34 +251,38 @@ stage_9() {
 }
 
 stage_10() {
-    local dir dirs
+    local dir dirs found
     [ -n "${student}" ] || error "--student_config is required"
     needs_teachers
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
     needs_dump "${evaluated[@]}"
-    dirs=$(teacher_dirs)
-    for dir in ${dirs}; do
+    found=$(teacher_dirs)
+    lines dirs "${found}"
+    for dir in "${dirs[@]}"; do
         as_teacher decode "${dir}" "${evaluated[@]}"
     done
-    dirs=$(peer_dirs)
-    for dir in ${dirs}; do
+    found=$(peer_dirs)
+    lines dirs "${found}"
+    for dir in "${dirs[@]}"; do
         [ -e "${dir}/${inference_asr_model}" ] || error "peers have their best and averaged models only: there is no ${dir}/${inference_asr_model}"
         decode "${dir}" "${evaluated[@]}"
     done
     teachers_together "${evaluated[@]}"
-    [[ ${peers} != ensemble || ${dirs} = "${student}" ]] || together "${student}_ensemble" "${dirs}" "${evaluated[@]}"
+    [[ ${peers} != ensemble || ${#dirs[@]} -eq 1 ]] || together "${student}_ensemble" dirs "${evaluated[@]}"
 }
 
 stage_11() {
-    local dir dirs
+    local dir dirs found
     [ -n "${student}" ] || error "--student_config is required"
     needs_dump "${evaluated[@]}"
-    dirs=$(teacher_dirs)
-    for dir in ${dirs}; do
+    found=$(teacher_dirs)
+    lines dirs "${found}"
+    for dir in "${dirs[@]}"; do
         as_teacher score "${dir}" "${evaluated[@]}"
     done
-    dirs=$(peer_dirs)
-    for dir in ${dirs}; do
+    found=$(peer_dirs)
+    lines dirs "${found}"
+    for dir in "${dirs[@]}"; do
         score "${dir}" "${evaluated[@]}"
     done
     score_others
@@ -288,11 +293,12 @@ stage_11() {
 }
 
 stage_12() {
-    local dir dirs
+    local dir dirs found
     [ -n "${student}" ] || error "--student_config is required"
     need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
-    dirs=$(peer_dirs)
-    for dir in ${dirs}; do
+    found=$(peer_dirs)
+    lines dirs "${found}"
+    for dir in "${dirs[@]}"; do
         pack "${dir}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
     done
 }

@@ -11,6 +11,14 @@ need() {
     done
 }
 
+# lines ARRAY TEXT: the lines of a text; none of an empty one.
+# shellcheck disable=SC2034  # the array is the caller's
+lines() {
+    declare -n lines_array=$1
+    lines_array=()
+    [ -z "$2" ] || mapfile -t lines_array <<< "$2"
+}
+
 # all_exist FILE...
 all_exist() {
     local file

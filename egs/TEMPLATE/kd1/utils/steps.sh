@@ -142,7 +142,7 @@ train() {
     fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
-    "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp}/train.log" --log "${exp}/train.log" \
+    "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp//[[:space:]]/_}/train.log" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
         "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" --resume true \
@@ -237,10 +237,10 @@ score_others() {
     done
 }
 
-# together OUT MEMBERS SET...: decode and score models as an ensemble.
+# together OUT MEMBERS SET...: decode and score the models of an array as an ensemble.
 together() {
-    local exp=$1 members words=(--ngpu 0 --workers "${inference_nj}")
-    read -ra members <<< "${2//$'\n'/ }"
+    declare -n members=$2
+    local exp=$1 words=(--ngpu 0 --workers "${inference_nj}")
     shift 2
     [ "${gpu_inference}" != true ] || words=(--ngpu 1)
     [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
@@ -251,7 +251,7 @@ together() {
 
 # teachers_together SET...: if that is wanted.
 teachers_together() {
-    [ "${decode_ensemble}" != true ] || together "${expdir}/ensemble_of_${#teachers[@]}" "${teachers[*]}" "$@"
+    [ "${decode_ensemble}" != true ] || together "${expdir}/ensemble_of_${#teachers[@]}" teachers "$@"
 }
 
 # pack EXP STATISTICS: a zip file that ESPnet unpacks anywhere.
