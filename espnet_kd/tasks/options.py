@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -103,13 +103,22 @@ def check_options(args: argparse.Namespace, classes: int) -> None:
         raise UserError(f"targets: {args.targets} is about criteria, of which there are none: leave it out")
     mutual = args.mutual.get("criteria") if isinstance(args.mutual, Mapping) else None
     for option, criteria in (("criteria", args.criteria), ("mutual: criteria", mutual or {})):
-        for t in term_options(criteria):
-            k = getattr(t.build(), "k", None) if t.kind == "topk" else None
-            if k is not None and k > classes:
-                raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
+        check_k(term_options(criteria), classes, option)
     k = teacher_options(args.teacher).k if args.teacher else None
     if k is not None and k > classes:
         raise UserError(f"teacher: k is {k}, but the model has {classes} classes")
+
+
+def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteria") -> None:
+    """Refuse a criterion on the K most probable of fewer classes.
+
+    Raises:
+        UserError: there is one; names the option that it is in.
+    """
+    for t in terms:
+        k = getattr(t.build(), "k", None) if t.kind == "topk" else None
+        if k is not None and k > classes:
+            raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
 
 
 @dataclass(frozen=True)

@@ -320,6 +320,11 @@ def test_other_audio_of_equal_length_is_noticed(ensemble: Recipe, capsys: pytest
         command.main(["--verify", "--store", "exp/audio", "--data", "dump/raw/train"])
 
 
+def test_more_classes_than_there_are_cannot_be_written(ensemble: Recipe) -> None:
+    with pytest.raises(UserError, match="criteria: att: k is 8, but the model has 7 classes"):
+        write(ensemble, "exp/too_many", {"att": {**TOPK, "tap": "decoder", "k": 8}}, ["exp/teacher"])
+
+
 MISFITS = {
     "another teacher": (
         {"teacher": {"store": "exp/fit", "exp": "exp/second"}},

@@ -23,7 +23,7 @@ from espnet_kd.tasks.attach import (
     refuse_other_prefix,
     teacher_taps,
 )
-from espnet_kd.tasks.options import TeacherOptions, TermOptions, teacher_options, term_options
+from espnet_kd.tasks.options import TeacherOptions, TermOptions, check_k, teacher_options, term_options
 from espnet_kd.tasks.speech import check_alike
 from espnet_kd.tasks.stored import identity
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
@@ -101,6 +101,7 @@ def plan(args: argparse.Namespace) -> Plan:
     paths = teacher_taps(terms)
     temperatures = common_temperatures(terms, len(options.directories))
     experiments = load(options)
+    check_k(terms, len(experiments[0].tokens))
     for experiment in experiments:
         refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", terms)
     rate = rate_of(experiments)
