@@ -89,7 +89,10 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         freeze_unreached(model, taps, method.terms, noise())
     attach = distil_transducer if has_lattice(model) else distil
     attach(model, method, {t.term.name: t.build() for t in terms})
-    names = [f"store: {options.store}"] if options.store else [_line(e) for e in experiments]
+    names = [_line(experiment) for experiment in experiments]
+    if isinstance(teacher, StoredTeacher):
+        made = ", ".join(t["experiment"] for t in teacher.store.manifest.teachers)
+        names = [f"targets {teacher.store.directory}, of {made}"]
     log_distillation(model, names, shapes)
     warn_of_moving_loss(args, [task_weight, *(t.term.weight for t in terms)])
     return model
@@ -97,7 +100,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
 
 def _line(teacher: Experiment) -> str:
     size = sum(p.numel() for p in teacher.model.parameters())
-    return f"{teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
+    return f"teacher {teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
 
 
 def refuse_unused_teacher(args: argparse.Namespace) -> None:

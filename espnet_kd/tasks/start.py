@@ -72,13 +72,12 @@ def log_distillation(student: nn.Module, teachers: Sequence[str], shapes: Shapes
 
     Args:
         student: with its criteria.
-        teachers: a line for each.
+        teachers: a line for each, or for the targets in their place.
         shapes: what student and teacher have for some noise at their layers, by the name of the criterion.
     """
     own = sum(p.numel() for name, p in student.named_parameters() if name.startswith(OWN_PREFIX))
     size = f"student: {sum(p.numel() for p in student.parameters()) - own} parameters"
-    lines = [f"teacher {line}" for line in teachers]
-    lines.append(size + (f", and {own} of criteria, which only checkpoint.pth has" if own else ""))
+    lines = [*teachers, size + (f", and {own} of criteria, which only checkpoint.pth has" if own else "")]
     lines.append(f"task loss: weight {student.kd_method.task_weight}")
     for term in student.kd_method.terms:
         sides = (
