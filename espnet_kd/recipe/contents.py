@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,12 @@ def of_speech(directory: Path) -> str:
             raise UserError(f"{directory / 'wav.scp'}: {file} of {utt} does not exist or cannot be read")
     contents.save()
     return _digest([utt, found.get(places[utt][0], ""), places[utt][1]] for utt in sorted(places))
+
+
+def keep_cache(old: Path, new: Path) -> None:
+    """Give the cache of a directory to the one that replaces it; else its audio is read once more."""
+    if (old / CACHE).is_file():
+        shutil.copyfile(old / CACHE, new / CACHE)
 
 
 class Contents:
