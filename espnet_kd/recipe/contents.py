@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,12 @@ def of_speech(directory: Path) -> str:
     return _digest([utt, found.get(places[utt][0], ""), places[utt][1]] for utt in sorted(places))
 
 
+def keep_cache(old: Path, new: Path) -> None:
+    """Give the cache of a directory to the one that replaces it; else its audio is read once more."""
+    if (old / CACHE).is_file():
+        shutil.copyfile(old / CACHE, new / CACHE)
+
+
 class Contents:
     """Fingerprints of files, kept in a table.
 
@@ -76,8 +83,11 @@ class Contents:
     def of(self, paths: Iterable[str]) -> dict[str, str]:
         """The fingerprint of each file that can be read."""
         files = list(dict.fromkeys(paths))
+        rows = {f: self._unchanged(f) for f in files}
+        new = [f for f in files if rows[f] is None]
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:  # reading waits for the disk
-            self._seen |= {f: row for f, row in zip(files, pool.map(self._row, files), strict=True) if row}
+            rows |= zip(new, pool.map(_row, new), strict=True)
+        self._seen |= {f: row for f, row in rows.items() if row is not None}
         return {f: str(self._seen[f][-1]) for f in files if f in self._seen}
 
     def save(self) -> None:
@@ -87,17 +97,24 @@ class Contents:
         with atomic_path(self.table) as temporary:
             temporary.write_text(json.dumps(self._seen, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def _row(self, path: str) -> list[object] | None:
+    def _unchanged(self, path: str) -> list[object] | None:
+        """What is on record of a file, if that is true still."""
+        known = self._known.get(path)
         try:
-            before = _state(path)
-            known = self._known.get(path)
-            if known is not None and known[:-1] == before:
-                return known
-            digest = fingerprint(Path(path))[:LENGTH]
-        except (OSError, UserError):
+            return known if known is not None and known[:-1] == _state(path) else None
+        except OSError:
             return None
+
+
+def _row(path: str) -> list[object] | None:
+    """What to record of a file; None if it cannot be read."""
+    try:
+        before = _state(path)
+        digest = fingerprint(Path(path))[:LENGTH]
         young = time.time() - before[2] / 1e9 < YOUNG or _state(path) != before
-        return [0, 0, 0, digest] if young else [*before, digest]
+    except (OSError, UserError):
+        return None
+    return [0, 0, 0, digest] if young else [*before, digest]
 
 
 def _state(path: str) -> list[int]:

@@ -22,6 +22,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
 from espnet_kd.models.hypotheses import HYPOTHESIS, PREFIX
 from espnet_kd.rate import parse_rate
+from espnet_kd.recipe.contents import keep_cache
 from espnet_kd.recipe.lengths import dump_tables
 from espnet_kd.recipe.pseudo_label.dump import MANIFEST
 
@@ -173,6 +174,7 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
     """
     sides = 0, 0
     with atomic_dir(args.dst) as tmp:
+        keep_cache(args.dst, tmp)
         for name in ("feats_type", "audio_format"):
             if (args.labelled / name).is_file():
                 (tmp / name).write_bytes((args.labelled / name).read_bytes())

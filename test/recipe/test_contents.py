@@ -93,3 +93,16 @@ def test_the_command_tells_speech_from_transcripts(
     contents.main([str(data), str(data / "wav.scp"), str(data / "text")])
     lines = capsys.readouterr().out.splitlines()
     assert lines == [contents.of_path(data), contents.of_speech(data), contents.of_path(data / "text")]
+
+
+def test_a_directory_that_is_made_again_keeps_what_is_known_of_its_audio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "YOUNG", -1.0)
+    write_speech(tmp_path / "old", {"a-1": 100})
+    first = contents.of_speech(tmp_path / "old")
+    write_kaldi(tmp_path / "new", wav_scp=(tmp_path / "old/wav.scp").read_text())
+    contents.keep_cache(tmp_path / "old", tmp_path / "new")
+    monkeypatch.setattr(contents, "fingerprint", lambda path: pytest.fail(f"{path} is read"))
+    assert contents.of_speech(tmp_path / "new") == first
+    contents.keep_cache(tmp_path / "nowhere", tmp_path / "new")
