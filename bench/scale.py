@@ -11,7 +11,7 @@ from bench.report import table, verdict
 
 UTTERANCES = 1_000_000
 WORDS, WRONG = (3, 15), 0.1  # words of an utterance; share of them that differs in the hypothesis
-# The system counts what a process was before it became another program, too: so a small one starts the command.
+# A program counts the memory of the process that it was started in, too: so a small one starts it.
 STARTER = """
 import resource, subprocess, sys
 status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
