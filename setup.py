@@ -18,6 +18,7 @@ setup(
     packages=find_packages(include=["espnet_kd", "espnet_kd.*"]),
     # Nothing here makes pip change an ESPnet or a torch that is installed: see the extra `espnet`.
     install_requires=[
+        "cryptography>=45",  # keys of the connections of Dask; no upper bound: majors are frequent
         "jiwer>=4.0,<5",
         "packaging>=25",  # no upper bound: its versions are dates
         "soundfile>=0.14,<1",
@@ -25,7 +26,6 @@ setup(
         "pyyaml>=6.0,<7",
         "rich>=15.0,<16",
         "matplotlib>=3.11,<4",
-        "cryptography>=45",  # keys of Dask's connections; no upper bound: many major versions a year
     ],
     extras_require={
         "espnet": [

@@ -12,7 +12,7 @@ COMMON = {"errors", "files", "rate", "safe_yaml"}
 # What a part may import of the rest of espnet_kd; a part is a sub-package or a module beside them.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
-    "__main__": {"errors"} | {"files"},
+    "__main__": {"errors", "files"},
     "errors": set(),
     "files": {"errors"},
     "rate": {"errors"},

@@ -46,8 +46,10 @@ options() {
 echo '{beam_size: 2}' >"${work}/conf/decode_transducer.yaml"
 sed '/^teacher:/,$d' "${work}/conf/train_student_kd.yaml" >"${work}/conf/train_student.yaml"
 training='{max_epoch: 2, num_iters_per_epoch: 10, batch_type: folded, batch_size: 8, num_workers: 0, optim: adam,
-    optim_conf: {lr: 0.002}, keep_nbest_models: 1, specaug: specaug}'
-rm -rf data/extra
+    optim_conf: {lr: 0.002}, keep_nbest_models: 1, specaug: specaug,
+    specaug_conf: {apply_time_mask: false, apply_freq_mask: true, freq_mask_width_range: [0, 3]}}'
+rm -rf data/extra dump/raw/{extra,extra_labelled,train_mix}
+[[ $# -gt 0 ]] || find exp -mindepth 1 -maxdepth 1 ! -name 'asr_stats_raw*' ! -name 'asr_train_teacher*' -exec rm -r {} +
 utils/copy_data_dir.sh --utt-prefix extra- --spk-prefix extra- data/train_nodev data/extra >/dev/null
 
 while IFS= read -r -u 3 line; do
