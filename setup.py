@@ -26,7 +26,6 @@ setup(
         "pyyaml>=6.0,<7",
         "rich>=15.0,<16",
         "matplotlib>=3.11,<4",
-        "cryptography>=45",  # keys of Dask's connections; no upper bound: many major versions a year
     ],
     extras_require={
         "espnet": [
