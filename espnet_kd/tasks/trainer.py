@@ -21,7 +21,7 @@ from espnet_kd.models.own import keep_apart, load_own, peer_models, saved_tensor
 from espnet_kd.models.short import Batches
 from espnet_kd.tasks.mutual import train_apart
 from espnet_kd.tasks.peers import OF_ANOTHER_PEER, peer_files
-from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors
+from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
 
 CHECKPOINT = "checkpoint.pth"
 BACKUP = "checkpoint.previous.pth"
@@ -171,11 +171,6 @@ def check_averages(directory: Path, criteria: Collection[Any]) -> None:
                     f"{path} is not finite ({_some(found)}): the training diverged: lower the learning rate, "
                     "or train for fewer epochs"
                 )
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with an infinite or NaN value; masks of attention have them on purpose."""
-    return [name for name, tensor in tensors.items() if "mask" not in name and not tensor.isfinite().all()]
 
 
 def _some(names: Collection[str]) -> str:

@@ -1,6 +1,7 @@
 """Read files of tensors that others wrote; without ESPnet, whose import takes seconds."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is not a state dict of tensors: give the model file, such as valid.acc.ave.pth"
         )
     return state
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with NaN or infinite values; masks of attention hold infinity on purpose."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if (tensor.isnan().any() if "mask" in name else not tensor.isfinite().all())
+    ]

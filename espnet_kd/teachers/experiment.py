@@ -18,7 +18,7 @@ from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.rate import heard_rate
 from espnet_kd.safe_yaml import read_yaml
-from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors
+from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors, not_finite
 
 # The first of these that exists is the checkpoint of an experiment.
 CHECKPOINTS = (
@@ -127,13 +127,11 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
             raise UserError(
                 f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}"
             )
-    parameters = dict(model.named_parameters())
-    for key, value in state.items():  # a buffer may hold infinity, such as a mask
-        if value.isnan().any() or (key in parameters and not value.isfinite().all()):
-            raise UserError(
-                f"{path}: {key} has values that are not finite: its training diverged; choose another "
-                "checkpoint (`checkpoint`), or train it again"
-            )
+    for key in not_finite(state):
+        raise UserError(
+            f"{path}: {key} has values that are not finite: its training diverged; choose another "
+            "checkpoint (`checkpoint`), or train it again"
+        )
     model.load_state_dict(state)
 
 

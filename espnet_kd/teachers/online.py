@@ -115,9 +115,9 @@ class OnlineTeacher:
     def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
         """Refuse members that give other numbers of positions, (B,) each, for the same speech."""
         for experiment, other in zip(self.experiments[1:], lengths[1:], strict=True):
-            place = int((other - lengths[0]).abs().argmax())
-            ours, theirs = int(lengths[0][place]), int(other[place])
-            if abs(theirs - ours) > MAX_FRAME_DIFFERENCE:
+            apart = (other - lengths[0]).abs()
+            if bool((apart > MAX_FRAME_DIFFERENCE).any()):
+                ours, theirs = (int(side[apart.argmax()]) for side in (lengths[0], other))
                 raise UserError(
                     f"teacher {self.experiments[0].directory} has {ours} positions at {tap}, "
                     f"teacher {experiment.directory} {theirs} for the same speech: the mean needs one frame "

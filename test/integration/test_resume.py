@@ -22,9 +22,9 @@ from espnet_kd.tasks.trainer import (
     CHECKPOINT,
     ResumableTrainer,
     check_averages,
-    not_finite,
     repair,
 )
+from espnet_kd.teachers.checkpoint import not_finite
 
 CRITERIA = {
     "ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}},

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
+from espnet_kd.teachers.checkpoint import not_finite
 from espnet_kd.teachers.targets import Targets, check_finite
 
 NAN, INF = math.nan, math.inf
@@ -42,3 +43,11 @@ def test_anything_else_names_the_utterance(values: Tensor | Joint) -> None:
 def test_a_lattice_whose_output_layer_is_not_finite() -> None:
     with pytest.raises(UserError, match="^teacher t gives values at x that are not finite"):
         check_finite({"x": Targets(lattice(bias=NAN), LENGTHS)}, "teacher t")
+
+
+def test_a_mask_may_hold_infinity_but_not_nan() -> None:
+    tensors = {
+        "weight": [0.0, 1.0], "bias": [INF, 0.0], "running_var": [-INF, 1.0], "mask": [-INF, 0.0],
+        "mask_emb": [NAN, 0.0],
+    }  # fmt: skip
+    assert not_finite({n: torch.tensor(v) for n, v in tensors.items()}) == ["bias", "running_var", "mask_emb"]
