@@ -184,7 +184,7 @@ stage_3() {
     need "$([ -n "${sp}" ] && echo 2 || echo 1)" "data/${train}/wav.scp"
     for set in "${train}" "${evaluated[@]}"; do
         need 1 "data/${set}/wav.scp"
-        case ${set} in "${train}" | "${valid_set}") part=/org kind=() ;; *) part= kind=(--scored) ;; esac
+        case ${set} in "${train}" | "${valid_set}") part=/org kind=() ;; *) part='' kind=(--scored) ;; esac
         "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
             "data/${set}" "${raw}${part}/${set}"
     done
