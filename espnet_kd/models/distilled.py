@@ -145,7 +145,8 @@ class Distillation:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
             value = criterion(student, target, mask, *guide)
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
-        return 0.0 if term.weight.is_zero else term.weight(step) * value
+        # (1,): a scalar would be rounded to the half precision that the task's loss may have under autocast.
+        return 0.0 if term.weight.is_zero else term.weight(step) * value[None]
 
     def _check_complete(self, stats: Mapping[str, Any]) -> None:
         """Refuse a training in which a configured criterion does not run, at its first batch.

@@ -19,8 +19,10 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
             teacher's layer 2.
 
     Raises:
-        UserError: a path or layer that does not exist, or shapes that differ.
+        UserError: no mapping, a path or layer that does not exist, or shapes that differ.
     """
+    if not isinstance(parts, Mapping):
+        raise UserError(f"init_from_teacher: {parts!r} is not a mapping: write `{{encoder: true}}`")
     for path, source in parts.items():
         for target_path, source_path in _pairs(path, source):
             _copy(

@@ -1,6 +1,5 @@
 """Deep mutual learning: stock ESPnet models that train together, each on the others' posteriors, too."""
 
-import logging
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from espnet_kd.models.distilled import Term, aligned
 from espnet_kd.models.own import count_batches
 from espnet_kd.models.sampling import ScheduledSampling
 from espnet_kd.models.schedule import Schedule
+from espnet_kd.models.short import warn
 from espnet_kd.models.transducer import as_peer, like_student
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.lattice import LATTICE, has_lattice
@@ -166,7 +166,7 @@ class MutualLearning:
         (step, finite), self.kd_finite = self.kd_finite, None
         broken = [str(number) for number, ok in enumerate(finite.flatten().tolist(), 1) if not ok]
         if broken:
-            logging.warning(
+            warn(
                 f"mutual: the task loss of peer {' and '.join(broken)} is not finite in step {step}: no peer "
                 "is updated, since all are in one step: where it goes on, look at the learning rate and at "
                 "utterances too short for their text"
@@ -213,7 +213,7 @@ class MutualLearning:
                 value = self._divergence(term, own, others)
             stats[f"loss_kd_{term.name}"] = value.detach()[None]
             if not unused:
-                total = total + weight * term.weight(step) * value
+                total = total + weight * term.weight(step) * value[None]
         stats["loss"] = total.detach()
         return total, stats
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from espnet_kd.compat import TooShortUttError
 from espnet_kd.errors import UserError
+from espnet_kd.models.randomness import rank
 
 # What torch says where a signal is shorter than a window or a kernel.
 SHORTER = ("Kernel size can't be greater than actual input size", "Padding size should be less than")
@@ -92,7 +93,12 @@ class Batches:
             )
 
 
+def warn(text: str) -> None:
+    """Log what only this process of a training sees; of all but the first ESPnet shows errors alone."""
+    logging.log(logging.ERROR if rank() else logging.WARNING, text)
+
+
 @cache
 def _warn(text: str) -> None:
     """Once, not in every epoch."""
-    logging.warning(text)
+    warn(text)

@@ -122,7 +122,7 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
         if term is None:
             return total
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
-        return total if term.weight.is_zero else total + term.weight(step) * value
+        return total if term.weight.is_zero else total + term.weight(step) * value[None]
 
 
 class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransducer):

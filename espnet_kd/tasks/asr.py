@@ -11,7 +11,7 @@ from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
-from espnet_kd.tasks.start import check_utterances
+from espnet_kd.tasks.start import Workers, check_utterances
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.tasks.transcripts import check_transcripts
 from espnet_kd.teachers.experiment import naming_stand_in
@@ -19,7 +19,7 @@ from espnet_kd.teachers.experiment import naming_stand_in
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
 
-class ASRDistillationTask(TeacherSpeech, MixedBatches, ASRTask):
+class ASRDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTask):
     """Students of stock ESPnet with CTC, attention or both, and hybrids, distilled from stock experiments.
 
     Without our options it trains the stock model. Both may have an encoder of ours.

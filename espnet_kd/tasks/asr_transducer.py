@@ -11,11 +11,11 @@ from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.mutual import with_peers
 from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
 from espnet_kd.tasks.speech import TeacherSpeech
-from espnet_kd.tasks.start import check_utterances
+from espnet_kd.tasks.start import Workers, check_utterances
 from espnet_kd.tasks.trainer import ResumableTrainer
 
 
-class TransducerDistillationTask(TeacherSpeech, MixedBatches, ASRTransducerTask):
+class TransducerDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTransducerTask):
     """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
 
     Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package

@@ -134,11 +134,11 @@ def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
 
 
 def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
-    """Refuse a teacher that hears speech of another sampling rate; front ends that do not say are trusted."""
+    """Refuse a teacher of speech at another sampling rate; front ends that do not give theirs are trusted."""
     if rate is not None and teacher.rate is not None and rate != teacher.rate:
         raise UserError(
-            f"{who} hears speech at {rate} Hz, teacher {teacher.directory} at {teacher.rate} Hz "
-            "(fs of frontend_conf): both hear the same files, train them at one rate"
+            f"{who} takes speech at {rate} Hz, teacher {teacher.directory} at {teacher.rate} Hz "
+            "(fs of frontend_conf): both get the same files, train them at one rate"
         )
 
 
@@ -251,7 +251,7 @@ def _fit(
     check_finite(ours, "the student")
     if any(t.resample for t in terms):
         if isinstance(teacher, StoredTeacher):
-            raise UserError("criteria: `frame_rate: resample` needs a teacher at work, not stored targets")
+            raise UserError("criteria: `frame_rate: resample` needs the teacher itself, not stored targets")
         longer = _observe_both(model, noise(seconds=LONG_PROBE), taps, teacher)
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:

@@ -2,13 +2,15 @@
 
 import argparse
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from espnet2.tasks.abs_task import AbsTask
 from torch import nn
 
 from espnet_kd.criteria import CRITERIA, Criterion
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, printable
 from espnet_kd.files import read_table
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.hypotheses import are_hypotheses
@@ -18,6 +20,20 @@ from espnet_kd.teachers.checkpoint import OWN_PREFIX
 TABLES = ("sound", "kaldi_ark", "npy")  # types of ESPnet's data that have an utterance a line
 FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler
 Shapes = Mapping[str, Sequence[tuple[int, ...]]]  # at the layers of student and teacher, by criterion
+
+
+class Workers(AbsTask):
+    """A user's mistake is one line in the processes, too, that ESPnet starts for several GPUs."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train, in this process or in one that was started for it."""
+        try:
+            super().main_worker(args)
+        except ValueError as e:  # as in espnet_kd.__main__, which only the first process goes through
+            if args.distributed and args.multiprocessing_distributed:
+                sys.exit(f"espnet-kd: error: {printable(str(e))}")
+            raise
 
 
 def check_utterances(args: argparse.Namespace) -> None:

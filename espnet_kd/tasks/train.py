@@ -31,7 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     else:
         sys.argv[:] = ["-m", "espnet_kd", "train", "--task", ours.task, *rest]  # ESPnet logs it
     module, name = TASKS[ours.task]
-    getattr(importlib.import_module(module), name).main(cmd=rest)
+    task = getattr(importlib.import_module(module), name)
+    from torch.multiprocessing import ProcessExitedException
+
+    try:
+        task.main(cmd=rest)
+    except ProcessExitedException as e:  # a process of a GPU; why is above
+        raise UserError(f"the training ended: {e}: see what that wrote") from None
 
 
 def _check_writable(directory: Path) -> None:

@@ -136,7 +136,7 @@ def test_the_first_batch_of_an_online_teacher_is_checked(recipe: Recipe) -> None
 def test_another_sampling_rate(recipe: Recipe, broken: Path) -> None:
     conf = yaml.safe_load((broken / "config.yaml").read_text())["frontend_conf"]
     change_config(broken, frontend_conf={**conf, "fs": "8k"})
-    assert "student hears speech at 16000 Hz, teacher exp/broken at 8000 Hz" in train(recipe)
+    assert "student takes speech at 16000 Hz, teacher exp/broken at 8000 Hz" in train(recipe)
 
 
 def test_other_tokens(recipe: Recipe, broken: Path) -> None:

@@ -79,6 +79,18 @@ def test_a_criterion_teaches_the_last_layer_of_a_self_conditioned_student() -> N
     assert all(gradient is not None for gradient in last) and any(gradient.any() for gradient in last)
 
 
+def test_a_criterion_is_not_rounded_to_the_half_precision_of_the_tasks_loss() -> None:
+    """ESPnet's CTC loss has the type of the encoder's output, which may be half precision under autocast."""
+    student = build(config=model(16, 1, "conformer") | {"model_conf": {"ctc_weight": 1.0}})
+    one = Schedule(1.0, 1.0)
+    method = Method(teacher(build(), LAYER), Taps(student, [LAYER]), (Term("ctc", one, LAYER, LAYER),), one)
+    distil(student, method, {"ctc": build_criterion("kl")})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, stats, _ = student(**batch())
+    assert stats["loss_task"].dtype == torch.bfloat16
+    torch.testing.assert_close(loss, stats["loss_task"].float() + stats["loss_kd_ctc"])
+
+
 SKIPPED = {
     "LayerDrop": (
         model(16, 2, "conformer"), "encoder_conf", {"layer_drop_rate": 0.1}, "encoder.encoders.1",

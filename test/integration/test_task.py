@@ -15,8 +15,10 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
 from recipe import KL, MODELS, Recipe, own_tensors
+from torch.multiprocessing import ProcessExitedException
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
@@ -322,3 +324,25 @@ def test_the_only_model_of_a_packed_experiment(recipe: Recipe, tmp_path: Path) -
     assert find_checkpoint(tmp_path, None) == tmp_path / "1epoch.pth"
     with pytest.raises(UserError, match="has no valid.acc.ave.pth; it has 1epoch.pth"):
         find_checkpoint(tmp_path, "valid.acc.ave.pth")
+
+
+def test_a_mistake_is_one_line_where_espnet_starts_a_process_for_each_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(error: Exception) -> classmethod:
+        def main(cls: type, *args: object, **kwargs: object) -> None:
+            raise error
+
+        return classmethod(main)
+
+    monkeypatch.setattr(AbsTask, "main_worker", fail(UserError("utterance a is too short")))
+    alone = Namespace(distributed=True, multiprocessing_distributed=False)
+    with pytest.raises(UserError):
+        ASRDistillationTask.main_worker(alone)
+    with pytest.raises(SystemExit, match="^espnet-kd: error: utterance a is too short$"):
+        ASRDistillationTask.main_worker(Namespace(distributed=True, multiprocessing_distributed=True))
+    ended = ProcessExitedException("process 1 terminated with exit code 1", 1, 1234, 1)
+    monkeypatch.setattr(AbsTask, "main", fail(ended))
+    monkeypatch.setattr(sys, "argv", [])  # the command writes into it
+    with pytest.raises(UserError, match="^the training ended: process 1 terminated with exit code 1: see"):
+        train.main([])

@@ -1,5 +1,7 @@
 """Copying parts of a teacher; whole models are in test/integration/test_task.py."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -43,10 +45,11 @@ def test_a_copy_is_not_shared() -> None:
         (stack(2), {"layers": [2]}, "the teacher has no layers.2; layers has 0, 1"),
         (stack(2), {"layers": []}, "neither true, a path nor a list"),
         (stack(2), {"layers": [True]}, "neither true, a path nor a list"),
+        (stack(2), ["layers"], "init_from_teacher: ['layers'] is not a mapping: write"),
         (stack(2), {"tail": True}, "the student has no tail; the model has layers, head"),
     ],
 )
-def test_refused(teacher: nn.Module, parts: dict, message: str) -> None:
+def test_refused(teacher: nn.Module, parts: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         initialise(stack(2), teacher, parts)
     assert message in str(error.value)
