@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import batched
 from pathlib import Path
 
 from espnet_kd.errors import UserError
@@ -21,6 +22,7 @@ from espnet_kd.files import atomic_path, fingerprint, read_table
 CACHE = ".contents.json"  # beside wav.scp
 YOUNG = 2.0  # seconds; a younger file may be written again within the tick of the file system's clock
 IN_ARK = re.compile(r"(.*\.ark)(:\d+)")
+BLOCK = 100  # files that a thread takes at a time
 LENGTH = 32  # hexadecimal digits that are kept, 128 bits
 
 
@@ -61,6 +63,15 @@ def of_speech(directory: Path) -> str:
     return _digest([utt, found.get(places[utt][0], ""), places[utt][1]] for utt in sorted(places))
 
 
+def inherit(directory: Path, sources: Iterable[Path]) -> None:
+    """Put what is on record of the audio of other data directories beside a new wav.scp, to read it once."""
+    rows: dict[str, list[object]] = {}
+    for source in sources:
+        rows |= _read(source / CACHE)
+    if rows:
+        _write(directory / CACHE, rows)
+
+
 class Contents:
     """Fingerprints of files, kept in a table.
 
@@ -77,15 +88,20 @@ class Contents:
         """The fingerprint of each file that can be read."""
         files = list(dict.fromkeys(paths))
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:  # reading waits for the disk
-            self._seen |= {f: row for f, row in zip(files, pool.map(self._row, files), strict=True) if row}
+            for rows in pool.map(self._rows, batched(files, BLOCK)):
+                self._seen |= rows
         return {f: str(self._seen[f][-1]) for f in files if f in self._seen}
+
 
     def save(self) -> None:
         """Keep what was read; where the directory cannot be written, it is read again the next time."""
         if self._seen == self._known or not os.access(self.table.parent, os.W_OK):
             return
-        with atomic_path(self.table) as temporary:
-            temporary.write_text(json.dumps(self._seen, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write(self.table, self._seen)
+
+    def _rows(self, paths: Iterable[str]) -> dict[str, list[object]]:
+        found = ((path, self._row(path)) for path in paths)
+        return {path: row for path, row in found if row}
 
     def _row(self, path: str) -> list[object] | None:
         try:
@@ -103,6 +119,11 @@ class Contents:
 def _state(path: str) -> list[int]:
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _write(table: Path, rows: Mapping[str, list[object]]) -> None:
+    with atomic_path(table) as temporary:
+        temporary.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(table: Path) -> Mapping[str, list[object]]:
