@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, rows_of, write_rows
+from espnet_kd.files import atomic_dir, has_odd_characters, locked, read_table, rows_of, write_rows
 
 Seconds = float
 Row = tuple[str, object]  # of a table
@@ -79,8 +79,7 @@ def claimed(dst: Path) -> AbstractContextManager[None]:
     Raises:
         UserError: another process prepares a corpus there.
     """
-    beside = dst.with_name(f".{dst.name}.preparing.lock")  # kd.sh holds .data.lock meanwhile
-    return lock_file(beside, f"another run prepares data in {dst}: wait for it, or stop it")
+    return locked(dst, f"another run prepares data in {dst}: wait for it, or stop it")
 
 
 def write_data_dir(
