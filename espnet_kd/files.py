@@ -89,18 +89,29 @@ def locked(directory: Path, busy: str) -> Iterator[None]:
     Raises:
         UserError: it cannot be written, or another process holds it; the message is ``busy``.
     """
+    with lock_file(directory / LOCK, busy):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock on a file, which stays behind, empty.
+
+    Raises:
+        UserError: its directory cannot be written, or another process holds it; the message is ``busy``.
+    """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / LOCK).open("w")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
     except OSError as e:
-        raise UserError(f"cannot write {directory}: {e.strerror}") from None
+        raise UserError(f"cannot write {path.parent}: {e.strerror}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(busy) from None
         except OSError as e:  # some network file systems have no locks
-            raise UserError(f"{directory} cannot be locked: {e.strerror}: use another file system") from None
+            raise UserError(f"{path} cannot be locked: {e.strerror}: use another file system") from None
         yield
 
 

@@ -92,7 +92,6 @@ class Contents:
                 self._seen |= rows
         return {f: str(self._seen[f][-1]) for f in files if f in self._seen}
 
-
     def save(self) -> None:
         """Keep what was read; where the directory cannot be written, it is read again the next time."""
         if self._seen == self._known or not os.access(self.table.parent, os.W_OK):
