@@ -110,6 +110,8 @@ def lock_file(path: Path, busy: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(busy) from None
+        except OSError as e:  # some network file systems have no locks
+            raise UserError(f"{path} cannot be locked: {e.strerror}: use another file system") from None
         yield
 
 

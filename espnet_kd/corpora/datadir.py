@@ -5,13 +5,14 @@ of the audio is the utterance, counted from 0. So both sides of a call name one 
 """
 
 import heapq
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, read_table, rows_of, write_rows
+from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, locked, read_table, rows_of, write_rows
 
 Seconds = float
 Row = tuple[str, object]  # of a table
@@ -79,8 +80,12 @@ def claimed(dst: Path) -> AbstractContextManager[None]:
     Raises:
         UserError: another process prepares a corpus there.
     """
-    beside = dst.with_name(f".{dst.name}.preparing.lock")  # kd.sh holds .data.lock meanwhile
-    return lock_file(beside, f"another run prepares data in {dst}: wait for it, or stop it")
+    busy = f"another run prepares data in {dst}: wait for it, or stop it"
+    place = dst.resolve()  # "." has no name
+    if place.is_dir() and not os.access(place.parent, os.W_OK):
+        return locked(place, busy)
+    # kd.sh holds .data.lock meanwhile
+    return lock_file(place.with_name(f".{place.name}.preparing.lock"), busy)
 
 
 def write_data_dir(

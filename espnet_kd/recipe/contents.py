@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,10 +61,13 @@ def of_speech(directory: Path) -> str:
     return _digest([utt, found.get(places[utt][0], ""), places[utt][1]] for utt in sorted(places))
 
 
-def keep_cache(old: Path, new: Path) -> None:
-    """Give the cache of a directory to the one that replaces it; else its audio is read once more."""
-    if (old / CACHE).is_file():
-        shutil.copyfile(old / CACHE, new / CACHE)
+def inherit(directory: Path, sources: Iterable[Path]) -> None:
+    """Put what is on record of the audio of other data directories beside a new wav.scp, to read it once."""
+    rows: dict[str, list[object]] = {}
+    for source in sources:
+        rows |= _read(source / CACHE)
+    if rows:
+        _write(directory / CACHE, rows)
 
 
 class Contents:
@@ -94,8 +96,7 @@ class Contents:
         """Keep what was read; where the directory cannot be written, it is read again the next time."""
         if self._seen == self._known or not os.access(self.table.parent, os.W_OK):
             return
-        with atomic_path(self.table) as temporary:
-            temporary.write_text(json.dumps(self._seen, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write(self.table, self._seen)
 
     def _unchanged(self, path: str) -> list[object] | None:
         """What is on record of a file, if that is true still."""
@@ -120,6 +121,11 @@ def _row(path: str) -> list[object] | None:
 def _state(path: str) -> list[int]:
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _write(table: Path, rows: Mapping[str, list[object]]) -> None:
+    with atomic_path(table) as temporary:
+        temporary.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(table: Path) -> Mapping[str, list[object]]:

@@ -166,7 +166,7 @@ def drop_outdated(data: Path, jobs: list[Job]) -> None:
     made_of = made_of if isinstance(made_of, dict) else {}
     now = {j.utterance.id: found.get(str(j.utterance.audio), made_of.get(j.utterance.id, "")) for j in jobs}
     for job in jobs:
-        if now[job.utterance.id] != made_of.get(job.utterance.id) and job.target.exists():
+        if now[job.utterance.id] != made_of.get(job.utterance.id, "") and job.target.exists():
             (data.parent / "wav.scp").unlink(missing_ok=True)
             job.target.unlink()
     if now != made_of:

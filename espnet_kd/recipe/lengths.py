@@ -14,7 +14,7 @@ from espnet_kd.corpora.datadir import check_same_keys, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
 from espnet_kd.rate import parse_rate
-from espnet_kd.recipe.contents import keep_cache
+from espnet_kd.recipe.contents import inherit
 
 TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an utterance
 
@@ -83,7 +83,7 @@ def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], withou
         for path in sorted(src.iterdir()):
             if path.is_file() and path.name not in (*TABLES, "spk2utt") and not path.name.startswith("."):
                 shutil.copyfile(path, tmp / path.name)
-        keep_cache(dst, tmp)
+        inherit(tmp, [dst])  # else all of its audio is read once more
         for name, table in tables.items():
             write_table(tmp / name, {utt: value for utt, value in table.items() if utt not in without})
         write_table(tmp / "spk2utt", spk2utt(read_table(tmp / "utt2spk")))

@@ -22,7 +22,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
 from espnet_kd.models.hypotheses import HYPOTHESIS, PREFIX
 from espnet_kd.rate import parse_rate
-from espnet_kd.recipe.contents import keep_cache
+from espnet_kd.recipe.contents import inherit
 from espnet_kd.recipe.lengths import dump_tables
 from espnet_kd.recipe.pseudo_label.dump import MANIFEST
 
@@ -174,7 +174,6 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
     """
     sides = 0, 0
     with atomic_dir(args.dst) as tmp:
-        keep_cache(args.dst, tmp)
         for name in ("feats_type", "audio_format"):
             if (args.labelled / name).is_file():
                 (tmp / name).write_bytes((args.labelled / name).read_bytes())
@@ -198,6 +197,7 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
                     total(repeat(name, pseudo, times.pseudo)),
                 )
             del parts, labelled, others, pseudo, rows  # before the next tables are read: they are large
+        inherit(tmp, [args.dst, args.labelled, *args.pseudo])
         (tmp / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return sides
 

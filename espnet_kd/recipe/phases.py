@@ -10,6 +10,7 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.recipe.contents import inherit
 from espnet_kd.recipe.merge import merge_files, read_config
 from espnet_kd.tasks.transcripts import obstacle
 
@@ -88,3 +89,4 @@ def join(sets: Sequence[Path], out: Path) -> None:
     with atomic_dir(out) as temporary:
         for name, table in joined.items():
             write_table(temporary / name, table)
+        inherit(temporary, sets)

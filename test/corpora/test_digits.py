@@ -122,6 +122,12 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
         assert table and all(Path(file).stat().st_size for file in table)
 
 
+def test_into_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    digits.prepare(Path("."), {"dev": 1}, seed=1, nj=1)
+    assert len(read_data_dir("dev").speaker) == 1
+
+
 def test_without_the_synthesiser_one_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from miniature import write_kaldi, write_speech
 
 from espnet_kd.errors import UserError
-from espnet_kd.recipe import contents
+from espnet_kd.recipe import contents, phases
 
 
 def age(*paths: Path) -> None:
@@ -52,6 +52,17 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(
     assert contents.of_speech(data) == first and len(read) == 2
     age(data / "a-1.wav")
     assert contents.of_speech(data) == first and read[2:] == ["a-1.wav"]
+
+
+def test_audio_of_joined_directories_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "YOUNG", -1.0)
+    parts = [write_speech(tmp_path / name, {f"{name}-1": 100}) for name in ("a", "b")]
+    for part in parts:
+        (part / "utt2num_samples").write_text(f"{part.name}-1 100\n")
+        contents.of_speech(part)
+    phases.join(parts, tmp_path / "exp" / "speech")
+    monkeypatch.setattr(contents, "fingerprint", lambda path: pytest.fail(f"{path} is read again"))
+    contents.of_speech(tmp_path / "exp" / "speech")
 
 
 def test_what_was_just_written_is_not_trusted(tmp_path: Path) -> None:
@@ -102,7 +113,6 @@ def test_a_directory_that_is_made_again_keeps_what_is_known_of_its_audio(
     write_speech(tmp_path / "old", {"a-1": 100})
     first = contents.of_speech(tmp_path / "old")
     write_kaldi(tmp_path / "new", wav_scp=(tmp_path / "old/wav.scp").read_text())
-    contents.keep_cache(tmp_path / "old", tmp_path / "new")
+    contents.inherit(tmp_path / "new", [tmp_path / "old", tmp_path / "nowhere"])
     monkeypatch.setattr(contents, "fingerprint", lambda path: pytest.fail(f"{path} is read"))
     assert contents.of_speech(tmp_path / "new") == first
-    contents.keep_cache(tmp_path / "nowhere", tmp_path / "new")

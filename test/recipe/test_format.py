@@ -13,7 +13,7 @@ from miniature import contents, tone, write_kaldi, write_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.recipe import lengths, perturb, score, scores
-from espnet_kd.recipe.format import main
+from espnet_kd.recipe.format import CONTENTS, SOURCES, main
 
 LENGTHS = {"a-1": 16000, "a-2": 4000, "b-1": 8000}
 
@@ -166,6 +166,15 @@ def test_equal_content_elsewhere_or_of_another_time_is_left_alone(src: Path) -> 
     (src / "b-1.wav").unlink()  # the corpus may go once it is formatted
     formatted(src, "--nj", "1")
     assert {p: p.stat().st_ino for p in kept} == kept
+
+
+@pytest.mark.parametrize("record", [SOURCES, CONTENTS])
+def test_audio_without_a_source_or_a_record_of_it_stays(src: Path, record: str) -> None:
+    dst = formatted(src, "--nj", "1")
+    (dst / "data" / record).unlink()  # as an older espnet_kd left it
+    (src / "b-1.wav").unlink()
+    formatted(src, "--nj", "1")
+    assert (dst / "utt2num_samples").read_text() == "a-1 16000\na-2 4000\nb-1 8000\n"
 
 
 def test_younger_source_other_settings_and_lost_utterances(src: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from espnet_kd.corpora.datadir import check_id, check_same_keys, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_table, write_table
+from espnet_kd.recipe.contents import inherit
 from espnet_kd.recipe.pseudo_label.selection import Label
 
 MANIFEST = "manifest.json"
@@ -99,6 +100,7 @@ def write(source: Dump, dst: Path, labels: Mapping[str, Label], manifest: str) -
     write_table(dst / "utt2num_samples", {utt: item.samples for utt, item in labels.items()})
     for name, content in source.kind.items():
         _write_text(dst / name, content)
+    inherit(dst, [source.path])
     write_table(dst / "wav.scp", {utt: source.wav[utt] for utt in labels})
 
 
