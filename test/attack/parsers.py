@@ -292,7 +292,7 @@ def of_directories(folder: Path) -> dict[str, Target]:
 
 
 def directory(root: Path, files: dict[str, bytes], parse: Callable[[Path], Any], share: float) -> Target:
-    """A parser of several files, one of which is damaged at a time; an input is its name, then its content."""
+    """A parser of several files, one of which is damaged at a time; an input is name and content."""
     for name, content in files.items():
         write(root / name, content)
 
