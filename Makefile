@@ -9,7 +9,7 @@ endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
 
-.PHONY: help install demo test bench lint clean distclean
+.PHONY: help install demo test attack bench lint clean distclean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=/path/to/python3.12]"
@@ -23,6 +23,9 @@ demo: install  ## spoken digits: teacher, student, distilled student, table and 
 
 test: install  ## all tests (ARGS="-k name" for some of them)
 	@python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder test $(ARGS)
+
+attack: install  ## damaged inputs, stores, archives, audio, and kills at random moments (ARGS="fuzz kills" for parts)
+	@python test/attack $(ARGS)
 
 bench: install  ## time and memory of the parts that must be fast (ARGS="online_teacher" for one of them)
 	@python -m bench $(ARGS)

@@ -68,9 +68,10 @@ def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
     config = {"type": "local"} if cluster == "local" else read_config(Path(cluster))
     unknown = config.keys() - {"type", "workers", "options"}
     if unknown:
-        raise UserError(f"{cluster}: unknown key {min(unknown)}: a cluster has type, workers and options")
+        unknown_key = min(map(str, unknown))
+        raise UserError(f"{cluster}: unknown key {unknown_key}: a cluster has type, workers and options")
     kind, options = config.get("type"), config.get("options") or {}
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{cluster}: no cluster type {kind!r}: there are {', '.join(KINDS)}")
     if not isinstance(options, dict):
         raise UserError(f"{cluster}: options are `key: value` lines, not a {type(options).__name__}")
@@ -81,7 +82,8 @@ def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
         raise UserError(f"{cluster}: how many workers? Give `workers` there or --workers")
     number = 1 if number is None else number  # Dask knows how many there are
     if type(number) is not int or number < 1:
-        raise UserError(f"workers: {number!r} is not a number from 1 up")
+        source = f"{cluster}: " if workers is None else "--"
+        raise UserError(f"{source}workers: {number!r} is not a number from 1 up")
     return Cluster(kind, number, options)
 
 

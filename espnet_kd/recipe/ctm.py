@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from espnet_kd.errors import UserError
 
-UTTERANCE = re.compile(r"(?P<call>\S+)-(?P<side>[AB])_(?P<start>\d+)-(?P<end>\d+)")
+UTTERANCE = re.compile(r"(?P<call>\S+)-(?P<side>[AB])_(?P<start>\d{1,9})-(?P<end>\d{1,9})")
 NOISES = frozenset("[noise] [laughter] [vocalized-noise] <unk>".split())
 # All that the GLM of Hub5'00 maps to a hesitation; in the reference hesitations are optional.
 HESITATIONS = frozenset("uh um eh mm hm ah huh ha er oof hee ach eee ew".split())

@@ -6,7 +6,6 @@ not of the time that computing takes, nor of the wait for the end of a chunk.
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.recipe.merge import split_words
 from espnet_kd.safe_yaml import parse_yaml, read_config
 
 NAME = "delay.json"
@@ -81,7 +81,7 @@ def overrides(words: str) -> dict[str, Any]:
     )
     for name in ("streaming", "decoding_window", "left_context"):
         parser.add_argument(f"--{name}", type=parse_yaml)
-    return vars(parser.parse_known_args(shlex.split(words))[0])
+    return vars(parser.parse_known_args(split_words(words, "--inference_args"))[0])
 
 
 def chunks_of(inference: dict[str, Any], milliseconds: float) -> tuple[int, int] | None:

@@ -1,12 +1,14 @@
 """``espnet-kd merge``: one YAML configuration of several, the later ones first in command."""
 
 import argparse
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.safe_yaml import read_config
 
@@ -23,6 +25,18 @@ def main(argv: list[str] | None = None) -> None:
         return
     with atomic_path(args.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def split_words(options: str, name: str) -> list[str]:
+    """The words of an option that holds options, as a shell divides them.
+
+    Raises:
+        UserError: a quotation is not closed; with the name of the option.
+    """
+    try:
+        return shlex.split(options)
+    except ValueError as e:
+        raise UserError(f"{name} {options!r}: {str(e).lower()}") from None
 
 
 def merge_files(paths: Iterable[Path]) -> dict[str, Any]:

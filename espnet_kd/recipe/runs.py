@@ -195,12 +195,7 @@ def _learns(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(exp: Path) -> dict[str, Any]:
-    try:
-        return json.loads((exp / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except json.JSONDecodeError as e:
-        raise UserError(f"{exp / RECORD}:{e.lineno} is not JSON: remove it") from None
+    return read_json(exp / RECORD) if (exp / RECORD).exists() else {}
 
 
 def _write(exp: Path, record: dict[str, Any]) -> None:

@@ -8,15 +8,16 @@ another front end gets a directory of its own, whose name ends in a hash of the 
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_kd.errors import UserError
 from espnet_kd.rate import parse_rate
-from espnet_kd.recipe.merge import merge_files, read_config
+from espnet_kd.recipe.merge import merge_files, read_config, split_words
 
 RECORD = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
 
@@ -47,10 +48,13 @@ def front_end(config: Mapping[str, Any], options: str = "", fs: str | None = Non
     parser.add_argument("--frontend")
     parser.add_argument("--frontend_conf", action=NestedDictAction, default={})
     parser.set_defaults(frontend=config.get("frontend"), frontend_conf=config.get("frontend_conf") or {})
-    words = shlex.split(options)
+    words = split_words(options, "--args")
     if fs is not None:
         words = ["--frontend_conf", f"fs={fs}", *words]
-    args, _ = parser.parse_known_args(words)
+    try:
+        args, _ = parser.parse_known_args(words)
+    except yaml.YAMLError:
+        raise UserError(f"--args {options!r}: the value of --frontend_conf is not YAML") from None
     conf = dict(args.frontend_conf)
     if "fs" in conf:
         conf["fs"] = parse_rate(str(conf["fs"]))

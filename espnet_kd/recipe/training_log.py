@@ -21,6 +21,14 @@ RESULTS = re.compile(r" (\d{1,9})epoch results: .*?\[valid\] ([^\[]*)")
 VALUE = re.compile(r"(\w+)=([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))")
 
 
+def _number(text: str) -> float:
+    """NaN for what is none: lines of two processes may be mixed up."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 @dataclass
 class Training:
     """What the lines of a log have said so far.
@@ -51,7 +59,7 @@ class Training:
             self.epoch, self.batch = int(match[1]), int(match[2])
         elif match := RESULTS.search(line):
             self.finished = int(match[1])
-            values = {key: float(value) for key, value in VALUE.findall(match[2])}
+            values = {key: _number(value) for key, value in VALUE.findall(match[2])}
             # The accuracy of a model without a decoder is not a number.
             self.valid = {key: value for key, value in values.items() if not math.isnan(value)}
 

@@ -98,9 +98,13 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content["taps"] = {name: Tap(**tap) for name, tap in content["taps"].items()}
         content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
-        return Manifest(**{**content, "teachers": tuple(content["teachers"])})
-    except (KeyError, TypeError, AttributeError):
+        manifest = Manifest(**{**content, "teachers": tuple(content["teachers"])})
+        sizes = [tap.row.itemsize for tap in manifest.taps.values()]
+        if min([manifest.hours, manifest.utterances, *sizes]) < 0:
+            raise UserError(damaged)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, SyntaxError):  # numpy's
         raise UserError(damaged) from None
+    return manifest
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
@@ -34,7 +35,10 @@ class StrictDictAction(NestedDictAction):
     ) -> None:
         """Check, then do what ESPnet's does."""
         parse_yaml(values.partition("=")[2] if "=" in values else values, f"--{self.dest} {values!r}")
-        super().__call__(parser, namespace, values, option_strings)
+        try:
+            super().__call__(parser, namespace, values, option_strings)
+        except yaml.YAMLError:  # the parser in Python takes no tabs
+            raise UserError(f"--{self.dest} {values!r}: not YAML") from None
 
 
 def read_numbers(args: argparse.Namespace) -> None:

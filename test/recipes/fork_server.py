@@ -5,6 +5,7 @@ interpreter.
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -80,7 +81,8 @@ def answer(connection: socket.socket) -> None:
     if ended not in select.select([connection, ended], [], [])[0]:
         os.killpg(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    connection.send(str(status).encode())
+    with contextlib.suppress(BrokenPipeError):  # it was killed
+        connection.send(str(status).encode())
     os._exit(0)
 
 

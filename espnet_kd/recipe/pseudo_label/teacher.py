@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
 from espnet_kd.rate import heard_rate
 from espnet_kd.recipe.merge import read_config as read_yaml
+from espnet_kd.recipe.merge import split_words
 from espnet_kd.teachers import experiment
 
 TASKS = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
@@ -63,7 +63,7 @@ def find(
     task = "asr_transducer" if experiment.TRANSDUCER_KEY in config else "asr"
     path = experiment.find_checkpoint(directory, checkpoint)
     config = experiment.with_absolute_paths(config, directory)
-    words = shlex.split(inference_args)
+    words = split_words(inference_args, "--inference_args")
     if inference_config is not None:
         if read_yaml(inference_config):  # ESPnet's parser refuses an empty file
             words = ["--config", str(inference_config), *words]

@@ -1,0 +1,67 @@
+"""The parsers of corpora: their transcripts and lists."""
+
+from pathlib import Path
+
+import miniature_csj
+from miniature import write_an4
+from miniature_librispeech import write_librispeech
+from miniature_switchboard import DICTIONARY, write_eval2000, write_side
+from parsers import SLOW, Target, as_json, file, words, write
+
+from espnet_kd.corpora import an4, hub5, librilight
+from espnet_kd.corpora.acronyms import read_acronyms
+from espnet_kd.corpora.csj_sdb import read_sdb
+from espnet_kd.corpora.csj_tags import standard_texts
+from espnet_kd.corpora.librispeech_tree import read_part
+from espnet_kd.corpora.lines import numbered_lines
+from espnet_kd.corpora.recordings import Recording
+from espnet_kd.corpora.switchboard import read_line
+from espnet_kd.corpora.tally import Tally
+from espnet_kd.recipe import ctm
+
+SAID = [(0.5, 1.5, ["i", "[laughter-b]", "m-"]), (2.0, 3.5, ["uh", "ibm's", "{x}"])]
+ACTIVITY = {"voice_activity": [[0.0, 3.0], [3.5, 59.0]], "speaker": "1"}
+
+
+def of_corpora(folder: Path) -> dict[str, Target]:
+    """Transcripts and lists of corpora."""
+    call = Recording(folder / "sw02001.sph", 60.0)
+    known = read_acronyms(write(folder / "dict.text", DICTIONARY.encode()))
+    write_eval2000(folder / "hub5", utterances=4)
+    stm, pem = (next((folder / "hub5").rglob(f"*.{kind}")) for kind in ("stm", "pem"))
+    side = write_side(folder / "ldc", 2001, "A", SAID)
+    lists = write_an4(folder / "an4") / "etc"
+    part = write_librispeech(folder / "LibriSpeech", {"dev-clean": 3}) / "dev-clean"
+    chapter = next(part.rglob("*.trans.txt"))
+    talk = miniature_csj.sdb("A01F0001", miniature_csj.make_parts(3))
+    recording = librilight.Recording("a.flac", "a", "a", folder / "a.flac", 60.0)
+
+    def ldc(path: Path) -> object:
+        lines = numbered_lines(path)
+        return [read_line(where, line, {"sw02001": call}, known, Tally(), Tally()) for where, line in lines]
+
+    def segments(path: Path) -> object:
+        found = hub5.read_stm(path)
+        texts = {s.id: hub5.plain_reference(s.words) for s in found.values()}
+        return texts, hub5.widen(found.values(), 0.2), hub5.mended_stm(path)
+
+    def an4_lists(path: Path) -> object:
+        return an4.read_set(path.parents[1], "train")
+
+    def activity(path: Path) -> object:
+        return librilight.cutter(librilight.Cutting("speech", 30.0, 0.1, 0.2), [recording])(recording)
+
+    def damaged(path: Path, parse, where: str = "", share: float = 1.0) -> Target:
+        return file(path, parse, path.read_bytes(), where=where, share=share)
+
+    return {
+        "CSJ transcript": file(folder / "A01F0001.sdb", lambda p: standard_texts(read_sdb(p), p), talk),
+        "Switchboard transcript": damaged(side, ldc, share=SLOW),
+        "STM": damaged(stm, segments),
+        "PEM": damaged(pem, hub5.read_pem),
+        "ids of a CTM": words(lambda text: ctm.render({text: "SO {x}"}), b"en_4156-A_000301-000350"),
+        "AN4 lists": damaged(lists / "an4_train.fileids", an4_lists, "an4"),
+        "AN4 transcripts": damaged(lists / "an4_train.transcription", an4_lists, "an4"),
+        "LibriSpeech transcripts": damaged(chapter, lambda _: read_part(part), "dev-clean", share=0.5),
+        "voice activity": file(folder / "a.json", activity, ACTIVITY, text=as_json),
+    }
