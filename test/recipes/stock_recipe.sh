@@ -6,7 +6,7 @@
 #
 # ESPNET_ROOT is a checkout of ESPnet (egs2/, tools/), which is only read: the recipe runs in a copy of it in WORK.
 # python3 of the PATH is that of an environment with ESPnet and espnet_kd. Stage 13 needs sclite (Debian: sctk).
-# Variables: feats_type (raw; raw_copy, extracted), teacher_epochs, student_epochs, python_kd ("python3 -m espnet_kd").
+# Variables: feats_type (raw; raw_copy, extracted, which needs h5py), teacher_epochs, student_epochs, python_kd ("python3 -m espnet_kd").
 set -euo pipefail
 
 fail() {
