@@ -86,7 +86,7 @@ class Batches:
         repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)
         needed = lengths + repeated.sum(1)  # between two of a kind there must be a blank
         for place in (frames < needed).nonzero().flatten().tolist():
-            _warn(
+            warn_once(
                 f"utterance {self.utterances[place]} has {int(frames[place])} frames, and CTC needs "
                 f"{int(needed[place])} for its labels: it adds nothing to the CTC loss, or makes it infinite "
                 "without `zero_infinity`; leave it out"
@@ -99,6 +99,6 @@ def warn(text: str) -> None:
 
 
 @cache
-def _warn(text: str) -> None:
-    """Once, not in every epoch."""
+def warn_once(text: str) -> None:
+    """As ``warn``, but not in every epoch again."""
     warn(text)

@@ -1,10 +1,8 @@
 """The distillation options of an ESPnet configuration, checked."""
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import yaml
@@ -17,6 +15,7 @@ from espnet_kd.criteria.weights import BLANK
 from espnet_kd.errors import UserError
 from espnet_kd.models.distilled import Term
 from espnet_kd.models.schedule import Schedule, build_schedule
+from espnet_kd.models.short import warn_once
 from espnet_kd.safe_yaml import parse_yaml, with_numbers
 from espnet_kd.tasks.targets import AUTO, CHOICES
 from espnet_kd.teachers.lattice import LATTICE
@@ -260,16 +259,10 @@ def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: s
     changed = {"mean": "the mean over all nodes of the batch", None: "the sum over the nodes of an utterance"}
     reduction = entry.get("reduction")
     if reduction in changed and not entry.get("normalize"):
-        _warn(
+        warn_once(  # the options are read more than once
             f"criteria: {name}: reduction {reduction or 'left out'}: {changed[reduction]}; earlier versions "
             "took the mean over the nodes of each utterance: `reduction: utterance` with `normalize: nodes`"
         )
-
-
-@cache
-def _warn(text: str) -> None:
-    """Once: the options are read more than once."""
-    logging.warning(text)
 
 
 def _resample(term: Term, entry: Mapping[str, Any]) -> bool:

@@ -66,7 +66,7 @@ def test_targets_name_the_file(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_what_ctc_cannot_align_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(short, "_warn", warnings.append)
+    monkeypatch.setattr(short, "warn_once", warnings.append)
     train(recipe, 3000, "student", batch_size=4)
     assert warnings and all(w.startswith("utterance train-5 has ") for w in warnings)
 
@@ -75,7 +75,7 @@ def test_a_blank_between_equal_labels_needs_a_frame(monkeypatch: pytest.MonkeyPa
     from espnet2.asr.ctc import CTC
 
     warnings: list[str] = []
-    monkeypatch.setattr(short, "_warn", warnings.append)
+    monkeypatch.setattr(short, "warn_once", warnings.append)
     ctc, labels = CTC(5, 4), torch.tensor([[3, 3, 4], [3, 4, -1], [4, -1, -1]])
     batches = Batches([(["a", "b", "c"], {"speech_lengths": torch.tensor([9, 8, 7])})])
     with batches.naming(ctc):

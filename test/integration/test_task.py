@@ -343,6 +343,6 @@ def test_a_mistake_is_one_line_where_espnet_starts_a_process_for_each_gpu(
         ASRDistillationTask.main_worker(Namespace(distributed=True, multiprocessing_distributed=True))
     ended = ProcessExitedException("process 1 terminated with exit code 1", 1, 1234, 1)
     monkeypatch.setattr(AbsTask, "main", fail(ended))
-    monkeypatch.setattr(sys, "argv", [])  # the command writes into it
+    monkeypatch.setattr(sys, "argv", ["espnet-kd"])  # the command writes into it
     with pytest.raises(UserError, match="^the training ended: process 1 terminated with exit code 1: see"):
         train.main([])
