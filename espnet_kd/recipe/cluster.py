@@ -41,6 +41,8 @@ KINDS = {
 }
 # One thread a worker, so that the result does not depend on how many there are; models may take all memory.
 LOCAL = {"processes": True, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+# Dask's web pages, which anyone could read, are left out: they are not encrypted.
+NO_PAGES = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 Work = Callable[[Shard], Shard]
 
@@ -139,12 +141,14 @@ def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
     shared.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tls-", dir=shared) as directory:
         if KINDS[cluster.kind][0] == "dask_jobqueue":  # writes the files
-            yield {"security": security, "shared_temp_directory": directory}
+            quiet = {**NO_PAGES, **(given.get("scheduler_options") or {})}
+            yield {"security": security, "shared_temp_directory": directory, "scheduler_options": quiet}
             return
         files = _write_keys(security, Path(directory))
         both = {"protocol": "tls://", "security": files}
         names = ("worker_options", "scheduler_options")
         sides = {name: {**both, **(given.get(name) or {})} for name in names}
+        sides["scheduler_options"] = {**NO_PAGES, **sides["scheduler_options"]}
         yield {"security": security, **sides}
 
 

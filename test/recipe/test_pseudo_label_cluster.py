@@ -103,6 +103,8 @@ def test_keys_of_other_machines_are_in_files_that_only_the_user_reads_and_go_awa
         security, directory = SHARED[kind](given)
         assert isinstance(security, FakeSecurity) and directory.stat().st_mode & 0o777 == 0o700
         assert directory.parent == tmp_path / "new"
+        pages = {key: given["scheduler_options"].pop(key) for key in ("dashboard", "dashboard_address")}
+        assert pages == {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
         if kind == "ssh":
             worker, scheduler = given["worker_options"], given["scheduler_options"]
             assert worker.pop("nthreads") == 1 and worker == scheduler and worker["protocol"] == "tls://"
