@@ -59,7 +59,7 @@ def files(*names: str) -> Callable[[Path], dict[str, str]]:
 def digest(path: Path) -> str:
     """Of what a file says: of tensors and arrays, not of the archive around them."""
     if path.suffix == ".pth":
-        state = torch.load(path, map_location="cpu", weights_only=False)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state) if path.name == "checkpoint.pth" else state
         parts = [(k, v.numpy().tobytes()) for k, v in sorted(state.items()) if isinstance(v, torch.Tensor)]
     elif path.suffix == ".npz":
