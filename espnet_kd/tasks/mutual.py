@@ -15,6 +15,7 @@ scheduled_sampling: {probability: {schedule: linear, from: 0, to: 0.3, begin: 20
 import argparse
 import copy
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -45,6 +46,7 @@ CHOICES: dict[str, Any] = {  # the first is the default
     "ss_prefix": Literal["shared", "own"],
 }
 KEYS = ("peers", "weight", "criteria", *CHOICES)
+OF_PEER = re.compile(r"_peer\d+$")  # see models.mutual.suffix
 Build = Callable[[argparse.Namespace], Model]
 
 
@@ -123,6 +125,8 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], list[Term
     terms = term_options(mutual["criteria"])
     for t in terms:
         needs = t.build().needs
+        if OF_PEER.search(t.term.name):
+            raise UserError(f"mutual: criterion {t.term.name}: peers' statistics end so: take another name")
         if t.resample:
             raise UserError(
                 f"mutual: criterion {t.term.name}: `frame_rate: resample` is for teachers: "

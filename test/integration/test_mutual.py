@@ -205,6 +205,7 @@ def test_peers_of_different_architecture(recipe: Recipe) -> None:
     [
         ({}, "criteria is missing"),
         ({"criteria": {"att": ATT}, "peer": 3}, "unknown key peer; known: peers, weight, criteria"),
+        ({"criteria": {"a": ATT, "a_peer2": CTC}}, "criterion a_peer2: peers' statistics end so"),
         ({"criteria": {"att": ATT}, "combine": "mix"}, "mutual: combine is 'mix'; "),
         ({"criteria": {"att": ATT}, "weight": 1.5}, "mutual: weight must stay between 0 and 1"),
         ({"criteria": {"att": ATT}, "weight": -1, "combine": "add"}, "mutual: weight: -1 is below 0"),
