@@ -45,3 +45,5 @@ def test_ids() -> None:
     assert parse(UTT) == ("en_4156", "A", 30185, 30248)
     with pytest.raises(UserError, match="fash-an251-fash-b is no utterance of Hub5: expected"):
         parse("fash-an251-fash-b")
+    with pytest.raises(UserError, match="is no utterance of Hub5"):
+        parse(f"en_4156-A_{'9' * 5000}-1")

@@ -31,10 +31,11 @@ def test_a_file_names_a_cluster_its_workers_and_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("type: [slurm]\n", r"no cluster type \['slurm'\]: there are local"),
         ("type: sslurm\n", "no cluster type 'sslurm': there are local, ssh"),
         ("type: slurm\nqueue: gpu\n", "unknown key queue: a cluster has type, workers and options"),
         ("type: slurm\noptions: [1]\n", "options are `key: value` lines, not a list"),
-        ("type: slurm\nworkers: 0\n", "workers: 0 is not a number from 1 up"),
+        ("type: slurm\nworkers: 0\n", "cluster.yaml: workers: 0 is not a number from 1 up"),
         ("type: slurm\n", "how many workers"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet_kd.errors import UserError
 from espnet_kd.recipe.statistics import RECORD, front_end, main
 
 
@@ -61,3 +62,11 @@ def test_front_end_is_what_the_command_line_leaves_of_it() -> None:
     wanted = {"frontend": "default", "frontend_conf": {"n_fft": 512, "fs": 16000}}
     assert front_end(config, "--lr 1 --frontend_conf n_fft=512", "16k") == wanted
     assert config == {"frontend_conf": {"n_fft": 400, "fs": "8k"}}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [("--x 'a", "no closing quotation"), ("--frontend_conf {a", "is not YAML")]
+)
+def test_options_that_cannot_be_read_are_named(options: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"--args .*: .*{message}"):
+        front_end({}, options)
