@@ -49,7 +49,7 @@ def _row(directory: Path) -> list[str]:
             f"{100 * manifest.size / whole:.1f} %" if whole else "",
         ]
     except (UserError, OSError, TypeError, AttributeError, ArithmeticError):  # or values of other types
-        return [code(directory.name), "damaged: repeat the command that made it", *[""] * 5]
+        return [code(directory.name), "damaged or of another version: make it again", *[""] * 5]
 
 
 def _kept(manifest: Manifest) -> str:

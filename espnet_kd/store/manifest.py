@@ -15,6 +15,10 @@ NAME = "manifest.json"
 FORMAT = 2  # 1 had no checksums of audio
 
 
+class OtherFormat(UserError):
+    """A store is of another version of espnet_kd."""
+
+
 @dataclass(frozen=True)
 class ShardEntry:
     """A shard: its name, its first utterance, how many it has, SHA-256 of its index."""
@@ -89,7 +93,10 @@ def read_manifest(directory: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(damaged) from None
     if kept != FORMAT:
-        raise UserError(f"{path} is of format {kept}, this version reads {FORMAT}: make the store again")
+        raise OtherFormat(
+            f"{path} is of format {kept}, this version reads {FORMAT}: remove {directory} and make the store "
+            "again"
+        )
     if found != checksum({"format": kept, **content}):
         raise UserError(
             f"{path} was changed after it was written: its checksum is wrong; "

@@ -238,6 +238,10 @@ def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytes
     assert "exp/more: 11 utterances, 0.01 hours, no problem" in capsys.readouterr().out
     with pytest.raises(UserError, match="exp/more holds shards of another data and taps and teachers"):
         write(ensemble, "exp/more", {"ctc": {**CRITERIA["ctc"], "k": 7}}, ["exp/second"])
+    manifest = ensemble.root / "exp/more/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 1}))
+    with pytest.raises(UserError, match="of format 1, .* remove exp/more and make the store again"):
+        write(ensemble, "exp/more", fewer, ["exp/teacher"])
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import

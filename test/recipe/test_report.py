@@ -179,7 +179,7 @@ def test_a_store_of_another_kind_is_a_row(recipe: Path) -> None:
     content = {"format": 2, "taps": {"a": 1}, "shards": []}
     content["checksum"] = checksum(content)
     (recipe / "exp/store/manifest.json").write_text(json.dumps(content))
-    assert "damaged: repeat the command that made it" in report()
+    assert "damaged or of another version: make it again" in report()
 
 
 def test_nothing_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,14 +174,20 @@ def make(args: argparse.Namespace) -> Store:
 
 
 def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | None:
-    """A complete store that has all that is asked, of the same teachers and data; it may have more."""
-    from espnet_kd.store.manifest import NAME
+    """A complete store that has all that is asked, of the same teachers and data; it may have more.
+
+    Raises:
+        UserError: the store is of another version of espnet_kd.
+    """
+    from espnet_kd.store.manifest import NAME, OtherFormat
     from espnet_kd.tasks.stored import misfit, unserved
 
     if not (directory / NAME).exists():
         return None
     try:
         store = Store(directory)
+    except OtherFormat:
+        raise
     except UserError:  # its shards may be whole: the manifest is written again
         return None
     manifest, kept = store.manifest, store.manifest.settings
