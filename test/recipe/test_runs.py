@@ -213,7 +213,7 @@ def test_a_damaged_record_is_named(place: Path) -> None:
     begin()
     Path("exp/s/1epoch.pth").touch()
     Path("exp/s/run.json").write_text("{")
-    with pytest.raises(UserError, match=r"exp/s/run.json:1 is not JSON"):
+    with pytest.raises(UserError, match="exp/s/run.json:1: not JSON"):
         begin()
 
 
