@@ -104,10 +104,10 @@ def _extract_tar(archive: Path, dst: Path) -> None:
         start = f.read(6)
     decompress = next((opener for magic, opener in MAGIC.items() if start.startswith(magic)), open)
     with decompress(archive, "rb") as f, tarfile.open(fileobj=_Tar(archive, f), mode="r:") as tar:
-        members, size = [], 0
+        members, size, packed = [], 0, archive.stat().st_size
         for m in tar:  # one by one: the list itself may be a bomb
             size += HEADER + (m.size if m.isreg() else 0)
-            _check_size(archive, size)
+            _check_size(archive, size, packed)
             if m.size < 0:
                 raise tarfile.ReadError(f"member {m.name!r} has {m.size} bytes")
             members.append(m)
@@ -141,14 +141,13 @@ def _check_members(archive: Path, members: Collection[tarfile.TarInfo]) -> None:
 
 def _extract_zip(archive: Path, dst: Path) -> None:
     with zipfile.ZipFile(archive) as z:
-        _check_size(archive, sum(HEADER + info.file_size for info in z.infolist()))
+        _check_size(archive, sum(HEADER + info.file_size for info in z.infolist()), archive.stat().st_size)
         for name in z.namelist():
             _check(archive, name, name)
         z.extractall(dst)  # checks every CRC and stops at the size given; writes links as plain files
 
 
-def _check_size(archive: Path, size: int) -> None:
-    packed = archive.stat().st_size
+def _check_size(archive: Path, size: int, packed: int) -> None:
     if size > LARGEST_RATIO * packed + ALLOWED:
         raise UserError(
             f"{archive} has {packed} bytes and would become more than {LARGEST_RATIO} times as large: "

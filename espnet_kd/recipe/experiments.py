@@ -163,6 +163,9 @@ def read(directory: Path, sets: list[str], inference_tags: list[str]) -> Run | N
     config = read_config(directory / "config.yaml")
     if config.get("collect_stats") or "token_list" not in config or "lm" in config:
         return None  # statistics, or a language model
+    for key in ("seed", "accum_grad"):
+        if not isinstance(config.get(key), int | None):
+            raise UserError(f"{directory}/config.yaml: {key} is {config[key]!r}, not a whole number")
     info: dict[str, Any] = {}
     if (directory / "run.json").is_file():
         info = _mapping(directory / "run.json", json.loads, ValueError)

@@ -53,7 +53,7 @@ def front_end(config: Mapping[str, Any], options: str = "", fs: str | None = Non
         words = ["--frontend_conf", f"fs={fs}", *words]
     try:
         args, _ = parser.parse_known_args(words)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a number of 5000 digits
         raise UserError(f"--args {options!r}: the value of --frontend_conf is not YAML") from None
     conf = dict(args.frontend_conf)
     if "fs" in conf:

@@ -13,7 +13,7 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / "test" / name) for name in ("", "store",
 
 from espnet_kd.errors import UserError, printable  # noqa: E402
 
-SECONDS = 10.0  # that an attempt may take
+SECONDS = 30.0  # that an attempt may take, on a machine that does other things, too
 GIGABYTES = 1.5  # that it may add to the memory of its process
 LONGEST_MESSAGE = 5000  # characters
 SHOWN = 20  # faults of an attack

@@ -27,7 +27,7 @@ def test_no_attack_succeeds(part: str, tries: int) -> None:
 def test_every_parser_holds() -> None:
     fuzz = importlib.import_module("fuzz")
     found = [fuzz.chunk(name, 1, 0, 10) for name in fuzz.targets()]
-    assert len(found) > 35 and all(o.tried == 10 for o in found)
+    assert len(found) > 34 and all(o.tried == 10 for o in found)
     assert [fault for o in found for fault in o.faults] == []
 
 

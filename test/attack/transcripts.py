@@ -6,7 +6,7 @@ import miniature_csj
 from miniature import write_an4
 from miniature_librispeech import write_librispeech
 from miniature_switchboard import DICTIONARY, write_eval2000, write_side
-from parsers import SLOW, Target, as_json, file, words, write
+from parsers import SLOW, Target, as_json, directory, file, words, write
 
 from espnet_kd.corpora import an4, hub5, librilight
 from espnet_kd.corpora.acronyms import read_acronyms
@@ -30,7 +30,8 @@ def of_corpora(folder: Path) -> dict[str, Target]:
     write_eval2000(folder / "hub5", utterances=4)
     stm, pem = (next((folder / "hub5").rglob(f"*.{kind}")) for kind in ("stm", "pem"))
     side = write_side(folder / "ldc", 2001, "A", SAID)
-    lists = write_an4(folder / "an4") / "etc"
+    tree = write_an4(folder / "an4")
+    lists = {f"etc/{path.name}": path.read_bytes() for path in (tree / "etc").glob("an4_train.*")}
     part = write_librispeech(folder / "LibriSpeech", {"dev-clean": 3}) / "dev-clean"
     chapter = next(part.rglob("*.trans.txt"))
     talk = miniature_csj.sdb("A01F0001", miniature_csj.make_parts(3))
@@ -45,9 +46,6 @@ def of_corpora(folder: Path) -> dict[str, Target]:
         texts = {s.id: hub5.plain_reference(s.words) for s in found.values()}
         return texts, hub5.widen(found.values(), 0.2), hub5.mended_stm(path)
 
-    def an4_lists(path: Path) -> object:
-        return an4.read_set(path.parents[1], "train")
-
     def activity(path: Path) -> object:
         return librilight.cutter(librilight.Cutting("speech", 30.0, 0.1, 0.2), [recording])(recording)
 
@@ -60,8 +58,7 @@ def of_corpora(folder: Path) -> dict[str, Target]:
         "STM": damaged(stm, segments),
         "PEM": damaged(pem, hub5.read_pem),
         "ids of a CTM": words(lambda text: ctm.render({text: "SO {x}"}), b"en_4156-A_000301-000350"),
-        "AN4 lists": damaged(lists / "an4_train.fileids", an4_lists, "an4"),
-        "AN4 transcripts": damaged(lists / "an4_train.transcription", an4_lists, "an4"),
+        "AN4": directory(tree, lists, lambda root: an4.read_set(root, "train"), 2),
         "LibriSpeech transcripts": damaged(chapter, lambda _: read_part(part), "dev-clean", share=0.5),
         "voice activity": file(folder / "a.json", activity, ACTIVITY, text=as_json),
     }

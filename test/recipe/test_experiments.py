@@ -54,6 +54,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         one(exp)
 
 
+def test_a_seed_that_is_no_number_is_named(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "s", config(seed="x"))
+    with pytest.raises(UserError, match="s/config.yaml: seed is 'x', not a whole number"):
+        find([tmp_path / "s"], ["test"], [])
+
+
 def test_of_several_decodings_one_must_be_chosen(tmp_path: Path) -> None:
     exp = write_experiment(tmp_path / "e", config())
     write_score(exp, "test", wrong=1)

@@ -65,7 +65,12 @@ def test_front_end_is_what_the_command_line_leaves_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [("--x 'a", "no closing quotation"), ("--frontend_conf {a", "is not YAML")]
+    ("options", "message"),
+    [
+        ("--x 'a", "no closing quotation"),
+        ("--frontend_conf {a", "is not YAML"),
+        ("--frontend_conf a=" + "9" * 5000, "is not YAML"),
+    ],
 )
 def test_options_that_cannot_be_read_are_named(options: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--args .*: .*{message}"):
