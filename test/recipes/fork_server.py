@@ -79,7 +79,10 @@ def answer(connection: socket.socket) -> None:
         return
     ended = os.pidfd_open(child)
     if ended not in select.select([connection, ended], [], [])[0]:
-        os.killpg(child, signal.SIGKILL)
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except ProcessLookupError:  # it has not made its group yet
+            os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(BrokenPipeError):  # it was killed
         connection.send(str(status).encode())
