@@ -17,4 +17,6 @@ class UserError(ValueError):
 
 def printable(text: str) -> str:
     r"""Text in one line that a terminal shows and does not obey: control characters as ``\x1b`` and so on."""
+    if text.isascii() and text.isprintable():  # most are, and this is ten times as fast
+        return text
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

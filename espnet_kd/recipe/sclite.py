@@ -5,6 +5,7 @@ import statistics
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from espnet_kd.errors import printable
@@ -129,6 +130,7 @@ def _alignment(name: str, a: Aligned, c: Counts) -> str:
     return "\n".join([f"id: ({printable(name)})", scores, *text_rows, ""])
 
 
+@lru_cache(1 << 16)  # the same errors come again and again
 def _column(left: str, right: str, mark: str) -> tuple[str, str, str]:
     """The three cells of a column, of one width."""
     left, right = _visible(left), _visible(right)
