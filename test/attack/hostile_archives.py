@@ -29,11 +29,12 @@ TRIES = 6000
 LARGEST = 100_000_000  # bytes that may appear on the disk
 PACK: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, bz2.compress, lzma.compress]
 NAMES = ["a", "b", "a/b", "a/c", "b/a", "A", "a/./b", "d/e/f", "é", "x" * 200, "a b", "-rf", "a/b/c"]
+ABSOLUTE = str(Path(tempfile.gettempdir(), "attack_x"))
 OUTSIDE = [
     "..",
     "../x",
     "a/../../x",
-    "/tmp/attack_x",
+    ABSOLUTE,
     "//x",
     "../../x",
     "a/../..",
@@ -84,7 +85,7 @@ def unpack(root: Path) -> None:
         raise
     finally:
         assert outside(root) == before, "something outside was written"
-        assert not Path("/tmp/attack_x").exists()
+        assert not Path(ABSOLUTE).exists()
     size = 0
     for path in out.rglob("*"):
         kind = path.lstat().st_mode
