@@ -208,7 +208,8 @@ def test_a_teacher_that_nothing_is_learned_from(recipe: Recipe, targets: str | N
 
 
 def test_a_teacher_of_pseudo_labels_alone(recipe: Recipe) -> None:
-    recipe.train("exp/hard", "student", teacher={"exp": "exp/teacher"}, targets="hard", dry_run=True)
+    exp = recipe.train("exp/hard", "student", teacher={"exp": "exp/teacher"}, targets="hard", dry_run=True)
+    assert yaml.safe_load((exp / "config.yaml").read_text())["targets"] == "hard"
 
 
 SCHEDULE = {"schedule": "cosine", "from": 1, "to": 0.1, "begin": 2, "steps": 7}
