@@ -11,10 +11,10 @@ from bench.report import judge
 from bench.speech_model import Size, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
-from espnet_kd.models.distilled import Term
-from espnet_kd.models.mutual import Mutual, learn_together
-from espnet_kd.models.sampling import ScheduledSampling, sample_prefixes
-from espnet_kd.models.schedule import Schedule
+from espnet_kd.methods.mutual import Mutual, learn_together
+from espnet_kd.methods.sampling import ScheduledSampling, sample_prefixes
+from espnet_kd.schedule import Schedule
+from espnet_kd.teachers.options import Term
 
 TARGET = 2.1
 TAPS = ("decoder", "ctc.ctc_lo")

@@ -12,10 +12,11 @@ from bench.report import judge
 from bench.speech_model import Size, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
-from espnet_kd.models.distilled import Method, Term, distil
-from espnet_kd.models.schedule import Schedule
+from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
 TARGET = 1.15

@@ -19,10 +19,12 @@ from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, Size, bat
 from bench.timing import Timing, interleaved, ratio
 from espnet_kd.criteria import build_criterion
 from espnet_kd.files import fingerprint
-from espnet_kd.models.distilled import Method, Term, distil
-from espnet_kd.models.schedule import Schedule
-from espnet_kd.store import Manifest, Record, ShardEntry, Store, Tap, text_checksum, write_shard
-from espnet_kd.teachers.stored import StoredTeacher
+from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.schedule import Schedule
+from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, text_checksum, write_shard
+from espnet_kd.targets.store import Store
+from espnet_kd.targets.teacher import StoredTeacher
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
 MEGABYTES, STEP, READING = 3.5, 1.05, 0.02  # targets: per hour, times the plain step, share of the step

@@ -18,15 +18,15 @@ from bench.report import judge
 from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, Size
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
-from espnet_kd.models.distilled import Method, Term
-from espnet_kd.models.schedule import Schedule
-from espnet_kd.models.transducer import distil_transducer, with_lattice_loss
+from espnet_kd.methods.distilled import Method
+from espnet_kd.methods.transducer import distil_transducer, with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk, lattice_of
 from espnet_kd.rnnt.sweep import arc_scores
+from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
-from espnet_kd.teachers.lattice import LATTICE, lattice
 from espnet_kd.teachers.online import OnlineTeacher
-from espnet_kd.teachers.taps import Taps
+from espnet_kd.teachers.options import Term
+from espnet_kd.teachers.taps import LATTICE, Taps, lattice
 
 TARGET = 1.2
 

@@ -17,9 +17,9 @@ from bench.online_teacher import training_step
 from bench.report import table, verdict
 from bench.rnnt.memory import Megabytes, Watch
 from bench.transducer import CASES, batch, build, distilled
-from espnet_kd.models.transducer import with_lattice_loss
+from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk
-from espnet_kd.teachers.lattice import lattice
+from espnet_kd.teachers.taps import lattice
 
 CLASSES = (500, 2000, 8000)
 CASE = CASES["pieces"]

@@ -18,35 +18,35 @@ from espnet_kd.files import space_error
 COMMANDS = {
     "train": ("espnet_kd.tasks.train", "train a student with distillation (ESPnet's options and ours)"),
     "prepare": ("espnet_kd.corpora.prepare", "make Kaldi data directories from a corpus"),
-    "perturb": ("espnet_kd.recipe.perturb", "add copies of a data directory at other speeds"),
-    "format": ("espnet_kd.recipe.format", "write the audio of a data directory into dump/"),
-    "lengths": ("espnet_kd.recipe.lengths", "drop utterances that are too short or too long"),
-    "tokens": ("espnet_kd.recipe.tokens", "make a token list"),
-    "pseudo-label": ("espnet_kd.recipe.pseudo_label.command", "transcribe a data directory with a teacher"),
-    "mix": ("espnet_kd.recipe.mix", "labelled and pseudo-labelled speech as one training set"),
-    "best": ("espnet_kd.recipe.best", "the best of some experiments on a set"),
-    "targets": ("espnet_kd.recipe.targets.command", "write a teacher's targets to disk, or verify them"),
-    "decode-ensemble": ("espnet_kd.recipe.ensemble.command", "decode with several models at once"),
+    "perturb": ("espnet_kd.data.perturb", "add copies of a data directory at other speeds"),
+    "format": ("espnet_kd.data.format", "write the audio of a data directory into dump/"),
+    "lengths": ("espnet_kd.data.dump", "drop utterances that are too short or too long"),
+    "tokens": ("espnet_kd.data.tokens", "make a token list"),
+    "pseudo-label": ("espnet_kd.pseudo_label.command", "transcribe a data directory with a teacher"),
+    "mix": ("espnet_kd.pseudo_label.mix", "labelled and pseudo-labelled speech as one training set"),
+    "best": ("espnet_kd.report.command:main_best", "the best of some experiments on a set"),
+    "targets": ("espnet_kd.targets.command", "write a teacher's targets to disk, or verify them"),
+    "decode-ensemble": ("espnet_kd.decoding.command", "decode with several models at once"),
     "kept-mass": (
-        "espnet_kd.recipe.targets.kept_mass",
+        "espnet_kd.report.coverage",
         "what the k best classes keep of a teacher's posteriors",
     ),
-    "merge": ("espnet_kd.recipe.merge", "merge YAML configurations"),
-    "score": ("espnet_kd.recipe.score", "WER and CER of one decoded set"),
-    "score-eval2000": ("espnet_kd.recipe.score_eval2000", "official WER of Hub5'00, by NIST's hubscr.pl"),
-    "report": ("espnet_kd.recipe.report", "RESULTS.md and plots of a recipe's experiments"),
-    "peers": ("espnet_kd.recipe.peers", "an experiment directory for every peer of a mutual training"),
-    "runs": ("espnet_kd.recipe.runs", "record what made an experiment directory"),
-    "contents": ("espnet_kd.recipe.contents", "fingerprints of files and data directories"),
-    "phases": ("espnet_kd.recipe.phases", "the speech of a phase of distillation that needs no transcripts"),
-    "statistics": ("espnet_kd.recipe.statistics", "the statistics directory that fits a configuration"),
-    "adopt": ("espnet_kd.recipe.adopt", "decode a teacher from another recipe here"),
-    "delay": ("espnet_kd.recipe.delay", "how much later than its teacher a transducer emits"),
-    "layers": ("espnet_kd.recipe.layers", "the layers of a trained model that a criterion can tap"),
-    "frame-weights": ("espnet_kd.recipe.frame_weights", "plot how much each frame of an utterance counts"),
-    "sizes": ("espnet_kd.recipe.sizes", "how many parameters the models of configurations have"),
-    "doctor": ("espnet_kd.recipe.doctor", "what this machine lacks, and whether its GPUs compute rightly"),
-    "progress": ("espnet_kd.recipe.progress", "follow a training log with a progress bar"),
+    "merge": ("espnet_kd.config", "merge YAML configurations"),
+    "score": ("espnet_kd.scoring.score", "WER and CER of one decoded set"),
+    "score-eval2000": ("espnet_kd.scoring.hub5", "official WER of Hub5'00, by NIST's hubscr.pl"),
+    "report": ("espnet_kd.report.command", "RESULTS.md and plots of a recipe's experiments"),
+    "peers": ("espnet_kd.commands.peers", "an experiment directory for every peer of a mutual training"),
+    "runs": ("espnet_kd.commands.runs", "record what made an experiment directory"),
+    "contents": ("espnet_kd.data.contents", "fingerprints of files and data directories"),
+    "phases": ("espnet_kd.commands.phases", "the speech of a phase that needs no transcripts"),
+    "statistics": ("espnet_kd.data.statistics", "the statistics directory that fits a configuration"),
+    "adopt": ("espnet_kd.commands.adopt", "decode a teacher from another recipe here"),
+    "delay": ("espnet_kd.commands.delay", "how much later than its teacher a transducer emits"),
+    "layers": ("espnet_kd.commands.layers", "the layers of a trained model that a criterion can tap"),
+    "frame-weights": ("espnet_kd.report.frame_weights", "plot how much each frame of an utterance counts"),
+    "sizes": ("espnet_kd.commands.sizes", "how many parameters the models of configurations have"),
+    "doctor": ("espnet_kd.commands.doctor", "what this machine lacks, and whether its GPUs compute rightly"),
+    "progress": ("espnet_kd.commands.progress", "follow a training log with a progress bar"),
 }
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
 TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
@@ -71,7 +71,7 @@ def stand_in(argv: list[str]) -> None:
         run("train", ["--task", TRAINERS[argv[1]], *argv[2:]])
     elif argv[0] == "-m" and len(argv) > 1 and argv[1] in BUILDERS:
         with one_line_errors():
-            importlib.import_module("espnet_kd.safe_yaml").check_command_line(argv[2:])
+            importlib.import_module("espnet_kd.config").check_command_line(argv[2:])
             importlib.import_module("espnet_kd.encoders.register").register_encoders()
         sys.argv[:] = argv[1:]
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
@@ -81,9 +81,9 @@ def stand_in(argv: list[str]) -> None:
 
 def run(name: str, argv: list[str]) -> None:
     """Run one command; a user's mistake becomes one line and exit status 1."""
-    module, _ = COMMANDS[name]
+    module, _, function = COMMANDS[name][0].partition(":")
     with one_line_errors():
-        importlib.import_module(module).main(argv)
+        getattr(importlib.import_module(module), function or "main")(argv)
 
 
 @contextmanager

@@ -15,10 +15,9 @@ from os.path import isfile
 from pathlib import Path
 
 from espnet_kd.corpora.archive import extract
-from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.corpora.download import download, file_sha256, verify
-from espnet_kd.corpora.splits import spread
-from espnet_kd.corpora.tally import warn
+from espnet_kd.corpora.prepare import spread, warn
+from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines
 

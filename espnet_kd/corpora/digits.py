@@ -5,6 +5,7 @@ many rates and pitches, in noise of random colour and level. The same options gi
 """
 
 import argparse
+import ctypes
 import hashlib
 import os
 import random
@@ -20,11 +21,158 @@ import numpy as np
 import soundfile
 import soxr
 
-from espnet_kd.corpora import espeak
-from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
-from espnet_kd.corpora.noise import add_noise
+from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir
+
+FULL_SCALE = 32768
+
+
+def coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> np.ndarray:
+    """(samples,) noise of unit mean square whose power falls as 1 / frequency ** slope."""
+    length = 1 << (samples - 1).bit_length()  # a power of two: lengths with large prime factors are slow
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    spectrum[0] = 0
+    spectrum[1:] /= np.arange(1, len(spectrum)) ** (slope / 2)
+    noise = np.fft.irfft(spectrum)[:samples]
+    return noise / np.sqrt(np.mean(noise**2))
+
+
+def add_noise(
+    speech: np.ndarray,
+    level: float,
+    snr: float,
+    slope: float,
+    padding: tuple[int, int],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Set the level of speech and add noise, which begins before it and ends after it.
+
+    Args:
+        speech: (samples,) int16.
+        level: of the speech, root mean square in dB of full scale.
+        snr: signal-to-noise ratio in dB.
+        slope: colour of the noise, 0 white, 1 pink.
+        padding: samples before and after the speech.
+        rng: draws the noise.
+
+    Returns:
+        (padding + samples + padding,) int16; peaks beyond full scale are cut.
+
+    Raises:
+        ValueError: the speech is empty or silent.
+    """
+    signal = speech / FULL_SCALE
+    power = np.mean(signal**2) if len(signal) else 0.0
+    if power == 0:
+        raise ValueError("silence has no signal-to-noise ratio")
+    mixture = np.pad(signal * (10 ** (level / 20) / np.sqrt(power)), padding)
+    mixture += coloured_noise(len(mixture), slope, rng) * 10 ** ((level - snr) / 20)
+    return (np.clip(mixture, -1, 1) * (FULL_SCALE - 1)).round().astype(np.int16)
+
+
+ACCENTS = (
+    "en",
+    "en-us",
+    "en-us-nyc",
+    "en-029",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+)
+# Numbers from espeak-ng's speak_lib.h.
+SYNCHRONOUS = 2
+DO_NOT_EXIT = 0x8000
+POSITION_CHARACTER = 1
+UTF8 = 1
+RATE, PITCH, WORD_GAP = 1, 3, 7
+BUFFER_MILLISECONDS = 1000
+SINK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class Synthesiser:
+    """The library, loaded once in a process.
+
+    espeak-ng carries state from one utterance to the next, even over its own termination:
+    the same list of utterances gives the same samples only in a fresh process.
+
+    Attributes:
+        sample_rate: in Hz, 22050.
+
+    Raises:
+        UserError: the package espeakng_loader is not installed or its library does not start.
+    """
+
+    def __init__(self) -> None:
+        loader = _loader()
+        self._library = ctypes.CDLL(loader.get_library_path())
+        data = loader.get_data_path().encode()
+        self.sample_rate = self._library.espeak_Initialize(
+            SYNCHRONOUS, BUFFER_MILLISECONDS, data, DO_NOT_EXIT
+        )
+        if self.sample_rate <= 0:
+            raise UserError(
+                f"espeak-ng does not start with its data in {data.decode()}: reinstall espeakng-loader"
+            )
+        self._chunks: list[bytes] = []
+        self._sink = SINK(self._receive)  # kept: the library holds a bare pointer to it
+        self._library.espeak_SetSynthCallback(self._sink)
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        ctypes.CDLL(None).srand(1)  # espeak's breath noise comes from the C library
+
+    def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50, word_gap: int = 0) -> np.ndarray:
+        """Speak.
+
+        Args:
+            text: English words; a comma is a pause.
+            voice: an accent, or accent and variant as in ``en-us+f2``.
+            rate: words a minute.
+            pitch: 0 to 100, 50 is the voice's own.
+            word_gap: pause between words in units of 10 ms.
+
+        Returns:
+            (samples,) int16 at ``sample_rate``.
+
+        Raises:
+            ValueError: there is no such voice.
+        """
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(f"espeak-ng has no voice {voice!r}")
+        for parameter, value in ((RATE, rate), (PITCH, pitch), (WORD_GAP, word_gap)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._chunks.clear()
+        data = text.encode() + b"\0"
+        size = ctypes.c_size_t(len(data))
+        status = self._library.espeak_Synth(data, size, 0, POSITION_CHARACTER, 0, UTF8, None, None)
+        if status != 0:
+            raise RuntimeError(f"espeak-ng: status {status} for {text!r} by {voice}")
+        return np.frombuffer(b"".join(self._chunks), np.int16)
+
+    def _receive(self, samples, count: int, _events) -> int:
+        if samples and count > 0:
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+
+def variants() -> list[str]:
+    """The names of espeak-ng's voice variants, about 100, sorted.
+
+    Raises:
+        UserError: the package espeakng_loader is not installed.
+    """
+    return sorted(path.name for path in Path(_loader().get_data_path(), "voices", "!v").iterdir())
+
+
+def _loader():
+    try:
+        import espeakng_loader
+    except ImportError:
+        raise UserError(
+            "spoken digits are synthesised by the package espeakng-loader: pip install espnet_kd[demo]"
+        ) from None
+    return espeakng_loader
+
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LENGTHS = (3, 7)  # digits an utterance
@@ -88,7 +236,7 @@ def prepare(dst: Path, counts: dict[str, int], seed: int, nj: int) -> None:
     Raises:
         UserError: espeakng_loader is not installed, ``dst`` cannot be written, or another run writes it.
     """
-    voices = split_voices(espeak.variants(), seed)
+    voices = split_voices(variants(), seed)
     with claimed(dst):
         for part, count in counts.items():
             scripts = write_scripts(part, count, voices[part], seed)
@@ -129,7 +277,7 @@ def write_scripts(part: str, count: int, voices: Sequence[str], seed: int) -> li
 
 
 def _script(rng: random.Random, index: int, variant: str) -> Script:
-    accent = rng.choice(espeak.ACCENTS)
+    accent = rng.choice(ACCENTS)
     words = rng.choices(DIGITS, k=rng.randint(*LENGTHS))
     spoken = "".join(word + (", " if rng.random() < PAUSE else " ") for word in words)
     speaker = f"{variant.lower().replace(' ', '_')}-{accent}"
@@ -175,7 +323,7 @@ def _whole(scripts: Sequence[Script], directory: Path) -> bool:
 
 def synthesise(scripts: Sequence[Script], directory: Path) -> None:
     """Write the audio of some scripts; the samples depend on what the process has spoken before."""
-    synthesiser = espeak.Synthesiser()
+    synthesiser = Synthesiser()
     for s in scripts:
         speech = synthesiser.say(s.spoken, s.voice, s.rate, s.pitch, s.word_gap)
         speech = soxr.resample(speech, synthesiser.sample_rate, SAMPLE_RATE)

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -13,16 +13,122 @@ import argparse
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import ascii_lowercase
 
-from espnet_kd.corpora.acronyms import read_acronyms
-from espnet_kd.corpora.datadir import Utterance, claimed, write_data_dir
-from espnet_kd.corpora.hub5 import LONGEST
-from espnet_kd.corpora.lines import numbered_lines
-from espnet_kd.corpora.recordings import SIDES, Recording, find_files, find_one, find_recordings
-from espnet_kd.corpora.splits import DEV_UTTERANCES, REPETITIONS, first_utterances, limit_repetitions
-from espnet_kd.corpora.switchboard_text import normalise, unknown_marks
-from espnet_kd.corpora.tally import Tally, warn
+from espnet_kd.corpora.eval2000 import LONGEST
+from espnet_kd.corpora.prepare import (
+    DEV_UTTERANCES,
+    REPETITIONS,
+    Tally,
+    first_utterances,
+    limit_repetitions,
+    warn,
+)
+from espnet_kd.corpora.telephone import (
+    SIDES,
+    Recording,
+    find_files,
+    find_one,
+    find_recordings,
+    numbered_lines,
+)
+from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
+
+SILENCE = "[silence]"
+NOISES = frozenset({"[noise]", "[vocalized-noise]", "[laughter]"})  # kept as words
+ASIDE = re.compile(r"<[be]_aside>", re.IGNORECASE)
+MARK = re.compile(r"[][{}<>()/\\]|[^ -~]")
+# Applied to a word one after the other, each once. Order and patterns are those of Kaldi's
+# swbd1_map_words.pl, on whose text published results rest.
+RULES = tuple(
+    (re.compile(pattern, flags), replacement)
+    for pattern, replacement, flags in (
+        (r"^\[laughter-(.+)\](-?)$", r"\1\2", re.IGNORECASE),  # [laughter-story] -> story
+        (r"^\[(.+)/.+\](-?)$", r"\1\2", 0),  # [it'n/isn't] -> it'n, as it was said
+        (r"^-?\[[^][]+\](.+)$", r"-\1", 0),  # -[an]y -> -y
+        (r"^(.+)\[[^][]+\]-?$", r"\1-", 0),  # ab[solute]- -> ab-
+        (r"([^][]+)\[.+\]$", r"\1", 0),  # a slip of the transcribers: ex[specially]-/especially]
+        (r"^\{(.+)\}$", r"\1", 0),  # {yuppiedom} -> yuppiedom
+        (r"[a-z]\[([^][])+\][a-z]", r"\1-", re.IGNORECASE),  # ammu[n]it- -> ammn-t-: odd, but there it is
+        (r"_\d$", "", 0),  # them_1 -> them
+    )
+)
+
+
+def plain_word(word: str) -> str:
+    """A word without its marks."""
+    for pattern, replacement in RULES:
+        word = pattern.sub(replacement, word, count=1)
+    return word
+
+
+def normalise(words: Iterable[str], acronyms: Mapping[str, str]) -> list[str]:
+    """The words to train on, lower case; none is left of silence.
+
+    Args:
+        words: of a transcript.
+        acronyms: word as in the transcript -> as in Fisher's transcripts, ``IBM`` -> ``i._b._m.``;
+            the text has it as ``i b m``.
+    """
+    spoken = (ASIDE.sub("", word) for word in words if word.lower() != SILENCE)
+    plain = [plain_word(word) for word in spoken]
+    text = " ".join(acronyms.get(word, word) for word in plain).lower()
+    return text.replace("._", " ").replace(".", "").split()
+
+
+def unknown_marks(words: Iterable[str]) -> list[str]:
+    """Those words that still have a bracket, brace or slash, or a byte that is not ASCII."""
+    return [word for word in words if MARK.search(word) and word not in NOISES]
+
+
+SOUNDS = (
+    "ey|b iy|s iy|d iy|iy|eh f|jh iy|ey ch|ay|jh ey|k ey|eh l|eh m|eh n|ow|p iy|k y uw|aa r|eh s|t iy|y uw|"
+    "v iy|d ah b ax l y uw|eh k s|w ay|z iy"
+)
+LETTERS = dict(zip(ascii_lowercase, (sound.split() for sound in SOUNDS.split("|")), strict=True))
+# Acronyms whose N the dictionary leaves out.
+CORRECTED = {"NAACP": "eh n ey ey s iy p iy", "NIT": "eh n ay t iy", "NTSC": "eh n t iy eh s s iy"}
+
+
+def read_acronyms(dictionary: Path) -> dict[str, str]:
+    """The acronyms of ``sw-ms98-dict.text`` (``IBM ay b iy eh m``) and of the single letters.
+
+    Returns:
+        word -> the way Fisher's transcripts spell it, such as ``i._b._m.``, ``t._v.s``, ``t._v.'s``.
+
+    Raises:
+        UserError: there is no acronym in it, so it is another file.
+    """
+    acronyms = {}
+    for _, line in numbered_lines(dictionary):
+        if line.startswith("#"):
+            continue
+        word, *sounds = line.split()
+        word = plain_word(word)
+        if word in CORRECTED:
+            sounds = CORRECTED[word].split()
+        if spelled := spell(word, sounds):
+            acronyms[word] = spelled
+    if not acronyms:
+        raise UserError(f"{dictionary} has no word pronounced by its letters: is it sw-ms98-dict.text?")
+    return acronyms | {letter.upper(): f"{letter}." for letter in ascii_lowercase}
+
+
+def spell(word: str, sounds: list[str]) -> str | None:
+    """An acronym as Fisher's transcripts have it, None of another word; a final s or 's is its ending."""
+    stem, ending = word, ""
+    if word.endswith("s"):
+        stem = word[:-2] if word.endswith("'s") else word[:-1]
+        ending = word[len(stem) :]
+        if not sounds or sounds.pop() not in ("s", "z"):
+            return None
+    if not stem or any(letter not in LETTERS for letter in stem.lower()):
+        return None
+    if sounds != [sound for letter in stem.lower() for sound in LETTERS[letter]]:
+        return None
+    return "._".join(stem.lower()) + "." + ending
+
 
 CALLS = (2435, 2438)  # as distributed, with and without the calls that were added later
 AUDIO_NAME = re.compile(r"sw0?(\d{4})")

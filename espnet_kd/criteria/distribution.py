@@ -8,12 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from espnet_kd.criteria.criterion import Criterion
-from espnet_kd.criteria.masking import Reduction
-from espnet_kd.criteria.options import check_choice, check_positive
+from espnet_kd.criteria.criterion import Criterion, Reduction, check_choice, check_positive
 
 Direction = Literal["forward", "reverse", "symmetric"]
-
 LOG_ZERO = -1e4  # nats; stands for log 0, finite so that 0 log 0 is 0 and not NaN
 
 

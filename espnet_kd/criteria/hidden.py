@@ -6,14 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_kd.criteria.criterion import Criterion
-from espnet_kd.criteria.masking import Reduction
-from espnet_kd.criteria.options import check_choice, check_positive, check_size
-from espnet_kd.criteria.weights import FrameWeights, activation, deviation, nonblank
+from espnet_kd.criteria.criterion import (
+    Criterion,
+    FrameWeights,
+    Reduction,
+    activation,
+    check_choice,
+    check_positive,
+    check_size,
+    deviation,
+    nonblank,
+)
 
 Distance = Literal["mse", "l1", "cosine"]
 Projection = Literal["linear", "none"]
-
 ZERO_NORM = 1e-8  # a shorter vector has no direction; F.cosine_similarity's own threshold
 
 

@@ -6,10 +6,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from espnet_kd.criteria.criterion import Criterion
+from espnet_kd.criteria.criterion import (
+    Criterion,
+    Reduction,
+    check_choice,
+    check_positive,
+    check_size,
+    select,
+)
 from espnet_kd.criteria.distribution import LOG_ZERO, log_probabilities
-from espnet_kd.criteria.masking import Reduction, select
-from espnet_kd.criteria.options import check_choice, check_positive, check_size
 
 Tail = Literal["drop", "other"]
 

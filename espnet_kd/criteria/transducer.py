@@ -4,11 +4,9 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from espnet_kd.criteria.criterion import Criterion
-from espnet_kd.criteria.masking import Reduction
-from espnet_kd.criteria.options import check_choice, check_positive, check_size
+from espnet_kd.criteria.criterion import Criterion, Reduction, check_choice, check_positive, check_size
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, rnnt_distillation
-from espnet_kd.rnnt.method import RENAMED, Kind, check_kind
+from espnet_kd.rnnt.kinds import RENAMED, Kind, check_kind
 
 PerNodes = Literal["nodes"]
 

@@ -6,12 +6,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from espnet_kd.rnnt.compact import CollapsedTargets, PathTargets
 from espnet_kd.rnnt.joint import Joint
+from espnet_kd.rnnt.kinds import Distillation, Kind, Normalize, Weight, check_kind
 from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
-from espnet_kd.rnnt.method import Distillation, Kind, Normalize, Weight, check_kind
 from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
-from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets
 
 Teacher = Joint | CollapsedTargets | PathTargets
 LEAST = -1e30  # of a teacher's bias: a finite number whose exponential is 0

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Path, best_path
+from espnet_kd.rnnt.compact import PathTargets
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
 from espnet_kd.rnnt.soft import Full, Grouped
-from espnet_kd.rnnt.stored import PathTargets
 from espnet_kd.rnnt.sweep import arc_scores
 
 

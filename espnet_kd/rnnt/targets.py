@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.alignment import best_path
+from espnet_kd.rnnt.compact import CollapsedTargets, PathTargets, Tail
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
 from espnet_kd.rnnt.path import nodes_of, path_lattice
 from espnet_kd.rnnt.soft import group, label_and_blank, teacher_logits
-from espnet_kd.rnnt.stored import CollapsedTargets, PathTargets, Tail
 from espnet_kd.rnnt.sweep import Buffers, arc_scores
 
 

@@ -1,3 +1,4 @@
-from espnet_kd.installed import check_espnet
+
+from espnet_kd.host.installed import check_espnet
 
 check_espnet()  # one line here instead of a traceback or wrong lengths later

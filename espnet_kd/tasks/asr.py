@@ -1,20 +1,23 @@
-"""ESPnet's ASR task, with a teacher."""
+"""ESPnet's tasks ``asr`` and ``asr_transducer``, with distillation."""
 
 import argparse
 
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr_transducer import ASRTransducerTask
 
 from espnet_kd.encoders.register import register_encoders
-from espnet_kd.tasks.attach import attach_teacher, wanted
+from espnet_kd.methods.attach import asks_for_distillation, attach_teacher
+from espnet_kd.methods.mutual_options import with_peers
+from espnet_kd.methods.options import add_arguments, check_options, read_numbers
+from espnet_kd.methods.start import Workers, check_utterances
+from espnet_kd.methods.target_choice import check_transcripts
+from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.tasks.mixed_batches import MixedBatches
-from espnet_kd.tasks.mutual import with_peers
-from espnet_kd.tasks.options import add_arguments, check_options, read_numbers
-from espnet_kd.tasks.speech import TeacherSpeech
-from espnet_kd.tasks.start import Workers, check_utterances
 from espnet_kd.tasks.trainer import ResumableTrainer
-from espnet_kd.tasks.transcripts import check_transcripts
 from espnet_kd.teachers.experiment import naming_stand_in
+from espnet_kd.teachers.speech import TeacherSpeech
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
@@ -54,6 +57,35 @@ class ASRDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTask):
         check_options(args, len(model.token_list))
         if args.collect_stats:
             return model
-        if wanted(args):
+        if asks_for_distillation(args):
             attach_teacher(model, args)
         return with_peers(model, args, super().build_model)
+
+
+class TransducerDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTransducerTask):
+    """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
+
+    Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package
+    is needed for that, and the lattice is never in memory.
+    """
+
+    trainer = ResumableTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add ESPnet's options and ours."""
+        super().add_task_arguments(parser)
+        add_arguments(parser)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRTransducerModel:
+        """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
+        read_numbers(args)
+        check_utterances(args)
+        model = super().build_model(args)
+        check_options(args, len(model.token_list))
+        if asks_for_distillation(args) and not args.collect_stats:
+            attach_teacher(model, args)
+        if not args.collect_stats:
+            with_peers(model, args, super().build_model)
+        return model if hasattr(model, "kd_step") else with_lattice_loss(model)

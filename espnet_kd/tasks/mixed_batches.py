@@ -13,9 +13,9 @@ from typing import Any
 
 from espnet2.tasks.abs_task import AbsTask
 
+from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.models.hypotheses import are_hypotheses
 
 APART = 32  # utterances of similar length that come between two copies of one
 

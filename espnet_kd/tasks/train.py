@@ -6,13 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+from espnet_kd.config import check_command_line
 from espnet_kd.errors import UserError
-from espnet_kd.safe_yaml import check_command_line
 
 # Name to module and class.
 TASKS = {
     "asr": ("espnet_kd.tasks.asr", "ASRDistillationTask"),
-    "asr_transducer": ("espnet_kd.tasks.asr_transducer", "TransducerDistillationTask"),
+    "asr_transducer": ("espnet_kd.tasks.asr", "TransducerDistillationTask"),
 }
 
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.models.mutual import MutualLearning, suffix
-from espnet_kd.models.own import keep_apart, load_own, peer_models, saved_tensors, without_own
-from espnet_kd.models.short import Batches
-from espnet_kd.tasks.mutual import train_apart
-from espnet_kd.tasks.peers import OF_ANOTHER_PEER, peer_files
+from espnet_kd.methods.mutual import MutualLearning, suffix
+from espnet_kd.methods.mutual_options import OF_ANOTHER_PEER, peer_files, train_apart
+from espnet_kd.methods.own import keep_apart, load_own, peer_models, saved_tensors, without_own
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
+from espnet_kd.teachers.short import Batches
 
 CHECKPOINT = "checkpoint.pth"
 BACKUP = "checkpoint.previous.pth"

@@ -14,10 +14,10 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
+from espnet_kd.config import read_yaml
+from espnet_kd.data.rate import input_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
-from espnet_kd.rate import heard_rate
-from espnet_kd.safe_yaml import read_yaml
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors, not_finite
 
 # The first of these that exists is the checkpoint of an experiment.
@@ -84,7 +84,7 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
         model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
     if getattr(model.encoder, "dynamic_chunk_training", False):
         model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
-    return Experiment(model, directory, path, heard_rate(config), config.get("input_size"))
+    return Experiment(model, directory, path, input_rate(config), config.get("input_size"))
 
 
 @contextmanager

@@ -9,13 +9,11 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
-from espnet_kd.compat import add_sos_eos
 from espnet_kd.errors import UserError
+from espnet_kd.host.moved import add_sos_eos
 from espnet_kd.rnnt import path_targets
 from espnet_kd.teachers.experiment import Experiment
-from espnet_kd.teachers.lattice import LATTICE, lattice
-from espnet_kd.teachers.taps import Taps
-from espnet_kd.teachers.targets import MAX_FRAME_DIFFERENCE, Targets, check_finite
+from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
 
 Mean = Literal["posteriors", "log_posteriors"]
 
@@ -149,7 +147,7 @@ def observe(
     Returns:
         Tap path to what was seen there.
     """
-    encoded, lengths = listen(model, taps, speech, speech_lengths, text, text_lengths)
+    encoded, lengths = record_taps(model, taps, speech, speech_lengths, text, text_lengths)
     seen = {path: taps.get(path, text_lengths) for path in taps.paths}
     if taps.lattice:
         text = text[:, : int(text_lengths.max())]
@@ -158,7 +156,7 @@ def observe(
     return seen
 
 
-def listen(
+def record_taps(
     model: ESPnetASRModel,
     taps: Taps,
     speech: Tensor,

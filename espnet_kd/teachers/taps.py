@@ -1,15 +1,120 @@
-"""Read what submodules of a stock model compute during one forward pass."""
+"""Read what layers of a stock model compute in one forward pass; what a teacher hands to a criterion."""
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from espnet2.asr_transducer.utils import get_transducer_task_io
 from torch import Tensor, nn
 
+from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.lattice import LATTICE, check_lattice, refuse_prediction_network
-from espnet_kd.teachers.targets import Targets
+from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, joint_of
+
+# Two models may round the number of frames differently; more than this is another frame rate.
+MAX_FRAME_DIFFERENCE = 2
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A batch of values at one tap.
+
+    Axes: B utterances, P positions (T encoder frames or U = L + 1 prediction steps), V tokens or D features.
+
+    Attributes:
+        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding. From a
+            store the K most probable classes. At the tap of a transducer's lattice the pieces of its joint
+            network, or what is stored of it, and P are frames.
+        lengths: (B,) number of real positions.
+        utterances: B ids; None where they are not known.
+    """
+
+    values: Tensor | TopClasses | Joint | CollapsedTargets | PathTargets
+    lengths: Tensor
+    utterances: Sequence[str] | None = None
+
+
+def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[str] | None = None) -> None:
+    """Refuse what a model gives at its taps where it is not finite; a logit may be -inf, probability 0.
+
+    Args:
+        given: tap path to values as they are, or to a lattice.
+        owner: the model, for the message.
+        utterances: ids of the batch, if known.
+
+    Raises:
+        UserError: a real position has NaN or infinity; names the tap and the utterance.
+    """
+    for path, targets in given.items():
+        values, lengths = targets.values, targets.lengths
+        if isinstance(values, Joint):
+            largest = values.enc.abs().amax(-1)  # NaN is larger than any number
+            rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
+            largest = largest + sum(x.reshape(-1, 1) for x in rest)
+        else:
+            largest = values.amax(-1)  # (B, P)
+        real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
+        bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            where = f" for {utterances[bad[0]]}" if utterances is not None else ""
+            raise UserError(
+                f"{owner} gives values at {path}{where} that are not finite: its weights or its statistics "
+                "(stats_file) are damaged: choose another checkpoint, or train it again"
+            )
+
+
+LATTICE = "joint_network"  # the tap
+
+
+def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+    """Run the prediction network along the labels.
+
+    Args:
+        model: ESPnet's transducer, or its ASR model with a transducer decoder.
+        encoded: (B, T, D) encoder output.
+        lengths: (B,) frames.
+        text: (B, L) tokens, padded with -1; not changed.
+    """
+    decoder_in, *_ = get_transducer_task_io(text.clone(), lengths, ignore_id=model.ignore_id)
+    model.decoder.set_device(encoded.device)
+    return joint_of(model.joint_network, encoded, model.decoder(decoder_in))
+
+
+def has_lattice(model: nn.Module) -> bool:
+    """True for ESPnet's transducer, and for its ASR model with a transducer decoder."""
+    return getattr(model, "joint_network", None) is not None
+
+
+def check_lattice(model: nn.Module, owner: str) -> None:
+    """Refuse a model without one.
+
+    Raises:
+        UserError: it is no transducer, its blank is not token 0, or it has more blanks than one.
+    """
+    if not has_lattice(model):
+        raise UserError(f"{owner} is no transducer: a criterion on the lattice needs its joint network")
+    if getattr(model, "blank_id", 0) != 0:
+        raise UserError(f"{owner} has the blank at token {model.blank_id}: a lattice needs it at 0")
+    if getattr(model, "transducer_multi_blank_durations", None):
+        raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
+
+
+def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str) -> None:
+    """Refuse taps in the prediction network of a transducer, which gives no posteriors.
+
+    Raises:
+        UserError: there is one.
+    """
+    for path in paths:
+        if path.split(".")[0] == "decoder" and has_lattice(model):
+            raise UserError(
+                f"tap {path!r} of {owner} is in a transducer's prediction network: use `type: transducer`, "
+                "which compares the lattice, or tap the encoder"
+            )
+
 
 ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
 CTC = ("ctc", "ctc_lin")  # where ESPnet's models have their CTC layer
@@ -174,3 +279,25 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
                 f"tap {path!r} of {owner} is left out of some steps by `{option}: {rate}`: "
                 "set that to 0, or choose a layer that always runs, such as encoder"
             )
+
+
+SECONDS = 2
+FRAMES_PER_SECOND = 100  # of features, as usual
+
+
+def probe(
+    rate: int, features: int | None = None, seconds: int = SECONDS
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One utterance of noise and two tokens, always the same.
+
+    Args:
+        rate: Hz of a waveform.
+        features: D of a model that takes features, ESPnet's ``input_size``; None: it takes waveforms.
+        seconds: how long.
+
+    Returns:
+        (1, samples) or (1, frames, D) speech, (1,) its length, (1, 2) tokens, (1,) their number.
+    """
+    shape = (1, seconds * rate) if features is None else (1, seconds * FRAMES_PER_SECOND, features)
+    speech = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return speech, torch.tensor([speech.shape[1]]), torch.tensor([[2, 3]]), torch.tensor([2])

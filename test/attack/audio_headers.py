@@ -17,8 +17,8 @@ import soundfile
 from harness import Outcome
 from miniature import sphere, tone
 
-from espnet_kd.corpora.datadir import Utterance
-from espnet_kd.recipe.audio import read_audio
+from espnet_kd.data.audio import read_audio
+from espnet_kd.data.datadir import Utterance
 
 TRIES = 30_000
 SAMPLES = 3000

@@ -16,9 +16,8 @@ from harness import Outcome, limited
 from stores import NAMES, TAPS, make, records
 
 from espnet_kd.errors import UserError
-from espnet_kd.store import Store, verify
-from espnet_kd.store.manifest import NAME
-from espnet_kd.store.shard import INDEX
+from espnet_kd.targets.format import INDEX, MANIFEST
+from espnet_kd.targets.store import Store, verify
 
 TRIES = 240
 SHARDS = ("00001", "00002")
@@ -100,7 +99,7 @@ def swap(store: Path, other: Path, rng: random.Random) -> None:
 
 def foreign(store: Path, other: Path, rng: random.Random) -> None:
     """A file, a shard or the manifest is that of another store."""
-    name = rng.choice([NAME, *SHARDS, *(f"{s}/{f}" for s in SHARDS for f in (INDEX, *TAPS))])
+    name = rng.choice([MANIFEST, *SHARDS, *(f"{s}/{f}" for s in SHARDS for f in (INDEX, *TAPS))])
     target = store / name
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     (shutil.copytree if (other / name).is_dir() else shutil.copy)(other / name, target)

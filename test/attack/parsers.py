@@ -18,42 +18,33 @@ from hostile_archives import member
 from stores import TAPS
 from stores import make as make_store
 
-from espnet_kd.corpora.acronyms import read_acronyms
+from espnet_kd import parallel
+from espnet_kd.commands import runs
+from espnet_kd.commands.progress import Training
+from espnet_kd.config import merge_files, parse_yaml
 from espnet_kd.corpora.archive import _check_members
-from espnet_kd.corpora.datadir import read_data_dir
-from espnet_kd.corpora.flac import read_flac_head
-from espnet_kd.corpora.heads import find_damage
-from espnet_kd.corpora.librispeech_source import read_md5sums
-from espnet_kd.corpora.sphere import is_shortened
+from espnet_kd.corpora.librispeech import read_md5sums
+from espnet_kd.corpora.switchboard import read_acronyms
 from espnet_kd.criteria import CRITERIA
+from espnet_kd.data import statistics
+from espnet_kd.data.datadir import read_data_dir
+from espnet_kd.data.dump import read_dump_dir
+from espnet_kd.data.heads import find_damage, is_shortened, read_flac_head
+from espnet_kd.data.perturb import parse_factors
+from espnet_kd.data.rate import parse_rate
+from espnet_kd.data.tokens import read_symbols
+from espnet_kd.decoding import records as decoded
+from espnet_kd.decoding.records import label
 from espnet_kd.files import read_table
-from espnet_kd.models.schedule import build_schedule
-from espnet_kd.rate import parse_rate
-from espnet_kd.recipe import (
-    cluster,
-    experiments,
-    groups,
-    history,
-    mix,
-    runs,
-    scores,
-    shards,
-    statistics,
-    tables,
-)
-from espnet_kd.recipe.hubscr import read_report
-from espnet_kd.recipe.lengths import read_dump_dir
-from espnet_kd.recipe.merge import merge_files
-from espnet_kd.recipe.perturb import parse_factors
-from espnet_kd.recipe.pseudo_label import shards as decoded
-from espnet_kd.recipe.pseudo_label.selection import label
-from espnet_kd.recipe.tokens import read_symbols
-from espnet_kd.recipe.training_log import Training
-from espnet_kd.safe_yaml import parse_yaml
-from espnet_kd.store.manifest import checksum, read_manifest
-from espnet_kd.store.shard import read_index
-from espnet_kd.tasks import mutual, options
-from espnet_kd.tasks.peers import peer_changes
+from espnet_kd.methods import mutual_options, options
+from espnet_kd.methods.mutual_options import peer_changes
+from espnet_kd.pseudo_label import mix
+from espnet_kd.report import experiments, groups, history, tables
+from espnet_kd.schedule import build_schedule
+from espnet_kd.scoring import alignment
+from espnet_kd.scoring.hub5 import read_report
+from espnet_kd.targets.format import checksum, read_index, read_manifest
+from espnet_kd.teachers.options import teacher_options, term_options
 
 SLOW = 0.1  # share of an equal part of the inputs that a slow parser gets
 MEMORY = Path("/dev/shm")  # where files are written, if it is there
@@ -235,9 +226,9 @@ def of_records(folder: Path) -> dict[str, Target]:
 
     labels = [DECODED, DECODED | {"nbest": []}]
     return {
-        "score.json": record("test/score.json", scores.read, SCORE),
+        "score.json": record("test/score.json", alignment.read, SCORE),
         "pseudo-labels' manifest": record("pseudo/manifest.json", mix.summary, LABELS),
-        "shards' settings": record("shards/settings.json", shards.read_settings, {"shards": 3, "a": {}}),
+        "shards' settings": record("shards/settings.json", parallel.read_settings, {"shards": 3, "a": {}}),
         "run.json": record("exp2/run.json", runs._read, RUN),
         "decoded shard": file(
             folder / "decode/00001.jsonl",
@@ -268,7 +259,7 @@ def of_settings(folder: Path) -> dict[str, Target]:
     workers = folder / "cluster.yaml"
     return {
         "YAML configuration": file(folder / "train.yaml", config, *configs, text=as_json, share=0.5),
-        "cluster": file(workers, lambda p: cluster.parse(str(p), None), *CLUSTERS, text=as_json),
+        "cluster": file(workers, lambda p: parallel.parse(str(p), None), *CLUSTERS, text=as_json),
         "members of an archive": Target([ARCHIVE], archive, "a.tar"),
     }
 
@@ -314,7 +305,7 @@ def of_options(folder: Path) -> dict[str, Target]:
     """What a configuration or a command line says of distillation."""
 
     def terms(tree: Any) -> object:
-        return [(t.build(), t.term.weight(3)) for t in options.term_options(tree)]
+        return [(t.build(), t.term.weight(3)) for t in term_options(tree)]
 
     def command(text: str) -> object:
         parser = argparse.ArgumentParser()
@@ -326,11 +317,11 @@ def of_options(folder: Path) -> dict[str, Target]:
         return options.check_options(argparse.Namespace(**changed), 30)
 
     def peers(tree: Any) -> object:
-        return mutual.mutual_options(tree), peer_changes(tree)
+        return mutual_options.mutual_options(tree), peer_changes(tree)
 
     weights = [SCHEDULE, 0.5, {**SCHEDULE, "schedule": "cosine"}]
     return {
-        "option teacher": Target([TEACHER, {"exp": "exp/a"}], options.teacher_options),
+        "option teacher": Target([TEACHER, {"exp": "exp/a"}], teacher_options),
         "option criteria": Target(TERMS, terms),
         "schedule": Target(weights, lambda tree: build_schedule(tree, "w")(9)),
         "option mutual": Target([PEERS, {**PEERS, "peers": 3}], peers),

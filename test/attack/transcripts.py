@@ -8,16 +8,13 @@ from miniature_librispeech import write_librispeech
 from miniature_switchboard import DICTIONARY, write_eval2000, write_side
 from parsers import SLOW, Target, as_json, directory, file, words, write
 
-from espnet_kd.corpora import an4, hub5, librilight
-from espnet_kd.corpora.acronyms import read_acronyms
-from espnet_kd.corpora.csj_sdb import read_sdb
-from espnet_kd.corpora.csj_tags import standard_texts
-from espnet_kd.corpora.librispeech_tree import read_part
-from espnet_kd.corpora.lines import numbered_lines
-from espnet_kd.corpora.recordings import Recording
-from espnet_kd.corpora.switchboard import read_line
-from espnet_kd.corpora.tally import Tally
-from espnet_kd.recipe import ctm
+from espnet_kd.corpora import an4, eval2000, librilight
+from espnet_kd.corpora.csj_text import read_sdb, standard_texts
+from espnet_kd.corpora.librispeech import read_part
+from espnet_kd.corpora.prepare import Tally
+from espnet_kd.corpora.switchboard import read_acronyms, read_line
+from espnet_kd.corpora.telephone import Recording, numbered_lines
+from espnet_kd.scoring import hub5
 
 SAID = [(0.5, 1.5, ["i", "[laughter-b]", "m-"]), (2.0, 3.5, ["uh", "ibm's", "{x}"])]
 ACTIVITY = {"voice_activity": [[0.0, 3.0], [3.5, 59.0]], "speaker": "1"}
@@ -42,9 +39,9 @@ def of_corpora(folder: Path) -> dict[str, Target]:
         return [read_line(where, line, {"sw02001": call}, known, Tally(), Tally()) for where, line in lines]
 
     def segments(path: Path) -> object:
-        found = hub5.read_stm(path)
-        texts = {s.id: hub5.plain_reference(s.words) for s in found.values()}
-        return texts, hub5.widen(found.values(), 0.2), hub5.mended_stm(path)
+        found = eval2000.read_stm(path)
+        texts = {s.id: eval2000.plain_reference(s.words) for s in found.values()}
+        return texts, eval2000.widen(found.values(), 0.2), eval2000.repaired_stm(path)
 
     def activity(path: Path) -> object:
         return librilight.cutter(librilight.Cutting("speech", 30.0, 0.1, 0.2), [recording])(recording)
@@ -56,8 +53,8 @@ def of_corpora(folder: Path) -> dict[str, Target]:
         "CSJ transcript": file(folder / "A01F0001.sdb", lambda p: standard_texts(read_sdb(p), p), talk),
         "Switchboard transcript": damaged(side, ldc, share=SLOW),
         "STM": damaged(stm, segments),
-        "PEM": damaged(pem, hub5.read_pem),
-        "ids of a CTM": words(lambda text: ctm.render({text: "SO {x}"}), b"en_4156-A_000301-000350"),
+        "PEM": damaged(pem, eval2000.read_pem),
+        "ids of a CTM": words(lambda text: hub5.render({text: "SO {x}"}), b"en_4156-A_000301-000350"),
         "AN4": directory(tree, lists, lambda root: an4.read_set(root, "train"), 2),
         "LibriSpeech transcripts": damaged(chapter, lambda _: read_part(part), "dev-clean", share=0.5),
         "voice activity": file(folder / "a.json", activity, ACTIVITY, text=as_json),

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.store import make_records, write, write_ark
-from espnet_kd.store import Tap, verify
+from espnet_kd.targets.format import Tap
+from espnet_kd.targets.store import verify
 
 TAPS = {"ctc.ctc_lo": Tap("topk", 30, 4), "decoder": Tap("topk", 300, 2)}
 

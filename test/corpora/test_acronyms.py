@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_kd.corpora.acronyms import LETTERS, read_acronyms, spell
+from espnet_kd.corpora.switchboard import LETTERS, read_acronyms, spell
 from espnet_kd.errors import UserError
 
 

@@ -7,7 +7,7 @@ from miniature import contents
 from miniature_csj import make_parts, said, write_csj, write_talk
 
 from espnet_kd.corpora import csj
-from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
 PART = ("--allow_missing_eval", "--dev_utterances", "1")

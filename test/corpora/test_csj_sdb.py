@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from miniature_csj import Part, said, sdb
 
-from espnet_kd.corpora.csj_sdb import read_sdb
+from espnet_kd.corpora.csj_text import read_sdb
 from espnet_kd.errors import UserError
 
 TALK = "A01F0055"

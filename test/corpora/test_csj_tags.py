@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from miniature_csj import said, sdb
 
-from espnet_kd.corpora.csj_espnet import espnet_texts
-from espnet_kd.corpora.csj_sdb import Word, read_sdb
-from espnet_kd.corpora.csj_tags import standard_texts
+from espnet_kd.corpora.csj_text import Word, espnet_texts, read_sdb, standard_texts
 from espnet_kd.errors import UserError
 
 

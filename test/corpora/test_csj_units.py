@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from miniature_csj import Part, said, sdb
 
-from espnet_kd.corpora.csj_layout import Talk
-from espnet_kd.corpora.csj_sdb import read_sdb
-from espnet_kd.corpora.csj_units import join_units, make_utterances
-from espnet_kd.corpora.datadir import Utterance
+from espnet_kd.corpora.csj import Talk, join_units, make_utterances
+from espnet_kd.corpora.csj_text import read_sdb
+from espnet_kd.data.datadir import Utterance
 
 TALK = Talk("A01F0055", Path("a.sdb"), {"": Path("a.wav")})
 DIALOGUE = Talk("D01F0002", Path("d.sdb"), {"L": Path("d-L.wav"), "R": Path("d-R.wav")})

@@ -9,7 +9,7 @@ from miniature import contents
 
 from espnet_kd.__main__ import run
 from espnet_kd.corpora import digits
-from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
 SMALL = ["--train", "5", "--dev", "2", "--test", "2"]

@@ -5,7 +5,7 @@ from miniature import contents
 from miniature_switchboard import write_eval2000
 
 from espnet_kd.corpora import eval2000
-from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
 PEM = "LDC2002S09/hub5e_00/english/hub5e_00.pem"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_kd.corpora.hub5 import Segment, mended_stm, plain_reference, read_pem, read_stm, widen
+from espnet_kd.corpora.eval2000 import Segment, plain_reference, read_pem, read_stm, repaired_stm, widen
 from espnet_kd.errors import UserError
 
 STM = "en_4156 A en_4156_A 357.64 359.64 <O,en,F,en-F>  HE IS A POLICE OFFICER"
@@ -28,7 +28,7 @@ def test_a_comment_is_a_line_that_begins_as_one(tmp_path: Path) -> None:
     words = STM + " ;; OR SO"
     _, segment = read_stm(write(tmp_path / "x.stm", " ;; comment", words)).popitem()
     assert segment.words.endswith("OFFICER ;; OR SO")
-    kept = mended_stm(write(tmp_path / "x.stm", ";; en_4156", words), without=["en_4156"])
+    kept = repaired_stm(write(tmp_path / "x.stm", ";; en_4156", words), without=["en_4156"])
     assert kept == ";; en_4156\n"
     with pytest.raises(UserError, match="x.pem:1: expected `CALL SIDE SPEAKER START END`"):
         read_pem(write(tmp_path / "x.pem", "en_4156 A unknown_speaker 301.85 302.48 ;; OR SO"))
@@ -38,7 +38,7 @@ def test_a_stray_byte_does_not_divide_a_line(tmp_path: Path) -> None:
     (tmp_path / "x.stm").write_bytes(STM.encode() + b"\x85YES\x1cWELL\r\n")
     found = read_stm(tmp_path / "x.stm")
     assert [s.words for s in found.values()] == ["HE IS A POLICE OFFICER\x85YES\x1cWELL"]
-    assert mended_stm(tmp_path / "x.stm").encode("latin-1") == STM.encode() + b"\x85YES\x1cWELL\n"
+    assert repaired_stm(tmp_path / "x.stm").encode("latin-1") == STM.encode() + b"\x85YES\x1cWELL\n"
 
 
 def test_an_stm(tmp_path: Path) -> None:
@@ -129,5 +129,5 @@ def test_an_stm_for_the_scorer(tmp_path: Path) -> None:
     other = "sw_4390 B sw_4390_B 1.16 2 <O,sw,M,sw-M> ((SO) <B_ASIDE> WHAT"
     path = write(tmp_path / "x.stm", ";; en_4156 is a call", STM, other)
     mended = other.replace("((", "(").replace("<B_ASIDE>", "")
-    assert mended_stm(path) == f";; en_4156 is a call\n{STM}\n{mended}\n"
-    assert mended_stm(path, without=["en_4156"]) == f";; en_4156 is a call\n{mended}\n"
+    assert repaired_stm(path) == f";; en_4156 is a call\n{STM}\n{mended}\n"
+    assert repaired_stm(path, without=["en_4156"]) == f";; en_4156 is a call\n{mended}\n"

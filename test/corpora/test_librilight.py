@@ -7,7 +7,7 @@ from miniature import contents
 from miniature_librispeech import encode, write_librilight
 
 from espnet_kd.corpora import librilight
-from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
 HOLLAND, SONG = "100/holland/01_holland_64kb", "22/song/01_song_64kb"

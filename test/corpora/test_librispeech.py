@@ -7,8 +7,8 @@ import pytest
 from miniature import contents
 from miniature_librispeech import encode, write_librispeech
 
-from espnet_kd.corpora import librispeech, librispeech_tree
-from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.corpora import librispeech
+from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
 PARTS = {"dev-clean": 4, "dev-other": 2, "test-clean": 1, "train-clean-100": 7}
@@ -168,8 +168,8 @@ def test_every_directory_and_file_is_opened_once(tmp_path: Path, monkeypatch: py
 
     part = write_librispeech(tmp_path, {"train-clean-100": 3000}, per_chapter=30) / "train-clean-100"
     monkeypatch.setattr(os, "scandir", counting("scandir", os.scandir))
-    monkeypatch.setattr(librispeech_tree, "read_flac_head", counting("head", librispeech_tree.read_flac_head))
-    monkeypatch.setattr(librispeech_tree, "read_table", counting("table", librispeech_tree.read_table))
-    found = librispeech_tree.read_part(part)
+    monkeypatch.setattr(librispeech, "read_flac_head", counting("head", librispeech.read_flac_head))
+    monkeypatch.setattr(librispeech, "read_table", counting("table", librispeech.read_table))
+    found = librispeech.read_part(part)
     assert len(found.utterances) == 3000 and not found.ignored
     assert calls == {"scandir": 1 + 50 + 100, "head": 3000, "table": 100}  # two chapters a reader

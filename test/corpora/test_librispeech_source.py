@@ -12,7 +12,7 @@ import pytest
 from miniature_librispeech import pack_part, write_librispeech
 
 from espnet_kd.corpora import librispeech
-from espnet_kd.corpora.librispeech_source import MD5, locate, read_md5sums
+from espnet_kd.corpora.librispeech import MD5, locate, read_md5sums
 from espnet_kd.errors import UserError
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from espnet_kd.corpora.noise import add_noise, coloured_noise
+from espnet_kd.corpora.digits import add_noise, coloured_noise
 
 
 def rng() -> np.random.Generator:

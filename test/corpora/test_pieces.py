@@ -1,6 +1,6 @@
 import pytest
 
-from espnet_kd.corpora.pieces import check_regions, cut_by_length, cut_by_speech
+from espnet_kd.corpora.librilight import check_regions, cut_by_length, cut_by_speech
 
 
 @pytest.mark.parametrize(

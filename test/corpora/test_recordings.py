@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from miniature_switchboard import sphere_call
 
-from espnet_kd.corpora.recordings import Recording, find_files, find_one, find_recordings
+from espnet_kd.corpora.telephone import Recording, find_files, find_one, find_recordings
 from espnet_kd.errors import UserError
 
 NAME = re.compile(r"sw0?(\d{4})")

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_kd.corpora.datadir import Utterance
-from espnet_kd.corpora.splits import first_utterances, limit_repetitions
+from espnet_kd.corpora.prepare import first_utterances, limit_repetitions
+from espnet_kd.data.datadir import Utterance
 from espnet_kd.errors import UserError
 
 

@@ -5,7 +5,7 @@ from miniature import contents
 from miniature_switchboard import write_side, write_switchboard
 
 from espnet_kd.corpora import switchboard
-from espnet_kd.corpora.datadir import read_data_dir
+from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
 SIDE_A = "swb_ms98_transcriptions/20/2001/sw2001A-ms98-a-trans.text"

@@ -1,6 +1,6 @@
 import pytest
 
-from espnet_kd.corpora.switchboard_text import normalise, plain_word, unknown_marks
+from espnet_kd.corpora.switchboard import normalise, plain_word, unknown_marks
 
 ACRONYMS = {"IBM": "i._b._m.", "TVs": "t._v.s", "PC's": "p._c.'s", "A": "a."}
 

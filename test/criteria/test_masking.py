@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import tensor
 
-from espnet_kd.criteria.masking import check_aligned, real_positions, reduce, select
+from espnet_kd.criteria.criterion import check_aligned, real_positions, reduce, select
 
 
 def test_selects_real_positions_in_order():

@@ -8,7 +8,7 @@ from naive import frame_weights, hidden
 from torch import tensor
 
 from espnet_kd.criteria import build_criterion
-from espnet_kd.criteria.weights import activation, deviation, mean_one, nonblank
+from espnet_kd.criteria.criterion import activation, deviation, mean_one, nonblank
 
 KINDS = [
     {"frame_weights": "activation"},

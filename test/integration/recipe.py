@@ -70,7 +70,7 @@ KL = {"type": "kl", "weight": 1.0, "tap": "ctc.ctc_lo", "reduction": "utterance"
 
 def own_tensors(exp: Path) -> dict[str, Any]:
     """What a checkpoint.pth has under kd_."""
-    from espnet_kd.models.own import saved_tensors
+    from espnet_kd.methods.own import saved_tensors
     from espnet_kd.teachers.checkpoint import load_checkpoint
 
     return saved_tensors(load_checkpoint(exp / "checkpoint.pth"))

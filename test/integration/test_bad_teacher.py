@@ -12,7 +12,7 @@ import yaml
 from recipe import KL, MODELS, Recipe
 
 from espnet_kd.errors import UserError
-from espnet_kd.recipe.targets import command
+from espnet_kd.targets import command
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.online import OnlineTeacher
 
@@ -298,7 +298,7 @@ def test_several_teachers_without_common_space(recipe: Recipe) -> None:
 def test_data_parallel_is_refused(recipe: Recipe) -> None:
     import argparse
 
-    from espnet_kd.tasks.attach import refuse_data_parallel
+    from espnet_kd.methods.attach import refuse_data_parallel
 
     with pytest.raises(UserError, match="multiprocessing_distributed"):
         refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=False))

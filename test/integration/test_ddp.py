@@ -98,7 +98,7 @@ def train(network: nn.Module, batch: dict[str, Tensor], world: int = 1) -> None:
 
 def everything(model: nn.Module) -> dict[str, Tensor]:
     """Tensors of the model and what is under kd_."""
-    from espnet_kd.models.own import own_tensors
+    from espnet_kd.methods.own import own_tensors
 
     return {**model.state_dict(), **own_tensors(model)}
 

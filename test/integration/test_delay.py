@@ -12,12 +12,11 @@ import torch
 import yaml
 from recipe import MODELS, Recipe
 
+from espnet_kd.commands import delay
 from espnet_kd.errors import UserError
-from espnet_kd.models.delay import Delays, emissions, in_chunks, measure
-from espnet_kd.recipe import delay
-from espnet_kd.tasks.delay import frame_milliseconds, settle_delays
-from espnet_kd.tasks.options import term_options
+from espnet_kd.methods.delay import Delays, emissions, frame_milliseconds, in_chunks, measure, set_delays
 from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.teachers.options import term_options
 
 CHECKPOINT = "valid.loss_transducer.ave.pth"
 
@@ -25,7 +24,7 @@ CHECKPOINT = "valid.loss_transducer.ave.pth"
 @pytest.fixture(scope="module")
 def student(recipe: Recipe) -> Path:
     """A streaming transducer of one epoch."""
-    from espnet_kd.tasks.asr_transducer import TransducerDistillationTask
+    from espnet_kd.tasks.asr import TransducerDistillationTask
 
     encoder = MODELS["transducer_student"]["encoder_conf"]
     chunks = {"dynamic_chunk_training": True, "short_chunk_size": 4, "num_left_chunks": 2}
@@ -87,7 +86,7 @@ def test_speech_without_a_frame_has_no_delay_and_nan_is_an_error(student: Path) 
 def test_a_late_student_has_a_positive_delay(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     late, early = (load_experiment(student).model for _ in range(2))
     monkeypatch.setattr(
-        "espnet_kd.models.delay.emissions", lambda model, *speech: [5, 9] if model is late else [2, 7]
+        "espnet_kd.methods.delay.emissions", lambda model, *speech: [5, 9] if model is late else [2, 7]
     )
     found = measure(late, early, [(torch.zeros(9).numpy(), torch.tensor([3, 4]).numpy())])
     assert found.frames == {3: 1, 2: 1}
@@ -132,17 +131,17 @@ def test_auto_is_settled_by_a_trained_student(
     args = argparse.Namespace(delay_student=str(student), valid_data_path_and_name_and_type=data)
     terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
     with contextlib.chdir(recipe.root), caplog.at_level(logging.INFO):
-        settle_delays(args, terms, load_experiment(student))
+        set_delays(args, terms, load_experiment(student))
     assert type(terms[0].options["delay"]) is int and "labels in 3 utterances" in caplog.text
     terms[0].build()
     args.delay_student = None
     terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
     with pytest.raises(UserError, match="delay: auto measures a trained student: train it without criteria"):
-        settle_delays(args, terms, load_experiment(student))
+        set_delays(args, terms, load_experiment(student))
     with pytest.raises(
         UserError, match="delay: auto compares student and teacher, but targets come from a store"
     ):
-        settle_delays(args, terms, None)
+        set_delays(args, terms, None)
 
 
 def test_student_and_teacher_may_have_chosen_their_models_differently(recipe: Recipe, student: Path) -> None:
@@ -152,7 +151,7 @@ def test_student_and_teacher_may_have_chosen_their_models_differently(recipe: Re
     args = argparse.Namespace(delay_student=str(other), valid_data_path_and_name_and_type=data)
     terms = term_options({"lattice": {"type": "transducer", "delay": "auto"}})
     with contextlib.chdir(recipe.root):
-        settle_delays(args, terms, load_experiment(student, CHECKPOINT))
+        set_delays(args, terms, load_experiment(student, CHECKPOINT))
     assert terms[0].options["delay"] == 0
 
 

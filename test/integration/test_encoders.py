@@ -113,7 +113,7 @@ def test_a_conformer_teaches_a_recurrent_student(recipe: Recipe) -> None:
 
 
 def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from espnet_kd.recipe.layers import main
+    from espnet_kd.commands.layers import main
 
     main([str(teacher)])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -131,7 +131,7 @@ def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.Capture
 def test_rates_are_those_of_the_speech_that_a_model_hears(
     recipe: Recipe, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from espnet_kd.recipe.layers import main
+    from espnet_kd.commands.layers import main
 
     exp = Path(shutil.copytree(teacher, recipe.root / "exp/telephone"))
     config = yaml.safe_load((exp / "config.yaml").read_text())

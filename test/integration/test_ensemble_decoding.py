@@ -9,12 +9,11 @@ import pytest
 import torch
 from recipe import Recipe
 
+from espnet_kd.decoding import command, records
+from espnet_kd.decoding.ensemble import Encoders, mean_log
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.recipe.ensemble import command
-from espnet_kd.recipe.ensemble.search import Encoders, mean_log
-from espnet_kd.recipe.pseudo_label import command as single
-from espnet_kd.recipe.pseudo_label import shards
+from espnet_kd.pseudo_label import command as single
 
 OPTIONS = ["--inference_args", "--beam_size 3 --ctc_weight 0.5 --maxlenratio 0.2", "--workers", "1"]
 
@@ -24,10 +23,10 @@ def decode(recipe: Recipe, out: str, *teachers: str, mean: str = "posteriors") -
     with contextlib.chdir(recipe.root):
         words = ["--teacher", *teachers, "--data", "dump/raw/dev", "--out", out, "--mean", mean]
         command.main([*words, *OPTIONS])
-    records = list(shards.read(recipe.root / out / "inference/dev/decode"))
-    found = {r.utt: " ".join(r.nbest[0].text.split()) for r in records}
+    decoded = list(records.read(recipe.root / out / "inference/dev/decode"))
+    found = {r.utt: " ".join(r.nbest[0].text.split()) for r in decoded}
     assert found == read_table(recipe.root / out / "inference/dev/text")
-    return records
+    return decoded
 
 
 @pytest.mark.parametrize("mean", ["posteriors", "log_posteriors"])
@@ -36,7 +35,7 @@ def test_an_ensemble_of_a_model_with_itself_is_the_model(recipe: Recipe, mean: s
     with contextlib.chdir(recipe.root):
         words = ["--teacher", "exp/teacher", "--data", "dump/raw/dev", "--dst", f"exp/single_{mean}"]
         single.main([*words, *OPTIONS, "--nbest", "1", "--min_rate", "0", "--max_repeats", "1000"])
-    alone = list(shards.read(recipe.root / f"exp/single_{mean}/decode"))
+    alone = list(records.read(recipe.root / f"exp/single_{mean}/decode"))
     for one, other in zip(together, alone, strict=True):
         assert one.utt == other.utt and one.nbest[0].text == other.nbest[0].text
         assert one.nbest[0].score == pytest.approx(other.nbest[0].score, abs=2e-3)
@@ -78,13 +77,14 @@ def test_members_of_other_frame_rates() -> None:
 
 
 def test_its_directory_is_a_row_of_the_report(recipe: Recipe) -> None:
-    from espnet_kd.recipe import report, score
+    from espnet_kd.report import command
+    from espnet_kd.scoring import score
 
     decode(recipe, "exp/row", "exp/teacher", "exp/teacher")
     with contextlib.chdir(recipe.root):
         directory = Path("exp/row/inference/dev")
         score.main(["--ref", "dump/raw/dev/text", "--hyp", str(directory / "text"), "--out", str(directory)])
-        report.main(
+        command.main(
             ["--expdir", "exp", "--dumpdir", "dump", "--test_sets", "dev", "--valid_set", "dev",
              "--inference_tag", "inference", "--out", "R.md", "--images", "images", "--title", "T"]
         )  # fmt: skip

@@ -12,11 +12,12 @@ from test_transducer_task import losses
 
 from espnet_kd.criteria import Transcript, build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.models.distilled import Method, Term, distil
-from espnet_kd.models.schedule import Schedule
-from espnet_kd.models.transducer import distil_transducer
+from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.methods.transducer import distil_transducer
+from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment, load_experiment
 from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
 LATTICE = {"type": "transducer", "weight": 2.0, "normalize": "nodes"}

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.models.distilled import Method, Term, distil
-from espnet_kd.models.schedule import Schedule
+from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
 LAYER = "ctc.ctc_lo"

@@ -14,9 +14,9 @@ from test_interoperability import COMPARE, DECODE, WITHOUT_US
 from test_mutual import ATT, MUTUAL, STILL
 from test_resume import same_models
 
+from espnet_kd.commands.peers import export
 from espnet_kd.errors import UserError
-from espnet_kd.models.own import join_state
-from espnet_kd.recipe.peers import export
+from espnet_kd.methods.own import join_state
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
 RAMP = {"schedule": "linear", "from": 0.0, "to": 1.0, "begin": 1, "steps": 6}

@@ -16,14 +16,8 @@ from espnet2.train.reporter import Reporter
 from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
-from espnet_kd.models.own import count_batches, keep_apart
-from espnet_kd.tasks.trainer import (
-    BACKUP,
-    CHECKPOINT,
-    ResumableTrainer,
-    check_averages,
-    repair,
-)
+from espnet_kd.methods.own import count_batches, keep_apart
+from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, ResumableTrainer, check_averages, repair
 from espnet_kd.teachers.checkpoint import not_finite
 
 CRITERIA = {

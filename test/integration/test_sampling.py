@@ -9,7 +9,7 @@ from test_mutual import ATT, CTC, MUTUAL, batch, build
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.models.sampling import mix
+from espnet_kd.methods.sampling import mix
 
 REFERENCE = [[6, 3, 4, 5], [6, 5, 3, 6]]  # <sos/eos> first; the last of the second is padding
 

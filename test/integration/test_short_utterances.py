@@ -10,10 +10,9 @@ import torch
 from recipe import RATE, Recipe
 
 from espnet_kd.errors import UserError
-from espnet_kd.models import short
-from espnet_kd.models.short import Batches, NoFrames
-from espnet_kd.tasks.asr import ASRDistillationTask
-from espnet_kd.tasks.asr_transducer import TransducerDistillationTask
+from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
+from espnet_kd.teachers import short
+from espnet_kd.teachers.short import Batches, NoFrames
 
 TASKS = {"transducer_student": TransducerDistillationTask, "student": ASRDistillationTask}
 WAV = "dump/raw/train/wav.scp"
@@ -52,9 +51,9 @@ def test_the_utterance_is_named(
 
 
 def test_targets_name_the_file(recipe: Recipe, tmp_path: Path) -> None:
-    from espnet_kd.recipe.targets import worker
-    from espnet_kd.store import Tap
-    from espnet_kd.tasks.options import TeacherOptions
+    from espnet_kd.targets import worker
+    from espnet_kd.targets.format import Tap
+    from espnet_kd.teachers.options import TeacherOptions
 
     wav = str(tmp_path / "one.wav")
     soundfile.write(wav, 0.1 * np.ones(700), RATE)

@@ -14,17 +14,16 @@ from recipe import KL, MODELS, RATE, Recipe
 
 from espnet_kd import criteria as registry
 from espnet_kd.criteria.distribution import KLDivergence
+from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.models.distilled import Term, aligned
-from espnet_kd.models.schedule import Schedule
-from espnet_kd.recipe.pseudo_label.decoder import read_speech
-from espnet_kd.recipe.targets import command, worker
-from espnet_kd.store import Store
-from espnet_kd.tasks.attach import common_temperatures
-from espnet_kd.tasks.options import teacher_options, term_options
-from espnet_kd.teachers.stored import StoredTeacher
-from espnet_kd.teachers.targets import Targets
+from espnet_kd.methods.distilled import aligned
+from espnet_kd.schedule import Schedule
+from espnet_kd.targets import command, worker
+from espnet_kd.targets.store import Store
+from espnet_kd.targets.teacher import StoredTeacher
+from espnet_kd.teachers.options import Term, common_temperatures, teacher_options, term_options
+from espnet_kd.teachers.taps import Targets
 
 ENSEMBLE = ["exp/teacher", "exp/second"]
 TOPK = {"type": "topk", "weight": 0.5, "k": 3, "reduction": "utterance"}
@@ -437,7 +436,7 @@ def test_other_tokens_and_other_utterances(ensemble: Recipe) -> None:
 
 def change(path: Path, **changes: object) -> None:
     """Change a manifest with a right checksum."""
-    from espnet_kd.store.manifest import checksum
+    from espnet_kd.targets.format import checksum
 
     content = {**json.loads(path.read_text()), **changes}
     del content["checksum"]

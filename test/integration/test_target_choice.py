@@ -11,12 +11,13 @@ from recipe import MODELS, RATE, TOKENS, Recipe, transducer
 
 from espnet_kd.criteria import build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.models.distilled import Method, Term
-from espnet_kd.models.schedule import Schedule
-from espnet_kd.models.transducer import distil_transducer
-from espnet_kd.tasks.targets import rule, settle_targets
+from espnet_kd.methods.distilled import Method
+from espnet_kd.methods.target_choice import choose_targets, rule
+from espnet_kd.methods.transducer import distil_transducer
+from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
 STREAMING = {"main_conf": {"dynamic_chunk_training": True}}
@@ -52,12 +53,12 @@ def test_auto_becomes_the_choice_and_is_logged(recipe: Recipe, caplog: pytest.Lo
     teacher = {"exp": str(recipe.root / "exp/teacher")}
     args = argparse.Namespace(targets="auto", teacher=teacher, **MODELS["student"])
     with caplog.at_level(logging.INFO):
-        assert settle_targets(args) == args.targets == "hard"
+        assert choose_targets(args) == args.targets == "hard"
     assert "targets: hard: the task loss on transcripts and pseudo-labels" in caplog.text
     with pytest.raises(UserError, match="'softer' is none of auto, soft, hard, both"):
-        settle_targets(argparse.Namespace(targets="softer"))
+        choose_targets(argparse.Namespace(targets="softer"))
     with pytest.raises(UserError, match="auto compares student and teacher: give"):
-        settle_targets(argparse.Namespace(targets="auto", teacher={}))
+        choose_targets(argparse.Namespace(targets="auto", teacher={}))
 
 
 def test_only_a_transducer_takes_pseudo_labels_as_paths(tmp_path: Path) -> None:
@@ -67,12 +68,12 @@ def test_only_a_transducer_takes_pseudo_labels_as_paths(tmp_path: Path) -> None:
         "teacher": {"exp": str(tmp_path)},
         "train_shape_file": [str(tmp_path / "shape")],
     }
-    assert settle_targets(argparse.Namespace(targets="auto", **student), lattice=True) == "soft"
-    assert settle_targets(argparse.Namespace(targets="auto", **student), lattice=False) == "both"
+    assert choose_targets(argparse.Namespace(targets="auto", **student), lattice=True) == "soft"
+    assert choose_targets(argparse.Namespace(targets="auto", **student), lattice=False) == "both"
     with pytest.raises(UserError, match="only transducers .* can: use both, or hard"):
-        settle_targets(argparse.Namespace(targets="soft", **student), lattice=False)
+        choose_targets(argparse.Namespace(targets="soft", **student), lattice=False)
     (tmp_path / "shape").write_text("a 16000\n")
-    assert settle_targets(argparse.Namespace(targets="soft", **student), lattice=False) == "soft"
+    assert choose_targets(argparse.Namespace(targets="soft", **student), lattice=False) == "soft"
 
 
 def test_hard_targets_need_no_teacher_in_training(recipe: Recipe) -> None:
@@ -141,7 +142,7 @@ def test_a_batch_of_hypotheses_alone_has_the_same_statistics(soft: torch.nn.Modu
 
 
 def test_a_model_that_cannot_leave_texts_out_refuses(recipe: Recipe) -> None:
-    from espnet_kd.models.distilled import Distillation
+    from espnet_kd.methods.distilled import Distillation
 
     with pytest.raises(UserError, match="only transducers .* can: use both, or hard"):
         Distillation()._set_transcribed(["a", "pseudo-b"])

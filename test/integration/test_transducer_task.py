@@ -10,8 +10,8 @@ import yaml
 from recipe import KL, MODELS, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
-from espnet_kd.tasks.options import term_options
 from espnet_kd.teachers.checkpoint import load_checkpoint
+from espnet_kd.teachers.options import term_options
 
 CHECKPOINT = "valid.loss_transducer.ave.pth"
 WITHOUT_US = """
@@ -33,7 +33,7 @@ LATTICE = {"type": "transducer", "weight": 0.5}
 
 
 def train(recipe: Recipe, out: str, name: str = "transducer_student", **changes) -> Path:
-    from espnet_kd.tasks.asr_transducer import TransducerDistillationTask
+    from espnet_kd.tasks.asr import TransducerDistillationTask
 
     return recipe.train(out, name, task=TransducerDistillationTask, **changes)
 
@@ -131,7 +131,7 @@ def test_the_loss_is_the_transducer_loss(recipe: Recipe, teacher: dict[str, str]
     import torchaudio
     from espnet2.asr_transducer.utils import get_transducer_task_io
 
-    from espnet_kd.models.transducer import with_lattice_loss
+    from espnet_kd.methods.transducer import with_lattice_loss
     from espnet_kd.teachers.experiment import load_experiment
 
     model = load_experiment(teacher["exp"], CHECKPOINT).model
@@ -228,7 +228,7 @@ def test_a_stored_lattice_teaches_as_the_teacher_does(
 ) -> None:
     import contextlib
 
-    from espnet_kd.recipe.targets import command
+    from espnet_kd.targets import command
 
     criteria = {"lattice": {**LATTICE, "kind": kind}}
     teacher = {**teacher, "exp": [teacher["exp"], str(student)][:members]}

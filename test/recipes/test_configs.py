@@ -11,11 +11,10 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 from shell import TEMPLATE
 
-from espnet_kd.recipe import sizes
+from espnet_kd.commands import sizes
+from espnet_kd.methods.mutual_options import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
-from espnet_kd.tasks.mutual import mutual_options
-from espnet_kd.tasks.options import term_options
-from espnet_kd.tasks.peers import peer_changes, peer_config
+from espnet_kd.teachers.options import term_options
 
 CONFIGS = sorted(TEMPLATE.parents[1].glob("*/kd1/conf/*.yaml"))
 MODELS = [path for path in CONFIGS if path.stem.startswith(("teacher", "student"))]

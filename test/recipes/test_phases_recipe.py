@@ -8,7 +8,7 @@ import torch
 import yaml
 from shell import Finished, failure, model, run, script
 
-from espnet_kd.models.own import saved_tensors
+from espnet_kd.methods.own import saved_tensors
 
 RKD = {
     "task_weight": 0.0, "best_model_criterion": [["valid", "loss", "min"]],

@@ -3,11 +3,12 @@
 from math import log
 
 import pytest
+import rnnt_reference as reference
 import torch
 from lattices import lattices
 from torch import tensor
 
-from espnet_kd.rnnt import Joint, reference, rnnt_distillation
+from espnet_kd.rnnt import Joint, rnnt_distillation
 
 ALONE = {"kind": "alignments", "rnnt_weight": 0, "kd_weight": 1.0}
 ONE_LABEL = tensor([[1]]), tensor([2]), tensor([1])

@@ -4,12 +4,13 @@ from dataclasses import replace
 from math import inf, log, nan
 
 import pytest
+import rnnt_reference as reference
 import torch
 import torchaudio
 from lattices import assert_same, every_lattice, filled, lattices, leaf, padding, run
 from torch import tensor
 
-from espnet_kd.rnnt import Joint, reference, rnnt_loss
+from espnet_kd.rnnt import Joint, rnnt_loss
 
 
 def bias_only(probabilities, frames, labels):

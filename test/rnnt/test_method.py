@@ -5,7 +5,7 @@ import torch
 from lattices import assert_same, every_kind, lattices, run
 from torch import nan
 
-from espnet_kd.rnnt import method, rnnt_distillation, rnnt_loss
+from espnet_kd.rnnt import kinds, rnnt_distillation, rnnt_loss
 
 
 @every_kind
@@ -45,8 +45,8 @@ def test_left_out_the_labels_are_not_summed_over(kind, monkeypatch):
         given.student, given.teacher, *given.batch, kind=kind, rnnt_weight=0.7, kd_weight=1.3
     )
     assert rnnt > 0
-    monkeypatch.setattr(method, "transducer_gradient", None)
-    monkeypatch.setattr(method, "log_likelihood", None)
+    monkeypatch.setattr(kinds, "transducer_gradient", None)
+    monkeypatch.setattr(kinds, "log_likelihood", None)
     loss, rnnt, alone = rnnt_distillation(
         given.student, given.teacher, *given.batch, kind=kind, rnnt_weight=None, kd_weight=1.3
     )
@@ -67,7 +67,7 @@ def test_without_any_weight_the_loss_is_zero(kind):
 @pytest.mark.parametrize("kind", ["full", "collapsed"])
 def test_nodes_are_compared_without_scoring_alignments(kind, monkeypatch):
     given = lattices()
-    monkeypatch.setattr(method, "arc_scores", None)
+    monkeypatch.setattr(kinds, "arc_scores", None)
     loss = rnnt_distillation(
         given.student, given.teacher, *given.batch, kind=kind, rnnt_weight=None, kd_weight=1.0
     ).loss

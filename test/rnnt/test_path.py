@@ -1,9 +1,10 @@
 """Distillation at the nodes of the teacher's best alignment only."""
 
+import rnnt_reference as reference
 import torch
 from lattices import gradients, lattices
 
-from espnet_kd.rnnt import path_targets, reference, rnnt_distillation
+from espnet_kd.rnnt import path_targets, rnnt_distillation
 from espnet_kd.rnnt.alignment import Path
 from espnet_kd.rnnt.path import nodes_of, path_lattice
 

@@ -3,10 +3,10 @@
 from math import comb, inf, log
 
 import pytest
+import rnnt_reference as reference
 import torch
 from lattices import lattices
 
-from espnet_kd.rnnt import reference
 from espnet_kd.rnnt.alignment import Arcs, best_path, log_likelihood, posterior
 from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.sweep import arc_scores

@@ -4,11 +4,12 @@ from dataclasses import replace
 from math import log
 
 import pytest
+import rnnt_reference as reference
 import torch
 from lattices import assert_same, lattices, leaf, padding, run
 from torch import nan, tensor
 
-from espnet_kd.rnnt import CollapsedTargets, PathTargets, path_targets, reference, rnnt_distillation
+from espnet_kd.rnnt import CollapsedTargets, PathTargets, path_targets, rnnt_distillation
 from espnet_kd.rnnt.alignment import Path
 
 TEACHER_ONLY = {"rnnt_weight": 0, "kd_weight": 1.0}

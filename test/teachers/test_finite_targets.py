@@ -9,7 +9,7 @@ from torch import Tensor
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.checkpoint import not_finite
-from espnet_kd.teachers.targets import Targets, check_finite
+from espnet_kd.teachers.taps import Targets, check_finite
 
 NAN, INF = math.nan, math.inf
 LENGTHS = torch.tensor([2, 1])

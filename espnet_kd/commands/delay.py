@@ -1,0 +1,90 @@
+"""``python -m espnet_kd delay``: how much later than its teacher a transducer emits, on transcribed speech.
+
+Both are aligned with the same texts; the alignments speak of the moment in the speech at which a token comes,
+not of the time that computing takes, nor of the wait for the end of a chunk.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espnet_kd.config import parse_yaml, read_config, split_words
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+from espnet_kd.report.sections import DELAYS_FILE
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write EXP/delay.json."""
+    description = __doc__.partition(": ")[2].splitlines()[0]
+    p = argparse.ArgumentParser(prog="espnet-kd delay", description=description)
+    p.add_argument("--teacher", type=Path, required=True, help="experiment of a transducer")
+    p.add_argument("--student", type=Path, required=True, help="the same")
+    p.add_argument("--data", type=Path, required=True, help="formatted data directory with transcripts")
+    p.add_argument("--audio_type", default="sound", help="ESPnet's type of wav.scp (default: %(default)s)")
+    p.add_argument("--checkpoint", help="file in both experiments (default: the averaged model)")
+    p.add_argument("--utterances", type=int, default=200, help="at most (default: %(default)s)")
+    p.add_argument("--inference_config", type=Path, help="of the student: streaming, decoding_window")
+    p.add_argument("--inference_args", default="", help="options that override it, --KEY VALUE ...")
+    args = p.parse_args(argv)
+    if args.utterances < 1:
+        raise UserError(f"--utterances {args.utterances} is not a number from 1 up")
+    result = measured(args)
+    with atomic_path(args.student / DELAYS_FILE) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{args.student.name}: emits {result['mean_ms']:+.0f} ms after {args.teacher.name} on average, "
+        f"median {result['median_ms']:+.0f} ms, 90 % within {result['p90_ms']:+.0f} ms "
+        f"({result['labels']} tokens)"
+    )
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """What is written."""
+    from espnet_kd.methods.delay import compare, frame_milliseconds
+    from espnet_kd.teachers.experiment import load_experiment
+
+    student, teacher = (load_experiment(d, args.checkpoint) for d in (args.student, args.teacher))
+    milliseconds = frame_milliseconds(read_config(args.student / "config.yaml"))
+    inference = read_config(args.inference_config) if args.inference_config else {}
+    inference |= overrides(args.inference_args)
+    chunks = chunks_of(inference, milliseconds)
+    files = (("wav.scp", "speech", args.audio_type), ("text", "text", "text"))
+    data = [(str(args.data / file), name, kind) for file, name, kind in files]
+    delays = compare(student, teacher, data, args.utterances, chunks)
+    values = delays.values * milliseconds
+    if not len(values):
+        raise UserError(f"{args.data}/text has no tokens: delays are measured on transcripts")
+    return {
+        "teacher": str(args.teacher),
+        "set": args.data.name,
+        "utterances": delays.utterances,
+        "labels": len(values),
+        "frame_ms": milliseconds,
+        "chunk_ms": chunks[0] * milliseconds if chunks else None,
+        "mean_ms": round(float(values.mean()), 2),
+        "median_ms": float(np.median(values)),
+        "p90_ms": round(float(np.quantile(values, 0.9)), 2),
+        "frames": {str(delay): count for delay, count in sorted(delays.frames.items())},
+    }
+
+
+def overrides(words: str) -> dict[str, Any]:
+    """What options of decoding say of chunks."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for name in ("streaming", "decoding_window", "left_context"):
+        parser.add_argument(f"--{name}", type=parse_yaml)
+    return vars(parser.parse_known_args(split_words(words, "--inference_args"))[0])
+
+
+def chunks_of(inference: dict[str, Any], milliseconds: float) -> tuple[int, int] | None:
+    """Frames that streaming decoding sees at a time, and how many such chunks before; None: it sees all."""
+    if not inference.get("streaming"):
+        return None
+    size = max(1, round(float(inference.get("decoding_window", 640)) / milliseconds))
+    return size, max(1, round(inference.get("left_context", 32) / size))

@@ -1,0 +1,147 @@
+"""``espnet-kd doctor``: what this machine lacks, and whether its GPUs compute what the CPU does."""
+
+import argparse
+import importlib.metadata as metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion
+
+from espnet_kd.criteria import PLUGINS
+from espnet_kd.host.installed import find_espnet
+from espnet_kd.rnnt import Joint, rnnt_distillation
+
+OK, OPTIONAL, WRONG = "ok", "optional", "wrong"
+EXTRAS = {"demo": "`make demo` synthesises speech by it", "dev": "`make test` and `make lint` use it"}
+PROGRAMS = {
+    "flock": "two runs in one recipe wait for each other by it",
+    "git": "the record of a training names the commit by it",
+    "hubscr.pl": "scores Hub5'00 officially (Debian package sctk)",
+    "sbatch": "cmd_backend=slurm submits by it",
+}
+TOLERANCE = 1e-4  # float32 of a device against float64 of the CPU, relative to the largest value
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    state: str
+    text: str
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``doctor``: print the findings; exit status 1 if one is wrong."""
+    parser = argparse.ArgumentParser(prog="espnet-kd doctor", description=__doc__.splitlines()[0])
+    parser.parse_args(argv)
+    findings = [*machine(), *packages(), *plugins(), *programs(), *devices()]
+    for finding in findings:
+        print(f"{finding.state:<10}{finding.text}")
+    wrong = sum(finding.state == WRONG for finding in findings)
+    if wrong:
+        sys.exit(f"espnet-kd doctor: {wrong} of {len(findings)} lines are wrong")
+
+
+def machine() -> Iterator[Finding]:
+    """Interpreter, cores and room on the disk."""
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield Finding(OK, f"Python {platform.python_version()}: {sys.executable}")
+    yield Finding(OK, f"{os.cpu_count()} CPU cores, {free:.0f} GB free in {Path.cwd()}")
+
+
+def packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
+    """What an installed distribution requires, against what is installed."""
+    try:
+        required = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        yield Finding(WRONG, f"{distribution} is not installed here: run `pip install .` in its checkout")
+        return
+    for requirement in map(Requirement, required):
+        extra = next((e for e in EXTRAS if requirement.marker and e in str(requirement.marker)), None)
+        yield _package(requirement, extra)
+
+
+def _package(requirement: Requirement, extra: str | None) -> Finding:
+    wanted = f"{requirement.name} {requirement.specifier}"
+    where = ""
+    try:
+        if requirement.name == "espnet" and (espnet := find_espnet()) is not None:
+            version, where = espnet.version, f" in {espnet.folder}"
+        else:
+            version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        if extra:
+            return Finding(OPTIONAL, f"{wanted} is missing: {EXTRAS[extra]}")
+        requirement.marker = None  # which says that it belongs to an extra
+        return Finding(WRONG, f"{wanted} is missing: pip install '{requirement}'")
+    if not _suits(version, requirement):
+        state = OPTIONAL if extra else WRONG
+        return Finding(state, f"{requirement.name} {version}{where} is not {requirement.specifier}")
+    return Finding(OK, f"{requirement.name} {version}{where}")
+
+
+def _suits(version: str, requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(version, prereleases=True)
+    except InvalidVersion:  # a checkout without a version
+        return False
+
+
+def plugins() -> Iterator[Finding]:
+    """Criteria of other packages."""
+    for entry in metadata.entry_points(group=PLUGINS):
+        try:
+            entry.load()
+        except Exception as e:  # whatever a package of somebody else raises
+            yield Finding(WRONG, f"criterion {entry.name} ({entry.value}): {type(e).__name__}: {e}")
+        else:
+            yield Finding(OK, f"criterion {entry.name} ({entry.value})")
+
+
+def programs() -> Iterator[Finding]:
+    """Programs that some recipes use."""
+    for name, use in PROGRAMS.items():
+        path = shutil.which(name)
+        yield Finding(OK, f"{name}: {path}") if path else Finding(OPTIONAL, f"{name} is missing: {use}")
+
+
+def devices() -> Iterator[Finding]:
+    """The same lattice distillation on the CPU and on every GPU."""
+    exact = lattice("cpu", torch.float64)
+    found = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    if not found:
+        yield Finding(OPTIONAL, "no CUDA device: training runs on the CPU (--ngpu 0)")
+    for device in (torch.device("cpu"), *found):
+        name = "CPU"
+        if device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            name = f"{device}, {properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        error = ((lattice(device, torch.float32) - exact).abs().max() / exact.abs().max()).item()
+        text = f"{name}: RNN-T distillation is off by {error:.1e}, allowed {TOLERANCE:.0e}"
+        yield Finding(OK if error <= TOLERANCE else WRONG, text)
+
+
+def lattice(device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    """Loss, and gradient of the student's encoder output, of a small lattice: (1 + B T J,) on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    def joint() -> Joint:
+        return Joint(normal(2, 30, 16), normal(2, 6, 16), normal(20, 16), normal(20))
+
+    student, teacher = joint(), joint()
+    student.enc.requires_grad_()
+    labels = torch.randint(1, 20, (2, 5), generator=generator).to(device)
+    lens = torch.tensor([[30, 21], [5, 3]], device=device)
+    weights = {"rnnt_weight": 1.0, "kd_weight": 1.0}
+    loss = rnnt_distillation(student, teacher, labels, *lens, kind="full", **weights).loss
+    (gradient,) = torch.autograd.grad(loss, student.enc)
+    return torch.cat([loss.detach().reshape(1), gradient.flatten()]).double().cpu()

@@ -1,0 +1,102 @@
+"""``espnet-kd layers``: the layers of a model that a criterion can tap, with shapes and frame rates."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_kd.data.rate import DEFAULT_RATE
+from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.teachers.online import record_taps
+from espnet_kd.teachers.taps import LATTICE, Taps
+
+TEXT = torch.tensor([[2, 3]])
+SECONDS = (1, 5)  # a rate is that of the additional frames: the first second has those of the edges, too
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``layers EXP [--model FILE] [--depth N]``: print a table."""
+    parser = argparse.ArgumentParser(prog="espnet-kd layers", description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", type=Path, help="directory with config.yaml and a checkpoint")
+    parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
+    parser.add_argument("--depth", type=int, default=3, help="parts of a path (default: %(default)s)")
+    args = parser.parse_args(argv)
+    experiment = load_experiment(args.experiment, args.model)
+    millions = sum(p.numel() for p in experiment.model.parameters()) / 1e6
+    print(f"{experiment.checkpoint}: {millions:.2f} M parameters")
+    print(table(experiment.model, args.depth, experiment.rate or DEFAULT_RATE))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one tap gives on a second of noise."""
+
+    path: str
+    positions: int
+    size: int
+
+
+def table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
+    """One line for each tappable layer whose path has at most so many parts, then what was left out."""
+    names = [name for name, _ in model.named_modules() if name]
+    if getattr(model, "joint_network", None) is not None:  # tapped as a whole, as the lattice
+        names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
+    layers = tappable(model, names, hertz)
+    shown = [layer for layer in layers if layer.path.count(".") < depth]
+    rate = f"{frame_rate(model, hertz):g} per second"
+    rows = [("tap", "on a second of noise", "rate")]
+    for layer in shown:
+        steps = layer.path.split(".")[0] == "decoder"
+        shape = f"{layer.positions} {'steps' if steps else 'frames'} x {layer.size}"
+        rows.append((layer.path, shape, "one per token and one for the end" if steps else rate))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{path:<{widths[0]}}  {shape:<{widths[1]}}  {text}" for path, shape, text in rows]
+    hidden, others = len(layers) - len(shown), len(names) - len(layers)
+    if hidden:
+        lines.append(f"{hidden} more below them: --depth {depth + 1}")
+    lines.append(
+        f"{others} modules cannot be tapped: not run just once, or no (batch, frames or steps, features) "
+        "tensor"
+    )
+    return "\n".join(lines)
+
+
+def tappable(model: ESPnetASRModel, names: list[str], hertz: int) -> list[Layer]:
+    """The layers among submodules of a model in eval mode that give frames or steps."""
+    taps, speech = Taps(model, names), noise(model, SECONDS[0], hertz)
+    lengths = torch.tensor([TEXT.shape[1]])
+    with torch.no_grad():
+        record_taps(model, taps, speech, torch.tensor([speech.shape[1]]), TEXT, lengths)
+    found = []
+    for name in names:
+        try:
+            values = taps.get(name, lengths).values
+        except UserError:
+            continue
+        found.append(Layer(name, values.shape[1], values.shape[2]))
+    taps.release()
+    return found
+
+
+def frame_rate(model: ESPnetASRModel, hertz: int) -> float:
+    """Encoder frames in a second."""
+    frames = []
+    for seconds in SECONDS:
+        speech = noise(model, seconds, hertz)
+        with torch.no_grad():
+            frames.append(int(model.encode(speech, torch.tensor([speech.shape[1]]))[1]))
+    return (frames[1] - frames[0]) / (SECONDS[1] - SECONDS[0])
+
+
+def noise(model: ESPnetASRModel, seconds: int, hertz: int) -> torch.Tensor:
+    """(1, samples), always the same.
+
+    Raises:
+        UserError: the model takes features, not waveforms.
+    """
+    if model.frontend is None:
+        raise UserError("the model takes features instead of waveforms: its layers cannot be listed")
+    return torch.randn(1, seconds * hertz, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,92 @@
+"""``espnet-kd phases``: the speech of a phase of distillation that needs no transcripts.
+
+Distillation in phases is several trainings, each of which starts from the student of the one before.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.config import merge_files, read_config
+from espnet_kd.data.contents import inherit
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.methods.target_choice import obstacle
+
+OWN = "kd_"  # projections and the step of the schedules belong to their phase
+TABLES = ("wav.scp", "utt2num_samples")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``phases [--sets DIR... --out DIR] --config FILE...``: join speech for a phase without transcripts.
+
+    Prints the directory, or without one `speech`; nothing if the phase needs transcripts.
+    """
+    parser = argparse.ArgumentParser(prog="espnet-kd phases", description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", type=Path, default=[], help="dump directories")
+    parser.add_argument("--out", type=Path, help="directory of their wav.scp and lengths")
+    parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
+    args = parser.parse_args(argv)
+    if needs_transcripts(merge_files(args.config)):
+        return
+    if args.out is not None:
+        join(args.sets, args.out)
+    print(args.out or "speech")
+
+
+def initial_student(previous: Path) -> list[str]:
+    """What ESPnet's ``init_param`` is to be, so that a training starts from the student of another.
+
+    Args:
+        previous: its experiment. The checkpoint is the average, or else the best one, by the first of its
+            ``best_model_criterion``.
+
+    Raises:
+        UserError: there is no such checkpoint, or ESPnet cannot read its path.
+    """
+    config = read_config(previous / "config.yaml")
+    wanted = [f"{phase}.{key}" for phase, key, _ in config.get("best_model_criterion") or []]
+    files = [previous / f"{name}.{kind}.pth" for name in wanted for kind in ("ave", "best")]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{previous} has no {' or '.join(file.name for file in files) or 'best_model_criterion'}: "
+            "the next phase starts from it; train it again"
+        )
+    if ":" in str(found):
+        raise UserError(f"{found}: ESPnet's init_param takes no path with a colon: rename the directory")
+    return [f"{found}:::{OWN}"]
+
+
+def needs_transcripts(config: Mapping[str, Any]) -> bool:
+    """False if nothing in the training looks at text: no task loss, and no layer of a decoder."""
+    return obstacle(config.get("task_weight", 1.0), config.get("criteria") or {}) is not None
+
+
+def join(sets: Sequence[Path], out: Path) -> None:
+    """Write wav.scp and utt2num_samples of several dump directories together, into an experiment's ``out``.
+
+    Raises:
+        UserError: a table is missing, two sets have an utterance of one name, or the experiment was trained
+            on other speech.
+    """
+    joined: dict[str, dict[str, str]] = {name: {} for name in TABLES}
+    for directory in sets:
+        for name in TABLES:
+            table = read_table(directory / name)
+            both = sorted(table.keys() & joined[name].keys())
+            if both:
+                raise UserError(f"{directory / name}: {both[0]} is in another set, too: rename it in one")
+            joined[name] |= table
+    if out.is_dir() and all(read_table(out / name) == table for name, table in joined.items()):
+        return
+    if any(out.parent.glob("*.pth")):
+        raise UserError(
+            f"{out.parent} was trained on other speech than {' + '.join(map(str, sets))}: "
+            "remove it, or give the configuration another name"
+        )
+    with atomic_dir(out) as temporary:
+        for name, table in joined.items():
+            write_table(temporary / name, table)
+        inherit(temporary, sets)

@@ -1,0 +1,230 @@
+"""``espnet-kd progress``: follow an ESPnet training log, with a bar on a terminal, else a line per tenth."""
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# (valid statistic, format), in the order of preference
+STATISTICS = (
+    ("acc", "valid acc {:.3f}"),
+    ("cer_ctc", "valid CER {:.3f}"),
+    ("cer_transducer", "valid CER {:.3f}"),
+    ("loss", "valid loss {:.3f}"),
+)
+N_BATCH = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d{1,9})\b")
+EPOCH = re.compile(r" (\d{1,9})/(\d{1,9})epoch started")
+BATCH = re.compile(r" (\d{1,9})epoch:train:\d+-(\d{1,9})batch")
+RESULTS = re.compile(r" (\d{1,9})epoch results: .*?\[valid\] ([^\[]*)")
+VALUE = re.compile(r"(\w+)=([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))")
+
+
+def _number(text: str) -> float:
+    """NaN for what is none: lines of two processes may be mixed up."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+@dataclass
+class Training:
+    """What the lines of a log have said so far.
+
+    Attributes:
+        epochs: that it will take, 0 while unknown.
+        epoch: in which it is, from 1.
+        batches: of an epoch, 0 while unknown.
+        batch: the last one logged in this epoch.
+        finished: epochs that are complete.
+        valid: the statistics of the last of them on the development set.
+    """
+
+    epochs: int = 0
+    epoch: int = 0
+    batches: int = 0
+    batch: int = 0
+    finished: int = 0
+    valid: dict[str, float] | None = None
+
+    def read(self, line: str) -> None:
+        """Take in one line."""
+        if match := N_BATCH.search(line):
+            self.batches = int(match[1])
+        elif match := EPOCH.search(line):
+            self.epoch, self.epochs, self.batch = int(match[1]), int(match[2]), 0
+        elif match := BATCH.search(line):
+            self.epoch, self.batch = int(match[1]), int(match[2])
+        elif match := RESULTS.search(line):
+            self.finished = int(match[1])
+            values = {key: _number(value) for key, value in VALUE.findall(match[2])}
+            # The accuracy of a model without a decoder is not a number.
+            self.valid = {key: value for key, value in values.items() if not math.isnan(value)}
+
+    @property
+    def fraction(self) -> float:
+        """How much of it is done, 0 to 1."""
+        if not self.epochs:
+            return 0.0
+        within = self.batch / self.batches if self.batches and self.epoch > self.finished else 0.0
+        return min(1.0, (self.finished + min(within, 1.0)) / self.epochs)
+
+    def __str__(self) -> str:
+        """``epoch 3/50, valid acc 0.712``."""
+        if not self.epochs:
+            return "starting"
+        parts = [f"epoch {max(self.epoch, self.finished)}/{self.epochs}"]
+        for key, text in STATISTICS:
+            if self.valid and key in self.valid:
+                parts.append(text.format(self.valid[key]))
+                break
+        return ", ".join(parts)
+
+
+class Log:
+    """A file that grows, may not exist yet and may be replaced by a new one."""
+
+    def __init__(self, path: Path, new: bool = False):
+        self.path = path
+        self.inode, self.position = (
+            (path.stat().st_ino, path.stat().st_size) if new and path.exists() else (None, 0)
+        )
+        self.rest = b""
+
+    def lines(self) -> list[str]:
+        """The lines that are complete since the last call."""
+        try:
+            with self.path.open("rb") as f:
+                status = os.fstat(f.fileno())
+                if status.st_ino != self.inode or status.st_size < self.position:
+                    self.inode, self.position, self.rest = status.st_ino, 0, b""
+                f.seek(self.position)
+                data = f.read()
+        except FileNotFoundError:
+            return []
+        self.position += len(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [line.decode("utf-8", "replace") for line in lines]
+
+
+SECONDS_BETWEEN_LOOKS = 0.5
+LINES = 10  # so many lines of a training go to a file
+
+
+class Bar:
+    """A bar on a terminal."""
+
+    def __init__(self, title: str):
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}"),
+        )
+        self.task = self.progress.add_task(title, total=1.0, status="")
+
+    def __enter__(self) -> None:
+        self.progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, training: Training, left: float | None) -> None:
+        """Redraw."""
+        self.progress.update(self.task, completed=training.fraction, status=_status(training, left))
+
+
+class Lines:
+    """A line whenever another tenth is done."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.tenths = -1
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, training: Training, left: float | None) -> None:
+        """Print a line if there is something new to say."""
+        tenths = int(training.fraction * LINES + 1e-6)
+        if training.epochs and tenths > self.tenths:
+            self.tenths = tenths
+            print(f"{self.title}: {100 * training.fraction:.0f} %, {_status(training, left)}", flush=True)
+
+
+class Clock:
+    """Estimates the time that is left from the progress made since the first look."""
+
+    def __init__(self) -> None:
+        self.start: tuple[float, float] | None = None
+
+    def left(self, fraction: float, now: float) -> float | None:
+        """Seconds, None while unknown."""
+        if fraction <= 0:
+            return None
+        if self.start is None:
+            self.start = (fraction, now)
+        done, seconds = fraction - self.start[0], now - self.start[1]
+        return seconds * (1 - fraction) / done if done > 0 else None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``progress LOG --pid PID [--title T] [--new]``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd progress", description=__doc__.splitlines()[0])
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--pid", type=int, required=True, help="stop when this process ends, or at SIGTERM")
+    parser.add_argument("--title", default="training")
+    parser.add_argument("--new", action="store_true", help="pass over what is in the log already")
+    args = parser.parse_args(argv)
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    follow(Log(args.log, args.new), args.title, lambda: not stop and _alive(args.pid))
+
+
+def follow(log: Log, title: str, running: Callable[[], bool]) -> None:
+    """Show the progress until ``running()`` is false."""
+    training, clock = Training(), Clock()
+    show = Bar(title) if sys.stdout.isatty() else Lines(title)
+    with show:
+        more = True
+        while more:
+            more = running()  # before reading, so that the last lines are read, too
+            for line in log.lines():
+                training.read(line)
+            show.update(training, clock.left(training.fraction, time.monotonic()))
+            if more:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _status(training: Training, left: float | None) -> str:
+    if left is None or training.fraction >= 1:
+        return str(training)
+    return f"{training}, {_duration(left)} left"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,198 @@
+"""``espnet-kd runs``: what made an experiment directory, and whether it is finished.
+
+``EXP/train.yaml`` is the merged configuration that was trained; ``EXP/run.json`` says the rest::
+
+    {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
+     "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
+     "previous": experiment of the phase before or null,
+     "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
+     "data": {"token list": fingerprint, ...: see ``contents``; teachers and what else it learns from, too},
+     "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.commands.phases import initial_student
+from espnet_kd.config import dump_yaml, merge, merge_files, read_config
+from espnet_kd.data import contents
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path, read_json
+from espnet_kd.report.experiments import SHOWN
+
+CONFIG = "train.yaml"
+RECORD = "run.json"
+MODELS = ("valid.*.ave.pth",)  # of a teacher, where no checkpoint is chosen
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``runs start EXP --role R --config A.yaml ... -- COMMAND`` or ``runs finish EXP``."""
+    words = sys.argv[1:] if argv is None else argv
+    words, command = _split(words)
+    parser = argparse.ArgumentParser(prog="espnet-kd runs", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="action", required=True)
+    begin = commands.add_parser(
+        "start", help="write train.yaml and run.json; print a line if it is trained already"
+    )
+    begin.add_argument("exp", type=Path)
+    begin.add_argument("--role", choices=("teacher", "student"), required=True)
+    begin.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
+    begin.add_argument("--teacher", nargs="*", default=[], help="experiment directories of the teachers")
+    begin.add_argument("--previous", type=Path, help="finished experiment whose student this one starts from")
+    begin.add_argument("--generation", type=int, default=1, help="of repeated distillation, for the record")
+    begin.add_argument("--mix", type=Path, help="record of the mixture that it is trained on, see mix")
+    begin.add_argument(
+        "--data",
+        nargs="*",
+        default=[],
+        metavar="NAME=PATH",
+        help="files and data directories it is trained on",
+    )
+    begin.add_argument("--args", default="", help="options that override the configuration, for the record")
+    commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
+    args = parser.parse_args(words)
+    if args.action == "finish":
+        finish(args.exp)
+    elif not start(args, command):
+        print(f"{args.exp}: already trained")
+
+
+def start(args: argparse.Namespace, command: str) -> bool:
+    """Record the start of a training; False if it is finished already.
+
+    Raises:
+        UserError: the directory holds a training with another configuration, or on other data.
+    """
+    config = merge_files(args.config)
+    if args.teacher:
+        config = merge(config, {"teacher": {"exp": list(args.teacher)}})
+    if args.previous:
+        if not _read(args.previous).get("done"):
+            raise UserError(f"{args.previous} is not trained to its end: {args.exp} starts from its student")
+        config["init_param"] = initial_student(args.previous)
+    path = args.exp / CONFIG
+    trained = any(args.exp.glob("*.pth"))
+    if trained and path.exists() and _learns(read_config(path)) != _learns(config):
+        raise UserError(
+            f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
+            f"remove it, or give the configuration another name (or --{args.role}_args)"
+        )
+    record = _read(args.exp) if trained else {}
+    mix = read_json(args.mix) if args.mix else None
+    if record and record.get("mix") != mix:
+        raise UserError(
+            f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "
+            f"remove it, or give the configuration another name (or --{args.role}_args)"
+        )
+    data = _data(args.data, config)
+    _check_data(args, record.get("data"), data)
+    if record.get("done"):
+        return False
+    with atomic_path(path) as temporary:
+        temporary.write_text(dump_yaml(config), encoding="utf-8")
+    _write(args.exp, _record(args, command, record) | {"mix": mix, "data": data})
+    return True
+
+
+def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints by name: of --data, the teachers' models, their stored targets and the first student."""
+    found = {}
+    for option in options:
+        name, _, path = option.partition("=")
+        found[name] = contents.of_path(Path(path))
+    teacher = config.get("teacher") or {}
+    for directory in teacher.get("exp") or () if isinstance(teacher, dict) else ():
+        models = [str(teacher["checkpoint"])] if teacher.get("checkpoint") else MODELS
+        files = sorted(
+            f for name in ("config.yaml", *models) for f in Path(directory).glob(name) if f.is_file()
+        )
+        found[f"teacher {directory}"] = " ".join(map(contents.of_path, files))
+    if isinstance(teacher, dict) and (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
+        found["target store"] = contents.of_path(store)
+    for param in config.get("init_param") or ():
+        found[f"initial student {param}"] = contents.of_path(Path(str(param).split(":")[0]))
+    return found
+
+
+def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: dict[str, str]) -> None:
+    """Refuse to go on over other data; what has none on record, as in a stock recipe, is taken as it is.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if before is None:
+        return
+    differing = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
+    if differing:
+        paths = dict(option.partition("=")[::2] for option in args.data)
+        names = ", ".join(f"{n} ({paths[n]})" if n in paths else n for n in sorted(differing))
+        raise UserError(
+            f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from "
+            "what is there now: remove it, or bring back what it was trained on, or give another --expdir"
+        )
+
+
+def finish(exp: Path) -> None:
+    """Mark a training as done."""
+    record = _read(exp)
+    if not record:
+        raise UserError(f"{exp / RECORD} does not exist: `runs start` comes first")
+    _write(exp, record | {"ended": round(time.time(), 1), "done": True})
+
+
+def _split(words: list[str]) -> tuple[list[str], str]:
+    """Our words, and the command line after ``--``; one word is a ready line."""
+    if "--" not in words:
+        return words, ""
+    place = words.index("--")
+    command = words[place + 1 :]
+    return words[:place], command[0] if len(command) == 1 else shlex.join(command)
+
+
+def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "role": args.role,
+        "command": command,
+        "commit": commit(),
+        "configs": [str(path) for path in args.config],
+        "teachers": list(args.teacher),
+        "args": args.args,
+        "previous": str(args.previous) if args.previous else None,
+        "generation": args.generation,
+        "started": before.get("started", round(time.time(), 1)),
+        "ended": None,
+        "interruptions": before["interruptions"] + 1 if before else 0,
+        "done": False,
+    }
+
+
+def commit() -> str | None:
+    """The git commit of this espnet_kd, with ``-dirty`` if files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def _learns(config: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says about what is learnt."""
+    return {key: value for key, value in config.items() if key not in SHOWN}
+
+
+def _read(exp: Path) -> dict[str, Any]:
+    return read_json(exp / RECORD) if (exp / RECORD).exists() else {}
+
+
+def _write(exp: Path, record: dict[str, Any]) -> None:
+    with atomic_path(exp / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

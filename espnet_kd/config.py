@@ -1,0 +1,233 @@
+"""Read, merge and write YAML configurations: strictly, in bounded time and memory."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+
+# ESPnet's largest config.yaml, with 250,000 tokens, has 3 MB.
+LARGEST = 4 << 20  # characters: of a file, and of what it stands for when every alias is written out
+MOST = 600_000  # values in a file; reading them takes some seconds and 0.4 GB
+DEEPEST = 100  # levels; Python's recursion, in whatever reads the result, goes to a few hundred
+LONGEST_NUMBER = 400  # characters; 1:1:1:... is a number to YAML, in time quadratic in its length
+NUMBERS = ("int", "float", "timestamp")
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is several times faster
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; an empty file is an empty one.
+
+    Raises:
+        UserError: see ``read_yaml``; or it is no mapping.
+    """
+    content = read_yaml(path)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not `key: value` lines")
+    return content
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        UserError: it cannot be read, or see ``parse_yaml``.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as f:
+            text = f.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise UserError(f"the configuration {path} does not exist") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not YAML: it is not UTF-8 text: {e}") from None
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+        reason = getattr(e, "strerror", None) or e
+        raise UserError(f"the configuration {path} cannot be read: {reason}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str = "YAML") -> Any:
+    """Construct what a YAML text says, of plain types only.
+
+    Args:
+        text: one document.
+        source: of the text, for the message of an error.
+
+    Raises:
+        UserError: it is not YAML, too large, also by aliases, too deep, or has a key twice.
+    """
+    if len(text) > LARGEST:
+        raise UserError(f"{source} has more than {LARGEST >> 20} MiB: it is no configuration")
+    loader = _Loader("")
+    try:
+        if len(text) > MOST and sum(1 for _ in yaml.parse(text, Loader=_Loader)) > MOST:
+            raise UserError(f"{source} has more than {MOST} values: it is no configuration")
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _Graph(loader, source).measure(root, 1)
+        return loader.construct_document(root)
+    except yaml.YAMLError as e:
+        raise UserError(f"{_place(source, text, e)}: not YAML: {_reason(e)}") from None
+    except RecursionError:  # of the parser in Python; C's has a limit of its own
+        raise UserError(f"{source} is nested more than {DEEPEST} levels deep") from None
+    finally:
+        loader.dispose()
+
+
+def check_command_line(words: Sequence[str]) -> None:
+    """Read the file of ``--config``, of which ESPnet takes anything, and the last of two equal keys.
+
+    Raises:
+        UserError: see ``read_config``.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", nargs="?")
+    config = parser.parse_known_args(list(words))[0].config
+    if config is not None:
+        read_config(config)
+
+
+def as_number(value: Any) -> Any:
+    """Return the number of a text like 1e-1, which is no number to YAML 1.1 (1.0e-1 is); else the value."""
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+def with_numbers(value: Any) -> Any:
+    """Apply ``as_number`` to all values within mappings and lists."""
+    if isinstance(value, dict):
+        return {key: with_numbers(item) for key, item in value.items()}
+    return [with_numbers(item) for item in value] if isinstance(value, list) else as_number(value)
+
+
+class _Graph:
+    """Sizes of the nodes of a document before anything is constructed of it; an alias is the same node."""
+
+    def __init__(self, loader: Any, source: str) -> None:
+        self.loader, self.source = loader, source
+        self.known: dict[int, tuple[int, int] | None] = {}  # of a node: characters and levels
+
+    def measure(self, node: yaml.Node, depth: int) -> tuple[int, int]:
+        """Characters and levels of a node with every alias written out.
+
+        Raises:
+            UserError: they are too many, or a mapping has a key twice.
+        """
+        if id(node) in self.known:
+            found = self.known[id(node)]
+            if found is None:
+                self._refuse(node, "it contains itself, by an alias")
+            return found
+        self.known[id(node)] = None
+        size, height = 1, 1
+        if isinstance(node, yaml.ScalarNode):
+            size += len(node.value)
+            if size > LONGEST_NUMBER and node.tag.rpartition(":")[2] in NUMBERS:
+                self._refuse(node, f"a number of {size} characters")
+            self._construct(node)
+        else:
+            if isinstance(node, yaml.MappingNode):
+                self._check_keys(node)
+            for child in _children(node):
+                if depth >= DEEPEST:
+                    self._refuse(child, f"nested more than {DEEPEST} levels deep")
+                child_size, child_height = self.measure(child, depth + 1)
+                size, height = size + child_size, max(height, 1 + child_height)
+                if size > LARGEST or height > DEEPEST:
+                    self._refuse(child, "aliases of aliases that stand for too much")
+        self.known[id(node)] = size, height
+        return size, height
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and len(key.value) <= LONGEST_NUMBER:
+                name = self._construct(key)
+                if name in seen:
+                    self._refuse(key, f"the key {key.value} occurs a second time: leave one of them out")
+                seen.add(name)
+
+    def _construct(self, node: yaml.ScalarNode) -> Any:
+        kind = node.tag.rpartition(":")[2]
+        try:
+            return node.value if kind == "merge" else self.loader.construct_object(node)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):  # a 13th month
+            self._refuse(node, f"{node.value!r} is no {kind}")
+
+    def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
+        raise UserError(f"{self.source}:{node.start_mark.line + 1}: {problem}")
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value)
+
+
+def _place(source: str, text: str, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None and isinstance(error, yaml.reader.ReaderError):
+        return f"{source}:{text.encode()[: error.position].count(b'\n') + 1}"
+    return f"{source}:{mark.line + 1}" if mark else source
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    return getattr(error, "problem", None) or str(error).splitlines()[0]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``merge A.yaml B.yaml ... [--out FILE]``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd merge", description=__doc__.splitlines()[0])
+    parser.add_argument("configs", nargs="+", type=Path, help="mappings; a later one wins")
+    parser.add_argument("--out", type=Path, help="default: standard output")
+    args = parser.parse_args(argv)
+    text = dump_yaml(merge_files(args.configs))
+    if args.out is None:
+        print(text, end="")
+        return
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def split_words(options: str, name: str) -> list[str]:
+    """The words of an option that holds options, as a shell divides them.
+
+    Raises:
+        UserError: a quotation is not closed; with the name of the option.
+    """
+    try:
+        return shlex.split(options)
+    except ValueError as e:
+        raise UserError(f"{name} {options!r}: {str(e).lower()}") from None
+
+
+def merge_files(paths: Iterable[Path]) -> dict[str, Any]:
+    """Merge configuration files, the later ones over the earlier."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = merge(merged, read_config(path))
+    return merged
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; anything else, lists too, is replaced by the later value."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def dump_yaml(config: Mapping[str, Any]) -> str:
+    """YAML text in the order of the keys."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)

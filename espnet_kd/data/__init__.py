@@ -1,0 +1,1 @@
+"""Kaldi data directories and dump directories: format, speed, lengths, tokens, statistics."""

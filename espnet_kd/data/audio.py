@@ -1,0 +1,198 @@
+"""One utterance's audio: read, cut, change speed and rate, write."""
+
+import re
+from os.path import isfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from espnet_kd.data.datadir import Utterance
+from espnet_kd.data.heads import find_damage, is_shortened
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+
+CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
+SEGMENT_TOLERANCE_SECONDS = 0.1  # transcribers' times may exceed the recording by rounding
+BLOCK = 1 << 20  # values read at once: memory follows what a file holds, not what its head claims
+UNKNOWN = 1 << 62  # frames from here on: libsndfile's word for FLAC that was written into a pipe
+
+
+class _Forward(soundfile.SoundFile):
+    """A file that is read onwards.
+
+    After every read soundfile seeks to where it is, which fails at the end of FLAC of unknown length.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
+    """The utterance's samples as they were recorded.
+
+    Returns:
+        (N,) float64, full scale 1, and the sampling rate in Hz.
+
+    Raises:
+        UserError: missing, unreadable, cut off, several channels and none chosen, zero length, NaN or
+            infinite samples, or a segment beyond the end; names utterance and file.
+    """
+    where = f"{utterance.id}: {utterance.audio}"
+    if not isfile(utterance.audio):  # Path.is_file raises where a path is too long
+        raise UserError(f"{where}: there is no such file")
+    try:
+        with _Forward(utterance.audio) as f:
+            channel = _channel(where, utterance, f.channels)
+            rate, frames = f.samplerate, f.frames
+            if damage := find_damage(utterance.audio, rate):
+                raise UserError(f"{where}: {damage}")
+            start, stop = _span(where, utterance, frames, rate)
+            samples = _read(f, channel, start, stop)
+    except (soundfile.SoundFileError, OSError) as e:
+        shortened = " (SPHERE compressed by shorten: unpack it with sph2pipe)"
+        hint = shortened if is_shortened(utterance.audio) else ""
+        raise UserError(f"{where}: cannot be read as audio{hint}: {e}") from None
+    if frames >= UNKNOWN:
+        stop = _span(where, utterance, start + len(samples), rate)[1]
+    if len(samples) < stop - start:
+        raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{where}: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
+    return samples, rate
+
+
+def convert(samples: np.ndarray, rate: int, speed: float, fs: int) -> np.ndarray:
+    """Change speed and sampling rate in one resampling: (N,) to (N * fs / (rate * speed),)."""
+    if rate * speed == fs:
+        return samples
+    return soxr.resample(samples, rate * speed, fs)
+
+
+def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """Round to 16 bits; 16-bit samples come back as they were.
+
+    Returns:
+        (N,) int16, and how many samples were clipped.
+    """
+    scaled = np.rint(samples * 32768)
+    clipped = np.count_nonzero((scaled > 32767) | (scaled < -32768))
+    return np.clip(scaled, -32768, 32767).astype(np.int16), int(clipped)
+
+
+def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: str) -> tuple[int, int]:
+    """Write one utterance's file; returns numbers of samples and of clipped samples.
+
+    Raises:
+        UserError: see ``read_audio``; or nothing is left after resampling.
+    """
+    samples, rate = read_audio(utterance)
+    pcm, clipped = to_int16(convert(samples, rate, utterance.speed, fs))
+    if not len(pcm):
+        raise UserError(f"{utterance.id}: {utterance.audio}: {len(samples)} samples are too few to resample")
+    with atomic_path(target) as tmp:
+        soundfile.write(tmp, pcm, fs, "PCM_16", format=CONTAINERS[audio_format])
+    return len(pcm), clipped
+
+
+def finished_samples(target: Path) -> int | None:
+    """Length of a file that an earlier run wrote, whole under its final name; None if there is none."""
+    try:
+        return soundfile.info(target).frames
+    except (OSError, soundfile.SoundFileError):
+        return None
+
+
+def _read(f: _Forward, channel: int, start: int, stop: int) -> np.ndarray:
+    """Samples ``start`` to ``stop`` of a channel, or what there is of them: (N,) float64."""
+    if start:
+        f.seek(start)
+    blocks, left = [np.empty(0)], stop - start
+    while left > 0:
+        block = f.read(min(left, BLOCK // f.channels), dtype="float64", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block[:, channel].copy())
+        left -= len(block)
+    return np.concatenate(blocks)
+
+
+def _span(where: str, utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
+    """First sample and end of the utterance in its file."""
+    if not frames:
+        raise UserError(f"{where}: has zero length")
+    if utterance.start is None or utterance.end is None:
+        return 0, frames
+    start, stop = round(utterance.start * rate), round(utterance.end * rate)
+    if stop > frames + SEGMENT_TOLERANCE_SECONDS * rate or start >= frames:
+        raise UserError(
+            f"{where}: the segment {utterance.start}-{utterance.end} s is beyond the end "
+            f"of the audio at {frames / rate:.3f} s"
+        )
+    if start >= stop:
+        raise UserError(f"{where}: the segment {utterance.start}-{utterance.end} s has zero length")
+    return start, min(stop, frames)
+
+
+def _channel(where: str, utterance: Utterance, channels: int) -> int:
+    """The channel to read, counted from 0."""
+    if utterance.channel is None:
+        if channels != 1:
+            raise UserError(
+                f"{where}: {channels} channels, one is needed: name it in utt2ref_channels, or split the file"
+            )
+        return 0
+    if utterance.channel >= channels:
+        raise UserError(f"{where}: utt2ref_channels names channel {utterance.channel} of 0 to {channels - 1}")
+    return utterance.channel
+
+
+def read_waveform(wav: str, utt: str) -> tuple[NDArray[np.float32], int]:
+    """Samples (N,) and rate of an audio file, which may be empty.
+
+    Raises:
+        UserError: it cannot be read, is cut off, or has several channels.
+    """
+    import soundfile
+
+    from espnet_kd.data.datadir import Utterance
+
+    try:
+        info = soundfile.info(wav)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise UserError(f"{wav} of {utt} cannot be read: {e}") from None
+    if not info.frames:
+        return np.zeros(0, np.float32), info.samplerate
+    samples, rate = read_audio(Utterance(utt, utt, Path(wav), None))
+    return samples.astype(np.float32), rate
+
+
+IN_ARK = re.compile(r"\.ark:\d+$")
+
+
+def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
+    """Samples (N,) and rate as stock inference reads them: full scale is 1, but in an ark what is stored.
+
+    Raises:
+        UserError: it cannot be read, or has several channels.
+    """
+    if not IN_ARK.search(wav):
+        return read_waveform(wav, utt)
+    import kaldiio
+
+    try:
+        one, other = kaldiio.load_mat(wav)
+    except (OSError, ValueError, RuntimeError, AssertionError) as e:
+        raise UserError(f"{wav} of {utt} cannot be read: {_reason(e)}") from None
+    speech, rate = (one, other) if isinstance(other, int) else (other, one)
+    if speech.ndim > 1:
+        raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels, not one")
+    return speech.astype(np.float32), rate
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

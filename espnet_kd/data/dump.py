@@ -1,0 +1,167 @@
+"""Dump directories: formatted speech, pseudo-labels beside it, and subsets by length.
+
+The limits are those of ESPnet's asr.sh, stage 4: int(seconds * rate) samples, both excluded.
+"""
+
+import argparse
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_kd.data.contents import inherit
+from espnet_kd.data.datadir import check_id, check_same_keys, spk2utt
+from espnet_kd.data.rate import parse_rate
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir, read_table, write_table
+
+TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an utterance
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``lengths [--min S] [--max S] [--fs 16k] [--unlabelled] SRC DST``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd lengths", description=__doc__.splitlines()[0])
+    parser.add_argument("src", type=Path)
+    parser.add_argument("dst", type=Path)
+    parser.add_argument("--min", type=float, default=0.1, help="seconds, excluded (default: %(default)s)")
+    parser.add_argument("--max", type=float, default=20.0, help="seconds, excluded (default: %(default)s)")
+    parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
+    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
+    args = parser.parse_args(argv)
+    fs = parse_rate(args.fs)
+    tables = read_dump_dir(args.src, labelled=not args.unlabelled)
+    reasons = {utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, fs))}
+    counts = Counter(reasons.values())
+    dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
+    if len(reasons) == len(tables["utt2spk"]):
+        raise UserError(f"{args.src}: no utterance is left ({dropped}): check --min, --max and --fs")
+    write_subset(args.src, args.dst, tables, reasons.keys())
+    print(f"{args.dst}: {len(tables['utt2spk']) - len(reasons)} utterances; dropped: {dropped}")
+
+
+def read_dump_dir(path: Path, labelled: bool = True) -> dict[str, dict[str, str]]:
+    """The per-utterance tables of a directory that ``format`` wrote.
+
+    Args:
+        labelled: False leaves transcripts alone and takes a directory without them.
+
+    Raises:
+        UserError: one is missing, they are not about the same utterances, or a count is no number.
+    """
+    return dict(dump_tables(path, labelled))
+
+
+def dump_tables(path: Path, labelled: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
+    """The tables of ``read_dump_dir``, one after the other."""
+    if not (path / "wav.scp").is_file():
+        raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
+    first: dict[str, None] = {}
+    for name in TABLES if labelled else (name for name in TABLES if name != "text"):
+        yield name, _checked(path, name, first)
+
+
+def _checked(path: Path, name: str, first: dict[str, None]) -> dict[str, str]:
+    """A table; the ids of the first one are put into ``first``, and those of the others are compared."""
+    table = read_table(path / name)
+    if name == TABLES[0]:
+        first.update(dict.fromkeys(table))
+    check_same_keys(path, {TABLES[0]: first, name: table})
+    for utt, value in table.items() if name == "utt2num_samples" else ():
+        if not value.isdecimal() or len(value) > 18:  # more than an exabyte
+            raise UserError(f"{path}/{name}: {utt}: {value!r} is not a number of samples")
+    return table
+
+
+def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], without: set[str]) -> None:
+    """Write ``dst`` as ``src`` without some utterances; other files are copied."""
+    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
+        raise UserError(f"{dst} holds something else than a dump directory: choose another name")
+    if src.resolve() == dst.resolve() or (dst / "data").exists():
+        raise UserError(f"{dst} holds audio that `format` wrote: give the filtered copy another name")
+    with atomic_dir(dst) as tmp:
+        for path in sorted(src.iterdir()):
+            if path.is_file() and path.name not in (*TABLES, "spk2utt") and not path.name.startswith("."):
+                shutil.copyfile(path, tmp / path.name)
+        inherit(tmp, [dst])  # else all of its audio is read once more
+        for name, table in tables.items():
+            write_table(tmp / name, {utt: value for utt, value in table.items() if utt not in without})
+        write_table(tmp / "spk2utt", spk2utt(read_table(tmp / "utt2spk")))
+
+
+def _reason(tables: dict[str, dict[str, str]], utt: str, low: float, high: float, fs: int) -> str | None:
+    samples = int(tables["utt2num_samples"][utt])
+    if "text" in tables and not tables["text"][utt]:
+        return "without text"
+    if samples <= int(low * fs):
+        return f"of {low:g} s or less"
+    if math.isfinite(high) and samples >= int(high * fs):
+        return f"of {high:g} s or more"
+    return None
+
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A formatted data directory; its transcripts, if it has any, are left alone.
+
+    Attributes:
+        wav: audio as wav.scp names it, by utterance.
+        speaker: the utterance itself in a directory without utt2spk.
+        kind: content of feats_type and audio_format, as far as they are there.
+    """
+
+    path: Path
+    wav: dict[str, str]
+    speaker: dict[str, str]
+    kind: dict[str, str]
+
+    def absolute(self) -> dict[str, str]:
+        """``wav`` for a process in any directory."""
+        return {utt: os.path.abspath(value) for utt, value in self.wav.items()}
+
+
+def read(path: Path) -> Dump:
+    """Read a directory that ``format`` or stage 3 of asr.sh wrote.
+
+    Raises:
+        UserError: it is none, has no utterances, or its tables do not agree.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory: --data is a formatted one, such as dump/raw/unlabelled")
+    if not (path / "wav.scp").is_file():
+        raise UserError(f"{path}/wav.scp does not exist: format the data first (stage 3)")
+    if (path / "segments").exists():
+        raise UserError(
+            f"{path} has segments of recordings: format it first (stage 3), one file an utterance"
+        )
+    wav = read_table(path / "wav.scp")
+    if not wav:
+        raise UserError(f"{path} has no utterances: wav.scp is empty")
+    for utt, value in wav.items():
+        check_id(path / "wav.scp", utt)
+        if not value or value.endswith("|"):
+            raise UserError(
+                f"{path}/wav.scp: {utt} needs the path of a file: format the data first (stage 3)"
+            )
+    speaker = {utt: utt for utt in wav}
+    if (path / "utt2spk").exists():
+        speaker = read_table(path / "utt2spk")
+        check_same_keys(path, {"wav.scp": wav, "utt2spk": speaker})
+    names = [name for name in ("feats_type", "audio_format") if (path / name).is_file()]
+    return Dump(path, wav, speaker, {name: (path / name).read_text(encoding="utf-8") for name in names})
+
+
+PREFIX = "pseudo-"  # of the ids of utterances and speakers, as "sp0.9-" marks those at another speed
+# A copy or another speed that was made of a mixture afterwards stands before it.
+HYPOTHESIS = re.compile(rf"(sp[\d.]+-|copy\d+-)*{PREFIX}")
+
+
+def are_hypotheses(utt_ids: Sequence[str]) -> list[bool]:
+    """True for each utterance whose text is a hypothesis."""
+    return [HYPOTHESIS.match(utt) is not None for utt in utt_ids]

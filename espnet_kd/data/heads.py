@@ -1,0 +1,129 @@
+"""What the heads of audio files promise, read without decoding."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from espnet_kd.errors import UserError
+
+SLOPPY = 64  # bytes; some programs count the head as audio
+STREAMED = 0x7FFF0000  # from here on a size means that the writer did not know it, as in a pipe
+MOST_CHUNKS = 1000
+RATES = (1000, 1_000_000)  # Hz; outside a head is damaged, and resampling would fill the memory
+
+
+def find_damage(path: Path, rate: int) -> str | None:
+    """Say what is wrong if a file is shorter than its head says, or its sampling rate cannot be.
+
+    The lengths of WAV, AIFF, AU and SPHERE are checked. FLAC, MP3 and CAF show it when they are decoded;
+    in Ogg and rare formats, such as W64 and VOC, it goes unnoticed.
+
+    Args:
+        path: an audio file that libsndfile can open.
+        rate: of its samples in Hz, as libsndfile found it.
+    """
+    if not RATES[0] <= rate <= RATES[1]:
+        return f"has {rate} samples a second by its head: copy it again"
+    with path.open("rb") as f:
+        start = f.read(12)
+        end = next((find(f) for magic, find in FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+        size = f.seek(0, 2)
+    if end is not None and size + SLOPPY < end:
+        return f"was cut off, it has {size} of {end} bytes: copy it again"
+    return None
+
+
+def _riff(f: BinaryIO) -> int | None:
+    """End of the data of RIFF, RIFX, RF64, or AIFF; None if unknown."""
+    f.seek(0)
+    start = f.read(12)
+    order = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
+    large = None
+    for _ in range(MOST_CHUNKS):
+        head = f.read(8)
+        if len(head) < 8:
+            break
+        size = int.from_bytes(head[4:], order)
+        if head[:4] in (b"data", b"SSND"):
+            if size == 0xFFFFFFFF and large is not None:
+                return f.tell() + large
+            return f.tell() + size if size < STREAMED else None
+        if head[:4] == b"ds64":
+            large = int.from_bytes(f.read(16)[8:], order)
+            size -= 16
+        f.seek(max(size, 0) + size % 2, 1)
+    return None
+
+
+def _au(f: BinaryIO) -> int | None:
+    f.seek(0)
+    order = "big" if f.read(4) == b".snd" else "little"
+    offset, size = (int.from_bytes(f.read(4), order) for _ in range(2))
+    return offset + size if size < STREAMED else None
+
+
+def _sphere(f: BinaryIO) -> int | None:
+    f.seek(0)
+    head = f.read(1 << 14)
+    if (size := re.match(rb"NIST_1A\n *(\d{1,6})\n", head)) is None or b"shorten" in head:
+        return None
+    fields = [re.search(rb"\n%s -(?:i|s\d) (\d{1,15})\s" % name, head[: int(size[1])]) for name in SPHERE]
+    if None in fields:
+        return None
+    samples, channels, width = (int(field[1]) for field in fields if field)
+    return int(size[1]) + samples * channels * width
+
+
+SPHERE = (b"sample_count", b"channel_count", b"sample_n_bytes")  # samples of a channel
+FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {
+    b"RI(FF|FX)....WAVE|RF64....WAVE|FORM....AIF[FC]": _riff,
+    rb"\.snd|dns\.": _au,
+    b"NIST_1A": _sphere,
+}
+
+MAGIC = b"fLaC"
+STREAM_INFO = 0  # number of the metadata block that comes first
+HEAD = 42  # bytes of the magic number and of that block, RFC 9639, section 8
+FORMAT = slice(18, 26)  # 20 bits rate, 3 channels - 1, 5 bits a sample - 1, 36 samples per channel
+
+
+@dataclass(frozen=True)
+class FlacHead:
+    """Attributes: rate in Hz; channels; samples per channel, 0 where the encoder did not know."""
+
+    rate: int
+    channels: int
+    samples: int
+
+
+def read_flac_head(path: str | Path) -> FlacHead:
+    """Read the first 43 bytes of a file.
+
+    Raises:
+        UserError: it cannot be opened, is not FLAC, or ends where the audio would begin.
+    """
+    try:
+        with open(path, "rb", buffering=0) as f:
+            head = f.read(HEAD + 1)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
+    if not head:
+        raise UserError(f"{path} is empty: copy it again")
+    if not head.startswith(MAGIC) or (len(head) > 4 and head[4] & 0x7F != STREAM_INFO):
+        raise UserError(f"{path} is not a FLAC file: copy it again")
+    if len(head) <= HEAD:
+        raise UserError(f"{path} ends before the audio: copy it again")
+    bits = int.from_bytes(head[FORMAT])
+    return FlacHead(bits >> 44, (bits >> 41 & 0b111) + 1, bits & (1 << 36) - 1)
+
+
+HEADER_BYTES = 1024
+
+
+def is_shortened(path: Path) -> bool:
+    """True if the header of a SPHERE file says that its samples are compressed by shorten."""
+    with path.open("rb") as f:
+        header = f.read(HEADER_BYTES)
+    return header.startswith(b"NIST_1A") and b"shorten" in header

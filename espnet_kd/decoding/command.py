@@ -1,0 +1,103 @@
+"""``python -m espnet_kd decode-ensemble``: decode with the mean posteriors of several CTC/attention models.
+
+``OUT/TAG/SET/text`` are the hypotheses, where ESPnet would put those of a model in ``OUT``, so that they are
+scored and reported as any other. ESPnet's own search; each utterance alone; an interrupted command goes on.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from espnet_kd import parallel
+from espnet_kd.config import dump_yaml
+from espnet_kd.data import dump
+from espnet_kd.decoding import records, shards
+from espnet_kd.decoding.records import label
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path, write_table
+
+DECODE = "decode"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    from espnet_kd.teachers.online import Mean
+
+    p = argparse.ArgumentParser(
+        prog="espnet-kd decode-ensemble", description=__doc__.partition(": ")[2].splitlines()[0]
+    )
+    p.add_argument("--teacher", nargs="+", type=Path, required=True, help="trained experiments")
+    p.add_argument("--checkpoint", help="file in each of them (default: its averaged model)")
+    p.add_argument("--mean", choices=get_args(Mean), default="posteriors", help="default: %(default)s")
+    p.add_argument("--data", nargs="+", type=Path, required=True, help="formatted sets")
+    p.add_argument("--out", type=Path, required=True, help="directory of the ensemble, such as exp/ensemble")
+    p.add_argument("--inference_tag", default="inference", help="default: %(default)s")
+    p.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
+    p.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
+    p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: decode on GPUs (default: 0)")
+    p.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
+    p.add_argument("--workers", type=int, help="processes, one thread each (default: cores or GPUs)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Decode every set."""
+    args = parser().parse_args(argv)
+    if len(args.teacher) < 2:
+        raise UserError("--teacher: an ensemble has at least two models")
+    where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
+    for data in args.data:
+        decode(args, data, where)
+
+
+def decode(args: argparse.Namespace, data: Path, where: parallel.Cluster) -> None:
+    """Decode one set; write its text and what the ensemble is."""
+    from espnet_kd.decoding import (
+        decoder,
+        ensemble,  # with ESPnet, seconds
+    )
+    from espnet_kd.targets.plan import load
+    from espnet_kd.teachers.options import TeacherOptions
+
+    members = [
+        decoder.find(d, args.checkpoint, args.inference_config, args.inference_args, 1) for d in args.teacher
+    ]
+    if any(m.task != "asr" for m in members):
+        raise UserError("--teacher: only CTC/attention models can be decoded together, no transducers")
+    target = args.out / args.inference_tag / data.name
+    device = "cuda" if args.ngpu else "cpu"
+    configs = [(target / DECODE).resolve() / f"teacher.{i}.yaml" for i in range(len(members))]
+    specs = tuple(
+        decoder.Spec(
+            m.task, str(config), str(m.checkpoint.resolve()), json.dumps(m.options), m.seed, m.rate, device
+        )
+        for m, config in zip(members, configs, strict=True)
+    )
+
+    def prepare() -> None:
+        load(TeacherOptions(tuple(map(str, args.teacher)), args.checkpoint))  # checks tensors and tokens
+        for m, config in zip(members, configs, strict=True):
+            with atomic_path(config) as temporary:
+                temporary.write_text(dump_yaml(m.config), encoding="utf-8")
+
+    settings = {"members": [m.settings() for m in members], "mean": args.mean, "device": device}
+    work = partial(ensemble.work, specs=specs, mean=args.mean)
+    source = dump.read(data)
+    shards.decode(source, target / DECODE, settings, None, work, where, prepare)
+    labels = [label(record) for record in records.read(target / DECODE, source.wav)]
+    record(args, members[0].config)
+    write_table(target / "text", {item.utt: item.text for item in labels})
+    print(f"{target}/text: {len(labels)} utterances")
+
+
+def record(args: argparse.Namespace, first: Mapping[str, Any]) -> None:
+    """Make the directory one that a report has a row for; the seed is that of the first member."""
+    names = [str(directory) for directory in args.teacher]
+    config = {key: first.get(key) for key in ("token_list", "seed")} | {"ensemble": names, "mean": args.mean}
+    info = {"role": "teacher", "ensemble": names, "done": True}
+    for name, text in (("config.yaml", dump_yaml(config)), ("run.json", json.dumps(info, indent=1) + "\n")):
+        with atomic_path(args.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

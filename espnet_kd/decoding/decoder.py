@@ -1,0 +1,223 @@
+"""Decode utterances with a stock experiment and ESPnet's own ``Speech2Text``."""
+
+import importlib
+import inspect
+import json
+import math
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.config import read_config as read_yaml
+from espnet_kd.config import split_words
+from espnet_kd.data.audio import _reason, read_speech
+from espnet_kd.data.rate import input_rate
+from espnet_kd.decoding import records
+from espnet_kd.decoding.records import Hypothesis, Record
+from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
+from espnet_kd.parallel import Shard, device_of_worker
+from espnet_kd.teachers import experiment
+
+TASKS = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
+REQUIRED = ["--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound"]
+# What decodes more than one speaker, or another model than the teacher.
+REFUSED = ("multi_asr", "enh_s2t_task", "model_tag")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained experiment and how it is decoded.
+
+    Attributes:
+        task: "asr" or "asr_transducer".
+        config: its config.yaml with absolute paths.
+        options: arguments of the task's ``Speech2Text``, all of them but model and device.
+        seed: for decoding that draws random numbers.
+        rate: Hz that the model expects; None where its config.yaml does not say.
+    """
+
+    directory: Path
+    checkpoint: Path
+    task: str
+    config: dict[str, Any]
+    options: dict[str, Any]
+    seed: int
+    rate: int | None
+
+    def settings(self) -> dict[str, Any]:
+        """What a hypothesis depends on; a file stands by its content, wherever it lies."""
+        options = {k: _identity(v) for k, v in self.options.items()}
+        return {
+            "teacher": {
+                "config": fingerprint(self.directory / "config.yaml"),
+                "checkpoint": fingerprint(self.checkpoint),
+            },
+            "inference": {"task": self.task, "seed": self.seed, **options},
+        }
+
+
+def find(
+    directory: Path, checkpoint: str | None, inference_config: Path | None, inference_args: str, nbest: int
+) -> Teacher:
+    """Find a trained experiment and read the options of its decoding, as stock inference does.
+
+    Raises:
+        UserError: the experiment is incomplete, or an option is unknown or unfit.
+    """
+    config = experiment.read_config(directory)
+    task = "asr_transducer" if experiment.TRANSDUCER_KEY in config else "asr"
+    path = experiment.find_checkpoint(directory, checkpoint)
+    config = experiment.with_absolute_paths(config, directory)
+    words = split_words(inference_args, "--inference_args")
+    if inference_config is not None:
+        if read_yaml(inference_config):  # ESPnet's parser refuses an empty file
+            words = ["--config", str(inference_config), *words]
+    options, seed = _stock_options(task, words)
+    if "batch_size" in options:
+        options["batch_size"] = 1  # so that no utterance depends on its neighbours
+    return Teacher(directory, path, task, config, {**options, "nbest": nbest}, seed, input_rate(config))
+
+
+def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
+    """Arguments of ``Speech2Text`` by stock inference's own parser with its defaults, and the seed."""
+    module = importlib.import_module(TASKS[task])
+    parser = module.get_parser()
+
+    def refuse(message: str) -> None:
+        raise UserError(f"the options of decoding do not suit {TASKS[task]}: {message}")
+
+    parser.error = refuse
+    args = parser.parse_args([*REQUIRED, *words])
+    for name in REFUSED:
+        if getattr(args, name, None):
+            refuse(f"{name} cannot be used for pseudo-labels")
+    if getattr(args, "streaming", False):
+        print("pseudo-labels are made of whole utterances: streaming is left out", flush=True)
+        args.streaming = False
+    names = inspect.signature(module.Speech2Text).parameters.keys() - {"asr_train_config", "asr_model_file"}
+    options = {n: _absolute(getattr(args, n)) for n in sorted(names) if n != "device" and hasattr(args, n)}
+    return options, args.seed
+
+
+def _absolute(value: Any) -> Any:
+    """A file's absolute path; any other value as it is."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value
+
+
+def _identity(value: Any) -> Any:
+    return fingerprint(Path(value)) if isinstance(value, str) and Path(value).is_file() else value
+
+
+UNKNOWN = "<unk>"
+DECIMALS = 4  # of scores: the last bits differ between processors
+_ONE_AT_A_TIME = threading.Lock()  # a search keeps its state in itself
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker has to know, in plain values.
+
+    Attributes:
+        config: path of a config.yaml with absolute paths.
+        options: JSON of the arguments of ``Speech2Text``.
+        rate: Hz that the model expects, or None.
+        device: "cpu" or "cuda".
+    """
+
+    task: str
+    config: str
+    checkpoint: str
+    options: str
+    seed: int
+    rate: int | None
+    device: str
+
+
+def work(shard: Shard, spec: Spec) -> Shard:
+    """Decode a shard; workers keep the teacher that they loaded for the next one."""
+    with _ONE_AT_A_TIME:
+        return records.write(shard, load(spec))
+
+
+@lru_cache(maxsize=1)
+def load(spec: Spec) -> "Decoder":
+    """The decoder of a specification.
+
+    Raises:
+        UserError: ESPnet cannot build it.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
+    try:
+        return Decoder(spec)
+    except Exception as e:
+        raise UserError(f"{spec.checkpoint} cannot be loaded for decoding: {_reason(e)}") from e
+
+
+class Decoder:
+    """An utterance's n-best list by stock inference."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.module = importlib.import_module(TASKS[spec.task])
+        self.search = self.module.Speech2Text(
+            asr_train_config=spec.config, asr_model_file=spec.checkpoint,
+            device=device_of_worker(spec.device), **json.loads(spec.options),
+        )  # fmt: skip
+        task = self.module.ASRTransducerTask if spec.task == "asr_transducer" else self.module.ASRTask
+        self.preprocess = task.build_preprocess_fn(self.search.asr_train_args, False)
+
+    def __call__(self, utt: str, wav: str) -> Record:
+        """Decode one utterance.
+
+        Args:
+            utt: its id.
+            wav: its audio as wav.scp names it, by an absolute path.
+
+        Raises:
+            UserError: the audio is unfit, or the model cannot take it; names the utterance.
+        """
+        speech, rate = read_speech(wav, utt)
+        if self.spec.rate not in (None, rate):
+            raise UserError(
+                f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
+                "format the data at that rate"
+            )
+        try:
+            found = self._decode(utt, speech)
+        except self.module.TooShortUttError:
+            found = []
+        except (RuntimeError, ValueError, IndexError) as e:
+            raise UserError(f"{wav} of {utt} cannot be decoded: {_reason(e)}") from e
+        return Record(utt, len(speech), rate, tuple(self._hypothesis(utt, *entry) for entry in found))
+
+    def _decode(self, utt: str, speech: NDArray[np.floating[Any]]) -> list[Any]:
+        from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+
+        set_all_random_seed(self.spec.seed)  # an utterance's result does not depend on those before it
+        if self.preprocess is not None:
+            speech = self.preprocess(utt, {"speech": speech})["speech"]
+        found = self.search(speech)
+        if self.spec.task == "asr_transducer":
+            return self.search.hypotheses_to_results(found)
+        return found[0] if isinstance(found, tuple) else found  # the rest is of intermediate layers
+
+    def _hypothesis(
+        self, utt: str, text: str | None, tokens: list[str], ids: list[int], found: Any
+    ) -> Hypothesis:
+        if text is None:
+            raise UserError(
+                f"{self.spec.config} has no token_type: the teacher's tokens cannot be made a text"
+            )
+        if not math.isfinite(found.score):
+            raise UserError(f"{utt}: the teacher's score is {found.score}: has its training diverged?")
+        scores = {name: round(float(v), DECIMALS) for name, v in getattr(found, "scores", {}).items()}
+        score = round(float(found.score), DECIMALS)
+        return Hypothesis(text, len(ids), tokens.count(UNKNOWN), score, scores)

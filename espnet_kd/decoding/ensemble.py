@@ -1,0 +1,118 @@
+"""ESPnet's beam search on the mean posteriors of several CTC/attention models.
+
+The search is stock; only its scorers are shared out. It hands them the encoder output of all models, features
+beside features, and each model scores its own.
+"""
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from espnet_kd.decoding import records
+from espnet_kd.decoding.decoder import Decoder, Spec
+from espnet_kd.errors import UserError
+from espnet_kd.host.moved import BatchScorerInterface
+from espnet_kd.parallel import Shard
+from espnet_kd.teachers.online import Mean
+from espnet_kd.teachers.taps import MAX_FRAME_DIFFERENCE
+
+_ONE_AT_A_TIME = threading.Lock()  # a search keeps its state in itself
+
+
+def mean_log(logs: Sequence[Tensor], mean: Mean) -> Tensor:
+    """Log of the mean posteriors, or the normalised mean of the log-posteriors; each (*, V)."""
+    stacked = torch.stack(list(logs))
+    if mean == "posteriors":
+        return stacked.logsumexp(0) - torch.tensor(float(len(stacked))).log()
+    return stacked.mean(0).log_softmax(-1)
+
+
+class Encoders:
+    """In the place of the model: encodes with all of them."""
+
+    def __init__(self, models: Sequence[Any]) -> None:
+        self.models = models
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is as in the first."""
+        return getattr(self.models[0], name)
+
+    def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, T, sum of the D) encoder outputs, the shortest T; (1,) T."""
+        outputs = [model.encode(speech, speech_lengths)[0] for model in self.models]
+        outputs = [out[0] if isinstance(out, tuple) else out for out in outputs]
+        frames = [out.shape[1] for out in outputs]
+        length = min(frames)
+        if max(frames) - length > MAX_FRAME_DIFFERENCE:
+            raise UserError(
+                f"the models of the ensemble have {', '.join(map(str, frames))} frames for the same speech: "
+                "choose models of the same subsampling (input_layer) and hop length"
+            )
+        return torch.cat([out[:, :length] for out in outputs], -1), torch.tensor([length])
+
+
+class CTC:
+    """In the place of the CTC layer."""
+
+    def __init__(self, models: Sequence[Any], mean: Mean) -> None:
+        self.models, self.mean = models, mean
+
+    def log_softmax(self, encoded: Tensor) -> Tensor:
+        """(B, T, sum of the D) -> (B, T, V)."""
+        parts = split(encoded, self.models)
+        logs = [m.ctc.log_softmax(part) for m, part in zip(self.models, parts, strict=True)]
+        return mean_log(logs, self.mean)
+
+
+class DecoderScorer(BatchScorerInterface):
+    """In the place of the attention decoder; a state is a list of the decoders' states."""
+
+    def __init__(self, models: Sequence[Any], mean: Mean) -> None:
+        self.models, self.mean = models, mean
+
+    def batch_score(self, ys: Tensor, states: list[Any], xs: Tensor) -> tuple[Tensor, list[Any]]:
+        """(N, L) prefixes, N states, (N, T, sum of the D) -> (N, V), N states."""
+        logs, found = [], []
+        for number, (model, part) in enumerate(zip(self.models, split(xs, self.models), strict=True)):
+            mine = [None if state is None else state[number] for state in states]
+            log, state = model.decoder.batch_score(ys, mine, part)
+            logs.append(log)
+            found.append(state)
+        return mean_log(logs, self.mean), [list(state) for state in zip(*found, strict=True)]
+
+
+def split(encoded: Tensor, models: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The encoder output of each model."""
+    return encoded.split([model.encoder.output_size() for model in models], -1)
+
+
+def work(shard: Shard, specs: tuple[Spec, ...], mean: Mean) -> Shard:
+    """Decode a shard; workers keep the models that they loaded for the next one."""
+    with _ONE_AT_A_TIME:
+        return records.write(shard, load(specs, mean))
+
+
+@lru_cache(maxsize=1)
+def load(specs: tuple[Spec, ...], mean: Mean) -> Decoder:
+    """The first model's decoder, whose search asks all of them.
+
+    Raises:
+        UserError: ESPnet cannot build one, or its search scores hypotheses one by one.
+    """
+    torch.set_num_threads(1)
+    first, *others = map(Decoder, specs)
+    search = first.search
+    models = [search.asr_model, *(other.search.asr_model for other in others)]
+    beam = search.beam_search
+    if type(beam).__name__ != "BatchBeamSearch":
+        raise UserError(f"an ensemble is decoded by ESPnet's BatchBeamSearch, not by {type(beam).__name__}")
+    if "ctc" in beam.part_scorers:
+        beam.part_scorers["ctc"].ctc = CTC(models, mean)
+    if "decoder" in beam.full_scorers:
+        beam.full_scorers["decoder"] = beam.scorers["decoder"] = DecoderScorer(models, mean)
+    search.asr_model = Encoders(models)
+    return first

@@ -1,0 +1,160 @@
+"""What a teacher decoded for one utterance, as a line of JSON in a shard.
+
+``cat DIR/*.jsonl`` is the whole set, sorted by utterance.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+from espnet_kd.parallel import Shard, read_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One entry of an n-best list.
+
+    Attributes:
+        tokens: their number, without start and end of sentence and blanks.
+        unknown: how many of them are ``<unk>``.
+        score: total log-probability as the search weighs it.
+        scores: its parts by scorer, unweighted; empty for a transducer.
+    """
+
+    text: str
+    tokens: int
+    unknown: int
+    score: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One decoded utterance.
+
+    Attributes:
+        samples: its length at ``rate`` Hz.
+        nbest: best first; empty where the utterance is too short for the model or no hypothesis ended.
+    """
+
+    utt: str
+    samples: int
+    rate: int
+    nbest: tuple[Hypothesis, ...]
+
+
+def to_json(record: Record) -> str:
+    """One line, the same for the same record."""
+    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
+
+
+def from_json(line: str) -> Record:
+    """The record of a line.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not one of ours.
+    """
+    content: dict[str, Any] = json.loads(line)
+    nbest = tuple(Hypothesis(**hypothesis) for hypothesis in content["nbest"])
+    record = Record(content["utt"], content["samples"], content["rate"], nbest)
+    kinds = [(record.utt, str), (record.samples, int), (record.rate, int)]
+    kinds += [pair for h in nbest for pair in ((h.text, str), (h.tokens, int), (h.unknown, int))]
+    if not all(isinstance(value, kind) for value, kind in kinds) or record.rate < 1 or record.samples < 0:
+        raise TypeError("a value is of another type")
+    if not all(isinstance(h.score, float | int) and h.tokens >= 0 for h in nbest):
+        raise TypeError("a score is no number")
+    return record
+
+
+def normalised_score(score: float, tokens: int) -> float:
+    """Log-probability per prediction, in nats; the end of the sentence is one prediction more.
+
+    ESPnet normalises in the same way, in its attention beam search as in its transducer one.
+    """
+    return score / (tokens + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The best hypothesis of an utterance; ``score`` is normalised by its length."""
+
+    utt: str
+    seconds: float
+    samples: int
+    text: str
+    tokens: int
+    unknown: int
+    score: float
+
+
+def label(record: Record) -> Label:
+    """The pseudo-label of a decoded utterance; where nothing was found, an empty one."""
+    seconds = record.samples / record.rate
+    if not record.nbest:
+        return Label(record.utt, seconds, record.samples, "", 0, 0, float("-inf"))
+    top = record.nbest[0]
+    text, score = " ".join(top.text.split()), normalised_score(top.score, top.tokens)
+    return Label(record.utt, seconds, record.samples, text, top.tokens, top.unknown, score)
+
+
+Decode = Callable[[str, str], Record]  # utterance id, audio as wav.scp names it
+
+
+def write(shard: Shard, decode: Decode) -> Shard:
+    """Decode a shard; the file appears when it is complete.
+
+    Raises:
+        UserError: an utterance cannot be decoded.
+    """
+    if not shard.path.exists():
+        with (
+            atomic_path(shard.path) as temporary,
+            temporary.open("w", encoding="utf-8") as f,
+        ):
+            for utt, wav in shard.utterances:
+                f.write(to_json(decode(utt, wav)) + "\n")
+    return shard
+
+
+def read(directory: Path, utterances: Iterable[str] | None = None) -> Iterator[Record]:
+    """All records of a directory, sorted by utterance.
+
+    Args:
+        utterances: those that there must be, and no others; None takes what there is.
+
+    Raises:
+        UserError: it has no shards, they are not complete, a line is not one of ours, or an utterance is
+            there twice, missing, or of other data.
+    """
+    planned = None if utterances is None else iter(sorted(utterances))
+    last = ""
+    expected = read_settings(directory).get("shards")
+    paths = sorted(directory.glob("[0-9]*.jsonl"))
+    if len(paths) != expected:
+        raise UserError(
+            f"{directory} has {len(paths)} of {expected} shards: repeat the command that makes them"
+        )
+    for path in paths:
+        with path.open("rb") as f:
+            for number, line in enumerate(f, 1):
+                again = "remove the file and decode again"
+                try:
+                    record = from_json(line.decode())
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise UserError(f"{path}:{number} is not a decoded utterance: {again}") from None
+                if record.utt <= last:
+                    twice = "is there twice" if record.utt == last else "is not in the order of ids"
+                    raise UserError(f"{path}:{number}: {record.utt} {twice}: {again}")
+                if planned is not None and record.utt != (expected := next(planned, None)):
+                    raise UserError(
+                        f"{path}:{number} is of {record.utt}, where {expected or 'nothing'} is planned: the "
+                        f"file is of other data or incomplete; {again}"
+                    )
+                last = record.utt
+                yield record
+    if planned is not None and (expected := next(planned, None)) is not None:
+        raise UserError(f"{paths[-1]} lacks {expected}: remove the file and decode again")

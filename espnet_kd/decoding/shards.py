@@ -1,0 +1,84 @@
+"""Decode what is not decoded yet: from the options of the command to complete shards."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from espnet_kd import parallel
+from espnet_kd.config import dump_yaml
+from espnet_kd.data import dump
+from espnet_kd.data.contents import of_speech
+from espnet_kd.files import atomic_path
+
+TEACHER_CONFIG = "teacher.yaml"
+
+
+def decode_with_teacher(
+    args: argparse.Namespace, source: dump.Dump, decode_dir: Path, where: parallel.Cluster
+) -> dict[str, Any]:
+    """Make the shards that are missing; returns what they were made with.
+
+    Raises:
+        UserError: the teacher or an option is unfit, or an utterance cannot be decoded.
+    """
+    from espnet_kd.decoding import decoder  # with ESPnet, seconds
+    from espnet_kd.teachers.experiment import load_experiment
+
+    found = decoder.find(
+        args.teacher, args.checkpoint, args.inference_config, args.inference_args, args.nbest
+    )
+    device = "cuda" if args.ngpu else "cpu"
+    config = decode_dir.resolve() / TEACHER_CONFIG
+    spec = decoder.Spec(
+        found.task, str(config), str(found.checkpoint.resolve()), json.dumps(found.options), found.seed,
+        found.rate, device,
+    )  # fmt: skip
+
+    def prepare() -> None:
+        load_experiment(args.teacher, found.checkpoint.name)  # stock loading is lenient: wrong tensors pass
+        with atomic_path(config) as temporary:
+            temporary.write_text(dump_yaml(found.config), encoding="utf-8")
+
+    work = partial(decoder.work, spec=spec)
+    made_with = decode(
+        source, decode_dir, {**found.settings(), "device": device}, args.shards, work, where, prepare
+    )
+    names = {"experiment": str(args.teacher), "file": found.checkpoint.name}
+    return {**made_with, "teacher": {**names, **made_with["teacher"]}}
+
+
+def decode(
+    source: dump.Dump,
+    decode_dir: Path,
+    settings: Mapping[str, Any],
+    count: int | None,
+    work: parallel.Work,
+    where: parallel.Cluster,
+    prepare: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Make the shards that are missing.
+
+    Args:
+        settings: what the hypotheses depend on besides the speech.
+        count: of shards, or None.
+        work: makes one.
+        prepare: called before anything is decoded.
+
+    Returns:
+        ``settings``, the speech and the number of shards.
+    """
+    planned = parallel.plan(decode_dir.resolve(), source.absolute(), count)
+    speech = {"audio": of_speech(source.path), "utterances": len(source.wav)}
+    made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
+    with parallel.claimed(decode_dir, {**made_with, "data": speech}):
+        todo = [shard for shard in planned if not shard.path.exists()]
+        print(f"{decode_dir}: {len(planned)} shards, {len(todo)} to decode", flush=True)
+        if todo:
+            prepare()
+        for number, shard in enumerate(parallel.run(todo, work, where), 1):
+            done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
+            print(f"{shard.path.name}: {done}", flush=True)
+    return made_with

@@ -1,0 +1,253 @@
+"""Make a student of a stock model as the options of a configuration say."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
+
+from espnet_kd.data.rate import DEFAULT_RATE, input_rate
+from espnet_kd.errors import UserError
+from espnet_kd.methods.delay import set_delays
+from espnet_kd.methods.distilled import Method, aligned, distil, ratio_of
+from espnet_kd.methods.initialise import freeze_unreached, initialise
+from espnet_kd.methods.start import Shapes, log_distillation, warn_of_moving_loss
+from espnet_kd.methods.target_choice import choose_targets
+from espnet_kd.methods.transducer import distil_transducer
+from espnet_kd.schedule import build_schedule
+from espnet_kd.targets.plan import stored_teacher
+from espnet_kd.targets.teacher import StoredTeacher
+from espnet_kd.teachers.experiment import Experiment, load_experiment
+from espnet_kd.teachers.online import OnlineTeacher, observe
+from espnet_kd.teachers.options import (
+    TermOptions,
+    check_rate,
+    check_tokens,
+    common_temperatures,
+    refuse_other_prefix,
+    teacher_options,
+    teacher_taps,
+    term_options,
+)
+from espnet_kd.teachers.speech import check_speech
+from espnet_kd.teachers.taps import (
+    LATTICE,
+    MAX_FRAME_DIFFERENCE,
+    Taps,
+    Targets,
+    check_finite,
+    has_lattice,
+    probe,
+)
+
+LONG_PROBE = 10  # seconds; against the short one it tells frame rates
+Probe = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+def asks_for_distillation(args: argparse.Namespace) -> bool:
+    """True if the configuration asks for anything of ours."""
+    return bool(args.teacher or args.criteria or args.init_from_teacher)
+
+
+def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASRModel:
+    """Load the teacher(s), initialise the student from the first, and add the criteria to its loss.
+
+    Raises:
+        UserError: an option is wrong, or teacher and student do not fit.
+    """
+    options = teacher_options(args.teacher)
+    targets = choose_targets(args, lattice=not isinstance(model, ESPnetASRModel))
+    refuse_unused_teacher(args)
+    # With stored targets a teacher is loaded only to copy parts of it.
+    directories = options.directories if options.store is None or args.init_from_teacher else ()
+    experiments = [load_experiment(d, options.checkpoint) for d in directories]
+    for experiment in experiments:
+        check_tokens(model.token_list, experiment)
+    if args.init_from_teacher:
+        if not experiments:
+            raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
+        initialise(model, experiments[0].model, args.init_from_teacher)
+    terms = [] if targets == "hard" else term_options(args.criteria)
+    if not terms:
+        return model
+    rate = input_rate(vars(args))
+    for experiment in experiments:
+        check_rate(rate, "the student", experiment)
+        check_features(args.input_size, "the student", experiment)
+    set_delays(args, terms, experiments[0] if options.store is None else None)
+    refuse_data_parallel(args)
+    _refuse_time_warp(args, terms)
+    check_speech(args, terms)
+    refuse_other_prefix(model, "the student", terms)
+    for experiment in experiments:
+        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", terms)
+    needed = teacher_taps(terms)
+    noise = partial(probe, rate or DEFAULT_RATE, args.input_size)
+    teacher: StoredTeacher | OnlineTeacher
+    if options.store is not None:
+        teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
+    else:
+        temperatures = common_temperatures(terms, len(experiments))
+        teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
+    taps = Taps(model, [t.term.student_tap for t in terms], "the student")
+    terms, shapes = _fit(model, noise, taps, teacher, terms)
+    task_weight = build_schedule(args.task_weight, "task_weight")
+    method = Method(teacher, taps, tuple(t.term for t in terms), task_weight, soft_only=targets == "soft")
+    if method.task_weight.is_zero:
+        freeze_unreached(model, taps, method.terms, noise())
+    attach = distil_transducer if has_lattice(model) else distil
+    attach(model, method, {t.term.name: t.build() for t in terms})
+    names = [_line(experiment) for experiment in experiments]
+    if isinstance(teacher, StoredTeacher):
+        made = ", ".join(t["experiment"] for t in teacher.store.manifest.teachers)
+        names = [f"targets {teacher.store.directory}, of {made}"]
+    log_distillation(model, names, shapes)
+    warn_of_moving_loss(args, [task_weight, *(t.term.weight for t in terms)])
+    return model
+
+
+def _line(teacher: Experiment) -> str:
+    size = sum(p.numel() for p in teacher.model.parameters())
+    return f"teacher {teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
+
+
+def refuse_unused_teacher(args: argparse.Namespace) -> None:
+    """Refuse a teacher that nothing is learned from, such as one beside a block `criteria` that is misplaced.
+
+    Raises:
+        UserError: there are no criteria, and neither hard targets nor copied parts say why.
+    """
+    if args.criteria or args.targets == "hard" or (args.init_from_teacher and args.targets != "soft"):
+        return
+    raise UserError(
+        "teacher: there are no criteria, so nothing is learned from it: write `criteria: {ctc: {type: kl, "
+        "tap: ctc.ctc_lo}}` at the top level of the configuration, `targets: hard` for its pseudo-labels "
+        "alone, or `init_from_teacher`"
+    )
+
+
+def check_features(size: int | None, who: str, teacher: Experiment) -> None:
+    """Refuse a teacher that takes features where the other takes waveforms, or features of another size."""
+    if size != teacher.features:
+        ours, theirs = (f"features of size {n}" if n else "waveforms" for n in (size, teacher.features))
+        raise UserError(
+            f"{who} takes {ours}, teacher {teacher.directory} {theirs} (input_size): "
+            "both get the same files, train them on one kind"
+        )
+
+
+def refuse_data_parallel(args: argparse.Namespace) -> None:
+    """Refuse torch's DataParallel, which cannot copy to every GPU what is no module.
+
+    Raises:
+        UserError: several GPUs would be used by it.
+    """
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError(
+            "distillation on several GPUs needs DistributedDataParallel: "
+            "add --multiprocessing_distributed true"
+        )
+
+
+def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
+        raise UserError(
+            f"criterion {frames[0]} compares frames, but the student's SpecAugment moves them in time: "
+            "set `specaug_conf: {apply_time_warp: false}`"
+        )
+
+
+def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> None:
+    positions, weights = seen[tap].values.shape[1], seen[guide].values.shape[1]
+    if positions != weights:
+        raise UserError(
+            f"criterion {name}: the teacher has {positions} positions at {tap}, but {weights} at {guide}, "
+            "which weights them: choose a layer of the encoder"
+        )
+
+
+def _fit(
+    model: ESPnetASRModel,
+    noise: Probe,
+    taps: Taps,
+    teacher: OnlineTeacher | StoredTeacher,
+    terms: Sequence[TermOptions],
+) -> tuple[list[TermOptions], Shapes]:
+    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
+
+    Returns:
+        The terms, with the ratio of the frame rates where they ask for it, and the shapes at their layers.
+    """
+    ours, theirs = _observe_both(model, noise(), taps, teacher)
+    check_finite(ours, "the student")
+    if any(t.resample for t in terms):
+        if isinstance(teacher, StoredTeacher):
+            raise UserError("criteria: `frame_rate: resample` needs the teacher itself, not stored targets")
+        longer = _observe_both(model, noise(seconds=LONG_PROBE), taps, teacher)
+        terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
+    for t in terms:
+        if t.term.student_tap == LATTICE:
+            frames, others = (int(side[LATTICE].lengths.max()) for side in (ours, theirs))
+            if abs(frames - others) > MAX_FRAME_DIFFERENCE:
+                raise UserError(
+                    f"criterion {t.term.name}: the student has {frames} frames, the teacher {others}: "
+                    "use the same subsampling and hop length in both"
+                )
+            continue
+        criterion = t.build()
+        student, target, _ = aligned(
+            ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term, criterion.needs
+        )
+        if criterion.guide_tap is not None:
+            _fit_guide(theirs, t.term.teacher_tap, criterion.guide_tap, t.term.name)
+        if criterion.needs == "hidden":
+            if getattr(criterion, "student_dim", 0) is None:
+                t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
+        elif student.shape[-1] != target.shape[-1]:
+            raise UserError(
+                f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} "
+                f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
+                "choose taps that give logits over the same tokens"
+            )
+    shapes = {
+        t.term.name: tuple(
+            tuple(getattr(side[tap].values, "shape", ()))
+            for side, tap in ((ours, t.term.student_tap), (theirs, t.term.teacher_tap))
+        )
+        for t in terms
+    }
+    return list(terms), shapes
+
+
+def _observe_both(
+    model: ESPnetASRModel,
+    batch: Sequence[Tensor],
+    taps: Taps,
+    teacher: OnlineTeacher | StoredTeacher,
+) -> tuple[dict[str, Targets], dict[str, Targets]]:
+    """What student and teacher have at their taps for the same noise."""
+    theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
+    with torch.no_grad():
+        ours = observe(model.eval(), taps, *batch)
+    model.train()
+    return ours, theirs
+
+
+def _with_ratio(
+    options: TermOptions,
+    ours: tuple[Mapping[str, Targets], Mapping[str, Targets]],
+    theirs: tuple[Mapping[str, Targets], Mapping[str, Targets]],
+) -> TermOptions:
+    if not options.resample:
+        return options
+    term = options.term
+    student, teacher = (
+        (short[tap].values.shape[1], longer[tap].values.shape[1])
+        for (short, longer), tap in ((ours, term.student_tap), (theirs, term.teacher_tap))
+    )
+    ratio = ratio_of(student, teacher, term.name)
+    return replace(options, term=replace(term, ratio=None if ratio == 1 else ratio))

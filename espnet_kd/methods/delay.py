@@ -1,0 +1,230 @@
+"""``delay: auto`` of a criterion on the lattice: how much later does the trained student emit?"""
+
+import argparse
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.asr_transducer.utils import make_chunk_mask
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.train.dataset import ESPnetDataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from espnet_kd.data.rate import parse_rate
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.rnnt import emission_frames
+from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
+from espnet_kd.teachers.options import TermOptions, on_lattice
+from espnet_kd.teachers.short import TOO_SHORT, check_frames_left
+from espnet_kd.teachers.speech import check_alike
+from espnet_kd.teachers.taps import check_lattice, lattice
+
+Speech = tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]  # samples (N,), tokens (L,)
+
+
+@dataclass
+class Delays:
+    """Emission delays of labels, student less teacher, in encoder frames.
+
+    Attributes:
+        frames: delay to number of labels.
+        utterances: how many were aligned.
+    """
+
+    frames: Counter[int] = field(default_factory=Counter)
+    utterances: int = 0
+
+    @property
+    def values(self) -> NDArray[np.integer[Any]]:
+        """All of them, sorted."""
+        return np.array(sorted(self.frames.elements()), dtype=int)
+
+    @property
+    def choice(self) -> int:
+        """The ``delay`` of a criterion: the median, 0 for a student that is the earlier."""
+        return max(0, round(float(np.median(self.values)))) if self.frames else 0
+
+    def histogram(self, width: int = 40) -> list[str]:
+        """A line for each delay, with a bar."""
+        most = max(self.frames.values(), default=1)
+        return [
+            f"{delay:+4d} frames: {count:6d} {'#' * -(-width * count // most)}"
+            for delay, count in sorted(self.frames.items())
+        ]
+
+
+def measure(
+    student: nn.Module, teacher: nn.Module, speech: Iterable[Speech], chunks: tuple[int, int] | None = None
+) -> Delays:
+    """Align both models with the same texts and compare.
+
+    Args:
+        student, teacher: transducers of ESPnet in eval mode, of one token list and frame rate.
+        speech: utterances.
+        chunks: frames that the student's encoder sees at a time, and how many such chunks before it; 0 stands
+            for all. None: it sees all at once.
+
+    Raises:
+        UserError: one is no transducer, or gives NaN.
+    """
+    delays = Delays()
+    for name, model in (("the student", student), ("the teacher", teacher)):
+        check_lattice(model, name)
+    for samples, tokens in speech:
+        if not len(tokens):
+            continue
+        try:
+            with in_chunks(student, chunks):
+                late = emissions(student, samples, tokens)
+            early = emissions(teacher, samples, tokens)
+        except TOO_SHORT:  # no frame in which a label could be
+            continue
+        except ValueError as e:
+            raise UserError(f"delay: {e}") from None
+        delays.frames.update(s - t for s, t in zip(late, early, strict=True))
+        delays.utterances += 1
+    return delays
+
+
+@torch.no_grad()
+def emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> list[int]:
+    """Frame of every token of one utterance."""
+    device = next(model.parameters()).device
+    speech = torch.as_tensor(samples, dtype=torch.float32, device=device)[None]
+    text = torch.as_tensor(tokens, dtype=torch.long, device=device)[None]
+    encoded, lengths = model.encode(speech, torch.tensor([speech.shape[1]], device=device))
+    check_frames_left(lengths, "the model")
+    encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+    joint = lattice(model, encoded, lengths, text)
+    return emission_frames(joint, text, lengths, torch.tensor([text.shape[1]]))[0]
+
+
+@contextmanager
+def in_chunks(model: nn.Module, chunks: tuple[int, int] | None) -> Iterator[None]:
+    """Within the block the encoder of a transducer sees chunks, as in streaming; see ``measure``."""
+    if chunks is None:
+        yield
+        return
+    size, left = chunks
+
+    def limit(body: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> tuple[Any, Any]:
+        x = inputs[0]
+        mask = make_chunk_mask(x.size(1), size, num_left_chunks=left, device=x.device)
+        return inputs, options | {"chunk_mask": mask}
+
+    handle = model.encoder.encoders.register_forward_pre_hook(limit, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+UTTERANCES = 50
+DEFAULT_HOP = 128  # samples, of ESPnet's default front end
+Paths = Sequence[tuple[str, str, str]]  # of ESPnet's data: file, name, type
+
+
+def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: Experiment | None) -> None:
+    """Put a number of frames in the place of ``auto``, and log what it was taken from.
+
+    Args:
+        teacher: None if targets come from a store.
+
+    Raises:
+        UserError: there is no teacher or no trained student to measure, or one is no transducer.
+    """
+    for term in terms:
+        if not (on_lattice(term.kind) and term.options.get("delay") == "auto"):
+            continue
+        if teacher is None:
+            raise UserError(
+                f"criteria: {term.term.name}: delay: auto compares student and teacher, but targets come "
+                "from a store: give a number of frames"
+            )
+        if not args.delay_student:
+            raise UserError(
+                f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
+                "criteria first and give its directory as --delay_student, or give a number of frames"
+            )
+        name = teacher.checkpoint.name
+        same = (Path(args.delay_student) / name).is_file()  # or else another epoch counts as its best
+        student = load_experiment(args.delay_student, name if same else None)
+        encoder: Any = student.model.encoder
+        streams = trained_on_chunks(read_config(student.directory))
+        chunks = (encoder.short_chunk_size, encoder.num_left_chunks) if streams else None
+        delays = compare(student, teacher, args.valid_data_path_and_name_and_type, UTTERANCES, chunks)
+        term.options["delay"] = delays.choice
+        for line in delays.histogram():
+            logging.info(f"delay of {student.directory} after {teacher.directory}: {line}")
+        logging.info(
+            f"criteria: {term.term.name}: delay: {delays.choice} frames, the median of "
+            f"{sum(delays.frames.values())} labels in {delays.utterances} utterances"
+        )
+
+
+def trained_on_chunks(config: Mapping[str, Any]) -> bool:
+    """True for the configuration of a streaming transducer."""
+    main = (config.get("encoder_conf") or {}).get("main_conf") or {}
+    return bool(main.get("dynamic_chunk_training"))
+
+
+def compare(
+    student: Experiment, teacher: Experiment, data: Paths, count: int, chunks: tuple[int, int] | None
+) -> Delays:
+    """Measure the first utterances of a data set.
+
+    Args:
+        data: as ESPnet's options name it.
+        count: of utterances, at most.
+        chunks: see ``measure``.
+
+    Raises:
+        UserError: one is no transducer, their tokens or frames differ, or the data have no text.
+    """
+    configs = [read_config(model.directory) for model in (student, teacher)]
+    if student.tokens != teacher.tokens:
+        raise UserError(f"delay: {student.directory} and {teacher.directory} have other tokens")
+    frames = [frame_milliseconds(config) for config in configs]
+    if frames[0] != frames[1]:
+        raise UserError(
+            f"delay: {student.directory} has frames of {frames[0]:g} ms, "
+            f"{teacher.directory} of {frames[1]:g} ms"
+        )
+    check_alike([student.directory, teacher.directory])
+    speech = islice(read(configs[0], data), count)
+    with torch.random.fork_rng([]):  # encoders draw random numbers even in eval mode
+        return measure(student.model, teacher.model, speech, chunks)
+
+
+def frame_milliseconds(config: dict[str, Any]) -> float:
+    """Duration of an encoder frame of a transducer, or of a hybrid with ``decoder: transducer``."""
+    front, encoder = config.get("frontend_conf") or {}, config.get("encoder_conf") or {}
+    layer = re.fullmatch(r"conv2d(\d)", encoder.get("input_layer") or "")
+    factor = (encoder.get("input_conf") or {}).get("subsampling_factor", int(layer[1]) if layer else 4)
+    return 1000 * front.get("hop_length", DEFAULT_HOP) * factor / parse_rate(str(front.get("fs", "16k")))
+
+
+def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
+    """Samples and tokens as the student was trained on them.
+
+    Raises:
+        UserError: speech or text is not among the data.
+    """
+    wanted = {entry[1]: tuple(entry) for entry in data if entry[1] in ("speech", "text")}
+    if len(wanted) != 2:
+        raise UserError("the delay is measured on speech and text: give both as validation data")
+    preprocess = ASRTransducerTask.build_preprocess_fn(argparse.Namespace(**config), False)
+    dataset = ESPnetDataset(list(wanted.values()), preprocess=preprocess)
+    for utt in sorted(read_table(wanted["text"][0])):
+        _, item = dataset[utt]
+        yield item["speech"], item["text"]

@@ -1,0 +1,325 @@
+"""A stock ESPnet model that also learns from a teacher."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor, nn
+
+from espnet_kd.criteria import Criterion
+from espnet_kd.data.dump import are_hypotheses
+from espnet_kd.errors import UserError
+from espnet_kd.methods.own import count_batches
+from espnet_kd.schedule import Schedule
+from espnet_kd.teachers.options import ANY_TOKEN, Term
+from espnet_kd.teachers.speech import TEACHER_SPEECH
+from espnet_kd.teachers.taps import MAX_FRAME_DIFFERENCE, Taps, Targets
+
+LARGEST_TERM = 8  # of a ratio of frame rates, such as 3 : 2
+
+
+def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> Fraction:
+    """Teacher frames in a student frame.
+
+    Args:
+        student: frames of a short and of a longer signal.
+        teacher: those of the teacher.
+        name: of the criterion, for the message of an error.
+
+    Raises:
+        UserError: the rates are in no ratio of small numbers.
+    """
+    ours, theirs = student[1] - student[0], teacher[1] - teacher[0]
+    ratio = Fraction(theirs, ours).limit_denominator(LARGEST_TERM) if ours > 0 else Fraction(0)
+    # Each side rounds by less than a frame.
+    if not 0 < ratio.numerator <= LARGEST_TERM or abs(theirs - ratio * ours) > 1 + ratio:
+        raise UserError(
+            f"criterion {name}: `frame_rate: resample` needs frame rates in a ratio of small numbers; "
+            f"for the same signal the student has {ours} frames, the teacher {theirs}: change the hop length"
+        )
+    return ratio
+
+
+def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -> Targets:
+    """The mean of a teacher's frames over the time of each student frame; parts of frames count as such.
+
+    Args:
+        target: (B, T, D) of the teacher.
+        lengths: (B,) frames of the student; its last frames may reach beyond the teacher's last, which then
+            stands for what is missing.
+        ratio: teacher frames in a student frame.
+        logits: the values are logits; the mean is that of the posteriors.
+
+    Returns:
+        (B, T', D) float, T' the largest of ``lengths``.
+    """
+    values = target.values.float()
+    values = values.log_softmax(-1) if logits else values
+    span, unit = ratio.numerator, ratio.denominator  # a student and a teacher frame, in common units of time
+    begin = torch.arange(int(lengths.max()), device=values.device) * span
+    last = (target.lengths.to(values.device) - 1)[:, None]
+    terms = []
+    for k in range(-(-span // unit) + 1):  # as many can a student frame touch
+        frame = begin // unit + k  # (T',)
+        overlap = torch.minimum(begin + span, (frame + 1) * unit) - torch.maximum(begin, frame * unit)
+        share = (overlap.clamp(min=0) / span)[:, None]
+        index = frame.minimum(last).clamp(min=0)  # (B, T')
+        touched = values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+        terms.append(touched + share.log() if logits else touched * share)
+    mean = torch.stack(terms).logsumexp(0) if logits else torch.stack(terms).sum(0)
+    return Targets(mean, lengths)
+
+
+def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> None:
+    """Compare the numbers of positions of student and teacher.
+
+    Args:
+        sides: the two and what they are compared for, with {ours} and {theirs} in place of the numbers.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
+    scale = ratio or Fraction(1)
+    if abs(theirs - scale * ours) <= MAX_FRAME_DIFFERENCE * max(scale, 1):
+        return
+    way_out = (
+        "use the same subsampling (input_layer) and hop length in both, or `frame_rate: resample`"
+        if ratio is None
+        else f"resampling expects {ratio} frames of the teacher for each of the student"
+    )
+    raise UserError(f"{sides.format(ours=ours, theirs=theirs)}: {way_out}")
+
+
+class Teacher(Protocol):
+    """Where targets come from."""
+
+    def targets(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str] | None = None,
+    ) -> dict[str, Targets]:
+        """Tap path to target, for one batch."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What distillation needs besides parameters; no module, so nothing of it enters the state dict.
+
+    Attributes:
+        soft_only: the task loss leaves out utterances whose text is a teacher's hypothesis.
+    """
+
+    teacher: Teacher
+    taps: Taps
+    terms: tuple[Term, ...]
+    task_weight: Schedule
+    soft_only: bool = False
+
+
+class Distillation:
+    """Mixed in before the class of a stock model by ``distil``; adds weighted criteria to its loss.
+
+    Parameters of criteria are under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules;
+    neither is in the state dict, see ``models.own``.
+    ``kd_teacher_follows``: the teacher needs what the student's pass has made, a sampled prefix.
+    """
+
+    kd_teacher_follows = False
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
+        """Stock forward, then the criteria.
+
+        Args:
+            speech: (B, samples) waveform.
+            speech_lengths: (B,) samples.
+            text: (B, L) tokens, padded with -1; None where the task weighs nothing and no criterion needs it.
+            text_lengths: (B,).
+            kwargs: what else the stock model takes; ``utt_id`` names the utterances, ``teacher_speech`` and
+                its lengths are what the teacher gets, where that is not the student's speech.
+
+        Returns:
+            (1,) loss, statistics and (1,) weight as the stock model gives them. ``loss_task`` is the stock
+            loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total. Without text only
+            the latter two are there.
+        """
+        method: Method = self.kd_method
+        if method.soft_only:
+            self._set_transcribed(kwargs.get("utt_id", ()))
+        transcribed = text is not None
+        if text is None or text_lengths is None:
+            text, text_lengths = placeholder(speech)
+        batch = (speech, speech_lengths, text, text_lengths)
+        given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
+        theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
+        if not self.kd_teacher_follows:
+            self.kd_targets = method.teacher.targets(*theirs)
+        with method.taps.listening():
+            loss, stats, weight = super().forward(*batch, **kwargs)
+        targets = self.kd_targets
+        if self.kd_teacher_follows:
+            targets = method.teacher.targets(*theirs)
+        self.kd_targets = None
+        step = float(self.kd_step)
+        total = self._with_task(loss, stats, step)
+        if not transcribed:
+            stats.clear()
+        for term in method.terms:
+            if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
+                total = total + self._term(term, targets, text_lengths, stats, step)
+        method.taps.release()
+        self._check_complete(stats)
+        stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
+        if self.training:
+            self.kd_step += 1
+        return total, stats, weight
+
+    def _term(
+        self,
+        term: Term,
+        targets: Mapping[str, Targets],
+        text_lengths: Tensor,
+        stats: dict[str, Any],
+        step: float,
+    ) -> Tensor | float:
+        """A criterion times its weight; its value goes to the statistics."""
+        criterion, seen = self.kd_criteria[term.name], self.kd_method.taps.get(term.student_tap, text_lengths)
+        student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
+        guide = guide_for(criterion, targets, seen, term)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
+            value = criterion(student, target, mask, *guide)
+        stats[f"loss_kd_{term.name}"] = value.detach()[None]
+        # (1,): a scalar would be rounded to the half precision that the task's loss may have under autocast.
+        return 0.0 if term.weight.is_zero else term.weight(step) * value[None]
+
+    def _check_complete(self, stats: Mapping[str, Any]) -> None:
+        """Refuse a training in which a configured criterion does not run, at its first batch.
+
+        Raises:
+            UserError: one has no value among the statistics.
+        """
+        for term in self.kd_method.terms:
+            if f"loss_kd_{term.name}" not in stats:
+                raise UserError(
+                    f"criterion {term.name} is configured, but the student's training does not compute it: "
+                    "leave it out, or choose another layer or type of criterion"
+                )
+
+    def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
+        """Say whose text is a transcript; a model whose task loss takes whole batches must have no others.
+
+        Raises:
+            UserError: it has.
+        """
+        if any(are_hypotheses(utt_ids)):
+            raise UserError(
+                "targets: soft leaves pseudo-labels out of the task loss, which only transducers "
+                "(--task asr_transducer) can: use both, or hard"
+            )
+
+    def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
+        """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
+        stats["loss_task"] = loss.detach()
+        weight: Schedule = self.kd_method.task_weight
+        return weight(step) * (loss.detach() if weight.is_zero else loss)
+
+
+def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0."""
+    tokens = torch.full((len(speech), 1), ANY_TOKEN, device=speech.device)
+    return tokens, torch.ones_like(tokens[:, 0])
+
+
+def distil(model: ESPnetASRModel, method: Method, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
+    """Turn a stock model into a distilled one, in place; names of its parameters stay as they are."""
+    return distil_as(Distillation, model, method, criteria)
+
+
+def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str, nn.Module]) -> nn.Module:
+    """As ``distil``, by a subclass of Distillation."""
+    model.kd_method = method
+    model.kd_targets = None
+    model.kd_criteria = nn.ModuleDict(criteria)
+    for term in method.terms:
+        if term.weight.is_zero:
+            model.kd_criteria[term.name].requires_grad_(False)
+    count_batches(model)
+    model.__class__ = _distilled_class(mixin, type(model))
+    return model
+
+
+def guide_for(
+    criterion: Criterion, targets: Mapping[str, Targets], student: Targets, term: Term
+) -> tuple[Tensor, ...]:
+    """What a criterion gets besides student, target and (B, P) mask: its guide, (B, P, G), if it has one."""
+    if criterion.guide_tap is None:
+        return ()
+    return (aligned(student, targets[criterion.guide_tap], term)[1],)
+
+
+@cache
+def _distilled_class(mixin: type, stock: type) -> type:
+    return type(f"Distilled{stock.__name__}", (mixin, stock), {})
+
+
+def aligned(
+    student: Targets, target: Targets, term: Term, needs: str = "logits"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring both sides to the same positions: at the student's frame rate, cropped to the shorter.
+
+    Args:
+        needs: what the values are, `logits` or `hidden` vectors.
+
+    Returns:
+        (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions.
+
+    Raises:
+        UserError: the numbers of positions differ by more than rounding; of stored targets in any utterance.
+    """
+    if target.utterances is not None:
+        check_lengths(student.lengths, target, term)
+    sides = (
+        f"criterion {term.name}: the student has {{ours}} positions at {term.student_tap}, "
+        f"the teacher {{theirs}} at {term.teacher_tap}"
+    )
+    check_frames(student.values.shape[1], target.values.shape[1], term.ratio, sides)
+    if term.ratio is not None:
+        target = resampled(target, student.lengths, term.ratio, needs == "logits")
+    length = min(student.values.shape[1], target.values.shape[1])
+    lengths = torch.minimum(student.lengths, target.lengths)
+    mask = torch.arange(length, device=lengths.device) < lengths[:, None]
+    return student.values[:, :length], target.values[:, :length], mask
+
+
+def check_lengths(student: Tensor, target: Targets, term: Term) -> None:
+    """Refuse stored targets of another frame rate, by utterance: padding does not hide them.
+
+    Args:
+        student: (B,) positions.
+        target: of the same utterances.
+        term: for the message.
+
+    Raises:
+        UserError: they differ by more than rounding; names the utterance.
+    """
+    lengths = zip(student.tolist(), target.lengths.tolist(), target.utterances, strict=True)
+    for ours, stored, utt in lengths:
+        if abs(ours - stored) > MAX_FRAME_DIFFERENCE:
+            raise UserError(
+                f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, the "
+                f"stored targets {stored} at {term.teacher_tap}: use the teacher's subsampling (input_layer) "
+                "and hop length"
+            )

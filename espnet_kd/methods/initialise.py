@@ -1,0 +1,112 @@
+"""Start a student from parts of its teacher, and freeze what cannot learn."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from espnet_kd.errors import UserError
+from espnet_kd.rnnt import Joint
+from espnet_kd.teachers.online import observe
+from espnet_kd.teachers.options import Term
+from espnet_kd.teachers.taps import Taps
+
+
+def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, object]) -> None:
+    """Copy parameters and buffers of chosen submodules.
+
+    Args:
+        student: changed in place.
+        teacher: of the same module names.
+        parts: submodule path to True (the whole submodule), to a teacher path, or to a list of teacher
+            layers: ``{encoder.encoders: [0, 2, 4], decoder.embed: true}`` makes the student's layer 1 the
+            teacher's layer 2.
+
+    Raises:
+        UserError: no mapping, a path or layer that does not exist, or shapes that differ.
+    """
+    if not isinstance(parts, Mapping):
+        raise UserError(f"init_from_teacher: {parts!r} is not a mapping: write `{{encoder: true}}`")
+    for path, source in parts.items():
+        for target_path, source_path in _pairs(path, source):
+            _copy(
+                _part(student, target_path, "student"),
+                _part(teacher, source_path, "teacher"),
+                target_path,
+                source_path,
+            )
+            logging.info(f"initialised {target_path} with {source_path} of the teacher")
+
+
+def _pairs(path: str, source: object) -> list[tuple[str, str]]:
+    """(student path, teacher path) of each submodule to copy."""
+    if source is True:
+        return [(path, path)]
+    if isinstance(source, str):
+        return [(path, source)]
+    if (
+        isinstance(source, Sequence)
+        and source
+        and all(isinstance(i, int) and not isinstance(i, bool) for i in source)
+    ):
+        return [(f"{path}.{i}", f"{path}.{layer}") for i, layer in enumerate(source)]
+    raise UserError(
+        f"init_from_teacher: {path}: {source!r} is neither true, a path nor a list of layer numbers"
+    )
+
+
+def _part(model: nn.Module, path: str, owner: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        parent = path.rpartition(".")[0]
+        while parent and parent not in dict(model.named_modules()):
+            parent = parent.rpartition(".")[0]
+        known = ", ".join(name for name, _ in model.get_submodule(parent).named_children())
+        raise UserError(
+            f"init_from_teacher: the {owner} has no {path}; {parent or 'the model'} has {known}"
+        ) from None
+
+
+def _copy(target: nn.Module, source: nn.Module, target_path: str, source_path: str) -> None:
+    ours, theirs = target.state_dict(), source.state_dict()
+    for name in sorted(ours.keys() | theirs.keys()):
+        student = tuple(ours[name].shape) if name in ours else "absent"
+        teacher = tuple(theirs[name].shape) if name in theirs else "absent"
+        if student != teacher:
+            raise UserError(
+                f"init_from_teacher: {target_path}.{name} is {student} in the student, "
+                f"{source_path}.{name} is {teacher} in the teacher: choose parts of equal shape"
+            )
+    target.load_state_dict(theirs)
+
+
+def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], batch: Sequence[Tensor]) -> None:
+    """Let the parameters that no criterion reaches stay as they are.
+
+    The gradient of a task of weight 0 is zero, not missing: weight decay, which Adam divides by its own size,
+    would make them vanish. Processes of several GPUs wait for no gradient of what is frozen.
+
+    Args:
+        model: the student, on the CPU.
+        taps: of the student.
+        terms: of its loss; those of weight 0 reach nothing.
+        batch: speech, its lengths, tokens and their numbers; any will do.
+    """
+    with torch.enable_grad():
+        seen = observe(model.eval(), taps, *batch)
+        outputs = [seen[term.student_tap].values for term in terms if not term.weight.is_zero]
+        total = sum(tensor.float().sum() for values in outputs for tensor in _tensors(values))
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if isinstance(total, Tensor):
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+
+
+def _tensors(values: Tensor | Joint) -> list[Tensor]:
+    if isinstance(values, Joint):
+        return [values.enc, values.dec, values.weight, values.bias]
+    return [values]

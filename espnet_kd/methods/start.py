@@ -1,0 +1,127 @@
+"""What is checked and logged before a training starts."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from espnet2.tasks.abs_task import AbsTask
+from torch import nn
+
+from espnet_kd.criteria import CRITERIA, Criterion
+from espnet_kd.data.dump import are_hypotheses
+from espnet_kd.errors import UserError, printable
+from espnet_kd.files import read_table
+from espnet_kd.schedule import Schedule
+from espnet_kd.teachers.checkpoint import OWN_PREFIX
+from espnet_kd.teachers.options import Term
+
+TABLES = ("sound", "kaldi_ark", "npy")  # types of ESPnet's data that have an utterance a line
+FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler
+Shapes = Mapping[str, Sequence[tuple[int, ...]]]  # at the layers of student and teacher, by criterion
+
+
+class Workers(AbsTask):
+    """A user's mistake is one line in the processes, too, that ESPnet starts for several GPUs."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train, in this process or in one that was started for it."""
+        try:
+            super().main_worker(args)
+        except ValueError as e:  # as in espnet_kd.__main__, which only the first process goes through
+            if args.distributed and args.multiprocessing_distributed:
+                sys.exit(f"espnet-kd: error: {printable(str(e))}")
+            raise
+
+
+def check_utterances(args: argparse.Namespace) -> None:
+    """Refuse shape files that lack pseudo-labelled speech: ESPnet trains on what they name, not on the data.
+
+    Raises:
+        UserError: they do.
+    """
+    data, files = args.train_data_path_and_name_and_type or [], args.train_shape_file or []
+    if args.collect_stats or not files or not data or data[0][2] not in TABLES:
+        return
+    if not (Path(data[0][0]).is_file() and Path(files[0]).is_file()):
+        return  # asr.sh's --num_splits_asr: directories of parts, split by the shape files
+    path, speech, named = data[0][0], list(read_table(data[0][0])), read_table(files[0])
+    lacking = [utt not in named for utt in speech]
+    if not any(lacking):
+        return
+    labelled = are_hypotheses(speech)
+    pseudo = [utt for utt, lacks, label in zip(speech, lacking, labelled, strict=True) if lacks and label]
+    if pseudo:
+        raise UserError(
+            f"{len(pseudo)} of {sum(labelled)} pseudo-labelled utterances of {path}, such as {pseudo[0]}, "
+            f"are not in {files[0]}, which says what ESPnet trains on: collect the statistics of this speech "
+            "first (stage 10 of asr.sh, with an --asr_stats_dir of its own)"
+        )
+    logging.warning(
+        f"{sum(lacking)} of {len(speech)} utterances of {path} are not in {files[0]}: they are not trained on"
+    )
+
+
+def warn_of_moving_loss(args: argparse.Namespace, weights: Sequence[Schedule]) -> None:
+    """Say where the total loss decides although schedules change what it is made of."""
+    if all(weight.start == weight.end for weight in weights):
+        return
+    choices = {"best_model_criterion": list(args.best_model_criterion)}
+    if args.patience is not None:
+        choices["early_stopping_criterion"] = [args.early_stopping_criterion]
+    if FOLLOWS_VALIDATION in str(args.scheduler or "").lower():
+        choices["val_scheduler_criterion"] = [(*args.val_scheduler_criterion, "min")]
+    for option, criteria in choices.items():
+        for phase, key, *mode in criteria:
+            if key == "loss" or key.startswith("loss_peer"):
+                better = ", ".join((phase, key.replace("loss", "loss_task", 1), *mode))
+                logging.warning(
+                    f"{option}: {phase}.{key} is the sum of task and criteria at weights that a schedule "
+                    f"changes: epochs cannot be compared by it; use [{better}], or an accuracy"
+                )
+
+
+def log_distillation(student: nn.Module, teachers: Sequence[str], shapes: Shapes) -> None:
+    """Log what a student learns from.
+
+    Args:
+        student: with its criteria.
+        teachers: a line for each, or for the targets in their place.
+        shapes: what student and teacher have for some noise at their layers, by the name of the criterion.
+    """
+    own = sum(p.numel() for name, p in student.named_parameters() if name.startswith(OWN_PREFIX))
+    size = f"student: {sum(p.numel() for p in student.parameters()) - own} parameters"
+    lines = [*teachers, size + (f", and {own} of criteria, which only checkpoint.pth has" if own else "")]
+    lines.append(f"task loss: weight {student.kd_method.task_weight}")
+    for term in student.kd_method.terms:
+        sides = (
+            " ".join([tap, "x".join(map(str, shape))]).rstrip()
+            for tap, shape in zip((term.student_tap, term.teacher_tap), shapes[term.name], strict=True)
+        )
+        ratio = f" ({term.ratio} of its frames for one of the student's)" if term.ratio else ""
+        layers = f"student's {" from teacher's ".join(sides)}{ratio}"
+        lines.append(_line(term, student.kd_criteria[term.name], layers))
+    logging.info("distillation:\n" + "\n".join(f"    {line}" for line in lines))
+
+
+def log_peers(model: nn.Module) -> None:
+    """Log what peers learn from each other.
+
+    Args:
+        model: peer 1, with the others and their criteria.
+    """
+    mutual, peers = model.kd_mutual, dict(enumerate(model.kd_peers.values(), 2))
+    sizes = {number: sum(p.numel() for p in peer.parameters()) for number, peer in peers.items()}
+    sizes = {1: sum(p.numel() for p in model.parameters()) - sum(sizes.values()), **sizes}
+    lines = [f"peer {number}: {size} parameters" for number, size in sizes.items()]
+    share = "1 - weight of the criteria" if mutual.interpolate else "1"
+    lines.append(f"task loss: weight {share}; criteria: weight {mutual.weight}, times their own")
+    lines += [_line(term, mutual.criteria[term.name], term.student_tap) for term in mutual.terms]
+    logging.info("mutual learning:\n" + "\n".join(f"    {line}" for line in lines))
+
+
+def _line(term: Term, criterion: Criterion, layers: str) -> str:
+    kind = {known: name for name, known in CRITERIA.items()}.get(type(criterion), type(criterion).__name__)
+    return f"criterion {term.name}: {kind}, {layers}, weight {term.weight}, reduction {criterion.reduction}"

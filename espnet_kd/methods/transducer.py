@@ -1,0 +1,287 @@
+"""Stock ESPnet transducers whose lattice is never in memory, alone or with a teacher."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from espnet2.asr_transducer.joint_network import JointNetwork
+from torch import Tensor, nn
+
+from espnet_kd.criteria import Transcript
+from espnet_kd.data.dump import are_hypotheses
+from espnet_kd.errors import UserError
+from espnet_kd.methods.distilled import Distillation, Method, check_lengths, distil_as
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
+from espnet_kd.rnnt.alignment import Path
+from espnet_kd.teachers.options import Term
+from espnet_kd.teachers.short import check_frames_left
+
+
+class OfTranscribed:
+    """Mixed in before a transducer: ``_set_transcribed`` limits its auxiliary losses to some utterances.
+
+    They stay what they are otherwise, sums over utterances divided by the number of them in the batch.
+    """
+
+    kd_transcribed: Tensor | None = None  # (n,) places in the batch; None stands for all
+
+    def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
+        hypotheses = are_hypotheses(utt_ids)
+        chosen = [place for place, hypothesis in enumerate(hypotheses) if not hypothesis]
+        self.kd_transcribed = torch.tensor(chosen, dtype=torch.long) if any(hypotheses) else None
+
+    def _calc_ctc_loss(self, encoder_out: Tensor, target: Tensor, t_len: Tensor, u_len: Tensor) -> Tensor:
+        return self._of_transcribed(super()._calc_ctc_loss, encoder_out, target, t_len, u_len)
+
+    def _calc_lm_loss(self, decoder_out: Tensor, target: Tensor) -> Tensor:
+        return self._of_transcribed(super()._calc_lm_loss, decoder_out, target)
+
+    def _of_transcribed(self, loss: Callable[..., Tensor], values: Tensor, *rest: Tensor) -> Tensor:
+        if self.kd_transcribed is None:
+            return loss(values, *rest)
+        rows, batch = self.kd_transcribed, len(values)
+        if not len(rows):  # all parameters keep a gradient, which DDP needs
+            return 0.0 * loss(values[:1], *(x[:1] for x in rest))
+        return loss(*(x[rows.to(x.device)] for x in (values, *rest))) * (len(rows) / batch)
+
+
+def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, Transcript]:
+    """Some utterances of a batch; rows are places in it."""
+    rows = rows.to(joint.enc.device)
+    part = joint.with_tensors(joint.enc[rows], joint.dec[rows], joint.weight, joint.bias)
+    return part, Transcript(*(x[rows.to(x.device)] for x in transcript))
+
+
+Lattice = Joint | CollapsedTargets | PathTargets
+Model = ESPnetASRTransducerModel | ESPnetASRModel  # the latter a hybrid, with `decoder: transducer`
+
+
+class PiecewiseJoint(JointNetwork):
+    """Hands out the pieces where stock training asks for a whole lattice; decoding is as it was."""
+
+    def forward(self, enc_out: Tensor, dec_out: Tensor, no_projection: bool = False) -> Tensor | Joint:
+        """(B, T, 1, D) and (B, 1, U, D') -> Joint; anything else as the stock module does."""
+        whole = enc_out.dim() == dec_out.dim() == 4 and enc_out.shape[2] == dec_out.shape[1] == 1
+        if whole and not no_projection:
+            return joint_of(self, enc_out[:, :, 0], dec_out[:, 0])
+        return super().forward(enc_out, dec_out, no_projection)
+
+
+class LatticeTransducer:
+    """Mixed in before a stock transducer: its loss is espnet_kd.rnnt's, which needs no other package."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
+    ) -> Tensor:
+        check_frames_left(t_len, "the model")
+        return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
+
+
+class PeerTransducer(LatticeTransducer):
+    """One of several that learn from each other: ``kd_lattice`` is lattice and transcript of its pass."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
+    ) -> Tensor:
+        self.kd_lattice = (joint_out, Transcript(target, t_len, u_len))
+        return super()._calc_transducer_loss(encoder_out, joint_out, target, t_len, u_len)
+
+
+class LatticeHybrid:
+    """Mixed in before ESPnet's ASR model with a transducer decoder, whose own loss stays.
+
+    Attributes:
+        kd_lattice: lattice and transcript of the last pass.
+    """
+
+    kd_lattice: tuple[Joint, Transcript] | None = None
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
+    ) -> tuple[Tensor, float | None, float | None]:
+        check_frames_left(encoder_out_lens, "the model")
+        calls: list[tuple[Tensor, Tensor]] = []
+
+        def first(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+            if not calls:  # later ones are of the search for error rates
+                calls.append(inputs)
+
+        keep = self.joint_network.register_forward_pre_hook(first)
+        try:
+            result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
+        finally:
+            keep.remove()
+        enc, dec = (x.flatten(1, 2) for x in calls[0])
+        transcript = Transcript(labels, encoder_out_lens, (labels != self.ignore_id).sum(1))
+        self.kd_lattice = (joint_of(self.joint_network, enc, dec), transcript)
+        return result
+
+
+class LatticeDistillation(Distillation):
+    """What students with a lattice share: one criterion is on it."""
+
+    def _lattice_term(self) -> Term | None:
+        terms = (t for t in self.kd_method.terms if self.kd_criteria[t.name].needs == "lattice")
+        return next(terms, None)
+
+    def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
+        """The teacher's lattice with the student's frames, (B,)."""
+        given = self.kd_targets[term.teacher_tap]
+        check_frames_left(frames, "the student")
+        check_frames_left(given.lengths, "the teacher")
+        if given.utterances is not None:
+            check_lengths(frames, given, term)
+        return like_student(given.values, given.lengths, student, frames)
+
+
+class HybridDistillation(LatticeHybrid, LatticeDistillation):
+    """A criterion on the lattice beside the stock loss of ESPnet's ASR model with a transducer decoder."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
+    ) -> tuple[Tensor, float | None, float | None]:
+        result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
+        (joint, transcript), self.kd_lattice = self.kd_lattice, None
+        term = self._lattice_term()
+        if term is not None:
+            teacher = self._target(term, joint, transcript.enc_lens)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
+                self.kd_lattice = self.kd_criteria[term.name](joint, teacher, transcript)
+        return result
+
+    def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
+        """Task loss and lattice term, each times its weight."""
+        total, term, value = super()._with_task(loss, stats, step), self._lattice_term(), self.kd_lattice
+        self.kd_lattice = None
+        if term is None:
+            return total
+        stats[f"loss_kd_{term.name}"] = value.detach()[None]
+        return total if term.weight.is_zero else total + term.weight(step) * value[None]
+
+
+class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransducer):
+    """Criteria on hidden layers as for any model, and one on the lattice, in the same passes as the loss."""
+
+    def _calc_transducer_loss(
+        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
+    ) -> Tensor:
+        term, transcript = self._lattice_term(), Transcript(target, t_len, u_len)
+        self.kd_lattice = None
+        if term is None:
+            return self._of_transcripts(joint_out, transcript)
+        criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, t_len)
+        if term.weight.is_zero:
+            with torch.no_grad():
+                kd = criterion(joint_out, teacher, transcript)
+            loss = self._of_transcripts(joint_out, transcript)
+            self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
+            return loss
+        step = float(self.kd_step)
+        task = self.kd_method.task_weight(step) * self.transducer_weight
+        if self.kd_transcribed is not None:
+            soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
+            loss = self._of_transcripts(joint_out, transcript)
+            self.kd_lattice = LatticeLoss(task * loss + soft.loss, loss.detach(), soft.kd)
+            return self.kd_lattice.rnnt
+        weights = {"rnnt_weight": task, "kd_weight": term.weight(step), "fastemit": self.fastemit_lambda}
+        self.kd_lattice = criterion.with_task(joint_out, teacher, transcript, **weights)
+        return self.kd_lattice.rnnt
+
+    def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:
+        """RNN-T loss of the utterances that have a transcript, divided by the number of all."""
+        if self.kd_transcribed is not None and not len(self.kd_transcribed):
+            tensors = (joint_out.enc, joint_out.dec, joint_out.weight, joint_out.bias)
+            return 0.0 * sum(x.sum() for x in tensors)
+        share = 1.0
+        if self.kd_transcribed is not None:
+            share = len(self.kd_transcribed) / len(joint_out.enc)
+            joint_out, transcript = select(joint_out, transcript, self.kd_transcribed)
+        return share * super()._calc_transducer_loss(None, joint_out, *transcript)
+
+    def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
+        """Task loss with its weight, plus the lattice term with its own."""
+        for name, used in (("ctc", self.use_auxiliary_ctc), ("lm", self.use_auxiliary_lm_loss)):
+            if used and stats[f"loss_aux_{name}"] is None:  # keys must not depend on the batch
+                stats[f"loss_aux_{name}"] = torch.zeros_like(stats["loss_transducer"])
+        term, lattice = self._lattice_term(), self.kd_lattice
+        total = super()._with_task(loss, stats, step)
+        if term is None:
+            return total
+        stats[f"loss_kd_{term.name}"] = lattice.kd[None]
+        self.kd_lattice = None
+        if term.weight.is_zero:
+            return total
+        # Stock forward took the RNN-T loss as a number; here it comes with the gradient of both.
+        return total - self.kd_method.task_weight(step) * self.transducer_weight * lattice.rnnt + lattice.loss
+
+
+def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:
+    """Give the teacher's lattice the student's frames.
+
+    Where the two round the number of frames differently, frames too many are cut off, and the last real one
+    stands for those that are missing.
+    """
+    if isinstance(teacher, PathTargets):
+        return _cut(teacher, student_lens)
+    if teacher.shape == student.shape and torch.equal(teacher_lens, student_lens):
+        return teacher
+    last = teacher_lens[:, None] - 1
+    frames = torch.arange(student.shape[1], device=last.device).minimum(last).clamp(min=0)
+    if isinstance(teacher, CollapsedTargets):
+        utterance = torch.arange(len(frames), device=frames.device)[:, None]
+        return replace(teacher, log_probs=teacher.log_probs[utterance, frames, : student.shape[2]])
+    enc = teacher.enc.gather(1, frames[:, :, None].expand(-1, -1, teacher.enc.shape[2]))
+    return teacher.with_tensors(enc, teacher.dec[:, : student.shape[2]], teacher.weight, teacher.bias)
+
+
+def _cut(teacher: PathTargets, frames: Tensor) -> PathTargets:
+    """The nodes of a path that the student has frames for, (B,)."""
+    path = teacher.path
+    nodes = torch.arange(path.frames.shape[1], device=frames.device)
+    real = (nodes < torch.tensor(path.lengths, device=frames.device)[:, None]) & (
+        path.frames < frames[:, None]
+    )
+    return replace(teacher, path=Path(path.frames, path.rows, tuple(real.sum(1).tolist())))
+
+
+def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
+    """Let a stock transducer train with our RNN-T loss, in place; names of its parameters stay."""
+    return _with_lattice(LatticeTransducer, model)
+
+
+def as_peer(model: Model) -> Model:
+    """As ``with_lattice_loss``, for one of several that learn from each other; a hybrid keeps its loss."""
+    if isinstance(model, ESPnetASRModel):
+        model.__class__ = _lattice_class(LatticeHybrid, type(model))
+        return model
+    return _with_lattice(PeerTransducer, model)
+
+
+def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
+    model.joint_network.__class__ = PiecewiseJoint
+    model.__class__ = _lattice_class(mixin, type(model))
+    return model
+
+
+def distil_transducer(model: Model, method: Method, criteria: dict[str, nn.Module]) -> Model:
+    """Turn a stock transducer, or a hybrid, into a distilled one, in place; names of its parameters stay.
+
+    Raises:
+        UserError: its loss is k2's, which has no whole lattice for a criterion.
+    """
+    if isinstance(model, ESPnetASRModel):
+        return distil_as(HybridDistillation, model, method, criteria)
+    if model.use_k2_pruned_loss and any(criterion.needs == "lattice" for criterion in criteria.values()):
+        raise UserError("a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out")
+    model.joint_network.__class__ = PiecewiseJoint
+    model.kd_lattice = None
+    return distil_as(TransducerDistillation, model, method, criteria)
+
+
+@cache
+def _lattice_class(mixin: type, stock: type) -> type:
+    return type(f"Lattice{stock.__name__}", (mixin, stock), {})

@@ -1,0 +1,102 @@
+"""``python -m espnet_kd pseudo-label``: transcribe a formatted data directory with a teacher, and filter.
+
+What was decoded stays in ``DST/decode`` (n-best lists and scores, a line of JSON an utterance), so that the
+command goes on after an interruption, and other filters cost no decoding. ``DST`` is a data directory of what
+the filters keep; ``DST/manifest.json`` says how it came about.
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet_kd import parallel
+from espnet_kd.data import dump
+from espnet_kd.decoding import records, shards
+from espnet_kd.decoding.records import label
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.parallel import PER_SHARD, SETTINGS
+from espnet_kd.pseudo_label import filters, output
+from espnet_kd.pseudo_label.output import check_target, write_labelled
+
+DECODE = "decode"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    p = argparse.ArgumentParser(
+        prog="espnet-kd pseudo-label", description=__doc__.partition(": ")[2].splitlines()[0]
+    )
+    p.add_argument(
+        "--teacher", type=Path, required=True, help="trained ESPnet experiment, CTC/attention or transducer"
+    )
+    p.add_argument(
+        "--data", type=Path, required=True, help="formatted data directory; transcripts are not read"
+    )
+    p.add_argument("--dst", type=Path, required=True, help="data directory with the pseudo-labels")
+    p.add_argument(
+        "--decode_dir", type=Path, help="shards, to be shared by several --dst (default: DST/decode)"
+    )
+    p.add_argument("--references", type=Path, help="text with true transcripts, only for the manifest")
+    p.add_argument("--nlsyms", help="file of non-linguistic symbols, one a line, that are not scored")
+    g = p.add_argument_group("decoding")
+    g.add_argument("--checkpoint", help="file in the experiment (default: its averaged model)")
+    g.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
+    g.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
+    g.add_argument(
+        "--nbest", type=int, default=5, help="hypotheses to record, at most (default: %(default)s)"
+    )
+    g.add_argument(
+        "--ngpu", type=int, choices=(0, 1), default=0, help="1: workers decode on GPUs (default: 0)"
+    )
+    g = p.add_argument_group("parallel work")
+    g.add_argument(
+        "--cluster", default="local", help="local, or YAML of a Dask cluster (default: %(default)s)"
+    )
+    g.add_argument(
+        "--workers", type=int, help="processes, one thread each (default: number of cores or GPUs)"
+    )
+    g.add_argument("--shards", type=int, help=f"default: one for {PER_SHARD} utterances")
+    filters.add_options(p)
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Decode what is not decoded yet, filter, write, print."""
+    args = parser().parse_args(argv)
+    for name in ("nbest", "shards"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)} is not a number from 1 up")
+    filters.check_options(args)
+    where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
+    source = dump.read(args.data)
+    check_target(args.data, args.dst)
+    other = other_decode(Path(args.agree_with)) if args.agree_with else None
+    truth = output.Truth.read(args.references, args.nlsyms) if args.references else None
+    decode_dir = args.decode_dir or args.dst / DECODE
+    settings = shards.decode_with_teacher(args, source, decode_dir, where)
+    labels = {record.utt: label(record) for record in records.read(decode_dir, source.wav)}
+    kept, steps = filters.select(labels, args, other)
+    quality = truth.quality(labels, kept) if truth else None
+    content = output.build(settings, labels, kept, steps, quality)
+    for line in output.report(args.dst, content):
+        print(line)
+    if not kept:
+        counts = ", ".join(f"{step.dropped} by {step.name}" for step in steps if step.dropped)
+        raise UserError(f"{args.dst}: no utterance passes the filters ({counts}): loosen them")
+    write_labelled(source, args.dst, kept, output.render(content))
+
+
+def other_decode(path: Path) -> dict[str, str]:
+    """Best texts by utterance of another decode: of this command's, or of a text file as ESPnet writes it.
+
+    Raises:
+        UserError: there is neither.
+    """
+    for directory in (path, path / DECODE):
+        if (directory / SETTINGS).exists():
+            return {record.utt: label(record).text for record in records.read(directory)}
+    if not (path / "text").exists():
+        raise UserError(
+            f"--agree_with {path} has neither decoded shards nor a text: give the --dst of another decode"
+        )
+    return read_table(path / "text")

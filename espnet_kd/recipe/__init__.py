@@ -1,1 +1,0 @@
-"""What the stages of ``kd.sh`` call besides ESPnet."""

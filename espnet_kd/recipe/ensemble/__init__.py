@@ -1,1 +1,0 @@
-"""Decode with several models at once, by the search of stock ESPnet."""

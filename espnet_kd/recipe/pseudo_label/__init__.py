@@ -1,1 +1,0 @@
-"""Hard targets: a teacher's hypotheses for speech without transcripts, decoded in parallel and filtered."""

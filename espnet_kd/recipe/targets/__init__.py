@@ -1,1 +1,0 @@
-"""Soft targets: what a teacher says about speech with transcripts, written once in parallel, checked."""

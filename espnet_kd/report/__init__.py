@@ -1,0 +1,1 @@
+"""The experiments of a recipe as tables, pictures and RESULTS.md."""

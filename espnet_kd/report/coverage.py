@@ -1,0 +1,130 @@
+"""``python -m espnet_kd kept-mass``: what the k most probable classes hold of a teacher's posteriors.
+
+``OUT.md`` is a table by k, ``OUT.png`` a picture: what to set k of a topk criterion to.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+
+LARGEST = 50  # k
+BLANK = 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the teachers on a development set, write table and picture."""
+    from espnet_kd.teachers.online import Mean
+
+    p = argparse.ArgumentParser(
+        prog="espnet-kd kept-mass", description=__doc__.partition(": ")[2].splitlines()[0]
+    )
+    p.add_argument("--teacher", nargs="+", required=True, help="trained experiments")
+    p.add_argument("--checkpoint", help="file in each of them (default: its averaged model)")
+    p.add_argument("--mean", choices=get_args(Mean), default="posteriors", help="of several teachers")
+    p.add_argument("--taps", nargs="+", default=["ctc.ctc_lo", "decoder"], help="default: %(default)s")
+    p.add_argument("--temperature", type=float, default=1.0, help="default: 1")
+    p.add_argument("--data", type=Path, required=True, help="formatted development set")
+    p.add_argument("--out", type=Path, required=True, help="OUT.md and OUT.png are written")
+    p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="default: 0")
+    args = p.parse_args(argv)
+    if not args.temperature > 0:
+        raise UserError(f"--temperature {args.temperature} is not above 0")
+    curves = measure_coverage(args)
+    text = coverage_table(curves, f"{' '.join(args.teacher)} on {args.data}")
+    with atomic_path(args.out.with_suffix(".md")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    plot(curves, args.out.with_suffix(".png"))
+    print(text, end="")
+
+
+class Curve:
+    """Mean kept mass by k over positions of one kind."""
+
+    def __init__(self) -> None:
+        self.positions = 0
+        self.sums: NDArray[np.float64] = np.zeros(0)
+
+    def add(self, posteriors: NDArray[np.floating[Any]]) -> None:
+        """Count some positions, (N, V) probabilities."""
+        best = -np.sort(-posteriors.astype(np.float64), axis=-1)[:, :LARGEST]
+        self.sums = self.sums + best.cumsum(-1).sum(0) if self.positions else best.cumsum(-1).sum(0)
+        self.positions += len(best)
+
+    @property
+    def mass(self) -> NDArray[np.float64]:
+        """By k, from 1; in [0, 1]."""
+        return np.minimum(self.sums / self.positions, 1.0)
+
+
+def add_utterance(curves: dict[str, Curve], tap: str, posteriors: NDArray[np.floating[Any]]) -> None:
+    """Count one utterance, (P, V): decoder steps as one kind, frames as blank, other, and all of them."""
+    kinds = {f"{tap}: all": np.ones(len(posteriors), bool)}
+    if tap.split(".")[0] != "decoder":
+        blank = posteriors.argmax(-1) == BLANK
+        kinds |= {f"{tap}: blank": blank, f"{tap}: non-blank": ~blank}
+    for name, chosen in kinds.items():
+        if chosen.any():
+            curves.setdefault(name, Curve()).add(posteriors[chosen])
+
+
+def measure_coverage(args: argparse.Namespace) -> dict[str, Curve]:
+    """Curves by kind of position."""
+    from espnet_kd.targets import worker
+    from espnet_kd.targets.format import Tap
+    from espnet_kd.targets.plan import load, needs_text, rate_of, read_data
+    from espnet_kd.teachers.options import TeacherOptions
+
+    options = TeacherOptions(tuple(args.teacher), args.checkpoint, mean=args.mean)
+    # Nothing is kept: the size of a row does not matter.
+    taps = {path: Tap("values", 1, temperature=args.temperature) for path in args.taps}
+    rate = rate_of(load(options))
+    observer = worker.load(worker.spec(options, taps, rate, "cuda" if args.ngpu else "cpu"))
+    curves: dict[str, Curve] = {}
+    for utt, (wav, text) in read_data([args.data], needs_text(taps)).utterances.items():
+        for tap, seen in observer.observe(utt, wav, text)[2].items():
+            logits = seen.values[0, : int(seen.lengths[0])].float()
+            add_utterance(curves, tap, (logits / args.temperature).softmax(-1).cpu().numpy())
+    return curves
+
+
+def coverage_table(curves: dict[str, Curve], title: str) -> str:
+    """Markdown: per cent by k."""
+    from espnet_kd.report.tables import plain
+
+    largest = max(len(curve.mass) for curve in curves.values())
+    columns = sorted(curves.items())
+    heads = [f"{plain(name)} ({curve.positions})".replace("|", r"\|") for name, curve in columns]
+    lines = [
+        f"Mass (%) that the k most probable classes keep, mean over positions: {plain(title)}",
+        "",
+        f"| k | {' | '.join(heads)} |",
+        f"| ---: |{' ---: |' * len(heads)}",
+    ]
+    for k in range(1, largest + 1):
+        cells = [f"{100 * curve.mass[k - 1]:.3f}" for _, curve in columns]
+        lines.append(f"| {k} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(curves: dict[str, Curve], path: Path) -> None:
+    """What is lost by k, on a logarithmic scale, where the differences are."""
+    from matplotlib.figure import Figure
+
+    from espnet_kd.report.plots import COLOURS, save
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    ax = figure.subplots()
+    for (name, curve), colour in zip(sorted(curves.items()), COLOURS, strict=False):
+        lost = np.maximum(1 - curve.mass, 1e-6)
+        ax.plot(np.arange(1, len(lost) + 1), lost, label=f"{name} ({curve.positions})", color=colour)
+    ax.set(xlabel="k", ylabel="mass that is not kept, 1 - m", yscale="log")
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    save(figure, path)

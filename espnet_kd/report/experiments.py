@@ -1,0 +1,302 @@
+"""Find the experiments of a recipe and group those that differ in nothing but the seed."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.config import read_config
+from espnet_kd.errors import UserError
+from espnet_kd.report import history
+from espnet_kd.scoring import alignment as score_files
+
+# Options that change how a training runs and what it shows, not what it learns.
+SHOWN = frozenset(
+    """
+    log_level log_interval num_workers num_att_plot use_matplotlib use_tensorboard create_graph_in_tensorboard
+    """.split()
+)
+
+PREFERRED = ("*.ave.pth", "*.ave_*best.pth", "*.best.pth", "latest.pth", "*epoch.pth")
+OWN_PREFIX = "kd_"  # parameters of distillation that the student is decoded without
+# Buffers: a state dict does not tell them from parameters, but nothing trains them.
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "melmat")
+BUFFER_MODULES = ("normalize.",)
+
+
+def model_file(directory: Path, inference_tag: str | None = None) -> Path | None:
+    """The model file that an inference tag such as ``decode_asr_model_valid.acc.ave`` names.
+
+    Without a tag, or when it names none, the first of ``PREFERRED`` that is there; None if none is.
+    """
+    files = sorted(p for p in directory.glob("*.pth") if p.name != "checkpoint.pth" and p.exists())
+    named = [p for p in files if inference_tag and inference_tag.endswith(f"_{p.stem}")]
+    if named:
+        return max(named, key=lambda p: len(p.stem))
+    for pattern in PREFERRED:
+        matching = [p for p in files if p.match(pattern)]
+        if matching:
+            return min(matching, key=lambda p: (len(p.name), p.name))
+    return None
+
+
+def count_parameters(path: Path) -> int:
+    """Number of parameters of the model in a file; own parameters of distillation and buffers are left out.
+
+    Raises:
+        UserError: the file is damaged or holds more than tensors.
+    """
+    import pickle
+
+    import torch
+
+    try:  # "meta": shapes are enough
+        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        return sum(tensor.numel() for name, tensor in state.items() if _is_parameter(name))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, AttributeError) as e:
+        reason = str(e).splitlines()[0][:120]
+        raise UserError(f"{path} cannot be read as a model of tensors ({reason})") from None
+
+
+def _is_parameter(name: str) -> bool:
+    own = name.startswith((OWN_PREFIX, *BUFFER_MODULES))
+    return not own and name.rpartition(".")[2] not in BUFFERS
+
+
+# Options that change how a training is run or where it writes, not what it learns.
+IRRELEVANT = SHOWN.union(
+    """
+    seed output_dir config print_config dry_run resume ngpu version keep_nbest_models save_strategy required
+    collect_stats write_collected_feats distributed local_rank
+    """.split()
+)
+IRRELEVANT_PREFIXES = ("dist_", "wandb_", "use_wandb")
+# What the student is, whatever it is taught by.
+MODEL_KEYS = (
+    """
+    token_list token_type frontend frontend_conf preencoder preencoder_conf encoder encoder_conf
+    postencoder postencoder_conf decoder decoder_conf joint_net_conf joint_network_conf model
+    """
+).split()
+# Paths that may tell the seed: of a phase's own speech, of the student whose delay is measured.
+OF_OTHERS = frozenset({"train_data_path_and_name_and_type", "train_shape_file", "delay_student"})
+EMPTY: tuple[object, ...] = (None, {}, [], "")
+DISTILLATION_KEYS = ("teacher", "criteria", "init_from_teacher", "mutual")
+
+
+class SeveralDecodings(UserError):
+    """An experiment was decoded in several ways, and the user must choose."""
+
+
+@dataclass
+class Run:
+    """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set.
+
+    ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
+    are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    info: dict[str, Any]
+    before: "Run | None" = None
+    inference_tag: str | None = None
+    scores: dict[str, score_files.Score] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.directory.name
+
+    @property
+    def seed(self) -> int:
+        """Seed of the model; each peer of a mutual training has its own."""
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def training_seed(self) -> int:
+        """Seed that the training was started with: that of peer 1."""
+        return int(self.info.get("training_seed", self.seed))
+
+    @property
+    def phases(self) -> "list[Run]":
+        """The trainings that made the model, first to last; it is the last of them."""
+        return [*(self.before.phases if self.before else []), self]
+
+    @property
+    def distilled(self) -> bool:
+        """True if a teacher had a part in the training."""
+        taught = any(phase.config.get(key) for phase in self.phases for key in DISTILLATION_KEYS)
+        return taught or bool(self.info.get("mix"))
+
+    @property
+    def peer(self) -> int:
+        """Which peer of a mutual training it is; 1 for any other."""
+        return int((self.config.get("mutual") or {}).get("peer", 1))
+
+    @property
+    def generation(self) -> int:
+        """Of repeated distillation, from 1."""
+        return int(self.info.get("generation") or 1)
+
+    @property
+    def teachers(self) -> list[Path]:
+        """Directories of its teachers."""
+        option = self.config.get("teacher") or {}
+        exp = option.get("exp") if isinstance(option, dict) else option
+        return [Path(d).resolve() for d in ([exp] if isinstance(exp, str) else exp or [])]
+
+    @property
+    def finished(self) -> bool:
+        """False if its record says that the training was not brought to its end."""
+        return bool(self.info.get("done", True))
+
+    @cached_property
+    def history(self) -> history.History:
+        """Statistics by epoch; those of a teacher from another recipe lie where it was trained (`adopt`)."""
+        return history.read(self.directory / self.info.get("source", "")).of_peer(self.peer)
+
+    @cached_property
+    def own_updates(self) -> int | None:
+        """Optimiser steps; None if unknown."""
+        return self.history.updates(int(self.config.get("accum_grad") or 1))
+
+    @property
+    def own_seconds(self) -> float | None:
+        """Duration of the training without interruptions; None if unknown."""
+        seconds = self.info.get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else self.history.seconds()
+
+    @property
+    def updates(self) -> int | None:
+        """Optimiser steps of all phases; None if unknown, as where the directory of a phase is gone."""
+        known = [phase.own_updates for phase in self.phases]
+        is_gone = self.phases[0].info.get("previous") is not None
+        return None if is_gone or None in known else sum(n for n in known if n is not None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration of all phases; None if unknown."""
+        known = [phase.own_seconds for phase in self.phases]
+        return None if None in known else sum(n for n in known if n is not None)
+
+    @property
+    def model_file(self) -> Path | None:
+        """The file that was decoded."""
+        return model_file(self.directory, self.inference_tag)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Size of the model, without what only distillation needs."""
+        return count_parameters(self.model_file) if self.model_file else None
+
+
+def find(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:
+    """Read the experiments among some directories with the scores of some sets.
+
+    Args:
+        directories: those without a config.yaml of a training are passed over.
+        sets: names of decoded sets.
+        inference_tags: the first of them that an experiment has is taken; empty takes the only one.
+
+    Raises:
+        UserError: a file cannot be read, or an experiment was decoded in several ways and none is chosen.
+    """
+    found = (read(directory, sets, inference_tags) for directory in sorted(set(directories)))
+    return linked([run for run in found if run is not None])
+
+
+def read(directory: Path, sets: list[str], inference_tags: list[str]) -> Run | None:
+    """One experiment, or None where there is none; arguments and errors as of ``find``."""
+    if not (directory / "config.yaml").is_file():
+        return None
+    config = read_config(directory / "config.yaml")
+    if config.get("collect_stats") or "token_list" not in config or "lm" in config:
+        return None  # statistics, or a language model
+    for key in ("seed", "accum_grad"):
+        if not isinstance(config.get(key), int | None):
+            raise UserError(f"{directory}/config.yaml: {key} is {config[key]!r}, not a whole number")
+    info: dict[str, Any] = {}
+    if (directory / "run.json").is_file():
+        info = _mapping(directory / "run.json", json.loads, ValueError)
+    run = Run(directory, config, info)
+    run.inference_tag = _inference_tag(directory, sets, inference_tags)
+    for name in sets if run.inference_tag else ():
+        if (directory / str(run.inference_tag) / name / score_files.NAME).is_file():
+            run.scores[name] = score_files.read(directory / str(run.inference_tag) / name)
+    return run
+
+
+def linked(runs: list[Run]) -> list[Run]:
+    """The runs, each with the one of the phase before it."""
+    by_directory = {run.directory.resolve(): run for run in runs}
+    for run in runs:
+        previous = run.info.get("previous")
+        run.before = by_directory.get(Path(previous).resolve()) if previous else None
+    return runs
+
+
+def is_teacher(run: Run, runs: list[Run]) -> bool:
+    """By its own record, or else because another run was taught by it and it by none."""
+    role = run.info.get("role")
+    if role is not None:
+        return bool(role == "teacher")
+    return not run.distilled and any(run.directory.resolve() in other.teachers for other in runs)
+
+
+def relevant(run: Run) -> dict[str, Any]:
+    """The options that its training depends on, but the seed; none that does nothing."""
+    return {
+        key: value
+        for key, value in run.config.items()
+        if key not in IRRELEVANT
+        and not key.startswith(IRRELEVANT_PREFIXES)
+        and value not in EMPTY
+        and value != {"probability": 0}  # scheduled sampling, switched off
+    }
+
+
+def settings(run: Run) -> str:
+    """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
+    kept = relevant(run)
+    of_others = OF_OTHERS | ({"teacher"} if run.generation > 1 else set())  # the student before, of one seed
+    for key in kept.keys() & of_others:
+        kept[key] = without_seed(json.dumps(kept[key]))
+    if run.before is not None:
+        kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
+    if "ensemble" in kept:
+        kept["ensemble"] = [without_seed(name) for name in kept["ensemble"]]
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def architecture(run: Run) -> str:
+    """What is built, as a canonical text."""
+    return json.dumps({key: run.config.get(key) for key in MODEL_KEYS}, sort_keys=True, default=str)
+
+
+def without_seed(name: str) -> str:
+    """An experiment's name without the part that says the seed."""
+    return re.sub(r"[_.-]?seed[_=]?\d+", "", name) or name
+
+
+def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str | None:
+    files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.NAME}")]
+    found = sorted({file.relative_to(directory).parts[0] for file in files})  # a set can be org/train_dev
+    for tag in wanted:
+        if tag in found:
+            return tag
+    if len(found) > 1 and not wanted:
+        raise SeveralDecodings(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
+    return found[0] if found and not wanted else None
+
+
+def _mapping(path: Path, load: Any, error: type[Exception]) -> dict[str, Any]:
+    try:
+        content = load(path.read_text(encoding="utf-8"))
+    except (error, UnicodeDecodeError) as e:
+        raise UserError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a mapping")
+    return content

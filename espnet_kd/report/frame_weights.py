@@ -1,0 +1,158 @@
+"""``espnet-kd frame-weights``: how much each frame of an utterance counts, above the teacher's CTC spikes."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.data.audio import read_waveform
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.report import posteriors
+from espnet_kd.report.groups import Group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from espnet_kd.criteria.criterion import FrameWeights
+CTC = "ctc.ctc_lo"
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A teacher and the layer, by its path, whose frames a criterion weights."""
+
+    teacher: Path
+    checkpoint: str | None = None
+    tap: str = "encoder"
+    power: float = 1.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Weights of the T frames of an utterance, (T,), with mean 1."""
+
+    label: str
+    weights: NDArray[np.float32]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``frame-weights EXP --data dump/raw/dev [--tap encoder] [--utterance ID] [--out FILE.png]``."""
+    parser = argparse.ArgumentParser(prog="espnet-kd frame-weights", description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", type=Path, help="the teacher's directory, with config.yaml")
+    parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
+    parser.add_argument("--data", type=Path, required=True, help="directory with wav.scp and text")
+    parser.add_argument(
+        "--tap", default="encoder", help="layer of `activation` and `deviation` (default: %(default)s)"
+    )
+    parser.add_argument("--power", type=float, default=1.0, help="weight_power (default: %(default)s)")
+    parser.add_argument("--utterance", help="default: one of a length that can be read")
+    parser.add_argument("--out", type=Path, default=Path("frame_weights.png"), help="default: %(default)s")
+    args = parser.parse_args(argv)
+    teacher = Weighted(args.experiment, args.model, args.tap, args.power)
+    utt = draw(teacher, args.data, args.out, args.utterance)
+    print(f"{args.out}: {utt}")
+
+
+def find(groups: list[Group]) -> Weighted | None:
+    """The teacher of the first student whose frames were weighted by it; None if there is none."""
+    for run in (run for group in groups for run in group.runs):
+        for phase in run.phases:
+            for entry in (phase.config.get("criteria") or {}).values():
+                if entry.get("frame_weights", "none") != "none" and phase.teachers:
+                    tap = entry.get("teacher_tap") or entry["tap"]
+                    checkpoint = phase.config["teacher"].get("checkpoint")
+                    power = float(entry.get("weight_power", 1.0))
+                    return Weighted(phase.teachers[0], checkpoint, tap, power)
+    return None
+
+
+def draw(weighted: Weighted, data: Path, path: Path, utterance: str | None = None) -> str:
+    """Draw one utterance; return its id.
+
+    Args:
+        data: Kaldi directory with wav.scp and text.
+        path: the PNG.
+        utterance: None takes one of a length that can be read.
+
+    Raises:
+        UserError: the utterance, its audio, the model or a layer cannot be read.
+    """
+    wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
+    utt = utterance or posteriors.readable(data, wavs)
+    if utt not in wavs or utt not in texts:
+        raise UserError(f"{data} has no utterance {utt}")
+    speech, rate = read_waveform(wavs[utt], utt)
+    panel, curves = compute(weighted, speech)
+    plot(panel, curves, len(speech) / rate, f"{utt}: {texts[utt]}", path)
+    return utt
+
+
+def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors.Panel, list[Curve]]:
+    """Posteriors of a teacher for one utterance (N,), and the weights that criteria give its frames."""
+    import torch
+
+    from espnet_kd.teachers.experiment import load_experiment
+    from espnet_kd.teachers.online import OnlineTeacher
+
+    teacher = load_experiment(weighted.teacher, weighted.checkpoint)
+    seen = OnlineTeacher([teacher], [weighted.tap, CTC]).targets(
+        torch.from_numpy(speech)[None], torch.tensor([len(speech)]), torch.tensor([[2]]), torch.tensor([1])
+    )
+    hidden, logits = seen[weighted.tap].values[0], seen[CTC].values[0]
+    if len(hidden) != len(logits):
+        raise UserError(f"{weighted.tap} of {weighted.teacher} gives no frames: choose one of its encoder")
+    curves = [
+        Curve("nonblank", _weights("nonblank", hidden, logits)),
+        *(
+            Curve(f"{kind} of {weighted.tap}", _weights(kind, hidden, None, weighted.power))
+            for kind in ("activation", "deviation")
+        ),
+    ]
+    panel = posteriors.Panel(f"teacher {weighted.teacher.name}", logits.softmax(-1).numpy(), teacher.tokens)
+    return panel, curves
+
+
+def _weights(
+    kind: "FrameWeights", hidden: "Tensor", guide: "Tensor | None", power: float = 1.0
+) -> NDArray[np.float32]:
+    """What the criterion `hidden` gives (T, D) frames of one utterance: (T,)."""
+    import torch
+
+    from espnet_kd.criteria.criterion import mean_one
+    from espnet_kd.criteria.hidden import HiddenDistance
+
+    frames, count = torch.arange(len(hidden)), torch.tensor([len(hidden)])
+    importance = HiddenDistance(frame_weights=kind, weight_power=power).importance(hidden, guide, count)
+    assert importance is not None
+    return mean_one(importance, frames, torch.ones(1, len(hidden), dtype=torch.bool)).numpy()
+
+
+def plot(panel: posteriors.Panel, curves: list[Curve], seconds: float, title: str, path: Path) -> None:
+    """The weights above the posteriors, on one axis of time."""
+    from matplotlib.figure import Figure
+
+    from espnet_kd.report.plots import letters, save
+
+    figure = Figure(figsize=(min(max(8.0, 4.0 * seconds), 18.0), 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for curve in curves:
+        above.plot(_times(len(curve.weights), seconds), curve.weights, label=curve.label, marker=".")
+    above.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
+    above.set(ylabel="frame weight, mean 1", ylim=(0, None))
+    above.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    above.spines[["top", "right"]].set_visible(False)
+    posteriors.draw_panel(below, _times(len(panel.posteriors), seconds), panel, posteriors.colours([panel]))
+    below.set_xlabel("time (s); grey: blank")
+    below.set_xlim(0, seconds)
+    below.set_title(letters(f"{panel.label}, {len(panel.posteriors)} frames"), loc="left", fontsize=10)
+    figure.suptitle(letters(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
+    save(figure, path)
+
+
+def _times(frames: int, seconds: float) -> NDArray[Any]:
+    """Middles of the frames."""
+    return (np.arange(frames) + 0.5) * seconds / frames

@@ -1,0 +1,185 @@
+"""What teacher and students believe frame by frame: CTC posteriors of one utterance over time."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.data.audio import read_waveform
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.report.groups import Group
+
+if TYPE_CHECKING:
+    from espnet_kd.report.experiments import Run
+VISIBLE = 0.05  # a token whose posterior never reaches this is not drawn
+LABELLED = 0.3  # a peak of at least this height is named
+FLOOR = 0.01  # a token's curve is not drawn along the axis
+SECONDS = (1.5, 4.0)  # a default utterance: long enough to show something, short enough to be read
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Posteriors of one model.
+
+    Attributes:
+        posteriors: (T, V), T encoder frames, V tokens, blank first.
+    """
+
+    label: str
+    posteriors: NDArray[np.float32]
+    tokens: list[str]
+
+
+def choose(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
+    """Teacher, undistilled student and best distilled student on the validation set; label and first run."""
+
+    def rate(group: Group) -> tuple[float, str]:
+        rates = group.rates(valid_set)
+        return (statistics.mean(rates) if rates else float("inf"), group.name)
+
+    chosen = []
+    for kind in ("teacher", "student", "distilled"):
+        of_kind = [g for g in groups if g.kind == kind and (kind != "student" or g.baseline is None)]
+        of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # that is no single model
+        if of_kind:
+            chosen.append(min(of_kind, key=rate))
+    return [(f"{g.label} (seed {g.runs[0].seed})", g.runs[0]) for g in chosen]
+
+
+def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str | None = None) -> str:
+    """Draw one utterance for several models, one below the other; return its id.
+
+    Args:
+        models: label and experiment of each panel.
+        data: Kaldi directory with wav.scp and text.
+        path: the PNG.
+        utterance: None takes one of a length that can be read.
+
+    Raises:
+        UserError: the utterance, its audio or a model cannot be read.
+    """
+    wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
+    utt = utterance or readable(data, wavs)
+    if utt not in wavs or utt not in texts:
+        raise UserError(f"{data} has no utterance {utt}")
+    speech, rate = read_waveform(wavs[utt], utt)
+    if not models:
+        raise UserError("there is no single model to draw")
+    panels = [compute(label, run, speech) for label, run in models]
+    plot(panels, len(speech) / rate, f"{utt}: {texts[utt]}", path)
+    return utt
+
+
+def compute(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
+    """Load a model and run its encoder and CTC layer on one utterance (N,)."""
+    import torch
+
+    from espnet_kd.teachers.experiment import load_experiment
+
+    file = run.model_file
+    if file is None:
+        raise UserError(f"{run.directory} has no model file")
+    model = load_experiment(run.directory, file.name).model
+    layer = getattr(model, "ctc_lin", None) or getattr(getattr(model, "ctc", None), "ctc_lo", None)
+    if layer is None:
+        raise UserError(f"{run.directory} has no CTC layer (its weight is 0)")
+    with torch.no_grad():
+        encoded, _ = model.encode(torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
+        hidden = encoded[0] if isinstance(encoded, tuple) else encoded  # intermediate CTC adds layers
+        posteriors = layer(hidden)[0].softmax(-1)  # (T, V)
+    return Panel(label, posteriors.numpy(), list(model.token_list))
+
+
+def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
+    """Draw panels above a common axis of time; each frame stands at its middle."""
+    from matplotlib.figure import Figure
+
+    from espnet_kd.report.plots import letters, save
+
+    colour = colours(panels)
+    width = min(max(8.0, 4.0 * seconds), 18.0)
+    figure = Figure(figsize=(width, 0.9 + 1.75 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, panel in zip(axes, panels, strict=True):
+        frames = len(panel.posteriors)
+        times = (np.arange(frames) + 0.5) * seconds / frames
+        draw_panel(ax, times, panel, colour)
+        ax.set_title(letters(f"{panel.label}, {frames} frames"), loc="left", fontsize=10)
+    axes[-1].set_xlabel("time (s); grey: blank")
+    axes[0].set_xlim(0, seconds)
+    figure.suptitle(letters(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
+    save(figure, path)
+
+
+def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[str, Any]) -> None:
+    """The curves of a panel over the times of its frames, (T,)."""
+    blank = panel.posteriors[:, 0]
+    ax.fill_between(times, blank, color="0.88", linewidth=0)
+    ax.plot(times, blank, color="0.7", linewidth=0.8)
+    others = panel.posteriors[:, 1:]
+    for v in np.flatnonzero(others.max(axis=0) >= VISIBLE) + 1:
+        curve = panel.posteriors[:, v]
+        token = panel.tokens[v]
+        ax.plot(times, _without_floor(curve), color=colour[token], linewidth=1.5, marker=".", markersize=3)
+        for t in peaks(curve):
+            if curve[t] >= others[t].max():  # of several tokens in one frame only the first is named
+                ax.annotate(
+                    _shown(token), (times[t], curve[t]), xytext=(0, 3), textcoords="offset points",
+                    ha="center", color=colour[token], fontsize=9 if len(token) == 1 else 7,
+                    annotation_clip=False,
+                )  # fmt: skip
+    ax.set(ylim=(0, 1.2), ylabel="posterior", yticks=[0, 0.5, 1])
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def peaks(curve: NDArray[np.floating[Any]]) -> list[int]:
+    """The highest frame of each stretch of a curve (T,) above ``LABELLED``."""
+    high = np.flatnonzero(curve >= LABELLED)
+    stretches = np.split(high, np.flatnonzero(np.diff(high) > 1) + 1)
+    return [int(frames[curve[frames].argmax()]) for frames in stretches if len(frames)]
+
+
+def _without_floor(curve: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Leave out the frames where it is next to nothing, but for the ends of its slopes."""
+    there = np.pad(curve >= FLOOR, 1)
+    return np.where(there[:-2] | there[1:-1] | there[2:], curve, np.nan)
+
+
+def _shown(token: str) -> str:
+    """A word boundary is a token among characters, the start of one in BPE."""
+    from espnet_kd.report.plots import letters
+
+    return "space" if token in ("<space>", "\u2581") else letters(token.replace("\u2581", "_"))
+
+
+def colours(panels: list[Panel]) -> dict[str, Any]:
+    """One colour for a token in all panels; neighbours in order of appearance differ."""
+    from matplotlib import colormaps
+
+    palette = [colormaps["tab10"](i) for i in range(10) if i != 7]  # 7 is the grey of the blank
+    order: list[str] = []
+    for panel in panels:
+        for v in panel.posteriors.argmax(axis=1):
+            order.append(panel.tokens[v])
+        order += [panel.tokens[v] for v in range(1, len(panel.tokens))]
+    return {token: palette[i % len(palette)] for i, token in enumerate(dict.fromkeys(order))}
+
+
+def readable(data: Path, wavs: dict[str, str]) -> str:
+    """The first utterance of a length within ``SECONDS``, or else the first."""
+    import soundfile
+
+    for utt in sorted(wavs):
+        try:
+            info = soundfile.info(wavs[utt])
+        except (soundfile.SoundFileError, OSError) as e:
+            raise UserError(f"{wavs[utt]} of {utt} in {data} cannot be read: {e}") from None
+        if SECONDS[0] <= info.duration <= SECONDS[1]:
+            return utt
+    if not wavs:
+        raise UserError(f"{data}/wav.scp is empty")
+    return min(wavs)

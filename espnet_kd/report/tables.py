@@ -1,0 +1,177 @@
+"""The Markdown of RESULTS.md. Nothing of the day or the machine enters: the same runs give the same text."""
+
+import re
+import statistics
+from collections.abc import Iterable
+
+from espnet_kd.errors import printable
+from espnet_kd.report.experiments import Run
+from espnet_kd.report.groups import Group, comparison, learned_from
+from espnet_kd.scoring.bootstrap import RESAMPLES
+
+# Metric -> columns of the error rates. Without spaces between words a WER would count whole utterances.
+RATES = {"wer": ["WER %", "errors/words", "CER %"], "cer": ["CER %", "errors/characters"]}
+# Markup of GitHub's Markdown and of HTML; an underscore within a word is none, and `table` sees to "|".
+MARKUP = re.compile(r"[\\`*<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def plain(text: str) -> str:
+    """Foreign text, such as names and ids, as Markdown that shows it to the letter."""
+    return MARKUP.sub(r"\\\g<0>", printable(text))
+
+
+def code(text: str) -> str:
+    """Foreign text as a piece of code within a line."""
+    text = printable(text)
+    if not text.strip() or "\\" in text and "|" in text:  # no table can have the latter as code
+        return plain(text)
+    ticks = _fence(text, 1)
+    space = " " if text[0] in "` " or text[-1] in "` " else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Foreign text as lines of code."""
+    text = "\n".join(printable(line) for line in text.split("\n"))
+    return f"{_fence(text, 3)}{language}\n{text}\n{_fence(text, 3)}"
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks, one more than stand in a row anywhere in the text."""
+    return "`" * max([least, *(len(ticks) + 1 for ticks in re.findall("`+", text))])
+
+
+def notes(metric: str) -> str:
+    """What the columns mean."""
+    err, unit = metric.upper(), "words" if metric == "wer" else "characters"
+    rates = "WER and CER" if metric == "wer" else "CER"
+    return f"""\
+{rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
+the seeds. Against the student: {err} less that of the student that was trained without a teacher for the same
+number of updates, in percentage points and relative to it, over the seeds that both have. Interval and p:
+paired bootstrap over the utterances of the set ({RESAMPLES} resamples), the errors of these seeds of a side
+taken together; they speak of the choice of utterances, the ± speaks of the seeds."""
+
+
+def results(groups: list[Group], name: str) -> str:
+    """The table of one set."""
+    rows = [_row(group, name) for group in groups if group.scored(name)]
+    head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric]]
+    return table([*head, "against the student", "95 % interval", "p"], rows)
+
+
+def _row(group: Group, name: str) -> list[str]:
+    runs = group.scored(name)
+    errors, words = group.counts(name)
+    rates = [spread(group.rates(name)), f"{errors.sum()}/{words.sum()}"]
+    if group.metric == "wer":
+        rates.append(spread(group.rates(name, "cer")))
+    size = runs[0].parameters
+    difference = comparison(group, name)
+    against = ["", "", ""]
+    if difference is not None:
+        against = [
+            f"{difference.value:+.2f} ({difference.relative:+.1f} %)",
+            f"{difference.low:+.2f} to {difference.high:+.2f}",
+            f"{difference.p:.2g}",
+        ]
+    elif group.kind == "distilled":
+        against[0] = "no student with equal updates"
+    return [
+        plain(group.label),
+        "unknown" if size is None else f"{size / 1e6:.2f} M",
+        "unknown" if group.updates is None else str(group.updates),
+        " ".join(str(run.seed) for run in runs),
+        *rates,
+        *against,
+    ]
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation; the mean alone of a single value."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def runs(groups: list[Group], sets: list[str]) -> str:
+    """A row per run."""
+    rows, metric = [], groups[0].metric
+    for group in groups:
+        for run in group.runs:
+            rates = [f"{run.scores[name].rate(metric):.1f}" if name in run.scores else "" for name in sets]
+            hours = "unknown" if run.seconds is None else f"{run.seconds / 3600:.2f}"
+            updates = "unknown" if run.updates is None else str(run.updates)
+            model = run.model_file.name if run.model_file else "unknown"
+            rows.append(
+                [code(run.name), plain(group.label), str(run.seed), *rates, updates, hours, plain(model)]
+            )
+    head = ["run", "model", "seed", *(f"{plain(s)} {metric.upper()} %" for s in sets)]
+    return table([*head, "updates", "hours", "file"], rows)
+
+
+def phases(groups: list[Group]) -> str:
+    """A row per training of the runs that were trained in phases; empty if there are none."""
+    rows = []
+    for run in (run for group in groups for run in group.runs if run.before is not None):
+        for number, phase in enumerate(run.phases, 1):
+            initial = ", ".join(param.split(":")[0] for param in phase.config.get("init_param") or [])
+            hours = "unknown" if phase.own_seconds is None else f"{phase.own_seconds / 3600:.2f}"
+            updates = "unknown" if phase.own_updates is None else str(phase.own_updates)
+            start = [updates, hours, plain(initial) or "random"]
+            rows.append([code(run.name), str(number), plain(learned_from(phase)), str(run.seed), *start])
+    head = ["run", "phase", "learns from", "seed", "updates", "hours", "starts from"]
+    return table(head, rows) if rows else ""
+
+
+def commands(groups: list[Group]) -> str:
+    """The command and commit of each run."""
+    parts = []
+    for run in (run for group in groups for run in group.runs):
+        commit = run.info.get("commit") or "unknown"
+        decoded = code(run.inference_tag or "not decoded")
+        parts.append(f"{code(run.name)}, commit {plain(str(commit))}, decoded as {decoded}:")
+        parts.append(code_block(_command(run), "sh"))
+    return "\n\n".join(parts)
+
+
+def _command(run: Run) -> str:
+    command = run.info.get("command")
+    if isinstance(command, list):
+        import shlex
+
+        return shlex.join(map(str, command))
+    return str(command or "# not recorded: no run.json, or no command in it")
+
+
+def warnings(groups: list[Group], sets: list[str]) -> list[str]:
+    """What a reader must know to read the tables rightly."""
+    found = []
+    for group in groups:
+        base = group.baseline
+        label = plain(group.label)
+        found += [
+            f"{label}: no seed in common with {plain(base.label)} on {plain(name)}: all of both are compared."
+            for name in sets
+            if base is not None and group.scored(name) and base.scored(name)
+            if group.seeds(name).isdisjoint(base.seeds(name))
+        ]
+        if base is not None and (group.updates is None or base.updates is None):
+            found.append(f"{label}: updates unknown, compared with {plain(base.label)} by max_epoch.")
+        open_runs = [run.name for run in group.runs if not run.finished]
+        found += [f"{label}: the training of {code(name)} is not finished." for name in open_runs]
+        counts = sorted({str(run.updates) for run in group.runs})
+        if len(counts) > 1:
+            found.append(f"{label}: updates differ between seeds: {', '.join(counts)}.")
+        found += [
+            f"{label}: seed {run.seed} has no score of {plain(name)}."
+            for name in sets
+            for run in group.runs
+            if run.scores and name not in run.scores
+        ]
+    return found
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table; names to the left, the rest to the right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,111 @@
+"""Weights that change with the training step."""
+
+import math
+from dataclasses import dataclass
+
+from espnet_kd.config import as_number
+from espnet_kd.errors import UserError
+
+SHAPES = {
+    "linear": lambda x: x,
+    "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
+}
+KEYS = ("schedule", "from", "to", "begin", "steps")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight as a function of the step alone, so that a resumed training continues exactly.
+
+    It is ``start`` up to step ``begin``, then moves to ``end`` within ``steps`` steps, and stays there.
+
+    Attributes:
+        start: weight before ``begin``.
+        end: weight after ``begin + steps``.
+        begin: first step of the move.
+        steps: length of the move in training steps (batches).
+        shape: ``linear`` or ``cosine``.
+    """
+
+    start: float
+    end: float
+    begin: int = 0
+    steps: int = 1
+    shape: str = "linear"
+
+    def __call__(self, step: float) -> float:
+        """The weight at a step, counted from 0."""
+        progress = min(max((step - self.begin) / self.steps, 0.0), 1.0)
+        return self.start + (self.end - self.start) * SHAPES[self.shape](progress)
+
+    def __str__(self) -> str:
+        """The weight in words."""
+        if self.start == self.end:
+            return f"{self.start:g}"
+        last = self.begin + self.steps
+        return f"{self.shape} from {self.start:g} to {self.end:g}, batches {self.begin} to {last}"
+
+    @property
+    def is_zero(self) -> bool:
+        """True if the weight is 0 at every step."""
+        return self.start == self.end == 0
+
+
+def build_schedule(weight: object, name: str) -> Schedule:
+    """Make a schedule of a number, or of ``{schedule: linear|cosine|warmup, from, to, begin, steps}``.
+
+    ``warmup`` is ``linear`` from 0; no weight is below 0.
+
+    Args:
+        weight: what the configuration gives.
+        name: of the option, for the message of an error.
+
+    Raises:
+        UserError: not a number from 0 up, not such a mapping, or its steps are no whole numbers.
+    """
+    weight = as_number(weight)
+    if isinstance(weight, bool) or not isinstance(weight, int | float | dict):
+        raise UserError(f"{name}: {weight!r} is neither a number nor a mapping with {', '.join(KEYS)}")
+    if not isinstance(weight, dict):
+        return Schedule(_weight(weight, name), float(weight))
+    unknown = [str(key) for key in weight if key not in KEYS]
+    if unknown:
+        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(KEYS)}")
+    kind = weight.get("schedule", "linear")
+    if kind not in (*SHAPES, "warmup"):
+        raise UserError(f"{name}: unknown schedule {kind!r}; known: {', '.join(SHAPES)}, warmup")
+    if "to" not in weight or "steps" not in weight or ("from" not in weight and kind != "warmup"):
+        raise UserError(
+            f"{name}: a {kind} schedule needs {'to and steps' if kind == 'warmup' else 'from, to and steps'}"
+        )
+    start = _weight(weight.get("from", 0.0), f"{name}.from")
+    if kind == "warmup" and start != 0:
+        raise UserError(f"{name}.from: a warmup begins at 0, not at {start}: leave it out, or use linear")
+    return Schedule(
+        start=start,
+        end=_weight(weight["to"], f"{name}.to"),
+        begin=_steps(weight.get("begin", 0), f"{name}.begin", 0),
+        steps=_steps(weight["steps"], f"{name}.steps", 1),
+        shape="linear" if kind == "warmup" else kind,
+    )
+
+
+def _number(value: object, name: str) -> float:
+    value = as_number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name}: {value!r} is not a finite number")
+    return float(value)
+
+
+def _weight(value: object, name: str) -> float:
+    number = _number(value, name)
+    if number < 0:
+        raise UserError(f"{name}: {value} is below 0: weights are from 0 up")
+    return number
+
+
+def _steps(value: object, name: str, least: int) -> int:
+    number = _number(value, name)
+    if number < least or number != int(number):
+        raise UserError(f"{name}: {value} is not a whole number of steps from {least} up")
+    return int(number)

@@ -1,0 +1,1 @@
+"""Scoring: alignment, WER and CER, sclite, hubscr, confidence intervals."""

@@ -1,0 +1,247 @@
+"""Align hypotheses with references, count errors, and keep the counts in ``score.json``."""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path
+
+UNITS = ("word", "character")
+BLOCK = 1000  # utterances that are aligned, and in memory, at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an alignment consists of; counts of several utterances are added with ``+``."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+    @property
+    def reference(self) -> int:
+        """Length of the reference, in words or characters."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors in per cent of the reference; insertions can take it above 100."""
+        return 100 * self.errors / self.reference if self.reference else float("nan")
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One utterance. ``chunks`` are jiwer's: type, and a half-open range on each side."""
+
+    reference: list[str]
+    hypothesis: list[str]
+    chunks: list[Any]
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of this utterance."""
+        n = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+        for c in self.chunks:
+            n[c.type] += max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+        return Counts(n["equal"], n["substitute"], n["delete"], n["insert"])
+
+    def pairs(self) -> list[tuple[str, str, str]]:
+        """(reference token or "", hypothesis token or "", one of " SDI") for each column."""
+        return [column for chunk in self.chunks for column in self.columns(chunk)]
+
+    def columns(self, chunk: Any) -> Iterator[tuple[str, str, str]]:
+        """The columns of one chunk, as in ``pairs``."""
+        mark = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
+        left = self.reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = self.hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        width = max(len(left), len(right))
+        return zip(left or [""] * width, right or [""] * width, [mark] * width, strict=True)
+
+
+def clean(text: str, unit: str, symbols: Collection[str] = ()) -> str:
+    """Text as ESPnet scores it: non-linguistic symbols removed, one space between words.
+
+    Among words only a whole word is such a symbol; among characters it is removed
+    wherever it stands (ESPnet's ``tokenize_text --remove_non_linguistic_symbols true``).
+    """
+    if unit == "character" and symbols:
+        longest_first = sorted(symbols, key=lambda s: (-len(s), s))
+        text = re.sub("|".join(map(re.escape, longest_first)), "", text)
+    return " ".join(word for word in text.split() if word not in symbols)
+
+
+def join(reference: Mapping[str, str], hypothesis: Mapping[str, str], ref: object, hyp: object) -> list[str]:
+    """Utterance ids of both sides in order of the reference.
+
+    Args:
+        reference: utterance id -> text.
+        hypothesis: utterance id -> text; a text may be empty.
+        ref: where the reference was read, for messages.
+        hyp: where the hypothesis was read.
+
+    Raises:
+        UserError: an id is on one side only, or a reference is empty.
+    """
+    if not reference:
+        raise UserError(f"{ref} has no utterances")
+    missing = [utt for utt in reference if utt not in hypothesis]
+    if missing:
+        raise UserError(
+            f"{hyp} lacks {_some(missing)} of {ref}: decode the set again (the decoding did not finish?)"
+        )
+    extra = [utt for utt in hypothesis if utt not in reference]
+    if extra:
+        raise UserError(f"{hyp} has {_some(extra)} that {ref} does not have: is it the same set?")
+    for utt, text in reference.items():
+        if not text.split():
+            raise UserError(f"{ref}: the reference of {utt} is empty: drop the utterance or transcribe it")
+    return list(reference)
+
+
+def align(
+    references: Iterable[str], hypotheses: Iterable[str], unit: str, symbols: Collection[str] = ()
+) -> Iterator[Aligned]:
+    """Align each pair with the fewest errors, block by block; among characters a space is one.
+
+    sclite weighs a substitution 4/3 of an insertion, so that its count of errors can be
+    higher than this minimum in rare utterances.
+    """
+    import jiwer
+    import jiwer.transforms as tr
+
+    # jiwer's default would strip the text of characters again; it is clean
+    split = tr.Compose([tr.ReduceToListOfListOfChars()])
+    for block in batched(zip(references, hypotheses, strict=True), BLOCK):
+        left, right = ([clean(text, unit, symbols) for text in side] for side in zip(*block, strict=True))
+        if unit == "word":
+            out: Any = jiwer.process_words(left, right)
+        else:
+            out = jiwer.process_characters(left, right, reference_transform=split, hypothesis_transform=split)
+        aligned = [Aligned(*row) for row in zip(out.references, out.hypotheses, out.alignments, strict=True)]
+        total = sum((a.counts for a in aligned), Counts())
+        assert total == Counts(out.hits, out.substitutions, out.deletions, out.insertions)
+        yield from aligned
+
+
+def _some(utterances: list[str]) -> str:
+    more = f" and {len(utterances) - 1} more" if len(utterances) > 1 else ""
+    return f"utterance {utterances[0]}{more}"
+
+
+NAME = "score.json"
+KINDS = {"wer": "word", "cer": "character"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one set.
+
+    Attributes:
+        path: where they lie, for messages.
+        total: "wer" or "cer" -> counts over the set.
+        utterances: "wer" or "cer" -> utterance id -> (errors, length of the reference).
+    """
+
+    path: str
+    total: dict[str, Counts]
+    utterances: dict[str, dict[str, tuple[int, int]]]
+
+    def rate(self, kind: str) -> float:
+        """Error rate in per cent."""
+        return self.total[kind].rate
+
+
+def write(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]]) -> Score:
+    """Write ``directory/score.json``.
+
+    Args:
+        directory: of the decoded set.
+        counts: "wer" and "cer" -> utterance id -> counts.
+    """
+    path = Path(directory) / NAME
+    total = {kind: sum(rows.values(), Counts()) for kind, rows in counts.items()}
+    utterances = {
+        kind: {utt: (c.errors, c.reference) for utt, c in rows.items()} for kind, rows in counts.items()
+    }
+    head: dict[str, object] = {"sentences": len(counts["wer"])}
+    for kind, c in total.items():
+        wrong = sum(errors > 0 for errors, _ in utterances[kind].values())
+        head[kind] = {**asdict(c), "reference": c.reference, "errors": c.errors, "wrong_sentences": wrong}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
+        f.write("{" + ",\n".join(lines) + ',\n"utterances": {\n')
+        for number, utt in enumerate(sorted(utterances["wer"])):
+            row = json.dumps({kind: utterances[kind][utt] for kind in KINDS})
+            f.write(f"{',\n' if number else ''}  {json.dumps(utt)}: {row}")
+        f.write("\n}}\n")
+    return Score(str(path), total, utterances)
+
+
+def read(directory: str | Path) -> Score:
+    """Read ``directory/score.json``.
+
+    Raises:
+        UserError: it is missing or not one of ours.
+    """
+    path = Path(directory) / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
+        fields = Counts.__dataclass_fields__
+        total = {kind: Counts(*(int(content[kind][f]) for f in fields)) for kind in KINDS}
+        rows = content["utterances"].items()
+        utterances = {kind: {utt: row[i] for utt, row in rows} for i, kind in enumerate(KINDS)}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run `python -m espnet_kd score` first") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise UserError(f"{path} is not a score.json of ours: write it again with `score`") from None
+    return Score(str(path), total, utterances)
+
+
+def _compact(content: dict[str, Any]) -> Any:
+    """The row of an utterance as a tuple in the order of ``KINDS``: there may be a million."""
+    if content.keys() != KINDS.keys():
+        return content
+    return tuple((int(content[kind][0]), int(content[kind][1])) for kind in KINDS)
+
+
+def check_comparable(first: Score, second: Score, kind: str = "wer") -> None:
+    """Two scores can be compared if both have the same utterances with references of one length.
+
+    Args:
+        first: one side.
+        second: the other side.
+        kind: "wer" or "cer", by which they are to be compared.
+
+    Raises:
+        UserError: they differ; the first utterance that does is named.
+    """
+    a, b = first.utterances[kind], second.utterances[kind]
+    for utt in sorted(a.keys() | b.keys()):
+        if utt not in a or utt not in b:
+            lacks, has = (second, first) if utt in a else (first, second)
+            raise UserError(f"{lacks.path} lacks utterance {utt} of {has.path}: score the same set for both")
+        one, two = a[utt][1], b[utt][1]
+        if one != two:
+            raise UserError(
+                f"{utt} has {one} reference {KINDS[kind]}s in {first.path} and {two} in {second.path}: "
+                "score both against one reference"
+            )

@@ -1,0 +1,276 @@
+"""``python -m espnet_kd targets``: write what the criteria of a training need of its teachers to disk.
+
+The configuration of the training says what that is: criteria of type topk keep the classes that they need,
+all others whole vectors. What is there already is not made again, so that an interrupted command goes on.
+``--verify`` checks every record of a store, and that the audio is that which it was made of.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, get_args
+
+from espnet_kd import parallel
+from espnet_kd.config import merge_files
+from espnet_kd.errors import UserError, printable
+from espnet_kd.files import fingerprint
+from espnet_kd.targets.format import (
+    INDEX,
+    OUTPUT_LAYER,
+    Manifest,
+    Number,
+    ShardEntry,
+    Tap,
+    audio_checksum,
+    damage,
+    read_index,
+    write_output_layer,
+)
+from espnet_kd.targets.store import Store, verify
+
+SHOWN = 20  # problems
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    p = argparse.ArgumentParser(
+        prog="espnet-kd targets", description=__doc__.partition(": ")[2].splitlines()[0]
+    )
+    p.add_argument("--store", type=str, help="directory of the targets (default: teacher.store of --config)")
+    p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
+    p.add_argument("--if_wanted", action="store_true", help="do nothing if --config has no teacher.store")
+    p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
+    p.add_argument("--teacher", nargs="+", help="trained experiments (default: teacher.exp of --config)")
+    p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
+    p.add_argument("--k", type=int, help="classes to keep (default: teacher.k, or as many as are needed)")
+    p.add_argument(
+        "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
+    )
+    p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: workers run on GPUs (default: 0)")
+    g = p.add_argument_group("parallel work")
+    g.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
+    g.add_argument("--workers", type=int, help="processes, one thread each (default: cores or GPUs)")
+    g.add_argument("--shards", type=int, help=f"default: one for {parallel.PER_SHARD} utterances")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write what is missing, or verify."""
+    args = parser().parse_args(argv)
+    if args.verify:
+        if args.store is None:
+            raise UserError("--verify needs --store DIR")
+        check(Store(args.store), args.data)
+        return
+    if not args.config or not args.data:
+        raise UserError("give --config YAML of the training and --data DIR of its speech")
+    if not args.if_wanted or asks_for_store(args):
+        make(args)
+
+
+def asks_for_store(args: argparse.Namespace) -> bool:
+    """True if the configuration asks for a store."""
+    teacher = merge_files(args.config).get("teacher")
+    return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
+
+
+def check(store: Store, data: Sequence[Path] = ()) -> None:
+    """Check every record, and that the speech is that which the targets were made of.
+
+    Args:
+        data: directories of speech, perhaps of a part; by default all that it was made of, if that is here.
+
+    Raises:
+        UserError: something is wrong; the first problems are printed.
+    """
+    problems = 0
+    made_of = [store.directory / d["directory"] for d in store.manifest.settings.get("data", ())]
+    places = list(data) or (made_of if all((p / "wav.scp").is_file() for p in made_of) else [])
+    for problem in chain(verify(store), check_speech(store, places, part=bool(data)) if places else ()):
+        problems += 1
+        if problems <= SHOWN:
+            print(printable(problem))
+    manifest = store.manifest
+    if problems:
+        raise UserError(f"{store.directory}: {problems} problems in {manifest.utterances} utterances")
+    aside = "" if places else "; audio is not here and not compared: give --data"
+    size = f"{manifest.utterances} utterances, {manifest.hours:.2f} hours"
+    print(f"{store.directory}: {size}, no problem{aside}")
+
+
+def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[str]:
+    """What differs between a store and the speech in data directories, a line each.
+
+    Args:
+        part: the store may have more utterances.
+    """
+    from espnet_kd.targets.plan import read_data
+
+    try:
+        wavs = {utt: wav for utt, (wav, _) in read_data(places, with_text=False).utterances.items()}
+    except UserError as e:
+        yield str(e)
+        return
+    where = " and ".join(map(str, places))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for shard in store.manifest.shards:
+            try:
+                entries = store.entries(shard)
+            except UserError:  # `verify` says it
+                continue
+            shared = [utt for utt in entries if utt in wavs]
+            foreign = (utt for utt in entries if utt not in wavs and not part)
+            yield from (f"{store.directory}: {utt} is not in {where}" for utt in foreign)
+            for utt, found in zip(shared, pool.map(_audio_of, shared, map(wavs.get, shared)), strict=True):
+                if isinstance(found, str):
+                    yield found
+                elif entries[utt].audio not in (None, found):
+                    yield f"{store.directory}: the targets of {utt} are of other audio than {wavs[utt]}"
+    yield from (f"{store.directory}: nothing of {utt} of {where}" for utt in wavs if utt not in store)
+
+
+def _audio_of(utt: str, wav: str) -> int | str:
+    """Checksum of an utterance's audio, or why there is none."""
+    from espnet_kd.data.audio import read_speech
+
+    try:
+        return audio_checksum(read_speech(wav, utt)[0])
+    except UserError as e:
+        return str(e)
+
+
+def make(args: argparse.Namespace) -> Store:
+    """Make the shards that are missing, then the manifest.
+
+    Raises:
+        UserError: configuration, teachers or data are unfit, or the directory holds another store.
+    """
+    from espnet_kd.targets import worker  # with ESPnet, seconds
+    from espnet_kd.targets.plan import needs_text, plan, read_data
+    from espnet_kd.targets.worker import check_room, estimate
+
+    where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
+    asked = plan(args)
+    data = read_data(args.data, needs_text(asked.taps))
+    directory, device = Path(str(asked.teacher.store)), "cuda" if args.ngpu else "cpu"
+    settings = asked.settings(data, device)
+    if (there := _served(directory, asked, settings)) is not None:
+        print(f"{directory}: already there, {_summary(there.manifest)}")
+        return there
+    planned = parallel.plan(directory.resolve(), data.utterances, args.shards, suffix="")
+    with parallel.claimed(directory, {**settings, "shards": len(planned)}, "targets"):
+        todo = [shard for shard in planned if not shard.path.exists()]
+        print(f"{directory}: {len(planned)} shards, {len(todo)} to make", flush=True)
+        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device)
+        started = time.perf_counter()
+        if todo:
+            expected = estimate(data, worker.load(spec))
+            check_room(directory, expected.size * len(todo) / len(planned))
+            print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
+        for number, shard in enumerate(parallel.run(todo, partial(worker.work, spec=spec), where), 1):
+            done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
+            print(f"{shard.path.name}: {done}", flush=True)
+        manifest = _manifest(directory, planned, asked, data, settings)
+        manifest.write(directory)
+    took = time.perf_counter() - started
+    print(f"{directory}: made in {took:.1f} s, {_summary(manifest)}")
+    return Store(directory)
+
+
+def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | None:
+    """A complete store that has all that is asked, of the same teachers and data; it may have more.
+
+    Raises:
+        UserError: the store is of another version of espnet_kd.
+    """
+    from espnet_kd.targets.format import MANIFEST, OtherFormat
+    from espnet_kd.targets.plan import mismatch, unserved
+
+    if not (directory / MANIFEST).exists():
+        return None
+    try:
+        store = Store(directory)
+    except OtherFormat:
+        raise
+    except UserError:  # its shards may be whole: the manifest is written again
+        return None
+    manifest, kept = store.manifest, store.manifest.settings
+    whole = manifest.output_layer is None or (directory / OUTPUT_LAYER).is_file()
+    whole = whole and not any(_incomplete(directory / s.name, manifest.taps) for s in manifest.shards)
+    same = kept["frontend"] == settings["frontend"] and len(kept["data"]) == len(settings["data"])
+    same = same and all(d.items() <= k.items() for d, k in zip(settings["data"], kept["data"], strict=True))
+    fits = mismatch(manifest, asked.teacher, asked.tokens) is None
+    fits = fits and unserved(manifest, asked.terms, list(asked.taps)) is None
+    for path, tap in asked.taps.items() if fits else ():
+        fits = fits and tap.number == manifest.taps[path].number and tap.k <= (manifest.taps[path].k or tap.k)
+    return store if whole and same and fits else None
+
+
+def _incomplete(path: Path, taps: Mapping[str, Tap]) -> bool:
+    """True if a shard lacks its index or a part of its rows."""
+    try:
+        return any(damage(path, read_index(path / INDEX, list(taps)), taps))
+    except UserError:
+        return True
+
+
+def _manifest(
+    directory: Path, planned: list[parallel.Shard], asked: Any, data: Any, settings: dict[str, Any]
+) -> Manifest:
+    """The manifest of complete shards.
+
+    Raises:
+        UserError: one has other utterances than planned, or lacks files.
+    """
+    from espnet_kd.targets.worker import size_of
+
+    entries, samples = [], 0
+    for shard in planned:
+        path = directory / shard.path.name / INDEX
+        index = read_index(path, list(asked.taps))
+        again = f"remove {path.parent} and repeat the command"
+        if problem := next(damage(path.parent, index, asked.taps), None):
+            raise UserError(f"{problem}: {again}")
+        pairs = zip_longest(index, (utt for utt, _ in shard.utterances))
+        for found, expected in (pair for pair in pairs if pair[0] != pair[1]):
+            raise UserError(
+                f"{path.parent} has {found or 'nothing'} where {expected or 'nothing'} is planned: it is of "
+                f"other data or incomplete; {again}"
+            )
+        samples += sum(entry.samples for entry in index.values())
+        entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
+    names = [Path(d).name for d in asked.teacher.directories]
+    teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
+    rest = {key: settings[key] for key in ("mean", "data", "frontend", "device")}
+    sources = (os.path.relpath(source.path, directory) for source in data.sources)
+    rest["data"] = [{"directory": p, **d} for p, d in zip(sources, rest["data"], strict=True)]
+    size = sum(size_of(directory / entry.name) for entry in entries)
+    layer = None
+    if asked.output_layer is not None:
+        layer = write_output_layer(directory, asked.output_layer)
+        size += (directory / OUTPUT_LAYER).stat().st_size
+    return Manifest(
+        tuple(teachers),
+        settings["tokens"],
+        rest,
+        asked.taps,
+        asked.probe,
+        asked.rate,
+        tuple(entries),
+        samples,
+        size,
+        layer,
+    )
+
+
+def _summary(manifest: Manifest) -> str:
+    from espnet_kd.targets.worker import megabytes
+
+    rate = manifest.size / 1e6 / manifest.hours
+    size = f"{megabytes(manifest.size)} ({rate:.2f} MB per hour of speech)"
+    return f"{manifest.utterances} utterances, {manifest.hours:.2f} hours, {size}"

@@ -1,0 +1,338 @@
+"""The files of a target store: manifest, shards, output layer."""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_lines
+
+Kind = Literal["topk", "values", "collapsed", "path", "joint"]
+Number = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """How the values at one tap are kept.
+
+    Attributes:
+        kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
+            mass they keep is the sum of their probabilities. `values`: logits or hidden vectors as they are.
+            Of a transducer's lattice: `collapsed`, log-probabilities of next label, blank and the rest at all
+            nodes, frame by frame; `path`, the K most probable classes along the best alignment; `joint`, the
+            projected outputs of encoder and prediction network, frames and then labels + 1 steps, of which
+            the output layer that lies beside the manifest makes any part of the lattice.
+        size: V classes, or D features.
+        k: K; 0 where there is none.
+        temperature: by which the logits of all but `values` and `joint` were divided.
+        number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
+    """
+
+    kind: Kind
+    size: int
+    k: int = 0
+    temperature: float = 1.0
+    number: Number = "float16"
+
+    @property
+    def row(self) -> np.dtype[Any]:
+        """One position; class numbers take as many bytes as V needs."""
+        number = np.dtype(self.number).newbyteorder("<")
+        if self.kind in ("values", "joint"):
+            return np.dtype([("values", number, (self.size,))])
+        if self.kind == "collapsed":
+            return np.dtype([("log_probs", number, (3,))])
+        token = np.min_scalar_type(self.size - 1).newbyteorder("<")
+        node = [("frame", "<u4"), ("row", "<u2")] if self.kind == "path" else []
+        return np.dtype([*node, ("tokens", token, (self.k,)), ("log_probs", number, (self.k,))])
+
+
+OUTPUT_LAYER = "output_layer.npz"
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """logits = weight @ activation(projected outputs) + bias.
+
+    Attributes:
+        weight: (V, J) float32.
+        bias: (V,) float32.
+        activation: its name, see ``rnnt.Joint``.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    activation: str
+
+
+def write_output_layer(directory: Path, layer: OutputLayer) -> str:
+    """Write the file; returns its SHA-256."""
+    with atomic_path(directory / OUTPUT_LAYER) as temporary:
+        np.savez(temporary, weight=layer.weight, bias=layer.bias, activation=np.array(layer.activation))
+    return fingerprint(directory / OUTPUT_LAYER)
+
+
+def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
+    """Read the file, of which the manifest has the SHA-256.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = directory / OUTPUT_LAYER
+    again = f"remove it and repeat the command that made {directory}"
+    if fingerprint(path) != checksum:
+        raise UserError(f"{path} is damaged: its checksum is wrong; {again}")
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return OutputLayer(found["weight"], found["bias"], str(found["activation"]))
+    except (ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path} is no output layer of ours: {again}") from None
+
+
+MANIFEST = "manifest.json"
+FORMAT = 2  # 1 had no checksums of audio
+
+
+class OtherFormat(UserError):
+    """A store is of another version of espnet_kd."""
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard: its name, its first utterance, how many it has, SHA-256 of its index."""
+
+    name: str
+    first: str
+    utterances: int
+    index: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Attributes as in the file.
+
+    Attributes:
+        teachers: each with experiment, checkpoint, SHA-256 of both, and weight.
+        tokens: fingerprint of the token list.
+        settings: everything else that the targets depend on: data, frontend, mean of an ensemble.
+        taps: by path.
+        probe: positions that the teacher has at each tap for so many samples of noise.
+        rate: Hz of the speech.
+        shards: in the order of their utterances.
+        samples: of all utterances.
+        size: bytes of all shards.
+        output_layer: SHA-256 of that file; None without a tap of the kind `joint`.
+    """
+
+    teachers: tuple[dict[str, Any], ...]
+    tokens: str
+    settings: dict[str, Any]
+    taps: dict[str, Tap]
+    probe: dict[str, int]
+    rate: int
+    shards: tuple[ShardEntry, ...] = ()
+    samples: int = 0
+    size: int = 0
+    output_layer: str | None = None
+
+    @property
+    def utterances(self) -> int:
+        """Their number."""
+        return sum(shard.utterances for shard in self.shards)
+
+    @property
+    def hours(self) -> float:
+        """Of speech."""
+        return self.samples / self.rate / 3600
+
+    def write(self, directory: Path) -> None:
+        """Write the file, with its own checksum."""
+        content = {"format": FORMAT, **asdict(self)}
+        content["checksum"] = checksum(content)
+        with atomic_path(directory / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a complete store.
+
+    Raises:
+        UserError: there is none, it is damaged, or of a later version.
+    """
+    path = directory / MANIFEST
+    damaged = f"{path} is damaged: repeat the command that made the store"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found, kept = content.pop("checksum"), content.pop("format")
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} is no complete store of targets: it has no {MANIFEST}; make it with "
+            "`espnet-kd targets`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(damaged) from None
+    if kept != FORMAT:
+        raise OtherFormat(
+            f"{path} is of format {kept}, this version reads {FORMAT}: remove {directory} and make the store "
+            "again"
+        )
+    if found != checksum({"format": kept, **content}):
+        raise UserError(
+            f"{path} was changed after it was written: its checksum is wrong; "
+            "repeat the command that made the store"
+        )
+    try:
+        content["taps"] = {name: Tap(**tap) for name, tap in content["taps"].items()}
+        content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
+        manifest = Manifest(**{**content, "teachers": tuple(content["teachers"])})
+        sizes = [tap.row.itemsize for tap in manifest.taps.values()]
+        if min([manifest.hours, manifest.utterances, *sizes]) < 0:
+            raise UserError(damaged)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, SyntaxError):  # numpy's
+        raise UserError(damaged) from None
+    return manifest
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tokens_checksum(tokens: Sequence[str]) -> str:
+    """SHA-256 of a token list."""
+    return checksum({"tokens": list(tokens)})
+
+
+INDEX = "index.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Targets of one utterance.
+
+    Attributes:
+        samples: length of its waveform.
+        text: CRC-32 of its tokens; None if no tap depends on them.
+        rows: (P,) of the tap's row type, by tap.
+        audio: CRC-32 of the samples of its file; None if that is not known.
+    """
+
+    utt: str
+    samples: int
+    text: int | None
+    rows: dict[str, NDArray[Any]]
+    audio: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the rows of one utterance are.
+
+    Attributes:
+        start: number of its first row, by tap.
+        rows: how many, by tap.
+        crc: CRC-32 of their bytes, by tap.
+        audio: as in ``Record``.
+    """
+
+    utt: str
+    samples: int
+    text: int | None
+    start: dict[str, int]
+    rows: dict[str, int]
+    crc: dict[str, int]
+    audio: int | None = None
+
+
+def text_checksum(tokens: Sequence[int]) -> int:
+    """CRC-32 of token numbers."""
+    return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
+
+
+def audio_checksum(samples: NDArray[Any]) -> int:
+    """CRC-32 of samples (N,), full scale 1, as float32: 16 bits of any container give the same."""
+    return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
+
+
+def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) -> None:
+    """Write utterances, sorted by id, into a directory; one that is there already is left alone.
+
+    Raises:
+        UserError: a value is not finite, or too large for the type of its tap.
+    """
+    if path.exists():
+        return
+    with atomic_dir(path) as temporary:
+        files = {tap: (temporary / tap).open("wb") for tap in taps}
+        try:
+            with (temporary / INDEX).open("w", encoding="utf-8") as index:
+                for record in records:
+                    line: dict[str, Any] = {"utt": record.utt, "samples": record.samples, "text": record.text}
+                    line["audio"] = record.audio
+                    for tap, file in files.items():
+                        check_finite(record, tap, taps[tap])
+                        content = record.rows[tap].tobytes()
+                        file.write(content)
+                        line[tap] = [len(record.rows[tap]), zlib.crc32(content)]
+                    index.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+        finally:
+            for file in files.values():
+                file.close()
+        fsync(*temporary.iterdir())
+
+
+def damage(directory: Path, entries: Mapping[str, Entry], taps: Mapping[str, Tap]) -> Iterator[str]:
+    """What is wrong with a shard's files, a line each: missing, or not as long as its index says."""
+    for name, tap in taps.items():
+        expected = sum(e.rows[name] for e in entries.values()) * tap.row.itemsize
+        path = directory / name
+        size = path.stat().st_size if path.is_file() else -1
+        if size != expected:
+            yield f"{path} {'is missing' if size < 0 else f'has {size} bytes, not {expected}'}"
+
+
+def check_finite(record: Record, path: str, tap: Tap) -> None:
+    """Refuse what is not a number or became infinite.
+
+    Raises:
+        UserError: names the utterance.
+    """
+    rows = record.rows[path]
+    for name in rows.dtype.names or ():
+        if not np.isfinite(rows[name]).all():
+            raise UserError(
+                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: has the "
+                "teacher's training diverged? Otherwise keep float32"
+            )
+
+
+def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
+    """The index of a shard, by utterance.
+
+    Raises:
+        UserError: it cannot be read, a line is not one of ours, or an utterance is there twice.
+    """
+    entries: dict[str, Entry] = {}
+    end = dict.fromkeys(taps, 0)
+    for number, text in enumerate(read_lines(path), 1):
+        try:
+            line = json.loads(text)
+            rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
+            utt = line["utt"]
+            entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
+            twice = utt in entries
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+            raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
+        if twice:
+            raise UserError(f"{path}:{number}: {utt} occurs a second time: make its shard again")
+        entries[utt] = entry
+        end = {tap: end[tap] + rows[tap] for tap in taps}
+    return entries

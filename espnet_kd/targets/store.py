@@ -1,0 +1,222 @@
+"""Read a target store by utterance id, and check every record of it."""
+
+import os
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
+from espnet_kd.targets.format import (
+    INDEX,
+    Entry,
+    Manifest,
+    OutputLayer,
+    Record,
+    ShardEntry,
+    Tap,
+    check_finite,
+    damage,
+    read_index,
+    read_manifest,
+    read_output_layer,
+)
+
+OPEN_FILES = 128  # at most, of all taps
+
+
+class Store:
+    """A complete store; nothing in it is ever written, so any number of processes may read it.
+
+    Args:
+        directory: of the store.
+
+    Raises:
+        UserError: it is incomplete or damaged.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.manifest: Manifest = read_manifest(self.directory)
+        self._firsts = [shard.first for shard in self.manifest.shards]
+        self._index = lru_cache(maxsize=None)(self._read_index)
+        self._file = lru_cache(maxsize=OPEN_FILES)(self._open)
+
+    def __contains__(self, utt: str) -> bool:
+        """True if the utterance is there; reads the index of one shard."""
+        shard = self._shard(utt)
+        return shard is not None and utt in self._index(shard)
+
+    def __iter__(self) -> Iterator[str]:
+        """All utterances, sorted."""
+        for shard in self.manifest.shards:
+            yield from self._index(shard)
+
+    @cached_property
+    def taps(self) -> list[str]:
+        """Their paths."""
+        return list(self.manifest.taps)
+
+    @cached_property
+    def output_layer(self) -> OutputLayer:
+        """Of the tap of the kind `joint`.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return read_output_layer(self.directory, self.manifest.output_layer)
+
+    def entries(self, shard: ShardEntry) -> dict[str, Entry]:
+        """The index of a shard.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return self._index(shard)
+
+    def missing(self, utterances: Iterable[str]) -> str | None:
+        """The first utterance that is not there."""
+        return next((utt for utt in utterances if utt not in self), None)
+
+    def read(self, utt: str, taps: Iterable[str] | None = None) -> Record:
+        """The targets of an utterance at some taps; all of them by default.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        shard = self._shard(utt)
+        entry = self._index(shard).get(utt) if shard is not None else None
+        if shard is None or entry is None:
+            raise UserError(
+                f"{self.directory} has no targets of utterance {utt}: it was made of other data; "
+                "make it again"
+            )
+        chosen = self.taps if taps is None else taps
+        rows = {tap: self._rows(shard, entry, tap) for tap in chosen}
+        return Record(utt, entry.samples, entry.text, rows, entry.audio)
+
+    def _rows(self, shard: ShardEntry, entry: Entry, tap: str) -> NDArray[Any]:
+        row = self.manifest.taps[tap].row
+        file = self._file(shard.name, tap)
+        length = entry.rows[tap] * row.itemsize
+        # pread has no position that processes could share after a fork.
+        content = os.pread(file.fileno(), length, entry.start[tap] * row.itemsize)
+        if len(content) < length:
+            raise UserError(
+                f"{file.name} is truncated: it ends within utterance {entry.utt}; {self._again(shard)}"
+            )
+        if zlib.crc32(content) != entry.crc[tap]:
+            raise UserError(f"{file.name}: utterance {entry.utt} is damaged; {self._again(shard)}")
+        return np.frombuffer(content, row)
+
+    def _shard(self, utt: str) -> ShardEntry | None:
+        place = bisect_right(self._firsts, utt) - 1
+        return self.manifest.shards[place] if place >= 0 else None
+
+    def _read_index(self, shard: ShardEntry) -> dict[str, Entry]:
+        path = self.directory / shard.name / INDEX
+        if fingerprint(path) != shard.index:
+            raise UserError(f"{path} is damaged: its checksum is wrong; {self._again(shard)}")
+        return read_index(path, self.taps)
+
+    def _open(self, shard: str, tap: str) -> IO[bytes]:
+        path = self.directory / shard / tap
+        try:
+            return path.open("rb", buffering=0)
+        except OSError as e:
+            raise UserError(f"cannot read {path}: {e.strerror}") from None
+
+    def _again(self, shard: ShardEntry) -> str:
+        return f"remove {self.directory / shard.name} and repeat the command that made the store"
+
+
+ROUNDING = 0.02  # by which float16 may make the sum of K <= 50 probabilities larger than 1
+
+
+def verify(store: Store) -> Iterator[str]:
+    """Yield what is wrong, a line for each problem; a damaged shard does not hide those in others.
+
+    Checks that shards and files are there and as long as they should be, checksums, that utterances are where
+    they are looked for, that values are finite, classes within the vocabulary, log-probabilities sorted, and
+    that no kept mass exceeds 1.
+    """
+    last = ""
+    for shard in store.manifest.shards:
+        try:
+            entries = store.entries(shard)
+        except UserError as e:
+            yield str(e)
+            continue
+        if len(entries) != shard.utterances:
+            yield f"{store.directory / shard.name} has {len(entries)} of {shard.utterances} utterances"
+        yield from damage(store.directory / shard.name, entries, store.manifest.taps)
+        yield from _disorder(store.directory / shard.name, shard.first, list(entries), last)
+        last = max([last, *entries])
+        for utt in entries:
+            yield from _problems(store, utt)
+    if store.manifest.output_layer is not None:
+        try:
+            store.output_layer  # noqa: B018  # reading is checking
+        except UserError as e:
+            yield str(e)
+    yield from _unknown_files(store)
+
+
+def _disorder(directory: Path, first: str, utts: list[str], before: str) -> Iterator[str]:
+    """Utterances by which a shard is not found: it starts with ``first``, after all shards before it."""
+    if utts[:1] != [first]:
+        yield f"{directory} starts with utterance {utts[0] if utts else 'none'}, not with {first}"
+    elif first <= before or utts != sorted(utts):
+        yield f"{directory} has utterances that are not in the order of their ids"
+
+
+def _problems(store: Store, utt: str) -> Iterator[str]:
+    for tap, form in store.manifest.taps.items():
+        try:
+            record = store.read(utt, [tap])
+            check_finite(record, tap, form)
+        except UserError as e:
+            yield str(e)
+            continue
+        problem = _problem(record, tap, form)
+        if problem:
+            yield f"{store.directory}: utterance {utt} at {tap}: {problem}"
+
+
+def _problem(record: Record, path: str, tap: Tap) -> str | None:
+    rows = record.rows[path]
+    if not len(rows):
+        return "has no position"
+    if tap.kind in ("values", "joint"):
+        return None
+    if kept_mass(rows).max() > 1 + ROUNDING:
+        return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"
+    if tap.kind == "collapsed":
+        return None
+    if int(rows["tokens"].max()) >= tap.size:
+        return f"has class {rows['tokens'].max()} of {tap.size}"
+    log_probs = rows["log_probs"].astype(np.float32)
+    if (np.diff(log_probs) > 0).any():
+        return "has classes that are not sorted by probability"
+    return None
+
+
+def kept_mass(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """(P,) sum of the kept probabilities; of collapsed ones 1."""
+    mass: NDArray[np.float64] = np.exp(rows["log_probs"].astype(np.float64)).sum(-1)
+    return mass
+
+
+def _unknown_files(store: Store) -> Iterator[str]:
+    """Shards that the manifest does not know."""
+    known = {shard.name for shard in store.manifest.shards}
+    for path in sorted(
+        p for p in Path(store.directory).glob("[0-9]*/" + INDEX) if p.parent.name not in known
+    ):
+        yield f"{path.parent} does not belong to this store"

@@ -1,0 +1,210 @@
+"""Run the teachers on utterances one by one and write shards; estimate disk and time."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from espnet_kd.data.audio import read_speech
+from espnet_kd.errors import UserError
+from espnet_kd.parallel import Shard, device_of_worker
+from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum, write_shard
+from espnet_kd.targets.plan import Data, needs_text
+from espnet_kd.targets.teacher import to_rows
+from espnet_kd.teachers.experiment import load_experiment, preprocess, read_config, with_absolute_paths
+from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.options import TeacherOptions
+from espnet_kd.teachers.short import TOO_SHORT
+from espnet_kd.teachers.taps import Targets
+
+NO_TEXT = torch.tensor([[2]])  # for taps that do not depend on the transcript
+_ONE_AT_A_TIME = threading.Lock()  # taps keep what they saw in themselves
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker has to know.
+
+    Attributes:
+        teacher: its directories are absolute.
+        taps: JSON of ``Tap`` by path.
+        rate: Hz of the speech.
+        device: "cpu" or "cuda".
+    """
+
+    teacher: TeacherOptions
+    taps: str
+    rate: int
+    device: str
+
+
+def spec(teacher: TeacherOptions, taps: Mapping[str, Tap], rate: int, device: str) -> Spec:
+    """A specification that can be sent to a worker and compared."""
+    return Spec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
+
+
+def work(shard: Shard, spec: Spec) -> Shard:
+    """Write a shard; workers keep the teachers that they loaded for the next one."""
+    with _ONE_AT_A_TIME:
+        observer = load(spec)
+        records = (observer(utt, wav, text) for utt, (wav, text) in shard.utterances)
+        write_shard(shard.path, records, observer.taps)
+        return shard
+
+
+@lru_cache(maxsize=1)
+def load(spec: Spec) -> "Observer":
+    """The teachers of a specification."""
+    torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
+    return Observer(spec)
+
+
+class Observer:
+    """Targets of an utterance. Alone in its batch, so that they do not depend on any other."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.taps = {path: Tap(**tap) for path, tap in json.loads(spec.taps).items()}
+        self.device = device_of_worker(spec.device)
+        self.teacher = build_teacher(spec.teacher, self.taps)
+        directory = Path(spec.teacher.directories[0])
+        self.preprocess = build_preprocess(directory)
+        self.needs_text = needs_text(self.taps)
+
+    def __call__(self, utt: str, wav: str, text: str) -> Record:
+        """Run on one utterance.
+
+        Args:
+            utt: its id.
+            wav: its audio as wav.scp names it, by an absolute path.
+            text: its transcript.
+
+        Raises:
+            UserError: audio or text is unfit; names the utterance.
+        """
+        speech = self.read(utt, wav)
+        audio = audio_checksum(speech)  # before the preprocessor may alter it
+        waveform, tokens, seen = self.observe(utt, wav, text, speech)
+        rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
+        checksum = text_checksum(tokens) if self.needs_text else None
+        return Record(utt, len(waveform), checksum, rows, audio)
+
+    def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
+        """Samples (N,) of an utterance as its file has them."""
+        speech, rate = read_speech(wav, utt)
+        if rate != self.spec.rate:
+            raise UserError(
+                f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
+                "format the data at that rate"
+            )
+        return speech
+
+    def observe(
+        self, utt: str, wav: str, text: str, speech: NDArray[np.floating[Any]] | None = None
+    ) -> tuple[NDArray[np.floating[Any]], list[int], dict[str, Targets]]:
+        """Waveform (N,) that the teachers are given, tokens, and what they give at each tap.
+
+        Arguments as above; ``speech`` is read from ``wav`` where it is None.
+        """
+        speech = self.read(utt, wav) if speech is None else speech
+        data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
+        found: dict[str, Any] = self.preprocess(utt, data)
+        waveform = torch.from_numpy(found["speech"])[None].to(self.device)
+        tokens = torch.from_numpy(found["text"])[None].long() if self.needs_text else NO_TEXT
+        lengths = torch.tensor([waveform.shape[1]]), torch.tensor([tokens.shape[1]])
+        try:
+            seen = self.teacher.targets(
+                waveform, lengths[0].to(self.device), tokens.to(self.device), lengths[1].to(self.device)
+            )
+        except (RuntimeError, ValueError, IndexError, *TOO_SHORT) as e:
+            reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
+            raise UserError(f"{wav} of {utt}: the teacher cannot take it: {reason}") from e
+        return found["speech"], tokens[0].tolist(), seen
+
+
+def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTeacher:
+    """The teachers of a configuration, tapped for a store."""
+    experiments = [load_experiment(directory, options.checkpoint) for directory in options.directories]
+    temperatures = {path: tap.temperature for path, tap in taps.items()}
+    return OnlineTeacher(experiments, list(taps), temperatures, options.weights, options.mean)
+
+
+def build_preprocess(directory: Path) -> Any:
+    """ESPnet's own preparation of speech and text for a teacher, without its augmentation."""
+    found = preprocess(with_absolute_paths(read_config(directory), directory))
+    return found if found is not None else lambda utt, data: data
+
+
+SAMPLE = 8  # utterances that are measured, spread over the data
+INDEX_BYTES = 120  # of an utterance
+MARGIN = 1.1  # of free disk
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """For all utterances, on one worker."""
+
+    size: float
+    seconds: float
+
+    def line(self, workers: int) -> str:
+        """For the user."""
+        return f"{megabytes(self.size)}, {duration(self.seconds / workers)} with {workers} workers"
+
+
+def estimate(data: Data, observer: Observer) -> Estimate:
+    """Measure a few utterances."""
+    names = sorted(data.utterances)
+    chosen = names[:: -(-len(names) // SAMPLE)]
+    observer(chosen[0], *data.utterances[chosen[0]])  # the first one takes longer
+    started, size = time.perf_counter(), 0
+    for utt in chosen:
+        record = observer(utt, *data.utterances[utt])
+        size += INDEX_BYTES + sum(rows.nbytes for rows in record.rows.values())
+    scale = len(names) / len(chosen)
+    return Estimate(size * scale, (time.perf_counter() - started) * scale)
+
+
+def check_room(directory: Path, size: float) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Raises:
+        UserError: it has not.
+    """
+    place = directory.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size * MARGIN > free:
+        raise UserError(
+            f"{directory} will take about {megabytes(size)}, its disk has {megabytes(free)} left: give "
+            "another --store, or keep fewer classes"
+        )
+
+
+def megabytes(size: float) -> str:
+    """Bytes as a user reads them."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a user reads them."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(os.path.getsize(Path(root) / f) for root, _, files in os.walk(directory) for f in files)

@@ -1,0 +1,295 @@
+"""What a configuration asks of its teachers and criteria, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from espnet2.asr.decoder.rnn_decoder import RNNDecoder
+from torch import nn
+
+from espnet_kd.config import with_numbers
+from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
+from espnet_kd.criteria.criterion import BLANK, check_choice, check_positive, check_size
+from espnet_kd.errors import UserError
+from espnet_kd.schedule import Schedule, build_schedule
+from espnet_kd.teachers.experiment import Experiment
+from espnet_kd.teachers.online import Mean
+from espnet_kd.teachers.short import warn_once
+from espnet_kd.teachers.taps import LATTICE
+
+ANY_TOKEN = 1  # not the blank
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted criterion between a tap of the student and a tap of the teacher.
+
+    ``ratio``: teacher frames in a student frame; None where both have the same.
+    """
+
+    name: str
+    weight: Schedule
+    student_tap: str
+    teacher_tap: str
+    ratio: Fraction | None = None
+
+
+TEACHER_KEYS = ("exp", "checkpoint", "weights", "mean", "store", "k")
+TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
+FRAME_RATES = ("equal", "resample")
+
+
+def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteria") -> None:
+    """Refuse a criterion on the K most probable of fewer classes.
+
+    Raises:
+        UserError: there is one; names the option that it is in.
+    """
+    for t in terms:
+        k = getattr(t.build(), "k", None) if t.kind == "topk" else None
+        if k is not None and k > classes:
+            raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Where the teachers lie.
+
+    Attributes:
+        directories: experiment directories.
+        checkpoint: file name in each of them; None for the default.
+        weights: in the mean of an ensemble; None for equal ones.
+        mean: what is averaged.
+        store: directory of stored targets, which stand for the teachers.
+        k: how many classes the store keeps; None for as many as the criteria need.
+    """
+
+    directories: tuple[str, ...]
+    checkpoint: str | None
+    weights: tuple[float, ...] | None = None
+    mean: Mean = "posteriors"
+    store: str | None = None
+    k: int | None = None
+
+
+def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
+    """Check the option ``teacher``."""
+    if not isinstance(teacher, Mapping):
+        raise UserError(f"teacher: {teacher!r} is not a mapping; write `teacher: {{exp: DIRECTORY}}`")
+    refuse_unknown("teacher", teacher, TEACHER_KEYS)
+    exp, store = teacher.get("exp"), teacher.get("store")
+    directories = [exp] if isinstance(exp, str) else exp
+    if exp is None and isinstance(store, str) and store:
+        directories = []
+    elif (
+        not directories
+        or not isinstance(directories, list)
+        or not all(isinstance(d, str) and d for d in directories)
+    ):
+        raise UserError(
+            "teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`, "
+            "or store=DIRECTORY of targets"
+        )
+    weights = with_numbers(teacher.get("weights"))
+    try:
+        mean = check_choice("mean", teacher.get("mean", "posteriors"), Mean)
+        k = None if teacher.get("k") is None else check_size("k", teacher["k"])
+    except ValueError as e:
+        raise UserError(f"teacher: {e}") from None
+    if weights is not None:
+        weights = _mean_weights(weights, len(directories))
+    checkpoint = teacher.get("checkpoint")
+    if not isinstance(checkpoint, str | None):
+        raise UserError(f"teacher: checkpoint is {checkpoint!r}, not the name of a file")
+    return TeacherOptions(tuple(directories), checkpoint, weights, mean, store, k)
+
+
+def _mean_weights(weights: object, teachers: int) -> tuple[float, ...]:
+    try:
+        found = tuple(check_positive("weights", w) for w in weights) if isinstance(weights, list) else ()
+    except ValueError:
+        found = ()
+    if not found or len(found) != teachers:
+        raise UserError(
+            f"teacher: weights is {weights!r}: give one number above 0 for each of {teachers} teachers"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class TermOptions:
+    """One entry of ``criteria``: the term and what its criterion is made of.
+
+    ``resample``: the teacher's frames are brought to the student's rate, whose ratio the models tell.
+    """
+
+    term: Term
+    kind: str
+    options: dict[str, Any]
+    resample: bool = False
+
+    def build(self) -> Criterion:
+        """Make the criterion."""
+        try:
+            return build_criterion(self.kind, **self.options)
+        except (ValueError, TypeError) as e:
+            raise UserError(f"criteria: {self.term.name}: {e}") from None
+
+
+def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
+    """Check the option ``criteria``."""
+    if not isinstance(criteria, Mapping):
+        raise UserError(f"criteria: {criteria!r} is not a mapping: write `NAME: {{type: ..., tap: ...}}`")
+    result = []
+    for name, entry in criteria.items():
+        if not isinstance(entry, Mapping) or "type" not in entry:
+            raise UserError(f"criteria: {name}: write `{name}: {{type: ..., weight: ..., tap: ...}}`")
+        if not str(name).isidentifier():
+            raise UserError(f"criteria: {name!r} is not a name: use letters, digits and _")
+        both = entry.get("tap", LATTICE if on_lattice(entry["type"]) else None)
+        student, teacher = entry.get("student_tap", both), entry.get("teacher_tap", both)
+        if not (student and isinstance(student, str) and teacher and isinstance(teacher, str)):
+            raise UserError(
+                f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)"
+            )
+        _check_lattice(name, entry, student, teacher)
+        weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
+        options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
+        term = Term(str(name), weight, student, teacher)
+        result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))
+    lattices = [t.term.name for t in result if t.term.student_tap == LATTICE]
+    if len(lattices) > 1:
+        raise UserError(f"criteria: {lattices[0]} and {lattices[1]} are both on the lattice: choose one")
+    return result
+
+
+def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: str) -> None:
+    """Refuse what a criterion on the lattice cannot have, and the lattice for other criteria.
+
+    Raises:
+        UserError: type and taps do not fit, or the blank is not that of ESPnet's models.
+    """
+    taps = {student, teacher}
+    if not on_lattice(entry["type"]):
+        if LATTICE in taps and entry["type"] in CRITERIA:
+            raise UserError(
+                f"criteria: {name}: {LATTICE} has a lattice: write `type: transducer`, or choose another tap"
+            )
+        return
+    if taps != {LATTICE}:
+        raise UserError(f"criteria: {name}: the type {entry['type']} is on the lattice: leave out its taps")
+    if entry.get("blank", BLANK) != BLANK:
+        raise UserError(
+            f"criteria: {name}: blank is {entry['blank']!r}, but the models have it at token {BLANK}: "
+            "leave it out"
+        )
+    changed = {"mean": "the mean over all nodes of the batch", None: "the sum over the nodes of an utterance"}
+    reduction = entry.get("reduction")
+    if reduction in changed and not entry.get("normalize"):
+        warn_once(  # the options are read more than once
+            f"criteria: {name}: reduction {reduction or 'left out'}: {changed[reduction]}; earlier versions "
+            "took the mean over the nodes of each utterance: `reduction: utterance` with `normalize: nodes`"
+        )
+
+
+def _resample(term: Term, entry: Mapping[str, Any]) -> bool:
+    rate = entry.get("frame_rate", FRAME_RATES[0])
+    if rate not in FRAME_RATES:
+        raise UserError(f"criteria: {term.name}: frame_rate is {rate!r}; known: {', '.join(FRAME_RATES)}")
+    steps = [tap for tap in (term.student_tap, term.teacher_tap) if tap.split(".")[0] in ("decoder", LATTICE)]
+    if rate == "resample" and steps:
+        raise UserError(f"criteria: {term.name}: `frame_rate: resample` is for frames, not for {steps[0]}")
+    return rate == "resample"
+
+
+def on_lattice(kind: object) -> bool:
+    """True for a type of criterion whose only tap is the lattice of a transducer."""
+    return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
+
+
+def refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse a mapping with other keys than the known ones.
+
+    Raises:
+        UserError: it has one.
+    """
+    unknown = [str(key) for key in mapping if key not in known]
+    if unknown:
+        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
+
+
+def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
+    """Refuse a teacher with another token list, naming the first difference."""
+    for i, (ours, theirs) in enumerate(zip(tokens, teacher.tokens, strict=False)):
+        if ours != theirs:
+            raise UserError(
+                f"token {i} is {ours!r} for the student, {theirs!r} for teacher {teacher.directory}: "
+                "train both with one token list"
+            )
+    if len(tokens) != len(teacher.tokens):
+        raise UserError(
+            f"the student has {len(tokens)} tokens, teacher {teacher.directory} {len(teacher.tokens)}: "
+            "train both with one token list"
+        )
+
+
+def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
+    """Refuse a teacher of speech at another sampling rate; front ends that do not give theirs are trusted."""
+    if rate is not None and teacher.rate is not None and rate != teacher.rate:
+        raise UserError(
+            f"{who} takes speech at {rate} Hz, teacher {teacher.directory} at {teacher.rate} Hz "
+            "(fs of frontend_conf): both get the same files, train them at one rate"
+        )
+
+
+def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[TermOptions]) -> None:
+    """Refuse a model whose decoder reads another prefix than the transcript, where a criterion compares it.
+
+    Raises:
+        UserError: it samples its own prefix, or begins with the token of a language.
+    """
+    sides = {t.term.name: (t.term.student_tap, t.term.teacher_tap) for t in terms}
+    names = [name for name, taps in sides.items() if any(tap.split(".")[0] == "decoder" for tap in taps)]
+    sampled = isinstance(model.decoder, RNNDecoder) and model.decoder.sampling_probability > 0
+    if names and sampled:
+        raise UserError(
+            f"criterion {names[0]}: the decoder of {owner} reads its own predictions "
+            f"(sampling_probability: {model.decoder.sampling_probability}), another prefix than what it is "
+            "compared with: set that to 0; Transformer decoders have `scheduled_sampling`"
+        )
+    if names and getattr(model, "lang_token_id", None) is not None:
+        raise UserError(
+            f"criterion {names[0]}: the decoder of {owner} reads the token of a language first "
+            "(lang_token_id), and its positions are others than the transcript's: leave out lang_token_id"
+        )
+
+
+def teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
+    """Taps of the teacher that the criteria need."""
+    guides = [t.build().guide_tap for t in terms]
+    return [t.term.teacher_tap for t in terms] + [guide for guide in guides if guide is not None]
+
+
+def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
+    """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
+    result: dict[str, float] = {}
+    for t in terms:
+        criterion = t.build()
+        temperature = criterion.temperature or 1.0
+        if teachers > 1 and criterion.needs == "lattice" and criterion.kind != "one_best":
+            raise UserError(
+                f"criteria: {t.term.name}: the lattices of several teachers have no mean but along one path: "
+                "use `kind: one_best`, or one teacher"
+            )
+        if teachers > 1 and criterion.needs == "hidden":
+            raise UserError(
+                f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher"
+            )
+        if teachers > 1 and result.get(t.term.teacher_tap, temperature) != temperature:
+            raise UserError(
+                f"criteria: {t.term.name}: an ensemble needs one temperature for all criteria "
+                f"at {t.term.teacher_tap}"
+            )
+        result[t.term.teacher_tap] = temperature
+    return result

@@ -1,0 +1,124 @@
+"""What a teacher gets of the speech: without the student's augmentation, prepared as in its own training.
+
+The same holds for targets in a store: they were made of that speech.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet2.tasks.abs_task import AbsTask
+
+from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import preprocess, read_config
+from espnet_kd.teachers.options import TermOptions
+
+TEACHER_SPEECH = "teacher_speech"  # in a batch, where the teacher gets another than the student
+
+Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
+NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
+# How a model wants its speech, in validation and decoding, too.
+PREPARATION = ("speech_volume_normalize", "force_single_channel")
+
+
+class TeacherSpeech(AbsTask):
+    """Adds the teacher's speech to a task's batches, where it is another than the student's."""
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> Preprocess | None:
+        """ESPnet's, and where it is needed ``teacher_speech``."""
+        own = super().build_preprocess_fn(args, train)
+        if args.collect_stats or not (args.teacher and args.criteria) or args.targets == "hard":
+            return own
+        teachers = teachers_of(args)
+        config = read_config(teachers[0]) if teachers else {}  # a store knows the speech as its file has it
+        if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
+            return own
+        return Both(own, preprocess({**config, "token_type": None}) if config else None)
+
+
+class Both:
+    """A student's preparation of an utterance, and the teacher's of the same speech beside it."""
+
+    def __init__(self, student: Preprocess | None, teacher: Preprocess | None) -> None:
+        self.student, self.teacher = student, teacher
+
+    def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Add ``teacher_speech`` to what the student gets."""
+        theirs = {"speech": data["speech"].copy()}  # augmentation may work in place
+        found = data if self.student is None else self.student(utt, data)
+        theirs = theirs if self.teacher is None else self.teacher(utt, theirs)
+        return {**found, TEACHER_SPEECH: theirs["speech"]}
+
+
+def teachers_of(args: argparse.Namespace) -> list[Path]:
+    """Directories of the teachers that run beside the student; none with a store."""
+    exp = args.teacher.get("exp")
+    if args.teacher.get("store") or not exp:
+        return []
+    return [Path(d) for d in ([exp] if isinstance(exp, str) else exp)]
+
+
+def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a model's speech in any case; None where an option does nothing."""
+    used = config.get("use_preprocessor", True)
+    found = {**config, **(config.get("preprocessor_conf") or {})} if used else {}
+    return {key: found.get(key) or None for key in PREPARATION}
+
+
+def augmentations(args: argparse.Namespace) -> list[str]:
+    """Options of the student that change its speech at random in training."""
+    conf = vars(args).get("preprocessor_conf") or {}
+    if not args.use_preprocessor:
+        return []
+    found = [name for name in ("noise_scp", "rir_scp") if vars(args).get(name)]
+    return found + ["data_aug_effects"] * bool(conf.get("data_aug_effects") and conf.get("data_aug_prob"))
+
+
+def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+    """Refuse what makes the speech of teacher and student incomparable, and log where it differs.
+
+    Raises:
+        UserError: augmentation moves frames that a criterion compares, or the members of an ensemble
+            prepare their speech in different ways.
+    """
+    found = augmentations(args)
+    effects = args.preprocessor_conf.get("data_aug_effects") if "data_aug_effects" in found else None
+    moving = [name for name in _names(effects) if name in NEW_TIMES]
+    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    if moving and frames:
+        raise UserError(
+            f"criterion {frames[0]} compares frames, but {moving[0]} of the student's data_aug_effects moves "
+            f"them in time: leave out {', '.join(NEW_TIMES)}, or make copies of the data "
+            "(speed_perturb_factors)"
+        )
+    check_alike(teachers_of(args))
+    if found:
+        logging.info(f"the student gets its speech with {', '.join(found)}, the teacher without")
+
+
+def check_alike(directories: Sequence[Path]) -> None:
+    """Refuse models that get one speech, but would prepare it in different ways.
+
+    Raises:
+        UserError: two do; names the option.
+    """
+    known = [preparation(read_config(directory)) for directory in directories]
+    for directory, other in zip(directories[1:], known[1:], strict=True):
+        for key in PREPARATION:
+            if other[key] != known[0][key]:
+                raise UserError(
+                    f"{directories[0]} has {key}: {known[0][key]}, {directory} {other[key]}, but "
+                    "both get the same speech: choose models that prepare it alike"
+                )
+
+
+def _names(effects: Any) -> Iterator[str]:
+    """The names in ESPnet's nested lists of effects."""
+    if isinstance(effects, str):
+        yield effects
+    elif isinstance(effects, list | tuple):
+        for item in effects:
+            yield from _names(item)

@@ -1,0 +1,222 @@
+"""The record of what made an experiment directory."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import soundfile
+import yaml
+from miniature import write_speech
+
+from espnet_kd.commands import runs
+from espnet_kd.errors import UserError
+
+
+@pytest.fixture()
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe directory with two configurations; it is the current one."""
+    monkeypatch.chdir(tmp_path)
+    Path("student.yaml").write_text("max_epoch: 3\nteacher: {checkpoint: a.pth}\n")
+    Path("kd.yaml").write_text("task_weight: 0.5\n")
+    return tmp_path
+
+
+def begin(*more: str, command: tuple[str, ...] = ("./run.sh", "--stage", "9")) -> None:
+    """Start a training of the student."""
+    runs.main(
+        ["start", "exp/s", "--role", "student", "--config", "student.yaml", "kd.yaml", *more, "--", *command]
+    )
+
+
+def record() -> dict:
+    return json.loads(Path("exp/s/run.json").read_text())
+
+
+def test_start_writes_configuration_and_record(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin("--teacher", "exp/t 1", "exp/t2", "--args=--seed 2")
+    assert capsys.readouterr().out == ""
+    assert yaml.safe_load(Path("exp/s/train.yaml").read_text()) == {
+        "max_epoch": 3, "task_weight": 0.5, "teacher": {"checkpoint": "a.pth", "exp": ["exp/t 1", "exp/t2"]},
+    }  # fmt: skip
+    written = record()
+    assert written["command"] == "./run.sh --stage 9"
+    assert (written["role"], written["args"], written["teachers"]) == (
+        "student",
+        "--seed 2",
+        ["exp/t 1", "exp/t2"],
+    )
+    assert (written["done"], written["ended"], written["interruptions"]) == (False, None, 0)
+
+
+def test_a_finished_training_is_not_started_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin()
+    Path("exp/s/valid.acc.ave.pth").touch()
+    runs.main(["finish", "exp/s"])
+    before = record()
+    assert before["done"] and before["ended"] >= before["started"]
+    begin()
+    assert capsys.readouterr().out == "exp/s: already trained\n"
+    assert record() == before
+
+
+def test_other_pseudo_labels_are_another_training(place: Path) -> None:
+    mix = Path("mix.json")
+    mix.write_text('{"text": "a"}')
+    begin("--mix", "mix.json")
+    begin("--mix", "mix.json")
+    mix.write_text('{"text": "b"}')
+    begin("--mix", "mix.json")  # nothing was trained yet
+    Path("exp/s/1epoch.pth").touch()
+    begin("--mix", "mix.json")
+    mix.write_text('{"text": "a"}')
+    for labels in (["--mix", "mix.json"], []):
+        with pytest.raises(UserError, match="exp/s was trained on other speech or pseudo-labels than"):
+            begin(*labels)
+    assert record()["mix"] == {"text": "b"}
+
+
+@pytest.fixture()
+def data(place: Path) -> list[str]:
+    """The options that name what a training is trained on."""
+    write_speech(place / "train", {"a-1": 400, "b-1": 200})
+    for name in ("tokens.txt", "stats.npz"):
+        Path(name).write_text(name)
+    return ["--data", "training set=train", "token list=tokens.txt", "statistics=stats.npz"]
+
+
+def change_audio() -> None:
+    """Reversed: as many samples, of the same time."""
+    times = os.stat("train/a-1.wav").st_mtime_ns
+    samples, rate = soundfile.read("train/a-1.wav", dtype="int16")
+    soundfile.write("train/a-1.wav", samples[::-1], rate, "PCM_16")
+    os.utime("train/a-1.wav", ns=(times, times))
+
+
+CHANGES = {
+    r"its token list \(tokens.txt\) differs": lambda: Path("tokens.txt").write_text("a\n"),
+    r"its statistics \(stats.npz\) differs": lambda: Path("stats.npz").write_text("other"),
+    r"its training set \(train\) differs": change_audio,
+    r"its training set \(train\), .*": lambda: Path("train/text").write_text("a-1 TWO\nb-1 TWO\n"),
+    r"its teacher exp/t differs": lambda: Path("exp/t/valid.acc.ave.pth").write_text("trained anew"),
+    r"its target store differs": lambda: Path("store/manifest.json").write_text("other"),
+}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["interrupted", "done"])
+@pytest.mark.parametrize("message", CHANGES)
+def test_other_data_are_refused(place: Path, data: list[str], message: str, done: bool) -> None:
+    Path("kd.yaml").write_text("teacher: {store: store, checkpoint: valid.acc.ave.pth}\n")
+    for path in ("exp/t/valid.acc.ave.pth", "exp/t/config.yaml", "store/manifest.json"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("first")
+    begin("--teacher", "exp/t", *data)
+    Path("exp/s/1epoch.pth").touch()
+    if done:
+        runs.main(["finish", "exp/s"])
+    CHANGES[message]()
+    before = record()
+    with pytest.raises(UserError, match=rf"^exp/s was trained on other data: {message.removesuffix(', .*')}"):
+        begin("--teacher", "exp/t", *data)
+    assert record() == before
+
+
+def test_the_same_data_elsewhere_are_the_same(place: Path, data: list[str]) -> None:
+    begin(*data)
+    Path("exp/s/1epoch.pth").touch()
+    Path("tokens.txt").rename("moved.txt")
+    Path("train/a-1.wav").rename("train/moved.wav")
+    table = Path("train/wav.scp")
+    table.write_text(table.read_text().replace("a-1.wav", "moved.wav"))
+    begin(*(option.replace("tokens.txt", "moved.txt") for option in data))
+    assert record()["interruptions"] == 1
+
+
+def test_a_record_of_old_without_data_is_taken_as_it_is(place: Path, data: list[str]) -> None:
+    begin(*data)
+    Path("exp/s/1epoch.pth").touch()
+    old = record()
+    fingerprints = old.pop("data")
+    Path("exp/s/run.json").write_text(json.dumps(old))
+    begin(*data)
+    assert record()["data"] == fingerprints
+
+
+def test_an_interrupted_training_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin()
+    first = record()["started"]
+    Path("exp/s/checkpoint.pth").touch()
+    begin()
+    begin()
+    assert capsys.readouterr().out == ""
+    assert (record()["started"], record()["interruptions"]) == (first, 2)
+
+
+def test_a_finished_training_whose_models_were_removed_starts_again(place: Path) -> None:
+    begin()
+    runs.main(["finish", "exp/s"])
+    begin()
+    assert not record()["done"]
+
+
+@pytest.mark.parametrize("more", [(), ("--teacher", "exp/t2")])
+def test_another_configuration_or_teacher_is_refused_once_there_are_models(
+    place: Path, more: tuple[str, ...]
+) -> None:
+    begin("--teacher", "exp/t1")
+    if not more:
+        Path("kd.yaml").write_text("task_weight: 0.9\n")
+        more = ("--teacher", "exp/t1")
+    Path("exp/s/1epoch.pth").touch()
+    kept = Path("exp/s/train.yaml").read_text()
+    with pytest.raises(
+        UserError, match=r"exp/s was trained with another configuration.*remove it, or.*--student_args"
+    ):
+        begin(*more)
+    assert Path("exp/s/train.yaml").read_text() == kept
+    Path("exp/s/1epoch.pth").unlink()
+    begin(*more)
+    assert Path("exp/s/train.yaml").read_text() != kept
+
+
+def test_what_is_only_shown_may_change(place: Path) -> None:
+    begin()
+    Path("exp/s/1epoch.pth").touch()
+    Path("kd.yaml").write_text("task_weight: 0.5\nuse_matplotlib: false\n")
+    begin()
+    assert yaml.safe_load(Path("exp/s/train.yaml").read_text())["use_matplotlib"] is False
+    Path("kd.yaml").write_text("task_weight: 0.5\nseed: 2\n")
+    with pytest.raises(UserError, match="another configuration"):
+        begin()
+
+
+def test_models_of_a_stock_recipe_are_taken_as_they_are(place: Path) -> None:
+    Path("exp/s").mkdir(parents=True)
+    Path("exp/s/checkpoint.pth").touch()
+    begin()
+    assert record()["interruptions"] == 0
+
+
+def test_one_word_is_a_ready_command_line(place: Path) -> None:
+    begin(command=("./run.sh --student_args '--seed 2'",))
+    assert record()["command"] == "./run.sh --student_args '--seed 2'"
+    begin(command=("./run.sh", "--student_args", "--seed 2"))
+    assert record()["command"] == "./run.sh --student_args '--seed 2'"
+
+
+def test_finish_needs_a_start(place: Path) -> None:
+    with pytest.raises(UserError, match="exp/x/run.json does not exist"):
+        runs.main(["finish", "exp/x"])
+
+
+def test_a_damaged_record_is_named(place: Path) -> None:
+    begin()
+    Path("exp/s/1epoch.pth").touch()
+    Path("exp/s/run.json").write_text("{")
+    with pytest.raises(UserError, match="exp/s/run.json:1: not JSON"):
+        begin()
+
+
+def test_outside_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runs.commit() is None

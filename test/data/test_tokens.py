@@ -1,0 +1,166 @@
+import random
+from pathlib import Path
+
+import pytest
+from miniature import contents
+
+from espnet_kd.config import dump_yaml
+from espnet_kd.data.tokens import main
+from espnet_kd.errors import UserError
+
+WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "ENTER", "RUBOUT", "REPEAT", "ERASE")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    rng = random.Random(1)
+    lines = [f"u{i:02} {' '.join(rng.choices(WORDS, k=5))}\n" for i in range(60)]
+    (tmp_path / "text").write_text("".join(lines))
+    return tmp_path / "text"
+
+
+def tokens(text: Path, *options: str) -> list[str]:
+    main([*options, "--text", str(text), "--out", str(text.parent / "out")])
+    return (text.parent / "out" / "tokens.txt").read_text().splitlines()
+
+
+def test_characters_by_frequency(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("u1 AB  BA\nu2 B\nu3\n")
+    # B three times, A twice, a space once
+    assert tokens(tmp_path / "text", "--token_type", "char") == [
+        "<blank>",
+        "<unk>",
+        "B",
+        "A",
+        "<space>",
+        "<sos/eos>",
+    ]
+    assert (tmp_path / "out" / "train.txt").read_text() == "AB BA\nB\n"
+
+
+def test_several_files_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("u1 NO YES\n")
+    (tmp_path / "b").write_text("u1 YES\n")
+    main(
+        [
+            "--token_type",
+            "word",
+            "--text",
+            str(tmp_path / "a"),
+            str(tmp_path / "b"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    assert (tmp_path / "out" / "tokens.txt").read_text().split() == [
+        "<blank>",
+        "<unk>",
+        "YES",
+        "NO",
+        "<sos/eos>",
+    ]
+
+
+def test_a_symbol_is_one_character(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("u1 A<noise>A\n")
+    (tmp_path / "nlsyms").write_text("<noise>\n")
+    found = tokens(tmp_path / "text", "--token_type", "char", "--nlsyms", str(tmp_path / "nlsyms"))
+    assert found == ["<blank>", "<unk>", "A", "<noise>", "<sos/eos>"]
+
+
+@pytest.mark.parametrize("token_type", ["char", "word"])
+def test_the_list_is_espnets(text: Path, token_type: str) -> None:
+    from espnet2.bin.tokenize_text import main as stock
+
+    command = ["--token_type", token_type, "--input", str(text), "--output", str(text.parent / "stock")]
+    command += ["--non_linguistic_symbols", "none", "--field", "2-", "--cleaner", "none", "--g2p", "none"]
+    command += ["--write_vocabulary", "true", "--add_symbol", "<blank>:0"]
+    stock([*command, "--add_symbol", "<unk>:1", "--add_symbol", "<sos/eos>:-1"])
+    assert tokens(text, "--token_type", token_type) == (text.parent / "stock").read_text().splitlines()
+
+
+@pytest.mark.parametrize("mode", ["unigram", "bpe"])
+def test_pieces_are_those_of_a_file_based_training(text: Path, mode: str) -> None:
+    import sentencepiece
+
+    found = tokens(text, "--token_type", "bpe", "--nbpe", "28", "--bpemode", mode)
+    out, prefix = text.parent / "out", text.parent / "stock"
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(out / "train.txt"),
+        vocab_size=28,
+        model_type=mode,
+        model_prefix=str(prefix),
+        character_coverage=1.0,
+        input_sentence_size=100000000,
+        minloglevel=2,
+    )
+    vocabulary = prefix.with_suffix(".vocab").read_text()
+    assert (out / "bpe.vocab").read_text() == vocabulary
+    # asr.sh drops the first three, <unk>, <s> and </s>
+    pieces = [line.split("\t")[0] for line in vocabulary.splitlines()[3:]]
+    assert found == ["<blank>", "<unk>", *pieces, "<sos/eos>"] and len(found) == 28
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(out / "bpe.model"))
+    assert set(processor.encode("ONE TWO", out_type=str)) <= set(found)
+
+
+def test_symbols_are_pieces_of_their_own(text: Path) -> None:
+    (text.parent / "nlsyms").write_text("<noise>\n\n<laugh>\n")
+    found = tokens(text, "--token_type", "bpe", "--nbpe", "28", "--nlsyms", str(text.parent / "nlsyms"))
+    assert found[2:4] == ["<noise>", "<laugh>"]
+
+
+@pytest.mark.parametrize("options", [("bpe", "--nbpe", "28"), ("char",), ("word",)])
+def test_again_gives_the_same_bytes(text: Path, options: tuple[str, ...]) -> None:
+    tokens(text, "--token_type", *options)
+    first = contents(text.parent / "out")
+    tokens(text, "--token_type", *options)
+    assert contents(text.parent / "out") == first
+
+
+def test_too_many_pieces_names_the_largest_number(text: Path) -> None:
+    with pytest.raises(UserError, match=r"--nbpe 5000: .* largest possible number is \d+$") as e:
+        tokens(text, "--token_type", "bpe", "--nbpe", "5000")
+    assert not (text.parent / "out" / "tokens.txt").exists()
+    largest = str(e.value).split()[-1]
+    assert len(tokens(text, "--token_type", "bpe", "--nbpe", largest)) == int(largest)
+
+
+def test_too_few_pieces_names_the_smallest_number(text: Path) -> None:
+    with pytest.raises(UserError, match="--nbpe 5: .* smallest possible number is ") as e:
+        tokens(text, "--token_type", "bpe", "--nbpe", "5")
+    smallest = str(e.value).split()[-1]
+    assert len(tokens(text, "--token_type", "bpe", "--nbpe", smallest)) == int(smallest)
+
+
+def test_no_transcripts(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("u1\nu2\n")
+    with pytest.raises(UserError, match="no transcript to make tokens from"):
+        tokens(tmp_path / "text", "--token_type", "char")
+
+
+def test_a_special_token_in_the_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("u1 YES <unk>\n")
+    with pytest.raises(UserError, match="<unk> is in the text, but means something else"):
+        tokens(tmp_path / "text", "--token_type", "word")
+
+
+def test_a_missing_file_is_named(text: Path) -> None:
+    with pytest.raises(UserError, match="none does not exist"):
+        tokens(text.parent / "none", "--token_type", "char")
+    with pytest.raises(UserError, match="--nlsyms .*none does not exist: it is a file with one symbol"):
+        tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "none"))
+    (text.parent / "latin").write_bytes(b"<noise>\n<\xe9>\n")
+    with pytest.raises(UserError, match="--nlsyms .*latin is not UTF-8 text"):
+        tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "latin"))
+
+
+def test_words_that_yaml_reads_otherwise_stay_words(tmp_path: Path) -> None:
+    import yaml
+    from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
+
+    words = ["null", "true", "1e5", "=", "<<", "~", "0x1F", "1_000", "12:30", "-", "no", "2026-01-01", "日本"]
+    (tmp_path / "text").write_text(f"u1 {' '.join(words)}\n", encoding="utf-8")
+    found = tokens(tmp_path / "text", "--token_type", "word")
+    assert found == ["<blank>", "<unk>", *words, "<sos/eos>"]
+    dumped = yaml_no_alias_safe_dump({"token_list": found}, sort_keys=False)  # how ESPnet writes config.yaml
+    assert yaml.safe_load(dumped) == {"token_list": found} == yaml.safe_load(dump_yaml({"token_list": found}))

@@ -1,0 +1,140 @@
+"""Where shards are decoded, as the command line and a YAML file say it."""
+
+from pathlib import Path
+
+import pytest
+
+from espnet_kd import parallel
+from espnet_kd.errors import UserError
+from espnet_kd.parallel import Cluster, Shard, parse, plan
+
+
+def write(path: Path, text: str) -> str:
+    (path / "cluster.yaml").write_text(text)
+    return str(path / "cluster.yaml")
+
+
+def test_this_machine_by_default() -> None:
+    assert parse("local", 3) == Cluster("local", 3)
+    assert parse("local", None).workers >= 1
+
+
+def test_a_file_names_a_cluster_its_workers_and_options(tmp_path: Path) -> None:
+    path = write(tmp_path, "type: slurm\nworkers: 16\noptions: {queue: gpu, memory: 8GB}\n")
+    assert parse(path, None) == Cluster("slurm", 16, {"queue": "gpu", "memory": "8GB"})
+    assert parse(path, 2).workers == 2
+    hosts = write(tmp_path, "type: ssh\noptions: {hosts: [a, a, b]}\n")
+    assert parse(hosts, None) == Cluster("ssh", 1, {"hosts": ["a", "a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("type: [slurm]\n", r"no cluster type \['slurm'\]: there are local"),
+        ("type: sslurm\n", "no cluster type 'sslurm': there are local, ssh"),
+        ("type: slurm\nqueue: gpu\n", "unknown key queue: a cluster has type, workers and options"),
+        ("type: slurm\noptions: [1]\n", "options are `key: value` lines, not a list"),
+        ("type: slurm\nworkers: 0\n", "cluster.yaml: workers: 0 is not a number from 1 up"),
+        ("type: slurm\n", "how many workers"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(write(tmp_path, text), None)
+
+
+def test_no_worker_is_refused() -> None:
+    with pytest.raises(UserError, match="workers: 0 is not"):
+        parse("local", 0)
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("local", {"processes": False, "no_such_option": 1}, "the local cluster does not start: "),
+        ("slurm", {}, "the slurm cluster needs the command sbatch, which is not here"),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: dict, message: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shards = [Shard(tmp_path / "1", ()), Shard(tmp_path / "2", ())]
+    with pytest.raises(UserError, match=message):
+        list(parallel.run(shards, lambda shard: shard, Cluster(kind, 2, options)))
+
+
+def test_shards_are_equal_and_in_order_whatever_the_order_of_the_table() -> None:
+    wavs = {f"u{i}": f"{i}.wav" for i in (3, 0, 4, 1, 2)}
+    shards = plan(Path("d"), wavs, 2)
+    assert [[u for u, _ in s.utterances] for s in shards] == [["u0", "u1"], ["u2", "u3", "u4"]]
+    assert [s.path.name for s in shards] == ["00001.jsonl", "00002.jsonl"]
+    assert len(plan(Path("d"), wavs, 100)) == 5
+    many = {f"u{i}": "x" for i in range(201)}
+    assert [len(s.utterances) for s in plan(Path("d"), many)] == [67, 67, 67]
+
+
+class FakeSecurity:
+    """A key in the place of one that takes a second to make."""
+
+    @classmethod
+    def temporary(cls) -> "FakeSecurity":
+        return cls()
+
+    def __getattr__(self, name: str) -> str:
+        return f"{name} in PEM"
+
+
+SHARED = {
+    "slurm": lambda given: (given["security"], Path(given["shared_temp_directory"])),
+    "ssh": lambda given: (given["security"], Path(given["worker_options"]["security"]["tls_ca_file"]).parent),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")
+@pytest.mark.parametrize("kind", SHARED)
+def test_keys_of_other_machines_are_in_files_that_only_the_user_reads_and_go_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("dask.distributed.Security", FakeSecurity)
+    options = {"hosts": ["a", "b"], "worker_options": {"nthreads": 1}} if kind == "ssh" else {"queue": "gpu"}
+    with parallel.secured(Cluster(kind, 2, options), tmp_path / "new") as given:
+        security, directory = SHARED[kind](given)
+        assert isinstance(security, FakeSecurity) and directory.stat().st_mode & 0o777 == 0o700
+        assert directory.parent == tmp_path / "new"
+        pages = {key: given["scheduler_options"].pop(key) for key in ("dashboard", "dashboard_address")}
+        assert pages == {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        if kind == "ssh":
+            worker, scheduler = given["worker_options"], given["scheduler_options"]
+            assert worker.pop("nthreads") == 1 and worker == scheduler and worker["protocol"] == "tls://"
+            files = {k: Path(v) for k, v in worker["security"].items() if k != "require_encryption"}
+            assert worker["security"]["require_encryption"] is True and len(files) == 7
+            assert all(path.read_text() == f"{name} in PEM" for name, path in files.items())
+            assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
+    assert not directory.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")
+def test_a_local_cluster_listens_on_this_machine_with_a_key_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask.distributed.Security", FakeSecurity)
+    with parallel.secured(Cluster("local", 2), tmp_path) as given:
+        assert isinstance(given["security"], FakeSecurity) and given["host"] == "127.0.0.1"
+    for own in ({"processes": False}, {"security": "mine"}):  # no connection, or the user's business
+        with parallel.secured(Cluster("local", 2, own), tmp_path) as given:
+            assert given == {}
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")
+def test_nobody_else_has_anything_run_by_the_workers(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    from dask.distributed import Client
+
+    with parallel.client(Cluster("local", 1), 1, tmp_path) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        with pytest.raises(OSError):
+            Client(address.replace("tls://", "tcp://"), timeout=1)
+        assert client.submit(len, (1, 2)).result() == 2

@@ -1,0 +1,115 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from fabricated import TAG, config, distilled, write_checkpoint, write_experiment, write_score
+
+from espnet_kd.errors import UserError
+from espnet_kd.report.experiments import Run, find, is_teacher, settings, without_seed
+
+
+def one(directory: Path, tags: list[str] | None = None) -> Run:
+    (run,) = find([directory], ["test"], tags or [])
+    return run
+
+
+def test_what_an_experiment_holds(tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path / "e", config(7), {"role": "student", "seconds": 12, "done": False})
+    write_score(exp, "test", wrong=8)
+    run = one(exp)
+    assert (run.seed, run.seconds, run.parameters, run.updates) == (7, 12, 6, None)
+    assert (run.distilled, run.finished, run.inference_tag) == (False, False, TAG)
+    assert run.scores["test"].rate("wer") == 10  # 8 of 80 words
+
+
+def test_directories_that_are_no_trainings_are_passed_over(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "stats", config(collect_stats=True))
+    (tmp_path / "empty").mkdir()
+    assert find(sorted(tmp_path.iterdir()), ["test"], []) == []
+
+
+def test_the_directories_of_a_stock_recipe(tmp_path: Path) -> None:
+    """Its language model is no recogniser, and its development set is decoded as org/train_dev."""
+    write_experiment(tmp_path / "lm_train", {"token_list": ["a"], "lm": "transformer"})
+    exp = write_experiment(tmp_path / "asr_a", config())
+    write_score(exp, "org/train_dev", wrong=1)
+    (run,) = find(list(tmp_path.iterdir()), ["test", "org/train_dev"], [])
+    assert run.directory == exp and list(run.scores) == ["org/train_dev"]
+    assert run.inference_tag == TAG
+
+
+def test_a_record_may_lack_everything(tmp_path: Path) -> None:
+    run = one(write_experiment(tmp_path / "e", {"token_list": []}, {}))
+    assert (run.seed, run.updates, run.seconds, run.finished, run.teachers) == (0, None, None, True, [])
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    exp = write_experiment(tmp_path / "e", config(), {})
+    (exp / name).write_text("{: [")
+    with pytest.raises(UserError, match=rf"{name}(:1: not YAML| cannot be read|:1: not JSON)"):
+        one(exp)
+    (exp / name).write_text("[]")
+    with pytest.raises(UserError, match=f"{name} (is not a mapping|holds a list)"):
+        one(exp)
+
+
+def test_a_seed_that_is_no_number_is_named(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "s", config(seed="x"))
+    with pytest.raises(UserError, match="s/config.yaml: seed is 'x', not a whole number"):
+        find([tmp_path / "s"], ["test"], [])
+
+
+def test_of_several_decodings_one_must_be_chosen(tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path / "e", config())
+    write_score(exp, "test", wrong=1)
+    shutil.copytree(exp / TAG, exp / "greedy")
+    with pytest.raises(UserError, match=f"decoded as {TAG}, greedy: choose with --inference_tag"):
+        one(exp)
+    assert one(exp, ["other", "greedy"]).inference_tag == "greedy"
+    assert one(exp, ["other"]).scores == {}
+
+
+def test_who_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exp = Path("exp")
+    teacher, lonely = write_experiment(exp / "teacher", config()), write_experiment(exp / "lonely", config())
+    student = write_experiment(exp / "student", distilled())
+    runs = find([teacher, lonely, student], ["test"], [])
+    assert {run.name: is_teacher(run, runs) for run in runs} == {
+        "lonely": False, "student": False, "teacher": True
+    }  # fmt: skip
+    runs[0].info["role"] = "teacher"
+    assert is_teacher(runs[0], runs)
+
+
+def test_only_the_seed_and_the_place_do_not_matter(tmp_path: Path) -> None:
+    def text(**options: object) -> str:
+        return settings(Run(tmp_path, config() | options, {}))
+
+    assert text(seed=3, output_dir="elsewhere", log_level="DEBUG", dist_backend="gloo") == text()
+    assert text(patience=None, criteria={}) == text()  # an unset option of ours or ESPnet's
+    assert text(max_epoch=3) != text()
+    paths = [[[f"exp/{exp}/speech/wav.scp", "speech", "sound"]] for exp in ("a", "a_seed2")]
+    assert len({text(train_data_path_and_name_and_type=path) for path in paths}) == 1
+    assert text(delay_student="exp/s_seed2") == text(delay_student="exp/s")
+    assert text(teacher={"exp": "exp/t_seed2"}) != text(teacher={"exp": "exp/t"})
+    later = [
+        settings(Run(tmp_path, config() | {"teacher": {"exp": f"exp/s{seed}_gen1"}}, {"generation": 2}))
+        for seed in ("", "_seed2")
+    ]
+    assert later[0] == later[1]
+    assert text(ctc_conf={"dropout_rate": 0.1}) != text()
+
+
+def test_names_without_the_seed() -> None:
+    assert without_seed("asr_small_raw_char_seed2") == "asr_small_raw_char"
+    assert without_seed("asr_small_seed12_raw") == "asr_small_raw"
+    assert without_seed("asr_seedling") == "asr_seedling"
+
+
+def test_a_teacher_from_another_recipe_has_its_history_where_it_was_trained(tmp_path: Path) -> None:
+    there = write_experiment(tmp_path / "there", config())
+    write_checkpoint(there, batches=30, epochs=2)
+    here = write_experiment(tmp_path / "here", config(), {"role": "teacher", "source": str(there)})
+    assert one(here).updates == 60

@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pytest
+from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
+
+from espnet_kd.report import tables
+from espnet_kd.report.experiments import find
+from espnet_kd.report.groups import Group, comparison, make_groups
+
+
+def groups(exp: Path) -> list[Group]:
+    return make_groups(find(list(exp.iterdir()), ["test", "dev"], []))
+
+
+def test_runs_that_differ_in_the_seed_are_one_row(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    found = groups(tmp_path)
+    assert [(g.label, g.name, [r.seed for r in g.runs], g.updates) for g in found] == [
+        ("teacher", "teacher", [1], 100),
+        ("student", "student", [1, 2], 100),
+        ("student, trained longer (2 x)", "student_max_epoch4", [1, 2], 200),
+        ("distilled: ctc", "taught", [1, 2], 100),
+    ]
+    _, student, longer, taught = found
+    assert (student.baseline, longer.baseline, taught.baseline) == (None, student, student)
+
+
+def test_a_comparison_pools_the_seeds(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    taught = groups(tmp_path)[-1]
+    errors, words = taught.counts("test")
+    assert (errors.sum(), words.sum()) == (10 + 12, 2 * 80)
+    d = comparison(taught, "test")
+    assert d is not None
+    assert d.value == 100 * (22 - 62) / 160
+    assert d.high < 0
+    assert comparison(groups(tmp_path)[0], "test") is None
+
+
+def test_only_common_seeds_are_compared(tmp_path: Path) -> None:
+    """A student that fails with one seed is no baseline of a row without that seed."""
+    plan = {  # seed of the model, of the training, wrong utterances
+        "student": [(1, 1, 10), (2, 2, 12), (3, 3, 40)],
+        "taught": [(1, 1, 5)],
+        "mutual": [(1001, 1, 6), (1002, 2, 8)],
+        "elsewhere": [(9, 9, 7)],
+    }
+    for lr, (name, trained) in enumerate(plan.items()):
+        for seed, training_seed, wrong in trained:
+            settings = distilled(seed, lr=lr) if lr else config(seed)
+            info = {"role": "student", "training_seed": training_seed}
+            directory = write_experiment(tmp_path / f"{name}_seed{seed}", settings, info)
+            write_checkpoint(directory, 100, epochs=1)
+            write_score(directory, "test", wrong)
+    write_score(tmp_path / "taught_seed1", "dev", wrong=3)
+    write_score(tmp_path / "student_seed2", "dev", wrong=3)  # seed 1 has none
+    found = {g.name: comparison(g, "test") for g in groups(tmp_path)}
+    assert tables.warnings(groups(tmp_path), ["test"]) == [
+        "distilled: ctc (elsewhere): no seed in common with student on test: all of both are compared."
+    ]
+    assert any("ctc (taught): no seed in common with student on dev" in w
+               for w in tables.warnings(groups(tmp_path), ["dev"]))
+    values = {name: difference.value for name, difference in found.items() if difference}
+    assert values == {
+        "taught": pytest.approx(100 * (5 - 10) / 80),
+        "mutual": pytest.approx(100 * (14 - 22) / 160),
+        "elsewhere": pytest.approx(100 * (7 / 80 - 62 / 240)),  # none in common: all
+    }
+
+
+def test_the_baseline_has_equal_updates_and_the_nearest_configuration(tmp_path: Path) -> None:
+    plan = {
+        "far": (config(optim="sgd", batch_size=7), 100),
+        "near": (config(), 101),  # within one per cent
+        "long": (config(max_epoch=9), 300),
+        "other_size": (config(encoder_conf={"output_size": 16}), 100),
+        "taught": (distilled(), 100),
+        "taught_long": (distilled(max_epoch=5), 250),
+    }
+    for name, (settings, batches) in plan.items():
+        write_checkpoint(write_experiment(tmp_path / name, settings, {"role": "student"}), batches, epochs=1)
+        write_score(tmp_path / name, "test", wrong=3)
+    found = {g.name: g for g in groups(tmp_path)}
+    assert found["taught"].baseline is found["near"]
+    assert found["taught_long"].baseline is None
+    assert found["far"].label == "student, other settings (far)"
+    assert found["long"].label == "student, trained longer (3 x)"
+    assert {found["near"].label, found["other_size"].label} == {"student (near)", "student (other_size)"}
+    assert {found["taught"].label, found["taught_long"].label} == {"distilled: ctc", "distilled: ctc (long)"}
+
+
+def test_sampling_with_probability_0_is_none(tmp_path: Path) -> None:
+    sampled = {"scheduled_sampling": {"probability": 0.2}}
+    plan = {
+        "a_sampled": config(**sampled),
+        "b_plain": config(),
+        "mutual": config(mutual={"peers": 2}, scheduled_sampling={"probability": 0}),
+    }
+    for name, settings in plan.items():
+        write_score(write_experiment(tmp_path / name, settings, {"role": "student"}), "test", wrong=3)
+        write_checkpoint(tmp_path / name, 100, epochs=1)
+    baseline = {g.name: g for g in groups(tmp_path)}["mutual"].baseline
+    assert baseline is not None and baseline.name == "b_plain"
+
+
+def test_unknown_updates_are_compared_by_epochs(tmp_path: Path) -> None:
+    for name, settings in (("a", config()), ("b", config(max_epoch=3)), ("c", distilled())):
+        write_score(write_experiment(tmp_path / name, settings, {"role": "student"}), "test", wrong=3)
+    found = {g.name: g for g in groups(tmp_path)}
+    assert found["c"].baseline is found["a"]
+    assert found["b"].label == "student, other number of epochs"
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({"init_from_teacher": {"encoder": True}}, "distilled: ctc, initialised from the teacher"),
+        ({"init_from_teacher": {"encoder": True}, "criteria": {}}, "distilled: initialised from the teacher"),
+        ({"criteria": {"a": {}, "b": {}}}, "distilled: a, b"),
+    ],
+)
+def test_a_method_is_called_by_its_criteria(tmp_path: Path, options: dict, label: str) -> None:
+    write_score(write_experiment(tmp_path / "a", distilled() | options), "test", wrong=3)
+    assert groups(tmp_path)[0].label == label
+
+
+def test_equal_labels_are_told_apart_by_what_differs_in_the_names(tmp_path: Path) -> None:
+    for weight, name in enumerate(("asr_kl_w1_raw_char", "asr_kl_w10_raw_char", "asr_kl_raw_char_k4_sp")):
+        write_score(write_experiment(tmp_path / name, distilled(x=weight)), "test", wrong=3)
+    found = sorted(g.label for g in groups(tmp_path))
+    assert found == [f"distilled: ctc ({part})" for part in ("k4_sp", "w1", "w10")]
+
+
+def test_labels_are_numbered_where_names_say_too_little_or_too_much(tmp_path: Path) -> None:
+    for lr, name in enumerate(("a_b", "b_a", "a_b_" + "x" * 90)):
+        write_score(write_experiment(tmp_path / name, distilled(lr=lr)), "test", wrong=3)
+    assert sorted(g.label for g in groups(tmp_path)) == [f"distilled: ctc #{n}" for n in (1, 2, 3)]
+
+
+def test_ensembles_of_other_seeds_are_one_row(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        members = [f"exp/student_seed{seed}_peer{peer}" for peer in (1, 2)]
+        settings = {"token_list": ["<blank>"], "seed": seed, "ensemble": members}
+        write_experiment(tmp_path / f"student_seed{seed}_ensemble", settings, {"role": "teacher"})
+        write_score(tmp_path / f"student_seed{seed}_ensemble", "test", wrong=3)
+    assert [(g.label, [r.seed for r in g.runs]) for g in groups(tmp_path)] == [("ensemble of 2", [1, 2])]
+
+
+def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
+    trained = "../mutual"
+    plan = {
+        "student": (config(), {}),
+        "mutual_peer1": (config(mutual={"peers": 2, "peer": 1}), {"source": trained}),
+        "mutual_peer2": (config(1001, mutual={"peers": 2, "peer": 2}), {"source": trained}),
+    }
+    for name, (settings, info) in plan.items():
+        write_experiment(tmp_path / name, settings, {"role": "student", **info})
+        write_score(tmp_path / name, "test", wrong=3)
+    (tmp_path / "mutual").mkdir()
+    for name in ("student", "mutual"):
+        write_checkpoint(tmp_path / name, 100, epochs=1)
+    assert [(g.label, g.updates, g.baseline and g.baseline.name) for g in groups(tmp_path)] == [
+        ("student", 100, None),
+        ("distilled: mutual learning", 100, "student"),
+        ("distilled: mutual learning, peer 2", 100, "student"),
+    ]

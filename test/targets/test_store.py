@@ -1,0 +1,163 @@
+"""A store is written, read and checked; what is damaged is named."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stores import NAMES, TAPS, make, records
+
+from espnet_kd.errors import UserError
+from espnet_kd.targets.format import Tap, text_checksum, write_shard
+from espnet_kd.targets.store import Store, verify
+
+
+def test_any_utterance_in_any_order(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    expected = {record.utt: record for record in records()}
+    for utt in [*reversed(NAMES), NAMES[1]]:
+        found = store.read(utt)
+        assert (found.samples, found.text) == (expected[utt].samples, expected[utt].text)
+        for tap in TAPS:
+            assert np.array_equal(found.rows[tap], expected[utt].rows[tap])
+    assert list(store) == NAMES and store.missing(NAMES) is None and "u" not in store
+    assert not list(verify(store))
+
+
+@pytest.mark.parametrize(("classes", "size"), [(256, 1), (257, 2), (65536, 2), (65537, 4)])
+def test_a_class_takes_as_many_bytes_as_the_vocabulary_needs(classes: int, size: int) -> None:
+    assert Tap("topk", classes, 8).row.itemsize == 8 * (size + 2)
+
+
+def test_a_moved_store_is_the_same_and_may_be_read_only(tmp_path: Path) -> None:
+    make(tmp_path / "store")
+    moved = tmp_path / "elsewhere" / "targets"
+    shutil.copytree(tmp_path / "store", moved)
+    shutil.rmtree(tmp_path / "store")
+    for path in [*moved.rglob("*"), moved]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert not list(verify(Store(moved)))
+    for path in [moved, *(p for p in moved.rglob("*") if p.is_dir())]:
+        path.chmod(0o755)
+
+
+def test_several_processes_read_at_once(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    store.read(NAMES[0])  # files are open before the fork
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if not pid:
+            ok = all(store.read(utt).utt == utt for _ in range(50) for utt in NAMES)
+            os._exit(0 if ok else 1)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+
+
+def flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+LAST = NAMES[-1]
+DAMAGE = {
+    "flipped byte": (
+        "00002/ctc.ctc_lo",
+        flip,
+        f"00002/ctc.ctc_lo: utterance {LAST} is damaged; remove .*00002",
+    ),
+    "truncated shard": (
+        "00002/encoder",
+        cut,
+        f"00002/encoder is truncated: it ends within utterance {LAST};",
+    ),
+    "missing file": ("00002/encoder", Path.unlink, "cannot read .*00002/encoder: No such file"),
+    "flipped index": (
+        "00002/index.jsonl",
+        flip,
+        "00002/index.jsonl is damaged: its checksum is wrong; remove",
+    ),
+    "missing index": ("00002/index.jsonl", Path.unlink, "cannot read .*00002/index.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_when_it_is_read_and_when_it_is_looked_for(tmp_path: Path, name: str) -> None:
+    file, damage, message = DAMAGE[name]
+    make(tmp_path / "store")
+    damage(tmp_path / "store" / file)
+    store = Store(tmp_path / "store")
+    store.read(NAMES[0])
+    with pytest.raises(UserError, match=message):
+        store.read(LAST)
+    problems = list(verify(Store(tmp_path / "store")))
+    assert problems and all("00002" in problem for problem in problems)
+
+
+def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    for utt in ("a", "u10x", "z"):
+        assert utt not in store
+        with pytest.raises(UserError, match=f"has no targets of utterance {utt}: it was made of other data"):
+            store.read(utt)
+    assert store.missing([*NAMES, "x"]) == "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "is no complete store of targets: it has no manifest.json"),
+        (lambda path: path.write_text("{"), "manifest.json is damaged"),
+        (lambda path: path.write_text(path.read_text().replace("0.5", "0.4")), "its checksum is wrong"),
+        (
+            lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1})),
+            "is of format 1, this version reads 2",
+        ),
+    ],
+)
+def test_a_damaged_manifest(tmp_path: Path, change, message: str) -> None:
+    make(tmp_path / "store")
+    change(tmp_path / "store/manifest.json")
+    with pytest.raises(UserError, match=message):
+        Store(tmp_path / "store")
+
+
+def test_what_is_wrong_from_the_beginning_is_found_by_verify(tmp_path: Path) -> None:
+    def wrong(record):
+        rows = record.rows["ctc.ctc_lo"]
+        if record.utt == NAMES[0]:
+            rows["tokens"][0, 0] = 250
+        elif record.utt == NAMES[1]:
+            rows["log_probs"][0] = 0.0
+        elif record.utt == NAMES[2]:
+            rows["log_probs"][0] = rows["log_probs"][0][::-1]
+        return record
+
+    problems = list(verify(make(tmp_path / "store", [wrong(record) for record in records()])))
+    for name, words in zip(
+        NAMES, ("class 250 of 40", "mass of 4.000, more than 1", "not sorted"), strict=False
+    ):
+        (mine,) = [p for p in problems if name in p]
+        assert words in mine
+
+
+def test_what_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    record = records()[0]
+    with np.errstate(over="ignore"):
+        record.rows["encoder"]["values"][0, 0] = 1e6
+    with pytest.raises(
+        UserError, match=f"{record.utt}: a value at encoder is not finite or too large for float16"
+    ):
+        write_shard(tmp_path / "00001", [record], TAPS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_checksums_of_transcripts_tell_them_apart() -> None:
+    assert text_checksum([1, 2]) == text_checksum((1, 2)) != text_checksum([2, 1])
