@@ -42,9 +42,9 @@ COMMANDS = {
     "statistics": ("espnet_kd.data.statistics", "the statistics directory that fits a configuration"),
     "adopt": ("espnet_kd.commands.adopt", "decode a teacher from another recipe here"),
     "delay": ("espnet_kd.commands.delay", "how much later than its teacher a transducer emits"),
-    "layers": ("espnet_kd.commands.layers", "the layers of a trained model that a criterion can tap"),
+    "layers": ("espnet_kd.commands.inspect:main_layers", "the layers of a model that a criterion can tap"),
     "frame-weights": ("espnet_kd.report.frame_weights", "plot how much each frame of an utterance counts"),
-    "sizes": ("espnet_kd.commands.sizes", "how many parameters the models of configurations have"),
+    "sizes": ("espnet_kd.commands.inspect:main_sizes", "the number of parameters of configurations"),
     "doctor": ("espnet_kd.commands.doctor", "what this machine lacks, and whether its GPUs compute rightly"),
     "progress": ("espnet_kd.commands.progress", "follow a training log with a progress bar"),
 }

@@ -17,9 +17,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from espnet_kd.criteria.criterion import Criterion, near_misses
-from espnet_kd.criteria.distribution import CrossEntropy, KLDivergence, SoftmaxL2
+from espnet_kd.criteria.distribution import (
+    CrossEntropy,
+    KLDivergence,
+    SoftmaxL2,
+    TopClasses,
+    TopK,
+    top_classes,
+)
 from espnet_kd.criteria.hidden import HiddenDistance
-from espnet_kd.criteria.topk import TopClasses, TopK, top_classes
 from espnet_kd.criteria.transducer import Transcript, TransducerKL
 
 __all__ = ["CRITERIA", "Criterion", "TopClasses", "TopK", "Transcript", "build_criterion", "top_classes"]

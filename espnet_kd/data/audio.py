@@ -15,6 +15,22 @@ from espnet_kd.data.heads import find_damage, is_shortened
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
+DEFAULT_RATE = 16000  # of ESPnet's front ends
+
+
+def parse_rate(text: str) -> int:
+    """``16k``, ``22.05k`` or ``16000`` in Hz.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(k?)", text.strip().lower())
+    hertz = float(match[1]) * (1000 if match[2] else 1) if match else 0
+    if not 1 <= hertz <= 1e6 or hertz != round(hertz):
+        raise UserError(f"fs {text!r} is not a sampling rate: write 16k or 16000")
+    return round(hertz)
+
+
 CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
 SEGMENT_TOLERANCE_SECONDS = 0.1  # transcribers' times may exceed the recording by rounding
 BLOCK = 1 << 20  # values read at once: memory follows what a file holds, not what its head claims

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.contents import inherit
 from espnet_kd.data.datadir import check_id, check_same_keys, spk2utt
-from espnet_kd.data.rate import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
 

@@ -22,10 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.data.audio import CONTAINERS, finished_samples, write_utterance
+from espnet_kd.data.audio import CONTAINERS, finished_samples, parse_rate, write_utterance
 from espnet_kd.data.contents import Contents
 from espnet_kd.data.datadir import DataDir, Utterance, read_data_dir, spk2utt
-from espnet_kd.data.rate import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_table
 

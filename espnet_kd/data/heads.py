@@ -82,7 +82,6 @@ FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {
     rb"\.snd|dns\.": _au,
     b"NIST_1A": _sphere,
 }
-
 MAGIC = b"fLaC"
 STREAM_INFO = 0  # number of the metadata block that comes first
 HEAD = 42  # bytes of the magic number and of that block, RFC 9639, section 8

@@ -55,10 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def decode(args: argparse.Namespace, data: Path, where: parallel.Cluster) -> None:
     """Decode one set; write its text and what the ensemble is."""
-    from espnet_kd.decoding import (
-        decoder,
-        ensemble,  # with ESPnet, seconds
-    )
+    from espnet_kd.decoding import decoder, ensemble
     from espnet_kd.targets.plan import load
     from espnet_kd.teachers.options import TeacherOptions
 

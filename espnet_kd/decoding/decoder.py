@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from espnet_kd.config import read_config as read_yaml
 from espnet_kd.config import split_words
 from espnet_kd.data.audio import _reason, read_speech
-from espnet_kd.data.rate import input_rate
 from espnet_kd.decoding import records
 from espnet_kd.decoding.records import Hypothesis, Record
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.teachers import experiment
+from espnet_kd.teachers.experiment import input_rate
 
 TASKS = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
 REQUIRED = ["--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound"]

@@ -9,7 +9,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
-from espnet_kd.data.rate import DEFAULT_RATE, input_rate
+from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
 from espnet_kd.methods.delay import set_delays
 from espnet_kd.methods.distilled import Method, aligned, distil, ratio_of
@@ -20,7 +20,7 @@ from espnet_kd.methods.transducer import distil_transducer
 from espnet_kd.schedule import build_schedule
 from espnet_kd.targets.plan import stored_teacher
 from espnet_kd.targets.teacher import StoredTeacher
-from espnet_kd.teachers.experiment import Experiment, load_experiment
+from espnet_kd.teachers.experiment import Experiment, input_rate, load_experiment
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.options import (
     TermOptions,

@@ -19,7 +19,7 @@ from espnet2.train.dataset import ESPnetDataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from espnet_kd.data.rate import parse_rate
+from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.rnnt import emission_frames

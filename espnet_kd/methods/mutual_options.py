@@ -27,13 +27,14 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
 from espnet_kd.config import read_config
 from espnet_kd.criteria.criterion import check_choice
-from espnet_kd.data.rate import DEFAULT_RATE, input_rate
+from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
 from espnet_kd.methods.attach import asks_for_distillation, refuse_data_parallel
 from espnet_kd.methods.mutual import Model, Mutual, MutualLearning, learn_together
 from espnet_kd.methods.sampling import ScheduledSampling, check_decoder, sample_prefixes
 from espnet_kd.methods.start import log_peers, warn_of_moving_loss
 from espnet_kd.schedule import Schedule, build_schedule
+from espnet_kd.teachers.experiment import input_rate
 from espnet_kd.teachers.online import observe
 from espnet_kd.teachers.options import TermOptions, refuse_other_prefix, refuse_unknown, term_options
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, probe

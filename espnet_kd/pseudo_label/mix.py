@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.contents import inherit
 from espnet_kd.data.datadir import Row, merged, spk2utt
 from espnet_kd.data.dump import HYPOTHESIS, MANIFEST, PREFIX, dump_tables
-from espnet_kd.data.rate import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
 

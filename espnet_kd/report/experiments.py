@@ -18,7 +18,6 @@ SHOWN = frozenset(
     log_level log_interval num_workers num_att_plot use_matplotlib use_tensorboard create_graph_in_tensorboard
     """.split()
 )
-
 PREFERRED = ("*.ave.pth", "*.ave_*best.pth", "*.best.pth", "latest.pth", "*epoch.pth")
 OWN_PREFIX = "kd_"  # parameters of distillation that the student is decoded without
 # Buffers: a state dict does not tell them from parameters, but nothing trains them.

@@ -8,8 +8,8 @@ from typing import Any
 
 from espnet_kd.config import merge_files
 from espnet_kd.data import dump
+from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.data.contents import of_speech
-from espnet_kd.data.rate import DEFAULT_RATE
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table, table_files
 from espnet_kd.rnnt import Joint, PathTargets

@@ -15,10 +15,23 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
 from espnet_kd.config import read_yaml
-from espnet_kd.data.rate import input_rate
+from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors, not_finite
+
+
+def input_rate(config: Mapping[str, Any]) -> int | None:
+    """Hz of the speech that a model of this configuration hears; None if its front end does not say.
+
+    Raises:
+        UserError: ``fs`` of frontend_conf is no sampling rate.
+    """
+    fs = (config.get("frontend_conf") or {}).get("fs")
+    if fs is None:
+        return DEFAULT_RATE if config.get("frontend", "default") == "default" else None
+    return parse_rate(str(fs))
+
 
 # The first of these that exists is the checkpoint of an experiment.
 CHECKPOINTS = (

@@ -16,7 +16,6 @@ from espnet_kd.teachers.experiment import preprocess, read_config
 from espnet_kd.teachers.options import TermOptions
 
 TEACHER_SPEECH = "teacher_speech"  # in a batch, where the teacher gets another than the student
-
 Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
 NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
 # How a model wants its speech, in validation and decoding, too.

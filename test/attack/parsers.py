@@ -27,11 +27,11 @@ from espnet_kd.corpora.librispeech import read_md5sums
 from espnet_kd.corpora.switchboard import read_acronyms
 from espnet_kd.criteria import CRITERIA
 from espnet_kd.data import statistics
+from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.data.dump import read_dump_dir
 from espnet_kd.data.heads import find_damage, is_shortened, read_flac_head
 from espnet_kd.data.perturb import parse_factors
-from espnet_kd.data.rate import parse_rate
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding import records as decoded
 from espnet_kd.decoding.records import label

@@ -1,7 +1,8 @@
 import pytest
 
-from espnet_kd.data.rate import input_rate, parse_rate
+from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import input_rate
 
 
 @pytest.mark.parametrize(

@@ -113,16 +113,16 @@ def test_a_conformer_teaches_a_recurrent_student(recipe: Recipe) -> None:
 
 
 def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from espnet_kd.commands.layers import main
+    from espnet_kd.commands.inspect import main_layers
 
-    main([str(teacher)])
+    main_layers([str(teacher)])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     # 1 s at a hop of 10 ms: 101 frames, by a stride of 4 one in 40 ms
     assert "encoder.prologue 26 frames x 16 25 per second" in lines
     assert "encoder.blocks.1 26 frames x 24 25 per second" in lines
     assert "ctc.ctc_lo 26 frames x 7 25 per second" in lines
     assert not any(line.startswith("encoder.blocks.1.layers.0") for line in lines)
-    main([str(recipe.root / "exp/teacher"), "--depth", "4"])
+    main_layers([str(recipe.root / "exp/teacher"), "--depth", "4"])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "decoder 3 steps x 7 one per token and one for the end" in lines
     assert any(line.startswith("encoder.encoders.0.feed_forward ") for line in lines)
@@ -131,13 +131,13 @@ def test_layers_are_listed(recipe: Recipe, teacher: Path, capsys: pytest.Capture
 def test_rates_are_those_of_the_speech_that_a_model_hears(
     recipe: Recipe, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from espnet_kd.commands.layers import main
+    from espnet_kd.commands.inspect import main_layers
 
     exp = Path(shutil.copytree(teacher, recipe.root / "exp/telephone"))
     config = yaml.safe_load((exp / "config.yaml").read_text())
     config["frontend_conf"]["fs"] = "8k"  # its hop is 20 ms then
     (exp / "config.yaml").write_text(yaml.safe_dump(config))
-    main([str(exp)])
+    main_layers([str(exp)])
     assert "12.5 per second" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 from shell import TEMPLATE
 
-from espnet_kd.commands import sizes
+from espnet_kd.commands import inspect
 from espnet_kd.methods.mutual_options import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.teachers.options import term_options
@@ -38,7 +38,7 @@ def vocabulary(config: Path) -> list[str]:
 @cache
 def build(path: Path) -> torch.nn.Module:
     """The model of a configuration; its tensors have shapes only."""
-    return sizes.build(path, vocabulary(path))
+    return inspect.build(path, vocabulary(path))
 
 
 def is_transducer(path: Path) -> bool:
@@ -126,7 +126,7 @@ def test_sizes_need_no_teacher_and_count_every_peer(
                "mutual": {"mutual": {"peers": [{"encoder_conf": {"num_blocks": 1}}]}}}  # fmt: skip
     for stem, change in changes.items():
         (tmp_path / f"{stem}.yaml").write_text(yaml.safe_dump(student | change))
-    sizes.main([*(str(tmp_path / f"{stem}.yaml") for stem in changes), "--tokens", "30"])
+    inspect.main_sizes([*(str(tmp_path / f"{stem}.yaml") for stem in changes), "--tokens", "30"])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     names, millions = zip(*((row[0], row[-1]) for row in rows[2:]), strict=True)
     assert names == ("student", "kd", "mutual, peer 1", "mutual, peer 2")
@@ -136,7 +136,7 @@ def test_sizes_need_no_teacher_and_count_every_peer(
 def test_sizes_are_printed_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     conf = TEMPLATE.parents[1] / "librispeech/kd1/conf"
     names = ("teacher_jasper", "student_jasper_mini")
-    sizes.main([*(str(conf / f"{name}.yaml") for name in names), "--tokens", "29"])
+    inspect.main_sizes([*(str(conf / f"{name}.yaml") for name in names), "--tokens", "29"])
     lines = capsys.readouterr().out.splitlines()
     # Li et al. 2019, table 3: 333 M; Jasper Mini of the public configuration: 8.2 M
     assert lines[2].endswith("| 332.63 M |") and lines[3].endswith("| 8.19 M |")

@@ -1,15 +1,22 @@
-"""``espnet-kd layers``: the layers of a model that a criterion can tap, with shapes and frame rates."""
+"""``espnet-kd layers`` and ``espnet-kd sizes``: look into trained models and configurations."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import nn
 
-from espnet_kd.data.rate import DEFAULT_RATE
+from espnet_kd.config import read_config
+from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.methods.mutual_options import peer_changes, peer_config
+from espnet_kd.report.tables import table
+from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
+from espnet_kd.teachers.experiment import TRANSDUCER_KEY, load_experiment
 from espnet_kd.teachers.online import record_taps
 from espnet_kd.teachers.taps import LATTICE, Taps
 
@@ -17,9 +24,12 @@ TEXT = torch.tensor([[2, 3]])
 SECONDS = (1, 5)  # a rate is that of the additional frames: the first second has those of the edges, too
 
 
-def main(argv: list[str] | None = None) -> None:
+def main_layers(argv: list[str] | None = None) -> None:
     """``layers EXP [--model FILE] [--depth N]``: print a table."""
-    parser = argparse.ArgumentParser(prog="espnet-kd layers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="espnet-kd layers",
+        description="List the layers of a model that a criterion can tap, with shapes and frame rates.",
+    )
     parser.add_argument("experiment", type=Path, help="directory with config.yaml and a checkpoint")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
     parser.add_argument("--depth", type=int, default=3, help="parts of a path (default: %(default)s)")
@@ -27,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     experiment = load_experiment(args.experiment, args.model)
     millions = sum(p.numel() for p in experiment.model.parameters()) / 1e6
     print(f"{experiment.checkpoint}: {millions:.2f} M parameters")
-    print(table(experiment.model, args.depth, experiment.rate or DEFAULT_RATE))
+    print(layer_table(experiment.model, args.depth, experiment.rate or DEFAULT_RATE))
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Layer:
     size: int
 
 
-def table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
+def layer_table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
     """One line for each tappable layer whose path has at most so many parts, then what was left out."""
     names = [name for name, _ in model.named_modules() if name]
     if getattr(model, "joint_network", None) is not None:  # tapped as a whole, as the lattice
@@ -100,3 +110,60 @@ def noise(model: ESPnetASRModel, seconds: int, hertz: int) -> torch.Tensor:
     if model.frontend is None:
         raise UserError("the model takes features instead of waveforms: its layers cannot be listed")
     return torch.randn(1, seconds * hertz, generator=torch.Generator().manual_seed(0))
+
+
+# Options of a training that a model's size has nothing to do with.
+UNTAUGHT: dict[str, Any] = {
+    "teacher": {}, "criteria": {}, "init_from_teacher": {}, "mutual": {}, "scheduled_sampling": {},
+    "targets": None, "task_weight": 1.0,
+}  # fmt: skip
+PARTS = ("encoder", "decoder", "joint_network", "ctc")
+
+
+def main_sizes(argv: list[str] | None = None) -> None:
+    """``sizes CONFIG.yaml... [--tokens N]``: print a table of millions."""
+    parser = argparse.ArgumentParser(
+        prog="espnet-kd sizes",
+        description="Count the parameters of the models of configurations; no tensor is filled.",
+    )
+    parser.add_argument("configs", nargs="+", type=Path, help="configurations of teachers or students")
+    parser.add_argument("--tokens", type=int, default=5000, help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(args.tokens - 3)), "<sos/eos>"]
+    rows = [
+        [path.stem + name, *_millions(model)]
+        for path in args.configs
+        for name, model in build_all(path, tokens).items()
+    ]
+    print(table(["configuration", *PARTS, f"all, with {args.tokens} tokens"], rows))
+
+
+def build(config: Path, tokens: Sequence[str]) -> nn.Module:
+    """The model that a configuration trains, of several peers the first; its tensors have shapes only."""
+    return next(iter(build_all(config, tokens).values()))
+
+
+def build_all(config: Path, tokens: Sequence[str]) -> dict[str, nn.Module]:
+    """The models that a configuration trains, by "" or ", peer 1", ...; their tensors have shapes only.
+
+    A teacher is not read: it can be missing.
+    """
+    is_transducer = TRANSDUCER_KEY in read_config(config)
+    task = TransducerDistillationTask if is_transducer else ASRDistillationTask
+    words = ["--config", str(config), "--token_type", "word", "--output_dir", "unused"]
+    options = vars(task.get_parser().parse_args(words)) | {"token_list": list(tokens)}
+    single = {"": options}
+    if options["mutual"]:
+        numbers = range(1, 2 + len(peer_changes(options["mutual"])))
+        single = {f", peer {number}": peer_config(options, number) for number in numbers}
+    with torch.device("meta"):
+        return {
+            name: task.build_model(argparse.Namespace(**{**one, **UNTAUGHT})) for name, one in single.items()
+        }
+
+
+def _millions(model: nn.Module) -> list[str]:
+    def count(part: nn.Module | None) -> str:
+        return "" if part is None else f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f} M"
+
+    return [*(count(getattr(model, part, None)) for part in PARTS), count(model)]
