@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "files"},
     "schedule": {"errors", "config"},
     "parallel": {"errors", "files", "config"},
-    "data": {"errors", "files", "config"},
+    "data": {"errors", "files", "config", "host"},
     "corpora": {"errors", "files", "data"},
     "scoring": {"errors", "files", "data"},
     "host": {"errors"},

@@ -13,10 +13,12 @@ from torch import nn
 from espnet_kd.config import read_config
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import has_lattice
+from espnet_kd.host.outputs import task_of
 from espnet_kd.methods.mutual_options import peer_changes, peer_config
 from espnet_kd.report.tables import table
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
-from espnet_kd.teachers.experiment import TRANSDUCER_KEY, load_experiment
+from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.online import record_taps
 from espnet_kd.teachers.taps import LATTICE, Taps
 
@@ -52,7 +54,7 @@ class Layer:
 def layer_table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
     """One line for each tappable layer whose path has at most so many parts, then what was left out."""
     names = [name for name, _ in model.named_modules() if name]
-    if getattr(model, "joint_network", None) is not None:  # tapped as a whole, as the lattice
+    if has_lattice(model):  # tapped as a whole, as the lattice
         names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
     layers = tappable(model, names, hertz)
     shown = [layer for layer in layers if layer.path.count(".") < depth]
@@ -148,7 +150,7 @@ def build_all(config: Path, tokens: Sequence[str]) -> dict[str, nn.Module]:
 
     A teacher is not read: it can be missing.
     """
-    is_transducer = TRANSDUCER_KEY in read_config(config)
+    is_transducer = task_of(read_config(config)) == "asr_transducer"
     task = TransducerDistillationTask if is_transducer else ASRDistillationTask
     words = ["--config", str(config), "--token_type", "word", "--output_dir", "unused"]
     options = vars(task.get_parser().parse_args(words)) | {"token_list": list(tokens)}
