@@ -16,6 +16,10 @@ Axes: B utterances, T encoder frames, L tokens, U = L + 1, D features. Arguments
 
 from typing import Any
 
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from torch import Tensor
 

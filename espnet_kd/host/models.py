@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
 from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
@@ -63,7 +67,7 @@ def skipped_by(outer: nn.Module, inner: list[str]) -> tuple[str, float] | None:
     """Return the option that leaves out a layer in some steps of training, and its probability.
 
     LayerDrop (``MultiSequential``), block drop (``MultiBlocks``, which always runs its first block),
-    stochastic depth (E-Branchformer's and others' layers).
+    stochastic depth (layers of Conformers and Branchformers).
 
     Args:
         outer: a module around the layer.

@@ -4,6 +4,10 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
 from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
