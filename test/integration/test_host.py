@@ -157,7 +157,7 @@ def test_the_decoder_reads_the_prefix_that_training_gives(asr: nn.Module) -> Non
     asr(**fresh_batch())
     handle.remove()
     assert len(calls) == 1 and len(calls[0]) == 4, (
-        "ESPnet's training calls the decoder otherwise than once with encoded, frames, prefix and its lengths: "
+        "ESPnet's training calls the decoder otherwise than once with encoded, frames, prefix and lengths: "
         "methods/sampling.py, teachers/taps.py"
     )
     ours = models.decoder_prefix(asr, BATCH["text"])
@@ -169,7 +169,7 @@ def test_ctc_is_called_with_frames_and_labels(asr: nn.Module) -> None:
     handle = asr.ctc.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs)))
     asr(**fresh_batch())
     handle.remove()
-    assert calls == [4, 4], "ESPnet calls its CTC otherwise: teachers/short.py warns of nothing any more"
+    assert calls == [4, 4], "ESPnet calls its CTC otherwise: teachers/short.py warns no more"
 
 
 def test_options_that_leave_out_layers_are_known() -> None:
