@@ -59,8 +59,8 @@ PUBLIC = {
 # Attributes of ESPnet's objects that host alone may read, besides all that begin with an underscore.
 IN_HOST = set(
     """
-    asr_model asr_train_args asr_model_file beam_search part_scorers full_scorers hypotheses_to_results sampler
-    shape_files interctc_weight auxiliary_ctc_weight auxiliary_lm_loss_weight lang_token_id postencoder
+    asr_model asr_train_args beam_search part_scorers full_scorers hypotheses_to_results sampler shape_files
+    interctc_weight auxiliary_ctc_weight auxiliary_lm_loss_weight lang_token_id postencoder
     sampling_probability dynamic_chunk_training short_chunk_size num_left_chunks blank_id ctc_lo ctc_lin
     transducer_multi_blank_durations layer_drop_rate blockdrop_rate stochastic_depth_rate text2tokens
     """.split()
