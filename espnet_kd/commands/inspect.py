@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import nn
 
 from espnet_kd.config import read_config
@@ -51,7 +50,7 @@ class Layer:
     size: int
 
 
-def layer_table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
+def layer_table(model: nn.Module, depth: int, hertz: int = DEFAULT_RATE) -> str:
     """One line for each tappable layer whose path has at most so many parts, then what was left out."""
     names = [name for name, _ in model.named_modules() if name]
     if has_lattice(model):  # tapped as a whole, as the lattice
@@ -76,7 +75,7 @@ def layer_table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) ->
     return "\n".join(lines)
 
 
-def tappable(model: ESPnetASRModel, names: list[str], hertz: int) -> list[Layer]:
+def tappable(model: nn.Module, names: list[str], hertz: int) -> list[Layer]:
     """The layers among submodules of a model in eval mode that give frames or steps."""
     taps, speech = Taps(model, names), noise(model, SECONDS[0], hertz)
     lengths = torch.tensor([TEXT.shape[1]])
@@ -93,7 +92,7 @@ def tappable(model: ESPnetASRModel, names: list[str], hertz: int) -> list[Layer]
     return found
 
 
-def frame_rate(model: ESPnetASRModel, hertz: int) -> float:
+def frame_rate(model: nn.Module, hertz: int) -> float:
     """Encoder frames in a second."""
     frames = []
     for seconds in SECONDS:
@@ -103,7 +102,7 @@ def frame_rate(model: ESPnetASRModel, hertz: int) -> float:
     return (frames[1] - frames[0]) / (SECONDS[1] - SECONDS[0])
 
 
-def noise(model: ESPnetASRModel, seconds: int, hertz: int) -> torch.Tensor:
+def noise(model: nn.Module, seconds: int, hertz: int) -> torch.Tensor:
     """(1, samples), always the same.
 
     Raises:
