@@ -23,13 +23,13 @@ setup(
         "packaging>=25",  # no upper bound: its versions are dates
         "soundfile>=0.14,<1",
         "soxr>=1.0,<2",
-        "pyyaml>=6.0,<7",
+        "pyyaml>=6.0.1,<7",
         "rich>=15.0,<16",
         "matplotlib>=3.11,<4",
     ],
     extras_require={
         "espnet": [
-            "espnet[asr,train]>=202609,<202712",
+            "espnet[asr,train]>=202611,<202612",  # what tools/espnet_versions.sh has shown to work
             "torch>=2.11,<3",  # ESPnet narrows torch and numpy further; what suits it suits us
             "numpy>=2.0,<3",
             "dask[distributed]>=2026.1",  # no upper bound: its versions are dates, and ESPnet narrows them

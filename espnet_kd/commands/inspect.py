@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import nn
 
 from espnet_kd.config import read_config
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import has_lattice
+from espnet_kd.host.outputs import task_of
 from espnet_kd.methods.mutual_options import peer_changes, peer_config
 from espnet_kd.report.tables import table
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
-from espnet_kd.teachers.experiment import TRANSDUCER_KEY, load_experiment
+from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.online import record_taps
 from espnet_kd.teachers.taps import LATTICE, Taps
 
@@ -49,10 +50,10 @@ class Layer:
     size: int
 
 
-def layer_table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) -> str:
+def layer_table(model: nn.Module, depth: int, hertz: int = DEFAULT_RATE) -> str:
     """One line for each tappable layer whose path has at most so many parts, then what was left out."""
     names = [name for name, _ in model.named_modules() if name]
-    if getattr(model, "joint_network", None) is not None:  # tapped as a whole, as the lattice
+    if has_lattice(model):  # tapped as a whole, as the lattice
         names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
     layers = tappable(model, names, hertz)
     shown = [layer for layer in layers if layer.path.count(".") < depth]
@@ -74,7 +75,7 @@ def layer_table(model: ESPnetASRModel, depth: int, hertz: int = DEFAULT_RATE) ->
     return "\n".join(lines)
 
 
-def tappable(model: ESPnetASRModel, names: list[str], hertz: int) -> list[Layer]:
+def tappable(model: nn.Module, names: list[str], hertz: int) -> list[Layer]:
     """The layers among submodules of a model in eval mode that give frames or steps."""
     taps, speech = Taps(model, names), noise(model, SECONDS[0], hertz)
     lengths = torch.tensor([TEXT.shape[1]])
@@ -91,7 +92,7 @@ def tappable(model: ESPnetASRModel, names: list[str], hertz: int) -> list[Layer]
     return found
 
 
-def frame_rate(model: ESPnetASRModel, hertz: int) -> float:
+def frame_rate(model: nn.Module, hertz: int) -> float:
     """Encoder frames in a second."""
     frames = []
     for seconds in SECONDS:
@@ -101,7 +102,7 @@ def frame_rate(model: ESPnetASRModel, hertz: int) -> float:
     return (frames[1] - frames[0]) / (SECONDS[1] - SECONDS[0])
 
 
-def noise(model: ESPnetASRModel, seconds: int, hertz: int) -> torch.Tensor:
+def noise(model: nn.Module, seconds: int, hertz: int) -> torch.Tensor:
     """(1, samples), always the same.
 
     Raises:
@@ -148,7 +149,7 @@ def build_all(config: Path, tokens: Sequence[str]) -> dict[str, nn.Module]:
 
     A teacher is not read: it can be missing.
     """
-    is_transducer = TRANSDUCER_KEY in read_config(config)
+    is_transducer = task_of(read_config(config)) == "asr_transducer"
     task = TransducerDistillationTask if is_transducer else ASRDistillationTask
     words = ["--config", str(config), "--token_type", "word", "--output_dir", "unused"]
     options = vars(task.get_parser().parse_args(words)) | {"token_list": list(tokens)}

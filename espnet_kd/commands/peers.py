@@ -8,7 +8,6 @@ and averaged by its own statistics.
 import argparse
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
-
-SELECTED = re.compile(r"\w+\.\w+\.(best|ave[\w.]*)\.pth")
+from espnet_kd.host.outputs import IMAGES, SELECTED_FILE
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,7 +53,7 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
             f"{exp} has all peers in one file, from an older espnet_kd: repeat the command at the top of its "
             "train.log, which gives each peer its own"
         )
-    sources = sorted(p for p in place.glob("*.pth") if p.exists() and SELECTED.fullmatch(p.name))
+    sources = sorted(p for p in place.glob("*.pth") if p.exists() and SELECTED_FILE.fullmatch(p.name))
     if not any(".ave" in path.name for path in sources):
         raise UserError(f"{place} has no averaged checkpoint of peer {number}: finish the training of {exp}")
     record: dict[str, Any] = {}
@@ -64,11 +62,11 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     training = {"source": f"../{exp.name}", "training_seed": int(config["seed"])}
     _write(out / "config.yaml", dump_yaml({**peer_config(config, number), "output_dir": str(out)}))
     _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
-    (out / "images").mkdir(exist_ok=True)  # stage 14 of ESPnet's asr.sh packs it, whether it is there or not
+    (out / IMAGES).mkdir(exist_ok=True)  # stage 14 of ESPnet's asr.sh packs it, whether it is there or not
     for source in sources:
         target = out / source.name
         original = os.readlink(source) if source.is_symlink() else ""
-        if SELECTED.fullmatch(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
+        if SELECTED_FILE.fullmatch(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
             _link(target, original)
         elif not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             with atomic_path(target) as temporary:

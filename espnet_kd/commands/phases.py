@@ -12,6 +12,7 @@ from espnet_kd.config import merge_files, read_config
 from espnet_kd.data.contents import inherit
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.host.outputs import average_file, best_file
 from espnet_kd.methods.target_choice import obstacle
 
 OWN = "kd_"  # projections and the step of the schedules belong to their phase
@@ -46,8 +47,8 @@ def initial_student(previous: Path) -> list[str]:
         UserError: there is no such checkpoint, or ESPnet cannot read its path.
     """
     config = read_config(previous / "config.yaml")
-    wanted = [f"{phase}.{key}" for phase, key, _ in config.get("best_model_criterion") or []]
-    files = [previous / f"{name}.{kind}.pth" for name in wanted for kind in ("ave", "best")]
+    wanted = [(phase, key) for phase, key, _ in config.get("best_model_criterion") or []]
+    files = [previous / name(*which) for which in wanted for name in (average_file, best_file)]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_kd.host.outputs import LOG_BATCH, LOG_BATCHES, LOG_EPOCH, LOG_PHASE, LOG_RESULTS
+
 # (valid statistic, format), in the order of preference
 STATISTICS = (
     ("acc", "valid acc {:.3f}"),
@@ -18,10 +20,6 @@ STATISTICS = (
     ("cer_transducer", "valid CER {:.3f}"),
     ("loss", "valid loss {:.3f}"),
 )
-N_BATCH = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d{1,9})\b")
-EPOCH = re.compile(r" (\d{1,9})/(\d{1,9})epoch started")
-BATCH = re.compile(r" (\d{1,9})epoch:train:\d+-(\d{1,9})batch")
-RESULTS = re.compile(r" (\d{1,9})epoch results: .*?\[valid\] ([^\[]*)")
 VALUE = re.compile(r"(\w+)=([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))")
 
 
@@ -55,15 +53,18 @@ class Training:
 
     def read(self, line: str) -> None:
         """Take in one line."""
-        if match := N_BATCH.search(line):
+        if match := LOG_BATCHES.search(line):
             self.batches = int(match[1])
-        elif match := EPOCH.search(line):
+        elif match := LOG_EPOCH.search(line):
             self.epoch, self.epochs, self.batch = int(match[1]), int(match[2]), 0
-        elif match := BATCH.search(line):
+        elif match := LOG_BATCH.search(line):
             self.epoch, self.batch = int(match[1]), int(match[2])
-        elif match := RESULTS.search(line):
+        elif match := LOG_RESULTS.search(line):
+            valid = [text for phase, text in LOG_PHASE.findall(match[2]) if phase == "valid"]
+            if not valid:  # mixed up with a line of another process
+                return
             self.finished = int(match[1])
-            values = {key: _number(value) for key, value in VALUE.findall(match[2])}
+            values = {key: _number(value) for key, value in VALUE.findall(valid[0])}
             # The accuracy of a model without a decoder is not a number.
             self.valid = {key: value for key, value in values.items() if not math.isnan(value)}
 

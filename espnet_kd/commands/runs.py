@@ -24,11 +24,12 @@ from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.data import contents
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
+from espnet_kd.host.outputs import average_file
 from espnet_kd.report.experiments import SHOWN
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
-MODELS = ("valid.*.ave.pth",)  # of a teacher, where no checkpoint is chosen
+MODELS = (average_file("valid", "*"),)  # of a teacher, where no checkpoint is chosen
 
 
 def main(argv: list[str] | None = None) -> None:

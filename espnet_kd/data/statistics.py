@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_kd.config import merge_files, read_config, split_words
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
+from espnet_kd.host.options import NestedDictAction
 
 RECORD = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
 

@@ -96,14 +96,11 @@ def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], ou
 def count_tokens(train: Path, token_type: str, nlsyms: Path | None) -> list[str]:
     """Characters (a space is <space>) or words by falling frequency, as ESPnet counts them."""
     read_symbols(nlsyms)
-    from espnet2.bin.tokenize_text import get_parser, tokenize
+    from espnet_kd.host.options import write_token_counts
 
     with tempfile.TemporaryDirectory() as scratch:
         counted = Path(scratch, "tokens")
-        options = ["--input", str(train), "--output", str(counted), "--token_type", token_type]
-        options += ["--write_vocabulary", "true", "--log_level", "WARNING"]
-        options += ["--non_linguistic_symbols", str(nlsyms or "none")]
-        tokenize(**vars(get_parser().parse_args(options)))
+        write_token_counts(train, counted, token_type, nlsyms)
         return read_lines(counted)
 
 

@@ -1,17 +1,12 @@
 """Decode utterances with a stock experiment and ESPnet's own ``Speech2Text``."""
 
-import importlib
-import inspect
 import json
 import math
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NoReturn
 
 from espnet_kd.config import read_config as read_yaml
 from espnet_kd.config import split_words
@@ -20,12 +15,13 @@ from espnet_kd.decoding import records
 from espnet_kd.decoding.records import Hypothesis, Record
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
+from espnet_kd.host.options import INFERENCE, decoding_options, search_arguments
+from espnet_kd.host.outputs import task_of
+from espnet_kd.host.search import Search
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.teachers import experiment
 from espnet_kd.teachers.experiment import input_rate
 
-TASKS = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
-REQUIRED = ["--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound"]
 # What decodes more than one speaker, or another model than the teacher.
 REFUSED = ("multi_asr", "enh_s2t_task", "model_tag")
 
@@ -71,7 +67,7 @@ def find(
         UserError: the experiment is incomplete, or an option is unknown or unfit.
     """
     config = experiment.read_config(directory)
-    task = "asr_transducer" if experiment.TRANSDUCER_KEY in config else "asr"
+    task = task_of(config)
     path = experiment.find_checkpoint(directory, checkpoint)
     config = experiment.with_absolute_paths(config, directory)
     words = split_words(inference_args, "--inference_args")
@@ -86,23 +82,19 @@ def find(
 
 def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
     """Arguments of ``Speech2Text`` by stock inference's own parser with its defaults, and the seed."""
-    module = importlib.import_module(TASKS[task])
-    parser = module.get_parser()
 
-    def refuse(message: str) -> None:
-        raise UserError(f"the options of decoding do not suit {TASKS[task]}: {message}")
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"the options of decoding do not suit {INFERENCE[task]}: {message}")
 
-    parser.error = refuse
-    args = parser.parse_args([*REQUIRED, *words])
+    args = decoding_options(task, words, refuse)
     for name in REFUSED:
         if getattr(args, name, None):
             refuse(f"{name} cannot be used for pseudo-labels")
     if getattr(args, "streaming", False):
         print("pseudo-labels are made of whole utterances: streaming is left out", flush=True)
         args.streaming = False
-    names = inspect.signature(module.Speech2Text).parameters.keys() - {"asr_train_config", "asr_model_file"}
-    options = {n: _absolute(getattr(args, n)) for n in sorted(names) if n != "device" and hasattr(args, n)}
-    return options, args.seed
+    options = search_arguments(task, args)
+    return {name: _absolute(value) for name, value in options.items()}, args.seed
 
 
 def _absolute(value: Any) -> Any:
@@ -166,13 +158,8 @@ class Decoder:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.module = importlib.import_module(TASKS[spec.task])
-        self.search = self.module.Speech2Text(
-            asr_train_config=spec.config, asr_model_file=spec.checkpoint,
-            device=device_of_worker(spec.device), **json.loads(spec.options),
-        )  # fmt: skip
-        task = self.module.ASRTransducerTask if spec.task == "asr_transducer" else self.module.ASRTask
-        self.preprocess = task.build_preprocess_fn(self.search.asr_train_args, False)
+        device = device_of_worker(spec.device)
+        self.search = Search(spec.task, spec.config, spec.checkpoint, device, json.loads(spec.options))
 
     def __call__(self, utt: str, wav: str) -> Record:
         """Decode one utterance.
@@ -191,23 +178,10 @@ class Decoder:
                 "format the data at that rate"
             )
         try:
-            found = self._decode(utt, speech)
-        except self.module.TooShortUttError:
-            found = []
+            found = self.search(utt, speech, self.spec.seed)
         except (RuntimeError, ValueError, IndexError) as e:
             raise UserError(f"{wav} of {utt} cannot be decoded: {_reason(e)}") from e
         return Record(utt, len(speech), rate, tuple(self._hypothesis(utt, *entry) for entry in found))
-
-    def _decode(self, utt: str, speech: NDArray[np.floating[Any]]) -> list[Any]:
-        from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
-
-        set_all_random_seed(self.spec.seed)  # an utterance's result does not depend on those before it
-        if self.preprocess is not None:
-            speech = self.preprocess(utt, {"speech": speech})["speech"]
-        found = self.search(speech)
-        if self.spec.task == "asr_transducer":
-            return self.search.hypotheses_to_results(found)
-        return found[0] if isinstance(found, tuple) else found  # the rest is of intermediate layers
 
     def _hypothesis(
         self, utt: str, text: str | None, tokens: list[str], ids: list[int], found: Any

@@ -15,7 +15,8 @@ from torch import Tensor
 from espnet_kd.decoding import records
 from espnet_kd.decoding.decoder import Decoder, Spec
 from espnet_kd.errors import UserError
-from espnet_kd.host.moved import BatchScorerInterface
+from espnet_kd.host.models import encode
+from espnet_kd.host.search import BatchScorerInterface
 from espnet_kd.parallel import Shard
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.taps import MAX_FRAME_DIFFERENCE
@@ -43,8 +44,7 @@ class Encoders:
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(1, T, sum of the D) encoder outputs, the shortest T; (1,) T."""
-        outputs = [model.encode(speech, speech_lengths)[0] for model in self.models]
-        outputs = [out[0] if isinstance(out, tuple) else out for out in outputs]
+        outputs = [encode(model, speech, speech_lengths)[0] for model in self.models]
         frames = [out.shape[1] for out in outputs]
         length = min(frames)
         if max(frames) - length > MAX_FRAME_DIFFERENCE:
@@ -105,14 +105,6 @@ def load(specs: tuple[Spec, ...], mean: Mean) -> Decoder:
     """
     torch.set_num_threads(1)
     first, *others = map(Decoder, specs)
-    search = first.search
-    models = [search.asr_model, *(other.search.asr_model for other in others)]
-    beam = search.beam_search
-    if type(beam).__name__ != "BatchBeamSearch":
-        raise UserError(f"an ensemble is decoded by ESPnet's BatchBeamSearch, not by {type(beam).__name__}")
-    if "ctc" in beam.part_scorers:
-        beam.part_scorers["ctc"].ctc = CTC(models, mean)
-    if "decoder" in beam.full_scorers:
-        beam.full_scorers["decoder"] = beam.scorers["decoder"] = DecoderScorer(models, mean)
-    search.asr_model = Encoders(models)
+    models = [first.search.model, *(other.search.model for other in others)]
+    first.search.share(Encoders(models), CTC(models, mean), DecoderScorer(models, mean))
     return first

@@ -2,11 +2,11 @@
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.tasks.asr import encoder_choices, frontend_choices
 
 from espnet_kd.encoders.deepspeech2 import DeepSpeech2
 from espnet_kd.encoders.jasper import Jasper
 from espnet_kd.encoders.spectrogram import Spectrogram
+from espnet_kd.host.training import add_choices
 
 ENCODERS: dict[str, type[AbsEncoder]] = {"deepspeech2": DeepSpeech2, "jasper": Jasper}
 FRONTENDS: dict[str, type[AbsFrontend]] = {"spectrogram": Spectrogram}
@@ -14,5 +14,4 @@ FRONTENDS: dict[str, type[AbsFrontend]] = {"spectrogram": Spectrogram}
 
 def register_encoders() -> None:
     """Let ``encoder`` and ``frontend`` of a configuration name one of ours, in this process."""
-    encoder_choices.classes.update(ENCODERS)
-    frontend_choices.classes.update(FRONTENDS)
+    add_choices(ENCODERS, FRONTENDS)

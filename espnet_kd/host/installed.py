@@ -9,7 +9,9 @@ from packaging.version import InvalidVersion, Version
 
 from espnet_kd.errors import UserError
 
-OLDEST = {"espnet": "202609", "torch": "2.11"}  # as in setup.py; a recipe's own environment may be older
+# As in setup.py; a recipe's own environment may be older. Before 202611 the encoder of ESPnet's transducer
+# counts padding as frames, so that losses and targets of a batch are wrong without an error.
+OLDEST = {"espnet": "202611", "torch": "2.11"}
 
 
 class Found(NamedTuple):

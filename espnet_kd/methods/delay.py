@@ -5,7 +5,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from espnet2.asr_transducer.utils import make_chunk_mask
-from espnet2.tasks.asr_transducer import ASRTransducerTask
-from espnet2.train.dataset import ESPnetDataset
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
+from espnet_kd.host.models import encode, in_chunks, own_chunks
+from espnet_kd.host.training import preprocessing, read_utterances
 from espnet_kd.rnnt import emission_frames
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 from espnet_kd.teachers.options import TermOptions, on_lattice
@@ -102,31 +100,10 @@ def emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> 
     device = next(model.parameters()).device
     speech = torch.as_tensor(samples, dtype=torch.float32, device=device)[None]
     text = torch.as_tensor(tokens, dtype=torch.long, device=device)[None]
-    encoded, lengths = model.encode(speech, torch.tensor([speech.shape[1]], device=device))
+    encoded, lengths = encode(model, speech, torch.tensor([speech.shape[1]], device=device))
     check_frames_left(lengths, "the model")
-    encoded = encoded[0] if isinstance(encoded, tuple) else encoded
     joint = lattice(model, encoded, lengths, text)
     return emission_frames(joint, text, lengths, torch.tensor([text.shape[1]]))[0]
-
-
-@contextmanager
-def in_chunks(model: nn.Module, chunks: tuple[int, int] | None) -> Iterator[None]:
-    """Within the block the encoder of a transducer sees chunks, as in streaming; see ``measure``."""
-    if chunks is None:
-        yield
-        return
-    size, left = chunks
-
-    def limit(body: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> tuple[Any, Any]:
-        x = inputs[0]
-        mask = make_chunk_mask(x.size(1), size, num_left_chunks=left, device=x.device)
-        return inputs, options | {"chunk_mask": mask}
-
-    handle = model.encoder.encoders.register_forward_pre_hook(limit, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 UTTERANCES = 50
@@ -159,9 +136,8 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
         name = teacher.checkpoint.name
         same = (Path(args.delay_student) / name).is_file()  # or else another epoch counts as its best
         student = load_experiment(args.delay_student, name if same else None)
-        encoder: Any = student.model.encoder
         streams = trained_on_chunks(read_config(student.directory))
-        chunks = (encoder.short_chunk_size, encoder.num_left_chunks) if streams else None
+        chunks = own_chunks(student.model) if streams else None
         delays = compare(student, teacher, args.valid_data_path_and_name_and_type, UTTERANCES, chunks)
         term.options["delay"] = delays.choice
         for line in delays.histogram():
@@ -223,8 +199,6 @@ def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
     wanted = {entry[1]: tuple(entry) for entry in data if entry[1] in ("speech", "text")}
     if len(wanted) != 2:
         raise UserError("the delay is measured on speech and text: give both as validation data")
-    preprocess = ASRTransducerTask.build_preprocess_fn(argparse.Namespace(**config), False)
-    dataset = ESPnetDataset(list(wanted.values()), preprocess=preprocess)
-    for utt in sorted(read_table(wanted["text"][0])):
-        _, item = dataset[utt]
+    utterances = sorted(read_table(wanted["text"][0]))
+    for item in read_utterances(list(wanted.values()), preprocessing(config), utterances):
         yield item["speech"], item["text"]

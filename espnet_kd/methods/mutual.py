@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.errors import UserError
+from espnet_kd.host.losses import LossParts
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.own import count_batches
 from espnet_kd.methods.sampling import ScheduledSampling
@@ -22,7 +23,7 @@ from espnet_kd.rnnt import Joint
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.short import rank, warn
-from espnet_kd.teachers.taps import LATTICE, Taps, Targets, has_lattice
+from espnet_kd.teachers.taps import Taps, Targets, has_lattice
 
 State = tuple[Tensor, ...]
 # Between the seeds of two processes; odd in its lower 32 bits, of which alone torch makes numbers on the CPU.
@@ -103,46 +104,6 @@ class Pass:
     seen: dict[str, Targets]
     lattice: tuple[Joint, Transcript] | None
     parts: dict[str, Tensor]
-
-
-class LossParts:
-    """Mixed in before a peer: keeps the losses of its pass in ``kd_losses``, by ESPnet's name."""
-
-    def _calc_ctc_loss(self, *args: Tensor) -> Any:
-        return self._kept("ctc", super()._calc_ctc_loss(*args))
-
-    def _calc_att_loss(self, *args: Tensor) -> Any:
-        return self._kept("att", super()._calc_att_loss(*args))
-
-    def _calc_transducer_loss(self, *args: Tensor) -> Any:
-        return self._kept("transducer", super()._calc_transducer_loss(*args))
-
-    def _calc_lm_loss(self, *args: Tensor) -> Any:
-        return self._kept("lm", super()._calc_lm_loss(*args))
-
-    def _kept(self, name: str, result: Any) -> Any:
-        self.kd_losses.setdefault(name, []).append(result[0] if isinstance(result, tuple) else result)
-        return result
-
-    def parts(self) -> dict[str, Tensor]:
-        """Return what the loss of the last pass is the sum of, by the module whose logits it takes."""
-        losses, self.kd_losses = self.kd_losses, {}
-        result = {}
-        if "ctc" in losses:
-            final, *inner = losses["ctc"]
-            if inner:  # of intermediate layers
-                share = self.interctc_weight
-                final = (1 - share) * final + share * sum(inner) / len(inner)
-            auxiliary = isinstance(self, ESPnetASRTransducerModel)
-            name, weight = ("ctc_lin", self.auxiliary_ctc_weight) if auxiliary else ("ctc", self.ctc_weight)
-            result[name] = weight * final
-        if "att" in losses:
-            result["decoder"] = (1 - self.ctc_weight) * losses["att"][0]
-        if "transducer" in losses:
-            result[LATTICE] = getattr(self, "transducer_weight", 1.0) * losses["transducer"][0]
-        if "lm" in losses:
-            result["lm"] = self.auxiliary_lm_loss_weight * losses["lm"][0]
-        return result
 
 
 class MutualLearning:

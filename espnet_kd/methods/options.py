@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str2bool
 
 from espnet_kd.config import parse_yaml, with_numbers
 from espnet_kd.errors import UserError
+from espnet_kd.host.options import NestedDictAction, str2bool
 from espnet_kd.methods.target_choice import AUTO, CHOICES
 from espnet_kd.schedule import Schedule, build_schedule
 from espnet_kd.teachers.options import TEACHER_KEYS, TERM_KEYS, check_k, teacher_options, term_options

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 import torch
-from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import has_transformer_decoder
 from espnet_kd.methods.own import count_batches
 from espnet_kd.schedule import Schedule
 
@@ -87,7 +87,7 @@ def check_decoder(model: nn.Module) -> None:
         UserError: it has no Transformer decoder.
     """
     decoder = getattr(model, "decoder", None)
-    if not isinstance(decoder, BaseTransformerDecoder):
+    if not has_transformer_decoder(model):
         raise UserError(
             f"scheduled_sampling: the model has {type(decoder).__name__ if decoder else 'no'} decoder: "
             "it works with Transformer decoders; ESPnet's RNN decoder has `sampling_probability`"

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
-from espnet2.asr_transducer.joint_network import JointNetwork
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Transcript
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
+from espnet_kd.host.losses import LossHooks
+from espnet_kd.host.models import JointNetwork, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Method, check_lengths, distil_as
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
 from espnet_kd.rnnt.alignment import Path
@@ -21,7 +22,7 @@ from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.short import check_frames_left
 
 
-class OfTranscribed:
+class OfTranscribed(LossHooks):
     """Mixed in before a transducer: ``_set_transcribed`` limits its auxiliary losses to some utterances.
 
     They stay what they are otherwise, sums over utterances divided by the number of them in the batch.
@@ -34,11 +35,13 @@ class OfTranscribed:
         chosen = [place for place, hypothesis in enumerate(hypotheses) if not hypothesis]
         self.kd_transcribed = torch.tensor(chosen, dtype=torch.long) if any(hypotheses) else None
 
-    def _calc_ctc_loss(self, encoder_out: Tensor, target: Tensor, t_len: Tensor, u_len: Tensor) -> Tensor:
-        return self._of_transcribed(super()._calc_ctc_loss, encoder_out, target, t_len, u_len)
+    def ctc_part(self, encoder_out: Tensor, target: Tensor, t_len: Tensor, u_len: Tensor) -> Tensor:
+        """CTC loss of the utterances with a transcript."""
+        return self._of_transcribed(super().ctc_part, encoder_out, target, t_len, u_len)
 
-    def _calc_lm_loss(self, decoder_out: Tensor, target: Tensor) -> Tensor:
-        return self._of_transcribed(super()._calc_lm_loss, decoder_out, target)
+    def label_part(self, decoder_out: Tensor, target: Tensor) -> Tensor:
+        """Loss of the prediction network for the utterances with a transcript."""
+        return self._of_transcribed(super().label_part, decoder_out, target)
 
     def _of_transcribed(self, loss: Callable[..., Tensor], values: Tensor, *rest: Tensor) -> Tensor:
         if self.kd_transcribed is None:
@@ -65,18 +68,19 @@ class PiecewiseJoint(JointNetwork):
 
     def forward(self, enc_out: Tensor, dec_out: Tensor, no_projection: bool = False) -> Tensor | Joint:
         """(B, T, 1, D) and (B, 1, U, D') -> Joint; anything else as the stock module does."""
-        whole = enc_out.dim() == dec_out.dim() == 4 and enc_out.shape[2] == dec_out.shape[1] == 1
-        if whole and not no_projection:
-            return joint_of(self, enc_out[:, :, 0], dec_out[:, 0])
+        pieces = lattice_inputs(enc_out, dec_out, no_projection)
+        if pieces is not None:
+            return joint_of(self, *pieces)
         return super().forward(enc_out, dec_out, no_projection)
 
 
-class LatticeTransducer:
+class LatticeTransducer(LossHooks):
     """Mixed in before a stock transducer: its loss is espnet_kd.rnnt's, which needs no other package."""
 
-    def _calc_transducer_loss(
+    def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
+        """RNN-T loss of the lattice whose pieces the joint network gives."""
         check_frames_left(t_len, "the model")
         return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
 
@@ -84,14 +88,15 @@ class LatticeTransducer:
 class PeerTransducer(LatticeTransducer):
     """One of several that learn from each other: ``kd_lattice`` is lattice and transcript of its pass."""
 
-    def _calc_transducer_loss(
+    def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
+        """RNN-T loss; the lattice is kept."""
         self.kd_lattice = (joint_out, Transcript(target, t_len, u_len))
-        return super()._calc_transducer_loss(encoder_out, joint_out, target, t_len, u_len)
+        return super().transducer_part(encoder_out, joint_out, target, t_len, u_len)
 
 
-class LatticeHybrid:
+class LatticeHybrid(LossHooks):
     """Mixed in before ESPnet's ASR model with a transducer decoder, whose own loss stays.
 
     Attributes:
@@ -100,9 +105,10 @@ class LatticeHybrid:
 
     kd_lattice: tuple[Joint, Transcript] | None = None
 
-    def _calc_transducer_loss(
+    def transducer_part(
         self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
     ) -> tuple[Tensor, float | None, float | None]:
+        """RNN-T loss as ESPnet computes it; the lattice is kept."""
         check_frames_left(encoder_out_lens, "the model")
         calls: list[tuple[Tensor, Tensor]] = []
 
@@ -112,7 +118,7 @@ class LatticeHybrid:
 
         keep = self.joint_network.register_forward_pre_hook(first)
         try:
-            result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
+            result = super().transducer_part(encoder_out, encoder_out_lens, labels)
         finally:
             keep.remove()
         enc, dec = (x.flatten(1, 2) for x in calls[0])
@@ -141,10 +147,11 @@ class LatticeDistillation(Distillation):
 class HybridDistillation(LatticeHybrid, LatticeDistillation):
     """A criterion on the lattice beside the stock loss of ESPnet's ASR model with a transducer decoder."""
 
-    def _calc_transducer_loss(
+    def transducer_part(
         self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
     ) -> tuple[Tensor, float | None, float | None]:
-        result = super()._calc_transducer_loss(encoder_out, encoder_out_lens, labels)
+        """RNN-T loss as ESPnet computes it; the criterion's value is kept."""
+        result = super().transducer_part(encoder_out, encoder_out_lens, labels)
         (joint, transcript), self.kd_lattice = self.kd_lattice, None
         term = self._lattice_term()
         if term is not None:
@@ -166,9 +173,10 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
 class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransducer):
     """Criteria on hidden layers as for any model, and one on the lattice, in the same passes as the loss."""
 
-    def _calc_transducer_loss(
+    def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
+        """RNN-T loss; the criterion on the lattice is computed in the same pass."""
         term, transcript = self._lattice_term(), Transcript(target, t_len, u_len)
         self.kd_lattice = None
         if term is None:
@@ -200,7 +208,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if self.kd_transcribed is not None:
             share = len(self.kd_transcribed) / len(joint_out.enc)
             joint_out, transcript = select(joint_out, transcript, self.kd_transcribed)
-        return share * super()._calc_transducer_loss(None, joint_out, *transcript)
+        return share * super().transducer_part(None, joint_out, *transcript)
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Task loss with its weight, plus the lattice term with its own."""

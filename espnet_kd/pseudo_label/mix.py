@@ -211,13 +211,10 @@ def hashed(rows: Iterable[Row], sha: Any) -> Iterator[Row]:
 
 def text_shapes(text: Iterable[Row], args: argparse.Namespace) -> Iterator[Row]:
     """Utterance and ``tokens,V`` as stage 6 counts them."""
-    from espnet2.text.build_tokenizer import build_tokenizer
+    from espnet_kd.host.options import token_counter
 
-    tokenizer = build_tokenizer(
-        args.token_type,
-        bpemodel=None if args.bpemodel == "none" else args.bpemodel,
-        non_linguistic_symbols=None if args.nlsyms == "none" else args.nlsyms,
-    )
+    bpemodel, symbols = (None if name == "none" else name for name in (args.bpemodel, args.nlsyms))
+    count = token_counter(args.token_type, bpemodel, symbols)
     size = len(read_lines(args.token_list))
     for utt, words in text:
-        yield utt, f"{len(tokenizer.text2tokens(words))},{size}"
+        yield utt, f"{count(words)},{size}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
+from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES
 from espnet_kd.report import history
 from espnet_kd.scoring import alignment as score_files
 
@@ -18,7 +19,6 @@ SHOWN = frozenset(
     log_level log_interval num_workers num_att_plot use_matplotlib use_tensorboard create_graph_in_tensorboard
     """.split()
 )
-PREFERRED = ("*.ave.pth", "*.ave_*best.pth", "*.best.pth", "latest.pth", "*epoch.pth")
 OWN_PREFIX = "kd_"  # parameters of distillation that the student is decoded without
 # Buffers: a state dict does not tell them from parameters, but nothing trains them.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "melmat")
@@ -28,13 +28,13 @@ BUFFER_MODULES = ("normalize.",)
 def model_file(directory: Path, inference_tag: str | None = None) -> Path | None:
     """The model file that an inference tag such as ``decode_asr_model_valid.acc.ave`` names.
 
-    Without a tag, or when it names none, the first of ``PREFERRED`` that is there; None if none is.
+    Without a tag, or when it names none, the first of ``MODEL_FILES`` that is there; None if none is.
     """
-    files = sorted(p for p in directory.glob("*.pth") if p.name != "checkpoint.pth" and p.exists())
+    files = sorted(p for p in directory.glob("*.pth") if p.name != CHECKPOINT and p.exists())
     named = [p for p in files if inference_tag and inference_tag.endswith(f"_{p.stem}")]
     if named:
         return max(named, key=lambda p: len(p.stem))
-    for pattern in PREFERRED:
+    for pattern in MODEL_FILES:
         matching = [p for p in files if p.match(pattern)]
         if matching:
             return min(matching, key=lambda p: (len(p.name), p.name))

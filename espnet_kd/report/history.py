@@ -4,11 +4,10 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from espnet_kd.host.outputs import CHECKPOINT, LOG, LOG_DURATION, LOG_PHASE, LOG_RESULTS, reported
 
 Stats = dict[str, float]
-EPOCH = re.compile(r"\b(\d{1,9})epoch results: (.*)")
-PHASE = re.compile(r"\[(\w+)\] ([^\[]*)")
 VALUE = re.compile(r"(\w+)=([-+.\w]+)")
 
 
@@ -60,11 +59,11 @@ class History:
 
 def read(directory: Path) -> History:
     """Read ``checkpoint.pth`` of a training, or ``train.log`` where there is none; else an empty history."""
-    if (directory / "checkpoint.pth").is_file():
-        found = _from_checkpoint(directory / "checkpoint.pth")
+    if (directory / CHECKPOINT).is_file():
+        found = _from_checkpoint(directory / CHECKPOINT)
         if found is not None:
             return found
-    return _from_log(directory / "train.log")
+    return _from_log(directory / LOG)
 
 
 def _from_checkpoint(path: Path) -> History | None:
@@ -74,22 +73,11 @@ def _from_checkpoint(path: Path) -> History | None:
 
     try:  # "meta": the weights and the optimizer's state are not read
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        return History(
-            {
-                int(epoch): {phase: _numbers(values) for phase, values in phases.items()}
-                for epoch, phases in state["reporter"]["stats"].items()
-            }
-        )
+        return History(reported(state))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError):
         return None
     except AttributeError:  # no mapping where ours is one
         return None
-
-
-def _numbers(values: dict[str, Any]) -> Stats:
-    """ESPnet stores a timedelta as a mapping of seconds."""
-    flat = {k: v.get("__timedelta_seconds__") if isinstance(v, dict) else v for k, v in values.items()}
-    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
 
 
 def _from_log(path: Path) -> History:
@@ -97,9 +85,9 @@ def _from_log(path: Path) -> History:
     epochs: dict[int, dict[str, Stats]] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            match = EPOCH.search(line)
+            match = LOG_RESULTS.search(line)
             if match:
-                phases = PHASE.findall(match[2])
+                phases = LOG_PHASE.findall(match[2])
                 epochs[int(match[1])] = {phase: _parse(text) for phase, text in phases}
     return History(epochs)
 
@@ -112,7 +100,7 @@ def _parse(text: str) -> Stats:
         except ValueError:  # "time=1 hour" and the like
             continue
     # humanfriendly's spans: "time=1 minute and 3.5 seconds, total_count=..."
-    span = re.search(r"time=(.*?), total_count", text)
+    span = LOG_DURATION.search(text)
     if span:
         units = {"hour": 3600, "minute": 60, "second": 1, "day": 86400}
         found = re.findall(r"(\d+(?:\.\d+)?) (hour|minute|second|day)", span[1])

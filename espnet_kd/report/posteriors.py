@@ -78,19 +78,19 @@ def compute(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
     """Load a model and run its encoder and CTC layer on one utterance (N,)."""
     import torch
 
+    from espnet_kd.host.models import ctc_layer, encode
     from espnet_kd.teachers.experiment import load_experiment
 
     file = run.model_file
     if file is None:
         raise UserError(f"{run.directory} has no model file")
     model = load_experiment(run.directory, file.name).model
-    layer = getattr(model, "ctc_lin", None) or getattr(getattr(model, "ctc", None), "ctc_lo", None)
+    layer = ctc_layer(model)
     if layer is None:
         raise UserError(f"{run.directory} has no CTC layer (its weight is 0)")
     with torch.no_grad():
-        encoded, _ = model.encode(torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
-        hidden = encoded[0] if isinstance(encoded, tuple) else encoded  # intermediate CTC adds layers
-        posteriors = layer(hidden)[0].softmax(-1)  # (T, V)
+        encoded, _ = encode(model, torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
+        posteriors = layer(encoded)[0].softmax(-1)  # (T, V)
     return Panel(label, posteriors.numpy(), list(model.token_list))
 
 

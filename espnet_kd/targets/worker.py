@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
+from espnet_kd.host.training import preprocessing
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum, write_shard
 from espnet_kd.targets.plan import Data, needs_text
 from espnet_kd.targets.teacher import to_rows
-from espnet_kd.teachers.experiment import load_experiment, preprocess, read_config, with_absolute_paths
+from espnet_kd.teachers.experiment import load_experiment, read_config, with_absolute_paths
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import TeacherOptions
 from espnet_kd.teachers.short import TOO_SHORT
@@ -141,7 +142,7 @@ def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTea
 
 def build_preprocess(directory: Path) -> Any:
     """ESPnet's own preparation of speech and text for a teacher, without its augmentation."""
-    found = preprocess(with_absolute_paths(read_config(directory), directory))
+    found = preprocessing(with_absolute_paths(read_config(directory), directory))
     return found if found is not None else lambda utt, data: data
 
 

@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
+from espnet_kd.host.training import batches_of, shape_files, with_shape_files
 
 APART = 32  # utterances of similar length that come between two copies of one
 
@@ -46,10 +46,10 @@ class MixedBatches(AbsTask):
         """ESPnet's batches, or mixed ones for a training with ``share_per_batch``."""
         if not args.share_per_batch or mode != "train":
             return super().build_sequence_iter_factory(args, iter_options, mode)
-        shapes = {u: shape.split(",") for u, shape in read_table(iter_options.shape_files[0]).items()}
+        shapes = {u: shape.split(",") for u, shape in read_table(shape_files(iter_options)[0]).items()}
         for utt, shape in shapes.items():
             if not re.fullmatch(r"[0-9]{1,18}", shape[0]):
-                file = iter_options.shape_files[0]
+                file = shape_files(iter_options)[0]
                 raise UserError(f"{file}: {utt}: {shape[0]!r} is not a number of samples")
         length = {utt: int(shape[0]) for utt, shape in shapes.items()}
         if not all(sides(list(length))):
@@ -63,12 +63,10 @@ class MixedBatches(AbsTask):
                 f"{u} {','.join([str(n), *shapes[u][1:]])}\n" for u, n in zip(order, longest, strict=True)
             )
             path.write_text("".join(lines), encoding="utf-8")  # the order is in the lines, too
-            files = [str(path), *iter_options.shape_files[1:]]
-            factory = super().build_sequence_iter_factory(
-                args, replace(iter_options, shape_files=files), mode
-            )
+            options = with_shape_files(iter_options, [str(path), *shape_files(iter_options)[1:]])
+            factory = super().build_sequence_iter_factory(args, options, mode)
         descending = args.sort_in_batch == "descending"  # recurrent encoders need it
-        batches = factory.sampler.batches
+        batches = batches_of(factory)
         batches[:] = [sorted(batch, key=length.__getitem__, reverse=descending) for batch in batches]
         shares = [sum(length[u] for u in sides(b)[1]) / sum(length[u] for u in b) for b in batches]
         logging.info(

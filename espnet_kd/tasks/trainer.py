@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.main_funcs.average_nbest_models import average_nbest_models
-from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer
 from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
+from espnet_kd.host.outputs import (
+    CHECKPOINT,
+    LATEST,
+    average_file,
+    best_file,
+    epoch_file,
+    epoch_files,
+    interval_suffix,
+)
+from espnet_kd.host.training import Reporter, average, reported_by
 from espnet_kd.methods.mutual import MutualLearning, suffix
 from espnet_kd.methods.mutual_options import OF_ANOTHER_PEER, peer_files, train_apart
 from espnet_kd.methods.own import keep_apart, load_own, peer_models, saved_tensors, without_own
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
 from espnet_kd.teachers.short import Batches
 
-CHECKPOINT = "checkpoint.pth"
 BACKUP = "checkpoint.previous.pth"
-EPOCH = re.compile(r"\d+epoch\.pth")  # not ESPnet's valid.acc.ave_2best.till4epoch.pth, nor a user's own copy
 LEFT_OVER = re.compile(r"\.(checkpoint(\.previous)?|latest|\d+epoch|\w+\.\w+\.best)\.pth(\.\w+\.pth)?")
 
 
@@ -130,11 +136,12 @@ def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
     states = _last_whole_checkpoint(directory)
     if states is None:
         return
-    _write_epoch(directory, without_own(states["model"]), _reporter(states), criteria, keep)
+    _write_epoch(directory, without_own(states["model"]), reported_by(states), criteria, keep)
     if any(name.startswith(OWN_PREFIX) for name in states["model"]):
         _convert(directory)
     for number, tensors in peer_models(saved_tensors(states)).items():
-        _write_epoch(peer_files(directory, number), tensors, _reporter(states, number), criteria, keep)
+        own = reported_by(states, suffix(number))
+        _write_epoch(peer_files(directory, number), tensors, own, criteria, keep)
 
 
 def _refuse_diverged(model: torch.nn.Module, epoch: int, invalid: bool, accum_grad: int) -> None:
@@ -164,7 +171,7 @@ def check_averages(directory: Path, criteria: Collection[Any]) -> None:
         UserError: an average has such a value.
     """
     for place in (directory, *sorted(directory.glob("peer*"))):
-        for path in sorted({(place / f"{phase}.{key}.ave.pth").resolve() for phase, key, _ in criteria}):
+        for path in sorted({(place / average_file(phase, key)).resolve() for phase, key, _ in criteria}):
             if path.exists() and (found := not_finite(load_tensors(path))):
                 raise UserError(
                     f"{path} is not finite ({_some(found)}): the training diverged: lower the learning rate, "
@@ -182,17 +189,17 @@ def _write_epoch(
 ) -> None:
     """Save a model as ESPnet does after an epoch: its file and the links; remove what is not needed."""
     epoch = reporter.get_epoch()
-    with atomic_path(directory / f"{epoch}epoch.pth") as temporary:
+    with atomic_path(directory / epoch_file(epoch)) as temporary:
         torch.save(model, temporary)
-    _link(directory / "latest.pth", epoch)
+    _link(directory / LATEST, epoch)
     count = max(keep, default=1) if isinstance(keep, list | tuple) else keep
     kept = {epoch}
     for phase, key, mode in criteria:
         if reporter.has(phase, key):
-            _link(directory / f"{phase}.{key}.best.pth", reporter.get_best_epoch(phase, key, mode))
+            _link(directory / best_file(phase, key), reporter.get_best_epoch(phase, key, mode))
             kept.update(reporter.sort_epochs(phase, key, mode)[:count])
-    for path in _epochs(directory):
-        if path.name not in {f"{e}epoch.pth" for e in kept}:
+    for path in epoch_files(directory):
+        if path.name not in {epoch_file(e) for e in kept}:
             path.unlink()
 
 
@@ -206,39 +213,17 @@ def _save_peers(options: Any, finished: bool = False) -> None:
         options.nbest_averaging_interval,
     )
     for number, tensors in peer_models(saved_tensors(states)).items():
-        own, reporter = peer_files(directory, number), _reporter(states, number)
+        own, reporter = peer_files(directory, number), reported_by(states, suffix(number))
         _write_epoch(own, tensors, reporter, criteria, keep)
         epoch = reporter.get_epoch()
-        suffixes = [f"till{epoch}epoch"] if interval > 0 and epoch % interval == 0 else []
+        suffixes = [interval_suffix(epoch)] if interval > 0 and epoch % interval == 0 else []
         for end in [*suffixes, *([None] if finished else [])]:
-            average_nbest_models(
-                output_dir=own, reporter=reporter, best_model_criterion=criteria, nbest=keep, suffix=end
-            )
-
-
-def _reporter(states: Mapping[str, Any], number: int = 1) -> Reporter:
-    """What ESPnet recorded about a peer, under stock names."""
-    reporter, end = Reporter(), suffix(number)
-    reporter.load_state_dict(states["reporter"])
-    if end:
-        reporter.stats = {
-            epoch: {
-                phase: {key.removesuffix(end): value for key, value in stats.items() if key.endswith(end)}
-                for phase, stats in phases.items()
-            }
-            for epoch, phases in reporter.stats.items()
-        }
-    return reporter
-
-
-def _epochs(directory: Path) -> list[Path]:
-    """The files of single epochs."""
-    return [path for path in directory.glob("*epoch.pth") if EPOCH.fullmatch(path.name)]
+            average(own, reporter, criteria, keep, end)
 
 
 def _convert(directory: Path) -> None:
     """Take out of the epochs of an older espnet_kd what is under ``kd_``; peers get files of their own."""
-    for path in _epochs(directory):
+    for path in epoch_files(directory):
         tensors = load_tensors(path)
         for number, model in peer_models(tensors).items():
             with atomic_path(peer_files(directory, number) / path.name) as temporary:
@@ -260,7 +245,7 @@ def _last_whole_checkpoint(directory: Path) -> dict[str, Any] | None:
     except UserError as e:
         if backup.exists():
             logging.warning(f"{e}; going back one epoch to {backup.name}")
-        elif len(_epochs(directory)) <= 1:
+        elif len(epoch_files(directory)) <= 1:
             logging.warning(f"{e}; starting again")
             checkpoint.unlink()
             return None
@@ -276,5 +261,5 @@ def _link(path: Path, epoch: int) -> None:
     """Point a link at an epoch's model, as ESPnet does."""
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(f"{epoch}epoch.pth")
+    temporary.symlink_to(epoch_file(epoch))
     os.replace(temporary, path)

@@ -1,7 +1,6 @@
 """Load any stock ESPnet experiment directory, read-only and checked."""
 
-import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
-from espnet2.tasks.asr import ASRTask
-from espnet2.tasks.asr_transducer import ASRTransducerTask
 from torch import Tensor
 
 from espnet_kd.config import read_yaml
 from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import make_deterministic
+from espnet_kd.host.outputs import CHECKPOINT, average_file
+from espnet_kd.host.training import build_model
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors, not_finite
 
 
@@ -34,19 +34,12 @@ def input_rate(config: Mapping[str, Any]) -> int | None:
 
 
 # The first of these that exists is the checkpoint of an experiment.
-CHECKPOINTS = (
-    "valid.acc.ave.pth",
-    "valid.cer_ctc.ave.pth",
-    "valid.cer.ave.pth",
-    "valid.cer_transducer.ave.pth",
-    "valid.loss_transducer.ave.pth",
-    "valid.loss.ave.pth",
+CHECKPOINTS = tuple(
+    average_file("valid", statistic)
+    for statistic in ("acc", "cer_ctc", "cer", "cer_transducer", "loss_transducer", "loss")
 )
-TRAINING = "checkpoint.pth"  # no model: what a training goes on from
 # The options of a config.yaml that name files ESPnet opens when it builds a model.
 FILE_OPTIONS = (("normalize_conf", "stats_file"),)
-# Only the configuration of a transducer has it.
-TRANSDUCER_KEY = "joint_network_conf"
 # What ESPnet's ASR task needs for `decoder: transducer`, and tools/standins has.
 STANDS_IN = "warprnnt_pytorch"
 
@@ -88,15 +81,11 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
             config[section][key] = str(find_file(config[section][key], directory))
     config["init"] = None
     register_encoders()
-    task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
     with naming_stand_in(str(directory)):
-        model = task.build_model(argparse.Namespace(**config))
+        model = build_model(config)
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
-    if hasattr(model.decoder, "sampling_probability"):
-        model.decoder.sampling_probability = 0.0  # RNNDecoder samples in eval mode, too
-    if getattr(model.encoder, "dynamic_chunk_training", False):
-        model.encoder.dynamic_chunk_training = False  # chunks of random size in eval mode, too
+    make_deterministic(model)
     return Experiment(model, directory, path, input_rate(config), config.get("input_size"))
 
 
@@ -182,15 +171,6 @@ def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, An
     return found
 
 
-def preprocess(config: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], dict[str, Any]] | None:
-    """ESPnet's own preparation of a model's data, without augmentation; None where it does nothing.
-
-    Without a ``token_type`` only speech is prepared.
-    """
-    task = ASRTransducerTask if TRANSDUCER_KEY in config else ASRTask
-    return task.build_preprocess_fn(argparse.Namespace(**config), False)
-
-
 def find_checkpoint(directory: Path, name: str | None) -> Path:
     """The checkpoint of that file name, or the first of ``CHECKPOINTS``, or the only one of a packed model.
 
@@ -201,7 +181,7 @@ def find_checkpoint(directory: Path, name: str | None) -> Path:
         if (directory / candidate).is_file():
             return directory / candidate
     found = sorted(p.name for p in directory.glob("*.pth"))
-    if name is None and len(found) == 1 and found[0] != TRAINING:
+    if name is None and len(found) == 1 and found[0] != CHECKPOINT:
         return directory / found[0]
     wanted = name or " or ".join(CHECKPOINTS)
     raise UserError(

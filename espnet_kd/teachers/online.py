@@ -10,7 +10,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from espnet_kd.errors import UserError
-from espnet_kd.host.moved import add_sos_eos
+from espnet_kd.host.models import CTC_PARTS, ctc_layer, decoder_prefix, encode
 from espnet_kd.rnnt import path_targets
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
@@ -186,19 +186,14 @@ def record_taps(
     with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening(back):
         if order is not None:
             speech, speech_lengths = speech[order], speech_lengths[order]
-        encoded, lengths = model.encode(speech, speech_lengths)
-        encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+        encoded, lengths = encode(model, speech, speech_lengths)
         if back is not None:
             encoded, lengths = encoded[back], lengths[back]
-        for path in {path.split(".")[0] for path in taps.paths} & {"ctc", "ctc_lin"}:
-            # CTC.forward would apply dropout, even in eval mode.
-            (model.ctc.ctc_lo if path == "ctc" else model.ctc_lin)(encoded)
+        if {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
+            ctc_layer(model)(encoded)
         if any(path.startswith("decoder") for path in taps.paths):
             text = text[:, : int(text_lengths.max())]
-            tokens, _ = add_sos_eos(
-                text.masked_fill(text == -1, model.ignore_id), model.sos, model.eos, model.ignore_id
-            )
-            model.decoder(encoded, lengths, tokens, text_lengths + 1)
+            model.decoder(encoded, lengths, decoder_prefix(model, text), text_lengths + 1)
     return encoded, lengths
 
 

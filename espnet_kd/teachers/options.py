@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from torch import nn
 
 from espnet_kd.config import with_numbers
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.criteria.criterion import BLANK, check_choice, check_positive, check_size
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import reads_language, sampling_probability
 from espnet_kd.schedule import Schedule, build_schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import Mean
@@ -251,14 +251,14 @@ def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[TermOption
     """
     sides = {t.term.name: (t.term.student_tap, t.term.teacher_tap) for t in terms}
     names = [name for name, taps in sides.items() if any(tap.split(".")[0] == "decoder" for tap in taps)]
-    sampled = isinstance(model.decoder, RNNDecoder) and model.decoder.sampling_probability > 0
-    if names and sampled:
+    sampled = sampling_probability(model)
+    if names and sampled > 0:
         raise UserError(
             f"criterion {names[0]}: the decoder of {owner} reads its own predictions "
-            f"(sampling_probability: {model.decoder.sampling_probability}), another prefix than what it is "
+            f"(sampling_probability: {sampled}), another prefix than what it is "
             "compared with: set that to 0; Transformer decoders have `scheduled_sampling`"
         )
-    if names and getattr(model, "lang_token_id", None) is not None:
+    if names and reads_language(model):
         raise UserError(
             f"criterion {names[0]}: the decoder of {owner} reads the token of a language first "
             "(lang_token_id), and its positions are others than the transcript's: leave out lang_token_id"

@@ -6,12 +6,10 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch.distributed as dist
-from espnet2.asr.ctc import CTC
-from espnet2.asr_transducer.utils import TooShortUttError as TransducerTooShort
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.host.moved import TooShortUttError
+from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, too_short_reason
 
 
 def rank() -> int:
@@ -37,7 +35,7 @@ def check_frames_left(frames: Tensor, owner: str) -> None:
         raise NoFrames(f"is too short: {owner} has no frame of it after the subsampling")
 
 
-TOO_SHORT = (NoFrames, TooShortUttError, TransducerTooShort)
+TOO_SHORT = (NoFrames, *TOO_SHORT_ERRORS)
 
 
 class Batches:
@@ -69,7 +67,7 @@ class Batches:
         try:
             yield self
         except (*TOO_SHORT, RuntimeError) as e:
-            reason = str(e).split(", return")[0]
+            reason = too_short_reason(e)
             known = not isinstance(e, RuntimeError) or any(text in reason for text in SHORTER)
             if not (known and self.utterances):
                 raise

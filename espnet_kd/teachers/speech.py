@@ -5,18 +5,18 @@ The same holds for targets in a store: they were made of that speech.
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from espnet2.tasks.abs_task import AbsTask
 
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.experiment import preprocess, read_config
+from espnet_kd.host.training import Preprocess, preprocessing
+from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.options import TermOptions
 
 TEACHER_SPEECH = "teacher_speech"  # in a batch, where the teacher gets another than the student
-Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
 NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
 # How a model wants its speech, in validation and decoding, too.
 PREPARATION = ("speech_volume_normalize", "force_single_channel")
@@ -35,7 +35,7 @@ class TeacherSpeech(AbsTask):
         config = read_config(teachers[0]) if teachers else {}  # a store knows the speech as its file has it
         if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
             return own
-        return Both(own, preprocess({**config, "token_type": None}) if config else None)
+        return Both(own, preprocessing({**config, "token_type": None}) if config else None)
 
 
 class Both:

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from espnet2.asr_transducer.utils import get_transducer_task_io
 from torch import Tensor, nn
 
 from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import (
+    CTC_PARTS,
+    JOINT_NETWORK,
+    blank,
+    encoder_end,
+    has_lattice,
+    has_long_blanks,
+    predicted,
+    skipped_by,
+)
 from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, joint_of
 
 # Two models may round the number of frames differently; more than this is another frame rate.
@@ -66,7 +75,7 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
             )
 
 
-LATTICE = "joint_network"  # the tap
+LATTICE = JOINT_NETWORK  # the tap
 
 
 def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
@@ -78,14 +87,7 @@ def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) ->
         lengths: (B,) frames.
         text: (B, L) tokens, padded with -1; not changed.
     """
-    decoder_in, *_ = get_transducer_task_io(text.clone(), lengths, ignore_id=model.ignore_id)
-    model.decoder.set_device(encoded.device)
-    return joint_of(model.joint_network, encoded, model.decoder(decoder_in))
-
-
-def has_lattice(model: nn.Module) -> bool:
-    """True for ESPnet's transducer, and for its ASR model with a transducer decoder."""
-    return getattr(model, "joint_network", None) is not None
+    return joint_of(model.joint_network, encoded, predicted(model, encoded, lengths, text))
 
 
 def check_lattice(model: nn.Module, owner: str) -> None:
@@ -96,9 +98,9 @@ def check_lattice(model: nn.Module, owner: str) -> None:
     """
     if not has_lattice(model):
         raise UserError(f"{owner} is no transducer: a criterion on the lattice needs its joint network")
-    if getattr(model, "blank_id", 0) != 0:
-        raise UserError(f"{owner} has the blank at token {model.blank_id}: a lattice needs it at 0")
-    if getattr(model, "transducer_multi_blank_durations", None):
+    if blank(model) != 0:
+        raise UserError(f"{owner} has the blank at token {blank(model)}: a lattice needs it at 0")
+    if has_long_blanks(model):
         raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
 
 
@@ -117,7 +119,6 @@ def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str
 
 
 ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
-CTC = ("ctc", "ctc_lin")  # where ESPnet's models have their CTC layer
 
 
 class Taps:
@@ -154,11 +155,10 @@ class Taps:
         if model.training:
             for path in self.paths:
                 _check_never_skipped(model, path, owner)
-        last = getattr(model, "postencoder", None)
         # ESPnet's recurrent encoders take the utterances of a batch in order of length only.
         self.packs = any(isinstance(module, nn.RNNBase) for module in model.encoder.modules())
         # The modules whose first pass ends a part of the model's.
-        self._parts = {ENCODER: model.encoder if last is None else last}
+        self._parts = {ENCODER: encoder_end(model)}
         if isinstance(getattr(model, DECODER, None), nn.Module):
             self._parts[DECODER] = model.decoder
         self._ended: dict[str, Any] = {}
@@ -185,7 +185,7 @@ class Taps:
         top = path.split(".")[0]
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if top in CTC:
+            if top in CTC_PARTS:
                 if ENCODER in self._ended:
                     self._seen.setdefault(path, [output])
             elif (DECODER if top == DECODER else ENCODER) not in self._ended:
@@ -230,7 +230,7 @@ class Taps:
         lengths = lengths.to(values.device)
         if self._back is not None and top != DECODER:
             lengths = lengths[self._back]
-            values = values if top in CTC else values[self._back]
+            values = values if top in CTC_PARTS else values[self._back]
         return Targets(values, lengths)
 
     def release(self) -> None:
@@ -267,16 +267,9 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
     names = path.split(".")
     for depth in range(1, len(names)):
         outer, inner = model.get_submodule(".".join(names[:depth])), names[depth:]
-        option, rate = None, 0.0
-        if isinstance(outer, nn.Sequential):  # ESPnet's MultiSequential
-            option, rate = "layer_drop_rate", getattr(outer, "layer_drop_rate", 0.0)
-        elif inner[0] == "blocks" and inner[1:] and inner[1] != "0":  # ESPnet's MultiBlocks keeps its first
-            option, rate = "blockdrop_rate", getattr(outer, "blockdrop_rate", 0.0)
-        elif hasattr(outer, "stochastic_depth_rate"):
-            option, rate = "stochastic_depth_rate", outer.stochastic_depth_rate
-        if rate:
+        if (skipped := skipped_by(outer, inner)) is not None:
             raise UserError(
-                f"tap {path!r} of {owner} is left out of some steps by `{option}: {rate}`: "
+                f"tap {path!r} of {owner} is left out of some steps by `{skipped[0]}: {skipped[1]}`: "
                 "set that to 0, or choose a layer that always runs, such as encoder"
             )
 

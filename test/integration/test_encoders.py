@@ -143,8 +143,10 @@ def test_rates_are_those_of_the_speech_that_a_model_hears(
 
 def test_the_task_module_alone_makes_the_encoders_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of another GPU imports nothing else."""
+    from espnet2.tasks.asr import encoder_choices
+
     import espnet_kd.tasks.asr as task
-    from espnet_kd.encoders.register import ENCODERS, encoder_choices
+    from espnet_kd.encoders.register import ENCODERS
 
     stock = {name: c for name, c in encoder_choices.classes.items() if name not in ENCODERS}
     monkeypatch.setattr(encoder_choices, "classes", stock)

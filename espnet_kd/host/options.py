@@ -1,0 +1,79 @@
+"""ESPnet's command lines: types of options, options of decoding, and its tools for tokens.
+
+Importing this module imports next to nothing of ESPnet; what is large is imported where it is needed.
+"""
+
+import argparse
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str2bool
+
+__all__ = ["NestedDictAction", "str2bool"]
+
+# Modules that build and decode models, by task; each has get_parser() and a class Speech2Text.
+INFERENCE = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
+REQUIRED = ("--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound")  # by its parser
+# Arguments of Speech2Text that do not come from the options of decoding.
+OURS = {"asr_train_config", "asr_model_file", "device"}
+
+
+def decoding_options(
+    task: str, words: Sequence[str], refuse: Callable[[str], NoReturn]
+) -> argparse.Namespace:
+    """Parse options of decoding as ``espnet2.bin.asr_inference`` does, with its defaults.
+
+    Args:
+        task: ``asr`` or ``asr_transducer``.
+        words: of the command line.
+        refuse: called with the message of an error; it raises.
+    """
+    parser = importlib.import_module(INFERENCE[task]).get_parser()
+    parser.error = refuse
+    return parser.parse_args([*REQUIRED, *words])
+
+
+def search_arguments(task: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of decoding that are arguments of ``Speech2Text``, without model and device."""
+    search = importlib.import_module(INFERENCE[task]).Speech2Text
+    names = inspect.signature(search).parameters.keys() - OURS
+    return {name: getattr(args, name) for name in sorted(names) if hasattr(args, name)}
+
+
+def write_token_counts(text: Path, counted: Path, token_type: str, symbols: Path | None) -> None:
+    """Count characters or words by ``espnet2.bin.tokenize_text``, as stage 5 of ESPnet's asr.sh does.
+
+    Args:
+        text: sentences, one a line.
+        counted: gets the tokens by falling frequency, one a line; a space is ``<space>``.
+        token_type: ``char`` or ``word``.
+        symbols: file of symbols that are tokens of their own.
+    """
+    from espnet2.bin.tokenize_text import get_parser, tokenize
+
+    options = ["--input", str(text), "--output", str(counted), "--token_type", token_type]
+    options += ["--write_vocabulary", "true", "--log_level", "WARNING"]
+    options += ["--non_linguistic_symbols", str(symbols or "none")]
+    tokenize(**vars(get_parser().parse_args(options)))
+
+
+def token_counter(token_type: str, bpemodel: str | None, symbols: str | None) -> Callable[[str], int]:
+    """Return a function that counts the tokens of a text as ESPnet's preprocessing splits it.
+
+    Args:
+        token_type: ``bpe``, ``char`` or ``word``.
+        bpemodel: file of a sentencepiece model, for ``bpe``.
+        symbols: file of symbols that are tokens of their own.
+    """
+    from espnet2.text.build_tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(token_type, bpemodel=bpemodel, non_linguistic_symbols=symbols)
+    return lambda text: len(tokenizer.text2tokens(text))

@@ -1,0 +1,87 @@
+"""What an ESPnet training writes: names of its files, its ``checkpoint.pth`` and the lines of its log.
+
+Relied upon, and tried by test/integration/test_host_training.py on a training of the installed ESPnet:
+
+- ``checkpoint.pth``, ``<N>epoch.pth``, ``latest.pth``, ``<phase>.<statistic>.best.pth`` and
+  ``<phase>.<statistic>.ave[_<n>best][.till<N>epoch].pth``, all in the experiment directory;
+- the checkpoint's keys ``model``, ``optimizers`` and ``reporter``, the latter with ``epoch`` and ``stats``,
+  a mapping epoch -> phase -> statistic -> value, in which a duration is ``{"__timedelta_seconds__": s}``;
+- the four kinds of lines that the patterns below find.
+
+Nothing of ESPnet is imported: reports and the progress bar read these files without it.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKPOINT = "checkpoint.pth"  # what a training continues from; no model
+LATEST = "latest.pth"  # a link to the newest epoch
+LOG = "train.log"  # where ESPnet's recipes and ours send the output of a training
+IMAGES = "images"  # curves; ESPnet's packing always names this directory
+
+TRANSDUCER_KEY = "joint_network_conf"  # only the config.yaml of the task asr_transducer has it
+EPOCH_FILE = re.compile(r"\d+epoch\.pth")  # not valid.acc.ave_2best.till4epoch.pth, nor a user's own copy
+SELECTED_FILE = re.compile(r"\w+\.\w+\.(best|ave[\w.]*)\.pth")  # the best model by a statistic, and averages
+# Files that a training leaves, the best choice to decode first, as patterns for a directory.
+MODEL_FILES = ("*.ave.pth", "*.ave_*best.pth", "*.best.pth", LATEST, "*epoch.pth")
+
+# Lines of the log: batches of an epoch; an epoch begins; a batch is done; an epoch's statistics.
+LOG_BATCHES = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d{1,9})\b")
+LOG_EPOCH = re.compile(r" (\d{1,9})/(\d{1,9})epoch started")
+LOG_BATCH = re.compile(r" (\d{1,9})epoch:train:\d+-(\d{1,9})batch")
+LOG_RESULTS = re.compile(r"\b(\d{1,9})epoch results: (.*)")
+LOG_PHASE = re.compile(r"\[(\w+)\] ([^\[]*)")  # within the results
+LOG_DURATION = re.compile(r"time=(.*?), total_count")  # within a phase; in words: "1 minute and 3 seconds"
+
+
+def task_of(config: Mapping[str, Any]) -> str:
+    """Return the task of a config.yaml, ``asr`` or ``asr_transducer``."""
+    return "asr_transducer" if TRANSDUCER_KEY in config else "asr"
+
+
+def epoch_file(epoch: int) -> str:
+    """Return the name of the model after an epoch."""
+    return f"{epoch}epoch.pth"
+
+
+def best_file(phase: str, statistic: str) -> str:
+    """Return the name of the link to the best epoch by a statistic."""
+    return f"{phase}.{statistic}.best.pth"
+
+
+def average_file(phase: str, statistic: str) -> str:
+    """Return the name of the average of the best epochs by a statistic."""
+    return f"{phase}.{statistic}.ave.pth"
+
+
+def interval_suffix(epoch: int) -> str:
+    """Return what ESPnet puts into the names of the averages that it makes every few epochs."""
+    return f"till{epoch}epoch"
+
+
+def epoch_files(directory: Path) -> list[Path]:
+    """Return the models of single epochs in a directory."""
+    return [path for path in directory.glob("*epoch.pth") if EPOCH_FILE.fullmatch(path.name)]
+
+
+def reported(checkpoint: Mapping[str, Any]) -> dict[int, dict[str, dict[str, float]]]:
+    """Return the statistics in the content of a ``checkpoint.pth``.
+
+    Returns:
+        Epoch -> phase (``train``, ``valid``) -> statistic -> mean over the epoch; durations in seconds, what
+        is no number left out.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is not the content of a checkpoint.
+    """
+    return {
+        int(epoch): {phase: _numbers(values) for phase, values in phases.items()}
+        for epoch, phases in checkpoint["reporter"]["stats"].items()
+    }
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    flat = {k: v.get("__timedelta_seconds__") if isinstance(v, dict) else v for k, v in values.items()}
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}

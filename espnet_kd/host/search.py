@@ -1,0 +1,97 @@
+"""ESPnet's decoding of one utterance, and its beam search with scorers of ours."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
+from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+
+from espnet_kd.errors import UserError
+from espnet_kd.host.options import INFERENCE
+
+__all__ = ["BatchScorerInterface"]
+
+Result = tuple[str | None, list[str], list[int], Any]  # text, tokens, their ids, hypothesis
+
+
+class Search:
+    """A trained model with stock ``Speech2Text`` of its task.
+
+    Relied upon: the module of the task has ``Speech2Text``, ``TooShortUttError`` and the class of the task;
+    ``Speech2Text`` keeps the model as ``asr_model`` and its configuration as ``asr_train_args``. That of a
+    transducer makes results of hypotheses by ``hypotheses_to_results``; the other returns results, in a tuple
+    with those of intermediate CTC layers where the model has such, and keeps the search as ``beam_search``,
+    whose ``scorers`` are in ``full_scorers`` if they score all tokens, else in ``part_scorers``.
+
+    Args:
+        task: ``asr`` or ``asr_transducer``.
+        config: path of a config.yaml with absolute paths.
+        checkpoint: path of the model file.
+        device: of torch.
+        options: arguments of ``Speech2Text``, see ``options.search_arguments``.
+    """
+
+    def __init__(
+        self, task: str, config: str, checkpoint: str, device: str, options: Mapping[str, Any]
+    ) -> None:
+        self._task, self._module = task, importlib.import_module(INFERENCE[task])
+        self._search = self._module.Speech2Text(
+            asr_train_config=config, asr_model_file=checkpoint, device=device, **options
+        )
+        owner = self._module.ASRTransducerTask if task == "asr_transducer" else self._module.ASRTask
+        self._prepare = owner.build_preprocess_fn(self._search.asr_train_args, False)
+
+    @property
+    def model(self) -> Any:
+        """The model whose encoder the search runs."""
+        return self._search.asr_model
+
+    def __call__(self, utt: str, speech: Any, seed: int) -> list[Result]:
+        """Decode the samples (N,) of one utterance.
+
+        Args:
+            utt: its id.
+            speech: samples.
+            seed: of all random numbers, so that a result does not depend on the utterances before it.
+
+        Returns:
+            The best first; a hypothesis has ``score`` and perhaps ``scores``. Empty for an utterance that is
+            too short for the model.
+        """
+        set_all_random_seed(seed)
+        if self._prepare is not None:
+            speech = self._prepare(utt, {"speech": speech})["speech"]
+        try:
+            found = self._search(speech)
+        except self._module.TooShortUttError:
+            return []
+        if self._task == "asr_transducer":
+            return self._search.hypotheses_to_results(found)
+        return found[0] if isinstance(found, tuple) else found
+
+    def share(self, model: Any, ctc: Any, decoder: BatchScorerInterface) -> None:
+        """Let the search take the encoder and the scores of several models.
+
+        Args:
+            model: in the place of the model; its ``encode`` is called.
+            ctc: in the place of the CTC layer; its ``log_softmax`` is called.
+            decoder: in the place of the attention decoder.
+
+        Raises:
+            UserError: the search scores hypotheses one by one.
+        """
+        beam = self._search.beam_search
+        if type(beam).__name__ != "BatchBeamSearch":
+            raise UserError(
+                f"an ensemble is decoded by ESPnet's BatchBeamSearch, not by {type(beam).__name__}"
+            )
+        if "ctc" in beam.part_scorers:
+            beam.part_scorers["ctc"].ctc = ctc
+        if "decoder" in beam.full_scorers:
+            beam.full_scorers["decoder"] = beam.scorers["decoder"] = decoder
+        self._search.asr_model = model

@@ -1,0 +1,118 @@
+"""What we rely on in ESPnet's tasks and trainer, under names of our own.
+
+Besides, ``espnet_kd.tasks`` overrides methods of ``AbsTask`` and ``Trainer``; test/integration/test_host.py
+tests their names and arguments.
+"""
+
+import argparse
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
+from espnet2.main_funcs.average_nbest_models import average_nbest_models
+from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
+from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.train.dataset import ESPnetDataset
+from espnet2.train.reporter import Reporter
+from torch import nn
+
+from espnet_kd.host.outputs import task_of
+
+__all__ = ["Reporter"]
+
+Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
+TASKS = {"asr": ASRTask, "asr_transducer": ASRTransducerTask}
+
+
+def add_choices(encoders: Mapping[str, type], frontends: Mapping[str, type]) -> None:
+    """Let ``encoder`` and ``frontend`` of a configuration name classes of ours, in this process.
+
+    Relied upon: ``ASRTask.build_model`` reads the global ``encoder_choices`` and ``frontend_choices`` of its
+    module, whose ``classes`` is a dict.
+    """
+    encoder_choices.classes.update(encoders)
+    frontend_choices.classes.update(frontends)
+
+
+def build_model(config: Mapping[str, Any]) -> nn.Module:
+    """Build the model of a config.yaml, with the weights that its seed gives."""
+    return TASKS[task_of(config)].build_model(argparse.Namespace(**config))
+
+
+def preprocessing(config: Mapping[str, Any]) -> Preprocess | None:
+    """Return ESPnet's preparation of a model's data, without augmentation; None where it does nothing.
+
+    Without a ``token_type`` only speech is prepared.
+    """
+    return TASKS[task_of(config)].build_preprocess_fn(argparse.Namespace(**config), False)
+
+
+def read_utterances(
+    files: Sequence[tuple[str, str, str]], preprocess: Preprocess | None, utterances: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Read utterances as a training does.
+
+    Args:
+        files: (file, name, type) as ESPnet's options give data.
+        preprocess: see ``preprocessing``.
+        utterances: ids.
+
+    Returns:
+        Name to array, of each utterance.
+    """
+    dataset = ESPnetDataset(list(files), preprocess=preprocess)
+    return (dataset[utt][1] for utt in utterances)
+
+
+def shape_files(iter_options: Any) -> Sequence[str]:
+    """Return the shape files among the options of an iterator factory, that of the speech first."""
+    return iter_options.shape_files
+
+
+def with_shape_files(iter_options: Any, files: Sequence[str]) -> Any:
+    """Return the same with other shape files, whose lengths and order ESPnet makes batches of."""
+    return replace(iter_options, shape_files=list(files))
+
+
+def batches_of(factory: Any) -> list[Sequence[str]]:
+    """Return the list of batches, of utterance ids, that an iterator factory goes through; changes count."""
+    return factory.sampler.batches
+
+
+def reported_by(checkpoint: Mapping[str, Any], end: str = "") -> Reporter:
+    """Return what a training has reported, from the content of its ``checkpoint.pth``.
+
+    Args:
+        end: of the names of statistics; those that end so are kept, without it.
+    """
+    reporter = Reporter()
+    reporter.load_state_dict(checkpoint["reporter"])
+    if end:
+        reporter.stats = {
+            epoch: {
+                phase: {key.removesuffix(end): value for key, value in stats.items() if key.endswith(end)}
+                for phase, stats in phases.items()
+            }
+            for epoch, phases in reporter.stats.items()
+        }
+    return reporter
+
+
+def average(
+    directory: Path, reporter: Reporter, criteria: Collection[Any], keep: Any, suffix: str | None
+) -> None:
+    """Average the best epochs of a directory as ESPnet does when a training ends.
+
+    Args:
+        criteria: ESPnet's best_model_criterion.
+        keep: ESPnet's keep_nbest_models.
+        suffix: see ``outputs.interval_suffix``; None at the end of the training.
+    """
+    average_nbest_models(
+        output_dir=directory, reporter=reporter, best_model_criterion=criteria, nbest=keep, suffix=suffix
+    )

@@ -1,0 +1,196 @@
+"""What we rely on in ESPnet by name: a test for each name and its arguments says what has broken.
+
+What these names do is tested on models and trainings in test/integration/test_host.py.
+"""
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+ASR = "espnet2.asr.espnet_model:ESPnetASRModel"
+TRANSDUCER = "espnet2.asr_transducer.espnet_transducer_model:ESPnetASRTransducerModel"
+TASK, TRAINER = "espnet2.tasks.abs_task:AbsTask", "espnet2.train.trainer:Trainer"
+REPORTER = "espnet2.train.reporter:Reporter"
+SEARCH = "espnet2.bin.asr_inference:Speech2Text"
+OWN_TASK = "espnet_kd/tasks, which overrides it"
+# Where ESPnet has a function, the arguments that we give or take, in this order, and what is ours by it.
+# "..." stands for any others.
+FUNCTIONS: dict[str, tuple[str, str]] = {
+    f"{ASR}._calc_ctc_loss": (
+        "self encoder_out encoder_out_lens ys_pad ys_pad_lens",
+        "host/losses.py: ctc_part, for mutual learning",
+    ),
+    f"{ASR}._calc_att_loss": (
+        "self encoder_out encoder_out_lens ys_pad ys_pad_lens",
+        "host/losses.py: attention_part, for mutual learning",
+    ),
+    f"{ASR}._calc_transducer_loss": (
+        "self encoder_out encoder_out_lens labels",
+        "host/losses.py: transducer_part, for hybrids with a lattice",
+    ),
+    f"{TRANSDUCER}._calc_transducer_loss": (
+        "self encoder_out joint_out target t_len u_len",
+        "host/losses.py: transducer_part, for our RNN-T loss and the lattice",
+    ),
+    f"{TRANSDUCER}._calc_ctc_loss": (
+        "self encoder_out target t_len u_len", "host/losses.py: ctc_part, for batches with pseudo-labels"
+    ),
+    f"{TRANSDUCER}._calc_lm_loss": (
+        "self decoder_out target", "host/losses.py: label_part, for batches with pseudo-labels"
+    ),
+    f"{ASR}.encode": ("self speech speech_lengths", "host/models.py: encode"),
+    f"{TRANSDUCER}.encode": ("self speech speech_lengths", "host/models.py: encode"),
+    f"{ASR}.forward": ("self speech speech_lengths text text_lengths ...", "methods/distilled.py"),
+    f"{TRANSDUCER}.forward": ("self speech speech_lengths text text_lengths ...", "methods/distilled.py"),
+    "espnet2.asr.ctc:CTC.forward": ("self hs_pad hlens ys_pad ys_lens", "teachers/short.py"),
+    "espnet2.asr.decoder.transformer_decoder:BaseTransformerDecoder.forward": (
+        "self hs_pad hlens ys_in_pad ys_in_lens ...", "methods/sampling.py, for scheduled sampling"
+    ),
+    "espnet2.asr.decoder.rnn_decoder:RNNDecoder.forward": (
+        "self hs_pad hlens ys_in_pad ys_in_lens ...", "teachers/online.py"
+    ),
+    "espnet2.asr_transducer.joint_network:JointNetwork.forward": (
+        "self enc_out dec_out no_projection", "methods/transducer.py, which never builds the lattice"
+    ),
+    "espnet2.asr_transducer.utils:get_transducer_task_io": (
+        "labels encoder_out_lens ignore_id ...", "host/models.py: predicted"
+    ),
+    "espnet2.asr_transducer.utils:make_chunk_mask": (
+        "size chunk_size num_left_chunks device", "host/models.py: in_chunks"
+    ),
+    "espnet2.legacy.nets.pytorch_backend.transformer.add_sos_eos:add_sos_eos": (
+        "ys_pad sos eos ignore_id ...", "host/models.py: decoder_prefix"
+    ),
+    f"{TASK}.add_task_arguments": ("parser", OWN_TASK),
+    f"{TASK}.build_model": ("args", OWN_TASK),
+    f"{TASK}.build_preprocess_fn": ("args train", OWN_TASK),
+    f"{TASK}.build_iter_factory": ("args distributed_option mode kwargs", OWN_TASK),
+    f"{TASK}.build_sequence_iter_factory": ("args iter_options mode", OWN_TASK),
+    f"{TASK}.main_worker": ("args", OWN_TASK),
+    f"{TASK}.required_data_names": ("train inference", OWN_TASK),
+    f"{TASK}.optional_data_names": ("train inference", OWN_TASK),
+    f"{TRAINER}.run": (
+        "model optimizers schedulers train_iter_factory valid_iter_factory plot_attention_iter_factory "
+        "trainer_options distributed_option", "tasks/trainer.py",
+    ),
+    f"{TRAINER}.resume": ("checkpoint model reporter optimizers schedulers ...", "tasks/trainer.py"),
+    f"{TRAINER}.train_one_epoch": ("model iterator optimizers schedulers ...", "tasks/trainer.py"),
+    f"{TRAINER}.validate_one_epoch": ("model iterator ...", "tasks/trainer.py"),
+    f"{REPORTER}.get_epoch": ("self", "tasks/trainer.py"),
+    f"{REPORTER}.has": ("self key key2 ...", "tasks/trainer.py"),
+    f"{REPORTER}.get_best_epoch": ("self key key2 mode ...", "tasks/trainer.py"),
+    f"{REPORTER}.sort_epochs": ("self key key2 mode", "tasks/trainer.py"),
+    f"{REPORTER}.load_state_dict": ("self state_dict", "host/training.py: reported_by"),
+    "espnet2.main_funcs.average_nbest_models:average_nbest_models": (
+        "output_dir reporter best_model_criterion nbest suffix ...", "host/training.py: average"
+    ),
+    "espnet2.torch_utils.set_all_random_seed:set_all_random_seed": ("seed", "host/search.py, methods"),
+    f"{SEARCH}.__init__": ("self asr_train_config asr_model_file ...", "host/search.py: Search"),
+    "espnet2.bin.asr_transducer_inference:Speech2Text.__init__": (
+        "self asr_train_config asr_model_file ...", "host/search.py: Search"
+    ),
+    "espnet2.bin.asr_transducer_inference:Speech2Text.hypotheses_to_results": (
+        "self nbest_hyps", "host/search.py: Search"
+    ),
+    "espnet2.legacy.nets.scorer_interface:BatchScorerInterface.batch_score": (
+        "self ys states xs", "decoding/ensemble.py: DecoderScorer"
+    ),
+    "espnet2.bin.tokenize_text:tokenize": (
+        "input output field delimiter token_type space_symbol non_linguistic_symbols ...",
+        "host/options.py: write_token_counts",
+    ),
+    "espnet2.text.build_tokenizer:build_tokenizer": (
+        "token_type bpemodel non_linguistic_symbols ...", "host/options.py: token_counter"
+    ),
+    "espnet2.utils.nested_dict_action:NestedDictAction.__call__": (
+        "self parser namespace values option_strings", "methods/options.py"
+    ),
+}  # fmt: skip
+# Data classes and the fields that we read.
+FIELDS = {
+    "espnet2.tasks.abs_task:IteratorOptions": ("shape_files", "host/training.py: shape_files"),
+    "espnet2.train.trainer:TrainerOptions": (
+        "output_dir resume best_model_criterion keep_nbest_models nbest_averaging_interval accum_grad "
+        "grad_clip grad_clip_type", "tasks/trainer.py",
+    ),
+    "espnet2.train.distributed_utils:DistributedOption": ("distributed dist_rank", "tasks/trainer.py"),
+}  # fmt: skip
+# Modules that recipes run with `python -m`, and options that kd.sh and we give.
+COMMANDS = {
+    "espnet2.bin.asr_train": (
+        "--collect_stats --config --output_dir --train_shape_file --init_param", "kd.sh"
+    ),
+    "espnet2.bin.asr_transducer_train": ("--collect_stats --config --output_dir --train_shape_file", "kd.sh"),
+    "espnet2.bin.asr_inference": (
+        "--asr_train_config --asr_model_file --output_dir --key_file --batch_size --nbest --ngpu", "kd.sh"
+    ),
+    "espnet2.bin.asr_transducer_inference": (
+        "--asr_train_config --asr_model_file --output_dir --key_file --streaming --decoding_window "
+        "--left_context", "kd.sh",
+    ),
+    "espnet2.bin.asr_inference_streaming": ("--asr_train_config", "__main__.py: BUILDERS"),
+    "espnet2.bin.asr_align": ("--asr_train_config", "__main__.py: BUILDERS"),
+    "espnet2.bin.aggregate_stats_dirs": ("--input_dir --output_dir", "kd.sh"),
+    "espnet2.bin.launch": (
+        "--cmd --log --ngpu --num_nodes --init_file_prefix --multiprocessing_distributed", "kd.sh"
+    ),
+    "espnet2.bin.pack": ("asr", "kd.sh"),
+}  # fmt: skip
+
+
+def found(name: str) -> Any:
+    """The object of a name such as ``module:Class.method``; None where it, or a module above it, is gone."""
+    module, _, path = name.partition(":")
+    try:
+        thing = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return None
+    for part in path.split("."):
+        thing = getattr(thing, part, None)
+    return thing
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_takes_what_it_took(name: str) -> None:
+    wanted, used_by = FUNCTIONS[name]
+    function = found(name)
+    assert function is not None, f"ESPnet has no {name} any more: used by {used_by}"
+    names = list(inspect.signature(function).parameters)
+    ours = [argument for argument in wanted.split() if argument != "..."]
+    if "..." in wanted.split():
+        names = [argument for argument in names if argument in ours]
+    assert names == ours, f"ESPnet's {name} takes {names}, not {ours}: used by {used_by}"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_options_have_the_fields_that_they_had(name: str) -> None:
+    wanted, used_by = FIELDS[name]
+    fields = getattr(found(name), "__dataclass_fields__", {})
+    lost = [field for field in wanted.split() if field not in fields]
+    assert not lost, f"ESPnet's {name} has no {', '.join(lost)} any more: used by {used_by}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_options_that_it_had(name: str) -> None:
+    wanted, used_by = COMMANDS[name]
+    get_parser = found(f"{name}:get_parser")
+    assert get_parser is not None, f"ESPnet has no {name} with get_parser() any more: used by {used_by}"
+    options = re.findall(r"[\w-]+", get_parser().format_usage())
+    lost = [option for option in wanted.split() if option not in options]
+    assert not lost, f"ESPnet's {name} has no {', '.join(lost)} any more: used by {used_by}"
+
+
+def test_encoders_are_chosen_from_a_dict() -> None:
+    for name in ("encoder_choices", "frontend_choices"):
+        classes = getattr(found(f"espnet2.tasks.asr:{name}"), "classes", None)
+        assert isinstance(classes, dict), (
+            f"ESPnet's tasks.asr.{name} has no dict `classes` any more: used by host/training.py: add_choices"
+        )
+
+
+def test_a_name_that_is_gone_is_reported() -> None:
+    assert found("espnet2.nowhere:thing") is None
+    assert found(f"{ASR}._calc_nothing") is None

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Test espnet_kd with the oldest and the newest ESPnet that setup.py allows, each in an environment of its own.
+# Meant for every night: the environments stay, and only what has changed is installed. Prints one line for each,
+# then what broke in ESPnet, if anything did; fails if a test fails. Each environment takes about 7 GB.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dir=                            # folder of the environments and logs; required
+next=false                      # true: a third environment, with the newest ESPnet there is, allowed or not
+jobs=2                          # tests at a time
+tests="test/host test/integration"  # what is run
+
+usage() {
+    echo "usage: tools/espnet_versions.sh --dir FOLDER [--next true] [--jobs ${jobs}] [--tests \"${tests}\"]"
+    echo "  oldest: the lowest versions of all that setup.py asks for; newest: the highest"
+    echo "  next: the newest ESPnet there is, whatever setup.py allows; tells whether its limit can be raised"
+}
+
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --dir | --next | --jobs | --tests)
+            [[ $# -ge 2 ]] || { echo "espnet_versions: $1 needs a value" >&2; exit 1; }
+            printf -v "${1#--}" %s "$2"
+            shift 2
+            ;;
+        *) echo "espnet_versions: unknown option $1" >&2; usage >&2; exit 1 ;;
+    esac
+done
+[[ -n ${dir} ]] || { usage >&2; exit 1; }
+mkdir -p "${dir}"
+dir=$(cd "${dir}" && pwd)
+export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
+
+# make NAME RESOLUTION: NAME.txt has the versions, NAME/ the environment; in both only what differs is done.
+make_environment() {
+    local name=$1 resolution=$2 python
+    python=$(tools/find_python.sh)
+    [[ -e ${dir}/uv/bin/python ]] || "${python}" -m venv "${dir}/uv"
+    "${dir}/uv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+    mkdir -p "${dir}/project.${name}"
+    if [[ ${name} == next ]]; then
+        sed -E 's/("espnet\[asr,train\]>=[0-9]+),<[0-9]+/\1/' setup.py >"${dir}/project.${name}/setup.py"
+    else
+        cp setup.py "${dir}/project.${name}/setup.py"
+    fi
+    : >"${dir}/${name}.constraints"
+    # torchaudio 2.11.1 says that it suits torch 2.11.0, and does not load beside it.
+    [[ ${resolution} != lowest-direct ]] || echo 'torchaudio==2.11.0' >"${dir}/${name}.constraints"
+    [[ -e ${dir}/${name}/bin/python ]] || "${python}" -m venv "${dir}/${name}"
+    "${dir}/uv/bin/python" -m uv pip compile --quiet --no-header --no-annotate --upgrade \
+        --resolution "${resolution}" --python "${dir}/${name}/bin/python" --extra espnet --extra dev --extra demo \
+        --constraints "${dir}/${name}.constraints" --output-file "${dir}/${name}.txt" "${dir}/project.${name}/setup.py"
+    "${dir}/uv/bin/python" -m uv pip sync --quiet --compile-bytecode --python "${dir}/${name}/bin/python" "${dir}/${name}.txt"
+}
+
+version_of() { sed -n "s/^$2==//p" "${dir}/$1.txt"; }
+
+# try NAME: run the tests in an environment and say how they ended.
+try() {
+    local name=$1 log=${dir}/$1.log status=0 words versions
+    read -ra words <<<"${tests}"
+    PYTHONPATH=${PWD} "${dir}/${name}/bin/python" -m pytest -q -p no:cacheprovider --numprocesses "${jobs}" \
+        --dist loadfile "${words[@]}" >"${log}" 2>&1 || status=$?
+    versions="espnet $(version_of "${name}" espnet), torch $(version_of "${name}" torch), numpy $(version_of "${name}" numpy)"
+    echo "${name}: ${versions}, $("${dir}/${name}/bin/python" -V): $(tail -n 1 "${log}" | sed 's/=//g; s/^ *//; s/ *$//')"
+    if [[ ${status} -ne 0 ]]; then
+        { grep -E "^E +(AssertionError: .*ESPnet|ModuleNotFoundError|ImportError)" "${log}" || true; } | sort -u | sed 's/^E */    /'
+        echo "    see ${log}"
+    fi
+    return "${status}"
+}
+
+failed=0
+make_environment oldest lowest-direct
+try oldest || failed=1
+make_environment newest highest
+try newest || failed=1
+if [[ ${next} == true ]]; then
+    make_environment next highest
+    if [[ $(version_of next espnet) == "$(version_of newest espnet)" ]]; then
+        echo "next: there is no ESPnet newer than $(version_of newest espnet)"
+    else
+        try next || failed=1
+    fi
+fi
+exit "${failed}"
