@@ -4,7 +4,7 @@
 
     {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
      "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
-     "previous": experiment of the phase before or null,
+     "tag": name of its row in the table, or "", "previous": experiment of the phase before or null,
      "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
      "data": {"token list": fingerprint, ...: see ``contents``; teachers and what else it learns from, too},
      "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         help="files and data directories it is trained on",
     )
     begin.add_argument("--args", default="", help="options that override the configuration, for the record")
+    begin.add_argument("--tag", default="", help="name of its row in the table of results")
     commands.add_parser("finish", help="mark it as done").add_argument("exp", type=Path)
     args = parser.parse_args(words)
     if args.action == "finish":
@@ -82,14 +83,14 @@ def start(args: argparse.Namespace, command: str) -> bool:
     if trained and path.exists() and _learns(read_config(path)) != _learns(config):
         raise UserError(
             f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
-            f"remove it, or give the configuration another name (or --{args.role}_args)"
+            f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
     record = _read(args.exp) if trained else {}
     mix = read_json(args.mix) if args.mix else None
     if record and record.get("mix") != mix:
         raise UserError(
             f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "
-            f"remove it, or give the configuration another name (or --{args.role}_args)"
+            f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
     data = _data(args.data, config)
     _check_data(args, record.get("data"), data)
@@ -164,6 +165,7 @@ def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> d
         "configs": [str(path) for path in args.config],
         "teachers": list(args.teacher),
         "args": args.args,
+        "tag": args.tag,
         "previous": str(args.previous) if args.previous else None,
         "generation": args.generation,
         "started": before.get("started", round(time.time(), 1)),

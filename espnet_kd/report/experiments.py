@@ -141,6 +141,11 @@ class Run:
         return int(self.info.get("generation") or 1)
 
     @property
+    def tag(self) -> str:
+        """Name that the user gave its row of the table, without the seed; empty for none."""
+        return without_seed(str(self.info.get("tag") or ""))
+
+    @property
     def teachers(self) -> list[Path]:
         """Directories of its teachers."""
         option = self.config.get("teacher") or {}

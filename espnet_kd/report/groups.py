@@ -73,12 +73,14 @@ class Group:
 
 def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     """Group runs, label the groups and find what each is compared with; in the order of a table."""
-    by_settings: dict[tuple[str, str], list[Run]] = {}
+    by_settings: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if run.distilled else "student"
-        by_settings.setdefault((kind, experiments.settings(run)), []).append(run)
+        key = (kind, experiments.settings(run), run.tag)
+        by_settings.setdefault(key, []).append(run)
     groups = [
-        Group(sorted(g, key=lambda r: (r.seed, r.name)), kind, metric) for (kind, _), g in by_settings.items()
+        Group(sorted(same, key=lambda r: (r.seed, r.name)), kind, metric)
+        for (kind, _, _), same in by_settings.items()
     ]
     groups.sort(key=lambda g: (KINDS.index(g.kind), g.updates or math.inf, g.name))
     families: dict[str, list[Group]] = {}
@@ -92,6 +94,8 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
         _compare(family)
     ordered = [group for family in families.values() for group in _rank(family)]
     groups = [group for group in groups if group.kind == "teacher"] + ordered
+    for group in groups:
+        group.label = group.runs[0].tag or group.label
     _tell_apart(groups)
     return groups
 

@@ -170,7 +170,7 @@ def test_another_configuration_or_teacher_is_refused_once_there_are_models(
     Path("exp/s/1epoch.pth").touch()
     kept = Path("exp/s/train.yaml").read_text()
     with pytest.raises(
-        UserError, match=r"exp/s was trained with another configuration.*remove it, or.*--student_args"
+        UserError, match=r"exp/s was trained with another configuration.*remove it, or.*--student_tag"
     ):
         begin(*more)
     assert Path("exp/s/train.yaml").read_text() == kept

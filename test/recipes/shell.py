@@ -1,6 +1,7 @@
 """Run the shell parts of a recipe, and make a miniature recipe of links to the template."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import numpy as np
 import soundfile
 import yaml
 
+# Time and place, which start what kd.sh logs.
+LOG_PLACE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d \([\w.]+\.sh:\d+:\w+\) ", re.MULTILINE)
 QUICK_PYTHON = Path(__file__).with_name("quick_python")
 TEMPLATE = Path(__file__).parents[2] / "egs" / "TEMPLATE" / "kd1"
 LETTERS = "abcd"
@@ -61,10 +64,10 @@ def quickly(cwd: Path, *options: str, **changes: str) -> subprocess.CompletedPro
 
 
 def run(cwd: Path, *options: str, **changes: str) -> str:
-    """Run a recipe that must succeed; returns what it printed."""
+    """Run a recipe that must succeed; returns what it printed, without the time and place of log lines."""
     result = quickly(cwd, *options, **changes)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return LOG_PLACE.sub("", result.stdout)
 
 
 def failure(cwd: Path, *options: str, **changes: str) -> str:

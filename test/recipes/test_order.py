@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from shell import failure, run, script, sh
+from shell import LOG_PLACE, failure, run, script, sh
 
 KD = ("--kd_config", "conf/kl.yaml")
 TEACHER = "exp/asr_teacher_raw_char_sp"
@@ -44,6 +44,13 @@ def test_one_line_says_what_is_missing(
         (("--inference_nj", "0"), "--inference_nj '0' is not a number from 1 up"),
         (("--generation", "2"), "--generation 2: without --unlabelled_sets or --kd_config no student learns"),
         (("--valid_set", ""), "--valid_set is required"),
+        (("--skip_eval", "yes"), "--skip_eval 'yes' is neither true nor false"),
+        (("--gpu_inference", "1"), "--gpu_inference '1' is neither true nor false"),
+        (("--skip_stages", "3", "13"), "--skip_stages '13' is not a stage: they are 1 to 12"),
+        (("--student_tag", "a/b"), "the tag 'a/b' is not the name of a directory"),
+        (("--inference_tag", "../x"), "the tag '../x' is not the name of a directory"),
+        (("--teacher_tag", "one", "two"), "--teacher_tag gives 2 names for 1 teachers"),
+        (("--teacher_tag", "one", "--teacher_exp", "exp/t"), "--teacher_tag names teachers that are trained"),
         (("--metric", "ser"), "--metric ser is neither wer nor cer"),
         (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),
         (("--python", "no-such-python"), "no-such-python does not run or has no ESPnet"),
@@ -82,6 +89,58 @@ def test_the_recipes_own_option_reaches_local_data_sh_whole(recipe: Path) -> Non
 def test_a_failing_stage_ends_the_run(recipe: Path) -> None:
     script(recipe / "local" / "data.sh", "#!/usr/bin/env bash\necho broken >&2\nexit 3\n")
     assert failure(recipe, "--stop_stage", "2") == "broken\n"
+
+
+LOGS_ITS_NAME = """#!/usr/bin/env bash
+echo data
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        (("--skip_stages", "2 3"), [1]),
+        (("--skip_stages", "1", "3"), [2]),
+        (("--skip_data_prep", "true"), []),
+        (("--skip_train", "true", "--skip_stages", "3"), [1, 2]),
+    ],
+)
+def test_stages_are_left_out(recipe: Path, options: tuple[str, ...], stages: list[int]) -> None:
+    script(recipe / "local" / "data.sh", "#!/usr/bin/env bash\ncp -r \"${corpus}\" data\n")
+    if 1 not in stages:
+        run(recipe, "--stop_stage", "1")
+    output = run(recipe, "--stop_stage", "3", *options)
+    assert [int(line.split()[1][:-1]) for line in output.splitlines() if ": took " in line] == stages
+
+
+@pytest.mark.parametrize(
+    ("option", "first"),
+    [("skip_data_prep", 6), ("skip_train", 10), ("skip_eval", 12), ("skip_packing", None)],
+)
+def test_a_group_of_stages_is_left_out(recipe: Path, option: str, first: int | None) -> None:
+    """What comes after the group runs; here it names what the group would have made."""
+    options = {"skip_data_prep": 1, "skip_train": 6, "skip_eval": 10, "skip_packing": 12}
+    words = ("--stage", str(options[option]), f"--{option}", "true")
+    if first is None:
+        assert run(recipe, *words) == ""
+    else:
+        assert failure(recipe, *words).startswith(f"kd.sh: error: stage {first} needs ")
+
+
+def test_lines_of_the_log_have_time_and_place(recipe: Path) -> None:
+    script(recipe / "local" / "data.sh", LOGS_ITS_NAME)
+    lines = sh(recipe, "./run.sh", "--stop_stage", "1").stdout.splitlines()
+    assert len(lines) == 3 and lines[1] == "data"
+    for line in (lines[0], lines[2]):
+        assert LOG_PLACE.match(line) and "(kd.sh:" in line and ":run_stages) stage 1: " in line
+
+
+def test_a_tag_names_the_experiment(recipe: Path) -> None:
+    tags = ("--teacher_tag", "big", "--student_tag", "small", "--student_args", "--seed 2", *KD)
+    errors = failure(recipe, "--stage", "12", *tags)
+    assert "stage 12 needs exp/asr_small_seed2/config.yaml, which stage 9 makes" in errors
+    errors = failure(recipe, "--stage", "9", *tags)
+    assert "stage 9 needs exp/asr_big/config.yaml, which stage 7 makes" in errors
 
 
 def test_an_unknown_backend_is_refused(recipe: Path) -> None:

@@ -164,3 +164,13 @@ def test_each_peer_of_a_mutual_training_is_a_row(tmp_path: Path) -> None:
         ("distilled: mutual learning", 100, "student"),
         ("distilled: mutual learning, peer 2", 100, "student"),
     ]
+
+
+def test_a_tag_names_the_row(tmp_path: Path) -> None:
+    """Seeds share a row; the same configuration under another tag has another."""
+    for name, seed, tag in (("s1", 1, "small"), ("s2", 2, "small"), ("t1", 1, "small again"), ("u1", 1, "")):
+        write_experiment(tmp_path / name, config(seed), {"role": "student", "tag": tag})
+    found = {(group.label, tuple(run.name for run in group.runs)) for group in groups(tmp_path)}
+    assert found == {
+        ("small", ("s1", "s2")), ("small again", ("t1",)), ("student, other settings (u1)", ("u1",))
+    }  # fmt: skip

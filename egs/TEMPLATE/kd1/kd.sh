@@ -10,6 +10,11 @@ processors() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }  # nproc woul
 # General
 stage=1                     # first stage to run
 stop_stage=12               # last stage to run
+skip_stages=                # list: stages to leave out
+skip_data_prep=false        # true leaves out stages 1 to 5
+skip_train=false            # true leaves out stages 6 to 9
+skip_eval=false             # true leaves out stages 10 and 11
+skip_packing=false          # true leaves out stage 12
 nj=$(processors)            # parallel jobs of stages 3 and 6
 inference_nj=$(processors)  # parallel jobs of decoding
 ngpu=0                      # GPUs per node for training; 0 trains on the CPU
@@ -22,10 +27,10 @@ python=python3              # interpreter that has ESPnet
 train_set=                  # training set, as local/data.sh names it
 valid_set=                  # development set, for choosing epochs and methods
 test_sets=                  # list: test sets
-unlabelled_sets=            # list: speech without transcripts; phases that need none train on it as it is; if all need
-                            # some, the teacher labels it
+unlabelled_sets=            # list: speech without transcripts; a phase that needs no transcripts trains on it as it is;
+                            # if every phase needs them, the teacher labels it
 unlabelled_speeds=          # list: their speeds, as speed_perturb_factors; empty for none
-unlabelled_share=           # of the speech that the student is trained on, 0.9 for nine tenths; empty: all once
+unlabelled_share=           # its share of the student's training speech, such as 0.9; empty: each utterance once
 lang=noinfo                 # language, part of the names of experiments; noinfo leaves it out
 local_data_opts=            # options for local/data.sh
 speed_perturb_factors=      # list: speeds, such as 0.9 1.0 1.1; empty for none
@@ -42,21 +47,26 @@ nlsyms_txt=none             # file of non-linguistic symbols, one a line
 asr_task=asr                # asr, or asr_transducer
 teacher_config=             # list: configurations of the teachers
 teacher_exp=                # list: trained experiments to use as teachers instead, from any ESPnet recipe
+teacher_tag=                # list: names of the teachers' experiments, expdir/asr_TAG, and of their rows in the table; empty:
+                            # named after their configurations and options
 teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
 student_config=             # configuration of the student
+student_tag=                # name of the student's experiment, expdir/asr_TAG, and of its row in the table; student_args
+                            # are added to the directory, so that seeds share a row; empty: named as the teachers
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # list: configuration of the distillation, or of its phases, each from the student of the
                             # one before; empty trains the student without a teacher
-decode_ensemble=false       # true decodes several teachers together, too: a row of the table
-peers=each                  # of a mutual training, what is decoded: each, first, or ensemble: each and all together
-pseudo_label_args=          # options of pseudo-label, such as "--keep_top 80"
-targets_args=               # options of `espnet_kd targets` in stage 8, such as "--number float32"
-cluster=local               # where both work: local, or YAML of a Dask cluster
-generation=1                # generations of students, of which each teaches the next; ends early when none gets better
+decode_ensemble=false       # true decodes several teachers as an ensemble, too: one more row of the table
+peers=each                  # which peers of a mutual training are decoded: each, first, or ensemble (each, and all as one)
+pseudo_label_args=          # options of `espnet-kd pseudo-label`, such as "--keep_top 80"
+targets_args=               # options of `espnet-kd targets` in stage 8, such as "--number float32"
+cluster=local               # where these two run: local, or a YAML file of a Dask cluster
+generation=1                # generations of students, each the teacher of the next; ends early when one is not better
 # Decoding and results
 inference_config=           # configuration of decoding
 teacher_inference_config=   # the same for the first teacher; empty: inference_config
 inference_args=             # options that override it, such as "--beam_size 5"
+inference_tag=              # name of the directories of decoded sets; empty: named after configuration, options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # which checkpoint
 metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
 results_md=RESULTS.md       # table of results
@@ -67,6 +77,9 @@ error() {
     echo "kd.sh: error: $*" >&2
     exit 1
 }
+
+# log TEXT: a line with the time and the place in the scripts, as ESPnet's recipes write it.
+log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"; }
 
 run_line=${run_line:-$(printf '%q ' "$0" "$@")}  # a recipe's run.sh says how it was called
 . ./path.sh
@@ -90,6 +103,16 @@ done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
+for option in gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
+    [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
+done
+for option in ${skip_stages}; do
+    [[ ${option} =~ ^([1-9]|1[0-2])$ ]] || error "--skip_stages '${option}' is not a stage: they are 1 to 12"
+done
+for option in ${teacher_tag} ${student_tag:+"${student_tag}"} ${inference_tag:+"${inference_tag}"}; do
+    [[ ${option} =~ ^[A-Za-z0-9][A-Za-z0-9_.,+=-]*$ ]] ||
+        error "the tag '${option}' is not the name of a directory: use letters, digits and any of _.,+=-"
+done
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
     error "--generation ${generation}: without --unlabelled_sets or --kd_config no student learns from the one before it"
@@ -100,17 +123,23 @@ read -ra kd_configs <<< "${kd_config//,/ }"
 if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
     [ ${#kd_configs[@]} -eq 1 ] || error "--kd_config ${kd_config}: peers are trained in one phase"
     [ "${generation}${unlabelled_sets}" = 1 ] || error "--kd_config ${kd_config}: peers have no teacher: leave out --generation and --unlabelled_sets"
-    teacher_exp='' teacher_config=''
+    teacher_exp='' teacher_config='' teacher_tag=''
 fi
-[ -z "${teacher_exp}" ] || teacher_config=  # as with asr.sh's --asr_exp, the experiment goes first
+if [ -n "${teacher_exp}" ]; then  # as with asr.sh's --asr_exp, the experiment goes first
+    [ -z "${teacher_tag}" ] || error "--teacher_tag names teachers that are trained here: leave it out beside --teacher_exp"
+    teacher_config=
+fi
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
 
 # --- names, as in asr.sh ---
 read -ra tests <<< "${test_sets}"
 read -ra teacher_configs <<< "${teacher_config}"
+read -ra teacher_tags <<< "${teacher_tag}"
 read -ra teachers <<< "${teacher_exp}"
 [ ! -d "${teacher_exp}" ] || teachers=("${teacher_exp}")  # there may be spaces in its name
+[ ${#teacher_tags[@]} -eq 0 ] || [ ${#teacher_tags[@]} -eq ${#teacher_configs[@]} ] ||
+    error "--teacher_tag gives ${#teacher_tags[@]} names for ${#teacher_configs[@]} teachers"
 sp=${speed_perturb_factors:+_sp}
 train=${train_set}${sp}
 raw=${dumpdir}/raw
@@ -131,23 +160,40 @@ audio_type=sound
 
 config_name() { basename "$1" .yaml; }
 args_suffix() { local s=${1//--/_}; echo "${s//[ |=\/]/}"; }
-# exp_name CONFIG ARGS [KD_CONFIG...]: directory of a model.
+# exp_name CONFIG ARGS [KD_CONFIG...]: directory of a model without a tag.
 exp_name() {
     local names
     names=$(basename -s .yaml -a "$1" "${@:3}" | tr '\n' _)
     echo "${expdir}/asr_${names}raw${language}_${tokens}$(args_suffix "$2")${sp}"
 }
-for config in "${teacher_configs[@]}"; do
-    teachers+=("$(exp_name "${config}" "${teacher_args}")")
+for i in "${!teacher_configs[@]}"; do
+    if [ -n "${teacher_tag}" ]; then
+        teachers+=("${expdir}/asr_${teacher_tags[i]}$(args_suffix "${teacher_args}")")
+    else
+        teachers+=("$(exp_name "${teacher_configs[i]}" "${teacher_args}")")
+    fi
 done
-student=  # of the generation that is at work
 tag_of() { echo "$(config_name "${1:-inference}")$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}"; }
-inference_tag=$(tag_of "${inference_config}")
-teacher_tag=$(tag_of "${teacher_inference_config}")
+teacher_inference_tag=${inference_tag:-$(tag_of "${teacher_inference_config}")}
+inference_tag=${inference_tag:-$(tag_of "${inference_config}")}
+read -ra unlabelled_names <<< "${unlabelled_sets}"
+unlabelled=("${unlabelled_names[@]/%/${unlabelled_speeds:+_sp}}")
+evaluated=("${valid_set}")
+for set in "${tests[@]}"; do
+    [ "${set}" = "${valid_set}" ] || evaluated+=("${set}")
+done
+
+# --- the generation that is trained, and the stage that runs ---
+current_generation=1
+labelling=  # yes where a teacher labels the unlabelled sets
+mixed=      # its pseudo-labels and the transcribed speech, in one directory
+student=    # experiment of the student
+students=() # those of the generations so far
+number=     # of the stage
 
 . utils/files.sh
 . utils/steps.sh
-. utils/generations.sh
+. utils/unlabelled.sh
 
 # --- stages ---
 titles=(
@@ -156,11 +202,6 @@ titles=(
     "train the teacher" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
     "score, ${results_md} and plots" "pack the student"
 )
-evaluated=("${valid_set}")
-for set in "${tests[@]}"; do
-    [ "${set}" = "${valid_set}" ] || evaluated+=("${set}")
-done
-
 stage_1() {
     local words
     [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
@@ -171,7 +212,7 @@ stage_1() {
 
 stage_2() {
     if [ -z "${sp}" ]; then
-        echo "nothing to do without --speed_perturb_factors"
+        log "nothing to do without --speed_perturb_factors"
     else
         need 1 "data/${train_set}/wav.scp"
         "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
@@ -222,9 +263,9 @@ stage_6() {
 
 stage_7() {
     local i
-    [ -n "${teacher_config}" ] || echo "nothing to do: ${teacher_exp:-no --teacher_config}${teacher_exp:+ is trained already}"
+    [ -n "${teacher_config}" ] || log "nothing to do: ${teacher_exp:-no --teacher_config}${teacher_exp:+ is trained already}"
     for i in "${!teacher_configs[@]}"; do
-        train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}"
+        train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}" "${teacher_tags[i]-}"
     done
 }
 
@@ -232,7 +273,7 @@ stage_8() {
     local teacher dir
     needs_teachers
     needs_dump "${valid_set}"
-    [ ${#teachers[@]} -gt 0 ] || echo "nothing to do without a teacher"
+    [ ${#teachers[@]} -gt 0 ] || log "nothing to do without a teacher"
     for teacher in "${teachers[@]}"; do
         dir=$(model_dir "${teacher}")
         as_teacher decode "${dir}" "${valid_set}"
@@ -288,7 +329,7 @@ stage_11() {
     score_others
     measure_delay
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_tag}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_inference_tag}" \
         --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
@@ -303,4 +344,81 @@ stage_12() {
     done
 }
 
-run_stages
+# --- generations ---
+# student_of GENERATION [PHASES]: directory of its student, after so many phases; after all of them by default.
+student_of() {
+    local name phases=${2:-${#kd_configs[@]}}
+    if [ -n "${student_tag}" ]; then
+        name=${expdir}/asr_${student_tag}$(args_suffix "${student_args}")
+        [ "${phases}" -ge ${#kd_configs[@]} ] || name+=_phase${phases}
+        [ "$1" -eq 1 ] || name+=_gen$1
+        echo "${name}"
+        return
+    fi
+    name=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]:0:${phases}}")
+    if [ -n "${labelling}" ]; then
+        name+=_$(IFS=_; echo "${unlabelled[*]}")${unlabelled_share:+_share${unlabelled_share}}
+        name+=$(args_suffix "${pseudo_label_args}")
+    fi
+    if [ "$1" -gt 1 ] || [ -n "${labelling}" ]; then name+=_gen$1; fi
+    echo "${name}"
+}
+
+# select_generation GENERATION: whose student stages 8 to 11 train, and who teaches it.
+select_generation() {
+    current_generation=$1
+    mixed=
+    [ -n "${student_config}" ] || return 0
+    [ "$1" -eq 1 ] || { teachers=("${student}"); teacher_config=; }
+    student=$(student_of "$1")
+    students+=("${student}")
+    [ -z "${labelling}" ] || mixed=${raw}/pseudo/${student##*/}/mix
+}
+
+# best_student: the directory of the first of the students with the lowest error rate on the development set.
+best_student() {
+    "${python}" -m espnet_kd best --metric "${metric}" --decoded "${inference_tag}/${valid_set}" "${students[@]}"
+}
+
+# --- the loop over the stages ---
+duration() { if [ "$1" -lt 60 ]; then echo "$1 s"; else printf '%d min %02d s\n' $(($1 / 60)) $(($1 % 60)); fi; }
+
+skipped=" ${skip_stages} "
+[ "${skip_data_prep}" = false ] || skipped+="1 2 3 4 5 "
+[ "${skip_train}" = false ] || skipped+="6 7 8 9 "
+[ "${skip_eval}" = false ] || skipped+="10 11 "
+[ "${skip_packing}" = false ] || skipped+="12 "
+# is_to_run STAGE
+is_to_run() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] && [[ ${skipped} != *" $1 "* ]]; }
+
+# run_stages FROM TO: those of them that are to be run.
+run_stages() {
+    local started
+    for ((number = $1; number <= $2; number++)); do
+        is_to_run "${number}" || continue
+        started=${SECONDS}
+        log "stage ${number}: ${titles[number]}${several:+, generation ${current_generation}}"
+        [ "${number}" -gt 5 ] || lock data
+        "stage_${number}"
+        exec 9>&-  # gives back the lock
+        log "stage ${number}: took $(duration $((SECONDS - started)))"
+    done
+}
+
+several=
+[ ${#unlabelled[@]} -eq 0 ] || speech_phases || labelling=yes
+run_stages 1 7
+[ "${generation}" -eq 1 ] || several=yes
+for ((g = 1; g <= generation; g++)); do
+    select_generation "${g}"
+    run_stages 8 11
+    if [ "${g}" -eq 1 ] || ! is_to_run 11; then continue; fi
+    best=$(best_student)
+    if [ "${best}" != "${student}" ]; then
+        log "generation ${g} is not better on ${valid_set} than ${best##*/}: stopping there"
+        break
+    fi
+done
+several=
+[ "${generation}" -eq 1 ] || ! is_to_run 12 || student=$(best_student)
+run_stages 12 12

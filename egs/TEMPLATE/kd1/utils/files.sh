@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Sourced by kd.sh: the files that stages need of each other. Uses the names that kd.sh derives from its options.
+# Sourced by kd.sh: the files that a stage needs from another, and locks.
+# Reads: expdir inference_asr_model number python raw train valid_set
+# Sets: none
 # shellcheck disable=SC2154
 
-# need STAGE FILE...: refuse to run before the stage that makes the files.
+# need STAGE FILE...: refuse to go on before the stage that makes the files.
 need() {
     local maker=$1 file
     shift
@@ -38,7 +40,7 @@ lock() {
     mkdir -p "$(dirname "$1")"
     exec 9> "$(dirname "$1")/.$(basename "$1").lock"
     command -v flock > /dev/null || return 0
-    flock -n 9 || { echo "waiting for another run that works in $1" && flock 9; }
+    flock -n 9 || { log "waiting for another run that works in $1" && flock 9; }
 }
 
 # split_keys TABLE PARTS PREFIX: PREFIX.1.scp, ... in the order of the table, so that joining them restores it.
@@ -59,5 +61,6 @@ needs_dump() {
     done
 }
 
-# model_dir EXP: where a model is decoded and scored; for a teacher from elsewhere a directory below expdir.
+# model_dir EXP: print the directory in which a model is decoded and scored: for a teacher of another recipe one in
+# expdir.
 model_dir() { "${python}" -m espnet_kd adopt "$1" --expdir "${expdir}" --model "${inference_asr_model}"; }

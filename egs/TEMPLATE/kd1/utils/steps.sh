@@ -1,5 +1,12 @@
 #!/usr/bin/env bash
-# Sourced by kd.sh: what its stages are made of. Uses the names that kd.sh derives from its options.
+# Sourced by kd.sh: the steps of its stages.
+# Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation decode_cmd decode_ensemble evaluated
+#   expdir fs gpu_inference inference_args inference_asr_model inference_config inference_nj inference_tag
+#   kd_configs language mixed ngpu nj nlsyms_txt num_nodes peers python raw results_md run_line sp student
+#   student_args student_config student_tag targets_args teacher_config teacher_inference_config
+#   teacher_inference_tag teachers token_list token_type tokens train train_cmd unlabelled unlabelled_share
+#   valid_set
+# Sets: common_options data_options training_data
 # shellcheck disable=SC2154
 
 # common_options, data_options: what statistics and training have in common.
@@ -21,16 +28,16 @@ training_data() {
     )
 }
 
-# statistics_for CONFIG ARGS: their directory; a model with another front end has another one.
+# statistics_for CONFIG ARGS: print the directory of the statistics; another front end has another directory.
 statistics_for() {
     "${python}" -m espnet_kd statistics "${expdir}/asr_stats_raw${language}_${tokens}${sp}" "$1" --fs "${fs}" --args="$2"
 }
 
-# unchanged FILE INPUTS: what was made has these inputs on record, or none, as in a stock recipe, whose
-# results are taken as they are.
+# unchanged FILE INPUTS: true if FILE records these inputs, or does not exist: what a stock recipe made is used as
+# it is.
 unchanged() { [ ! -e "$1" ] || [ "$(< "$1")" = "$2" ]; }
 
-# collect CONFIG ARGS: statistics, in a directory that appears when it is complete.
+# collect CONFIG ARGS: collect statistics, in a directory that appears when it is complete.
 collect() {
     local final partial inputs jobs part words set dirs=()
     final=$(statistics_for "$1" "$2")
@@ -40,7 +47,7 @@ collect() {
     lock "${final}"
     if all_exist "${final}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${final}/train/feats_stats.npz" &&
         unchanged "${final}/inputs" "${inputs}"; then
-        echo "${final}: already there"
+        log "${final}: already there"
         return
     fi
     rm -rf "${partial}"
@@ -64,16 +71,17 @@ collect() {
     echo "${inputs}" > "${partial}/inputs"
     rm -rf "${final}"
     mv "${partial}" "${final}"
-    echo "${final}: made by ${jobs} jobs"
+    log "${final}: made by ${jobs} jobs"
 }
 
-# train_student: alone, or one phase of distillation after the other.
+# train_student: train without a teacher, or in one phase of distillation after the other.
 train_student() {
-    local i exp previous=
-    [ ${#kd_configs[@]} -gt 0 ] || train student "${student}" "${student_config}" "${student_args}"
+    local i exp previous='' tag=${student_tag}
+    [ -z "${tag}" ] || [ "${current_generation}" -eq 1 ] || tag+=_gen${current_generation}
+    [ ${#kd_configs[@]} -gt 0 ] || train student "${student}" "${student_config}" "${student_args}" "${tag}"
     for i in "${!kd_configs[@]}"; do
         exp=$(student_of "${current_generation}" $((i + 1)))
-        train student "${exp}" "${student_config}" "${student_args}" "${kd_configs[i]}" "${previous}"
+        train student "${exp}" "${student_config}" "${student_args}" "${tag}" "${kd_configs[i]}" "${previous}"
         previous=${exp}
     done
 }
@@ -94,14 +102,14 @@ speech_only() {
         --fold_length 80000
 }
 
-# train ROLE EXP CONFIG ARGS [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
+# train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${5:+"$5"}) taught=() data
+    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${6:+"$6"}) taught=() data
     local speech=${raw}/${train} shapes plain batches=() trained_on
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
-    [ -z "${5-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
+    [ -z "${6-}" ] || [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
     shapes=${stats}/train
     if [ "${role}" = student ]; then
         taught+=(--generation "${current_generation}")
@@ -115,16 +123,16 @@ train() {
     fi
     training_data "${speech}"
     lock "${exp}"
-    [ -z "${5-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
+    [ -z "${6-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
     trained_on=("training set=${speech}" "development set=${raw}/${valid_set}" "token list=${token_list}"
         "statistics=${stats}/train/feats_stats.npz")
     [ -z "${options}" ] || trained_on[0]="training set=${exp}/speech"
     [ "${bpemodel}" = none ] || trained_on+=("BPE model=${bpemodel}")
     [ "${nlsyms_txt}" = none ] || trained_on+=("symbols=${nlsyms_txt}")
-    state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" \
-        --config "${configs[@]}" "${taught[@]}" ${6:+--previous "$6"} --data "${trained_on[@]}" -- "${run_line% }")
+    state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" --tag="$5" \
+        --config "${configs[@]}" "${taught[@]}" ${7:+--previous "$7"} --data "${trained_on[@]}" -- "${run_line% }")
     if [ -n "${state}" ]; then
-        echo "${state}"
+        log "${state}"
         return
     fi
     data=(
@@ -134,10 +142,10 @@ train() {
     )
     [ -z "${options}" ] || mapfile -t data <<< "${options}"
     read -ra words <<< "$4"
-    if [ -n "${5-}" ] && grep -Eq '^[^#]*delay: *auto' "$5"; then
+    if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6"; then
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
-            error "delay: auto of $5 measures ${plain}: train that first, by the same command without --kd_config"
+            error "delay: auto of $6 measures ${plain}: train that first, by the same command without --kd_config"
         words+=(--delay_student "${plain}")
     fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
@@ -166,7 +174,7 @@ peer_dirs() {
     "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
 }
 
-# decode EXP SET...: 1-best hypotheses; what is decoded already with the same inputs is left alone.
+# decode EXP SET...: write 1-best hypotheses; a set that is decoded with the same inputs is not decoded again.
 decode() {
     local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=()
     shift
@@ -183,7 +191,7 @@ decode() {
         [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # comments may change
         inputs+=" ${inference_args}"
         if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
-            echo "${dir}: already decoded"
+            log "${dir}: already decoded"
             continue
         fi
         if [ ! -e "${logs}/inputs" ] || ! unchanged "${logs}/inputs" "${inputs}" ||
@@ -206,11 +214,11 @@ decode() {
             done | sort > "${dir}/.${file}"
             mv "${dir}/.${file}" "${dir}/${file}"
         done
-        echo "${dir}: decoded by ${jobs} jobs"
+        log "${dir}: decoded by ${jobs} jobs"
     done
 }
 
-# score EXP SET...: WER and CER of decoded sets.
+# score EXP SET...: compute WER and CER of decoded sets.
 score() {
     local exp=$1 set dir symbols=()
     shift
@@ -218,13 +226,13 @@ score() {
     for set; do
         dir=${exp}/${inference_tag}/${set}
         need 10 "${dir}/text"
-        echo "${exp##*/}:"
+        log "${exp##*/}:"
         "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
         [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # a corpus' own scorer
     done
 }
 
-# score_others: experiments that are decoded as this one is, but not scored; the table shows them all.
+# score_others: score experiments that are decoded as this one is, but not scored; the table shows them all.
 score_others() {
     local dir set unscored
     for dir in "${expdir}"/*/"${inference_tag}"; do
@@ -233,7 +241,7 @@ score_others() {
             [ -e "${dir}/${set}/text" ] || continue 2
             [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
         done
-        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || echo "warning: ${dir} is not scored" >&2
+        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || log "warning: ${dir} is not scored" >&2
     done
 }
 
@@ -249,12 +257,61 @@ together() {
     score "${exp}" "$@"
 }
 
-# teachers_together SET...: if that is wanted.
+# teachers_together SET...: decode the teachers as an ensemble, with --decode_ensemble true.
 teachers_together() {
     [ "${decode_ensemble}" != true ] || together "${expdir}/ensemble_of_${#teachers[@]}" teachers "$@"
 }
 
-# pack EXP STATISTICS: a zip file that ESPnet unpacks anywhere.
+# write_targets: write what the criteria need of the teachers to disk, if a configuration asks for a store.
+write_targets() {
+    local config words options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
+    [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
+    read -ra words <<< "${targets_args}"
+    for config in "${kd_configs[@]}"; do
+        "${python}" -m espnet_kd targets --if_wanted --config "${config}" --teacher "${teachers[@]}" \
+            --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
+    done
+}
+
+# needs_teachers: refuse to go on before every teacher is trained.
+needs_teachers() {
+    local teacher
+    for teacher in "${teachers[@]}"; do
+        [ -z "${teacher_config}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
+        [ "${current_generation}" -eq 1 ] || need 9 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
+    done
+}
+
+# as_teacher COMMAND...: the first teacher may be decoded in another way than the students.
+as_teacher() {
+    if [ "${current_generation}" -eq 1 ]; then
+        local inference_config=${teacher_inference_config} inference_tag=${teacher_inference_tag}
+    fi
+    "$@"
+}
+
+# teacher_dirs: the directories in which the teachers are decoded and scored.
+teacher_dirs() {
+    local teacher
+    for teacher in "${teachers[@]}"; do
+        model_dir "${teacher}"
+    done
+}
+
+# measure_delay: measure how much later than its teacher a transducer emits.
+measure_delay() {
+    local dir options=()
+    [ "${asr_task}" = asr_transducer ] && [ ${#teachers[@]} -gt 0 ] || return 0
+    dir=$(model_dir "${teachers[0]}")
+    [ "$(task_of "${dir}")" = asr_transducer ] || return 0
+    [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
+    [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
+    "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
+        --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
+        log "warning: the emission delay of ${student} is not measured" >&2
+}
+
+# pack EXP STATISTICS: make a zip file that ESPnet unpacks on any machine.
 pack() {
     local exp=$1 out options=(--option "$2")
     out=${exp}/${exp##*/}_${inference_asr_model%.*}.zip
@@ -266,5 +323,5 @@ pack() {
         --asr_model_file "${exp}/${inference_asr_model}" "${options[@]}" --outpath "${out%.zip}.partial.zip" \
         > "${exp}/pack.log"
     mv "${out%.zip}.partial.zip" "${out}"
-    echo "packed: ${out}"
+    log "packed: ${out}"
 }

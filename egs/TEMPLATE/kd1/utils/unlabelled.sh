@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Sourced by kd.sh: speech without transcripts, which a phase trains on as it is, or which a teacher labels.
+# Reads: asr_task audio_format bpemodel cluster current_generation fs gpu_inference inference_args
+#   inference_asr_model inference_config inference_nj inference_tag kd_configs max_wav_duration
+#   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers
+#   token_list token_type train unlabelled unlabelled_names unlabelled_share unlabelled_speeds
+# Sets: none
+# shellcheck disable=SC2154
+
+# without_text SET: the option for a set that has no transcripts; where there are some, they only serve to count
+# the errors of the pseudo-labels.
+without_text() { [ -e "data/$1/text" ] || echo --unlabelled; }
+
+perturb_unlabelled() {
+    local set
+    [ -n "${unlabelled_speeds}" ] || return 0
+    for set in "${unlabelled_names[@]}"; do
+        need 1 "data/${set}/wav.scp"
+        # shellcheck disable=SC2046  # an option or none
+        "${python}" -m espnet_kd perturb $(without_text "${set}") --factors "${unlabelled_speeds}" \
+            "data/${set}" "data/${set}_sp"
+    done
+}
+
+# format_unlabelled: into ${raw}/org; filter_unlabelled: into ${raw}, without too short and too long ones.
+format_unlabelled() {
+    local set
+    for set in "${unlabelled[@]}"; do
+        [ "${set}" != "${train}" ] || continue
+        need "$([ -n "${unlabelled_speeds}" ] && echo 2 || echo 1)" "data/${set}/wav.scp"
+        # shellcheck disable=SC2046
+        "${python}" -m espnet_kd format $(without_text "${set}") --nj "${nj}" --fs "${fs}" \
+            --audio_format "${audio_format}" "data/${set}" "${raw}/org/${set}"
+    done
+}
+
+filter_unlabelled() {
+    local set
+    for set in "${unlabelled[@]}"; do
+        [ "${set}" != "${train}" ] || continue
+        need 3 "${raw}/org/${set}/wav.scp"
+        # shellcheck disable=SC2046
+        "${python}" -m espnet_kd lengths $(without_text "${set}") --min "${min_wav_duration}" \
+            --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
+    done
+}
+
+# speech_phases: true if a phase of the distillation trains on speech alone; the others then keep to transcripts.
+speech_phases() {
+    local config
+    [ "${asr_task}" = asr ] || return 1  # a transducer needs transcripts in every phase
+    for config in "${kd_configs[@]}"; do
+        [ -z "$("${python}" -m espnet_kd phases --config "${student_config}" "${config}")" ] || return 0
+    done
+    return 1
+}
+
+# pseudo_label: label the unlabelled sets with the teacher, filter, and mix with the transcribed set.
+pseudo_label() {
+    local dir set words options=() symbols=() sets=()
+    [ ${#teachers[@]} -eq 1 ] || error "--unlabelled_sets needs one teacher, there are ${#teachers[@]}"
+    [ -n "${student}" ] || error "--student_config is required"
+    needs_dump "${train}"
+    need 5 "${token_list}"
+    dir=$(model_dir "${teachers[0]}")
+    read -ra words <<< "${pseudo_label_args}"
+    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    [ "${gpu_inference}" != true ] || options+=(--ngpu 1)
+    [ "${cluster}" != local ] || options+=(--workers "${inference_nj}")
+    [ -z "${inference_config}" ] || options+=(--inference_config "${inference_config}")
+    for set in "${unlabelled[@]}"; do
+        need 4 "${raw}/${set}/wav.scp"
+        sets+=("${mixed%/*}/${set}")
+        lock "${dir}/pseudo_label_${inference_tag}/${set}"  # students of several seeds share one teacher's labels
+        # shellcheck disable=SC2046
+        "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
+            --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${inference_tag}/${set}" \
+            $([ ! -e "${raw}/${set}/text" ] || echo --references "${raw}/${set}/text") "${symbols[@]}" \
+            --cluster "${cluster}" --inference_args="${inference_args}" "${options[@]}" "${words[@]}"
+    done
+    "${python}" -m espnet_kd mix --labelled "${raw}/${train}" --pseudo "${sets[@]}" ${unlabelled_share:+--share "${unlabelled_share}"} \
+        --generation "${current_generation}" --teacher "${dir}" --fs "${fs}" --token_type "${token_type}" \
+        --token_list "${token_list}" --bpemodel "${bpemodel}" --nlsyms "${nlsyms_txt}" "${mixed}"
+}
+
