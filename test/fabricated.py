@@ -59,10 +59,10 @@ def write_score(directory: Path, name: str, wrong: int) -> None:
     utterances = [f"u{i:02d}" for i in range(UTTERANCES)]
     hypotheses = ["one too" if i < wrong else "one two" for i in range(UTTERANCES)]
     counts = {}
-    for kind, unit in alignment.KINDS.items():
+    for kind, unit in alignment.UNITS.items():
         aligned = align(["one two"] * UTTERANCES, hypotheses, unit)
         counts[kind] = {u: a.counts for u, a in zip(utterances, aligned, strict=True)}
-    alignment.write(directory / TAG / name, counts)
+    alignment.write_score(directory / TAG / name, counts)
 
 
 def write_recipe(exp: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from espnet_kd.decoding.records import Label
 from espnet_kd.errors import UserError
+from espnet_kd.scoring.alignment import UNITS, align
 
 
 def speaking_rate(tokens: int, seconds: float) -> float:
@@ -50,8 +51,6 @@ def disagreement(texts: Sequence[str], others: Sequence[str], unit: str) -> list
         others: in the same order; may be empty.
         unit: "word" or "character".
     """
-    from espnet_kd.scoring.alignment import align
-
     return [aligned.counts.rate for aligned in align(texts, others, unit)]
 
 
@@ -66,7 +65,6 @@ def best(scores: Mapping[str, float], percent: float) -> set[str]:
     return set(ranked[: math.ceil(round(percent * len(ranked) / 100, 9))])
 
 
-UNITS = {"wer": "word", "cer": "character"}
 
 
 @dataclass(frozen=True)

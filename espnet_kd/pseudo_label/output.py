@@ -17,7 +17,7 @@ from espnet_kd.decoding.records import Label
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_table, write_table
 from espnet_kd.pseudo_label.filters import Step
-from espnet_kd.scoring.alignment import KINDS, Counts, align
+from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 COPIED = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", MANIFEST, "wav.scp")
 
@@ -132,7 +132,7 @@ class Truth:
         if not order:
             raise UserError(f"--references {self.path} has none of the utterances: is it of the same data?")
         errors: dict[str, dict[str, Any]] = {"decoded": {}, "kept": {}}
-        for kind, unit in KINDS.items():
+        for kind, unit in UNITS.items():
             rows = align([self.text[u] for u in order], [labels[u].text for u in order], unit, self.symbols)
             counts = dict(zip(order, (row.counts for row in rows), strict=True))
             for name, part in (("decoded", labels), ("kept", kept)):
@@ -155,7 +155,7 @@ def report(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {step['name']}: {dropped}" + (f" ({limits})" if limits else ""))
     lines.append(f"{dst}: {after['utterances']} utterances kept, {after['hours']:.2f} hours")
     found = manifest["references"]
-    for kind in KINDS if found else ():
+    for kind in UNITS if found else ():
         rates = (f"{_rate(found[part][kind])} of what is {part}" for part in ("decoded", "kept"))
         lines.append(f"{dst}: {kind.upper()} of the pseudo-labels {', '.join(rates)}")
     return lines

@@ -209,7 +209,7 @@ def best(experiments: list[Path], decoded: Path, metric: str) -> Path:
     Raises:
         UserError: none has one.
     """
-    scored = [exp for exp in experiments if (exp / decoded / alignment.NAME).is_file()]
+    scored = [exp for exp in experiments if (exp / decoded / alignment.SCORE_FILE).is_file()]
     if not scored:
         raise UserError(f"{experiments[0] / decoded} has no score, nor has any other: decode and score first")
-    return min(scored, key=lambda exp: alignment.read(exp / decoded).rate(metric))
+    return min(scored, key=lambda exp: alignment.read_score(exp / decoded).rate(metric))

@@ -228,8 +228,8 @@ def read(directory: Path, sets: list[str], inference_tags: list[str]) -> Run | N
     run = Run(directory, config, info)
     run.inference_tag = _inference_tag(directory, sets, inference_tags)
     for name in sets if run.inference_tag else ():
-        if (directory / str(run.inference_tag) / name / score_files.NAME).is_file():
-            run.scores[name] = score_files.read(directory / str(run.inference_tag) / name)
+        if (directory / str(run.inference_tag) / name / score_files.SCORE_FILE).is_file():
+            run.scores[name] = score_files.read_score(directory / str(run.inference_tag) / name)
     return run
 
 
@@ -286,7 +286,7 @@ def without_seed(name: str) -> str:
 
 
 def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str | None:
-    files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.NAME}")]
+    files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.SCORE_FILE}")]
     found = sorted({file.relative_to(directory).parts[0] for file in files})  # a set can be org/train_dev
     for tag in wanted:
         if tag in found:

@@ -111,7 +111,7 @@ def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
         for y, group in enumerate(shown):
             if group.scored(name):
                 top = max(top, _bar(ax, y, group, name, colour[group.label]))
-        unit = alignment.KINDS[groups[0].metric]
+        unit = alignment.UNITS[groups[0].metric]
         ax.set(title=letters(name), xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
         ax.set_yticks(range(len(shown)), [wrapped(group.label) for group in shown])
         ax.grid(axis="x", alpha=0.3)

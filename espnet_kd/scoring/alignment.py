@@ -11,13 +11,14 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
-UNITS = ("word", "character")
+SCORE_FILE = "score.json"
+UNITS = {"wer": "word", "cer": "character"}  # error rate -> what it counts
 BLOCK = 1000  # utterances that are aligned, and in memory, at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What an alignment consists of; counts of several utterances are added with ``+``."""
+    """Counts of one alignment; ``+`` adds those of several utterances."""
 
     hits: int = 0
     substitutions: int = 0
@@ -44,13 +45,19 @@ class Counts:
 
     @property
     def rate(self) -> float:
-        """Errors in per cent of the reference; insertions can take it above 100."""
+        """Errors in per cent of the reference; above 100 where there are many insertions."""
         return 100 * self.errors / self.reference if self.reference else float("nan")
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """One utterance. ``chunks`` are jiwer's: type, and a half-open range on each side."""
+    """Alignment of one utterance.
+
+    Attributes:
+        reference: tokens.
+        hypothesis: tokens.
+        chunks: jiwer's ``AlignmentChunk``, each a type and a half-open range of tokens on both sides.
+    """
 
     reference: list[str]
     hypothesis: list[str]
@@ -58,18 +65,18 @@ class Aligned:
 
     @property
     def counts(self) -> Counts:
-        """The counts of this utterance."""
+        """Count the hits and errors of the utterance."""
         n = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
         for c in self.chunks:
             n[c.type] += max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
         return Counts(n["equal"], n["substitute"], n["delete"], n["insert"])
 
     def pairs(self) -> list[tuple[str, str, str]]:
-        """(reference token or "", hypothesis token or "", one of " SDI") for each column."""
+        """Return (reference token or "", hypothesis token or "", one of " SDI") of each column."""
         return [column for chunk in self.chunks for column in self.columns(chunk)]
 
     def columns(self, chunk: Any) -> Iterator[tuple[str, str, str]]:
-        """The columns of one chunk, as in ``pairs``."""
+        """Yield the columns of one chunk, each as in ``pairs``."""
         mark = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
         left = self.reference[chunk.ref_start_idx : chunk.ref_end_idx]
         right = self.hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
@@ -78,10 +85,10 @@ class Aligned:
 
 
 def clean(text: str, unit: str, symbols: Collection[str] = ()) -> str:
-    """Text as ESPnet scores it: non-linguistic symbols removed, one space between words.
+    """Remove non-linguistic symbols and surplus spaces, as ESPnet does before it scores.
 
-    Among words only a whole word is such a symbol; among characters it is removed
-    wherever it stands (ESPnet's ``tokenize_text --remove_non_linguistic_symbols true``).
+    With the unit "word" a symbol is removed where it is a whole word; with "character" wherever it occurs,
+    as ESPnet's ``tokenize_text --remove_non_linguistic_symbols true`` does.
     """
     if unit == "character" and symbols:
         longest_first = sorted(symbols, key=lambda s: (-len(s), s))
@@ -90,13 +97,13 @@ def clean(text: str, unit: str, symbols: Collection[str] = ()) -> str:
 
 
 def join(reference: Mapping[str, str], hypothesis: Mapping[str, str], ref: object, hyp: object) -> list[str]:
-    """Utterance ids of both sides in order of the reference.
+    """Check that both sides have the same utterances and return their ids in the order of the reference.
 
     Args:
         reference: utterance id -> text.
         hypothesis: utterance id -> text; a text may be empty.
-        ref: where the reference was read, for messages.
-        hyp: where the hypothesis was read.
+        ref: file of the reference, for messages.
+        hyp: file of the hypotheses, for messages.
 
     Raises:
         UserError: an id is on one side only, or a reference is empty.
@@ -106,29 +113,43 @@ def join(reference: Mapping[str, str], hypothesis: Mapping[str, str], ref: objec
     missing = [utt for utt in reference if utt not in hypothesis]
     if missing:
         raise UserError(
-            f"{hyp} lacks {_some(missing)} of {ref}: decode the set again (the decoding did not finish?)"
+            f"{hyp} lacks {_some(missing)} of {ref}: decode the set again (perhaps the decoding was "
+            "interrupted)"
         )
     extra = [utt for utt in hypothesis if utt not in reference]
     if extra:
-        raise UserError(f"{hyp} has {_some(extra)} that {ref} does not have: is it the same set?")
+        raise UserError(
+            f"{hyp} has {_some(extra)} that {ref} does not have: give the reference of the same set"
+        )
     for utt, text in reference.items():
         if not text.split():
             raise UserError(f"{ref}: the reference of {utt} is empty: drop the utterance or transcribe it")
     return list(reference)
 
 
+def _some(utterances: list[str]) -> str:
+    more = f" and {len(utterances) - 1} more" if len(utterances) > 1 else ""
+    return f"utterance {utterances[0]}{more}"
+
+
 def align(
     references: Iterable[str], hypotheses: Iterable[str], unit: str, symbols: Collection[str] = ()
 ) -> Iterator[Aligned]:
-    """Align each pair with the fewest errors, block by block; among characters a space is one.
+    """Align each reference with its hypothesis so that the number of errors is least.
 
-    sclite weighs a substitution 4/3 of an insertion, so that its count of errors can be
-    higher than this minimum in rare utterances.
+    With the unit "character" a space is a character. sclite gives a substitution 4/3 of the cost of an
+    insertion, so its number of errors is higher than this minimum in rare utterances.
+
+    Args:
+        references: texts.
+        hypotheses: texts, in the same order.
+        unit: "word" or "character".
+        symbols: non-linguistic symbols to remove, see ``clean``.
     """
     import jiwer
     import jiwer.transforms as tr
 
-    # jiwer's default would strip the text of characters again; it is clean
+    # Keep jiwer from stripping the characters again: `clean` has done it.
     split = tr.Compose([tr.ReduceToListOfListOfChars()])
     for block in batched(zip(references, hypotheses, strict=True), BLOCK):
         left, right = ([clean(text, unit, symbols) for text in side] for side in zip(*block, strict=True))
@@ -142,21 +163,12 @@ def align(
         yield from aligned
 
 
-def _some(utterances: list[str]) -> str:
-    more = f" and {len(utterances) - 1} more" if len(utterances) > 1 else ""
-    return f"utterance {utterances[0]}{more}"
-
-
-NAME = "score.json"
-KINDS = {"wer": "word", "cer": "character"}
-
-
 @dataclass(frozen=True)
 class Score:
-    """Scores of one set.
+    """Error counts of one decoded set.
 
     Attributes:
-        path: where they lie, for messages.
+        path: its file, for messages.
         total: "wer" or "cer" -> counts over the set.
         utterances: "wer" or "cer" -> utterance id -> (errors, length of the reference).
     """
@@ -166,18 +178,18 @@ class Score:
     utterances: dict[str, dict[str, tuple[int, int]]]
 
     def rate(self, kind: str) -> float:
-        """Error rate in per cent."""
+        """Return the error rate of the set in per cent."""
         return self.total[kind].rate
 
 
-def write(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]]) -> Score:
+def write_score(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]]) -> Score:
     """Write ``directory/score.json``.
 
     Args:
         directory: of the decoded set.
         counts: "wer" and "cer" -> utterance id -> counts.
     """
-    path = Path(directory) / NAME
+    path = Path(directory) / SCORE_FILE
     total = {kind: sum(rows.values(), Counts()) for kind, rows in counts.items()}
     utterances = {
         kind: {utt: (c.errors, c.reference) for utt, c in rows.items()} for kind, rows in counts.items()
@@ -190,49 +202,49 @@ def write(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]]) -> 
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
         f.write("{" + ",\n".join(lines) + ',\n"utterances": {\n')
         for number, utt in enumerate(sorted(utterances["wer"])):
-            row = json.dumps({kind: utterances[kind][utt] for kind in KINDS})
+            row = json.dumps({kind: utterances[kind][utt] for kind in UNITS})
             f.write(f"{',\n' if number else ''}  {json.dumps(utt)}: {row}")
         f.write("\n}}\n")
     return Score(str(path), total, utterances)
 
 
-def read(directory: str | Path) -> Score:
+def read_score(directory: str | Path) -> Score:
     """Read ``directory/score.json``.
 
     Raises:
-        UserError: it is missing or not one of ours.
+        UserError: the file is missing, or ``write_score`` did not write it.
     """
-    path = Path(directory) / NAME
+    path = Path(directory) / SCORE_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
         fields = Counts.__dataclass_fields__
-        total = {kind: Counts(*(int(content[kind][f]) for f in fields)) for kind in KINDS}
+        total = {kind: Counts(*(int(content[kind][f]) for f in fields)) for kind in UNITS}
         rows = content["utterances"].items()
-        utterances = {kind: {utt: row[i] for utt, row in rows} for i, kind in enumerate(KINDS)}
+        utterances = {kind: {utt: row[i] for utt, row in rows} for i, kind in enumerate(UNITS)}
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run `python -m espnet_kd score` first") from None
+        raise UserError(f"{path} does not exist: run `espnet-kd score` first") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise UserError(f"{path} is not a score.json of ours: write it again with `score`") from None
+        raise UserError(f"{path} is damaged: write it again with `espnet-kd score`") from None
     return Score(str(path), total, utterances)
 
 
 def _compact(content: dict[str, Any]) -> Any:
-    """The row of an utterance as a tuple in the order of ``KINDS``: there may be a million."""
-    if content.keys() != KINDS.keys():
+    """Turn the mapping of an utterance into a tuple in the order of ``UNITS``: there may be a million."""
+    if content.keys() != UNITS.keys():
         return content
-    return tuple((int(content[kind][0]), int(content[kind][1])) for kind in KINDS)
+    return tuple((int(content[kind][0]), int(content[kind][1])) for kind in UNITS)
 
 
 def check_comparable(first: Score, second: Score, kind: str = "wer") -> None:
-    """Two scores can be compared if both have the same utterances with references of one length.
+    """Check that two scores have the same utterances, with references of the same lengths.
 
     Args:
         first: one side.
         second: the other side.
-        kind: "wer" or "cer", by which they are to be compared.
+        kind: "wer" or "cer", the error rate to compare.
 
     Raises:
-        UserError: they differ; the first utterance that does is named.
+        UserError: they differ; names the first utterance that differs.
     """
     a, b = first.utterances[kind], second.utterances[kind]
     for utt in sorted(a.keys() | b.keys()):
@@ -242,6 +254,6 @@ def check_comparable(first: Score, second: Score, kind: str = "wer") -> None:
         one, two = a[utt][1], b[utt][1]
         if one != two:
             raise UserError(
-                f"{utt} has {one} reference {KINDS[kind]}s in {first.path} and {two} in {second.path}: "
-                "score both against one reference"
+                f"{utt} has {one} reference {UNITS[kind]}s in {first.path} and {two} in {second.path}: "
+                "score both against the same reference"
             )

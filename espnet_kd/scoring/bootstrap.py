@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 RESAMPLES = 10_000
 SEED = 20210101
-DRAWS = 2**18  # utterances drawn at a time, or those of one resample: memory is bounded
+DRAWS = 2**18  # utterances drawn at a time, so that memory is bounded; at least those of one resample
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate or a difference of rates, in per cent, with its 95 % interval."""
+    """A value in per cent with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -28,11 +28,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """First minus second system, in percentage points.
+    """Error rate of the first system minus that of the second, in percentage points.
 
     Attributes:
         relative: the difference in per cent of the second system's rate.
-        p: two-sided, the probability of a resampled difference of the other sign.
+        p: two-sided p-value, twice the share of resamples in which the difference has the other sign.
     """
 
     relative: float
@@ -40,7 +40,7 @@ class Difference(Interval):
 
 
 def pool(runs: list[list[tuple[int, int]]]) -> tuple[Counts, Counts]:
-    """Sum several runs (seeds) of one system utterance by utterance.
+    """Sum the counts of several runs (seeds) of one system, utterance by utterance.
 
     Args:
         runs: per run the (errors, words) of each utterance, in one order.
@@ -53,7 +53,7 @@ def pool(runs: list[list[tuple[int, int]]]) -> tuple[Counts, Counts]:
 
 
 def rate_interval(errors: Counts, words: Counts, resamples: int = RESAMPLES) -> Interval:
-    """Error rate of one system; ``errors`` and ``words`` are (N,), N utterances."""
+    """Return the error rate of one system; ``errors`` and ``words`` are (N,), N utterances."""
     rates = np.concatenate([_rate(errors, words, times) for times in _draws(len(words), resamples)])
     low, high = np.quantile(rates, [0.025, 0.975])
     return Interval(100 * errors.sum() / words.sum(), float(low), float(high))
@@ -68,7 +68,7 @@ def paired_difference(
 
     Args:
         first: errors and words, each (N,), in the order of ``second``.
-        second: the same of the system that it is compared with.
+        second: errors and words of the other system.
         resamples: number of draws.
 
     Raises:
@@ -90,17 +90,19 @@ def paired_difference(
 
 
 def _draws(utterances: int, resamples: int) -> Iterator[Counts]:
-    """How often each utterance is drawn, (R, N), R resamples; always the same for the same N."""
+    """Yield how often each utterance is drawn, (R, N) for R resamples; the same for the same N."""
     rng = np.random.default_rng(SEED)
     rows = max(1, DRAWS // utterances)
     for start in range(0, resamples, rows):
         shape = min(rows, resamples - start), utterances
         drawn = rng.integers(0, utterances, size=shape)
-        drawn += utterances * np.arange(shape[0])[:, None]  # a range of numbers for each resample
+        drawn += (
+            utterances * np.arange(shape[0])[:, None]
+        )  # each resample has numbers of its own, to count in one go
         yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape)
 
 
 def _rate(errors: Counts, words: Counts, times: Counts) -> NDArray[np.float64]:
-    """Per cent for each resample, (R,), from how often each utterance was drawn, (R, N)."""
-    # A draw of nothing but utterances without words would divide by zero.
+    """Return the error rate of each resample, (R,) per cent; ``times`` is (R, N), see ``_draws``."""
+    # A resample may draw only utterances without words.
     return 100 * (times @ errors) / np.maximum(times @ words, 1)

@@ -15,17 +15,17 @@ HEAD = ("SPKR", "# Snt", "# Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
 STATISTICS = {"Mean": statistics.mean, "S.D.": statistics.stdev, "Median": statistics.median}
 
 
-def write(
+def write_result(
     path: Path, aligned: Iterable[tuple[str, Aligned]], utt2spk: Mapping[str, str] | None = None
 ) -> dict[str, Counts]:
-    """Write the whole file: percentages, raw counts, then one alignment per utterance.
+    """Write ``result.txt``: percentages, raw counts, then one alignment per utterance.
 
-    The alignments come one after the other; only their counts stay in memory.
+    Memory holds one alignment at a time, and the counts of all.
 
     Args:
-        path: of the file.
+        path: file to write.
         aligned: utterance id and alignment.
-        utt2spk: utterance id -> speaker for a row per speaker; without it only the sums.
+        utt2spk: utterance id -> speaker, for a row per speaker; None for the sums only.
 
     Returns:
         Counts by utterance.
@@ -58,7 +58,7 @@ def _head(counts: Mapping[str, Counts], utt2spk: Mapping[str, str] | None) -> st
 
 
 def _numbers(utterances: list[Counts]) -> list[float]:
-    """Sentences, words, correct, substituted, deleted, inserted, errors, sentences with errors."""
+    """Return the counts of one row, in the order of the columns ``HEAD[1:]``."""
     c = sum(utterances, Counts())
     wrong = sum(u.errors > 0 for u in utterances)
     row = [len(utterances), c.reference, c.hits, c.substitutions, c.deletions, c.insertions]
@@ -77,7 +77,7 @@ def _table(rows: dict[str, list[float]], percentages: bool) -> str:
         total = _percent(total)
     decimals = 1 if percentages else 0
     body = [_cells(printable(name), row, decimals) for name, row in rows.items() if name]
-    # ESPnet's script greps "Avg": no other line of the file may have the word.
+    # ESPnet's show_asr_result.sh greps "Avg": no other line of the file may contain it.
     foot = [_cells("Sum/Avg" if percentages else "Sum", total, decimals)]
     if len(rows) > 1:
         columns = list(zip(*rows.values(), strict=True))
@@ -87,7 +87,7 @@ def _table(rows: dict[str, list[float]], percentages: bool) -> str:
 
 
 def _cells(name: str, row: list[float], decimals: int) -> list[str]:
-    """Format a row; sentences and words of a plain row are whole numbers."""
+    """Format a row; numbers of sentences and words are whole except in the rows of statistics."""
     whole = {0, 1} if name not in STATISTICS else set()
     return [name, *(f"{n:.{0 if i in whole else decimals}f}" for i, n in enumerate(row))]
 
@@ -113,10 +113,10 @@ def _boxed(body: list[list[str]], foot: list[list[str]]) -> str:
 
 
 def _alignment(name: str, a: Aligned, c: Counts) -> str:
-    """One utterance, a column a token; a missing one is shown by stars, a space as ``<space>``."""
+    """Format one utterance, a column per token: stars for a missing token, ``<space>`` for a space."""
     rows: tuple[list[str], list[str], list[str]] = ([], [], [])
     for chunk in a.chunks:
-        if chunk.type == "equal":  # at once, for speed: most of a text is right
+        if chunk.type == "equal":  # all in one column, for speed: most tokens are right
             tokens = a.reference[chunk.ref_start_idx : chunk.ref_end_idx]
             text = printable(" ".join("<space>" if token == " " else token for token in tokens))
             columns = [(text, text, " " * _width(text))]
@@ -130,9 +130,9 @@ def _alignment(name: str, a: Aligned, c: Counts) -> str:
     return "\n".join([f"id: ({printable(name)})", scores, *text_rows, ""])
 
 
-@lru_cache(1 << 16)  # the same errors come again and again
+@lru_cache(1 << 16)  # the same errors occur many times
 def _column(left: str, right: str, mark: str) -> tuple[str, str, str]:
-    """The three cells of a column, of one width."""
+    """Return the three cells of a column, padded to the same width."""
     left, right = _visible(left), _visible(right)
     width = max(_width(left), _width(right))
     cells = left or "*" * width, right or "*" * width, mark
@@ -145,7 +145,7 @@ def _visible(token: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two."""
+    """Return the columns that a text takes on a terminal; East Asian wide characters take two."""
     if text.isascii():
         return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,4 +1,7 @@
-"""``python -m espnet_kd score``: WER and CER of one decoded set, joined by utterance id."""
+"""``espnet-kd score``: compute WER and CER of one decoded set.
+
+References and hypotheses are matched by utterance id.
+"""
 
 import argparse
 import gc
@@ -15,28 +18,32 @@ from espnet_kd.scoring.alignment import Counts, align, clean, join
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    p = argparse.ArgumentParser(prog="espnet-kd score", description=__doc__)
-    p.add_argument("--ref", required=True, help="reference: Kaldi text; utt2spk is read beside it")
-    p.add_argument("--hyp", required=True, help="hypothesis: text written by ESPnet's inference")
-    p.add_argument("--out", required=True, help="directory of score.json, score_wer/ and score_cer/")
-    p.add_argument("--against", help="directory of another run's score.json: paired bootstrap of the WERs")
+    """Return the parser of the command line."""
+    p = argparse.ArgumentParser(prog="espnet-kd score", description="Compute WER and CER of one decoded set.")
+    p.add_argument("--ref", required=True, help="reference, a Kaldi text; utt2spk beside it is read, too")
+    p.add_argument("--hyp", required=True, help="hypotheses, the text that ESPnet's inference writes")
+    p.add_argument(
+        "--out", required=True, help="directory to write score.json, score_wer/ and score_cer/ into"
+    )
+    p.add_argument(
+        "--against", help="directory of another run's score.json: compare the WERs by a paired bootstrap"
+    )
     p.add_argument("--worst", type=int, default=0, help="print this many utterances with the most errors")
     p.add_argument("--nlsyms", help="file of non-linguistic symbols, one a line, that are not scored")
     return p
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Score, write, print."""
+    """Run the command."""
     args = parser().parse_args(argv)
-    score = score_tables(args)
+    score = score_set(args)
     if args.against:
-        print(comparison(score, alignment.read(args.against), args.against))
+        print(comparison(score, alignment.read_score(args.against), args.against))
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep Python from searching millions of live objects for cycles, again and again, within the block."""
+def no_garbage_collection() -> Iterator[None]:
+    """Switch garbage collection off in the block: it would search millions of live objects many times."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -46,31 +53,33 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-@without_collection()
-def score_tables(args: argparse.Namespace) -> alignment.Score:
-    """Align, an utterance after the other, write ``score_*/result.txt`` and ``score.json``, and print.
+@no_garbage_collection()
+def score_set(args: argparse.Namespace) -> alignment.Score:
+    """Score a decoded set, write ``score_*/result.txt`` and ``score.json``, and print a summary.
 
     Raises:
-        UserError: the tables do not fit each other, or no word is left to score.
+        UserError: references and hypotheses have different utterances, or no word is left to score.
     """
     reference, hypothesis = read_table(args.ref), read_table(args.hyp)
     utterances = join(reference, hypothesis, args.ref, args.hyp)
     symbols = frozenset(read_symbols(args.nlsyms))
     if not any(clean(reference[utt], "word", symbols) for utt in utterances):
-        raise UserError(f"{args.ref} has no word left without the symbols of {args.nlsyms}")
+        raise UserError(
+            f"{args.ref} has no words but the non-linguistic symbols of {args.nlsyms}: nothing can be scored"
+        )
     utt2spk = speakers_beside(args.ref, utterances)
     counts: dict[str, dict[str, Counts]] = {}
-    for kind, unit in alignment.KINDS.items():
+    for metric, unit in alignment.UNITS.items():
         texts = (map(table.__getitem__, utterances) for table in (reference, hypothesis))
         rows = zip(utterances, align(*texts, unit, symbols), strict=True)
-        directory = Path(args.out) / f"score_{kind}"
+        directory = Path(args.out) / f"score_{metric}"
         if (directory / "ref.trn").exists():
-            print(f"{directory} is that of ESPnet's asr.sh and stays as it is")
-            counts[kind] = {utt: a.counts for utt, a in rows}
+            print(f"{directory} was written by ESPnet's asr.sh and is kept")
+            counts[metric] = {utt: a.counts for utt, a in rows}
         else:
             with atomic_path(directory / "result.txt") as temporary:
-                counts[kind] = sclite.write(temporary, rows, utt2spk)
-    score = alignment.write(args.out, counts)  # last: its presence says that the set is scored
+                counts[metric] = sclite.write_result(temporary, rows, utt2spk)
+    score = alignment.write_score(args.out, counts)  # last: the file marks the set as scored
     print(summary(Path(args.out).name, score))
     worst = worst_of(counts["wer"], args.worst)
     left, right = ([table[utt] for utt in worst] for table in (reference, hypothesis))
@@ -82,7 +91,7 @@ def score_tables(args: argparse.Namespace) -> alignment.Score:
 
 
 def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:
-    """utt2spk of the reference's directory, None if there is none.
+    """Read utt2spk beside the reference; None if there is none.
 
     Raises:
         UserError: it lacks an utterance.
@@ -93,13 +102,13 @@ def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:
     table = read_table(path)
     for utt in utterances:
         if not table.get(utt):
-            raise UserError(f"{path} names no speaker for {utt}")
+            raise UserError(f"{path} names no speaker for {utt}: add a line for it")
     return table
 
 
 def summary(name: str, score: alignment.Score) -> str:
-    """One line: `test  WER 12.3 % (95/773: 60 S 20 D 15 I)  CER ...`."""
-    parts = [f"{kind.upper()} {_counts(score.total[kind])}" for kind in alignment.KINDS]
+    """Describe a score in one line, ``test  WER 12.3 % (95/773: 60 S 20 D 15 I)  CER ...``."""
+    parts = [f"{metric.upper()} {_counts(score.total[metric])}" for metric in alignment.UNITS]
     wrong = sum(errors > 0 for errors, _ in score.utterances["wer"].values())
     return "  ".join([name, *parts, f"{wrong} of {len(score.utterances['wer'])} utterances with errors"])
 
@@ -109,13 +118,13 @@ def _counts(c: Counts) -> str:
 
 
 def worst_of(counts: Mapping[str, Counts], number: int) -> list[str]:
-    """The utterances with the most word errors, the shorter reference first; none without errors."""
+    """Return the utterances with the most errors, of equal ones the shorter reference first."""
     wrong = (utt for utt, c in counts.items() if c.errors)
     return heapq.nsmallest(number, wrong, key=lambda u: (-counts[u].errors, counts[u].reference, u))
 
 
 def comparison(score: alignment.Score, other: alignment.Score, name: str) -> str:
-    """One line: how the WER differs from another run's on the same set."""
+    """Describe in one line how the WER differs from that of another run on the same set."""
     from espnet_kd.scoring.bootstrap import RESAMPLES, paired_difference, pool
 
     alignment.check_comparable(score, other)

@@ -54,7 +54,7 @@ def of_corpora(folder: Path) -> dict[str, Target]:
         "Switchboard transcript": damaged(side, ldc, share=SLOW),
         "STM": damaged(stm, segments),
         "PEM": damaged(pem, eval2000.read_pem),
-        "ids of a CTM": words(lambda text: hub5.render({text: "SO {x}"}), b"en_4156-A_000301-000350"),
+        "ids of a CTM": words(lambda text: hub5.ctm_text({text: "SO {x}"}), b"en_4156-A_000301-000350"),
         "AN4": directory(tree, lists, lambda root: an4.read_set(root, "train"), 2),
         "LibriSpeech transcripts": damaged(chapter, lambda _: read_part(part), "dev-clean", share=0.5),
         "voice activity": file(folder / "a.json", activity, ACTIVITY, text=as_json),

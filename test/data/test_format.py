@@ -222,7 +222,7 @@ def test_ids_with_characters_of_shells_and_other_scripts(tmp_path: Path) -> None
     assert all(Path(path).is_file() for path in read_table(tmp_path / "kept" / "wav.scp").values())
     text = str(tmp_path / "kept" / "text")
     score.main(["--ref", text, "--hyp", text, "--out", str(tmp_path / "out"), "--worst", "3"])
-    assert sorted(alignment.read(tmp_path / "out").utterances["wer"]) == both
+    assert sorted(alignment.read_score(tmp_path / "out").utterances["wer"]) == both
 
 
 def test_special_spaces_become_plain_ones_and_are_counted(src: Path, capsys: pytest.CaptureFixture) -> None:

@@ -105,7 +105,7 @@ def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(do
     assert "loss_kd_att" in (student / "train.log").read_text()
     assert done.output.count("\nscored by ") == 3  # the ensemble's two members and the student
     parts = [
-        alignment.read(student / "greedy_asr_model_valid.acc.ave" / f"eval2000_{part}").total["wer"]
+        alignment.read_score(student / "greedy_asr_model_valid.acc.ave" / f"eval2000_{part}").total["wer"]
         for part in ("swbd", "callhm", "all")
     ]
     assert parts[0].reference + parts[1].reference == parts[2].reference > 0
@@ -131,7 +131,8 @@ def test_the_official_scorer_runs_on_the_test_set_alone(done: Finished) -> None:
     result = sh(done.root, "local/score.sh", "eval2000", str(out))
     assert result.returncode == 0 and result.stdout.startswith("scored by "), result.stderr
     parts = [
-        alignment.read(out.with_name(f"eval2000_{part}")).total["wer"] for part in ("swbd", "callhm", "all")
+        alignment.read_score(out.with_name(f"eval2000_{part}")).total["wer"]
+        for part in ("swbd", "callhm", "all")
     ]
     assert parts[0] + parts[1] == parts[2] and parts[2].errors == 0 and parts[2].reference > 0
     assert sh(done.root, "local/score.sh", "train_dev", "nowhere").stdout == ""

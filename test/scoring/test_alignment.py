@@ -6,7 +6,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.scoring.alignment import Counts, align, clean, join
 
 
-def test_words_are_counted_as_on_paper() -> None:
+def test_counts_match_a_hand_calculation() -> None:
     # a b c d against a x c d e: b -> x substituted, e inserted
     assert next(align(["a b c d"], ["a x c d e"], "word")).counts == Counts(3, 1, 0, 1)
     # a b c against c: a and b deleted
@@ -18,13 +18,13 @@ def test_a_space_is_a_character() -> None:
     assert next(align(["ab c"], ["abc"], "character")).counts == Counts(3, 0, 1, 0)
 
 
-def test_utterances_come_one_after_the_other() -> None:
+def test_utterances_are_aligned_lazily() -> None:
     endless = align(repeat("a b"), repeat("a c"), "word")
     assert [next(endless).counts for _ in range(3)] == [Counts(1, 1, 0, 0)] * 3
 
 
 @pytest.mark.parametrize("unit", ["word", "character"])
-def test_an_empty_hypothesis_is_all_deletions(unit: str) -> None:
+def test_an_empty_hypothesis_counts_deletions(unit: str) -> None:
     assert next(align(["a", "b"], ["", "b"], unit)).counts == Counts(0, 0, 1, 0)
 
 
@@ -42,7 +42,7 @@ def test_rates_and_sums() -> None:
     assert total.rate == pytest.approx(400 / 7)
 
 
-def test_symbols_are_removed_as_espnet_does() -> None:
+def test_non_linguistic_symbols_are_removed_as_espnet_does() -> None:
     symbols = ["<noise>", "<noise>s"]
     assert clean("a  <noise> b <noise>c", "word", symbols) == "a b <noise>c"
     assert clean("a  <noise> b <noise>c", "character", symbols) == "a b c"
@@ -63,10 +63,10 @@ def test_a_reference_of_symbols_only_counts_insertions() -> None:
         ({}, {}, "ref has no utterances"),
     ],
 )
-def test_ids_that_do_not_match_are_named(reference: dict, hypothesis: dict, message: str) -> None:
+def test_the_error_names_ids_that_do_not_match(reference: dict, hypothesis: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         join(reference, hypothesis, "ref", "hyp")
 
 
-def test_the_order_is_the_reference_s() -> None:
+def test_ids_are_in_the_order_of_the_reference() -> None:
     assert join({"b": "x", "a": "y"}, {"a": "", "b": "x"}, "ref", "hyp") == ["b", "a"]

@@ -32,7 +32,7 @@ def test_a_clear_difference_is_found_and_has_a_sign() -> None:
     assert paired_difference(worse, better).low > 0
 
 
-def test_it_is_paired() -> None:
+def test_the_bootstrap_is_paired() -> None:
     # One error fewer in every second utterance, whatever the utterance's difficulty: the paired
     # interval is far narrower than that of either rate.
     hard = np.random.default_rng(0).integers(1, 10, size=200)

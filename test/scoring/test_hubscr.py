@@ -22,14 +22,14 @@ I,,"oh",1.720+1.880:C,"m","m",2.200+2.360:C,"(%hesitation)","",0.000+0.000
 """
 DTL = "Percent Total Error       =   50.0%   (   3)\n\nRef. words                =           (   6)\n"
 FAKE = r"""#!/bin/bash
-wanted="-p $(dirname "$0") -V -l english -h hub5 -g glm -r stm hyp.ctm"
-[ "$*" = "${wanted}" ] || { echo "Error: called by $*"; exit 3; }
+expected="-p $(dirname "$0") -V -l english -h hub5 -g glm -r stm hyp.ctm"
+[ "$*" = "${expected}" ] || { echo "Error: called by $*"; exit 3; }
 cp "$(dirname "$0")"/hyp.* .
 """
 
 
 def stub(path: Path, text: str) -> Path:
-    """A program."""
+    """Write an executable script."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -38,7 +38,7 @@ def stub(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A directory to score in, and beside it a stand-in that writes the reports above."""
+    """Return a directory to score in; a stand-in for hubscr.pl beside it writes the reports above."""
     stub(tmp_path / "bin" / "hubscr.pl", FAKE)
     (tmp_path / "bin" / f"{hub5.REPORT}").write_text(SGML)
     (tmp_path / "bin" / "hyp.ctm.filt.dtl").write_text(DTL)
@@ -47,32 +47,32 @@ def work(tmp_path: Path) -> Path:
 
 
 def test_alignments_of_the_report(work: Path) -> None:
-    aligned = hub5.run(work.parent / "bin" / "hubscr.pl", work)
+    aligned = hub5.run_hubscr(work.parent / "bin" / "hubscr.pl", work)
     first, second = aligned["en_4156_b-000"], aligned["en_4156_b-001"]
-    # hits, substitutions, deletions, insertions; an optional word that is not said is a hit
+    # hits, substitutions, deletions, insertions; an optional word that is missing is a hit
     assert (first.counts, second.counts) == (Counts(2, 1, 1, 0), Counts(2, 0, 0, 1))
     assert first.pairs() == [("i", "oh", "S"), ("b", "b", " "), ("that's", "", "D"), ("(th-)", "", " ")]
     assert second.pairs() == [("", "oh", "I"), ("m", "m", " "), ("(%hesitation)", "", " ")]
 
 
-def test_a_report_that_does_not_add_up(work: Path) -> None:
+def test_a_report_whose_alignments_do_not_add_up_is_refused(work: Path) -> None:
     (work.parent / "bin" / "hyp.ctm.filt.dtl").write_text(DTL.replace("3)", "4)"))
-    with pytest.raises(UserError, match="hubscr.pl counts 4/6, its alignments add up to 3/6"):
-        hub5.run(work.parent / "bin" / "hubscr.pl", work)
+    with pytest.raises(UserError, match="hubscr.pl counts 4/6 errors/words, but its alignments .* 3/6"):
+        hub5.run_hubscr(work.parent / "bin" / "hubscr.pl", work)
 
 
-def test_a_failure_is_told_in_its_words(work: Path) -> None:
+def test_a_failure_quotes_the_message_of_hubscr(work: Path) -> None:
     program = stub(work.parent / "hubscr.pl", "#!/bin/bash\necho skipped\necho 'Error: no labels'\nexit 1\n")
     with pytest.raises(UserError, match="hubscr.pl failed with status 1: Error: no labels; `--scorer jiwer`"):
-        hub5.run(program, work)
+        hub5.run_hubscr(program, work)
     program.write_text("#!/no/such/perl\n")
     with pytest.raises(UserError, match="hubscr.pl does not run: No such file"):
-        hub5.run(program, work)
+        hub5.run_hubscr(program, work)
 
 
-def test_it_is_looked_for_in_the_path(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub5, "DEBIAN", Path("/no/such/hubscr.pl"))
+def test_hubscr_is_found_in_the_path(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub5, "DEBIAN_HUBSCR", Path("/no/such/hubscr.pl"))
     monkeypatch.setenv("PATH", "")
-    assert hub5.find() is None
+    assert hub5.find_hubscr() is None
     monkeypatch.setenv("PATH", str(work.parent / "bin"))
-    assert hub5.find() == work.parent / "bin" / "hubscr.pl"
+    assert hub5.find_hubscr() == work.parent / "bin" / "hubscr.pl"

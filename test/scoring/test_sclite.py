@@ -4,12 +4,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from espnet_kd.scoring.alignment import Aligned, align
-from espnet_kd.scoring.sclite import write
+from espnet_kd.scoring.sclite import write_result
 
 
 def render(aligned: Iterable[tuple[str, Aligned]], utt2spk: dict[str, str] | None = None) -> str:
     with TemporaryDirectory() as folder:
-        write(Path(folder, "result.txt"), aligned, utt2spk)
+        write_result(Path(folder, "result.txt"), aligned, utt2spk)
         return Path(folder, "result.txt").read_text()
 
 
@@ -25,7 +25,7 @@ def row(text: str, name: str) -> list[str]:
     return re.split(r"[|\s]+", line.strip("| "))[1:]
 
 
-def test_the_sum_is_as_on_paper() -> None:
+def test_sums_match_a_hand_calculation() -> None:
     # 3 sentences, 8 words: 6 right, 1 substituted, 1 deleted, 1 inserted; 2 sentences with errors
     assert row(rendered(), "Sum/Avg") == ["3", "8", "75.0", "12.5", "12.5", "12.5", "37.5", "66.7"]
     assert row(rendered(), "Sum ") == ["3", "8", "6", "1", "1", "1", "3", "2"]
@@ -39,20 +39,20 @@ def test_a_row_per_speaker_and_their_mean() -> None:
     assert "id: (ann-u1)" in text
 
 
-def test_control_characters_are_shown_and_not_obeyed() -> None:
+def test_control_characters_are_escaped() -> None:
     text = render([("u\x1b[2J", next(align(["a\x1b]0;x\x07 b"], ["a b\u202e"], "word")))])
     assert "id: (u\\x1b[2J)" in text and "a\\x1b]0;x\\x07" in text and "b\\u202e" in text
     assert text.isprintable() or set(text) - {c for c in text if c.isprintable()} == {"\n"}
 
 
-def test_only_one_line_has_the_word_that_espnet_looks_for() -> None:
+def test_only_the_row_sum_avg_contains_avg() -> None:
     text = rendered({"u1": "ann", "u2": "bob", "u3": "ann"})
     assert [line for line in text.splitlines() if "Avg" in line] == [
         line for line in text.splitlines() if line.startswith("| Sum/Avg|")
     ]
 
 
-def test_an_alignment_has_its_columns_one_above_the_other() -> None:
+def test_columns_of_an_alignment_are_padded() -> None:
     lines = rendered().split("id: (u1)\n")[1].splitlines()[:4]
     assert lines[0] == "Scores: (#C #S #D #I) 3 1 0 1"
     assert lines[1:] == ["REF:  a b c d *", "HYP:  a x c d y", "Eval:   S     I"]
@@ -65,13 +65,13 @@ def test_a_space_is_shown_by_name_and_wide_characters_take_two_columns() -> None
     assert "HYP:  日 ******* a" in lines
 
 
-def test_rows_of_a_table_are_of_one_width() -> None:
+def test_rows_of_a_table_have_equal_width() -> None:
     text = rendered({"u1": "a speaker with a long name", "u2": "b", "u3": "b"})
     tables = text.split("DUMP")[0].splitlines()
     assert len({len(line) for line in tables if line.startswith("|")}) <= 2  # percentages, counts
 
 
-def test_equal_tokens_are_shown_as_others_are() -> None:
-    # 日 takes two columns; what is equal is written at once, what is not token by token
+def test_runs_of_equal_tokens_are_formatted_like_single_tokens() -> None:
+    # 日 takes two columns; equal tokens are written as one column, the others one by one
     lines = render([("u", next(align(["日 b c d"], ["日 b x d"], "word")))]).splitlines()
     assert lines[-3:] == ["REF:  日 b c d", "HYP:  日 b x d", "Eval:      S"]

@@ -38,33 +38,35 @@ def test_counts_are_joined_by_utterance(tree: Path, capsys: pytest.CaptureFixtur
     assert lines[1:] == ["  u2  1/1", "    REF: four", "    HYP: "]
 
 
-def test_a_transcript_does_not_command_the_terminal(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_of_a_transcript_are_escaped(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("exp/T/I/test/text").write_text(HYP.replace("too", "\x1b[2Jtoo"))
     score("I", "--worst", "3")
     assert "    HYP: one \\x1b[2Jtoo three\n" in capsys.readouterr().out
 
 
-def test_the_scores_of_a_stock_recipe_stay(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_of_a_stock_recipe_are_kept(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stock = tree / "exp/T/I/test/score_wer"
     stock.mkdir()
     for name in ("ref.trn", "hyp.trn", "result.txt"):
         (stock / name).write_text("sclite's")
     score("I")
     assert {path.read_text() for path in stock.iterdir()} == {"sclite's"}
-    assert alignment.read("exp/T/I/test").total["wer"].errors == 3
-    assert "exp/T/I/test/score_wer is that of ESPnet's asr.sh and stays" in capsys.readouterr().out
+    assert alignment.read_score("exp/T/I/test").total["wer"].errors == 3
+    assert "exp/T/I/test/score_wer was written by ESPnet's asr.sh and is kept" in capsys.readouterr().out
     assert (tree / "exp/T/I/test/score_cer/result.txt").exists()
 
 
-def test_the_record_holds_what_a_comparison_needs(tree: Path) -> None:
+def test_score_json_has_errors_and_lengths_of_every_utterance(tree: Path) -> None:
     score("I")
     content = json.loads((tree / "exp/T/I/test/score.json").read_text())
     assert content["wer"]["errors"] == 3
     assert content["utterances"]["u1"] == {"wer": [1, 3], "cer": [1, 13]}
-    assert alignment.read("exp/T/I/test").total["wer"].deletions == 2
+    assert alignment.read_score("exp/T/I/test").total["wer"].deletions == 2
 
 
-def test_a_comparison_names_the_difference(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_prints_the_difference(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score("I")
     capsys.readouterr()
     score("J", "--against", "exp/T/I/test")
@@ -102,7 +104,7 @@ def test_symbols_are_not_scored(tree: Path, capsys: pytest.CaptureFixture[str]) 
         score("I", "--nlsyms", "missing")
 
 
-def test_a_speaker_for_every_utterance(tree: Path) -> None:
+def test_every_utterance_needs_a_speaker(tree: Path) -> None:
     Path("data/utt2spk").write_text("u1 ann\nu2 bob\nu3 bob\n")
     score("I")
     assert "| bob" in Path("exp/T/I/test/score_wer/result.txt").read_text()
@@ -114,12 +116,12 @@ def test_a_speaker_for_every_utterance(tree: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, "{", "[]", '{"wer": {}}', '{"wer": 1, "cer": 1, "utterances": {}}']
 )
-def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_damaged_score_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "score.json").write_text(content)
-    with pytest.raises(UserError, match="not a score.json of ours"):
-        alignment.read(tmp_path)
+    with pytest.raises(UserError, match="score.json is damaged"):
+        alignment.read_score(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        alignment.read(tmp_path / "nowhere")
+        alignment.read_score(tmp_path / "nowhere")
 
 
 # What ESPnet's show_asr_result.sh does: grep "Avg", drop the name, pipes to spaces, spaces to one pipe.
@@ -137,7 +139,7 @@ grep -H -e Avg exp/T/*/*/score_{kind}/result.txt |
         ("cer", "|I/test|3|25|64.0|4.0|32.0|0.0|36.0|100.0|"),
     ],
 )
-def test_espnet_s_script_reads_the_result(tree: Path, kind: str, expected: str) -> None:
+def test_show_asr_result_of_espnet_reads_the_result(tree: Path, kind: str, expected: str) -> None:
     Path("data/utt2spk").write_text("u1 ann\nu2 bob\nu3 bob\n")
     score("I")
     command = ["bash", "-c", ESPNET.replace("{kind}", kind)]
