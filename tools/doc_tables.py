@@ -5,11 +5,12 @@ A page marks where a table belongs::
     <!-- begin criterion kl -->
     <!-- end -->
 
-Names, types and defaults are those of signatures, texts those of docstrings ("Args:", and "Keys:" of functions that
-check a mapping of a configuration). The errors are what the code says to a wrong value.
+Names, types and defaults are those of signatures, texts those of docstrings ("Args:", and "Keys:" of functions
+that check a mapping of a configuration). The errors are what the code says to a wrong value.
 """
 
 import argparse
+import ast
 import contextlib
 import inspect
 import io
@@ -52,15 +53,18 @@ class Key(NamedTuple):
 
 
 def table(keys: list[Key]) -> str:
-    """Markdown of a table of keys; the column of errors only where there are any."""
-    errors = any(key.error for key in keys)
-    head = ["key", "type", "default", "meaning", *(["a wrong value gives"] if errors else [])]
-    lines = [head, ["---"] * len(head)]
-    for key in keys:
-        default = f"`{key.default}`" if key.default and " " not in key.default else key.default
-        lines.append([f"`{key.name}`", key.type, default, inline(key.meaning)])
-        if errors:
-            lines[-1].append(code(key.error))
+    """Markdown of a table of keys, without columns that are empty."""
+    columns = {
+        "key": lambda key: f"`{key.name}`",
+        "type": lambda key: key.type,
+        "default": lambda key: f"`{key.default}`" if key.default and " " not in key.default else key.default,
+        "meaning": lambda key: inline(key.meaning),
+        "a wrong value gives": lambda key: code(key.error),
+    }
+    rows = [[show(key) for show in columns.values()] for key in keys]
+    used = [column for column in range(len(columns)) if any(row[column] for row in rows)]
+    lines = [list(columns), ["---"] * len(columns), *rows]
+    lines = [[line[column] for column in used] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |".replace("  ", " ") for line in lines) + "\n"
 
 
@@ -124,7 +128,9 @@ def type_name(annotation: Any) -> str:
     if args := [a for a in get_args(annotation) if a is not type(None)]:
         origin = get_origin(annotation)
         if isinstance(origin, type) and not issubclass(origin, str):
-            return {"Sequence": "list", "Mapping": "mapping"}.get(origin.__name__, " or ".join(map(type_name, args)))
+            return {"Sequence": "list", "Mapping": "mapping"}.get(
+                origin.__name__, " or ".join(map(type_name, args))
+            )
         return " or ".join(map(type_name, args))
     names = {float: "number", int: "integer", str: "text", bool: "true or false", list: "list"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
@@ -173,6 +179,7 @@ def criterion(name: str) -> str:
 
 def shared() -> str:
     """The keys of every entry of `criteria`."""
+
     def check(key: str, value: Any) -> object:
         entry = {**KL, key: value}
         return [t.build() for t in term_options({"ctc": entry})]
@@ -188,6 +195,7 @@ def training() -> str:
     kinds = {"str2bool": "true or false", "parse_yaml": "number or schedule", None: "text"}
     keys = []
     for action in parser._actions[1:]:
+
         def check(value: Any, name: str = action.dest) -> None:
             args = parser.parse_args([])
             args.scheduled_sampling, args.init_from_teacher = {}, {}
@@ -218,6 +226,7 @@ def schedule() -> str:
 def mutual() -> str:
     """The keys of `mutual`."""
     entry = {"criteria": {"ctc": KL}}
+
     def check(key: str, value: Any) -> None:
         args = {**entry, key: value}
         mutual_options(args)
@@ -249,9 +258,8 @@ def shell_options(file: Path) -> Iterator[tuple[str, list[Key]]]:
     for line in block.split("\n"):
         if option := re.match(r"([a-z]\w*)=(.*?)\s+# (.*)", line):
             name, default, text = option.groups()
-            kind = "list" if text.startswith("list:") else ""
             default = default.strip("'\"").replace("$(processors)", "number of cores")
-            keys.append(Key(f"--{name}", kind, default, text.removeprefix("list: ")))
+            keys.append(Key(f"--{name}", "", default, re.sub("^list:", "*list:*", text)))
         elif more := re.match(r"\s+# (.*)", line):
             keys[-1] = keys[-1]._replace(meaning=f"{keys[-1].meaning} {more[1]}")
         elif title := re.match(r"# (.*)", line):
@@ -274,8 +282,21 @@ def recipe_options() -> str:
     parts = []
     for file in sorted(ROOT.glob("egs/*/kd1/db.sh")):
         for _, keys in shell_options(file):
-            parts.append(f"`{file.parent.relative_to(ROOT)}`\n\n" + table(keys).replace("| key |", "| option |"))
+            parts.append(
+                f"`{file.parent.relative_to(ROOT)}`\n\n" + table(keys).replace("| key |", "| option |")
+            )
     return "\n".join(parts)
+
+
+def folders() -> str:
+    """The parts of the package with the first line of their docstrings."""
+    lines = ["| part | what |", "| --- | --- |"]
+    package = ROOT / "espnet_kd"
+    for file in [*sorted(package.glob("*/__init__.py")), *sorted(package.glob("[a-z]*.py"))]:
+        doc = ast.get_docstring(ast.parse(file.read_text())) or ""
+        name = f"{file.parent.name}/" if file.name == "__init__.py" else file.name
+        lines.append(f"| `{name}` | {inline(' '.join(doc.split(chr(10) * 2)[0].split()))} |")
+    return "\n".join(lines)
 
 
 def commands() -> str:
@@ -297,6 +318,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,
     "recipe options": recipe_options,
+    "folders": folders,
     "commands": commands,
 }
 
