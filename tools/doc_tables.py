@@ -5,8 +5,8 @@ A page marks where a table belongs::
     <!-- begin criterion kl -->
     <!-- end -->
 
-Names, types and defaults are those of signatures, texts those of docstrings ("Args:", and "Keys:" of functions
-that check a mapping of a configuration). The errors are what the code says to a wrong value.
+Names, types and defaults are those of signatures, texts those of docstrings ("Args:", and "Keys:" of
+functions that check a mapping of a configuration). Errors are what the code says to a wrong value.
 """
 
 import argparse

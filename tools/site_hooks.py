@@ -1,8 +1,8 @@
 """Hooks of MkDocs: README.md is the home page, files of the repository that pages link to are part of the
 site, and formulas become MathML, which browsers show without a script.
 
-Pages link to files as they do in the repository (``../../egs/an4/kd1/RESULTS.md`` from docs/methods/), so that
-the links work there, too.
+Pages link to files as they do in the repository (``../../egs/an4/kd1/RESULTS.md`` from docs/methods/), so
+that the links work there, too.
 """
 
 import os
