@@ -9,7 +9,7 @@ endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
 
-.PHONY: help install demo test attack bench lint clean distclean
+.PHONY: help install demo test attack bench docs lint clean distclean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=/path/to/python3.12]"
@@ -30,11 +30,16 @@ attack: install  ## damaged inputs, stores, archives, audio, and kills at random
 bench: install  ## time and memory of the parts that must be fast (ARGS="online_teacher" for one of them)
 	@python -m bench $(ARGS)
 
+docs: install  ## the documentation: tables from the code, then the site into site/index.html
+	@python tools/doc_tables.py
+	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
+
 lint: install  ## ruff, mypy, bash -n, shellcheck
 	@tools/lint.sh
 
 clean:  ## remove what tests and linters leave; data, experiments and .venv stay
-	rm -rf build dist espnet_kd.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site espnet_kd.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv as well

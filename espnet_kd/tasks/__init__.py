@@ -1,3 +1,4 @@
+"""Entry points of training: ESPnet's ASR tasks with our options, its trainer, `espnet-kd train`."""
 
 from espnet_kd.host.installed import check_espnet
 

@@ -1,3 +1,4 @@
+"""Where targets come from while training: ESPnet experiments, ensembles, and hooks on their layers."""
 
 from espnet_kd.host.installed import check_espnet
 

@@ -74,7 +74,20 @@ class TeacherOptions:
 
 
 def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
-    """Check the option ``teacher``."""
+    """Check the option ``teacher``.
+
+    Keys:
+        exp (directory or list): trained ESPnet experiment; of a list, the mean of the models is the target.
+        checkpoint (file name; the first of the usual averaged models): which model in each directory.
+        weights (list of numbers; equal): of the teachers in their mean, one for each.
+        mean (posteriors or log_posteriors; posteriors): what is averaged.
+        store (directory): targets on disk, read instead of running the teachers; with ``exp`` it says where
+            to write them.
+        k (integer; as many as the criteria need): classes that a store keeps at each position.
+
+    Raises:
+        UserError: a key is unknown or its value unusable.
+    """
     if not isinstance(teacher, Mapping):
         raise UserError(f"teacher: {teacher!r} is not a mapping; write `teacher: {{exp: DIRECTORY}}`")
     refuse_unknown("teacher", teacher, TEACHER_KEYS)
@@ -138,7 +151,19 @@ class TermOptions:
 
 
 def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
-    """Check the option ``criteria``."""
+    """Check the option ``criteria``.
+
+    Keys:
+        type (name): which criterion, see below; required.
+        weight (number or schedule; 1.0): factor of this term in the loss.
+        tap (layer): path of the layer in student and teacher; ``transducer`` needs none.
+        student_tap (layer; tap): path in the student, where the two differ.
+        teacher_tap (layer; tap): path in the teacher, where the two differ.
+        frame_rate (equal or resample; equal): ``resample`` brings the teacher's frames to the student's rate.
+
+    Raises:
+        UserError: a key is unknown or its value unusable.
+    """
     if not isinstance(criteria, Mapping):
         raise UserError(f"criteria: {criteria!r} is not a mapping: write `NAME: {{type: ..., tap: ...}}`")
     result = []

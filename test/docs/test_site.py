@@ -1,0 +1,136 @@
+"""The site builds without warnings and loads nothing from elsewhere; what it claims is in the repository."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from pages import PAGES, ROOT, Block, blocks
+
+sys.path.insert(0, str(ROOT / "tools"))
+EXTERNAL = re.compile(r"https://[a-z0-9.-]+\.[a-z]+(/[\w./~+-]*)?(#[\w-]+)?")
+RESULT = re.compile(r"(?P<wer>\d+\.\d(?: ± \d+\.\d)?)(?: \((?P<errors>\d+)\))?")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="MkDocs is not installed: `make install` does")
+    folder = tmp_path_factory.mktemp("site")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        html = page.read_text()
+        loaded = re.findall(r"<(?:script|img|link|iframe|source|object|use)\b[^>]*>", html)
+        assert not [tag for tag in loaded if re.search(r"""["'(](?:https?:)?//""", tag)], page
+        assert "arithmatex" not in html, f"{page}: a formula was not set"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//", sheet.read_text()), sheet
+
+
+def test_every_page_is_found_by_the_menu_and_the_search(site: Path) -> None:
+    index = (site / "search" / "search_index.json").read_text()
+    home = (site / "index.html").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs").with_suffix(".html"))
+        assert f'href="{name}"' in home and f'"{name}"' in index, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        if target.startswith("http"):
+            assert EXTERNAL.fullmatch(target), target
+        elif not target.startswith("#"):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_tables_are_those_of_the_code(page: Path) -> None:
+    from doc_tables import filled
+
+    assert filled(page.read_text()) == page.read_text(), "run `make docs`"
+
+
+def test_options_of_kd_sh_are_those_of_its_help() -> None:
+    recipe = ROOT / "egs" / "csj" / "kd1"
+    help_ = subprocess.run(["./run.sh", "--help"], cwd=recipe, capture_output=True, text=True).stdout
+    listed = re.findall(r"^\| `--(\w+)` \|", (ROOT / "docs" / "stages.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^  --(\w+)", help_, re.MULTILINE)) <= set(listed)
+
+
+def results(page: Path) -> list[tuple[str, list[str]]]:
+    """Rows of tables of error rates: the file that the row, or the text after it, links to, and its cells."""
+    found, waiting = [], []
+    for line in page.read_text().split("\n"):
+        links = re.findall(r"\]\(((?:\.\./)*egs/[\w/]*RESULTS\.md)\)", line)
+        if line.startswith("|"):
+            waiting.append(line)
+            if links:
+                found.append((links[0], waiting.pop()))
+        elif links:
+            found += [(links[0], row) for row in waiting]
+            waiting = []
+    return [(str((page.parent / file).resolve()), row.split("|")[2:]) for file, row in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_error_rates_are_those_of_the_results(page: Path) -> None:
+    for file, cells in results(page):
+        rows = [line.split("|") for line in Path(file).read_text().split("\n") if line.startswith("|")]
+        texts = [[cell.strip() for cell in row] for row in rows]
+        for cell in cells:
+            if not (match := RESULT.fullmatch(cell.strip())):
+                continue
+            fitting = [row for row in texts if match["wer"] in row]
+            if errors := match["errors"]:
+                fitting = [row for row in fitting if any(c.startswith(f"{errors}/") for c in row)]
+            assert fitting, f"{cell.strip()} is not in {file}"
+
+
+@cache
+def templates() -> list[str]:
+    """Messages of the code as regular expressions: what varies matches anything."""
+    found = []
+    for file in (ROOT / "espnet_kd").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr | ast.Constant):
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                texts = [p.value if isinstance(p, ast.Constant) else None for p in parts]
+                found.append("".join(".+?" if t is None else re.escape(str(t)) for t in texts))
+    for file in (ROOT / "egs/TEMPLATE/kd1").rglob("*.sh"):
+        for text in re.findall(r'error "((?:[^"$]|\$\{[^}]*\}|\$\d|\$\([^)]*\))*)"', file.read_text()):
+            found.append(re.sub(r"\\\$(?:\\\{.*?\\\}|\d|\\\(.*?\\\))", ".*?", re.escape(text)))
+    return found
+
+
+def fixed(template: str) -> int:
+    """Characters of a message that do not vary."""
+    return len(re.sub(r"\.[+*]\?|\\", "", template))
+
+
+MESSAGES = [b for b in blocks("text") if b.page.name == "faq.md"]
+
+
+@pytest.mark.parametrize("block", MESSAGES, ids=str)
+def test_a_message_of_the_faq_is_one_of_the_code(block: Block) -> None:
+    message = re.sub(r"^[\w.-]+: error: ", "", block.text.strip())
+    fitting = [t for t in templates() if fixed(t) >= min(20, len(message) // 3)]  # not only names and numbers
+    assert any(re.fullmatch(template, message) for template in fitting)
+
+
+def test_the_readme_fits_on_a_screen() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
+    assert len(MESSAGES) >= 15

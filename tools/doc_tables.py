@@ -1,0 +1,341 @@
+"""Write the tables of docs/ that come from the code: `python tools/doc_tables.py`, part of `make docs`.
+
+A page marks where a table belongs::
+
+    <!-- begin criterion kl -->
+    <!-- end -->
+
+Names, types and defaults are those of signatures, texts those of docstrings ("Args:", and "Keys:" of
+functions that check a mapping of a configuration). Errors are what the code says to a wrong value.
+"""
+
+import argparse
+import ast
+import contextlib
+import inspect
+import io
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from espnet_kd import __main__ as cli  # noqa: E402
+from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E402
+from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
+from espnet_kd.methods.mutual_options import mutual_options, sampling_probability  # noqa: E402
+from espnet_kd.methods.options import add_arguments, check_options  # noqa: E402
+from espnet_kd.schedule import build_schedule  # noqa: E402
+from espnet_kd.teachers.options import teacher_options, term_options  # noqa: E402
+
+MARK = re.compile(r"(<!-- begin (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+WRONG = ("other", -1, 0.5, [0], {"other": 1})  # values of which most keys refuse at least one
+CLASSES = 30  # tokens of the model whose options are checked
+KL = {"type": "kl", "tap": "ctc.ctc_lo"}
+FROM_MODELS = ("student_dim", "teacher_dim")  # options that the program sets
+CHOICES = re.compile(r"\w+(, \w+)* or \w+")
+KINDS = {"number", "list", "integer", "directory"}
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
+
+
+class Key(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+    error: str = ""
+
+
+def table(keys: list[Key]) -> str:
+    """Markdown of a table of keys, without columns that are empty."""
+    columns = {
+        "key": lambda key: f"`{key.name}`",
+        "type": lambda key: key.type,
+        "default": lambda key: f"`{key.default}`" if key.default and " " not in key.default else key.default,
+        "meaning": lambda key: inline(key.meaning),
+        "a wrong value gives": lambda key: code(key.error),
+    }
+    rows = [[show(key) for show in columns.values()] for key in keys]
+    used = [column for column in range(len(columns)) if any(row[column] for row in rows)]
+    lines = [list(columns), ["---"] * len(columns), *rows]
+    lines = [[line[column] for column in used] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |".replace("  ", " ") for line in lines) + "\n"
+
+
+def inline(text: str) -> str:
+    """A text of a docstring as Markdown in a cell of a table."""
+    return text.replace("``", "`").replace("|", "\\|").replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+    """A message of an error as code in a cell of a table."""
+    fence = "``" if "`" in text else "`"
+    pad = " " if fence == "``" else ""
+    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|") if text else ""
+
+
+def section(docstring: str, name: str) -> str:
+    """The indented text below a heading such as "Args:" of a docstring."""
+    lines = inspect.cleandoc(docstring).split("\n")
+    if f"{name}:" not in lines:
+        return ""
+    found = []
+    for line in lines[lines.index(f"{name}:") + 1 :]:
+        if line and not line.startswith(" "):
+            break
+        found.append(line)
+    return textwrap.dedent("\n".join(found)).strip()
+
+
+def entries(text: str) -> dict[str, str]:
+    """Names and texts of a section: lines that go on are indented."""
+    joined = re.sub(r"\n\s+", " ", text)
+    return dict(re.match(r"(.+?): (.*)", line).groups() for line in joined.split("\n") if line)
+
+
+def message(check: Callable[[Any], object]) -> str:
+    """What the first wrong value that is refused gives."""
+    for value in WRONG:
+        try:
+            check(value)
+        except (ValueError, TypeError) as error:
+            return str(error)
+    return ""
+
+
+def documented(function: Callable[..., object], check: Callable[[str, Any], object]) -> str:
+    """The table of the keys that the docstring of a function lists, `name (type; default): meaning`."""
+    keys = []
+    for head, meaning in entries(section(function.__doc__ or "", "Keys")).items():
+        name, type_, default = re.fullmatch(r"(\w+) \(([^;)]*)(?:; ([^)]*))?\)", head).groups()
+        if CHOICES.fullmatch(type_) and not KINDS & set(re.findall(r"\w+", type_)):
+            type_ = re.sub(r"\b(?!or\b)\w+", r"`\g<0>`", type_)
+        error = message(lambda value, name=name: check(name, value))
+        keys.append(Key(name, type_, default or "", meaning, error))
+    return table(keys)
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a reader of YAML knows it."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    if args := [a for a in get_args(annotation) if a is not type(None)]:
+        origin = get_origin(annotation)
+        if isinstance(origin, type) and not issubclass(origin, str):
+            return {"Sequence": "list", "Mapping": "mapping"}.get(
+                origin.__name__, " or ".join(map(type_name, args))
+            )
+        return " or ".join(map(type_name, args))
+    names = {float: "number", int: "integer", str: "text", bool: "true or false", list: "list"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def default_of(parameter: inspect.Parameter) -> str:
+    """A default value as YAML has it; that of a published architecture is too long for a table."""
+    value = parameter.default
+    if value is parameter.empty or value is None:
+        return ""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) < 40 else "as published"
+
+
+def signature(cls: type, check: Callable[[str, Any], object] | None, leave_out: tuple[str, ...]) -> str:
+    """The table of the arguments of a class' constructor."""
+    texts = entries(section(cls.__doc__ or "", "Args"))
+    hints = get_type_hints(cls.__init__)
+    keys = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in leave_out:
+            continue
+        default = default_of(parameter)
+        error = message(lambda value, name=name: check(name, value)) if check else ""
+        keys.append(Key(name, type_name(hints[name]), default, texts[name], error))
+    return table(keys)
+
+
+def linked(text: str) -> str:
+    """A source with links to its papers."""
+    text = re.sub(r"\s+", " ", text)
+    return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def criterion(name: str) -> str:
+    """A criterion: what it computes, its options, where it is from."""
+    cls = CRITERIA[name]
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    text = doc.split("\nArgs:")[0].strip()
+    own = signature(
+        cls, lambda key, value: build_criterion(name, **{key: value}), ("reduction", *FROM_MODELS)
+    )
+    source = section(cls.__doc__ or "", "Source")
+    return f"{inline(text)}\n\n{own}" + (f"\nSource: {linked(source)}\n" if source else "")
+
+
+def shared() -> str:
+    """The keys of every entry of `criteria`."""
+
+    def check(key: str, value: Any) -> object:
+        entry = {**KL, key: value}
+        return [t.build() for t in term_options({"ctc": entry})]
+
+    rows = documented(term_options, check)
+    return rows + signature(Criterion, lambda key, value: Criterion(**{key: value}), ()).split("\n", 2)[2]
+
+
+def training() -> str:
+    """The top-level options, with the texts of `espnet-kd train --help`."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    kinds = {"str2bool": "true or false", "parse_yaml": "number or schedule", None: "text"}
+    keys = []
+    for action in parser._actions[1:]:
+
+        def check(value: Any, name: str = action.dest) -> None:
+            args = parser.parse_args([])
+            args.scheduled_sampling, args.init_from_teacher = {}, {}
+            setattr(args, name, value)
+            check_options(args, CLASSES)
+            sampling_probability(args)
+            if args.mutual:
+                mutual_options(args.mutual)
+
+        mapping = action.default == {}
+        kind = "mapping" if mapping else kinds[getattr(action.type, "__name__", None)]
+        default = "" if mapping or action.default is None else str(action.default)
+        keys.append(Key(action.dest, kind, default, action.help, message(check)))
+    return table(keys)
+
+
+def teacher() -> str:
+    """The keys of `teacher`."""
+    return documented(teacher_options, lambda key, value: teacher_options({"exp": "exp/teacher", key: value}))
+
+
+def schedule() -> str:
+    """The keys of a schedule."""
+    entry = {"from": 1.0, "to": 0.0, "steps": 100}
+    return documented(build_schedule, lambda key, value: build_schedule({**entry, key: value}, "weight"))
+
+
+def mutual() -> str:
+    """The keys of `mutual`."""
+    entry = {"criteria": {"ctc": KL}}
+
+    def check(key: str, value: Any) -> None:
+        args = {**entry, key: value}
+        mutual_options(args)
+        module = sys.modules[mutual_options.__module__]
+        module.peer_changes(args)
+        module._weight(args.get("weight", 0.5), args.get("combine", "interpolate"))
+
+    return documented(mutual_options, check)
+
+
+def sampling() -> str:
+    """The keys of `scheduled_sampling`."""
+    return documented(
+        sampling_probability,
+        lambda key, value: sampling_probability(argparse.Namespace(scheduled_sampling={key: value})),
+    )
+
+
+def architecture(name: str) -> str:
+    """The options of an encoder or front end of ours."""
+    cls = {**ENCODERS, **FRONTENDS}[name]
+    return signature(cls, None, ("input_size",))
+
+
+def shell_options(file: Path) -> Iterator[tuple[str, list[Key]]]:
+    """Headings and options that a script of a recipe declares between "# options" and "# end of options"."""
+    block = re.search(r"^# options\n(.*?)^# end of options", file.read_text(), re.MULTILINE | re.DOTALL)[1]
+    heading, keys = "", []
+    for line in block.split("\n"):
+        if option := re.match(r"([a-z]\w*)=(.*?)\s+# (.*)", line):
+            name, default, text = option.groups()
+            default = default.strip("'\"").replace("$(processors)", "number of cores")
+            keys.append(Key(f"--{name}", "", default, re.sub("^list:", "*list:*", text)))
+        elif more := re.match(r"\s+# (.*)", line):
+            keys[-1] = keys[-1]._replace(meaning=f"{keys[-1].meaning} {more[1]}")
+        elif title := re.match(r"# (.*)", line):
+            if keys:
+                yield heading, keys
+            heading, keys = title[1], []
+    yield heading, keys
+
+
+def kd_sh() -> str:
+    """The options of kd.sh."""
+    parts = []
+    for heading, keys in shell_options(ROOT / "egs/TEMPLATE/kd1/kd.sh"):
+        parts.append(f"### {heading}\n\n" + table(keys).replace("| key |", "| option |"))
+    return "\n".join(parts)
+
+
+def recipe_options() -> str:
+    """The options that recipes have besides."""
+    parts = []
+    for file in sorted(ROOT.glob("egs/*/kd1/db.sh")):
+        for _, keys in shell_options(file):
+            parts.append(
+                f"`{file.parent.relative_to(ROOT)}`\n\n" + table(keys).replace("| key |", "| option |")
+            )
+    return "\n".join(parts)
+
+
+def folders() -> str:
+    """The parts of the package with the first line of their docstrings."""
+    lines = ["| part | what |", "| --- | --- |"]
+    package = ROOT / "espnet_kd"
+    for file in [*sorted(package.glob("*/__init__.py")), *sorted(package.glob("[a-z]*.py"))]:
+        doc = ast.get_docstring(ast.parse(file.read_text())) or ""
+        name = f"{file.parent.name}/" if file.name == "__init__.py" else file.name
+        lines.append(f"| `{name}` | {inline(' '.join(doc.split(chr(10) * 2)[0].split()))} |")
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    """What `espnet-kd --help` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        cli.main(["--help"])
+    return f"```text\n{out.getvalue().strip()}\n```\n"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "training": training,
+    "teacher": teacher,
+    "shared": shared,
+    **{f"criterion {name}": lambda name=name: criterion(name) for name in CRITERIA},
+    "schedule": schedule,
+    "mutual": mutual,
+    "scheduled_sampling": sampling,
+    **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
+    "kd.sh": kd_sh,
+    "recipe options": recipe_options,
+    "folders": folders,
+    "commands": commands,
+}
+
+
+def filled(page: str) -> str:
+    """A page with its tables as the code has them now."""
+    return MARK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]().strip()}\n\n{found[3]}", page)
+
+
+def main() -> None:
+    """Update every page of docs/."""
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        text = page.read_text()
+        if (new := filled(text)) != text:
+            page.write_text(new)
+            print(f"{page.relative_to(ROOT)}: tables updated")
+
+
+if __name__ == "__main__":
+    main()
