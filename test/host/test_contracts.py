@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from espnet_kd.host.outputs import TRANSDUCER_KEY
+
 ASR = "espnet2.asr.espnet_model:ESPnetASRModel"
 TRANSDUCER = "espnet2.asr_transducer.espnet_transducer_model:ESPnetASRTransducerModel"
 TASK, TRAINER = "espnet2.tasks.abs_task:AbsTask", "espnet2.train.trainer:Trainer"
@@ -64,6 +66,12 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
     "espnet2.legacy.nets.pytorch_backend.transformer.add_sos_eos:add_sos_eos": (
         "ys_pad sos eos ignore_id ...", "host/models.py: decoder_prefix"
     ),
+    "espnet2.layers.stft:Stft.__init__": (
+        "self n_fft win_length hop_length window ...", "encoders/spectrogram.py"
+    ),
+    "espnet2.asr.encoder.abs_encoder:AbsEncoder.forward": (
+        "self xs_pad ilens ...", "encoders, which are called as stock ones"
+    ),
     f"{TASK}.add_task_arguments": ("parser", OWN_TASK),
     f"{TASK}.build_model": ("args", OWN_TASK),
     f"{TASK}.build_preprocess_fn": ("args train", OWN_TASK),
@@ -109,6 +117,17 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
         "self parser namespace values option_strings", "methods/options.py"
     ),
 }  # fmt: skip
+# Options of both training commands that we read or set, beside those of models.
+OPTIONS = """
+    train_data_path_and_name_and_type valid_data_path_and_name_and_type train_shape_file valid_shape_file
+    collect_stats output_dir seed multiprocessing_distributed init_param freeze_param accum_grad
+    best_model_criterion keep_nbest_models patience early_stopping_criterion val_scheduler_criterion scheduler
+    iterator_type shuffle_within_batch sort_in_batch token_type token_list bpemodel non_linguistic_symbols
+    use_preprocessor noise_scp rir_scp input_size frontend frontend_conf specaug specaug_conf normalize
+    normalize_conf encoder_conf decoder decoder_conf model_conf init
+""".split()
+OF_ASR = ["encoder", "preprocessor_conf", "postencoder", "joint_net_conf"]
+OF_TRANSDUCER = ["joint_network_conf"]
 # Data classes and the fields that we read.
 FIELDS = {
     "espnet2.tasks.abs_task:IteratorOptions": ("shape_files", "host/training.py: shape_files"),
@@ -181,6 +200,35 @@ def test_a_command_has_the_options_that_it_had(name: str) -> None:
     options = re.findall(r"[\w-]+", get_parser().format_usage())
     lost = [option for option in wanted.split() if option not in options]
     assert not lost, f"ESPnet's {name} has no {', '.join(lost)} any more: used by {used_by}"
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("espnet2.tasks.asr:ASRTask", OPTIONS + OF_ASR),
+        ("espnet2.tasks.asr_transducer:ASRTransducerTask", OPTIONS + OF_TRANSDUCER),
+    ],
+)
+def test_a_training_has_the_options_that_it_had(task: str, wanted: list[str]) -> None:
+    defaults = found(task).get_default_config()
+    lost = [option for option in wanted if option not in defaults]
+    assert not lost, f"the training command of ESPnet's {task} has no {', '.join(lost)} any more"
+
+
+def test_only_a_transducer_has_its_section() -> None:
+    defaults = found("espnet2.tasks.asr:ASRTask").get_default_config()
+    assert TRANSDUCER_KEY not in defaults, (
+        f"ESPnet's task asr has {TRANSDUCER_KEY}, too: host/outputs.py: task_of tells the tasks by it"
+    )
+
+
+def test_the_default_front_end_has_the_frames_that_we_assume() -> None:
+    from espnet_kd.data.audio import DEFAULT_RATE
+    from espnet_kd.methods.delay import DEFAULT_HOP
+
+    front_end = inspect.signature(found("espnet2.asr.frontend.default:DefaultFrontend")).parameters
+    assert front_end["hop_length"].default == DEFAULT_HOP, "methods/delay.py assumes another hop length"
+    assert int(front_end["fs"].default) == DEFAULT_RATE, "data/audio.py assumes another sampling rate"
 
 
 def test_encoders_are_chosen_from_a_dict() -> None:
