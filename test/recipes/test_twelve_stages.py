@@ -111,7 +111,7 @@ def test_another_configuration_under_the_same_name_is_refused(again: Path) -> No
     assert errors.startswith(
         f"espnet-kd: error: {STUDENT} was trained with another configuration than conf/student.yaml + "
     )
-    assert "--student_args" in errors and errors.count("\n") == 1
+    assert "--student_tag" in errors and errors.count("\n") == 1
 
 
 def test_training_options_make_another_name_as_in_asr_sh(again: Path) -> None:
