@@ -210,7 +210,7 @@ def read(directory: str | Path) -> Score:
         rows = content["utterances"].items()
         utterances = {kind: {utt: row[i] for utt, row in rows} for i, kind in enumerate(KINDS)}
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run `python -m espnet_kd score` first") from None
+        raise UserError(f"{path} does not exist: run `espnet-kd score` first") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is not a score.json of ours: write it again with `score`") from None
     return Score(str(path), total, utterances)

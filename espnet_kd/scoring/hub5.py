@@ -5,7 +5,6 @@ the numbers cannot be compared with published ones. Scores of Switchboard, CallH
 decoded set, as those of sets of their own: DIR_swbd, DIR_callhm, DIR_all.
 """
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from jiwer import AlignmentChunk
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table
 from espnet_kd.scoring import alignment
@@ -158,7 +158,7 @@ SUBSETS = {"swbd": "sw_", "callhm": "en_", "all": ""}  # by the first letters of
 
 def main(argv: list[str] | None = None) -> None:
     """``score-eval2000 --data data/eval2000 DIR``."""
-    p = argparse.ArgumentParser(prog="espnet-kd score-eval2000", description=__doc__)
+    p = command_parser("score-eval2000")
     p.add_argument("dir", type=Path, help="decoded set: its `text` is scored")
     p.add_argument("--data", type=Path, required=True, help="what `prepare eval2000` made: text, stm, glm")
     p.add_argument("--scorer", choices=SCORERS, default=SCORERS[0], help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""``python -m espnet_kd score``: WER and CER of one decoded set, joined by utterance id."""
+"""``espnet-kd score``: WER and CER of one decoded set, joined by utterance id."""
 
 import argparse
 import gc
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
@@ -16,7 +17,7 @@ from espnet_kd.scoring.alignment import Counts, align, clean, join
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(prog="espnet-kd score", description=__doc__)
+    p = command_parser("score")
     p.add_argument("--ref", required=True, help="reference: Kaldi text; utt2spk is read beside it")
     p.add_argument("--hyp", required=True, help="hypothesis: text written by ESPnet's inference")
     p.add_argument("--out", required=True, help="directory of score.json, score_wer/ and score_cer/")
