@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
@@ -187,7 +188,7 @@ def _reason(error: yaml.YAMLError) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """``merge A.yaml B.yaml ... [--out FILE]``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd merge", description=__doc__.splitlines()[0])
+    parser = command_parser("merge")
     parser.add_argument("configs", nargs="+", type=Path, help="mappings; a later one wins")
     parser.add_argument("--out", type=Path, help="default: standard output")
     args = parser.parse_args(argv)

@@ -1,10 +1,15 @@
 """The one exception that a user's mistake raises outside the criteria, and text that is safe to show."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What moves a terminal's cursor, breaks a line, turns the direction of writing, or cannot be encoded.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 2000  # characters of a message, which may quote a foreign file
+# Set to 1 it does what `espnet-kd --debug` does, for commands that a recipe runs.
+DEBUG = "ESPNET_KD_DEBUG"
 
 
 class UserError(ValueError):
@@ -13,6 +18,37 @@ class UserError(ValueError):
     def __str__(self) -> str:
         text = printable(super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+@contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Make a ``UserError`` of a ``ValueError`` in the block, which calls a criterion with what a user chose.
+
+    Criteria and lattice losses import torch only, so they raise ``ValueError`` for shapes and options that do
+    not fit; whoever calls them knows which part of the user's configuration that is.
+
+    Args:
+        where: that part, such as ``criterion ctc``; it begins the message.
+
+    Raises:
+        UserError: the block raises a ``ValueError``.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as e:
+        raise UserError(f"{where}: {e}") from e
+
+
+def debugging() -> bool:
+    """Return True if the traceback of a ``UserError`` is to be shown."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
+
+
+def error_line(error: Exception) -> str:
+    """Return the one line in which a command ends because of an error."""
+    return f"espnet-kd: error: {printable(str(error))}"
 
 
 def printable(text: str) -> str:

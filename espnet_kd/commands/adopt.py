@@ -1,10 +1,10 @@
 """``espnet-kd adopt``: decode and score a teacher of another recipe here, its directory untouched."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
@@ -14,7 +14,7 @@ NO_FILE = (None, "", "none")
 
 def main(argv: list[str] | None = None) -> None:
     """``adopt EXP --expdir exp [--model valid.acc.ave.pth]``: print the directory for its results."""
-    parser = argparse.ArgumentParser(prog="espnet-kd adopt", description=__doc__.splitlines()[0])
+    parser = command_parser("adopt")
     parser.add_argument("exp", type=Path, help="trained experiment of any ESPnet recipe")
     parser.add_argument("--expdir", type=Path, default=Path("exp"), help="experiments of this recipe")
     parser.add_argument("--model", default="valid.acc.ave.pth", help="default: %(default)s")

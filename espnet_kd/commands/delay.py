@@ -1,4 +1,4 @@
-"""``python -m espnet_kd delay``: how much later than its teacher a transducer emits, on transcribed speech.
+"""``espnet-kd delay``: how much later than its teacher a transducer emits, on transcribed speech.
 
 Both are aligned with the same texts; the alignments speak of the moment in the speech at which a token comes,
 not of the time that computing takes, nor of the wait for the end of a chunk.
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import parse_yaml, read_config, split_words
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
@@ -19,8 +20,7 @@ from espnet_kd.report.sections import DELAYS_FILE
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write EXP/delay.json."""
-    description = __doc__.partition(": ")[2].splitlines()[0]
-    p = argparse.ArgumentParser(prog="espnet-kd delay", description=description)
+    p = command_parser("delay")
     p.add_argument("--teacher", type=Path, required=True, help="experiment of a transducer")
     p.add_argument("--student", type=Path, required=True, help="the same")
     p.add_argument("--data", type=Path, required=True, help="formatted data directory with transcripts")

@@ -1,6 +1,5 @@
 """``espnet-kd doctor``: what this machine lacks, and whether its GPUs compute what the CPU does."""
 
-import argparse
 import importlib.metadata as metadata
 import os
 import platform
@@ -14,6 +13,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.criteria import PLUGINS
 from espnet_kd.host.installed import find_espnet
 from espnet_kd.rnnt import Joint, rnnt_distillation
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 def main(argv: list[str] | None = None) -> None:
     """``doctor``: print the findings; exit status 1 if one is wrong."""
-    parser = argparse.ArgumentParser(prog="espnet-kd doctor", description=__doc__.splitlines()[0])
+    parser = command_parser("doctor")
     parser.parse_args(argv)
     findings = [*machine(), *packages(), *plugins(), *programs(), *devices()]
     for finding in findings:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import read_config
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
@@ -27,10 +28,7 @@ SECONDS = (1, 5)  # a rate is that of the additional frames: the first second ha
 
 def main_layers(argv: list[str] | None = None) -> None:
     """``layers EXP [--model FILE] [--depth N]``: print a table."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-kd layers",
-        description="List the layers of a model that a criterion can tap, with shapes and frame rates.",
-    )
+    parser = command_parser("layers")
     parser.add_argument("experiment", type=Path, help="directory with config.yaml and a checkpoint")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
     parser.add_argument("--depth", type=int, default=3, help="parts of a path (default: %(default)s)")
@@ -123,10 +121,7 @@ PARTS = ("encoder", "decoder", "joint_network", "ctc")
 
 def main_sizes(argv: list[str] | None = None) -> None:
     """``sizes CONFIG.yaml... [--tokens N]``: print a table of millions."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-kd sizes",
-        description="Count the parameters of the models of configurations; no tensor is filled.",
-    )
+    parser = command_parser("sizes")
     parser.add_argument("configs", nargs="+", type=Path, help="configurations of teachers or students")
     parser.add_argument("--tokens", type=int, default=5000, help="(default: %(default)s)")
     args = parser.parse_args(argv)

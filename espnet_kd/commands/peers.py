@@ -5,13 +5,13 @@ Peer 1 gets ``EXP_peer1``, and so on, with its config.yaml and copies of the che
 and averaged by its own statistics.
 """
 
-import argparse
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
@@ -20,7 +20,7 @@ from espnet_kd.host.outputs import IMAGES, SELECTED_FILE
 
 def main(argv: list[str] | None = None) -> None:
     """``peers EXP``: print the directories of all peers, peer 1 first; EXP alone for any other training."""
-    parser = argparse.ArgumentParser(prog="espnet-kd peers", description=__doc__.splitlines()[0])
+    parser = command_parser("peers")
     parser.add_argument("exp", type=Path, help="trained experiment")
     for directory in export(parser.parse_args(argv).exp):
         print(directory)

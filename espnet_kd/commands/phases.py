@@ -3,11 +3,11 @@
 Distillation in phases is several trainings, each of which starts from the student of the one before.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import merge_files, read_config
 from espnet_kd.data.contents import inherit
 from espnet_kd.errors import UserError
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Prints the directory, or without one `speech`; nothing if the phase needs transcripts.
     """
-    parser = argparse.ArgumentParser(prog="espnet-kd phases", description=__doc__.splitlines()[0])
+    parser = command_parser("phases")
     parser.add_argument("--sets", nargs="+", type=Path, default=[], help="dump directories")
     parser.add_argument("--out", type=Path, help="directory of their wav.scp and lengths")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")

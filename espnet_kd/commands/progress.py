@@ -1,6 +1,5 @@
 """``espnet-kd progress``: follow an ESPnet training log, with a bar on a terminal, else a line per tenth."""
 
-import argparse
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.host.outputs import LOG_BATCH, LOG_BATCHES, LOG_EPOCH, LOG_PHASE, LOG_RESULTS
 
 # (valid statistic, format), in the order of preference
@@ -182,7 +182,7 @@ class Clock:
 
 def main(argv: list[str] | None = None) -> None:
     """``progress LOG --pid PID [--title T] [--new]``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd progress", description=__doc__.splitlines()[0])
+    parser = command_parser("progress")
     parser.add_argument("log", type=Path)
     parser.add_argument("--pid", type=int, required=True, help="stop when this process ends, or at SIGTERM")
     parser.add_argument("--title", default="training")

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.commands.phases import initial_student
 from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.data import contents
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """``runs start EXP --role R --config A.yaml ... -- COMMAND`` or ``runs finish EXP``."""
     words = sys.argv[1:] if argv is None else argv
     words, command = _split(words)
-    parser = argparse.ArgumentParser(prog="espnet-kd runs", description=__doc__.splitlines()[0])
+    parser = command_parser("runs")
     commands = parser.add_subparsers(dest="action", required=True)
     begin = commands.add_parser(
         "start", help="write train.yaml and run.json; print a line if it is trained already"

@@ -8,12 +8,12 @@ ESPnet's recipe takes::
     an4/wav/{an4_clstk,an4test_clstk}/<speaker>/<utterance>.{wav,sph}
 """
 
-import argparse
 import re
 from collections.abc import Collection
 from os.path import isfile
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_sha256, verify
 from espnet_kd.corpora.prepare import spread, warn
@@ -35,7 +35,7 @@ TRANSCRIPT = re.compile(r"(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<name>[^\s()]+)
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare an4 [SOURCE] DST``: DST/{train,dev,test}."""
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare an4", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare an4", __doc__.splitlines()[0])
     parser.add_argument(
         "source",
         nargs="?",

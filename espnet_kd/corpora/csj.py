@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.corpora import csj_text, prepare
 from espnet_kd.corpora.csj_text import Word, read_sdb, standard_texts
 from espnet_kd.corpora.prepare import warn
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare csj", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare csj", __doc__.splitlines()[0])
     add = parser.add_argument
     add("root", type=Path, help="directory of MORPH and WAV (USB), or of dvd3, dvd4, ... (DVD)")
     add("dst", type=Path, help="where the data directories go")

@@ -4,7 +4,6 @@ A voice is a variant of espeak-ng, and no voice is in two sets. Every voice spea
 many rates and pitches, in noise of random colour and level. The same options give the same bytes.
 """
 
-import argparse
 import ctypes
 import hashlib
 import os
@@ -21,6 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir
@@ -214,7 +214,7 @@ class Script:
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare digits DST [--train N] [--dev N] [--test N] [--seed S]``: DST/{train,dev,test}."""
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare digits", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare digits", __doc__.splitlines()[0])
     parser.add_argument("dst", type=Path, help="where the data directories go, and the audio below audio/")
     for part, count in (("train", 2500), ("dev", 250), ("test", 300)):
         parser.add_argument(f"--{part}", type=int, default=count, help="utterances (default: %(default)s)")

@@ -8,12 +8,12 @@ Layout; LDC2002S09 has the audio and the segments, LDC2002T43 the reference and 
     .../reference/en20000405_hub5.glm          what counts as the same word
 """
 
-import argparse
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.prepare import Tally, warn
 from espnet_kd.corpora.telephone import (
     SIDES,
@@ -170,7 +170,7 @@ MARGIN: Seconds = 0.1
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare eval2000 ROOT [ROOT ...] DST``: DST/eval2000, with ``stm`` and ``glm`` for score-eval2000."""
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare eval2000", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare eval2000", __doc__.splitlines()[0])
     parser.add_argument("roots", nargs="+", type=Path, help="directories of speech and transcripts")
     parser.add_argument("dst", type=Path, help="where the data directory goes")
     args = parser.parse_args(argv)

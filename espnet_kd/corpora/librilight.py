@@ -9,13 +9,13 @@ A piece is an utterance without text. Recordings are cut
   {"100/sea_fairies/01_baum.flac": [[0.4, 12.32], ...], ...}; recordings that it lacks are left out.
 """
 
-import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.data.heads import read_flac_head
 from espnet_kd.errors import UserError
@@ -114,11 +114,7 @@ class Recording:
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare librilight ROOT DST [--cut length|speech | --segments FILE]``: DST/librilight."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-kd prepare librilight",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("prepare librilight", __doc__)
     parser.add_argument("root", type=Path, help="tree of .flac files")
     parser.add_argument("dst", type=Path, help="where the data directory goes")
     parser.add_argument("--set", default="librilight", help="its name (default: %(default)s)")

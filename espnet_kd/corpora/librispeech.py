@@ -4,12 +4,12 @@ Sets are called as in ESPnet's recipe: dev_clean for dev-clean, and so on; ``dev
 several. A speaker is a reader in one chapter. Transcripts are used as they are.
 """
 
-import argparse
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_md5
 from espnet_kd.corpora.prepare import warn
@@ -226,9 +226,7 @@ COMBINED = {
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare librispeech [SOURCE] DST [--parts NAME ...]``: DST/{dev_clean,...,dev,train_960}."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-kd prepare librispeech", description=__doc__.splitlines()[0]
-    )
+    parser = command_parser("prepare librispeech", __doc__.splitlines()[0])
     parser.add_argument(
         "source",
         nargs="?",

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         lines = [f"  {name:<12} {text}" for name, (_, text) in CORPORA.items()]
-        print("\n".join(["usage: python -m espnet_kd prepare CORPUS [ROOT ...] DST [OPTION ...]", *lines]))
+        print("\n".join(["usage: espnet-kd prepare CORPUS [ROOT ...] DST [OPTION ...]", *lines]))
     elif argv[0] not in CORPORA:
         raise UserError(f"no corpus {argv[0]!r}: there are {', '.join(CORPORA)}")
     else:

@@ -9,12 +9,12 @@ Mississippi State University (http://www.openslr.org/5)::
                                                     sw2001A-ms98-a-0002 0.977625 11.561375 hi um yeah
 """
 
-import argparse
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import ascii_lowercase
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.eval2000 import LONGEST
 from espnet_kd.corpora.prepare import (
     DEV_UTTERANCES,
@@ -139,8 +139,7 @@ DICTIONARY = "sw-ms98-dict.text"
 
 def main(argv: list[str] | None = None) -> None:
     """``prepare switchboard ROOT [ROOT ...] DST``: DST/{train,train_dev,train_nodev,train_nodup}."""
-    description = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare switchboard", description=description)
+    parser = command_parser("prepare switchboard", __doc__.splitlines()[0])
     parser.add_argument("roots", nargs="+", type=Path, help="directories of the audio and the transcripts")
     parser.add_argument("dst", type=Path, help="where the data directories go")
     for option, default, text in (

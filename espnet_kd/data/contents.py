@@ -5,7 +5,6 @@ two directories with the same speech have one fingerprint. A file is read again 
 modification or time of change (which no program can set) differs from what is on record.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, fingerprint, read_table
 
@@ -26,7 +26,7 @@ LENGTH = 32  # hexadecimal digits that are kept, 128 bits
 
 def main(argv: list[str] | None = None) -> None:
     """``contents PATH...``: print the fingerprint of each data directory, wav.scp (its speech) or file."""
-    parser = argparse.ArgumentParser(prog="espnet-kd contents", description=__doc__.splitlines()[0])
+    parser = command_parser("contents")
     parser.add_argument("paths", nargs="+", type=Path, help="files, or directories with wav.scp")
     for path in parser.parse_args(argv).paths:
         print(of_speech(path.parent) if path.name == "wav.scp" else of_path(path))

@@ -3,7 +3,6 @@
 The limits are those of ESPnet's asr.sh, stage 4: int(seconds * rate) samples, both excluded.
 """
 
-import argparse
 import math
 import os
 import re
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.contents import inherit
 from espnet_kd.data.datadir import check_id, check_same_keys, spk2utt
@@ -24,7 +24,7 @@ TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an uttera
 
 def main(argv: list[str] | None = None) -> None:
     """``lengths [--min S] [--max S] [--fs 16k] [--unlabelled] SRC DST``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd lengths", description=__doc__.splitlines()[0])
+    parser = command_parser("lengths")
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--min", type=float, default=0.1, help="seconds, excluded (default: %(default)s)")

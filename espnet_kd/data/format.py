@@ -5,7 +5,6 @@ wav.scp comes last and says that everything is there. ``data/.sources.json`` and
 what the files there were made of: content of the source, and how it was cut and converted.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import CONTAINERS, finished_samples, parse_rate, write_utterance
 from espnet_kd.data.contents import Contents
 from espnet_kd.data.datadir import DataDir, Utterance, read_data_dir, spk2utt
@@ -45,7 +45,7 @@ class Job:
 
 def main(argv: list[str] | None = None) -> None:
     """``format [--nj N] [--fs 16k] [--audio_format flac] [--unlabelled | --scored] SRC DST``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd format", description=__doc__.splitlines()[0])
+    parser = command_parser("format")
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")

@@ -5,12 +5,12 @@ There the audio becomes a sox pipe and segments are rescaled; here nothing is ru
 segments stay as they are, ``utt2speed`` says what ``format`` does when it writes the audio.
 """
 
-import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.datadir import SPEEDS, DataDir, Row, merged, read_data_dir, segment, spk2utt, write_tables
 from espnet_kd.errors import UserError
 
@@ -19,7 +19,7 @@ Value = Callable[[Any, str], object]  # of a row, and the prefix of the copy
 
 def main(argv: list[str] | None = None) -> None:
     """``perturb [--factors "0.9 1.0 1.1"] [--unlabelled] SRC DST``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd perturb", description=__doc__.splitlines()[0])
+    parser = command_parser("perturb")
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
     parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import merge_files, read_config, split_words
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
@@ -24,7 +25,7 @@ RECORD = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock rec
 
 def main(argv: list[str] | None = None) -> None:
     """``statistics BASE CONFIG... [--fs 16k] [--args=...]``: print a directory."""
-    parser = argparse.ArgumentParser(prog="espnet-kd statistics", description=__doc__.splitlines()[0])
+    parser = command_parser("statistics")
     parser.add_argument("base", type=Path, help="asr.sh's name, such as exp/asr_stats_raw_char")
     parser.add_argument("configs", nargs="+", type=Path, help="merged, a later one wins")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")

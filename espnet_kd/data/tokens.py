@@ -4,12 +4,12 @@ tokens.txt has <blank>, <unk>, the tokens, <sos/eos>. For char and word ESPnet's
 ``espnet2.bin.tokenize_text`` counts them; BPE is trained by sentencepiece with asr.sh's options.
 """
 
-import argparse
 import io
 import re
 import tempfile
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_lines, read_table
 
@@ -18,7 +18,7 @@ BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
 def main(argv: list[str] | None = None) -> None:
     """``tokens --token_type TYPE [--nbpe N] [--bpemode MODE] [--nlsyms FILE] --text FILE ... --out DIR``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd tokens", description=__doc__.splitlines()[0])
+    parser = command_parser("tokens")
     parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
     parser.add_argument("--nbpe", type=int, default=30, help="BPE vocabulary size (default: %(default)s)")
     parser.add_argument("--bpemode", choices=("unigram", "bpe"), default="unigram")

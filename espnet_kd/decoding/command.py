@@ -1,4 +1,4 @@
-"""``python -m espnet_kd decode-ensemble``: decode with the mean posteriors of several CTC/attention models.
+"""``espnet-kd decode-ensemble``: decode with the mean posteriors of several CTC/attention models.
 
 ``OUT/TAG/SET/text`` are the hypotheses, where ESPnet would put those of a model in ``OUT``, so that they are
 scored and reported as any other. ESPnet's own search; each utterance alone; an interrupted command goes on.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from espnet_kd import parallel
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml
 from espnet_kd.data import dump
 from espnet_kd.decoding import records, shards
@@ -26,9 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     from espnet_kd.teachers.online import Mean
 
-    p = argparse.ArgumentParser(
-        prog="espnet-kd decode-ensemble", description=__doc__.partition(": ")[2].splitlines()[0]
-    )
+    p = command_parser("decode-ensemble")
     p.add_argument("--teacher", nargs="+", type=Path, required=True, help="trained experiments")
     p.add_argument("--checkpoint", help="file in each of them (default: its averaged model)")
     p.add_argument("--mean", choices=get_args(Mean), default="posteriors", help="default: %(default)s")

@@ -17,6 +17,7 @@ from espnet_kd.encoders.masked import (
     strided,
     without_padding,
 )
+from espnet_kd.errors import UserError
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 DIRECTIONS = ("sum", "concat", "forward")
@@ -48,7 +49,7 @@ class DeepSpeech2(AbsEncoder):
         projection: units of a linear layer at the end; None for none.
 
     Raises:
-        ValueError: an option is unknown or unusable.
+        UserError: an option is unknown or unusable.
 
     Source:
         Amodei et al. 2016, arXiv:1512.02595, section 3.
@@ -70,9 +71,9 @@ class DeepSpeech2(AbsEncoder):
         super().__init__()
         for option, value, known in (("cell", cell, CELLS), ("directions", directions, DIRECTIONS)):
             if value not in known:
-                raise ValueError(f"deepspeech2: {option} is {value!r}; known: {', '.join(known)}")
+                raise UserError(f"deepspeech2: {option} is {value!r}; known: {', '.join(known)}")
         if min(layers, hidden, lookahead + 1) < 1:
-            raise ValueError(
+            raise UserError(
                 f"deepspeech2: {layers} layers of {hidden} units, lookahead {lookahead}: "
                 "give at least one layer and unit, and a lookahead of 0 or more"
             )
@@ -136,7 +137,7 @@ class PlaneConvolution(nn.Module):
         super().__init__()
         name = f"deepspeech2: convolutions[{index}]"
         if not isinstance(mapping, Mapping) or set(mapping) != set(KEYS) or not _are_sizes(mapping):
-            raise ValueError(
+            raise UserError(
                 f"{name} is {mapping!r}: "
                 "write {channels: 32, kernel: [time, frequency], stride: [time, frequency]}"
             )

@@ -16,6 +16,7 @@ from espnet_kd.encoders.masked import (
     strided,
     without_padding,
 )
+from espnet_kd.errors import UserError
 
 RESIDUALS = ("dense", "plain", "none")
 EPSILON = 1e-3  # of batch normalisation
@@ -64,7 +65,7 @@ class Jasper(AbsEncoder):
         separable: all convolutions over time per channel, then 1x1.
 
     Raises:
-        ValueError: an option is unknown or unusable.
+        UserError: an option is unknown or unusable.
 
     Source:
         Li et al. 2019, arXiv:1904.03288: the defaults are Jasper 10x5 DR.
@@ -82,7 +83,7 @@ class Jasper(AbsEncoder):
     ) -> None:
         super().__init__()
         if residual not in RESIDUALS:
-            raise ValueError(f"jasper: residual is {residual!r}; known: {', '.join(RESIDUALS)}")
+            raise UserError(f"jasper: residual is {residual!r}; known: {', '.join(RESIDUALS)}")
         first = _layer("prologue", prologue)
         self.stride = first.stride
         self.prologue = SubBlock(input_size, first, separable)
@@ -166,7 +167,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         if repeat < 1:
-            raise ValueError(f"jasper: repeat is {repeat}: give the number of layers in a block, at least 1")
+            raise UserError(f"jasper: repeat is {repeat}: give the number of layers in a block, at least 1")
         inputs = [channels] + [layer.channels] * (repeat - 1)
         self.layers = nn.ModuleList(SubBlock(size, layer, separable) for size in inputs)
         self.shortcuts = nn.ModuleList(Shortcut(size, layer.channels) for size in sources)
@@ -186,19 +187,19 @@ class Block(nn.Module):
 
 def _layer(name: str, mapping: Mapping[str, Any]) -> Layer:
     if not isinstance(mapping, Mapping):
-        raise ValueError(f"jasper: {name} is {mapping!r}: write {{channels: 256, kernel: 11}}")
+        raise UserError(f"jasper: {name} is {mapping!r}: write {{channels: 256, kernel: 11}}")
     known = [field.name for field in fields(Layer)]
     unknown = [str(key) for key in mapping if key not in known]
     if unknown:
-        raise ValueError(f"jasper: {name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
+        raise UserError(f"jasper: {name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
     missing = [key for key in ("channels", "kernel") if key not in mapping]
     if missing:
-        raise ValueError(f"jasper: {name}: {', '.join(missing)} is missing")
+        raise UserError(f"jasper: {name}: {', '.join(missing)} is missing")
     layer = Layer(**mapping)
     for key in ("channels", "kernel", "stride", "dilation"):
         value = getattr(layer, key)
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"jasper: {name}: {key} is {value!r}, not a whole number from 1")
+            raise UserError(f"jasper: {name}: {key} is {value!r}, not a whole number from 1")
     odd(layer.kernel, f"jasper: {name}")
     return layer
 
@@ -206,5 +207,5 @@ def _layer(name: str, mapping: Mapping[str, Any]) -> Layer:
 def _unstrided(name: str, mapping: Mapping[str, Any]) -> Layer:
     layer = _layer(name, mapping)
     if layer.stride != 1:
-        raise ValueError(f"jasper: {name}: stride is {layer.stride}: only the prologue may have one")
+        raise UserError(f"jasper: {name}: stride is {layer.stride}: only the prologue may have one")
     return layer

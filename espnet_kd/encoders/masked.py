@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_kd.errors import UserError
+
 
 def strided[Length: (int, Tensor)](length: Length, stride: int) -> Length:
     """Frames that a convolution of odd kernel, padded by half of it, makes of so many; a number or (B,)."""
@@ -76,10 +78,10 @@ def odd(kernel: int, name: str) -> int:
     """Return the size of a kernel.
 
     Raises:
-        ValueError: it is even, so that there is no middle to keep frames in their place.
+        UserError: it is even, so that there is no middle to keep frames in their place.
     """
     if kernel < 1 or kernel % 2 == 0:
-        raise ValueError(f"{name} has a kernel of {kernel}: give an odd number")
+        raise UserError(f"{name} has a kernel of {kernel}: give an odd number")
     return kernel
 
 

@@ -5,6 +5,8 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.layers.stft import Stft
 from torch import Tensor
 
+from espnet_kd.errors import UserError
+
 FLOOR = 1e-10  # of the power, as in ESPnet's log-mel
 
 
@@ -20,7 +22,7 @@ class Spectrogram(AbsFrontend):
         bins: the lowest of n_fft / 2 + 1.
 
     Raises:
-        ValueError: there are not so many bins.
+        UserError: there are not so many bins.
 
     Source:
         Amodei et al. 2016, arXiv:1512.02595, section 3; sizes as in the public configurations.
@@ -37,7 +39,7 @@ class Spectrogram(AbsFrontend):
     ) -> None:
         super().__init__()
         if not 1 <= bins <= n_fft // 2 + 1:
-            raise ValueError(f"spectrogram: bins is {bins}: n_fft {n_fft} gives 1 to {n_fft // 2 + 1}")
+            raise UserError(f"spectrogram: bins is {bins}: n_fft {n_fft} gives 1 to {n_fft // 2 + 1}")
         self.stft = Stft(n_fft=n_fft, win_length=win_length, hop_length=hop_length, window=window)
         self.hop_length = hop_length
         self.bins = bins

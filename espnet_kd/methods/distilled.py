@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion
 from espnet_kd.data.dump import are_hypotheses
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, refusing
 from espnet_kd.methods.own import count_batches
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import ANY_TOKEN, Term
@@ -199,7 +199,8 @@ class Distillation:
         criterion, seen = self.kd_criteria[term.name], self.kd_method.taps.get(term.student_tap, text_lengths)
         student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
         guide = guide_for(criterion, targets, seen, term)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
+        use = torch.is_grad_enabled() and not term.weight.is_zero
+        with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
             value = criterion(student, target, mask, *guide)
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
         # (1,): a scalar would be rounded to the half precision that the task's loss may have under autocast.

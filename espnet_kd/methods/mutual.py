@@ -13,7 +13,7 @@ from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerMo
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion, Transcript
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossParts
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.own import count_batches
@@ -206,7 +206,8 @@ class MutualLearning:
         total = interpolated(own, mutual.terms, weight) if mutual.interpolate else own.loss
         for term in mutual.terms:
             unused = mutual.weight.is_zero or term.weight.is_zero
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not unused):
+            use = torch.is_grad_enabled() and not unused
+            with torch.set_grad_enabled(use), refusing(f"mutual: criterion {term.name}"):
                 value = self._divergence(term, own, others)
             stats[f"loss_kd_{term.name}"] = value.detach()[None]
             if not unused:

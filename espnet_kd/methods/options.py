@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from espnet_kd.command_line import example
 from espnet_kd.config import parse_yaml, with_numbers
 from espnet_kd.errors import UserError
 from espnet_kd.host.options import NestedDictAction, str2bool
@@ -37,7 +38,7 @@ def read_numbers(args: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add our options to ESPnet's parser."""
-    parser.prog = "espnet-kd train"
+    parser.prog, parser.epilog = "espnet-kd train", f"example: {example('train')}"
     group = parser.add_argument_group("Distillation")
     for name, text in (
         (

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
+from espnet2.train.class_choices import ClassChoices
 from torch import nn
 
 from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.dump import are_hypotheses
-from espnet_kd.errors import UserError, printable
+from espnet_kd.errors import UserError, debugging, error_line
 from espnet_kd.files import read_table
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.checkpoint import OWN_PREFIX
@@ -29,11 +30,45 @@ class Workers(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train, in this process or in one that was started for it."""
         try:
+            check_inputs(args, cls.class_choices_list)
             super().main_worker(args)
-        except ValueError as e:  # as in espnet_kd.__main__, which only the first process goes through
-            if args.distributed and args.multiprocessing_distributed:
-                sys.exit(f"espnet-kd: error: {printable(str(e))}")
+        except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
+            if args.distributed and args.multiprocessing_distributed and not debugging():
+                sys.exit(error_line(e))
             raise
+
+
+def check_inputs(args: argparse.Namespace, choices: Sequence[ClassChoices] = ()) -> None:
+    """Refuse files that do not exist and names that ESPnet does not know, before it builds anything.
+
+    Args:
+        args: all options of a training.
+        choices: options that choose a class by its name, such as ``encoder``.
+
+    Raises:
+        UserError: names the option, its value and what would do.
+    """
+    named = {choice.name: list(choice.classes) for choice in choices}
+    named |= {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
+    for option, known in named.items():
+        value = getattr(args, option, None)
+        if value is not None and value not in known:
+            raise UserError(f"{option} is {value!r}: choose one of {', '.join(known)}")
+    for option in ("token_list", "bpemodel", "non_linguistic_symbols"):
+        value = getattr(args, option, None)
+        if isinstance(value, str) and value != "none" and not Path(value).is_file():
+            raise UserError(f"{option}: {value} does not exist, or is no file")
+    for part in ("train", "valid"):
+        data, shapes = f"{part}_data_path_and_name_and_type", f"{part}_shape_file"
+        given = {data: [row[0] for row in getattr(args, data)], shapes: getattr(args, shapes)}
+        if not given[data]:
+            raise UserError(f"--{data} is missing: give PATH,NAME,TYPE, as dump/raw/{part}/text,text,text")
+        if args.iterator_type == "sequence" and not args.collect_stats and not given[shapes]:
+            raise UserError(f"--{shapes} is missing: give the file that --collect_stats writes")
+        for option, paths in given.items():
+            for path in paths:
+                if not Path(path).exists():
+                    raise UserError(f"--{option}: {path} does not exist")
 
 
 def check_utterances(args: argparse.Namespace) -> None:

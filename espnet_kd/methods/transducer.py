@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import Transcript
 from espnet_kd.data.dump import are_hypotheses
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.host.models import JointNetwork, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Method, check_lengths, distil_as
@@ -156,7 +156,8 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
         term = self._lattice_term()
         if term is not None:
             teacher = self._target(term, joint, transcript.enc_lens)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not term.weight.is_zero):
+            use = torch.is_grad_enabled() and not term.weight.is_zero
+            with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
                 self.kd_lattice = self.kd_criteria[term.name](joint, teacher, transcript)
         return result
 
@@ -183,7 +184,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
             return self._of_transcripts(joint_out, transcript)
         criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, t_len)
         if term.weight.is_zero:
-            with torch.no_grad():
+            with torch.no_grad(), refusing(f"criterion {term.name}"):
                 kd = criterion(joint_out, teacher, transcript)
             loss = self._of_transcripts(joint_out, transcript)
             self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
@@ -191,12 +192,14 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         step = float(self.kd_step)
         task = self.kd_method.task_weight(step) * self.transducer_weight
         if self.kd_transcribed is not None:
-            soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
+            with refusing(f"criterion {term.name}"):
+                soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
             loss = self._of_transcripts(joint_out, transcript)
             self.kd_lattice = LatticeLoss(task * loss + soft.loss, loss.detach(), soft.kd)
             return self.kd_lattice.rnnt
         weights = {"rnnt_weight": task, "kd_weight": term.weight(step), "fastemit": self.fastemit_lambda}
-        self.kd_lattice = criterion.with_task(joint_out, teacher, transcript, **weights)
+        with refusing(f"criterion {term.name}"):
+            self.kd_lattice = criterion.with_task(joint_out, teacher, transcript, **weights)
         return self.kd_lattice.rnnt
 
     def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:

@@ -1,4 +1,4 @@
-"""``python -m espnet_kd pseudo-label``: transcribe a formatted data directory with a teacher, and filter.
+"""``espnet-kd pseudo-label``: transcribe a formatted data directory with a teacher, and filter.
 
 What was decoded stays in ``DST/decode`` (n-best lists and scores, a line of JSON an utterance), so that the
 command goes on after an interruption, and other filters cost no decoding. ``DST`` is a data directory of what
@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from espnet_kd import parallel
+from espnet_kd.command_line import command_parser
 from espnet_kd.data import dump
 from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import label
@@ -23,9 +24,7 @@ DECODE = "decode"
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
-        prog="espnet-kd pseudo-label", description=__doc__.partition(": ")[2].splitlines()[0]
-    )
+    p = command_parser("pseudo-label")
     p.add_argument(
         "--teacher", type=Path, required=True, help="trained ESPnet experiment, CTC/attention or transducer"
     )

@@ -1,4 +1,4 @@
-"""``python -m espnet_kd mix``: labelled and pseudo-labelled speech in one training set, at a given ratio.
+"""``espnet-kd mix``: labelled and pseudo-labelled speech in one training set, at a given ratio.
 
 The ratio is that of an epoch: the side that is too small is repeated, an utterance either as often as its
 neighbours or once more. For every batch to have it, there is espnet_kd/tasks/mixed_batches.py. Audio is not
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.contents import inherit
 from espnet_kd.data.datadir import Row, merged, spk2utt
@@ -30,8 +31,7 @@ Table = dict[str, str]
 
 def main(argv: list[str] | None = None) -> None:
     """Read, repeat, write, print."""
-    description = __doc__.partition(": ")[2].splitlines()[0]
-    parser = argparse.ArgumentParser(prog="espnet-kd mix", description=description)
+    parser = command_parser("mix")
     parser.add_argument("--labelled", type=Path, required=True, help="dump directory with transcripts")
     parser.add_argument("--pseudo", type=Path, nargs="+", required=True, help="results of pseudo-label")
     parser.add_argument("--share", type=float, help="of pseudo-labelled speech, up to 1 (default: all, once)")

@@ -1,4 +1,4 @@
-"""``python -m espnet_kd best``: the first of some experiments that has the lowest error rate on a set."""
+"""``espnet-kd best``: the first of some experiments that has the lowest error rate on a set."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.report import experiments, sections, tables
@@ -21,12 +22,12 @@ TYPES = {
     **dict.fromkeys(("ensemble", "init_param", "token_list"), list),
     **dict.fromkeys(("role", "previous", "source", "commit"), str),
 }
-NOTE = "<!-- written by `python -m espnet_kd report`; do not edit -->"
+NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(prog="espnet-kd report", description=__doc__)
+    p = command_parser("report")
     p.add_argument("--expdir", default="exp", help="directory of the experiments")
     p.add_argument("--teacher_exp", nargs="*", default=[], help="experiments elsewhere that are shown, too")
     p.add_argument("--dumpdir", default="dump", help="directory of raw/VALID_SET, for the plot of posteriors")
@@ -195,7 +196,7 @@ if __name__ == "__main__":
 
 def main_best(argv: list[str] | None = None) -> None:
     """``best [--metric wer] --decoded TAG/SET EXP...``: print its directory."""
-    parser = argparse.ArgumentParser(prog="espnet-kd best", description=__doc__.partition(": ")[2])
+    parser = command_parser("best")
     parser.add_argument("exp", nargs="+", type=Path)
     parser.add_argument("--metric", choices=tuple(RATES), default="wer", help="default: %(default)s")
     parser.add_argument("--decoded", type=Path, required=True, help="of the scores in each, such as TAG/dev")

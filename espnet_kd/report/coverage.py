@@ -1,4 +1,4 @@
-"""``python -m espnet_kd kept-mass``: what the k most probable classes hold of a teacher's posteriors.
+"""``espnet-kd kept-mass``: what the k most probable classes hold of a teacher's posteriors.
 
 ``OUT.md`` is a table by k, ``OUT.png`` a picture: what to set k of a topk criterion to.
 """
@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
@@ -21,9 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the teachers on a development set, write table and picture."""
     from espnet_kd.teachers.online import Mean
 
-    p = argparse.ArgumentParser(
-        prog="espnet-kd kept-mass", description=__doc__.partition(": ")[2].splitlines()[0]
-    )
+    p = command_parser("kept-mass")
     p.add_argument("--teacher", nargs="+", required=True, help="trained experiments")
     p.add_argument("--checkpoint", help="file in each of them (default: its averaged model)")
     p.add_argument("--mean", choices=get_args(Mean), default="posteriors", help="of several teachers")

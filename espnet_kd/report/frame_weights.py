@@ -1,6 +1,5 @@
 """``espnet-kd frame-weights``: how much each frame of an utterance counts, above the teacher's CTC spikes."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import read_waveform
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
@@ -41,7 +41,7 @@ class Curve:
 
 def main(argv: list[str] | None = None) -> None:
     """``frame-weights EXP --data dump/raw/dev [--tap encoder] [--utterance ID] [--out FILE.png]``."""
-    parser = argparse.ArgumentParser(prog="espnet-kd frame-weights", description=__doc__.splitlines()[0])
+    parser = command_parser("frame-weights")
     parser.add_argument("experiment", type=Path, help="the teacher's directory, with config.yaml")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
     parser.add_argument("--data", type=Path, required=True, help="directory with wav.scp and text")

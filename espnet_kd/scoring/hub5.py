@@ -5,7 +5,6 @@ words (GLM) nor optional words, so the numbers cannot be compared with published
 Switchboard, CallHome and both are written beside the decoded set as DIR_swbd, DIR_callhm and DIR_all.
 """
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from jiwer import AlignmentChunk
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table
 from espnet_kd.scoring import alignment
@@ -39,8 +39,7 @@ TOTAL = re.compile(r"Percent Total Error.*?\(\s*(\d+)\).*?Ref\. words\s*=\s*\(\s
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``score-eval2000 --data data/eval2000 DIR``."""
-    description = __doc__.partition(": ")[2]
-    p = argparse.ArgumentParser(prog="espnet-kd score-eval2000", description=description)
+    p = command_parser("score-eval2000")
     p.add_argument("dir", type=Path, help="directory of a decoded set, with the hypotheses in `text`")
     p.add_argument(
         "--data",

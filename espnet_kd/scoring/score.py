@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
@@ -19,7 +20,7 @@ from espnet_kd.scoring.alignment import Counts, align, clean, join
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    p = argparse.ArgumentParser(prog="espnet-kd score", description="Compute WER and CER of one decoded set.")
+    p = command_parser("score")
     p.add_argument("--ref", required=True, help="reference, a Kaldi text; utt2spk beside it is read, too")
     p.add_argument("--hyp", required=True, help="hypotheses, the text that ESPnet's inference writes")
     p.add_argument(

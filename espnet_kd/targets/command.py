@@ -1,4 +1,4 @@
-"""``python -m espnet_kd targets``: write what the criteria of a training need of its teachers to disk.
+"""``espnet-kd targets``: write what the criteria of a training need of its teachers to disk.
 
 The configuration of the training says what that is: criteria of type topk keep the classes that they need,
 all others whole vectors. What is there already is not made again, so that an interrupted command goes on.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from espnet_kd import parallel
+from espnet_kd.command_line import command_parser
 from espnet_kd.config import merge_files
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import fingerprint
@@ -38,9 +39,7 @@ SHOWN = 20  # problems
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
-        prog="espnet-kd targets", description=__doc__.partition(": ")[2].splitlines()[0]
-    )
+    p = command_parser("targets")
     p.add_argument("--store", type=str, help="directory of the targets (default: teacher.store of --config)")
     p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
     p.add_argument("--if_wanted", action="store_true", help="do nothing if --config has no teacher.store")

@@ -1,4 +1,4 @@
-"""``python -m espnet_kd train --task asr ...``: ESPnet's training command with our options."""
+"""``espnet-kd train --task asr ...``: ESPnet's training command with our options."""
 
 import argparse
 import importlib

@@ -1,0 +1,248 @@
+"""The commands of ``espnet-kd``, and the option parser that each of them has."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from espnet_kd.errors import UserError
+
+
+class Command(NamedTuple):
+    """A row of the table of commands.
+
+    Attributes:
+        module: where its ``main(argv)`` is, or ``MODULE:FUNCTION``.
+        text: what it does; the description in ``espnet-kd NAME --help``.
+        example: its options in a command that works inside a recipe of egs/.
+    """
+
+    module: str
+    text: str
+    example: str
+
+
+# To add a command, write its module and add a row here, under the heading where a user looks for it.
+GROUPS: dict[str, dict[str, Command]] = {
+    "train": {
+        "train": Command(
+            "espnet_kd.tasks.train",
+            "train a student with distillation (ESPnet's options and ours)",
+            "--task asr --config conf/train_student_kd.yaml --output_dir exp/student",
+        ),
+        "merge": Command(
+            "espnet_kd.config",
+            "merge YAML configurations, the later over the earlier",
+            "conf/student_conformer.yaml conf/kd_ctc_kl.yaml --out conf/train_student_kd.yaml",
+        ),
+    },
+    "data": {
+        "prepare": Command(
+            "espnet_kd.corpora.prepare",
+            "make Kaldi data directories from a corpus",
+            "an4 data",
+        ),
+        "perturb": Command(
+            "espnet_kd.data.perturb",
+            "add copies of a data directory at other speeds",
+            "--factors '0.9 1.0 1.1' data/train data/train_sp",
+        ),
+        "format": Command(
+            "espnet_kd.data.format",
+            "write the audio of a data directory into dump/",
+            "--nj 4 --fs 16k data/train dump/raw/org/train",
+        ),
+        "lengths": Command(
+            "espnet_kd.data.dump",
+            "drop utterances that are too short or too long",
+            "--min 0.1 --max 20 dump/raw/org/train dump/raw/train",
+        ),
+        "tokens": Command(
+            "espnet_kd.data.tokens",
+            "make a token list",
+            "--token_type char --text dump/raw/train/text --out data/token_list/char",
+        ),
+    },
+    "teacher and targets": {
+        "targets": Command(
+            "espnet_kd.targets.command",
+            "write a teacher's targets to disk, or verify them",
+            "--store targets/ctc --config conf/kd_ctc_kl.yaml --teacher exp/teacher "
+            "--data dump/raw/train dump/raw/dev",
+        ),
+        "pseudo-label": Command(
+            "espnet_kd.pseudo_label.command",
+            "transcribe a data directory with a teacher, and filter the transcripts",
+            "--teacher exp/teacher --data dump/raw/unlabelled --dst dump/raw/pseudo",
+        ),
+        "mix": Command(
+            "espnet_kd.pseudo_label.mix",
+            "put labelled and pseudo-labelled speech into one training set, at a given ratio",
+            "--labelled dump/raw/train --pseudo dump/raw/pseudo --share 0.5 --token_type char "
+            "--token_list data/token_list/char/tokens.txt dump/raw/mixed",
+        ),
+        "kept-mass": Command(
+            "espnet_kd.report.coverage",
+            "show how much of a teacher's posteriors the k most probable classes keep",
+            "--teacher exp/teacher --data dump/raw/dev --out coverage",
+        ),
+    },
+    "decode and score": {
+        "decode-ensemble": Command(
+            "espnet_kd.decoding.command",
+            "decode with the mean posteriors of several CTC/attention models",
+            "--teacher exp/teacher_1 exp/teacher_2 --data dump/raw/test --out exp/ensemble",
+        ),
+        "score": Command(
+            "espnet_kd.scoring.score",
+            "count the word and character errors (WER, CER) of one decoded set",
+            "--ref dump/raw/test/text --hyp exp/student/inference/test/text --out exp/student/inference/test",
+        ),
+        "score-eval2000": Command(
+            "espnet_kd.scoring.hub5",
+            "compute the official WER of Hub5'00, by NIST's hubscr.pl",
+            "--data data/eval2000 exp/student/inference/eval2000",
+        ),
+        "best": Command(
+            "espnet_kd.report.command:main_best",
+            "print which of some experiments has the lowest error rate on a set",
+            "--decoded inference/dev exp/student_1 exp/student_2",
+        ),
+        "report": Command(
+            "espnet_kd.report.command",
+            "write RESULTS.md and plots of the experiments of a recipe",
+            "--expdir exp --test_sets test --valid_set dev --out RESULTS.md",
+        ),
+    },
+    "inspect": {
+        "doctor": Command(
+            "espnet_kd.commands.doctor",
+            "list what this machine lacks, and check what its GPUs compute",
+            "",
+        ),
+        "layers": Command(
+            "espnet_kd.commands.inspect:main_layers",
+            "list the layers of a model that a criterion can tap, with shapes and frame rates",
+            "exp/teacher --depth 2",
+        ),
+        "sizes": Command(
+            "espnet_kd.commands.inspect:main_sizes",
+            "count the parameters of the models of configurations; no tensor is filled",
+            "conf/teacher_conformer.yaml conf/student_conformer.yaml --tokens 30",
+        ),
+        "frame-weights": Command(
+            "espnet_kd.report.frame_weights",
+            "plot how much each frame of an utterance counts, above the teacher's CTC posteriors",
+            "exp/teacher --data dump/raw/dev --out frame_weights.png",
+        ),
+        "delay": Command(
+            "espnet_kd.commands.delay",
+            "measure how much later than its teacher a transducer emits, on transcribed speech",
+            "--teacher exp/teacher --student exp/student --data dump/raw/dev",
+        ),
+    },
+    "plumbing of kd.sh": {
+        "statistics": Command(
+            "espnet_kd.data.statistics",
+            "print the statistics directory that fits a configuration",
+            "exp/asr_stats_raw_char conf/student_conformer.yaml",
+        ),
+        "contents": Command(
+            "espnet_kd.data.contents",
+            "print the fingerprints of files and data directories",
+            "dump/raw/train data/token_list/char/tokens.txt",
+        ),
+        "runs": Command(
+            "espnet_kd.commands.runs",
+            "record what made an experiment directory, and whether it is finished",
+            "start exp/student --role student --config conf/student_conformer.yaml -- ./run.sh",
+        ),
+        "phases": Command(
+            "espnet_kd.commands.phases",
+            "join the speech of a training phase that needs no transcripts",
+            "--sets dump/raw/train --out exp/student/speech --config conf/kd_rkd.yaml",
+        ),
+        "peers": Command(
+            "espnet_kd.commands.peers",
+            "give every peer of a mutual training an experiment directory of its own",
+            "exp/mutual",
+        ),
+        "adopt": Command(
+            "espnet_kd.commands.adopt",
+            "make a directory here in which a teacher of another recipe is decoded",
+            "../../other/asr1/exp/teacher --expdir exp",
+        ),
+        "progress": Command(
+            "espnet_kd.commands.progress",
+            "follow a training log, with a progress bar on a terminal",
+            "exp/student/train.log --pid 12345",
+        ),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def usage() -> str:
+    """Return the list of commands by group, with an example of each."""
+    lines = ["usage: espnet-kd [--debug] COMMAND [OPTION ...]", "       espnet-kd COMMAND --help", ""]
+    lines += ["--debug, or ESPNET_KD_DEBUG=1 in the environment, shows where in the code an error arises."]
+    width = max(map(len, COMMANDS))
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        for name, command in commands.items():
+            lines += [f"  {name:<{width}}  {command.text}", f"  {'':<{width}}    {example(name)}"]
+    return "\n".join(lines)
+
+
+def example(name: str) -> str:
+    """Return a command line that shows the use of a command."""
+    return f"espnet-kd {name} {COMMANDS[name].example}".rstrip()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses a path which the system cannot look up, before anything is done."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line.
+
+        Raises:
+            UserError: the name of a path is too long, a link in it leads back to itself, or a directory above
+                it cannot be entered. A path that does not exist is refused where it is read.
+        """
+        parsed = super().parse_args(args, namespace)
+        for value in vars(parsed).values():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path):
+                    check_path(path)
+        return parsed
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path of which the system does not even say whether it exists.
+
+    Raises:
+        UserError: see ``Parser.parse_args``.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+        reason = getattr(e, "strerror", None) or e
+        raise UserError(f"{str(path)[:200]} cannot be used: {reason}: give another path") from None
+
+
+def command_parser(name: str, text: str = "") -> argparse.ArgumentParser:
+    """Return an empty parser of options, whose ``--help`` describes a command and shows an example.
+
+    Args:
+        name: of a command, or of one of its parts, such as ``prepare an4``.
+        text: what a part does; for a command the table says it.
+    """
+    command = name.split(" ")[0]
+    text = text or COMMANDS[command].text
+    return Parser(
+        prog=f"espnet-kd {name}",
+        description=f"{text[0].upper()}{text[1:].strip().rstrip('.')}.",
+        epilog=f"example:\n  {example(name)}" if name == command else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # else an example is broken at its hyphens
+    )
