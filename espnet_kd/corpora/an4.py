@@ -16,7 +16,7 @@ from pathlib import Path
 from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_sha256, verify
-from espnet_kd.corpora.prepare import spread, warn
+from espnet_kd.corpora.prepare import split_evenly, warn
 from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines
@@ -34,40 +34,42 @@ TRANSCRIPT = re.compile(r"(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<name>[^\s()]+)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``prepare an4 [SOURCE] DST``: DST/{train,dev,test}."""
-    parser = command_parser("prepare an4", __doc__.splitlines()[0])
+    """Run ``prepare an4 [SOURCE] DST``, which writes DST/{train,dev,test}."""
+    parser = argparse.ArgumentParser(prog="espnet-kd prepare an4", description=__doc__.splitlines()[0])
     parser.add_argument(
         "source",
         nargs="?",
         default=DEFAULT_URL,
         help=f"directory, tarball or URL (default: %(default)s; also {OTHER_URL})",
     )
-    parser.add_argument("dst", type=Path, help="where the data directories go")
+    parser.add_argument("dst", type=Path, help="directory to write the data directories into")
     parser.add_argument(
         "--downloads",
         type=Path,
         default=Path("downloads"),
-        help="where archives are kept and unpacked (default: %(default)s)",
+        help="directory where archives are kept and unpacked (default: %(default)s)",
     )
     parser.add_argument("--sha256", help="checksum that the archive must have")
     parser.add_argument(
         "--labelled",
         type=int,
-        help="per cent of the training utterances: for 20 there are train_20 and train_rest_80, too",
+        help="also divide the training set by this percentage: 20 writes train_20 and train_rest_80",
     )
-    parser.add_argument("--dev_speakers", default=DEV_SPEAKERS, help="default: %(default)s")
+    parser.add_argument(
+        "--dev_speakers", default=DEV_SPEAKERS, help="speakers of the dev set (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
-    root = find_root(fetch(args.source, args.downloads, args.sha256))
+    root = find_root(find_corpus(args.source, args.downloads, args.sha256))
     if args.labelled is not None and not 0 < args.labelled < 100:
-        raise UserError(f"--labelled {args.labelled} is not a share in per cent, from 1 to 99")
+        raise UserError(f"--labelled {args.labelled} is not a percentage from 1 to 99")
     with claimed(args.dst):
         prepare(root, args.dst, args.dev_speakers.split(), args.labelled)
 
 
-def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
-    """The directory behind a directory's path, an archive's path or an archive's URL.
+def find_corpus(source: str, downloads: Path, sha256: str | None = None) -> Path:
+    """Return the directory of the corpus, from a directory, an archive or the URL of an archive.
 
-    An archive is unpacked under ``downloads`` by its checksum, so once and never stale.
+    An archive is unpacked once, into a directory below ``downloads`` that is named by its checksum.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -77,9 +79,9 @@ def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
         archive = Path(source)
         verify(archive, sha256)
     else:
-        raise UserError(f"{source} is neither a directory nor a file nor a URL")
+        raise UserError(f"{source} is not a directory, a file or a URL")
     found = file_sha256(archive)
-    print(f"{archive}: SHA-256 {found} ({KNOWN_SHA256.get(found, 'not a build known here')})")
+    print(f"{archive}: SHA-256 {found} ({KNOWN_SHA256.get(found, 'unknown')})")
     directory = downloads / f"an4-{found[:12]}"
     if not directory.is_dir():
         extract(archive, directory)
@@ -87,7 +89,7 @@ def fetch(source: str, downloads: Path, sha256: str | None = None) -> Path:
 
 
 def find_root(directory: Path) -> Path:
-    """The directory with ``etc`` and ``wav``: itself, or at most two levels below it.
+    """Return the directory with ``etc`` and ``wav``: ``directory`` or one at most two levels below it.
 
     Raises:
         UserError: there is none.
@@ -99,10 +101,14 @@ def find_root(directory: Path) -> Path:
 
 
 def prepare(root: Path, dst: Path, dev_speakers: Collection[str], labelled: int | None = None) -> None:
-    """Write DST/{train,dev,test} of the AN4 tree at ``root``.
+    """Write DST/{train,dev,test} from the AN4 tree at ``root``.
 
     Args:
-        labelled: per cent of the training utterances for a set of their own, beside one of the rest.
+        root: directory with ``etc`` and ``wav``.
+        dst: directory of the data directories.
+        dev_speakers: training speakers that are held out as dev set.
+        labelled: percentage of the training utterances that are also written as ``train_<labelled>``, and
+            the others as ``train_rest_<100 - labelled>``; None for neither.
     """
     sets = {name: read_set(root, name) for name in COUNTS}
     for name, expected in COUNTS.items():
@@ -113,31 +119,31 @@ def prepare(root: Path, dst: Path, dev_speakers: Collection[str], labelled: int 
     sets["train"] = [u for u in sets["train"] if u.speaker not in held_out]
     if labelled is not None:
         names = f"train_{labelled}", f"train_rest_{100 - labelled}"
-        sets |= zip(names, spread(sets["train"], labelled), strict=True)
+        sets |= zip(names, split_evenly(sets["train"], labelled), strict=True)
     for name in sets:
         write_data_dir(dst / name, sets[name])
         print(f"{dst / name}: {len(sets[name])} utterances, {len({u.speaker for u in sets[name]})} speakers")
 
 
-def choose_dev(speakers: Collection[str], wanted: Collection[str]) -> set[str]:
-    """The dev speakers; of a part of the corpus without any of them, the last tenth.
+def choose_dev(speakers: Collection[str], dev_speakers: Collection[str]) -> set[str]:
+    """Return which of the training speakers are held out: the dev speakers, or else the last tenth.
 
     Raises:
-        UserError: nobody would be left to train on.
+        UserError: no training speaker would be left.
     """
-    chosen = set(wanted) & set(speakers)
+    chosen = set(dev_speakers) & set(speakers)
     if not chosen:
         chosen = set(sorted(speakers)[-max(1, len(speakers) // 10) :])
         warn(f"no dev speaker in the training set; held out instead: {' '.join(sorted(chosen))}")
-    elif missing := set(wanted) - set(speakers):
+    elif missing := set(dev_speakers) - set(speakers):
         warn(f"dev speakers that are not in the training set: {' '.join(sorted(missing))}")
     if not set(speakers) - chosen:
-        raise UserError(f"holding out {' '.join(sorted(chosen))} for dev leaves no training speaker")
+        raise UserError(f"--dev_speakers {' '.join(sorted(chosen))} leaves no training speaker")
     return chosen
 
 
 def read_set(root: Path, name: str) -> list[Utterance]:
-    """All utterances of ``train`` or ``test``.
+    """Read all utterances of ``train`` or ``test``.
 
     Raises:
         UserError: a line is malformed, the two lists differ, or audio is missing; with file and line.
@@ -164,7 +170,7 @@ def read_set(root: Path, name: str) -> list[Utterance]:
 
 
 def _read_transcription(path: Path) -> dict[str, tuple[str, int]]:
-    """Words and line number by utterance."""
+    """Return utterance -> words and line number."""
     texts: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(_lines(path), 1):
         match = TRANSCRIPT.fullmatch(line.strip())
@@ -182,7 +188,7 @@ def _read_transcription(path: Path) -> dict[str, tuple[str, int]]:
 
 def _find_audio(stem: Path, where: str) -> Path:
     for suffix in SUFFIXES:
-        if isfile(path := stem.with_name(stem.name + suffix)):  # Path.is_file raises where it is too long
+        if isfile(path := stem.with_name(stem.name + suffix)):  # Path.is_file raises where a path is too long
             return path
     raise UserError(f"{where}: there is no {stem}{{{','.join(SUFFIXES)}}}")
 

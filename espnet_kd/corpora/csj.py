@@ -1,8 +1,8 @@
 """CSJ, the Corpus of Spontaneous Japanese: 3302 talks, 660 hours at 16 kHz, licensed by NINJAL.
 
-Writes train and the three official evaluation sets, and of train the parts that ESPnet's recipe makes:
-train_dev, the first 4000 utterances; train_nodev, the others; train_nodup, about 300 of these at most that
-have the same text.
+Writes train, the three official evaluation sets, and the subsets of train that ESPnet's recipe makes:
+train_dev has the first 4000 utterances, train_nodev the others, and train_nodup those of train_nodev with
+about 300 utterances of the same text at most.
 """
 
 import argparse
@@ -19,30 +19,149 @@ from espnet_kd.corpora.prepare import warn
 from espnet_kd.data.datadir import Seconds, Utterance, claimed, write_data_dir
 from espnet_kd.errors import UserError
 
-TALK = re.compile(r"[ASDRM]\d\d[FM]\d{4}")  # academic, simulated, dialogue, reading, other; the speaker's sex
+TALK = re.compile(
+    r"[ASDRM]\d\d[FM]\d{4}"
+)  # academic, simulated, dialogue, reading, other; F or M: sex of the speaker
 SIDES = ("L", "R")
-LAYOUTS = {  # folder that tells the layout: transcripts, recordings
+LAYOUTS = {  # folder that identifies the layout -> patterns of transcripts, of recordings
     "MORPH/SDB": (("MORPH/SDB/*/*.sdb",), ("WAV/*.wav", "WAV/*/*.wav")),
     "dvd*": (("dvd*/*/*.sdb",), ("dvd*/*/*.wav",)),
 }
 
+TALKS = {
+    "eval1": "A01M0110 A01M0137 A01M0097 A04M0123 A04M0121 A04M0051 A03M0156 A03M0112 A03M0106 A05M0011",
+    "eval2": "A01M0056 A03F0072 A02M0012 A03M0016 A06M0064 A06F0135 A01F0034 A01F0063 A01F0001 A01M0141",
+    "eval3": "S00M0112 S00F0066 S00M0213 S00F0019 S00M0079 S01F0105 S00F0152 S00M0070 S00M0008 S00F0148",
+    # Other talks of speakers of eval2; ESPnet's recipe trains on the first two by mistake.
+    "excluded": "S05M0613 R00M0187 D01M0019 D04M0056 D02M0028 D03M0017",
+}
+SIZES = {  # utterances and characters, as ESPnet reports them
+    "eval1": (1272, 43897), "eval2": (1292, 43623), "eval3": (1385, 28225),
+}
+
+GAP: Seconds = 0.5
+LONGEST: Seconds = 10.0
+MASKED = "×"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Options for making the texts and utterances of a talk.
+
+    Attributes:
+        gap: longest pause within an utterance.
+        longest: duration from which on nothing is added to an utterance.
+        extra_tags: names of tags to delete besides the known ones.
+        like_espnet: make the same texts as ESPnet's recipe, see ``csj_text.espnet_texts``.
+    """
+
+    gap: Seconds = GAP
+    longest: Seconds = LONGEST
+    extra_tags: frozenset[str] = frozenset()
+    like_espnet: bool = False
+
 
 @dataclass(frozen=True)
 class Talk:
-    """A talk. ``audio`` is keyed by side, "L" and "R", in a dialogue and by "" otherwise."""
+    """Files of a talk.
+
+    Attributes:
+        id: as in "A01F0055".
+        sdb: its transcript.
+        audio: side -> recording; the sides are "L" and "R" in a dialogue, otherwise there is only "".
+    """
 
     id: str
     sdb: Path
     audio: dict[str, Path]
 
     @property
-    def dialogue(self) -> bool:
-        """True if two people speak, each on a recording of their own."""
+    def is_dialogue(self) -> bool:
+        """True if two people speak, each on a separate recording."""
         return self.id.startswith("D")
 
 
+@dataclass
+class JoinedUnits:
+    """Consecutive transcription units of one side, joined to an utterance."""
+
+    channel: str
+    start: Seconds
+    end: Seconds
+    texts: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run ``prepare csj ROOT DST``.
+
+    Writes DST/{train,train_dev,train_nodev,train_nodup,eval1,eval2,eval3}.
+    """
+    args = _parser().parse_args(argv)
+    sets = {name: " ".join(getattr(args, name)).split() for name in TALKS}
+    extra_tags = frozenset(" ".join(args.extra_tags).split())
+    rules = Rules(args.gap, args.longest, extra_tags, args.like_espnet)
+    talks = find_talks(args.root)
+    check_sets(sets, {talk.id for talk in talks}, args.root, args.allow_missing_eval)
+    utterances = read_talks(talks, sets, rules)
+    check_sizes(utterances, sets)
+    with claimed(args.dst):
+        write_sets(utterances, args.dst, args.dev_utterances, args.repetitions)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="espnet-kd prepare csj", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("root", type=Path, help="directory with MORPH and WAV (USB), or with dvd3, dvd4, ... (DVD)")
+    add("dst", type=Path, help="directory to write the data directories into")
+    add(
+        "--like_espnet",
+        action="store_true",
+        help="write exactly the texts, times and sets of ESPnet's recipe, including its mistakes: no "
+        "dialogues, "
+        "and some tags (A x;y) replaced by another text",
+    )
+    add(
+        "--dev_utterances",
+        type=int,
+        default=prepare.DEV_UTTERANCES,
+        help="size of train_dev (default: %(default)s)",
+    )
+    add(
+        "--repetitions",
+        type=int,
+        default=prepare.REPETITIONS,
+        help="utterances of one text in train_nodup, about (default: %(default)s)",
+    )
+    add(
+        "--gap",
+        type=float,
+        default=GAP,
+        help="longest pause within an utterance, seconds (default: %(default)s)",
+    )
+    add(
+        "--longest",
+        type=float,
+        default=LONGEST,
+        help="nothing is added to an utterance of more seconds (default: %(default)s)",
+    )
+    for name, ids in TALKS.items():
+        add(f"--{name}", nargs="*", default=[ids], metavar="ID", help=f"talks of {name} (default: {ids})")
+    add("--allow_missing_eval", action="store_true", help="accept a corpus that lacks evaluation talks")
+    add(
+        "--extra_tags",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of tags to delete besides the known ones",
+    )
+    return parser
+
+
 def find_talks(directory: Path) -> list[Talk]:
-    """All talks of the corpus at ``directory`` or one level below it, in the order of their ids.
+    """Find all talks of a corpus, in the order of their ids.
+
+    Args:
+        directory: of the corpus, or one level above it.
 
     Raises:
         UserError: there is no corpus, a recording is missing, or a file is there twice.
@@ -59,20 +178,20 @@ def find_talks(directory: Path) -> list[Talk]:
 
 
 def _by_name(root: Path, patterns: Iterable[str]) -> dict[str, Path]:
-    """Files by their name without suffix, in capital letters."""
+    """Return name without suffix, in capital letters -> file."""
     found: dict[str, Path] = {}
     for path in (p for pattern in patterns for p in sorted(root.glob(pattern, case_sensitive=False))):
-        if path.name.startswith("."):  # what a Mac leaves behind
+        if path.name.startswith("."):  # written by macOS
             continue
         if (first := found.setdefault(path.stem.upper(), path)) != path:
-            raise UserError(f"{path} is there a second time: {first} is the first")
+            raise UserError(f"{path} is a second copy of {first}: remove one of them")
     return found
 
 
 def _is_talk(path: Path) -> bool:
     if TALK.fullmatch(path.stem.upper()):
         return True
-    warn(f"{path} is left alone: its name is not a talk's, such as A01F0055")
+    warn(f"{path} is ignored: its name is not that of a talk, such as A01F0055")
     return False
 
 
@@ -81,23 +200,77 @@ def _talk(name: str, sdb: Path, audio: dict[str, Path]) -> Talk:
     files = {side: f"{name}-{side}" if side else name for side in sides}
     for file in files.values():
         if file not in audio:
-            raise UserError(f"{sdb}: the recording {file}.wav is missing")
+            raise UserError(f"{sdb}: the recording {file}.wav is missing: copy it from the corpus")
     return Talk(name, sdb, {side: audio[file] for side, file in files.items()})
 
 
-GAP: Seconds = 0.5
-LONGEST: Seconds = 10.0
-MASKED = "×"
+def check_sets(sets: Mapping[str, Sequence[str]], there: set[str], root: Path, allow_missing: bool) -> None:
+    """Check that the corpus has all evaluation talks and that no talk is in two sets.
+
+    Args:
+        sets: name of a set -> ids of its talks.
+        there: ids of the talks of the corpus.
+        root: of the corpus, for messages.
+        allow_missing: warn of missing evaluation talks instead of refusing them.
+
+    Raises:
+        UserError: a talk of an evaluation set is missing, or a talk is in two of ``sets``.
+    """
+    twice = [id for id, count in Counter(id for ids in sets.values() for id in ids).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"talk {twice[0]} is in more than one of the lists {', '.join(sets)}: leave it in one of them"
+        )
+    missing = [f"{id} of {name}" for name, ids in sets.items() for id in ids if id not in there]
+    missing = [talk for talk in missing if not talk.endswith("excluded")]
+    if missing and not allow_missing:
+        raise UserError(
+            f"{root}: the evaluation talk {missing[0]} is missing, {len(missing)} in all: "
+            "copy the whole corpus, or give --allow_missing_eval"
+        )
+    if missing:
+        warn(f"evaluation talks are missing: {', '.join(missing)}")
 
 
-@dataclass
-class Joined:
-    """Units in a row of one side."""
+def read_talks(
+    talks: Sequence[Talk], sets: Mapping[str, Sequence[str]], rules: Rules
+) -> dict[str, list[Utterance]]:
+    """Read the utterances of each set and print how many are left out, by reason.
 
-    channel: str
-    start: Seconds
-    end: Seconds
-    texts: list[str] = field(default_factory=list)
+    Raises:
+        UserError: a transcript is malformed; names file and line.
+    """
+    set_of = {id: name for name, ids in sets.items() for id in ids}
+    utterances: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in sets}}
+    dropped: Counter[str] = Counter()
+    for talk in talks:
+        found = read_talk(talk, rules, dropped)
+        if rules.like_espnet and talk.is_dialogue:
+            dropped["utterances of dialogues, which ESPnet's recipe loses"] += len(found)
+        else:
+            utterances[set_of.get(talk.id, "train")] += found
+    excluded = utterances.pop("excluded")
+    dropped["utterances of excluded talks, whose speakers are in the evaluation sets"] += len(excluded)
+    for what, count in sorted(dropped.items()):
+        print(f"dropped: {count} {what}")
+    return utterances
+
+
+def read_talk(talk: Talk, rules: Rules, dropped: Counter[str]) -> list[Utterance]:
+    """Read the utterances of a talk; what is left out is counted in ``dropped``.
+
+    Raises:
+        UserError: its transcript is malformed; names file and line.
+    """
+    words = read_sdb(talk.sdb)
+    texts = standard_texts(words, talk.sdb, rules.extra_tags)  # always called: it checks the tags
+    if rules.like_espnet:
+        texts = csj_text.espnet_texts(words)
+    dropped["words without a part of speech"] += sum(
+        text != "" and not is_transcribed(word, text) for word, text in zip(words, texts, strict=True)
+    )
+    joined = join_units(words, texts, talk.is_dialogue, rules.gap, rules.longest)
+    return make_utterances(talk, joined, dropped, csj_text.TIME_DIGITS if rules.like_espnet else None)
 
 
 def join_units(
@@ -106,18 +279,26 @@ def join_units(
     dialogue: bool,
     gap: Seconds = GAP,
     longest: Seconds = LONGEST,
-) -> Iterator[Joined]:
-    """Join units that are at most ``gap`` apart until more than ``longest`` has come together.
+) -> Iterator[JoinedUnits]:
+    """Join units that are at most ``gap`` apart, until an utterance is longer than ``longest``.
 
-    So the unit that takes an utterance beyond ``longest`` belongs to it. Only words that count take part.
+    The unit that takes an utterance beyond ``longest`` is its last one. Words for which ``is_transcribed`` is
+    False are skipped.
+
+    Args:
+        words: of one talk.
+        texts: text of each word.
+        dialogue: True if the sides of the units are kept apart.
+        gap: longest pause within an utterance.
+        longest: duration from which on nothing is added.
 
     Source:
-        Kaldi's csjconnect.pl, which ESPnet uses; the differences of times are rounded as there.
+        Kaldi's csjconnect.pl, which ESPnet uses; times are compared with the same rounding.
     """
-    current: Joined | None = None
+    current: JoinedUnits | None = None
     last = None
     for word, text in zip(words, texts, strict=True):
-        if not counts(word, text):
+        if not is_transcribed(word, text):
             continue
         _, start, end, channel = word.unit
         channel = channel if dialogue else ""
@@ -127,7 +308,7 @@ def join_units(
                 yield current
                 current = None
         if current is None:
-            current = Joined(channel, start, end)
+            current = JoinedUnits(channel, start, end)
         current.end = end
         current.texts.append(text)
         last = (word.unit.number, channel)
@@ -135,26 +316,26 @@ def join_units(
         yield current
 
 
-def counts(word: Word, text: str) -> bool:
-    """False if a word has no text, or no part of speech: a noise on a line of its own (csj2kaldi4m.pl)."""
+def is_transcribed(word: Word, text: str) -> bool:
+    """Return False if a word has no text, or no part of speech, as noises have (csj2kaldi4m.pl)."""
     return bool(text and word.word_class)
 
 
 def make_utterances(
-    talk: Talk, joined: Iterable[Joined], dropped: Counter[str], digits: int | None = None
+    talk: Talk, joined: Iterable[JoinedUnits], dropped: Counter[str], digits: int | None = None
 ) -> list[Utterance]:
-    """The utterances of a talk; what is left out is counted in ``dropped`` by reason.
+    """Make the utterances of a talk.
 
     Args:
-        talk: it gives its name to the utterances, and its side in a dialogue.
-        joined: its units.
-        dropped: what -> how many.
+        talk: its id, and in a dialogue the side, become the speaker.
+        joined: joined units of the talk.
+        dropped: counts by reason of what is left out; updated.
         digits: significant digits of times; None keeps milliseconds.
     """
     utterances = []
     for j in joined:
         text = "".join(j.texts)
-        # Truncated, not rounded, as in ESPnet's ids: 1.001 s is 1000 ms, as 1000 * 1.001 falls short of 1001.
+        # Truncated as in ESPnet's ids: 1.001 s becomes 1000 ms, because 1000 * 1.001 is below 1001 in floats.
         start, end = int(1000 * j.start), int(1000 * j.end)
         speaker = f"{talk.id}-{j.channel}" if j.channel else talk.id
         if MASKED in text:
@@ -171,145 +352,29 @@ def make_utterances(
     return utterances
 
 
-TALKS = {
-    "eval1": "A01M0110 A01M0137 A01M0097 A04M0123 A04M0121 A04M0051 A03M0156 A03M0112 A03M0106 A05M0011",
-    "eval2": "A01M0056 A03F0072 A02M0012 A03M0016 A06M0064 A06F0135 A01F0034 A01F0063 A01F0001 A01M0141",
-    "eval3": "S00M0112 S00F0066 S00M0213 S00F0019 S00M0079 S01F0105 S00F0152 S00M0070 S00M0008 S00F0148",
-    # Other talks of a speaker of eval2; ESPnet's recipe lets the first two slip into training.
-    "excluded": "S05M0613 R00M0187 D01M0019 D04M0056 D02M0028 D03M0017",
-}
-SIZES = {"eval1": (1272, 43897), "eval2": (1292, 43623), "eval3": (1385, 28225)}  # as ESPnet reports them
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How text and utterances are made of a talk."""
-
-    gap: Seconds = GAP
-    longest: Seconds = LONGEST
-    extra_tags: frozenset[str] = frozenset()
-    like_espnet: bool = False
-
-
-def main(argv: list[str] | None = None) -> None:
-    """``prepare csj ROOT DST``: DST/{train,train_dev,train_nodev,train_nodup,eval1,eval2,eval3}."""
-    args = _parser().parse_args(argv)
-    sets = {name: " ".join(getattr(args, name)).split() for name in TALKS}
-    extra_tags = frozenset(" ".join(args.extra_tags).split())
-    rules = Rules(args.gap, args.longest, extra_tags, args.like_espnet)
-    talks = find_talks(args.root)
-    check_sets(sets, {talk.id for talk in talks}, args.root, args.allow_missing_eval)
-    utterances = read_talks(talks, sets, rules)
-    check_sizes(utterances, sets)
-    with claimed(args.dst):
-        write_sets(utterances, args.dst, args.dev_utterances, args.repetitions)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("prepare csj", __doc__.splitlines()[0])
-    add = parser.add_argument
-    add("root", type=Path, help="directory of MORPH and WAV (USB), or of dvd3, dvd4, ... (DVD)")
-    add("dst", type=Path, help="where the data directories go")
-    add(
-        "--like_espnet",
-        action="store_true",
-        help="texts, times and sets equal to those of ESPnet's recipe to the letter, with what happens there "
-        "by accident: no dialogues, (A x;y) resolved otherwise now and then",
-    )
-    add(
-        "--dev_utterances",
-        type=int,
-        default=prepare.DEV_UTTERANCES,
-        help="in train_dev (default: %(default)s)",
-    )
-    add("--repetitions", type=int, default=prepare.REPETITIONS, help="in train_nodup (default: %(default)s)")
-    add("--gap", type=float, default=GAP, help="longest pause in an utterance (default: %(default)s s)")
-    add("--longest", type=float, default=LONGEST, help="beyond it nothing is added (default: %(default)s s)")
-    for name, ids in TALKS.items():
-        add(f"--{name}", nargs="*", default=[ids], metavar="ID", help=f"talks of {name} (default: {ids})")
-    add("--allow_missing_eval", action="store_true", help="go on without evaluation talks that are not there")
-    add("--extra_tags", nargs="+", default=[], metavar="NAME", help="tags to delete beside the known ones")
-    return parser
-
-
-def check_sets(sets: Mapping[str, Sequence[str]], there: set[str], root: Path, allow_missing: bool) -> None:
-    """Refuse a corpus without all evaluation talks, or only warn.
-
-    Raises:
-        UserError: a talk of an evaluation set is missing, or is in two of ``sets``.
-    """
-    twice = [id for id, count in Counter(id for ids in sets.values() for id in ids).items() if count > 1]
-    if twice:
-        raise UserError(f"talk {twice[0]} is in more than one of the lists {', '.join(sets)}")
-    missing = [f"{id} of {name}" for name, ids in sets.items() for id in ids if id not in there]
-    missing = [talk for talk in missing if not talk.endswith("excluded")]
-    if missing and not allow_missing:
-        raise UserError(
-            f"{root}: the evaluation talk {missing[0]} is missing, {len(missing)} in all: "
-            "get the whole corpus, or give --allow_missing_eval for a part of it"
-        )
-    if missing:
-        warn(f"evaluation talks are missing: {', '.join(missing)}")
-
-
-def read_talks(
-    talks: Sequence[Talk], sets: Mapping[str, Sequence[str]], rules: Rules
-) -> dict[str, list[Utterance]]:
-    """Utterances by set; prints what is left out, by reason.
-
-    Raises:
-        UserError: a file is not as it should be; with file and line.
-    """
-    set_of = {id: name for name, ids in sets.items() for id in ids}
-    utterances: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in sets}}
-    dropped: Counter[str] = Counter()
-    for talk in talks:
-        found = read_talk(talk, rules, dropped)
-        if rules.like_espnet and talk.dialogue:
-            dropped["utterances of dialogues, which ESPnet's recipe loses"] += len(found)
-        else:
-            utterances[set_of.get(talk.id, "train")] += found
-    excluded = utterances.pop("excluded")
-    dropped["utterances of excluded talks, whose speakers are in the evaluation sets"] += len(excluded)
-    for what, count in sorted(dropped.items()):
-        print(f"dropped: {count} {what}")
-    return utterances
-
-
-def read_talk(talk: Talk, rules: Rules, dropped: Counter[str]) -> list[Utterance]:
-    """The utterances of a talk; what is left out is counted in ``dropped``.
-
-    Raises:
-        UserError: its file is not as it should be; with file and line.
-    """
-    words = read_sdb(talk.sdb)
-    texts = standard_texts(words, talk.sdb, rules.extra_tags)  # in any case: it finds the mistakes
-    if rules.like_espnet:
-        texts = csj_text.espnet_texts(words)
-    dropped["words without a part of speech"] += sum(
-        text != "" and not counts(word, text) for word, text in zip(words, texts, strict=True)
-    )
-    joined = join_units(words, texts, talk.dialogue, rules.gap, rules.longest)
-    return make_utterances(talk, joined, dropped, csj_text.TIME_DIGITS if rules.like_espnet else None)
-
-
 def check_sizes(utterances: Mapping[str, Sequence[Utterance]], sets: Mapping[str, Sequence[str]]) -> None:
-    """Warn where a whole evaluation set has not the number of utterances that ESPnet reports."""
+    """Warn if a complete evaluation set has another number of utterances than ESPnet reports."""
     for name, (number, characters) in SIZES.items():
         found = utterances[name]
         whole = sets[name] == TALKS[name].split() and {u.speaker for u in found} == set(sets[name])
         if whole and len(found) != number:
             warn(
                 f"{name} has {len(found)} utterances and {sum(len(u.text) for u in found)} characters; "
-                f"with ESPnet's recipe it has {number} and {characters}"
+                f"ESPnet reports {number} and {characters}"
             )
 
 
 def write_sets(utterances: Mapping[str, list[Utterance]], dst: Path, dev: int, repetitions: int) -> None:
-    """Write a data directory of each set and of the parts of train.
+    """Write a data directory for each set and each subset of train.
+
+    Args:
+        utterances: set -> its utterances.
+        dst: directory to write into.
+        dev: size of train_dev.
+        repetitions: utterances of one text in train_nodup, about.
 
     Raises:
-        UserError: a set would be empty, and one of an earlier run is in its place.
+        UserError: a set would be empty, but an earlier run has written it.
     """
     train_dev, train_nodev = prepare.first_utterances(utterances["train"], dev)
     train_nodup = prepare.limit_repetitions(train_nodev, repetitions)
@@ -317,10 +382,10 @@ def write_sets(utterances: Mapping[str, list[Utterance]], dst: Path, dev: int, r
     everything = {**utterances, **parts}
     for name, found in everything.items():
         if not found and (dst / name).exists():
-            raise UserError(f"{dst / name} is of an earlier run and would have no utterances now: remove it")
+            raise UserError(f"{dst / name} was written by an earlier run and would be empty now: remove it")
     for name, found in everything.items():
         if not found:
-            warn(f"{dst / name} is not written: it would have no utterances")
+            warn(f"{dst / name} is not written: it would be empty")
             continue
         write_data_dir(dst / name, found)
         speakers, characters = len({u.speaker for u in found}), sum(len(u.text) for u in found)

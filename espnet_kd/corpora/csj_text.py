@@ -1,14 +1,13 @@
-"""The transcripts of CSJ: SDB files, their tags, and what ESPnet's recipe makes of the surface.
+"""Read the SDB files of CSJ and make plain text from their surface forms.
 
-All ASCII is deleted from the surface, so that fillers and fragments stay, and both sides of ``(? a,b)`` and
-``(K a;b)``. Only ``(A spoken;written)`` chooses: the written form, but for numerals each word's column 9.
+``standard_texts`` deletes all ASCII from the surface, so that fillers and fragments remain, and both sides of
+``(? a,b)`` and ``(K a;b)``. Of ``(A spoken;written)`` it keeps the written form, or for numerals column 9 of
+each word. It also deletes names of tags in Japanese: in genuine files these tags, and W and B, occur only in
+the columns of the pronunciation, which are not used.
 
-Names of tags in Japanese are deleted, too. The standard recipe leaves them, but in genuine files they, W and
-B are tags of the pronunciation, of which nothing is used.
-
-It differs from ``csj_tags``: what stands before an A tag in its word is lost (``小(A エヌ;Ｎ)`` gives Ｎ);
-ゼ, ロ or a comma make the tag a numeral; after a numeral of one word every A tag comes from column 9, up to
-the end of one of several words; Japanese names of tags stay as text.
+``espnet_texts`` reproduces ESPnet's recipe, which differs: text before an A tag in the same word is lost
+(``小(A エヌ;Ｎ)`` gives Ｎ); ゼ, ロ or a comma make the tag a numeral; after a numeral of one word all A
+tags take column 9, until an A tag over several words ends; Japanese names of tags remain as text.
 """
 
 import re
@@ -26,9 +25,27 @@ TIME, SURFACE, PLAIN, CLASS = 3, 5, 9, 11  # counted from 0
 UNIT = re.compile(r"(\d{1,9}) (\d{1,7}(?:\.\d{1,9})?)-(\d{1,7}(?:\.\d{1,9})?) ([LR])")
 OTHER_ENCODINGS = ("utf-8", "euc_jp")
 
+# (F filler) (D fragment) (D2 particle) (? uncertain) (M the word itself) (O foreign) (R masked) (X not read)
+# (A spoken;written) (K kana;kanji) (W said;meant) (B read;right) and how it was spoken.
+SPANS = frozenset("F D D2 ? M O R X A K W B L 笑 泣 咳 あくび".split())
+EVENTS = frozenset(
+    "H FV VN Q P C 笑 咳 息 泣 あくび 雑音 拍手 ベル デモ フロア発話 フロア笑 朗読間違い".split()
+)
+TOKEN = re.compile(
+    r"\((?P<span>[A-Za-z0-9?]+|[^\x00-\x7f]+)?|<(?P<event>[^<>:]*)[^<>]*>|(?P<mark>[);<>])|(?P<text>[^\x00-\x7f]+)"
+)
+ASCII = re.compile(r"[\x00-\x7f]+")
+NUMERAL = re.compile("ゼロ|[０零一二三四五六七八九十百千．]")
+LONG_N = re.compile("([んン])ー{1,2}")
+
+NUMERAL_CHARACTER = re.compile("[ゼロ,０零一二三四五六七八九十百千．]")
+TIME_DIGITS = 6  # significant digits that awk prints: from 1000 s on these are hundredths
+# ESPnet decodes with nkf, which maps these characters differently from cp932.
+NKF = str.maketrans("￣―～∥－￥￠￡￢￤", "‾—〜‖−¥¢£¬¦")
+
 
 class Unit(NamedTuple):
-    """A transcription unit, speech between two pauses; ``0099 00280.998-00284.221 L:-001-001``."""
+    """Speech between two pauses, such as ``0099 00280.998-00284.221 L:-001-001`` in column 4."""
 
     number: str
     start: Seconds
@@ -37,14 +54,15 @@ class Unit(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word.
+    """One line of an SDB file.
 
     Attributes:
-        line: number in its file, from 1.
+        line: number in the file, from 1.
+        unit: the transcription unit that it belongs to.
         surface: as transcribed, with tags.
-        plain: without tags; of a numeral, the form that the standard text takes.
-        word_class: part of speech; empty where a line is no word but a tag of its own. "unknown" in a file
-            that has none at all.
+        plain: without tags; the text of a numeral.
+        word_class: part of speech; empty where a line holds only a tag; "unknown" in a file that has no
+            parts of speech.
     """
 
     line: int
@@ -54,11 +72,28 @@ class Word(NamedTuple):
     word_class: str
 
 
+@dataclass
+class OpenTag:
+    """A tag that has been opened but not closed.
+
+    Attributes:
+        tag: its name.
+        line: of the word that opens it.
+        written: True after the semicolon of an A tag.
+        numeral: True if an A tag holds a numeral.
+    """
+
+    tag: str
+    line: int
+    written: bool = False
+    numeral: bool = False
+
+
 def read_sdb(path: Path) -> list[Word]:
-    """The words of a talk, in the order of the file.
+    """Read the words of a talk, in the order of the file.
 
     Raises:
-        UserError: the file is not Shift_JIS, or a line lacks columns or has no times; with its number.
+        UserError: the file is not Shift_JIS, or a line lacks columns or times; names the line.
     """
     words: list[Word] = []
     current, unit = "", Unit("", 0.0, 0.0, "")
@@ -69,10 +104,10 @@ def read_sdb(path: Path) -> list[Word]:
             raise UserError(f"{path}:{number}: {tabs + 1} columns instead of {COLUMNS}, divided by tabs")
         columns = line.split("\t", CLASS + 1)
         named, colon, _ = columns[TIME].partition(":")
-        if named != current or not colon:  # the words of a unit follow each other
+        if named != current or not colon:  # the words of a unit are consecutive
             current, unit = named, _unit(columns[TIME], f"{path}:{number}")
         words.append(Word(number, unit, columns[SURFACE], columns[PLAIN], columns[CLASS].strip()))
-    if not any(word.word_class for word in words):  # not analysed
+    if not any(word.word_class for word in words):  # the talk has no morphological analysis
         words = [word._replace(word_class="unknown") for word in words]
     return words
 
@@ -90,8 +125,8 @@ def _unit(column: str, where: str) -> Unit:
 
 def _decode(path: Path) -> str:
     data = path.read_bytes()
-    # Japanese in EUC-JP would pass as Shift_JIS, as nonsense. The other way round it does not: in Shift_JIS
-    # hiragana begin with a byte that neither EUC-JP nor UTF-8 allows there.
+    # Text in EUC-JP decodes as Shift_JIS, but to nonsense; so try the other encodings first. They fail on
+    # Shift_JIS, where hiragana begin with a byte that neither EUC-JP nor UTF-8 allows.
     for other in OTHER_ENCODINGS if not data.isascii() else ():
         try:
             data.decode(other)
@@ -103,43 +138,19 @@ def _decode(path: Path) -> str:
         return data.decode("cp932")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        raise UserError(f"{path}:{line}: byte {data[e.start]:#x} is not Shift_JIS: damaged?") from None
-
-
-# (F filler) (D fragment) (D2 particle) (? uncertain) (M the word itself) (O foreign) (R masked) (X not read)
-# (A spoken;written) (K kana;kanji) (W said;meant) (B read;right) and how it was spoken.
-SPANS = frozenset("F D D2 ? M O R X A K W B L 笑 泣 咳 あくび".split())
-EVENTS = frozenset(
-    "H FV VN Q P C 笑 咳 息 泣 あくび 雑音 拍手 ベル デモ フロア発話 フロア笑 朗読間違い".split()
-)
-TOKEN = re.compile(
-    r"\((?P<span>[A-Za-z0-9?]+|[^\x00-\x7f]+)?|<(?P<event>[^<>:]*)[^<>]*>|(?P<mark>[);<>])|(?P<text>[^\x00-\x7f]+)"
-)
-ASCII = re.compile(r"[\x00-\x7f]+")
-NUMERAL = re.compile("ゼロ|[０零一二三四五六七八九十百千．]")
-LONG_N = re.compile("([んン])ー{1,2}")
-
-
-@dataclass
-class Span:
-    """A tag that has been opened; ``written`` once the semicolon of an A is past."""
-
-    tag: str
-    line: int
-    written: bool = False
-    numeral: bool = False
+        raise UserError(f"{path}:{line}: byte {data[e.start]:#x} is not Shift_JIS: copy it again") from None
 
 
 def standard_texts(words: Sequence[Word], path: Path, extra_tags: Collection[str] = ()) -> list[str]:
-    """The text of each word of a talk, "" where a word has none.
+    """Return the text of each word of a talk, "" where a word has none.
 
     Args:
         words: of one talk, in order: a tag may open in one word and close in a later one.
         path: their file, for messages.
-        extra_tags: names of tags to be deleted beside those that are known.
+        extra_tags: names of tags to delete besides the known ones.
 
     Raises:
-        UserError: a tag is unknown, or an A tag has no written form; with file and line.
+        UserError: a tag is unknown, or an A tag has no written form; names file and line.
     """
     texts, spans, known = [], [], SPANS | EVENTS | frozenset(extra_tags)
     for word in words:
@@ -149,19 +160,14 @@ def standard_texts(words: Sequence[Word], path: Path, extra_tags: Collection[str
             texts.append(tidy(word.surface))
     for span in spans:
         if span.tag == "A":
-            raise UserError(f"{path}:{span.line}: the tag (A is not closed in the rest of the talk")
+            raise UserError(
+                f"{path}:{span.line}: the tag (A is not closed in the rest of the talk: correct the file"
+            )
     return texts
 
 
-@lru_cache(maxsize=100_000)  # the words of a language come again and again
-def tidy(text: str) -> str:
-    """A word as the standard recipe tidies it up: no space, no dot at the end, んー is ん."""
-    # Where the words come from: Kaldi's csj2kaldi4m.pl, which ESPnet uses.
-    return LONG_N.sub(r"\1", "".join(text.split()).removesuffix("・"))
-
-
-def _untagged(word: Word, spans: list[Span], known: Collection[str], path: Path) -> str:
-    """Text of a word; ``spans`` are the tags that are open, innermost last, and are brought up to date."""
+def _untagged(word: Word, spans: list[OpenTag], known: Collection[str], path: Path) -> str:
+    """Return the text of a word; ``spans`` are the open tags, innermost last, and are updated."""
     where = f"{path}:{word.line}"
     kept: list[str] = []
     numeral = any(span.numeral for span in spans)
@@ -169,7 +175,7 @@ def _untagged(word: Word, spans: list[Span], known: Collection[str], path: Path)
         name, mark, text = token["span"] or token["event"], token["mark"], token["text"]
         if text:
             spoken = [span for span in spans if span.tag == "A" and not span.written]
-            for span in spoken:  # the word that opens the tag decides
+            for span in spoken:  # a numeral is recognised in the word that opens the tag
                 span.numeral |= span.line == word.line and NUMERAL.search(text) is not None
                 numeral |= span.numeral
             kept += [] if spoken else [text]
@@ -181,28 +187,28 @@ def _untagged(word: Word, spans: list[Span], known: Collection[str], path: Path)
         elif name not in known:
             raise UserError(
                 f"{where}: unknown tag {token[0]!r} in {word.surface!r}: "
-                "`--extra_tags NAME` makes it one that is deleted"
+                "`--extra_tags NAME` deletes it"
             )
         elif token["span"]:
-            spans.append(Span(name, word.line))
+            spans.append(OpenTag(name, word.line))
     return word.plain if numeral else "".join(kept)
 
 
-def _close(spans: list[Span], where: str) -> None:
-    """Close the innermost tag; a bracket too many is deleted like all ASCII."""
+def _close(spans: list[OpenTag], where: str) -> None:
+    """Close the innermost tag; a superfluous bracket is ignored."""
     span = spans.pop() if spans else None
     if span is not None and span.tag == "A" and not span.written:
-        raise UserError(f"{where}: the tag (A has no `;` with the written form after it")
+        raise UserError(f"{where}: the tag (A has no `;` with the written form: correct the file")
 
 
-NUMERAL_CHARACTER = re.compile("[ゼロ,０零一二三四五六七八九十百千．]")
-TIME_DIGITS = 6  # awk prints six significant digits: from 1000 s on hundredths
-# What nkf, which decodes there, makes of characters that cp932 maps otherwise.
-NKF = str.maketrans("￣―～∥－￥￠￡￢￤", "‾—〜‖−¥¢£¬¦")
+@lru_cache(maxsize=100_000)  # the same words occur many times
+def tidy(text: str) -> str:
+    """Remove spaces and a dot at the end, and shorten んー to ん, as Kaldi's csj2kaldi4m.pl does."""
+    return LONG_N.sub(r"\1", "".join(text.split()).removesuffix("・"))
 
 
 def espnet_texts(words: Iterable[Word]) -> list[str]:
-    """The text of each word of a talk as ESPnet's recipe has it, "" where a word has none.
+    """Return the text of each word of a talk as in ESPnet's recipe, "" where a word has none.
 
     Source:
         csj2kaldi4m.pl, csj_rm_tag.py and csj_rm_tag_sp_space.sh in egs/csj/asr1/local of ESPnet.
@@ -215,7 +221,7 @@ def espnet_texts(words: Iterable[Word]) -> list[str]:
             text = ASCII.sub("", surface)
         elif numeral or ("A" in surface and NUMERAL_CHARACTER.search(surface)):
             text = word.plain
-            numeral = not (written and inside)  # so a numeral of one word leaves it on
+            numeral = not (written and inside)  # ESPnet keeps it set after a numeral of one word
             inside = not written
         else:
             text = ASCII.sub("", surface.split(";")[1]) if written else ""

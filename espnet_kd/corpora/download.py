@@ -1,4 +1,4 @@
-"""Downloads that resume, and are whole under their final name."""
+"""Download files so that an interrupted download resumes and only a complete file has the final name."""
 
 import hashlib
 import http.client
@@ -21,19 +21,19 @@ BLOCK = 1 << 16
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 MD5_DIGITS = 32
-LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
-LARGEST = 100 << 30  # bytes; the largest archive of a corpus that is read here has 30 GB
+LONGEST_NAME = 200  # bytes; Linux allows 255, and suffixes are added
+LARGEST = 100 << 30  # bytes; the largest archive of a supported corpus has 30 GB
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 
 
 @dataclass(frozen=True)
 class Part:
-    """What has arrived of a file.
+    """The part of a file that has been downloaded.
 
     Attributes:
         path: ``<name>.part``.
-        version: file beside it with what the server calls the version, its ETag or the time of its change.
-        checked: True if a checksum will tell a mixture of two versions.
+        version: file beside it with the server's ETag or time of modification.
+        checked: True if a checksum will detect a mixture of two versions.
         largest: bytes that the file may have.
     """
 
@@ -43,12 +43,12 @@ class Part:
     largest: int
 
     def size(self) -> int:
-        """Bytes from where a download can go on; 0 if nothing says that the rest will be of one version."""
+        """Return from which byte a download can resume; 0 if a mixture of two versions would go unnoticed."""
         known = self.path.exists() and (self.checked or self.version.exists())
         return self.path.stat().st_size if known else 0
 
     def remove(self) -> None:
-        """Begin anew."""
+        """Delete the part, so that the download starts from the beginning."""
         self.path.unlink(missing_ok=True)
         self.version.unlink(missing_ok=True)
 
@@ -56,20 +56,20 @@ class Part:
 def download(
     url: str, directory: str | Path, checksum: str | None = None, pause: float = 2.0, largest: int = LARGEST
 ) -> Path:
-    """Fetch ``url`` into ``directory``; a file that is there already is not fetched again.
+    """Download a file unless it is already there, and return its path.
 
-    What has arrived lies in ``<name>.part`` until all has, and a later call goes on from there if the server
-    has the same version still.
+    The data go to ``<name>.part`` first; a later call resumes there if the server still has the same version.
 
     Args:
-        url: http or https.
-        checksum: that the file must have, hexadecimal; MD5 if it has 32 digits, otherwise SHA-256.
-        pause: seconds before another attempt.
+        url: address that begins with http:// or https://.
+        directory: where the file goes.
+        checksum: expected checksum, hexadecimal; MD5 if it has 32 digits, otherwise SHA-256.
+        pause: seconds between two attempts.
         largest: bytes that the file may have.
 
     Raises:
-        UserError: the address is none, the server refuses or leads elsewhere than to http or https, the
-            connection keeps breaking, the file is too large, or the checksum is another.
+        UserError: the address is invalid, the server refuses or redirects to another protocol, the connection
+            keeps breaking, or the file is too large or has another checksum.
     """
     target = Path(directory) / _file_name(url)
     if target.exists():
@@ -85,7 +85,7 @@ def download(
     try:
         verify(part.path, checksum)
     except UserError:
-        part.remove()  # a resumed mixture of two versions would never become right
+        part.remove()  # a mixture of two versions would fail for ever
         raise
     part.version.unlink(missing_ok=True)
     os.replace(part.path, target)
@@ -93,45 +93,53 @@ def download(
 
 
 def _file_name(url: str) -> str:
-    """The name of the file at an address."""
+    """Return the file name in an address, and check both."""
     try:
         parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port  # a port that is no number raises, too
+        host, _ = parts.hostname, parts.port  # a port that is not a number raises
     except ValueError as e:
         raise UserError(f"{url} is not an address: {e}") from None
     name = Path(urllib.parse.unquote(parts.path)).name
     if parts.scheme not in ("http", "https") or not host or not name:
         raise UserError(f"{url}: only http:// and https:// addresses of files can be downloaded")
     if has_odd_characters(url) or not url.isascii():
-        raise UserError(f"{url} is not an address: write what is not ASCII, and spaces, as %20 and so on")
+        raise UserError(f"{url} is not an address: write spaces and characters beyond ASCII as %20 and so on")
     if name.startswith(".") or has_odd_characters(name.replace(" ", "")) or len(name.encode()) > LONGEST_NAME:
-        raise UserError(f"{url}: {name!r} cannot be a file's name: download it yourself and give its path")
+        raise UserError(
+            f"{url}: {name!r} cannot be the name of a file: download it yourself and give its path"
+        )
     return name
 
 
 def verify(path: Path, checksum: str | None) -> None:
-    """Compare a file's checksum, MD5 if it has 32 digits, otherwise SHA-256; ``None`` accepts any.
+    """Check the checksum of a file.
+
+    Args:
+        path: the file.
+        checksum: MD5 if it has 32 digits, otherwise SHA-256; None accepts any file.
 
     Raises:
-        UserError: it differs.
+        UserError: the file has another checksum.
     """
     if checksum is None:
         return
     name, digest = ("MD5", file_md5) if len(checksum) == MD5_DIGITS else ("SHA-256", file_sha256)
     if (found := digest(path)) != checksum.lower():
         raise UserError(
-            f"{path} has {name} {found}, not {checksum}: fetch it anew or correct the checksum given"
+            f"{path} has {name} {found}, not {checksum}: download it again or correct the checksum"
         )
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     return _digest(path, hashlib.sha256)
 
 
 def file_md5(path: str | Path) -> str:
-    """MD5 of a file, hexadecimal; some publishers give nothing better."""
-    return _digest(path, partial(hashlib.md5, usedforsecurity=False))  # else a FIPS system refuses it
+    """Return the MD5 of a file, hexadecimal, for publishers that give no better checksum."""
+    return _digest(
+        path, partial(hashlib.md5, usedforsecurity=False)
+    )  # without this a FIPS system refuses MD5
 
 
 def _digest(path: str | Path, algorithm: Callable) -> str:
@@ -140,18 +148,18 @@ def _digest(path: str | Path, algorithm: Callable) -> str:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow a server to http and https only; urllib's own would go to ftp, too."""
+    """Follow redirects to http and https only; urllib's own handler follows ftp, too."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
         if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
-            raise UserError(f"{req.full_url} leads to {newurl}: only http:// and https:// are followed")
+            raise UserError(f"{req.full_url} redirects to {newurl}: only http:// and https:// are followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """What opens http and https, and neither files nor ftp."""
+    """Return an opener for http and https, without file:// and ftp://."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, _Redirects,
@@ -172,20 +180,21 @@ def _fetch_all(url: str, part: Part, pause: float) -> None:
         except urllib.error.HTTPError as e:
             reason = (str(e.reason).splitlines() or [""])[0]
             raise UserError(
-                f"{url}: the server says {e.code} {reason}: give the path of the file instead"
+                f"{url}: the server answers {e.code} {reason}: correct the address, or give the path of "
+                "the file"
             ) from None
         except (OSError, http.client.HTTPException) as e:
             reason = str(getattr(e, "reason", e)) or type(e).__name__
-        except ValueError as e:  # where a server leads to what is no address
+        except ValueError as e:  # a redirect to an invalid address
             raise UserError(f"{url}: the server's answer cannot be read: {e}") from None
         if attempt < ATTEMPTS:
             time.sleep(pause)
-    kept = f"{part.size()} bytes are kept, the same command goes on from there"
-    raise UserError(f"{url}: {reason}; {kept if part.size() else 'the same command begins anew'}")
+    kept = f"{part.size()} bytes are kept: repeat the command to resume"
+    raise UserError(f"{url}: {reason}; {kept if part.size() else 'repeat the command to try again'}")
 
 
 def _fetch(url: str, part: Part) -> bool:
-    """One connection; returns whether the file is now complete."""
+    """Download over one connection; return True if the file is now complete."""
     have = part.size()
     headers = {"User-Agent": "espnet-kd", "Accept-Encoding": "identity"}
     before = part.version.read_text(encoding="latin-1") if part.version.exists() else ""
@@ -200,7 +209,7 @@ def _fetch(url: str, part: Part) -> bool:
             if r.status == 206:
                 found = CONTENT_RANGE.fullmatch(r.headers.get("Content-Range", "").strip())
                 if not have or found is None or int(found[1]) != have or "" != before != version != "":
-                    part.remove()  # another part than was asked for, or of another version
+                    part.remove()  # another range than requested, or of another version
                     return False
             else:
                 have = 0
@@ -216,17 +225,19 @@ def _fetch(url: str, part: Part) -> bool:
 
 
 def _version(headers: Message) -> str:
-    """What the server calls the version of the file, in a form that it takes back; "" if it does not say."""
+    """Return the version of the file in a form that the server accepts in If-Range; "" if it gives none."""
     tag = headers.get("ETag", "").strip()
     version = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "").strip()
     return version if version.isprintable() and len(version) < 1000 else ""
 
 
 def _receive(response: http.client.HTTPResponse, part: Part, have: int, version: str) -> bool:
-    """Append to the part from byte ``have`` on (a server may ignore Range: then from the start)."""
+    """Write a response to the part from byte ``have`` on; return True if the file is complete."""
     length = (response.headers.get("Content-Length") or "").strip()
     if length and not re.fullmatch(r"[0-9]{1,18}", length):
-        raise UserError(f"{response.url}: the server gives the length {length[:40]!r}: give another address")
+        raise UserError(
+            f"{response.url}: the server gives the invalid length {length[:40]!r}: use another address"
+        )
     total = have + int(length) if length else None
     _check_room(response.url, part, total or 0, have)
     with part.path.open("r+b" if have else "wb") as f:
@@ -252,7 +263,9 @@ def _check_room(url: str, part: Part, total: int, have: int) -> None:
         )
     free = shutil.disk_usage(part.path.parent).free
     if total - have > free:
-        raise UserError(f"{url} has {total} bytes, and {part.path.parent} has room for {free}: make room")
+        raise UserError(
+            f"{url} has {total} bytes, but {part.path.parent} has only {free} free: free some space"
+        )
 
 
 def _make_directory(path: Path) -> None:

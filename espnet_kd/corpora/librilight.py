@@ -1,12 +1,12 @@
 """Libri-Light (arXiv:1912.07875), or any tree of flac files: recordings without transcripts, in pieces.
 
-A piece is an utterance without text. Recordings are cut
+Each piece becomes an utterance without text. Recordings are cut
 
 - with --cut length: every --longest seconds;
-- with --cut speech: between regions of speech, by the .json that Libri-Light has beside each .flac,
+- with --cut speech: in pauses, which are taken from the .json that Libri-Light has beside each .flac,
   {"voice_activity": [[0.4, 12.32], ...], ...} in seconds; other keys are ignored;
 - with --segments FILE: at the times in one JSON object for all recordings, by path below the root,
-  {"100/sea_fairies/01_baum.flac": [[0.4, 12.32], ...], ...}; recordings that it lacks are left out.
+  {"100/sea_fairies/01_baum.flac": [[0.4, 12.32], ...], ...}; recordings that are not in it are left out.
 """
 
 import math
@@ -23,76 +23,21 @@ from espnet_kd.files import read_json
 
 Seconds = float
 Region = tuple[Seconds, Seconds]
-ROUNDING: Seconds = 1.0  # by which voice activity may run past the end of a recording
-
-
-def cut_by_length(duration: Seconds, longest: Seconds) -> list[Region]:
-    """Pieces of one length, one after the other; the last has what is left."""
-    count = math.ceil(duration / longest)
-    return [(i * longest, min((i + 1) * longest, duration)) for i in range(count)]
-
-
-def cut_by_speech(regions: Sequence[Region], longest: Seconds, pause: Seconds) -> list[Region]:
-    """Join neighbouring regions of speech as long as the piece, pauses included, is not too long.
-
-    Args:
-        regions: sorted by start; they may overlap. One that is too long is divided into equal parts first.
-        longest: length that no piece exceeds.
-        pause: silence across which regions are joined.
-    """
-    pieces: list[Region] = []
-    for start, end in (part for region in regions for part in _divide(region, longest)):
-        first, last = pieces[-1] if pieces else (-math.inf, -math.inf)
-        if start - last <= pause and max(last, end) - first <= longest:
-            pieces[-1] = (first, max(last, end))
-        else:
-            pieces.append((start, end))
-    return pieces
-
-
-def check_regions(regions: object, duration: Seconds) -> list[Region]:
-    """Regions as JSON has them, sorted by start, and cut off where the recording ends.
-
-    Raises:
-        ValueError: they are no list of [start, end], or belong to a longer recording.
-    """
-    if not isinstance(regions, list):
-        raise ValueError(f"a list of [start, end] in seconds is needed, not {regions!r:.60}")
-    checked: list[Region] = []
-    for region in regions:
-        try:
-            start, end = map(float, region)
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"[start, end] in seconds is needed, not {region!r:.60}") from None
-        if not 0 <= start < end <= duration + ROUNDING or start >= duration:
-            raise ValueError(
-                f"[{start:g}, {end:g}] does not lie in the recording, which has {duration:g} seconds"
-            )
-        checked.append((start, min(end, duration)))
-    return sorted(checked)
-
-
-def _divide(region: Region, longest: Seconds) -> list[Region]:
-    start, end = region
-    count = math.ceil((end - start) / longest)
-    edges = [*(start + (end - start) * i / count for i in range(count)), end]
-    return list(zip(edges, edges[1:], strict=False))
-
-
 SUFFIX = ".flac"
-KEY = "voice_activity"
-LONGEST: Seconds = 7 * 24 * 3600  # no recording is longer, but a damaged head may say so
+ACTIVITY_KEY = "voice_activity"
+ROUNDING: Seconds = 1.0  # voice activity may end this much after the recording
+LONGEST: Seconds = 7 * 24 * 3600  # a longer duration comes from a damaged header
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """Where to cut; lengths in seconds.
+    """Options for cutting recordings.
 
     Attributes:
-        how: length, speech, or a JSON file with the pieces, which are taken as they are.
-        longest: no piece exceeds it.
-        shortest: a shorter piece is dropped.
-        pause: silence that a piece of speech may contain.
+        how: "length", "speech", or a JSON file with the pieces.
+        longest: length that no piece exceeds.
+        shortest: shorter pieces are dropped.
+        pause: longest pause within a piece of speech.
     """
 
     how: str | Path = "length"
@@ -103,7 +48,13 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Recording:
-    """A file of audio; its name is its path below the root, its speaker the directory."""
+    """An audio file.
+
+    Attributes:
+        name: path below the root.
+        id: name with "-" for "/", without the suffix.
+        speaker: its directory below the root, with "-" for "/".
+    """
 
     name: str
     id: str
@@ -113,40 +64,48 @@ class Recording:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``prepare librilight ROOT DST [--cut length|speech | --segments FILE]``: DST/librilight."""
-    parser = command_parser("prepare librilight", __doc__)
+    """Run ``prepare librilight ROOT DST [--cut length|speech | --segments FILE]``; writes DST/librilight."""
+    parser = argparse.ArgumentParser(
+        prog="espnet-kd prepare librilight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("root", type=Path, help="tree of .flac files")
-    parser.add_argument("dst", type=Path, help="where the data directory goes")
-    parser.add_argument("--set", default="librilight", help="its name (default: %(default)s)")
+    parser.add_argument("dst", type=Path, help="directory to write the data directory into")
+    parser.add_argument(
+        "--set", default="librilight", help="name of the data directory (default: %(default)s)"
+    )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--cut", choices=("length", "speech"), default="length", help="default: %(default)s")
-    how.add_argument("--segments", type=Path, help="JSON file with the pieces")
+    how.add_argument(
+        "--cut", choices=("length", "speech"), default="length", help="where to cut (default: %(default)s)"
+    )
+    how.add_argument("--segments", type=Path, help="JSON file with the start and end of each piece")
     for name, text in (
-        ("longest", "seconds a piece has at most"),
-        ("shortest", "seconds a piece has at least, or it is dropped"),
-        ("pause", "seconds of silence that a piece of speech may contain"),
+        ("longest", "longest piece in seconds"),
+        ("shortest", "shortest piece in seconds; shorter ones are dropped"),
+        ("pause", "longest pause within a piece of speech in seconds"),
     ):
         value = getattr(Cutting, name)
         parser.add_argument(f"--{name}", type=float, default=value, help=f"{text} (default: %(default)s)")
     args = parser.parse_args(argv)
     if not 0 <= args.shortest <= args.longest or args.longest == 0 or args.pause < 0:
-        raise UserError("needed are 0 <= --shortest <= --longest, --longest above 0, --pause from 0 up")
+        raise UserError("expected 0 <= --shortest <= --longest, --longest above 0, and --pause 0 or more")
     cutting = Cutting(args.segments or args.cut, args.longest, args.shortest, args.pause)
     with claimed(args.dst):
         prepare(args.root, args.dst / args.set, cutting)
 
 
 def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
-    """Write ``dst`` of the recordings below ``root``, and say what is left out and why."""
+    """Write the data directory ``dst`` of the recordings below ``root``, and print what is left out."""
     recordings, ignored = find_recordings(root)
-    cut = cutter(cutting, recordings)
+    cut = make_cutter(cutting, recordings)
     shortest = 0 if isinstance(cutting.how, Path) else cutting.shortest
     utterances: list[Utterance] = []
     silent = short = 0
     for recording in recordings:
         pieces = cut(recording)
         kept = [(start, end) for start, end in pieces if end - start >= shortest]
-        utterances += [_utterance(recording, start, end) for start, end in kept]
+        utterances += [_make_utterance(recording, start, end) for start, end in kept]
         silent += not pieces
         short += len(pieces) - len(kept)
     write_data_dir(dst, utterances)
@@ -163,17 +122,20 @@ def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
 
 
 def find_recordings(root: Path) -> tuple[list[Recording], int]:
-    """All .flac files below ``root``, each directory once, and how many files are neither .flac nor .json.
+    """Find all .flac files below ``root``; follow symbolic links, visit each directory once.
+
+    Returns:
+        The recordings, and the number of files that are neither .flac nor .json.
 
     Raises:
-        UserError: there is none, one is damaged or has several channels, or two would have one id.
+        UserError: there is no recording, one is damaged or has several channels, or two would have one id.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a directory")
     found: dict[str, Recording] = {}
     ignored, seen = 0, set()
-    for directory, subdirectories, files in os.walk(root, onerror=_refuse, followlinks=True):
-        if (real := os.path.realpath(directory)) in seen:  # a link to what is above it leads in a circle
+    for directory, subdirectories, files in os.walk(root, onerror=_raise_unreadable, followlinks=True):
+        if (real := os.path.realpath(directory)) in seen:  # a link may point to a directory above it
             subdirectories.clear()
             continue
         seen.add(real)
@@ -183,10 +145,11 @@ def find_recordings(root: Path) -> tuple[list[Recording], int]:
             if not file.endswith(SUFFIX) or file.startswith("."):
                 ignored += not file.endswith(".json")
                 continue
-            recording = _recording(Path(directory, file), below)
+            recording = _read_header(Path(directory, file), below)
             if recording.id in found:
                 raise UserError(
-                    f"{found[recording.id].path} and {recording.path} would both be called {recording.id}"
+                    f"{found[recording.id].path} and {recording.path} would both have the id "
+                    f"{recording.id}: rename one of them"
                 )
             found[recording.id] = recording
     if not found:
@@ -194,19 +157,38 @@ def find_recordings(root: Path) -> tuple[list[Recording], int]:
     return list(found.values()), ignored
 
 
-def cutter(cutting: Cutting, recordings: list[Recording]) -> Callable[[Recording], list[Region]]:
-    """The function that says where a recording is cut, short pieces included.
+def _read_header(path: Path, below: tuple[str, ...]) -> Recording:
+    head = read_flac_head(path)
+    if head.channels != 1:
+        raise UserError(f"{path} has {head.channels} channels instead of one: split the file")
+    if not head.samples or not head.rate:
+        raise UserError(f"{path} has no duration in its header: encode it again from a file, not from a pipe")
+    if head.samples / head.rate > LONGEST:
+        raise UserError(
+            f"{path} has {head.samples} samples at {head.rate} Hz according to its header: copy it again"
+        )
+    speaker = "-".join(below) or path.stem
+    name = "/".join([*below, path.name])
+    return Recording(name, "-".join([*below, path.stem]), speaker, path, head.samples / head.rate)
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def make_cutter(cutting: Cutting, recordings: list[Recording]) -> Callable[[Recording], list[Region]]:
+    """Return the function that cuts a recording into pieces, including those that are too short.
 
     Raises:
-        UserError: a JSON file is missing or malformed, or names a recording that does not exist; now, or
-            when the function is called.
+        UserError: a JSON file is missing or malformed, or names a recording that does not exist; the returned
+            function raises it, too.
     """
     how = cutting.how
     if isinstance(how, Path):
         given = _read_object(how)
         if unknown := given.keys() - {r.name for r in recordings}:
             raise UserError(
-                f"{how}: there is no {min(unknown)} below the root: give paths as they are below it"
+                f"{how}: there is no {min(unknown)} below the root: give paths relative to the root"
             )
         return lambda r: _checked(how, r.name, given.get(r.name, []), r)
     if how == "speech":
@@ -216,7 +198,7 @@ def cutter(cutting: Cutting, recordings: list[Recording]) -> Callable[[Recording
 
 def _voice_activity(recording: Recording) -> list[Region]:
     path = recording.path.with_suffix(".json")
-    return _checked(path, KEY, _read_object(path).get(KEY), recording)
+    return _checked(path, ACTIVITY_KEY, _read_object(path).get(ACTIVITY_KEY), recording)
 
 
 def _checked(path: Path, key: str, regions: object, recording: Recording) -> list[Region]:
@@ -226,29 +208,66 @@ def _checked(path: Path, key: str, regions: object, recording: Recording) -> lis
         raise UserError(f"{path}: {key}: {e}") from None
 
 
-def _recording(path: Path, below: tuple[str, ...]) -> Recording:
-    head = read_flac_head(path)
-    if head.channels != 1:
-        raise UserError(f"{path} has {head.channels} channels, one is needed: split the file")
-    if not head.samples or not head.rate:
-        raise UserError(f"{path} does not say how long it is: encode it again from a file, not from a pipe")
-    if head.samples / head.rate > LONGEST:
-        raise UserError(f"{path} has {head.samples} samples at {head.rate} Hz by its head: copy it again")
-    speaker = "-".join(below) or path.stem
-    name = "/".join([*below, path.name])
-    return Recording(name, "-".join([*below, path.stem]), speaker, path, head.samples / head.rate)
-
-
-def _utterance(r: Recording, start: Seconds, end: Seconds) -> Utterance:
-    name = f"{r.id}_{round(1000 * start):08d}-{round(1000 * end):08d}"
-    return Utterance(name, r.speaker, r.path, None, r.id, start, end)
-
-
 def _read_object(path: Path) -> dict[str, object]:
     if not path.exists():
-        raise UserError(f"{path} does not exist: without it use --cut length")
+        raise UserError(f"{path} does not exist: use --cut length instead")
     return read_json(path)
 
 
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+def cut_by_length(duration: Seconds, longest: Seconds) -> list[Region]:
+    """Cut into pieces of equal length; the last one is shorter."""
+    count = math.ceil(duration / longest)
+    return [(i * longest, min((i + 1) * longest, duration)) for i in range(count)]
+
+
+def cut_by_speech(regions: Sequence[Region], longest: Seconds, pause: Seconds) -> list[Region]:
+    """Join neighbouring regions of speech to pieces, with the pauses between them.
+
+    Args:
+        regions: sorted by start; they may overlap. A region longer than ``longest`` is first divided into
+            equal parts.
+        longest: length that no piece exceeds.
+        pause: longest pause within a piece.
+    """
+    pieces: list[Region] = []
+    for start, end in (part for region in regions for part in _divide(region, longest)):
+        first, last = pieces[-1] if pieces else (-math.inf, -math.inf)
+        if start - last <= pause and max(last, end) - first <= longest:
+            pieces[-1] = (first, max(last, end))
+        else:
+            pieces.append((start, end))
+    return pieces
+
+
+def _divide(region: Region, longest: Seconds) -> list[Region]:
+    start, end = region
+    count = math.ceil((end - start) / longest)
+    edges = [*(start + (end - start) * i / count for i in range(count)), end]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def check_regions(regions: object, duration: Seconds) -> list[Region]:
+    """Check regions from a JSON file; return them sorted by start and clipped to the recording.
+
+    Raises:
+        ValueError: they are not a list of [start, end], or are not within the recording.
+    """
+    if not isinstance(regions, list):
+        raise ValueError(f"expected a list of [start, end] in seconds, not {regions!r:.60}")
+    checked: list[Region] = []
+    for region in regions:
+        try:
+            start, end = map(float, region)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"expected [start, end] in seconds, not {region!r:.60}") from None
+        if not 0 <= start < end <= duration + ROUNDING or start >= duration:
+            raise ValueError(
+                f"[{start:g}, {end:g}] is not within the recording, which has {duration:g} seconds"
+            )
+        checked.append((start, min(end, duration)))
+    return sorted(checked)
+
+
+def _make_utterance(r: Recording, start: Seconds, end: Seconds) -> Utterance:
+    name = f"{r.id}_{round(1000 * start):08d}-{round(1000 * end):08d}"
+    return Utterance(name, r.speaker, r.path, None, r.id, start, end)

@@ -1,7 +1,7 @@
 """LibriSpeech (https://www.openslr.org/12): 1000 hours of read English in seven parts, 16 kHz.
 
-Sets are called as in ESPnet's recipe: dev_clean for dev-clean, and so on; ``dev`` and ``train_960`` combine
-several. A speaker is a reader in one chapter. Transcripts are used as they are.
+Sets are named as in ESPnet's recipe: dev_clean for dev-clean, and so on; ``dev`` and ``train_960`` combine
+several parts. A speaker is a reader in one chapter. Transcripts are used as they are.
 """
 
 import os
@@ -19,9 +19,12 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines, read_table
 
 OPENSLR = "https://www.openslr.org/resources/12"
-TOP = "LibriSpeech"
+TOP_FOLDER = "LibriSpeech"
 ARCHIVE_SUFFIX = ".tar.gz"
-# MD5 of <part>.tar.gz, from the publisher's md5sum.txt in the same place
+AUDIO_SUFFIX = ".flac"
+SAMPLE_RATE = 16000
+COPY_AGAIN = "copy or unpack the part again"
+# MD5 of <part>.tar.gz, from md5sum.txt on OpenSLR
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
     "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
@@ -31,59 +34,95 @@ MD5 = {
     "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
     "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
 }
+UTTERANCES = {
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+}
+COMBINED_SETS = {
+    "dev": ("dev-clean", "dev-other"),
+    "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
+}
 
 
-def locate(
-    source: str, wanted: Collection[str], downloads: Path, md5: Mapping[str, str] = MD5
-) -> dict[str, Path]:
-    """The directory of every part that is wanted, or without a wish of every part that there is.
+@dataclass
+class Part:
+    """Utterances of a part, and the paths of files that do not belong to the corpus."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run ``prepare librispeech [SOURCE] DST [--parts NAME ...]``.
+
+    Writes DST/{dev_clean,...,dev,train_960}.
+    """
+    parser = argparse.ArgumentParser(
+        prog="espnet-kd prepare librispeech", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "source",
+        nargs="?",
+        default=OPENSLR,
+        help="directory LibriSpeech or the one above it, directory with <part>.tar.gz, one such archive, or "
+        "URL"
+        " of a directory with them (default: %(default)s)",
+    )
+    parser.add_argument("dst", type=Path, help="directory to write the data directories into")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help=f"parts or sets (default: all that are there): {' '.join([*UTTERANCES, *COMBINED_SETS])}",
+    )
+    parser.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("downloads"),
+        help="directory where archives are kept and unpacked (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--md5sums",
+        type=Path,
+        help="file of checksums, for a mirror whose archives are not the published ones",
+    )
+    args = parser.parse_args(argv)
+    md5 = read_md5sums(args.md5sums) if args.md5sums else MD5
+    with claimed(args.dst):
+        prepare(find_parts(args.source, choose_parts(args.parts), args.downloads, md5), args.dst)
+
+
+def choose_parts(names: Iterable[str]) -> list[str]:
+    """Return the parts of which sets consist, in the order of ``UTTERANCES``.
 
     Args:
-        source: the directory LibriSpeech, the one above it, one that has ``<part>.tar.gz``,
-            such an archive, or the address of a directory on a server that has them.
-        wanted: names of parts.
-        downloads: where archives are kept and unpacked, by their checksum, so once and never stale.
-        md5: checksum of each part's archive; one that is downloaded must have it.
+        names: of parts or sets.
 
     Raises:
-        UserError: nothing of LibriSpeech is there, or a part that is wanted is not.
+        UserError: a name is unknown.
     """
-    if "://" in source:
-        return {part: _fetch(source, part, downloads, md5) for part in MD5 if not wanted or part in wanted}
-    path = Path(source)
-    if path.is_dir():
-        found = parts_in(path)
-        for part in MD5:
-            archive = path / f"{part}{ARCHIVE_SUFFIX}"
-            if part not in found and (not wanted or part in wanted) and archive.is_file():
-                found |= parts_in(_unpack(archive, downloads, md5))
-    elif path.is_file():
-        found = parts_in(_unpack(path, downloads, md5))
-    else:
-        raise UserError(f"{source} is neither a directory nor a file nor a URL")
-    if not found:
-        raise UserError(
-            f"{source} is not LibriSpeech: there is no dev-clean or other part in it, nor in {source}/{TOP}"
-        )
-    if missing := [part for part in MD5 if part in wanted and part not in found]:
-        raise UserError(
-            f"{source} has {' '.join(found)}, but not {' '.join(missing)}: get them from {OPENSLR}"
-        )
-    return {part: found[part] for part in MD5 if part in found and (not wanted or part in wanted)}
-
-
-def parts_in(directory: Path) -> dict[str, Path]:
-    """Parts in the directory LibriSpeech or in one above it."""
-    return {
-        part: root / part for root in (directory / TOP, directory) for part in MD5 if (root / part).is_dir()
-    }
+    chosen: set[str] = set()
+    for name in names:
+        parts = COMBINED_SETS.get(name, (name.replace("_", "-"),))
+        if parts[0] not in UTTERANCES:
+            raise UserError(
+                f"LibriSpeech has no part {name!r}: known are {', '.join([*UTTERANCES, *COMBINED_SETS])}"
+            )
+        chosen.update(parts)
+    return [part for part in UTTERANCES if part in chosen]
 
 
 def read_md5sums(path: Path) -> dict[str, str]:
-    """Checksums by part from lines ``<MD5>  <part>.tar.gz``, as ``md5sum`` writes them.
+    """Read part -> checksum from lines ``<MD5>  <part>.tar.gz``, as ``md5sum`` writes them.
 
     Raises:
-        UserError: the file cannot be read or has another line.
+        UserError: the file cannot be read, or a line has another form.
     """
     md5: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), 1):
@@ -94,16 +133,69 @@ def read_md5sums(path: Path) -> dict[str, str]:
     return md5
 
 
-def _fetch(url: str, part: str, downloads: Path, md5: Mapping[str, str]) -> Path:
+def find_parts(
+    source: str, parts: Collection[str], downloads: Path, md5: Mapping[str, str] = MD5
+) -> dict[str, Path]:
+    """Return the directory of each part; download and unpack archives where necessary.
+
+    Args:
+        source: the directory LibriSpeech, the one above it, a directory with ``<part>.tar.gz``, one such
+            archive, or the URL of a directory with them.
+        parts: names of parts; empty for all that ``source`` has.
+        downloads: directory of downloaded archives; each is unpacked once, into a directory that is named by
+            its checksum.
+        md5: part -> checksum of its archive; a downloaded archive must have it.
+
+    Raises:
+        UserError: ``source`` is not LibriSpeech or lacks one of the parts.
+    """
+    if "://" in source:
+        return {
+            part: _download_part(source, part, downloads, md5) for part in MD5 if not parts or part in parts
+        }
+    path = Path(source)
+    if path.is_dir():
+        found = parts_in(path)
+        for part in MD5:
+            archive = path / f"{part}{ARCHIVE_SUFFIX}"
+            if part not in found and (not parts or part in parts) and archive.is_file():
+                found |= parts_in(_unpack(archive, downloads, md5))
+    elif path.is_file():
+        found = parts_in(_unpack(path, downloads, md5))
+    else:
+        raise UserError(f"{source} is not a directory, a file or a URL")
+    if not found:
+        raise UserError(
+            f"{source} is not LibriSpeech: there is no dev-clean or other part in it, nor in "
+            f"{source}/{TOP_FOLDER}"
+        )
+    if missing := [part for part in MD5 if part in parts and part not in found]:
+        raise UserError(
+            f"{source} has {' '.join(found)}, but not {' '.join(missing)}: get them from {OPENSLR}"
+        )
+    return {part: found[part] for part in MD5 if part in found and (not parts or part in parts)}
+
+
+def parts_in(directory: Path) -> dict[str, Path]:
+    """Return the parts in the directory LibriSpeech or in the one above it."""
+    return {
+        part: root / part
+        for root in (directory / TOP_FOLDER, directory)
+        for part in MD5
+        if (root / part).is_dir()
+    }
+
+
+def _download_part(url: str, part: str, downloads: Path, md5: Mapping[str, str]) -> Path:
     if part not in md5:
-        raise UserError(f"the checksums that were given have none for {part}{ARCHIVE_SUFFIX}: add it")
-    directory = _unpacked(downloads, part, md5[part])
+        raise UserError(f"--md5sums has no checksum of {part}{ARCHIVE_SUFFIX}: add it")
+    directory = _unpacked_directory(downloads, part, md5[part])
     if not directory.is_dir():
         extract(download(f"{url.rstrip('/')}/{part}{ARCHIVE_SUFFIX}", downloads, md5[part]), directory)
     found = parts_in(directory)
     if part not in found:
         raise UserError(
-            f"{url.rstrip('/')}/{part}{ARCHIVE_SUFFIX} has no {TOP}/{part} in it: give another address"
+            f"{url.rstrip('/')}/{part}{ARCHIVE_SUFFIX} contains no {TOP_FOLDER}/{part}: use another address"
         )
     return found[part]
 
@@ -113,47 +205,61 @@ def _unpack(archive: Path, downloads: Path, md5: Mapping[str, str]) -> Path:
     found = file_md5(archive)
     if found != md5.get(part):
         warn(f"{archive} has MD5 {found}, which is not the published one")
-    directory = _unpacked(downloads, part, found)
+    directory = _unpacked_directory(downloads, part, found)
     if not directory.is_dir():
         print(f"unpacking {archive} as {directory}", flush=True)
         extract(archive, directory)
     return directory
 
 
-def _unpacked(downloads: Path, name: str, md5: str) -> Path:
+def _unpacked_directory(downloads: Path, name: str, md5: str) -> Path:
     return downloads / f"{name}-{md5[:12]}"
 
 
-SAMPLE_RATE = 16000
-AUDIO_SUFFIX = ".flac"
-AGAIN = "copy or unpack the part again"
+def prepare(directories: dict[str, Path], dst: Path) -> None:
+    """Write a set for every part, and the combined sets whose parts are all there.
+
+    Nothing is written if one of the parts has an error.
+    """
+    utterances = {part: _read_utterances(part, directory) for part, directory in directories.items()}
+    for part, found in utterances.items():
+        _write_set(dst / part.replace("-", "_"), found)
+    for name, parts in COMBINED_SETS.items():
+        if all(part in utterances for part in parts):
+            _write_set(dst / name, [u for part in parts for u in utterances[part]])
 
 
-@dataclass
-class Part:
-    """What a part holds; ``ignored`` are files that do not belong to the corpus."""
+def _read_utterances(part: str, directory: Path) -> list[Utterance]:
+    found = read_part(directory)
+    if found.ignored:
+        warn(f"{directory}: {len(found.ignored)} other files are ignored, such as {found.ignored[0]}")
+    if len(found.utterances) != UTTERANCES[part]:
+        warn(f"{directory}: {len(found.utterances)} utterances, the corpus has {UTTERANCES[part]}")
+    return found.utterances
 
-    utterances: list[Utterance] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
+
+def _write_set(dst: Path, utterances: Sequence[Utterance]) -> None:
+    write_data_dir(dst, utterances)
+    print(f"{dst}: {len(utterances)} utterances, {len({u.speaker for u in utterances})} speakers", flush=True)
 
 
 def read_part(directory: str | Path) -> Part:
-    """All utterances, checked: every transcript has audio, and every file of audio has a transcript.
+    """Read all utterances of a part, and check that transcripts and audio files correspond.
 
-    Of each file of audio only the head is read, so that 1000 hours take seconds; what is damaged
-    behind it comes to light in stage 3, which decodes it.
+    Only the header of each audio file is read, so that 1000 hours take seconds; stage 3, which decodes the
+    audio, finds damage behind the header.
 
     Raises:
-        UserError: the directory is another kind of tree or a damaged copy; names file and line.
+        UserError: the directory is not a part of LibriSpeech, or is incomplete; names file and line.
     """
     part = Part()
-    readers = _directories(str(directory), part.ignored)
+    readers = _list_directories(str(directory), part.ignored)
     if not readers:
-        raise UserError(f"{directory} is no part of LibriSpeech: it has no directories <reader>/<chapter>")
+        raise UserError(f"{directory} is not a part of LibriSpeech: it has no directories <reader>/<chapter>")
     for reader in readers:
-        chapters = _directories(reader.path, part.ignored)
+        chapters = _list_directories(reader.path, part.ignored)
         if not chapters:
-            raise UserError(f"{reader.path} has no chapters: {AGAIN}")
+            raise UserError(f"{reader.path} has no chapters: {COPY_AGAIN}")
         for chapter in chapters:
             _read_chapter(chapter.path, f"{reader.name}-{chapter.name}", part)
     return part
@@ -168,17 +274,17 @@ def _read_chapter(directory: str, speaker: str, part: Part) -> None:
     for line, (utt, words) in enumerate(read_table(transcripts).items(), 1):
         where = f"{transcripts}:{line}"
         if not utt.startswith(f"{speaker}-"):
-            raise UserError(f"{where}: {utt} is not of reader and chapter {speaker}")
+            raise UserError(f"{where}: {utt} does not begin with reader and chapter, {speaker}-")
         if not words:
             raise UserError(f"{where}: {utt} has an empty transcript: correct or remove it")
         if utt + AUDIO_SUFFIX not in files:
-            raise UserError(f"{where}: there is no {utt}{AUDIO_SUFFIX} beside it: {AGAIN}")
+            raise UserError(f"{where}: there is no {utt}{AUDIO_SUFFIX} beside it: {COPY_AGAIN}")
         files.remove(utt + AUDIO_SUFFIX)
         path = f"{directory}/{utt}{AUDIO_SUFFIX}"
         _check_audio(path)
         part.utterances.append(Utterance(utt, speaker, Path(path), words))
     if files:
-        raise UserError(f"{directory}/{min(files)} has no line in {speaker}.trans.txt: {AGAIN}")
+        raise UserError(f"{directory}/{min(files)} has no line in {speaker}.trans.txt: {COPY_AGAIN}")
 
 
 def _check_audio(path: str) -> None:
@@ -190,8 +296,8 @@ def _check_audio(path: str) -> None:
         )
 
 
-def _directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
-    """Directories in ``path``, sorted; whatever else is there goes on the list."""
+def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
+    """Return the directories in ``path``, sorted; other entries are added to ``ignored``."""
     directories: list[os.DirEntry] = []
     for entry in _entries(path):
         if entry.is_dir() and not entry.name.startswith("."):
@@ -207,93 +313,3 @@ def _entries(path: str) -> list[os.DirEntry]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
-
-
-COUNTS = {
-    "dev-clean": 2703,
-    "dev-other": 2864,
-    "test-clean": 2620,
-    "test-other": 2939,
-    "train-clean-100": 28539,
-    "train-clean-360": 104014,
-    "train-other-500": 148688,
-}
-COMBINED = {
-    "dev": ("dev-clean", "dev-other"),
-    "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
-}
-
-
-def main(argv: list[str] | None = None) -> None:
-    """``prepare librispeech [SOURCE] DST [--parts NAME ...]``: DST/{dev_clean,...,dev,train_960}."""
-    parser = command_parser("prepare librispeech", __doc__.splitlines()[0])
-    parser.add_argument(
-        "source",
-        nargs="?",
-        default=OPENSLR,
-        help="directory LibriSpeech or one above it, directory of <part>.tar.gz, one such archive, or the"
-        " address of a mirror that has them (default: %(default)s)",
-    )
-    parser.add_argument("dst", type=Path, help="where the data directories go")
-    parser.add_argument(
-        "--parts",
-        nargs="*",
-        default=[],
-        metavar="NAME",
-        help=f"parts or sets (default: all that there are): {' '.join([*COUNTS, *COMBINED])}",
-    )
-    parser.add_argument(
-        "--downloads",
-        type=Path,
-        default=Path("downloads"),
-        help="where archives are kept and unpacked (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--md5sums", type=Path, help="checksums of a mirror whose archives are not the published ones"
-    )
-    args = parser.parse_args(argv)
-    md5 = read_md5sums(args.md5sums) if args.md5sums else MD5
-    with claimed(args.dst):
-        prepare(locate(args.source, choose_parts(args.parts), args.downloads, md5), args.dst)
-
-
-def choose_parts(names: Iterable[str]) -> list[str]:
-    """The parts that parts or sets consist of, in the order of ``COUNTS``.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    wanted: set[str] = set()
-    for name in names:
-        parts = COMBINED.get(name, (name.replace("_", "-"),))
-        if parts[0] not in COUNTS:
-            raise UserError(f"LibriSpeech has no part {name!r}: there are {', '.join([*COUNTS, *COMBINED])}")
-        wanted.update(parts)
-    return [part for part in COUNTS if part in wanted]
-
-
-def prepare(directories: dict[str, Path], dst: Path) -> None:
-    """Write a set for every part, and the combined ones whose parts are all there.
-
-    Nothing is written unless all parts are in order.
-    """
-    utterances = {part: _read(part, directory) for part, directory in directories.items()}
-    for part, found in utterances.items():
-        _write(dst / part.replace("-", "_"), found)
-    for name, parts in COMBINED.items():
-        if all(part in utterances for part in parts):
-            _write(dst / name, [u for part in parts for u in utterances[part]])
-
-
-def _read(part: str, directory: Path) -> list[Utterance]:
-    found = read_part(directory)
-    if found.ignored:
-        warn(f"{directory}: {len(found.ignored)} other files are ignored, such as {found.ignored[0]}")
-    if len(found.utterances) != COUNTS[part]:
-        warn(f"{directory}: {len(found.utterances)} utterances, the corpus has {COUNTS[part]}")
-    return found.utterances
-
-
-def _write(dst: Path, utterances: Sequence[Utterance]) -> None:
-    write_data_dir(dst, utterances)
-    print(f"{dst}: {len(utterances)} utterances, {len({u.speaker for u in utterances})} speakers", flush=True)

@@ -1,4 +1,4 @@
-"""Text files as LDC and NIST distribute them, line by line."""
+"""Find the files of a corpus of telephone calls and read its recordings and text files."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,28 +14,29 @@ from espnet_kd.files import read_text
 
 SIDES = "AB"
 SUFFIXES = (".sph", ".wav", ".flac")
-OVERSHOOT: Seconds = 0.1  # by which a segment may exceed its recording: `format` reads what there is
+LONGEST_CALL: Seconds = 1e6  # later times are refused
+OVERSHOOT: Seconds = 0.1  # a segment may end this much after its recording; `format` reads up to the end
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Both sides of a call."""
+    """A file with both sides of a call, and its duration."""
 
     path: Path
     seconds: Seconds
 
-    def fit(self, start: Seconds, end: Seconds) -> tuple[Seconds, Seconds] | None:
-        """The part of a segment that there is, None if there is nothing of it."""
+    def clip(self, start: Seconds, end: Seconds) -> tuple[Seconds, Seconds] | None:
+        """Clip a segment to the recording; None if it begins after the end."""
         if start >= self.seconds:
             return None
         return (start, end) if end <= self.seconds + OVERSHOOT else (start, self.seconds)
 
 
 def find_files(roots: Iterable[Path]) -> list[Path]:
-    """All files below the directories, through symbolic links too, each directory once; sorted.
+    """Return all files below some directories, sorted; follow symbolic links, visit each directory once.
 
     Raises:
-        UserError: a root is no directory.
+        UserError: a root is not a directory.
     """
     found, seen = [], set()
     for root in roots:
@@ -52,25 +53,30 @@ def find_files(roots: Iterable[Path]) -> list[Path]:
 
 
 def find_one(files: Iterable[Path], name: str, what: str) -> Path:
-    """The one file of that name, in upper or lower case.
+    """Return the only file with a name, in upper or lower case.
+
+    Args:
+        files: to search.
+        name: of the file.
+        what: description for the error message.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is no such file, or there are several.
     """
     found = [path for path in files if path.name.lower() == name.lower()]
     if len(found) != 1:
-        have = f"{len(found)} files are called {name}, as {found[0]}" if found else f"there is no {name}"
-        raise UserError(f"{have}: give the directories so that there is one ({what}) below them")
+        have = f"{len(found)} files are called {name}, such as {found[0]}" if found else f"there is no {name}"
+        raise UserError(f"{have}: give directories with exactly one below them ({what})")
     return found[0]
 
 
 def find_recordings(files: Iterable[Path], name: re.Pattern[str], prefix: str = "") -> dict[str, Recording]:
-    """The calls among some files.
+    """Return the calls among some files, by name.
 
     Args:
-        files: of any kind.
-        name: of a call's file without its suffix; its first group, lower case, is the call's name.
-        prefix: of the name.
+        files: files of any kind.
+        name: pattern of the name of a file without its suffix, in lower case; group 1 is the call.
+        prefix: put in front of group 1.
 
     Raises:
         UserError: a call is there twice, is compressed by shorten, is cut off, or is not two-channel audio.
@@ -80,18 +86,18 @@ def find_recordings(files: Iterable[Path], name: re.Pattern[str], prefix: str = 
         match = name.fullmatch(path.stem.lower()) if path.suffix.lower() in SUFFIXES else None
         if match and paths.setdefault(prefix + match[1], path) != path:
             call = prefix + match[1]
-            raise UserError(f"{call} is there twice, {paths[call]} and {path}: hide one")
+            raise UserError(f"{call} is there twice, {paths[call]} and {path}: remove one of them")
     shortened = [path for path in paths.values() if is_shortened(path)]
     if shortened:
         raise UserError(
             f"{len(shortened)} of {len(paths)} recordings are compressed by shorten, the first is "
             f"{shortened[0]}: unpack them into another directory, each with `sph2pipe -u -f sph IN OUT`, "
-            "and give that"
+            "and give that directory"
         )
-    return {call: _open(path) for call, path in paths.items()}
+    return {call: _read_head(path) for call, path in paths.items()}
 
 
-def _open(path: Path) -> Recording:
+def _read_head(path: Path) -> Recording:
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as e:
@@ -104,14 +110,14 @@ def _open(path: Path) -> Recording:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(``FILE:LINE``, the line) of every line that is not empty.
+    """Yield (``FILE:LINE``, line) of every line that is not empty.
 
-    The files are ASCII; read as Latin-1, a stray byte beyond it can be written again as it was.
+    The files are ASCII; decoded as Latin-1, a stray byte beyond ASCII can be written unchanged.
 
     Raises:
         UserError: the file cannot be read.
     """
-    # Not splitlines: it divides at the bytes 0x1c to 0x1e and 0x85, too.
+    # str.splitlines would also divide at the bytes 0x1c to 0x1e and 0x85.
     for number, line in enumerate(read_text(path, "latin-1").split("\n"), 1):
         if line.strip():
             yield f"{path}:{number}", line

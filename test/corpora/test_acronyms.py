@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_kd.corpora.switchboard import LETTERS, read_acronyms, spell
+from espnet_kd.corpora.switchboard import LETTERS, read_acronyms, spell_acronym
 from espnet_kd.errors import UserError
 
 
@@ -33,7 +33,7 @@ from espnet_kd.errors import UserError
     ],
 )
 def test_an_acronym_sounds_like_its_letters(word: str, sounds: str, spelled: str | None) -> None:
-    assert spell(word, sounds.split()) == spelled
+    assert spell_acronym(word, sounds.split()) == spelled
 
 
 def test_every_letter_has_a_sound() -> None:
@@ -54,7 +54,7 @@ def test_a_dictionary(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("yeah y ae\n")
-    with pytest.raises(UserError, match="words has no word pronounced by its letters"):
+    with pytest.raises(UserError, match="words has no word that is pronounced letter by letter"):
         read_acronyms(tmp_path / "words")
     with pytest.raises(UserError, match="none does not exist"):
         read_acronyms(tmp_path / "none")

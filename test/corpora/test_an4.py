@@ -38,7 +38,7 @@ def test_both_distributions(tmp_path: Path, suffix: str) -> None:
     assert (tmp_path / "data" / "test" / "spk2utt").read_text() == "fcaw fcaw-an406-fcaw-b\n"
 
 
-def test_again_gives_the_same_bytes_and_counts_are_only_a_warning(
+def test_a_second_run_gives_the_same_bytes_and_wrong_counts_only_warn(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     an4.main([str(root), str(tmp_path / "data")])
@@ -55,7 +55,7 @@ def test_a_dev_speaker_who_is_not_there_is_named(
     assert "warning: dev speakers that are not in the training set: nobody\n" in capsys.readouterr().err
 
 
-def test_a_line_is_not_divided_within(tmp_path: Path, root: Path) -> None:
+def test_special_line_separators_do_not_divide_a_line(tmp_path: Path, root: Path) -> None:
     edit(root / "etc" / "an4_train.transcription", "ENTER FIVE", "ENTER\u2028FIVE\x1cSIX")
     an4.main([str(root), str(tmp_path / "data")])
     assert (tmp_path / "data" / "dev" / "text").read_text() == "fclc-an101-fclc-b ENTER FIVE SIX\n"
@@ -82,14 +82,14 @@ def test_a_tarball_of_another_checksum_is_refused(tmp_path: Path, root: Path) ->
         an4.main([str(tmp_path / "an4.tar.gz"), str(tmp_path / "data"), "--sha256", "0" * 64])
 
 
-def test_the_directory_above_will_do(tmp_path: Path, root: Path) -> None:
+def test_the_directory_above_is_accepted(tmp_path: Path, root: Path) -> None:
     assert an4.find_root(tmp_path) == root == an4.find_root(root)
 
 
 def test_another_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not AN4: no etc/an4_train.fileids"):
         an4.main([str(tmp_path), str(tmp_path / "data")])
-    with pytest.raises(UserError, match="nowhere is neither a directory nor a file nor a URL"):
+    with pytest.raises(UserError, match="nowhere is not a directory, a file or a URL"):
         an4.main(["nowhere", str(tmp_path / "data")])
 
 
@@ -171,5 +171,5 @@ def test_a_share_of_the_transcripts(tmp_path: Path, root: Path) -> None:
     an4.main([str(root), str(tmp_path / "data"), "--labelled", "50"])
     assert (tmp_path / "data/train_50/text").read_text() == "fash-cen1-fash-b H I N I C H\n"
     assert (tmp_path / "data/train_rest_50/text").read_text() == "fash-an251-fash-b YES\n"
-    with pytest.raises(UserError, match="--labelled 100 is not a share in per cent"):
+    with pytest.raises(UserError, match="--labelled 100 is not a percentage from 1 to 99"):
         an4.main([str(root), str(tmp_path / "data"), "--labelled", "100"])

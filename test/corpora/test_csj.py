@@ -78,7 +78,7 @@ def test_excluded_talks_are_in_no_set(tmp_path: Path, root: Path) -> None:
     assert not [talk for talk in ("D01M0019", "R00M0187", "S05M0613") if talk in written]
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_dropped_utterances_are_counted(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
     csj.main([str(root), str(tmp_path / "data"), *PART])
     out = capsys.readouterr().out
     assert "dropped: 1 utterances with a masked name (×)" in out
@@ -109,12 +109,12 @@ def test_like_espnet_s_recipe(tmp_path: Path, root: Path, capsys: pytest.Capture
     assert not [utt for utt in train.text if utt.startswith(("R00M0187", "S05M0613"))]
 
 
-def test_the_corpus_may_lie_one_level_below(tmp_path: Path, root: Path) -> None:
+def test_the_corpus_may_be_one_level_below(tmp_path: Path, root: Path) -> None:
     csj.main([str(root.parent), str(tmp_path / "data"), *PART])
     assert (tmp_path / "data" / "eval1" / "text").exists()
 
 
-def test_again_gives_the_same_bytes(tmp_path: Path, root: Path) -> None:
+def test_a_second_run_gives_the_same_bytes(tmp_path: Path, root: Path) -> None:
     csj.main([str(root), str(tmp_path / "data"), *PART])
     first = contents(tmp_path / "data")
     csj.main([str(root), str(tmp_path / "data"), *PART])
@@ -133,14 +133,14 @@ def test_evaluation_talks_must_be_there(tmp_path: Path, root: Path) -> None:
 def test_a_set_without_talks_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = write_csj(tmp_path / "CSJ", {"A01F0055": TALKS["A01F0055"]})
     csj.main([str(root), str(tmp_path / "data"), *PART])
-    assert "eval1 is not written: it would have no utterances" in capsys.readouterr().err
+    assert "eval1 is not written: it would be empty" in capsys.readouterr().err
     assert not (tmp_path / "data" / "eval1").exists()
 
 
-def test_a_set_of_an_earlier_run_does_not_stay(tmp_path: Path, root: Path) -> None:
+def test_a_set_of_an_earlier_run_that_would_be_empty_is_refused(tmp_path: Path, root: Path) -> None:
     csj.main([str(root), str(tmp_path / "data"), *PART])
     before = contents(tmp_path / "data")
-    with pytest.raises(UserError, match="eval1 is of an earlier run and would have no utterances now"):
+    with pytest.raises(UserError, match="eval1 was written by an earlier run and would be empty now"):
         csj.main([str(root), str(tmp_path / "data"), *PART, "--eval1", "A01M0137", "A01M0097"])
     assert contents(tmp_path / "data") == before
 
@@ -152,13 +152,13 @@ def test_several_tags_can_be_declared(tmp_path: Path) -> None:
     assert texts(tmp_path / "data" / "train")["A01F0055_0001000_0002000"] == "はいん"
 
 
-def test_a_whole_evaluation_set_of_another_size_is_pointed_out(
+def test_a_complete_evaluation_set_of_another_size_gives_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     talks = {talk: [said(1, 2, "はい")] for talk in (*csj.TALKS["eval1"].split(), "A01F0055", "A01F0067")}
     csj.main([str(write_csj(tmp_path / "CSJ", talks)), str(tmp_path / "data"), *PART])
     err = capsys.readouterr().err
-    assert "eval1 has 10 utterances and 20 characters; with ESPnet's recipe it has 1272 and 43897" in err
+    assert "eval1 has 10 utterances and 20 characters; ESPnet reports 1272 and 43897" in err
     assert "eval2 has" not in err
 
 
@@ -177,17 +177,17 @@ def test_a_missing_recording_is_named(tmp_path: Path, root: Path) -> None:
 def test_a_talk_that_is_there_twice_is_named(tmp_path: Path, root: Path) -> None:
     first = root / "MORPH" / "SDB" / "core" / "A01F0055.sdb"
     (second := root / "MORPH" / "SDB" / "noncore" / "A01F0055.sdb").write_bytes(first.read_bytes())
-    with pytest.raises(UserError, match=f"{second} is there a second time: {first} is the first"):
+    with pytest.raises(UserError, match=f"{second} is a second copy of {first}"):
         csj.main([str(root), str(tmp_path / "data"), *PART])
 
 
-def test_other_files_are_left_alone(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_other_files_are_ignored(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
     core = root / "MORPH" / "SDB" / "core"
     for name in ("00README.txt", "._A01F0055.sdb", "test.sdb"):
         (core / name).write_text("")
     csj.main([str(root), str(tmp_path / "data"), *PART])
     err = capsys.readouterr().err
-    assert "test.sdb is left alone: its name is not a talk's" in err and "._A01F0055" not in err
+    assert "test.sdb is ignored: its name is not that of a talk" in err and "._A01F0055" not in err
 
 
 @pytest.mark.parametrize("name", ["nothing", "."])
@@ -204,7 +204,7 @@ def test_mistakes_in_a_file_leave_nothing_behind(tmp_path: Path, root: Path) -> 
 
 
 @pytest.mark.parametrize("layout", ["usb", "dvd"])
-def test_a_miniature_of_any_size(tmp_path: Path, layout: str) -> None:
+def test_miniature_corpora_of_other_sizes_are_prepared(tmp_path: Path, layout: str) -> None:
     talks = {talk: make_parts(5, seed) for seed, talk in enumerate(["A01F0055", "A01M0110", "S00F0066"])}
     csj.main([str(write_csj(tmp_path / "CSJ", talks, layout)), str(tmp_path / "data"), *PART])
     assert len(texts(tmp_path / "data" / "train")) == len(texts(tmp_path / "data" / "eval3")) == 5

@@ -128,5 +128,5 @@ def test_a_tag_without_its_written_form_is_named(tmp_path: Path) -> None:
         (["<雑音>", "(笑 そう)"], ["雑音", "笑そう"]),
     ],
 )  # fmt: skip
-def test_text_like_espnet_s(tmp_path: Path, surfaces: list[str], texts: list[str]) -> None:
+def test_texts_as_in_espnet_s_recipe(tmp_path: Path, surfaces: list[str], texts: list[str]) -> None:
     assert espnet_texts(words(tmp_path / "a.sdb", *surfaces)) == texts

@@ -19,7 +19,7 @@ def utterances(
 ) -> list[Utterance]:
     path.write_bytes(sdb(talk.id, parts))
     words = read_sdb(path)
-    joined = join_units(words, [w.surface for w in words], talk.dialogue, **options)
+    joined = join_units(words, [w.surface for w in words], talk.is_dialogue, **options)
     return make_utterances(talk, joined, Counter() if dropped is None else dropped)
 
 
@@ -79,7 +79,7 @@ def test_an_utterance_without_duration_is_dropped_and_counted(tmp_path: Path) ->
     assert dropped == {"utterances that end before they begin": 1}
 
 
-def test_words_without_text_or_part_of_speech_take_no_part(tmp_path: Path) -> None:
+def test_words_without_text_or_part_of_speech_are_skipped(tmp_path: Path) -> None:
     noise = Part(2.1, 2.2, [("ざつ", "", "", "")])
     parts = [said(1, 2, "あ", "", "い"), noise, said(2.6, 3, "う")]  # with the noise the gap would be 0.4 s
     wanted = [("0001000_0002000", "あい"), ("0002600_0003000", "う")]
@@ -101,6 +101,6 @@ def test_the_sides_of_a_dialogue_are_speakers_with_a_recording_each(tmp_path: Pa
     ]
 
 
-def test_the_channel_of_a_monologue_does_not_matter(tmp_path: Path) -> None:
+def test_the_channel_of_a_monologue_is_ignored(tmp_path: Path) -> None:
     parts = [said(1, 2, "あ", channel="L"), said(2.2, 3, "い", channel="R")]
     assert brief(utterances(tmp_path / "a", *parts)) == [("0001000_0003000", "あい")]

@@ -39,7 +39,7 @@ def test_data_directories_are_valid(corpus: Path) -> None:
             assert 0.01 < np.sqrt(np.mean(samples**2)) < 0.3
 
 
-def test_same_seed_same_bytes(corpus: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     digits.main([str(tmp_path / "data"), *SMALL, "--nj", "1"])
     assert len(audio(corpus)) == 9
     assert audio(tmp_path / "data") == audio(corpus)
@@ -48,7 +48,7 @@ def test_same_seed_same_bytes(corpus: Path, tmp_path: Path) -> None:
             assert (tmp_path / "data" / part / table).read_bytes() == (corpus / part / table).read_bytes()
 
 
-def test_another_seed_another_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_another_corpus(corpus: Path, tmp_path: Path) -> None:
     digits.main([str(tmp_path / "data"), *SMALL, "--seed", "2"])
     assert not audio(tmp_path / "data").keys() & audio(corpus).keys()
 
@@ -73,7 +73,7 @@ def digits_sets(corpus: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_near_relatives_stay_together(seed: int) -> None:
+def test_similar_voices_stay_in_one_set(seed: int) -> None:
     names = [f"voice{letter}{n}" for letter in "abcdefghij" for n in ("", 2)] + ["whisper"]
     sets = digits.split_voices(names, seed)
     # 20 voices in pairs: dev takes pairs until it has 3 (15 %), test until it has 5 (25 %);
@@ -84,7 +84,7 @@ def test_near_relatives_stay_together(seed: int) -> None:
         assert all(v + "2" in voices for v in voices if not v.endswith("2"))
 
 
-def test_audio_is_made_once_and_anew_for_another_request(
+def test_audio_is_written_once_and_again_for_other_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
@@ -96,7 +96,7 @@ def test_audio_is_made_once_and_anew_for_another_request(
             (directory / f"{script.id}.flac").write_text("audio")
         return []
 
-    monkeypatch.setattr(digits, "_each_in_a_fresh_process", write)
+    monkeypatch.setattr(digits, "_synthesise_in_new_processes", write)
     (tmp_path / "data" / "audio" / ".train.partial").mkdir(parents=True)
     (tmp_path / "data" / "audio" / ".train.partial" / "half.flac").write_text("")
     for count in (5, 5, 6):
@@ -111,7 +111,7 @@ def test_audio_is_made_once_and_anew_for_another_request(
     assert written == [5, 6, 6, 6] and len(contents(audio)) == 7
 
 
-def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "espnet_kd", "prepare", "digits", str(tmp_path / "data"), *SMALL]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     results = sorted((p.communicate()[1], p.returncode) for p in both)
@@ -128,20 +128,20 @@ def test_into_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read_data_dir("dev").speaker) == 1
 
 
-def test_without_the_synthesiser_one_line_says_what_to_install(
+def test_the_error_without_espeakng_loader_names_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(SystemExit) as stop:
         run("prepare", ["digits", str(tmp_path / "data")])
     assert str(stop.value).startswith("espnet-kd: error: ") and "\n" not in str(stop.value)
-    assert "pip install espnet_kd[demo]" in str(stop.value)
+    assert "pip install 'espnet_kd[demo]'" in str(stop.value)
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("option", ["--train", "--test", "--nj"])
 def test_counts_are_positive(tmp_path: Path, option: str) -> None:
-    with pytest.raises(UserError, match=f"{option} 0: at least 1"):
+    with pytest.raises(UserError, match=f"{option} 0: must be at least 1"):
         digits.main([str(tmp_path / "data"), option, "0"])
 
 

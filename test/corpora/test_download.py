@@ -107,9 +107,9 @@ def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     assert server.asked == [None, "bytes=300000-", "bytes=600000-"]
 
 
-def test_a_later_call_goes_on_where_the_first_gave_up(server: Server, tmp_path: Path) -> None:
+def test_a_later_call_resumes_where_the_first_one_failed(server: Server, tmp_path: Path) -> None:
     server.limit, server.limits = 1000, module.ATTEMPTS
-    with pytest.raises(UserError, match="closed early; 3000 bytes are kept, the same command goes on"):
+    with pytest.raises(UserError, match="closed early; 3000 bytes are kept: repeat the command"):
         download(server.url, tmp_path, SHA256, pause=0)
     assert [p.name for p in tmp_path.iterdir()] == ["an4.tar.gz.part"]
     assert download(server.url, tmp_path, SHA256).read_bytes() == DATA
@@ -146,7 +146,7 @@ def test_a_wrong_file_that_is_there_is_kept_and_named(tmp_path: Path) -> None:
     assert (tmp_path / "a.tgz").read_bytes() == b"precious"
 
 
-def test_an_md5_is_a_checksum_as_well(server: Server, tmp_path: Path) -> None:
+def test_an_md5_is_accepted_as_checksum(server: Server, tmp_path: Path) -> None:
     md5 = hashlib.md5(DATA).hexdigest()
     assert download(server.url, tmp_path, md5).read_bytes() == DATA
     with pytest.raises(UserError, match=f"has MD5 {md5}, not {'0' * 32}"):
@@ -154,19 +154,19 @@ def test_an_md5_is_a_checksum_as_well(server: Server, tmp_path: Path) -> None:
 
 
 def test_an_unknown_address(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the server says 404 Not Found: give the path"):
+    with pytest.raises(UserError, match="the server answers 404 Not Found: correct the address"):
         download(server.url.replace("an4", "an5"), tmp_path)
 
 
 def test_no_server(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="refused; the same command begins anew"):
+    with pytest.raises(UserError, match="refused; repeat the command"):
         download("http://127.0.0.1:9/a.tgz", tmp_path, pause=0)
 
 
 def interrupted(server: Server, directory: Path) -> None:
     """Fetch 3000 bytes of version "1", without a checksum."""
     server.version, server.limit, server.limits = '"1"', 1000, module.ATTEMPTS
-    with pytest.raises(UserError, match="3000 bytes are kept, the same command goes on"):
+    with pytest.raises(UserError, match="3000 bytes are kept: repeat the command"):
         download(server.url, directory, pause=0)
     assert server.versions == [None, '"1"', '"1"']
 
@@ -203,9 +203,9 @@ def test_without_version_and_checksum_all_is_fetched_anew(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("length", ["-1", "12x", "1_000", "9" * 5000, "١٢"])
-def test_a_length_that_is_none(server: Server, tmp_path: Path, length: str) -> None:
+def test_an_invalid_content_length_is_refused(server: Server, tmp_path: Path, length: str) -> None:
     server.more = {"Content-Length": length.encode().decode("latin-1")}
-    with pytest.raises(UserError, match="the server gives the length '.*: give another address") as e:
+    with pytest.raises(UserError, match="the server gives the invalid length '.*: use another address") as e:
         download(server.url, tmp_path, pause=0)
     assert len(str(e.value)) < 200
 
@@ -217,18 +217,18 @@ def test_a_file_that_is_too_large(server: Server, tmp_path: Path) -> None:
             download(server.url, tmp_path, largest=100_000)
         assert not list(tmp_path.iterdir())
     server.with_length, server.more = True, {"Content-Length": "9" * 18}
-    with pytest.raises(UserError, match=r"has 9{18} bytes, and .* has room for \d+: make room"):
+    with pytest.raises(UserError, match=r"has 9{18} bytes, but .* has only \d+ free"):
         download(server.url, tmp_path, largest=10**18)
 
 
 @pytest.mark.parametrize("elsewhere", ["file:///etc/passwd", "ftp://host/a.tgz", "data:,x", "http://[1/a.tgz"])
 def test_only_http_is_followed(server: Server, tmp_path: Path, elsewhere: str) -> None:
     server.leads_to = elsewhere
-    with pytest.raises(UserError, match="leads to|not allowed|cannot be read") as e:
+    with pytest.raises(UserError, match="redirects to|not allowed|cannot be read") as e:
         download(server.url, tmp_path, pause=0)
     assert server.asked == [None] and "\n" not in str(e.value)
     server.leads_to = server.url  # in a circle
-    with pytest.raises(UserError, match="the server says 302 .* infinite loop"):
+    with pytest.raises(UserError, match="the server answers 302 .* infinite loop"):
         download(server.url, tmp_path, pause=0)
 
 
@@ -246,8 +246,8 @@ def test_other_addresses_are_refused(tmp_path: Path, url: str) -> None:
         f"http://host/{'a' * 300}",
     ],
 )  # fmt: skip
-def test_addresses_that_are_none_are_refused_in_one_line(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UserError, match="is not an address|cannot be a file's name") as e:
+def test_invalid_addresses_are_refused_in_one_line(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match="is not an address|cannot be the name of a file") as e:
         download(url, tmp_path, pause=0)
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())

@@ -15,24 +15,24 @@ def seconds(samples: np.ndarray) -> float:
 
 def test_speech(synthesiser: digits.Synthesiser) -> None:
     assert synthesiser.sample_rate == 22050
-    speech = synthesiser.say("one two three", "en-us+f2")
+    speech = synthesiser.synthesise("one two three", "en-us+f2")
     assert speech.dtype == np.int16 and 0.5 < seconds(speech) < 2 and np.abs(speech).max() > 1000
 
 
 def test_a_higher_rate_is_shorter_and_a_gap_longer(synthesiser: digits.Synthesiser) -> None:
-    slow, fast = (synthesiser.say("one two three", "en", rate=rate) for rate in (120, 240))
+    slow, fast = (synthesiser.synthesise("one two three", "en", rate=rate) for rate in (120, 240))
     assert seconds(fast) < 0.75 * seconds(slow)
-    assert seconds(synthesiser.say("one two three", "en", rate=120, word_gap=20)) > seconds(slow) + 0.3
+    assert seconds(synthesiser.synthesise("one two three", "en", rate=120, word_gap=20)) > seconds(slow) + 0.3
 
 
 @pytest.mark.parametrize("accent", digits.ACCENTS)
 def test_every_accent_speaks(synthesiser: digits.Synthesiser, accent: str) -> None:
-    assert seconds(synthesiser.say("nine", f"{accent}+{digits.variants()[0]}")) > 0.1
+    assert seconds(synthesiser.synthesise("nine", f"{accent}+{digits.variants()[0]}")) > 0.1
 
 
 def test_an_unknown_voice(synthesiser: digits.Synthesiser) -> None:
     with pytest.raises(ValueError, match="no voice 'martian'"):
-        synthesiser.say("one", "martian")
+        synthesiser.synthesise("one", "martian")
 
 
 def test_about_a_hundred_variants() -> None:

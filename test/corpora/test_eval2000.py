@@ -44,7 +44,7 @@ def test_tables(root: Path) -> None:
     assert {u.channel for u in read_data_dir(data) if u.speaker.endswith("-B")} == {1}
 
 
-def test_reference_and_rules_lie_beside(root: Path) -> None:
+def test_stm_and_glm_are_written_into_the_data_directory(root: Path) -> None:
     data = prepare(root)
     assert (data / "glm").read_bytes() == (root / STM).with_name("en20000405_hub5.glm").read_bytes()
     reference = (data / "stm").read_text()
@@ -52,7 +52,7 @@ def test_reference_and_rules_lie_beside(root: Path) -> None:
     assert reference.count("\n") == (root / STM).read_text().count("\n")
 
 
-def test_what_is_not_scored_is_counted(root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_segments_that_are_not_scored_are_counted(root: Path, capsys: pytest.CaptureFixture) -> None:
     edit(root / STM, "DO THINK ((SO) (TH-)", "(%HESITATION) <B_ASIDE>")
     data = prepare(root)
     out, err = capsys.readouterr()
@@ -62,7 +62,7 @@ def test_what_is_not_scored_is_counted(root: Path, capsys: pytest.CaptureFixture
     assert err == "warning: 2 calls with 4 sides, the corpus has 40\n"
 
 
-def test_two_roots_and_again_the_same_bytes(root: Path) -> None:
+def test_two_roots_and_a_second_run_give_the_same_bytes(root: Path) -> None:
     first = contents(prepare(root))
     assert contents(prepare(root, root / "LDC2002S09", root / "LDC2002T43")) == first
 
@@ -76,7 +76,7 @@ def test_a_reference_without_a_segment_is_an_error(root: Path) -> None:
     assert not (root.parent / "data").exists()
 
 
-def test_but_not_one_that_is_not_scored(root: Path) -> None:
+def test_an_ignored_reference_needs_no_segment(root: Path) -> None:
     edit(root / PEM, (root / PEM).read_text().splitlines()[-1] + "\n", "")
     assert len(list(read_data_dir(prepare(root)))) == 8
 
@@ -87,7 +87,7 @@ def test_a_segment_without_a_reference_is_left_out(root: Path, capsys: pytest.Ca
     )
     assert len(list(read_data_dir(prepare(root)))) == 8
     err = capsys.readouterr().err
-    assert f"1 segments are not in {root / STM} and left out, the first is {root / PEM}:{line + 1}" in err
+    assert f"1 segments are not in {root / STM} and are left out, the first is {root / PEM}:{line + 1}" in err
 
 
 def test_a_call_without_audio_is_left_out_of_the_reference_too(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_kd.corpora.eval2000 import Segment, plain_reference, read_pem, read_stm, repaired_stm, widen
+from espnet_kd.corpora.eval2000 import Segment, add_margins, plain_reference, read_pem, read_stm, repaired_stm
 from espnet_kd.errors import UserError
 
 STM = "en_4156 A en_4156_A 357.64 359.64 <O,en,F,en-F>  HE IS A POLICE OFFICER"
@@ -48,8 +48,8 @@ def test_an_stm(tmp_path: Path) -> None:
     # 1.16 * 100 is 115.99999999999999, and Kaldi cuts off
     assert list(found) == ["en_4156-A_035764-035964", "sw_4390-B_000000-000115", "sw_4390-B_000115-000200"]
     first, second, third = found.values()
-    assert first.words == "HE IS A POLICE OFFICER" and not first.ignored
-    assert second.ignored and third.words == "" and third.where == f"{tmp_path}/x.stm:4"
+    assert first.words == "HE IS A POLICE OFFICER" and not first.is_ignored
+    assert second.is_ignored and third.words == "" and third.where == f"{tmp_path}/x.stm:4"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_malformed_pem(tmp_path: Path, line: str, message: str) -> None:
     [
         ((STM.replace("<O,en,F,en-F>", ""),), "x:1: expected `CALL SIDE SPEAKER START END <LABELS> WORDS`"),
         ((STM.replace("357.64", "soon"),), "x:1: soon and 359.64 are not times"),
-        ((";; comment", STM, STM), "x:3: en_4156-A_035764-035964 is there already, at .*x:2"),
+        ((";; comment", STM, STM), "x:3: en_4156-A_035764-035964 occurs a second time, first at .*x:2"),
     ],
 )
 def test_a_malformed_stm(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
@@ -117,12 +117,12 @@ def test_words_of_a_reference(reference: str, plain: str) -> None:
 )
 def test_margins(times: list[tuple[float, float]], widened: list[tuple[float, float]]) -> None:
     pem = segments(*times)
-    assert [widen(pem, 0.1)[s.id] for s in pem] == widened
+    assert [add_margins(pem, 0.1)[s.id] for s in pem] == widened
 
 
 def test_the_sides_of_a_call_have_margins_of_their_own() -> None:
     a, b = segments((1, 2)), segments((1.5, 3), side="B")
-    assert list(widen(a + b, 0.1).values()) == [(0.9, 2.1), (1.4, 3.1)]
+    assert list(add_margins(a + b, 0.1).values()) == [(0.9, 2.1), (1.4, 3.1)]
 
 
 def test_an_stm_for_the_scorer(tmp_path: Path) -> None:

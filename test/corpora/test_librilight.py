@@ -42,7 +42,9 @@ def test_pieces_of_one_length(tmp_path: Path, root: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == f"{data}: 5 pieces of 2 recordings, 0.00 of 0.00 hours\n"
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_dropped_pieces_and_recordings_are_counted(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
+) -> None:
     (root / "README.md").touch()
     librilight.main([str(root), str(tmp_path / "data"), "--longest", "2", "--shortest", "1.1"])
     said = capsys.readouterr().out
@@ -80,9 +82,9 @@ def test_a_file_in_the_root_is_its_own_speaker(tmp_path: Path) -> None:
     [
         ("{", "01_song_64kb.json:1: not JSON"),
         ("[]", "01_song_64kb.json holds a list, not a JSON object"),
-        ("{}", "01_song_64kb.json: voice_activity: a list of"),
-        ('{"voice_activity": [[1, 9]]}', r"voice_activity: \[1, 9\] does not lie in the recording"),
-        (None, "01_song_64kb.json does not exist: without it use --cut length"),
+        ("{}", "01_song_64kb.json: voice_activity: expected a list of"),
+        ('{"voice_activity": [[1, 9]]}', r"voice_activity: \[1, 9\] is not within the recording"),
+        (None, "01_song_64kb.json does not exist: use --cut length instead"),
     ],
 )
 def test_voice_activity_must_be_there_and_fit(
@@ -101,20 +103,20 @@ def test_given_times_must_be_of_a_recording(tmp_path: Path, root: Path) -> None:
     with pytest.raises(UserError, match=f"cuts.json: there is no {HOLLAND} below the root"):
         librilight.main(command)
     (tmp_path / "cuts.json").write_text(json.dumps({f"{HOLLAND}.flac": [[1, 9]]}))
-    with pytest.raises(UserError, match=rf"cuts.json: {HOLLAND}.flac: \[1, 9\] does not lie"):
+    with pytest.raises(UserError, match=rf"cuts.json: {HOLLAND}.flac: \[1, 9\] is not within"):
         librilight.main(command)
 
 
 @pytest.mark.parametrize(
     ("name", "samples", "message"),
     [
-        ("100-holland/01_holland_64kb", np.zeros(800), "would both be called 100-holland-01_holland_64kb"),
-        ("100/stereo", np.zeros((800, 2)), "stereo.flac has 2 channels, one is needed"),
+        ("100-holland/01_holland_64kb", np.zeros(800), "would both have the id 100-holland-01_holland_64kb"),
+        ("100/stereo", np.zeros((800, 2)), "stereo.flac has 2 channels instead of one"),
         ("100/empty", np.zeros(0), "empty.flac"),
         ("100/with space", np.zeros(16000), "'100-with space_00000000-00001000' cannot be an id"),
     ],
 )
-def test_unfit_recordings_are_named(
+def test_recordings_that_cannot_be_used_are_refused(
     tmp_path: Path, root: Path, name: str, samples: np.ndarray, message: str
 ) -> None:
     path = root / f"{name}.flac"
@@ -124,7 +126,7 @@ def test_unfit_recordings_are_named(
         librilight.main([str(root), str(tmp_path / "data")])
 
 
-def test_a_link_in_a_circle_is_walked_once(tmp_path: Path, root: Path) -> None:
+def test_a_link_to_a_directory_above_is_followed_once(tmp_path: Path, root: Path) -> None:
     librilight.main([str(root), str(tmp_path / "data")])
     before = contents(tmp_path / "data")
     (root / "zzz").symlink_to(root)
@@ -132,19 +134,21 @@ def test_a_link_in_a_circle_is_walked_once(tmp_path: Path, root: Path) -> None:
     assert contents(tmp_path / "data") == before
 
 
-def test_a_head_that_claims_years(tmp_path: Path, root: Path) -> None:
+def test_a_header_with_a_duration_of_years_is_refused(tmp_path: Path, root: Path) -> None:
     path = root / "100/pipe.flac"
     data = bytearray(encode(np.zeros(16000)))
     data[21:26] = ((data[21] >> 4 << 36) | (1 << 36) - 1).to_bytes(5)  # the lower 36 bits count the samples
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="pipe.flac has 68719476735 samples at 16000 Hz by its head"):
+    with pytest.raises(
+        UserError, match="pipe.flac has 68719476735 samples at 16000 Hz according to"
+    ):
         librilight.main([str(root), str(tmp_path / "data")])
 
 
 @pytest.mark.parametrize("options", [["--longest", "0"], ["--shortest", "20"], ["--pause", "-1"]])
-def test_lengths_must_make_sense(tmp_path: Path, root: Path, options: list[str]) -> None:
-    with pytest.raises(UserError, match="needed are 0 <= --shortest <= --longest"):
+def test_contradictory_lengths_are_refused(tmp_path: Path, root: Path, options: list[str]) -> None:
+    with pytest.raises(UserError, match="expected 0 <= --shortest <= --longest"):
         librilight.main([str(root), str(tmp_path / "data"), *options])
 
 

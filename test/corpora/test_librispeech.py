@@ -48,7 +48,7 @@ def test_combined_sets_are_written_when_all_of_their_parts_are_there(tmp_path: P
     assert len(combined) == 10 and combined == sorted(combined)
 
 
-def test_again_gives_the_same_bytes_and_counts_are_only_a_warning(
+def test_a_second_run_gives_the_same_bytes_and_wrong_counts_only_warn(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     librispeech.main([str(root), str(tmp_path / "data")])
@@ -61,13 +61,13 @@ def test_again_gives_the_same_bytes_and_counts_are_only_a_warning(
 
 
 @pytest.mark.parametrize("names", [["dev-clean", "test-clean"], ["test_clean", "dev_clean", "dev-clean"]])
-def test_parts_may_be_chosen_by_either_name(tmp_path: Path, root: Path, names: list[str]) -> None:
+def test_parts_are_chosen_by_the_name_of_a_part_or_set(tmp_path: Path, root: Path, names: list[str]) -> None:
     librispeech.main([str(root), str(tmp_path / "data"), "--parts", *names])
     assert {p.name for p in (tmp_path / "data").iterdir()} == {"dev_clean", "test_clean"}
 
 
 def test_an_unknown_or_missing_part_is_named(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(UserError, match="no part 'dev-clear': there are dev-clean, .*, dev, train_960"):
+    with pytest.raises(UserError, match="no part 'dev-clear': known are dev-clean, .*, dev, train_960"):
         librispeech.main([str(root), str(tmp_path / "data"), "--parts", "dev-clear"])
     with pytest.raises(
         UserError, match="has dev-clean .*, but not train-clean-360 train-other-500: get them from https://"
@@ -107,7 +107,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
         (
             "84-121000-0001",
             "84-121001-0001",
-            "trans.txt:2: 84-121001-0001 is not of reader and chapter 84-121000",
+            "trans.txt:2: 84-121001-0001 does not begin with reader and chapter, 84-121000-",
         ),
         (" DIDN'T NOBODY SO", "", "trans.txt:2: 84-121000-0001 has an empty transcript"),
         ("84-121000-0001 ", " ", "trans.txt:2: the line does not start with a key"),
@@ -132,7 +132,7 @@ def test_transcripts_and_audio_must_agree(
         (encode(np.zeros((800, 2))), "84-121000-0000.flac is 2-channel audio at 16000 Hz"),
     ],
 )
-def test_unfit_audio_is_named(tmp_path: Path, root: Path, content: bytes, message: str) -> None:
+def test_audio_of_another_format_is_refused(tmp_path: Path, root: Path, content: bytes, message: str) -> None:
     (root / f"{FIRST}-0000.flac").write_bytes(content)
     with pytest.raises(UserError, match=message):
         librispeech.main([str(root), str(tmp_path / "data")])
@@ -145,7 +145,7 @@ def test_unfit_audio_is_named(tmp_path: Path, root: Path, content: bytes, messag
         (f"{FIRST}.trans.txt", "84-121000.trans.txt does not exist"),
         (f"{FIRST}-0002.flac", "trans.txt:3: there is no 84-121000-0002.flac"),
         ("dev-clean/84/121000", "dev-clean/84 has no chapters"),
-        ("dev-clean/84", "dev-clean is no part of LibriSpeech: it has no directories <reader>/<chapter>"),
+        ("dev-clean/84", "dev-clean is not a part of LibriSpeech: it has no directories <reader>/<chapter>"),
     ],
 )
 def test_an_incomplete_tree_is_refused(tmp_path: Path, root: Path, removed: str, message: str) -> None:

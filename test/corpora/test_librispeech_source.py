@@ -12,7 +12,7 @@ import pytest
 from miniature_librispeech import pack_part, write_librispeech
 
 from espnet_kd.corpora import librispeech
-from espnet_kd.corpora.librispeech import MD5, locate, read_md5sums
+from espnet_kd.corpora.librispeech import MD5, find_parts, read_md5sums
 from espnet_kd.errors import UserError
 
 
@@ -51,23 +51,23 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.mark.parametrize("up", [0, 1])
 def test_the_directory_itself_or_the_one_above(tmp_path: Path, root: Path, up: int) -> None:
     source = root.parent if up else root
-    assert locate(str(source), [], tmp_path) == {
+    assert find_parts(str(source), [], tmp_path) == {
         "dev-clean": root / "dev-clean",
         "dev-other": root / "dev-other",
     }
-    assert locate(str(source), ["dev-other"], tmp_path) == {"dev-other": root / "dev-other"}
+    assert find_parts(str(source), ["dev-other"], tmp_path) == {"dev-other": root / "dev-other"}
 
 
 def test_another_tree_is_refused(tmp_path: Path, root: Path) -> None:
     with pytest.raises(UserError, match="is not LibriSpeech: there is no dev-clean or other part in it"):
-        locate(str(root / "dev-clean"), [], tmp_path)
-    with pytest.raises(UserError, match="nowhere is neither a directory nor a file nor a URL"):
-        locate("nowhere", [], tmp_path)
+        find_parts(str(root / "dev-clean"), [], tmp_path)
+    with pytest.raises(UserError, match="nowhere is not a directory, a file or a URL"):
+        find_parts("nowhere", [], tmp_path)
 
 
 def test_an_archive_is_unpacked_once(tmp_path: Path, archives: Path, capsys: pytest.CaptureFixture) -> None:
     def found() -> Path:
-        return locate(str(archives / "dev-clean.tar.gz"), [], tmp_path / "dl")["dev-clean"]
+        return find_parts(str(archives / "dev-clean.tar.gz"), [], tmp_path / "dl")["dev-clean"]
 
     inode = found().stat().st_ino
     assert found().is_relative_to(tmp_path / "dl") and found().stat().st_ino == inode
@@ -95,22 +95,22 @@ def test_a_mirror_is_asked_once(tmp_path: Path, archives: Path, mirror: str) -> 
 
 def test_a_mirrors_archive_must_be_the_published_one(tmp_path: Path, mirror: str) -> None:
     with pytest.raises(UserError, match=f"has MD5 [0-9a-f]*, not {MD5['dev-clean']}"):
-        locate(mirror, ["dev-clean"], tmp_path / "dl")
+        find_parts(mirror, ["dev-clean"], tmp_path / "dl")
     assert not list((tmp_path / "dl").iterdir())
 
 
 def test_a_mirror_without_the_part(tmp_path: Path, mirror: str) -> None:
-    with pytest.raises(UserError, match="test-clean.tar.gz: the server says 404"):
-        locate(mirror, ["test-clean"], tmp_path / "dl")
-    with pytest.raises(UserError, match="have none for test-clean.tar.gz"):
-        locate(mirror, ["test-clean"], tmp_path / "dl", {"dev-clean": "0" * 32})
+    with pytest.raises(UserError, match="test-clean.tar.gz: the server answers 404"):
+        find_parts(mirror, ["test-clean"], tmp_path / "dl")
+    with pytest.raises(UserError, match="has no checksum of test-clean.tar.gz"):
+        find_parts(mirror, ["test-clean"], tmp_path / "dl", {"dev-clean": "0" * 32})
 
 
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path, archives: Path) -> None:
     archive = archives / "dev-clean.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-2000])
-    with pytest.raises(UserError, match="dev-clean.tar.gz is damaged or no archive"):
-        locate(str(archive), [], tmp_path / "dl")
+    with pytest.raises(UserError, match="dev-clean.tar.gz is damaged or not an archive"):
+        find_parts(str(archive), [], tmp_path / "dl")
     assert not list((tmp_path / "dl").iterdir())
 
 
@@ -121,7 +121,7 @@ def test_an_archive_cannot_write_outside(tmp_path: Path, root: Path, name: str) 
         tar.add(root, "LibriSpeech")
         tar.addfile(tarfile.TarInfo(name.format(root=tmp_path)), io.BytesIO())
     with pytest.raises(UserError, match="leads outside the archive: nothing was unpacked"):
-        locate(str(archive), [], tmp_path / "dl")
+        find_parts(str(archive), [], tmp_path / "dl")
     assert not list((tmp_path / "dl").iterdir()) and not list(tmp_path.rglob("evil.flac"))
 
 
@@ -131,7 +131,7 @@ def test_an_archive_of_something_else(tmp_path: Path, root: Path) -> None:
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as tar:
         tar.add(root, "LibriSpeech")
     with pytest.raises(UserError, match="other.tar.gz is not LibriSpeech"):
-        locate(str(tmp_path / "other.tar.gz"), [], tmp_path / "dl")
+        find_parts(str(tmp_path / "other.tar.gz"), [], tmp_path / "dl")
 
 
 @pytest.mark.parametrize("line", ["0123  dev-clean.tar.gz", "g" * 32 + "  a.tar.gz", "0" * 32])

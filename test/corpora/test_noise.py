@@ -23,7 +23,7 @@ def test_signal_to_noise_ratio(snr: float, ratio: float) -> None:
     assert np.sqrt(np.mean((noisy - clean) ** 2) / np.mean(clean**2)) == pytest.approx(ratio, rel=0.01)
 
 
-def test_colour() -> None:
+def test_power_falls_with_the_slope() -> None:
     power = np.abs(np.fft.rfft(coloured_noise(1 << 16, 1.0, rng()))) ** 2
     # pink: each octave has the same power
     octaves = [power[low : 2 * low].sum() for low in (512, 1024, 2048, 4096, 8192)]
@@ -41,6 +41,6 @@ def test_peaks_are_cut() -> None:
 
 
 @pytest.mark.parametrize("speech", [np.zeros(0, np.int16), np.zeros(5, np.int16)])
-def test_silence(speech: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="silence has no"):
+def test_silence_is_refused(speech: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="the speech is silent"):
         add_noise(speech, -20, 10, 0, (1, 1), rng())

@@ -7,7 +7,7 @@ from espnet_kd.corpora.librilight import check_regions, cut_by_length, cut_by_sp
     ("duration", "pieces"),
     [(7, [(0, 7)]), (10, [(0, 10)]), (25, [(0, 10), (10, 20), (20, 25)]), (20, [(0, 10), (10, 20)])],
 )
-def test_pieces_of_one_length_and_a_rest(duration: float, pieces: list) -> None:
+def test_pieces_have_equal_length_but_the_last(duration: float, pieces: list) -> None:
     assert cut_by_length(duration, longest=10) == pieces
 
 
@@ -36,17 +36,17 @@ def test_regions_are_sorted_and_end_with_the_recording() -> None:
 @pytest.mark.parametrize(
     ("regions", "message"),
     [
-        (None, "a list of .* is needed, not None"),
+        (None, "expected a list of .*, not None"),
         ({"a": 1}, "a list of"),
-        ([[1, 2, 3]], r"\[start, end\] in seconds is needed, not \[1, 2, 3\]"),
-        ([[1, "x"]], "in seconds is needed"),
-        ([5], "in seconds is needed"),
-        ([[0, 10**400]], "in seconds is needed"),
-        ([[2, 1]], r"\[2, 1\] does not lie in the recording, which has 10 seconds"),
-        ([[-1, 1]], "does not lie"),
-        ([[1, float("nan")]], "does not lie"),
-        ([[9, 11.5]], "does not lie"),
-        ([[10.2, 10.5]], "does not lie"),
+        ([[1, 2, 3]], r"\[start, end\] in seconds, not \[1, 2, 3\]"),
+        ([[1, "x"]], "in seconds, not"),
+        ([5], "in seconds, not"),
+        ([[0, 10**400]], "in seconds, not"),
+        ([[2, 1]], r"\[2, 1\] is not within the recording, which has 10 seconds"),
+        ([[-1, 1]], "is not within"),
+        ([[1, float("nan")]], "is not within"),
+        ([[9, 11.5]], "is not within"),
+        ([[10.2, 10.5]], "is not within"),
     ],
 )
 def test_other_regions_are_refused(regions: object, message: str) -> None:

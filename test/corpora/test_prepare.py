@@ -14,7 +14,7 @@ def test_a_corpus_gets_its_arguments(tmp_path: Path) -> None:
 
 
 def test_an_unknown_corpus_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="no corpus 'an5': there are an4, "):
+    with pytest.raises(UserError, match="unknown corpus 'an5': known are an4, "):
         main(["an5", "data"])
 
 

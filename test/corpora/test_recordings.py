@@ -78,10 +78,10 @@ def test_one_file_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/HUB.PEM").write_text("")
     assert find_one(find_files([tmp_path]), "hub.pem", "segments") == tmp_path / "a/HUB.PEM"
-    with pytest.raises(UserError, match=r"there is no hub.stm: give the directories .* \(reference\)"):
+    with pytest.raises(UserError, match=r"there is no hub.stm: give directories .* \(reference\)"):
         find_one(find_files([tmp_path]), "hub.stm", "reference")
     (tmp_path / "hub.pem").write_text("")
-    with pytest.raises(UserError, match=r"2 files are called hub.pem, as .*a/HUB.PEM"):
+    with pytest.raises(UserError, match=r"2 files are called hub.pem, such as .*a/HUB.PEM"):
         find_one(find_files([tmp_path]), "hub.pem", "segments")
 
 
@@ -90,4 +90,4 @@ def test_one_file_of_a_name(tmp_path: Path) -> None:
     [((0.0, 0.5), (0.0, 0.5)), ((0.2, 0.6), (0.2, 0.6)), ((0.2, 0.7), (0.2, 0.5)), ((0.5, 0.55), None)],
 )
 def test_a_segment_ends_with_its_recording(segment: tuple, fitted: tuple | None) -> None:
-    assert Recording(Path("x"), 0.5).fit(*segment) == fitted
+    assert Recording(Path("x"), 0.5).clip(*segment) == fitted

@@ -29,17 +29,17 @@ def test_ids_are_sorted_by_bytes_as_kaldi_sorts() -> None:
 
 @pytest.mark.parametrize("count", [-1, 0, 3, 4])
 def test_neither_dev_nor_the_rest_may_be_empty(count: int) -> None:
-    with pytest.raises(UserError, match=f"^{count} of 3 utterances are asked for as dev set"):
+    with pytest.raises(UserError, match=f"{count} of 3 utterances: dev set and training set"):
         first_utterances(spoken("a", "b", "c"), count)
 
 
-def test_rare_transcripts_all_stay() -> None:
+def test_rare_transcripts_are_all_kept() -> None:
     utterances = spoken("yeah", "uh-huh", "yeah", "right")
     assert limit_repetitions(utterances, 3) == utterances
     assert limit_repetitions(utterances) == utterances
 
 
-def test_the_ones_that_stay_are_kaldi_s() -> None:
+def test_the_kept_utterances_are_those_of_kaldi() -> None:
     # 103349 i mod 71147, divided by 71147: .45 .91 .36 .81 .26 .72; those below 2/6 stay: the fifth of six
     # "yeah"; "right" occurs 1 < 2 times and takes no number
     utterances = spoken("yeah", "yeah", "right", "yeah", "yeah", "yeah", "yeah")
@@ -48,17 +48,17 @@ def test_the_ones_that_stay_are_kaldi_s() -> None:
     assert ids(limit_repetitions(reversed(utterances), 3)) == [0, 2, 3, 5]
 
 
-def test_a_transcript_that_occurs_just_often_enough_takes_numbers_and_stays() -> None:
+def test_a_transcript_at_the_limit_uses_the_sequence_and_is_kept() -> None:
     # "a" takes .45 .91, both below 2/2; "b" goes on with .36 .81 .26, of which .36 and .26 are below 2/3
     assert ids(limit_repetitions(spoken("a", "a", "b", "b", "b"), 2)) == [0, 1, 2, 4]
 
 
-def test_spaces_do_not_tell_transcripts_apart() -> None:
+def test_transcripts_that_differ_in_spaces_are_the_same() -> None:
     texts = ["oh  yeah", "oh yeah", " oh yeah "] * 2
     assert len(limit_repetitions(spoken(*texts), 2)) == 1
 
 
-def test_of_frequent_transcripts_about_as_many_as_asked_for_stay() -> None:
+def test_frequent_transcripts_keep_about_the_given_number() -> None:
     texts = [
         text for i in range(5000) for text in (["yeah", "uh-huh"] if i % 3 else ["yeah", "right", f"{i}"])
     ]

@@ -48,7 +48,7 @@ def test_the_tables_of_one_side(tmp_path: Path, root: Path) -> None:
     assert {u.channel for u in read_data_dir(train) if u.speaker.endswith("-B")} == {1}
 
 
-def test_a_stray_byte_is_kept_in_its_word_and_said(
+def test_a_stray_byte_is_kept_and_gives_a_warning(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_side(root, 2001, "A", [(0.1, 0.2, ["wow"]), (0.3, 0.4, ["caf#"]), (0.5, 0.6, ["so#yes"])])
@@ -58,7 +58,7 @@ def test_a_stray_byte_is_kept_in_its_word_and_said(
     assert (train / "text").read_text(encoding="utf-8").split("\n")[1:3] == [
         "sw02001-A_000030-000040 café", "sw02001-A_000050-000060 so yes",
     ]  # fmt: skip
-    assert "no rule covers, café (first:" in capsys.readouterr().err
+    assert "an unknown mark, café (first:" in capsys.readouterr().err
 
 
 def test_splits_and_what_is_printed(root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -81,7 +81,7 @@ def test_repetitions_are_limited_in_nodup_only(root: Path) -> None:
     assert count["train"] == 9 and 1 <= count["train_nodup"] <= 3
 
 
-def test_several_roots_and_again_the_same_bytes(tmp_path: Path, root: Path) -> None:
+def test_several_roots_and_a_second_run_give_the_same_bytes(tmp_path: Path, root: Path) -> None:
     whole = contents(prepare(root))
     (root / "swb_ms98_transcriptions").rename(tmp_path / "swb_ms98_transcriptions")
     roots = [str(root / "LDC97S62"), str(tmp_path / "swb_ms98_transcriptions")]
@@ -94,7 +94,7 @@ def test_acronyms(root: Path) -> None:
     text = prepare(root, dev=1) / "train_dev/text"
     assert text.read_text().endswith(" i b m\n")
     (root / DICTIONARY).rename(root.parent / "words")
-    with pytest.raises(UserError, match="there is no sw-ms98-dict.text: .*`--acronyms none` does without"):
+    with pytest.raises(UserError, match="there is no sw-ms98-dict.text: .*`--acronyms none` uses none"):
         prepare(root)
     prepare(root, "--acronyms", str(root.parent / "words"), dev=1)
     assert text.read_text().endswith(" i b m\n")
@@ -153,8 +153,8 @@ def test_odd_words_and_times(root: Path, capsys: pytest.CaptureFixture) -> None:
     path = write_side(root, 2001, "A", said)
     train = prepare(root) / "train"
     out, err = capsys.readouterr()
-    assert f"1 words with a mark that no rule covers, <foo> (first: {path}:2)" in err
-    assert f"1 utterances that were cut to the end of the audio (first: {path}:4)" in err
+    assert f"1 words with an unknown mark, <foo> (first: {path}:2)" in err
+    assert f"1 utterances that were cut at the end of the audio (first: {path}:4)" in err
     assert f"1 after the end of the audio (first: {path}:6)" in out
     assert f"1 of no length (first: {path}:8)" in out
     assert "yeah <foo>\n" in (train / "text").read_text()
@@ -184,12 +184,12 @@ def test_a_transcript_that_is_there_twice(root: Path) -> None:
 
 
 def test_too_few_utterances_for_the_usual_dev_set(root: Path) -> None:
-    with pytest.raises(UserError, match="4000 of 12 utterances are asked for as dev set"):
+    with pytest.raises(UserError, match="4000 of 12 utterances: dev set and training set"):
         switchboard.main([str(root), str(root.parent / "data")])
     assert not (root.parent / "data").exists()
 
 
-def test_a_silence_of_no_length_is_only_a_silence(root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_silence_of_zero_length_counts_as_silence(root: Path, capsys: pytest.CaptureFixture) -> None:
     edit(root / SIDE_A, "0.250000 [silence]", "0.002000 [silence]")
     prepare(root)
     assert "dropped: 12 without words" in capsys.readouterr().out
