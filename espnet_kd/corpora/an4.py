@@ -35,7 +35,7 @@ TRANSCRIPT = re.compile(r"(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<name>[^\s()]+)
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``prepare an4 [SOURCE] DST``, which writes DST/{train,dev,test}."""
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare an4", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare an4", __doc__.splitlines()[0])
     parser.add_argument(
         "source",
         nargs="?",

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare csj", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare csj", __doc__.splitlines()[0])
     add = parser.add_argument
     add("root", type=Path, help="directory with MORPH and WAV (USB), or with dvd3, dvd4, ... (DVD)")
     add("dst", type=Path, help="directory to write the data directories into")

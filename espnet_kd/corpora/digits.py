@@ -85,7 +85,7 @@ class Script:
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``prepare digits DST [--train N] [--dev N] [--test N] [--seed S]``; writes DST/{train,dev,test}."""
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare digits", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare digits", __doc__.splitlines()[0])
     parser.add_argument("dst", type=Path, help="directory to write the data directories and audio/ into")
     for part, count in (("train", 2500), ("dev", 250), ("test", 300)):
         parser.add_argument(f"--{part}", type=int, default=count, help="utterances (default: %(default)s)")

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Writes DST/eval2000, with ``stm`` and ``glm`` for ``espnet-kd score-eval2000``.
     """
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare eval2000", description=__doc__.splitlines()[0])
+    parser = command_parser("prepare eval2000", __doc__.splitlines()[0])
     parser.add_argument("roots", nargs="+", type=Path, help="directories with the speech and the transcripts")
     parser.add_argument("dst", type=Path, help="directory to write eval2000 into")
     args = parser.parse_args(argv)

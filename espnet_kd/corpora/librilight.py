@@ -65,11 +65,7 @@ class Recording:
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``prepare librilight ROOT DST [--cut length|speech | --segments FILE]``; writes DST/librilight."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-kd prepare librilight",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("prepare librilight", __doc__)
     parser.add_argument("root", type=Path, help="tree of .flac files")
     parser.add_argument("dst", type=Path, help="directory to write the data directory into")
     parser.add_argument(

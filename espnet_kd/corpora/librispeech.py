@@ -62,9 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Writes DST/{dev_clean,...,dev,train_960}.
     """
-    parser = argparse.ArgumentParser(
-        prog="espnet-kd prepare librispeech", description=__doc__.splitlines()[0]
-    )
+    parser = command_parser("prepare librispeech", __doc__.splitlines()[0])
     parser.add_argument(
         "source",
         nargs="?",

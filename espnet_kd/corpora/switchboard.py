@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import ascii_lowercase
 
+from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.prepare import (
     DEV_UTTERANCES,
     REPETITIONS,
@@ -74,8 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Writes DST/{train,train_dev,train_nodev,train_nodup}.
     """
-    description = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="espnet-kd prepare switchboard", description=description)
+    parser = command_parser("prepare switchboard", __doc__.splitlines()[0])
     parser.add_argument("roots", nargs="+", type=Path, help="directories with the audio and the transcripts")
     parser.add_argument("dst", type=Path, help="directory to write the data directories into")
     for option, default, text in (
