@@ -19,7 +19,11 @@ from espnet_kd.host.installed import find_espnet
 from espnet_kd.rnnt import Joint, rnnt_distillation
 
 OK, OPTIONAL, WRONG = "ok", "optional", "wrong"
-EXTRAS = {"demo": "`make demo` synthesises speech by it", "dev": "`make test` and `make lint` use it"}
+EXTRAS = {
+    "demo": "`make demo` synthesises speech by it",
+    "dev": "`make test` and `make lint` use it",
+    "docs": "`make docs` builds the documentation by it",
+}
 PROGRAMS = {
     "flock": "two runs in one recipe wait for each other by it",
     "git": "the record of a training names the commit by it",

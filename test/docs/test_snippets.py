@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, Block, blocks, prose
 
+from espnet_kd import __main__ as cli
 from espnet_kd.__main__ import COMMANDS
 from espnet_kd.config import parse_yaml
 from espnet_kd.errors import UserError
@@ -127,6 +128,15 @@ def check_recipe(block: Block, words: list[str]) -> None:
     assert result.returncode == 0, result.stderr
     for file in (word for word in words if re.fullmatch(r"conf/\w+\.yaml", word)):
         assert (ROOT / place[1] / file).is_file(), file
+
+
+def test_sizes_of_the_quickstart_are_counted(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = re.findall(r"^espnet-kd (sizes .*)$", (ROOT / "docs/quickstart.md").read_text(), re.MULTILINE)
+    monkeypatch.chdir(ROOT / "egs" / "digits" / "kd1")
+    cli.main(line.split())
+    assert capsys.readouterr().out.count(" M") >= 2
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
