@@ -109,7 +109,7 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
-class Method:
+class Objective:
     """What distillation needs besides parameters; no module, so nothing of it enters the state dict.
 
     Attributes:
@@ -156,8 +156,8 @@ class Distillation:
             loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total. Without text only
             the latter two are there.
         """
-        method: Method = self.kd_method
-        if method.soft_only:
+        objective: Objective = self.kd_objective
+        if objective.soft_only:
             self._set_transcribed(kwargs.get("utt_id", ()))
         transcribed = text is not None
         if text is None or text_lengths is None:
@@ -166,21 +166,21 @@ class Distillation:
         given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
         if not self.kd_teacher_follows:
-            self.kd_targets = method.teacher.targets(*theirs)
-        with method.taps.listening():
+            self.kd_targets = objective.teacher.targets(*theirs)
+        with objective.taps.listening():
             loss, stats, weight = super().forward(*batch, **kwargs)
         targets = self.kd_targets
         if self.kd_teacher_follows:
-            targets = method.teacher.targets(*theirs)
+            targets = objective.teacher.targets(*theirs)
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
         if not transcribed:
             stats.clear()
-        for term in method.terms:
+        for term in objective.terms:
             if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
                 total = total + self._term(term, targets, text_lengths, stats, step)
-        method.taps.release()
+        objective.taps.release()
         self._check_complete(stats)
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
         if self.training:
@@ -195,8 +195,9 @@ class Distillation:
         stats: dict[str, Any],
         step: float,
     ) -> Tensor | float:
-        """A criterion times its weight; its value goes to the statistics."""
-        criterion, seen = self.kd_criteria[term.name], self.kd_method.taps.get(term.student_tap, text_lengths)
+        """Compute a criterion times its weight, and put its value into the statistics."""
+        criterion = self.kd_criteria[term.name]
+        seen = self.kd_objective.taps.get(term.student_tap, text_lengths)
         student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
         guide = guide_for(criterion, targets, seen, term)
         use = torch.is_grad_enabled() and not term.weight.is_zero
@@ -212,7 +213,7 @@ class Distillation:
         Raises:
             UserError: one has no value among the statistics.
         """
-        for term in self.kd_method.terms:
+        for term in self.kd_objective.terms:
             if f"loss_kd_{term.name}" not in stats:
                 raise UserError(
                     f"criterion {term.name} is configured, but the student's training does not compute it: "
@@ -234,7 +235,7 @@ class Distillation:
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
         stats["loss_task"] = loss.detach()
-        weight: Schedule = self.kd_method.task_weight
+        weight: Schedule = self.kd_objective.task_weight
         return weight(step) * (loss.detach() if weight.is_zero else loss)
 
 
@@ -244,17 +245,19 @@ def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, torch.ones_like(tokens[:, 0])
 
 
-def distil(model: ESPnetASRModel, method: Method, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
+def distil(model: ESPnetASRModel, objective: Objective, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
     """Turn a stock model into a distilled one, in place; names of its parameters stay as they are."""
-    return distil_as(Distillation, model, method, criteria)
+    return distil_as(Distillation, model, objective, criteria)
 
 
-def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str, nn.Module]) -> nn.Module:
+def distil_as(
+    mixin: type, model: nn.Module, objective: Objective, criteria: dict[str, nn.Module]
+) -> nn.Module:
     """As ``distil``, by a subclass of Distillation."""
-    model.kd_method = method
+    model.kd_objective = objective
     model.kd_targets = None
     model.kd_criteria = nn.ModuleDict(criteria)
-    for term in method.terms:
+    for term in objective.terms:
         if term.weight.is_zero:
             model.kd_criteria[term.name].requires_grad_(False)
     count_batches(model)

@@ -46,6 +46,11 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def peers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the models that are trained: the student, and its peers in mutual learning."""
+    return [model, *getattr(model, "kd_peers", {}).values()]
+
+
 def saved_tensors(states: Mapping[str, Any]) -> dict[str, Tensor]:
     """What the content of a ``checkpoint.pth`` has under ``kd_``.
 

@@ -15,7 +15,7 @@ from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.host.models import JointNetwork, lattice_inputs
-from espnet_kd.methods.distilled import Distillation, Method, check_lengths, distil_as
+from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
 from espnet_kd.rnnt.alignment import Path
 from espnet_kd.teachers.options import Term
@@ -131,7 +131,7 @@ class LatticeDistillation(Distillation):
     """What students with a lattice share: one criterion is on it."""
 
     def _lattice_term(self) -> Term | None:
-        terms = (t for t in self.kd_method.terms if self.kd_criteria[t.name].needs == "lattice")
+        terms = (t for t in self.kd_objective.terms if self.kd_criteria[t.name].needs == "lattice")
         return next(terms, None)
 
     def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
@@ -190,7 +190,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
             self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
             return loss
         step = float(self.kd_step)
-        task = self.kd_method.task_weight(step) * self.transducer_weight
+        task = self.kd_objective.task_weight(step) * self.transducer_weight
         if self.kd_transcribed is not None:
             with refusing(f"criterion {term.name}"):
                 soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
@@ -227,7 +227,8 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if term.weight.is_zero:
             return total
         # Stock forward took the RNN-T loss as a number; here it comes with the gradient of both.
-        return total - self.kd_method.task_weight(step) * self.transducer_weight * lattice.rnnt + lattice.loss
+        task = self.kd_objective.task_weight(step) * self.transducer_weight
+        return total - task * lattice.rnnt + lattice.loss
 
 
 def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:
@@ -278,19 +279,19 @@ def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTran
     return model
 
 
-def distil_transducer(model: Model, method: Method, criteria: dict[str, nn.Module]) -> Model:
+def distil_transducer(model: Model, objective: Objective, criteria: dict[str, nn.Module]) -> Model:
     """Turn a stock transducer, or a hybrid, into a distilled one, in place; names of its parameters stay.
 
     Raises:
         UserError: its loss is k2's, which has no whole lattice for a criterion.
     """
     if isinstance(model, ESPnetASRModel):
-        return distil_as(HybridDistillation, model, method, criteria)
+        return distil_as(HybridDistillation, model, objective, criteria)
     if model.use_k2_pruned_loss and any(criterion.needs == "lattice" for criterion in criteria.values()):
         raise UserError("a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out")
     model.joint_network.__class__ = PiecewiseJoint
     model.kd_lattice = None
-    return distil_as(TransducerDistillation, model, method, criteria)
+    return distil_as(TransducerDistillation, model, objective, criteria)
 
 
 @cache

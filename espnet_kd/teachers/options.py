@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from espnet_kd.config import with_numbers
+from espnet_kd.config import refuse_unknown, with_numbers
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.criteria.criterion import BLANK, check_choice, check_positive, check_size
 from espnet_kd.errors import UserError
@@ -47,7 +47,7 @@ def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteri
         UserError: there is one; names the option that it is in.
     """
     for t in terms:
-        k = getattr(t.build(), "k", None) if t.kind == "topk" else None
+        k = t.build().k
         if k is not None and k > classes:
             raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
 
@@ -233,17 +233,6 @@ def on_lattice(kind: object) -> bool:
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
-def refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse a mapping with other keys than the known ones.
-
-    Raises:
-        UserError: it has one.
-    """
-    unknown = [str(key) for key in mapping if key not in known]
-    if unknown:
-        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
-
-
 def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
     """Refuse a teacher with another token list, naming the first difference."""
     for i, (ours, theirs) in enumerate(zip(tokens, teacher.tokens, strict=False)):
@@ -268,13 +257,13 @@ def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
         )
 
 
-def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[TermOptions]) -> None:
+def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[Term]) -> None:
     """Refuse a model whose decoder reads another prefix than the transcript, where a criterion compares it.
 
     Raises:
         UserError: it samples its own prefix, or begins with the token of a language.
     """
-    sides = {t.term.name: (t.term.student_tap, t.term.teacher_tap) for t in terms}
+    sides = {t.name: (t.student_tap, t.teacher_tap) for t in terms}
     names = [name for name, taps in sides.items() if any(tap.split(".")[0] == "decoder" for tap in taps)]
     sampled = sampling_probability(model)
     if names and sampled > 0:

@@ -22,10 +22,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.methods.start import check_utterances, warn_of_moving_loss
+from espnet_kd.methods.attach import warn_of_moving_loss
 from espnet_kd.schedule import build_schedule
 from espnet_kd.tasks import train
-from espnet_kd.tasks.asr import ASRDistillationTask
+from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances
 from espnet_kd.teachers.experiment import find_checkpoint
 
 DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
