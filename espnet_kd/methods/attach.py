@@ -1,4 +1,4 @@
-"""Make a student of a stock model as the options of a configuration say."""
+"""Attach teachers and criteria to a stock model, so that it trains as their student."""
 
 import argparse
 import logging
@@ -53,7 +53,7 @@ Probe = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASRModel:
-    """Load the teacher(s), initialise the student from the first, and add the criteria to its loss.
+    """Load the teachers, initialise the student from the first, and add the criteria to its loss.
 
     Raises:
         UserError: an option is wrong, or teacher and student do not fit.
@@ -116,7 +116,7 @@ def _line(teacher: Experiment) -> str:
 
 
 def refuse_unused_teacher(args: argparse.Namespace) -> None:
-    """Refuse a teacher that nothing is learned from, such as one beside a block `criteria` that is misplaced.
+    """Refuse a teacher that nothing uses, such as one whose block `criteria` is in the wrong place.
 
     Raises:
         UserError: there are no criteria, and neither hard targets nor copied parts say why.
@@ -141,7 +141,7 @@ def check_features(size: int | None, who: str, teacher: Experiment) -> None:
 
 
 def refuse_data_parallel(args: argparse.Namespace) -> None:
-    """Refuse torch's DataParallel, which cannot copy to every GPU what is no module.
+    """Refuse torch's DataParallel, which copies modules to every GPU, but not teachers and hooks.
 
     Raises:
         UserError: several GPUs would be used by it.
@@ -178,7 +178,7 @@ def _fit(
     teacher: OnlineTeacher | StoredTeacher,
     terms: Sequence[TermOptions],
 ) -> tuple[list[TermOptions], Shapes]:
-    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
+    """Run student and teacher once on noise, to find wrong paths, shapes and frame rates before training.
 
     Returns:
         The terms, with the ratio of the frame rates where they ask for it, and the shapes at their layers.
@@ -230,7 +230,7 @@ def _observe_both(
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
 ) -> tuple[dict[str, Targets], dict[str, Targets]]:
-    """What student and teacher have at their taps for the same noise."""
+    """Return the values at the taps of student and teacher for the same noise."""
     theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
     with torch.no_grad():
         ours = observe(model.eval(), taps, *batch)
@@ -255,7 +255,7 @@ def _with_ratio(
 
 
 def warn_of_moving_loss(args: argparse.Namespace, weights: Sequence[Schedule]) -> None:
-    """Say where the total loss decides although schedules change what it is made of."""
+    """Warn where epochs are chosen by a total loss whose weights a schedule changes."""
     if all(weight.start == weight.end for weight in weights):
         return
     choices = {"best_model_criterion": list(args.best_model_criterion)}
@@ -274,7 +274,7 @@ def warn_of_moving_loss(args: argparse.Namespace, weights: Sequence[Schedule]) -
 
 
 def log_distillation(student: nn.Module, teachers: Sequence[str], shapes: Shapes) -> None:
-    """Log what a student learns from.
+    """Log the teachers, the criteria and the sizes of a training.
 
     Args:
         student: with its criteria.
@@ -297,7 +297,7 @@ def log_distillation(student: nn.Module, teachers: Sequence[str], shapes: Shapes
 
 
 def log_peers(model: nn.Module) -> None:
-    """Log what peers learn from each other.
+    """Log the peers, their criteria and sizes.
 
     Args:
         model: peer 1, with the others and their criteria.

@@ -1,4 +1,4 @@
-"""A stock ESPnet model that also learns from a teacher."""
+"""The student: a stock ESPnet model whose loss has weighted criteria besides that of the task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LARGEST_TERM = 8  # of a ratio of frame rates, such as 3 : 2
 
 
 def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> Fraction:
-    """Teacher frames in a student frame.
+    """Return how many teacher frames there are in a student frame, as a fraction.
 
     Args:
         student: frames of a short and of a longer signal.
@@ -45,12 +45,12 @@ def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> F
 
 
 def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -> Targets:
-    """The mean of a teacher's frames over the time of each student frame; parts of frames count as such.
+    """Average a teacher's frames over the time of each student frame, parts of frames in proportion.
 
     Args:
         target: (B, T, D) of the teacher.
-        lengths: (B,) frames of the student; its last frames may reach beyond the teacher's last, which then
-            stands for what is missing.
+        lengths: (B,) frames of the student; its last frames may reach beyond the teacher's last, which is
+            then repeated.
         ratio: teacher frames in a student frame.
         logits: the values are logits; the mean is that of the posteriors.
 
@@ -75,10 +75,10 @@ def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -
 
 
 def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> None:
-    """Compare the numbers of positions of student and teacher.
+    """Refuse student and teacher with different numbers of positions.
 
     Args:
-        sides: the two and what they are compared for, with {ours} and {theirs} in place of the numbers.
+        sides: begin of the message, with {ours} and {theirs} in place of the numbers.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -95,7 +95,7 @@ def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> 
 
 
 class Teacher(Protocol):
-    """Where targets come from."""
+    """A source of targets: models that run beside the student, or a target store."""
 
     def targets(
         self,
@@ -105,12 +105,12 @@ class Teacher(Protocol):
         text_lengths: Tensor,
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
-        """Tap path to target, for one batch."""
+        """Return the targets of one batch, by tap."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What distillation needs besides parameters; no module, so nothing of it enters the state dict.
+    """What a student is trained on; no module, so nothing of it enters the state dict.
 
     Attributes:
         soft_only: the task loss leaves out utterances whose text is a teacher's hypothesis.
@@ -127,8 +127,8 @@ class Distillation:
     """Mixed in before the class of a stock model by ``distil``; adds weighted criteria to its loss.
 
     Parameters of criteria are under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules;
-    neither is in the state dict, see ``models.own``.
-    ``kd_teacher_follows``: the teacher needs what the student's pass has made, a sampled prefix.
+    neither is in the state dict, see ``espnet_kd.methods.own``.
+    ``kd_teacher_follows``: the teacher runs after the student, whose sampled prefix it needs.
     """
 
     kd_teacher_follows = False
@@ -141,7 +141,7 @@ class Distillation:
         text_lengths: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
-        """Stock forward, then the criteria.
+        """Run the stock forward pass, then the criteria.
 
         Args:
             speech: (B, samples) waveform.
@@ -208,7 +208,7 @@ class Distillation:
         return 0.0 if term.weight.is_zero else term.weight(step) * value[None]
 
     def _check_complete(self, stats: Mapping[str, Any]) -> None:
-        """Refuse a training in which a configured criterion does not run, at its first batch.
+        """Refuse a training whose first batch does not compute every configured criterion.
 
         Raises:
             UserError: one has no value among the statistics.
@@ -221,7 +221,7 @@ class Distillation:
                 )
 
     def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
-        """Say whose text is a transcript; a model whose task loss takes whole batches must have no others.
+        """Refuse utterances without a transcript; subclasses can leave them out of the task loss instead.
 
         Raises:
             UserError: it has.
@@ -233,14 +233,14 @@ class Distillation:
             )
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
-        """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
+        """Return the task loss times its weight; subclasses add criteria that come with it."""
         stats["loss_task"] = loss.detach()
         weight: Schedule = self.kd_objective.task_weight
         return weight(step) * (loss.detach() if weight.is_zero else loss)
 
 
 def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0."""
+    """Return (B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0."""
     tokens = torch.full((len(speech), 1), ANY_TOKEN, device=speech.device)
     return tokens, torch.ones_like(tokens[:, 0])
 
@@ -253,7 +253,7 @@ def distil(model: ESPnetASRModel, objective: Objective, criteria: dict[str, nn.M
 def distil_as(
     mixin: type, model: nn.Module, objective: Objective, criteria: dict[str, nn.Module]
 ) -> nn.Module:
-    """As ``distil``, by a subclass of Distillation."""
+    """Do what ``distil`` does, with a subclass of Distillation."""
     model.kd_objective = objective
     model.kd_targets = None
     model.kd_criteria = nn.ModuleDict(criteria)
@@ -268,7 +268,7 @@ def distil_as(
 def guide_for(
     criterion: Criterion, targets: Mapping[str, Targets], student: Targets, term: Term
 ) -> tuple[Tensor, ...]:
-    """What a criterion gets besides student, target and (B, P) mask: its guide, (B, P, G), if it has one."""
+    """Return the guide of a criterion, (B, P, G), in a tuple that is empty where it has none."""
     if criterion.guide_tap is None:
         return ()
     return (aligned(student, targets[criterion.guide_tap], term)[1],)
@@ -282,7 +282,7 @@ def _distilled_class(mixin: type, stock: type) -> type:
 def aligned(
     student: Targets, target: Targets, term: Term, needs: str = "logits"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring both sides to the same positions: at the student's frame rate, cropped to the shorter.
+    """Bring student and target to the same positions: the student's frame rate, cropped to the shorter.
 
     Args:
         needs: what the values are, `logits` or `hidden` vectors.
@@ -309,7 +309,7 @@ def aligned(
 
 
 def check_lengths(student: Tensor, target: Targets, term: Term) -> None:
-    """Refuse stored targets of another frame rate, by utterance: padding does not hide them.
+    """Refuse stored targets of another frame rate, utterance by utterance, since padding could hide it.
 
     Args:
         student: (B,) positions.

@@ -70,7 +70,7 @@ class MutualMethod(Method):
         return {f"peer {number}": peer_config(config, number) for number in numbers}
 
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
-        """Make the model peer 1 and build the others; what a file says of a peer is put into ``args``."""
+        """Make the model peer 1 and build the others; configuration files of peers are put into ``args``."""
         from espnet_kd.methods.mutual_model import Mutual, with_peers
 
         choices, terms = mutual_options(args.mutual)
@@ -245,7 +245,7 @@ OF_ANOTHER_PEER = re.compile(r"\w+\.\w+_peer\d+\.(best|ave[\w.]*)\.pth")
 
 
 def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What peers 2, 3, ... change in the configuration, which is that of peer 1.
+    """Return what peers 2, 3, ... change in the configuration, which is that of peer 1.
 
     Args:
         mutual: the option; its ``peers`` is their number, or a list with a mapping for each but the first:
@@ -284,7 +284,7 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def peer_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The stock configuration of a peer, counted from 1; ``mutual`` gets ``peer``, which one it is.
+    """Return the stock configuration of a peer, counted from 1, with its number as ``mutual: peer``.
 
     Raises:
         UserError: see ``peer_changes``.
@@ -302,7 +302,7 @@ def peer_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def merged(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with changes; options of a part are added, but all new where the part is, too."""
+    """Merge changes into a configuration; options of a part replace all where the part is changed, too."""
     result = dict(config)
     for key, value in change.items():
         whole = key in PARTS or key.removesuffix("_conf") in change or not isinstance(value, Mapping)
@@ -311,7 +311,7 @@ def merged(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, An
 
 
 def _with_file(peer: Mapping[str, Any]) -> dict[str, Any]:
-    """A peer's changes, those of its file among them, so that the file is not needed again."""
+    """Merge the file of a peer into its changes, so that the file is not needed again."""
     rest = {key: value for key, value in peer.items() if key != "config"}
     if "config" not in peer:
         return rest
@@ -363,6 +363,6 @@ def _link(path: Path, name: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == text:
-        return  # decoding is repeated when the configuration is another
+        return  # a newer file would repeat decoding
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

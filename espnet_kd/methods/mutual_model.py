@@ -40,10 +40,10 @@ STREAM = 1_000_003  # steps of a peer's stream before it meets that of the next 
 
 @dataclass(frozen=True)
 class Mutual:
-    """What peers learn from each other; no module, so nothing of it enters the state dict.
+    """What peers are trained on; no module, so nothing of it enters the state dict.
 
     Attributes:
-        terms: what is compared: criteria at a tap that all peers have.
+        terms: weighted criteria, each at a tap that all peers have.
         criteria: by the name of the term.
         weight: of the terms, by step.
         interpolate: the losses at whose logits a criterion is have the weight 1 - weight; otherwise 1.
@@ -65,7 +65,7 @@ class Mutual:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one peer's stock forward gave, what was seen of it, and the parts of its loss."""
+    """What one peer's stock forward pass gave: loss, statistics, values at taps, and parts of the loss."""
 
     loss: Tensor
     stats: dict[str, Any]
@@ -92,7 +92,7 @@ class MutualLearning:
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
-        """Stock forward of every peer, then what they learn from each other.
+        """Run the stock forward pass of every peer, then the criteria between them.
 
         Args:
             speech: (B, samples) waveform.
@@ -126,7 +126,7 @@ class MutualLearning:
         return torch.stack(losses).sum(0), stats, passes[0].weight
 
     def _name_broken(self) -> None:
-        """Log which peers had no finite loss in the step before; here a GPU need not be waited for."""
+        """Log which peers had no finite loss in the previous step, which the GPU has finished by now."""
         if self.kd_finite is None:
             return
         (step, finite), self.kd_finite = self.kd_finite, None
@@ -139,7 +139,7 @@ class MutualLearning:
             )
 
     def _passes(self, batch: dict[str, Tensor], kwargs: dict[str, Any], step: int) -> list[Pass]:
-        """Every peer's pass over the batch, in the order of the peers."""
+        """Run every peer on the batch; return the results in the order of the peers."""
         mutual: Mutual = self.kd_mutual
         device = batch["speech"].device
         self.kd_masks.state = state(device) if mutual.shared_specaug and self.training else None
@@ -166,7 +166,7 @@ class MutualLearning:
         return Pass(loss, stats, weight, seen, lattice, peer.parts())
 
     def _learn(self, own: Pass, others: Sequence[Pass], step: float) -> tuple[Tensor, dict[str, Any]]:
-        """A peer's loss and its statistics."""
+        """Return a peer's loss and its statistics."""
         mutual: Mutual = self.kd_mutual
         weight, stats = mutual.weight(step), dict(own.stats)
         stats["loss_task"] = own.loss.detach()
@@ -211,7 +211,7 @@ class SharedMasks:
         self._own: State | None = None
 
     def attach(self, specaug: nn.Module, first: bool) -> None:
-        """Hook a peer's SpecAugment; the first peer's is in the common stream and stays there."""
+        """Hook a peer's SpecAugment; that of the first peer draws from the common stream."""
         specaug.register_forward_pre_hook(self._enter)
         if not first:
             specaug.register_forward_hook(self._leave)
@@ -228,7 +228,7 @@ class SharedMasks:
 
 
 def interpolated(own: Pass, terms: Sequence[Term], weight: float) -> Tensor:
-    """The task's loss, of which those parts have the weight 1 - weight that a term is at the logits of.
+    """Return the task loss; its parts at whose logits a term is have the weight 1 - weight.
 
     The other parts, such as CTC beside a term at the decoder, have nothing to be interpolated with.
     """
@@ -239,7 +239,7 @@ def interpolated(own: Pass, terms: Sequence[Term], weight: float) -> Tensor:
 
 
 def mean_posterior(members: Sequence[Targets], temperature: float) -> Targets:
-    """Logits whose softmax at a temperature is the mean of the members' posteriors at it."""
+    """Return logits whose softmax at a temperature is the mean of the members' posteriors at it."""
     length = min(m.values.shape[1] for m in members)
     logs = [(m.values[:, :length].detach().float() / temperature).log_softmax(-1) for m in members]
     mean = torch.stack(logs).logsumexp(0) - math.log(len(members))

@@ -72,7 +72,7 @@ class ResumableTrainer(Trainer):
 
     @staticmethod
     def resume(checkpoint: Path, model: Any, optimizers: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint, with criteria that have come or gone since.
+        """Continue from a checkpoint; criteria may have been added or removed since.
 
         Raises:
             UserError: it is of another model.
@@ -116,7 +116,7 @@ class ResumableTrainer(Trainer):
 
     @classmethod
     def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
-        """Validate, with the names of utterances that are too short."""
+        """Validate; errors about short utterances name them."""
         with Batches(iterator).naming(model) as batches:
             super().validate_one_epoch(model=model, iterator=batches, **kwargs)
 
@@ -239,7 +239,7 @@ def _convert(directory: Path) -> None:
 
 
 def _last_whole_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """The checkpoint, else its copy, else None where the first epoch was still being saved."""
+    """Return the checkpoint or its copy, or None where the first epoch was still being saved."""
     checkpoint, backup = directory / CHECKPOINT, directory / BACKUP
     if not checkpoint.exists() and not backup.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a configuration asks of its teachers and criteria, checked."""
+"""The options ``teacher`` and ``criteria``, checked, and whether student and teacher fit each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ FRAME_RATES = ("equal", "resample")
 
 
 def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteria") -> None:
-    """Refuse a criterion on the K most probable of fewer classes.
+    """Refuse a criterion that keeps more classes than the model has.
 
     Raises:
         UserError: there is one; names the option that it is in.
@@ -54,14 +54,14 @@ def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteri
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Where the teachers lie.
+    """The option ``teacher``: which models, or which stored targets.
 
     Attributes:
         directories: experiment directories.
         checkpoint: file name in each of them; None for the default.
         weights: in the mean of an ensemble; None for equal ones.
         mean: what is averaged.
-        store: directory of stored targets, which stand for the teachers.
+        store: directory of stored targets, used instead of the teachers.
         k: how many classes the store keeps; None for as many as the criteria need.
     """
 
@@ -132,9 +132,9 @@ def _mean_weights(weights: object, teachers: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class TermOptions:
-    """One entry of ``criteria``: the term and what its criterion is made of.
+    """One entry of ``criteria``: the term, and the options of its criterion.
 
-    ``resample``: the teacher's frames are brought to the student's rate, whose ratio the models tell.
+    ``resample``: the teacher's frames are brought to the student's rate; the ratio comes from the models.
     """
 
     term: Term
@@ -143,7 +143,7 @@ class TermOptions:
     resample: bool = False
 
     def build(self) -> Criterion:
-        """Make the criterion."""
+        """Build the criterion."""
         try:
             return build_criterion(self.kind, **self.options)
         except (ValueError, TypeError) as e:
@@ -190,7 +190,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
 
 
 def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: str) -> None:
-    """Refuse what a criterion on the lattice cannot have, and the lattice for other criteria.
+    """Refuse taps and options that a criterion on the lattice cannot have, and the lattice for others.
 
     Raises:
         UserError: type and taps do not fit, or the blank is not that of ESPnet's models.
@@ -229,7 +229,7 @@ def _resample(term: Term, entry: Mapping[str, Any]) -> bool:
 
 
 def on_lattice(kind: object) -> bool:
-    """True for a type of criterion whose only tap is the lattice of a transducer."""
+    """Return True for a type of criterion whose only tap is the lattice of a transducer."""
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
@@ -280,13 +280,13 @@ def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[Term]) -> 
 
 
 def teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
-    """Taps of the teacher that the criteria need."""
+    """Return the taps of the teacher that the criteria need."""
     guides = [t.build().guide_tap for t in terms]
     return [t.term.teacher_tap for t in terms] + [guide for guide in guides if guide is not None]
 
 
 def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
-    """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
+    """Return the temperature at each teacher tap; an ensemble's mean needs a single one."""
     result: dict[str, float] = {}
     for t in terms:
         criterion = t.build()
