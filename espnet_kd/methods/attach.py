@@ -154,6 +154,7 @@ def refuse_data_parallel(args: argparse.Namespace) -> None:
 
 
 def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+    """Refuse a criterion on frames where the student's SpecAugment warps time."""
     frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
     if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise UserError(
@@ -163,6 +164,7 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
 
 
 def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> None:
+    """Refuse a guide whose positions are not those of the teacher's layer."""
     positions, weights = seen[tap].values.shape[1], seen[guide].values.shape[1]
     if positions != weights:
         raise UserError(

@@ -146,7 +146,7 @@ def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:
     """
     if args.targets is None:
         return "both"
-    reason = "the configuration says so"
+    reason = "as configured"
     if args.targets == AUTO:
         exp = (args.teacher or {}).get("exp")
         if not exp:

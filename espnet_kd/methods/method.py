@@ -16,7 +16,7 @@ class SavedModel:
     """A model that a training has beside the student.
 
     Attributes:
-        folder: where its files lie in the experiment directory.
+        folder: name of the folder of its files in the experiment directory.
         suffix: end of the names of its statistics.
         tensors: its parameters and buffers, by stock name.
     """

@@ -81,8 +81,8 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
         checkpoint (file name; the first of the usual averaged models): which model in each directory.
         weights (list of numbers; equal): of the teachers in their mean, one for each.
         mean (posteriors or log_posteriors; posteriors): what is averaged.
-        store (directory): targets on disk, read instead of running the teachers; with ``exp`` it says where
-            to write them.
+        store (directory): targets on disk, read instead of running the teachers; with ``exp`` it is
+            where to write them.
         k (integer; as many as the criteria need): classes that a store keeps at each position.
 
     Raises:
