@@ -77,8 +77,8 @@ class MixedBatchesMethod(Method):
 def interleave(length: Mapping[str, int]) -> list[str]:
     """Order all utterances, short ones first, so that any run of them has about the share of the whole.
 
-    Transcribed and pseudo-labelled speech are each ordered by length; an utterance's place is the share of its
-    side that comes before its middle, from 0 to 1. Copies of an utterance are kept apart.
+    Transcribed and pseudo-labelled speech are each ordered by length; an utterance's place is the share of
+    its side that comes before its middle, from 0 to 1. Copies of an utterance are kept apart.
 
     Args:
         length: of each utterance, > 0.
