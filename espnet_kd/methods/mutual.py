@@ -264,8 +264,8 @@ def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{} for _ in range(peers - 1)]
     if not isinstance(peers, list) or not peers or not all(isinstance(p, Mapping) for p in peers):
         raise UserError(
-            f"mutual: peers is {peers!r}: give their number, at least 2, or a list of what differs for peer 2, "
-            "3, ... from the configuration, such as [{seed: 7, encoder_conf: {num_blocks: 6}}]"
+            f"mutual: peers is {peers!r}: give their number, at least 2, or a list of what differs for peer "
+            "2, 3, ... from the configuration, such as [{seed: 7, encoder_conf: {num_blocks: 6}}]"
         )
     for number, peer in enumerate(peers, 2):
         unknown = [str(key) for key in peer if key not in (*CHANGES, "seed", "config")]
