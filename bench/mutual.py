@@ -11,8 +11,8 @@ from bench.report import judge
 from bench.speech_model import Size, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
-from espnet_kd.methods.mutual import Mutual, learn_together
-from espnet_kd.methods.sampling import ScheduledSampling, sample_prefixes
+from espnet_kd.methods.mutual_model import Mutual, learn_together
+from espnet_kd.methods.sampling import sample_prefixes
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import Term
 
@@ -69,10 +69,10 @@ def peers(first: ESPnetASRModel, second: ESPnetASRModel, sampling: bool) -> ESPn
     """Two models that learn from each other at decoder steps and CTC frames."""
     terms = tuple(Term(tap.split(".")[0], Schedule(1.0, 1.0), tap, tap) for tap in TAPS)
     criteria = {term.name: build_criterion("kl", reduction="utterance") for term in terms}
-    hook = ScheduledSampling(first, SAMPLING, shared=True) if sampling else None
-    return learn_together(
-        first, [second], Mutual(terms, criteria, Schedule(0.5, 0.5), seeds=(1,), sampling=hook)
-    )
+    model = learn_together(first, [second], Mutual(terms, criteria, Schedule(0.5, 0.5), seeds=(1,)))
+    if sampling:
+        sample_prefixes(model, SAMPLING, shared=True)
+    return model
 
 
 def measure(case: Case) -> dict[str, Timing]:

@@ -12,7 +12,7 @@ from bench.report import judge
 from bench.speech_model import Size, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
-from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.methods.distilled import Objective, distil
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
@@ -70,7 +70,7 @@ def distilled(student: ESPnetASRModel, teacher: ESPnetASRModel) -> ESPnetASRMode
     """The student with KL to the teacher at the CTC frames and at the decoder's steps."""
     terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAPS)
     experiment = Experiment(teacher, Path("teacher"), Path("teacher/valid.acc.ave.pth"))
-    method = Method(OnlineTeacher([experiment], TAPS), Taps(student, TAPS), terms, Schedule(1.0, 1.0))
+    method = Objective(OnlineTeacher([experiment], TAPS), Taps(student, TAPS), terms, Schedule(1.0, 1.0))
     return distil(student, method, {term.name: build_criterion("kl", temperature=2.0) for term in terms})
 
 

@@ -19,7 +19,7 @@ from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, Size, bat
 from bench.timing import Timing, interleaved, ratio
 from espnet_kd.criteria import build_criterion
 from espnet_kd.files import fingerprint
-from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.methods.distilled import Objective, distil
 from espnet_kd.schedule import Schedule
 from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, text_checksum, write_shard
 from espnet_kd.targets.store import Store
@@ -170,7 +170,7 @@ def _judge(timings: dict[str, Timing]) -> bool:
 def distilled(student: Any, teacher: StoredTeacher) -> Any:
     """The student with the essence of the teacher at the CTC frames and at the decoder's steps."""
     terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAP_PATHS)
-    method = Method(teacher, Taps(student, TAP_PATHS), terms, Schedule(0.5, 0.5))
+    method = Objective(teacher, Taps(student, TAP_PATHS), terms, Schedule(0.5, 0.5))
     return distil(
         student, method, {t.name: build_criterion("topk", k=K, reduction="utterance") for t in terms}
     )

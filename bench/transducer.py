@@ -18,7 +18,7 @@ from bench.report import judge
 from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, Size
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
-from espnet_kd.methods.distilled import Method
+from espnet_kd.methods.distilled import Objective
 from espnet_kd.methods.transducer import distil_transducer, with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk, lattice_of
 from espnet_kd.rnnt.sweep import arc_scores
@@ -120,7 +120,7 @@ def distilled(
     taps = (LATTICE,)
     online = OnlineTeacher([Experiment(teacher, Path("teacher"), Path("teacher/ave.pth"))], taps)
     term = Term("lattice", Schedule(10.0, 10.0), LATTICE, LATTICE)
-    method = Method(online, Taps(student, taps), (term,), Schedule(1.0, 1.0))
+    method = Objective(online, Taps(student, taps), (term,), Schedule(1.0, 1.0))
     criterion = build_criterion("transducer", kind="full", normalize="nodes")
     return distil_transducer(student, method, {term.name: criterion})
 

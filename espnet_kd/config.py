@@ -111,6 +111,19 @@ def with_numbers(value: Any) -> Any:
     return [with_numbers(item) for item in value] if isinstance(value, list) else as_number(value)
 
 
+def refuse_unknown(name: str, mapping: object, known: Sequence[str]) -> None:
+    """Refuse a mapping of a configuration that has other keys than the known ones.
+
+    Raises:
+        UserError: it has one, or it is no mapping.
+    """
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{name}: {mapping!r} is not a mapping with {', '.join(known)}")
+    unknown = [str(key) for key in mapping if key not in known]
+    if unknown:
+        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
+
+
 class _Graph:
     """Sizes of the nodes of a document before anything is constructed of it; an alias is the same node."""
 

@@ -1,9 +1,9 @@
-"""Weights that change with the training step."""
+"""Weights of losses that are constant or change with the training step."""
 
 import math
 from dataclasses import dataclass
 
-from espnet_kd.config import as_number
+from espnet_kd.config import as_number, refuse_unknown
 from espnet_kd.errors import UserError
 
 SHAPES = {
@@ -15,15 +15,15 @@ KEYS = ("schedule", "from", "to", "begin", "steps")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A weight as a function of the step alone, so that a resumed training continues exactly.
+    """A weight that depends on nothing but the step, so that a resumed training continues exactly.
 
-    It is ``start`` up to step ``begin``, then moves to ``end`` within ``steps`` steps, and stays there.
+    It is ``start`` up to step ``begin``, then changes to ``end`` within ``steps`` steps, and stays there.
 
     Attributes:
         start: weight before ``begin``.
         end: weight after ``begin + steps``.
-        begin: first step of the move.
-        steps: length of the move in training steps (batches).
+        begin: step at which the change begins.
+        steps: length of the change in training steps (batches).
         shape: ``linear`` or ``cosine``.
     """
 
@@ -34,12 +34,12 @@ class Schedule:
     shape: str = "linear"
 
     def __call__(self, step: float) -> float:
-        """The weight at a step, counted from 0."""
+        """Return the weight at a step, counted from 0."""
         progress = min(max((step - self.begin) / self.steps, 0.0), 1.0)
         return self.start + (self.end - self.start) * SHAPES[self.shape](progress)
 
     def __str__(self) -> str:
-        """The weight in words."""
+        """Describe the weight for a log."""
         if self.start == self.end:
             return f"{self.start:g}"
         last = self.begin + self.steps
@@ -51,7 +51,7 @@ class Schedule:
         return self.start == self.end == 0
 
 
-def build_schedule(weight: object, name: str) -> Schedule:
+def build_schedule(weight: object, name: str, most: float = math.inf) -> Schedule:
     """Make a schedule of a number, or of ``{schedule: linear|cosine|warmup, from, to, begin, steps}``.
 
     ``warmup`` is ``linear`` from 0; no weight is below 0.
@@ -66,18 +66,23 @@ def build_schedule(weight: object, name: str) -> Schedule:
     Args:
         weight: what the configuration gives.
         name: of the option, for the message of an error.
+        most: largest weight that is allowed.
 
     Raises:
-        UserError: not a number from 0 up, not such a mapping, or its steps are no whole numbers.
+        UserError: not a number from 0 to ``most``, not such a mapping, or its steps are no whole numbers.
     """
-    weight = as_number(weight)
+    schedule = _build(as_number(weight), name)
+    if max(schedule.start, schedule.end) > most:
+        raise UserError(f"{name} must stay between 0 and {most:g}")
+    return schedule
+
+
+def _build(weight: object, name: str) -> Schedule:
     if isinstance(weight, bool) or not isinstance(weight, int | float | dict):
         raise UserError(f"{name}: {weight!r} is neither a number nor a mapping with {', '.join(KEYS)}")
     if not isinstance(weight, dict):
         return Schedule(_weight(weight, name), float(weight))
-    unknown = [str(key) for key in weight if key not in KEYS]
-    if unknown:
-        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(KEYS)}")
+    refuse_unknown(name, weight, KEYS)
     kind = weight.get("schedule", "linear")
     if kind not in (*SHAPES, "warmup"):
         raise UserError(f"{name}: unknown schedule {kind!r}; known: {', '.join(SHAPES)}, warmup")

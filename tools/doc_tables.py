@@ -27,9 +27,11 @@ sys.path.insert(0, str(ROOT))
 from espnet_kd import __main__ as cli  # noqa: E402
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E402
 from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
-from espnet_kd.methods.mutual_options import mutual_options, sampling_probability  # noqa: E402
-from espnet_kd.methods.options import add_arguments, check_options  # noqa: E402
+from espnet_kd.methods import registered  # noqa: E402
+from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
+from espnet_kd.methods.sampling import sampling_probability  # noqa: E402
 from espnet_kd.schedule import build_schedule  # noqa: E402
+from espnet_kd.tasks.asr import ASRDistillationTask, add_arguments  # noqa: E402
 from espnet_kd.teachers.options import teacher_options, term_options  # noqa: E402
 
 MARK = re.compile(r"(<!-- begin (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -192,18 +194,15 @@ def training() -> str:
     """The top-level options, with the texts of `espnet-kd train --help`."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    stock = vars(ASRDistillationTask.get_parser().parse_args([]))
     kinds = {"str2bool": "true or false", "parse_yaml": "number or schedule", None: "text"}
     keys = []
     for action in parser._actions[1:]:
 
         def check(value: Any, name: str = action.dest) -> None:
-            args = parser.parse_args([])
-            args.scheduled_sampling, args.init_from_teacher = {}, {}
-            setattr(args, name, value)
-            check_options(args, CLASSES)
-            sampling_probability(args)
-            if args.mutual:
-                mutual_options(args.mutual)
+            args = argparse.Namespace(**{**stock, name: value})
+            for method in registered():
+                method.check(args, CLASSES)
 
         mapping = action.default == {}
         kind = "mapping" if mapping else kinds[getattr(action.type, "__name__", None)]
@@ -230,9 +229,8 @@ def mutual() -> str:
     def check(key: str, value: Any) -> None:
         args = {**entry, key: value}
         mutual_options(args)
-        module = sys.modules[mutual_options.__module__]
-        module.peer_changes(args)
-        module._weight(args.get("weight", 0.5), args.get("combine", "interpolate"))
+        peer_changes(args)
+        peer_weight(args)
 
     return documented(mutual_options, check)
 

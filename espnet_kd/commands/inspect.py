@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import has_lattice
 from espnet_kd.host.outputs import task_of
-from espnet_kd.methods.mutual_options import peer_changes, peer_config
+from espnet_kd.methods import active
 from espnet_kd.report.tables import table
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
 from espnet_kd.teachers.experiment import load_experiment
@@ -111,11 +110,6 @@ def noise(model: nn.Module, seconds: int, hertz: int) -> torch.Tensor:
     return torch.randn(1, seconds * hertz, generator=torch.Generator().manual_seed(0))
 
 
-# Options of a training that a model's size has nothing to do with.
-UNTAUGHT: dict[str, Any] = {
-    "teacher": {}, "criteria": {}, "init_from_teacher": {}, "mutual": {}, "scheduled_sampling": {},
-    "targets": None, "task_weight": 1.0,
-}  # fmt: skip
 PARTS = ("encoder", "decoder", "joint_network", "ctc")
 
 
@@ -148,13 +142,11 @@ def build_all(config: Path, tokens: Sequence[str]) -> dict[str, nn.Module]:
     task = TransducerDistillationTask if is_transducer else ASRDistillationTask
     words = ["--config", str(config), "--token_type", "word", "--output_dir", "unused"]
     options = vars(task.get_parser().parse_args(words)) | {"token_list": list(tokens)}
-    single = {"": options}
-    if options["mutual"]:
-        numbers = range(1, 2 + len(peer_changes(options["mutual"])))
-        single = {f", peer {number}": peer_config(options, number) for number in numbers}
+    configs = {f", {name}": one for method in active(options) for name, one in method.models(options).items()}
     with torch.device("meta"):
         return {
-            name: task.build_model(argparse.Namespace(**{**one, **UNTAUGHT})) for name, one in single.items()
+            name: task.build_stock(argparse.Namespace(**one))
+            for name, one in (configs or {"": options}).items()
         }
 
 

@@ -13,7 +13,7 @@ from espnet_kd.data.contents import inherit
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
 from espnet_kd.host.outputs import average_file, best_file
-from espnet_kd.methods.target_choice import obstacle
+from espnet_kd.methods.distillation import obstacle
 
 OWN = "kd_"  # projections and the step of the schedules belong to their phase
 TABLES = ("wav.scp", "utt2num_samples")

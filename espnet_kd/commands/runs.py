@@ -25,12 +25,11 @@ from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.data import contents
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
-from espnet_kd.host.outputs import average_file
+from espnet_kd.methods import active
 from espnet_kd.report.experiments import SHOWN
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
-MODELS = (average_file("valid", "*"),)  # of a teacher, where no checkpoint is chosen
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -104,20 +103,14 @@ def start(args: argparse.Namespace, command: str) -> bool:
 
 
 def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
-    """Fingerprints by name: of --data, the teachers' models, their stored targets and the first student."""
+    """Return fingerprints by name: of --data, of what methods learn from, and of the first student."""
     found = {}
     for option in options:
         name, _, path = option.partition("=")
         found[name] = contents.of_path(Path(path))
-    teacher = config.get("teacher") or {}
-    for directory in teacher.get("exp") or () if isinstance(teacher, dict) else ():
-        models = [str(teacher["checkpoint"])] if teacher.get("checkpoint") else MODELS
-        files = sorted(
-            f for name in ("config.yaml", *models) for f in Path(directory).glob(name) if f.is_file()
-        )
-        found[f"teacher {directory}"] = " ".join(map(contents.of_path, files))
-    if isinstance(teacher, dict) and (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
-        found["target store"] = contents.of_path(store)
+    for method in active(config):
+        for name, files in method.inputs(config).items():
+            found[name] = " ".join(map(contents.of_path, files))
     for param in config.get("init_param") or ():
         found[f"initial student {param}"] = contents.of_path(Path(str(param).split(":")[0]))
     return found

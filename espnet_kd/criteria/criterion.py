@@ -197,6 +197,8 @@ class Criterion(nn.Module):
         temperature: softmax divisor of both sides, None without one.
         kind: of a criterion on the lattice, what of it is compared.
         k: how many of the most probable classes are compared, None for all.
+        student_dim: size of the student's hidden vectors, None where the options ``student_dim`` and
+            ``teacher_dim`` are to be taken from the models, 0 for any.
         exempt: properties of the contract test that cannot hold, name -> reason.
     """
 
@@ -205,6 +207,7 @@ class Criterion(nn.Module):
     temperature: float | None = None
     kind: str | None = None
     k: int | None = None
+    student_dim: int | None = 0
     exempt: dict[str, str] = {}
 
     def __init__(self, reduction: Reduction = "utterance") -> None:

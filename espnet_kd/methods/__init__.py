@@ -1,5 +1,46 @@
-"""What changes a model's training: distillation, mutual learning, scheduled sampling and others."""
+"""Methods: what changes the training of a model, such as distillation from a teacher; see `METHODS`."""
 
-from espnet_kd.host.installed import check_espnet
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
-check_espnet()
+from espnet_kd.methods.method import Method
+
+# The class of each method and the top-level keys of a configuration that switch it on, in the order in which
+# methods are applied to a model. A method's module is imported only where it is used.
+METHODS: dict[str, tuple[str, ...]] = {
+    "espnet_kd.methods.distillation:DistillationMethod": (
+        "teacher", "criteria", "init_from_teacher", "targets",
+    ),
+    "espnet_kd.methods.mutual:MutualMethod": ("mutual",),
+    "espnet_kd.methods.sampling:SamplingMethod": ("scheduled_sampling",),
+    "espnet_kd.methods.mixed_batches:MixedBatchesMethod": ("share_per_batch",),
+}  # fmt: skip
+
+
+def registered() -> list[Method]:
+    """Return all methods, in the order in which they are applied."""
+    return [_load(path) for path in METHODS]
+
+
+def active(config: Mapping[str, Any]) -> list[Method]:
+    """Return the methods that a configuration uses, in the order in which they are applied."""
+    return [_load(path) for path, keys in METHODS.items() if any(config.get(key) for key in keys)]
+
+
+def idle_keys(config: Mapping[str, Any]) -> set[str]:
+    """Return the keys of methods that are switched on with options that change nothing."""
+    return {
+        key
+        for path, keys in METHODS.items()
+        if any(config.get(key) for key in keys) and _load(path).is_off(config)
+        for key in keys
+    }
+
+
+@cache
+def _load(path: str) -> Method:
+    module, _, name = path.partition(":")
+    method: Method = getattr(importlib.import_module(module), name)()
+    return method

@@ -1,28 +1,31 @@
-"""Make a student of a stock model as the options of a configuration say."""
+"""Attach teachers and criteria to a stock model, so that it trains as their student."""
 
 import argparse
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from torch import Tensor
+from torch import Tensor, nn
 
+from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
 from espnet_kd.methods.delay import set_delays
-from espnet_kd.methods.distilled import Method, aligned, distil, ratio_of
+from espnet_kd.methods.distillation import choose_targets
+from espnet_kd.methods.distilled import Objective, aligned, distil, ratio_of
 from espnet_kd.methods.initialise import freeze_unreached, initialise
-from espnet_kd.methods.start import Shapes, log_distillation, warn_of_moving_loss
-from espnet_kd.methods.target_choice import choose_targets
 from espnet_kd.methods.transducer import distil_transducer
-from espnet_kd.schedule import build_schedule
+from espnet_kd.schedule import Schedule, build_schedule
 from espnet_kd.targets.plan import stored_teacher
 from espnet_kd.targets.teacher import StoredTeacher
+from espnet_kd.teachers.checkpoint import OWN_PREFIX
 from espnet_kd.teachers.experiment import Experiment, input_rate, load_experiment
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.options import (
+    Term,
     TermOptions,
     check_rate,
     check_tokens,
@@ -43,17 +46,14 @@ from espnet_kd.teachers.taps import (
     probe,
 )
 
-LONG_PROBE = 10  # seconds; against the short one it tells frame rates
+LONG_PROBE = 10  # seconds; the difference to the short probe gives frame rates
+FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler
+Shapes = Mapping[str, Sequence[tuple[int, ...]]]  # at the layers of student and teacher, by criterion
 Probe = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-def asks_for_distillation(args: argparse.Namespace) -> bool:
-    """True if the configuration asks for anything of ours."""
-    return bool(args.teacher or args.criteria or args.init_from_teacher)
-
-
 def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASRModel:
-    """Load the teacher(s), initialise the student from the first, and add the criteria to its loss.
+    """Load the teachers, initialise the student from the first, and add the criteria to its loss.
 
     Raises:
         UserError: an option is wrong, or teacher and student do not fit.
@@ -81,9 +81,9 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
     check_speech(args, terms)
-    refuse_other_prefix(model, "the student", terms)
+    refuse_other_prefix(model, "the student", [t.term for t in terms])
     for experiment in experiments:
-        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", terms)
+        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", [t.term for t in terms])
     needed = teacher_taps(terms)
     noise = partial(probe, rate or DEFAULT_RATE, args.input_size)
     teacher: StoredTeacher | OnlineTeacher
@@ -95,11 +95,12 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
     terms, shapes = _fit(model, noise, taps, teacher, terms)
     task_weight = build_schedule(args.task_weight, "task_weight")
-    method = Method(teacher, taps, tuple(t.term for t in terms), task_weight, soft_only=targets == "soft")
-    if method.task_weight.is_zero:
-        freeze_unreached(model, taps, method.terms, noise())
+    compared = tuple(t.term for t in terms)
+    objective = Objective(teacher, taps, compared, task_weight, soft_only=targets == "soft")
+    if objective.task_weight.is_zero:
+        freeze_unreached(model, taps, objective.terms, noise())
     attach = distil_transducer if has_lattice(model) else distil
-    attach(model, method, {t.term.name: t.build() for t in terms})
+    attach(model, objective, {t.term.name: t.build() for t in terms})
     names = [_line(experiment) for experiment in experiments]
     if isinstance(teacher, StoredTeacher):
         made = ", ".join(t["experiment"] for t in teacher.store.manifest.teachers)
@@ -115,7 +116,7 @@ def _line(teacher: Experiment) -> str:
 
 
 def refuse_unused_teacher(args: argparse.Namespace) -> None:
-    """Refuse a teacher that nothing is learned from, such as one beside a block `criteria` that is misplaced.
+    """Refuse a teacher that nothing uses, such as one whose block `criteria` is in the wrong place.
 
     Raises:
         UserError: there are no criteria, and neither hard targets nor copied parts say why.
@@ -140,7 +141,7 @@ def check_features(size: int | None, who: str, teacher: Experiment) -> None:
 
 
 def refuse_data_parallel(args: argparse.Namespace) -> None:
-    """Refuse torch's DataParallel, which cannot copy to every GPU what is no module.
+    """Refuse torch's DataParallel, which copies modules to every GPU, but not teachers and hooks.
 
     Raises:
         UserError: several GPUs would be used by it.
@@ -153,6 +154,7 @@ def refuse_data_parallel(args: argparse.Namespace) -> None:
 
 
 def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+    """Refuse a criterion on frames where the student's SpecAugment warps time."""
     frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
     if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise UserError(
@@ -162,6 +164,7 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
 
 
 def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> None:
+    """Refuse a guide whose positions are not those of the teacher's layer."""
     positions, weights = seen[tap].values.shape[1], seen[guide].values.shape[1]
     if positions != weights:
         raise UserError(
@@ -177,7 +180,7 @@ def _fit(
     teacher: OnlineTeacher | StoredTeacher,
     terms: Sequence[TermOptions],
 ) -> tuple[list[TermOptions], Shapes]:
-    """Run both sides once on noise: paths, shapes and frame rates are wrong now or never.
+    """Run student and teacher once on noise, to find wrong paths, shapes and frame rates before training.
 
     Returns:
         The terms, with the ratio of the frame rates where they ask for it, and the shapes at their layers.
@@ -205,7 +208,7 @@ def _fit(
         if criterion.guide_tap is not None:
             _fit_guide(theirs, t.term.teacher_tap, criterion.guide_tap, t.term.name)
         if criterion.needs == "hidden":
-            if getattr(criterion, "student_dim", 0) is None:
+            if criterion.student_dim is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
         elif student.shape[-1] != target.shape[-1]:
             raise UserError(
@@ -229,7 +232,7 @@ def _observe_both(
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
 ) -> tuple[dict[str, Targets], dict[str, Targets]]:
-    """What student and teacher have at their taps for the same noise."""
+    """Return the values at the taps of student and teacher for the same noise."""
     theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
     with torch.no_grad():
         ours = observe(model.eval(), taps, *batch)
@@ -251,3 +254,66 @@ def _with_ratio(
     )
     ratio = ratio_of(student, teacher, term.name)
     return replace(options, term=replace(term, ratio=None if ratio == 1 else ratio))
+
+
+def warn_of_moving_loss(args: argparse.Namespace, weights: Sequence[Schedule]) -> None:
+    """Warn where epochs are chosen by a total loss whose weights a schedule changes."""
+    if all(weight.start == weight.end for weight in weights):
+        return
+    choices = {"best_model_criterion": list(args.best_model_criterion)}
+    if args.patience is not None:
+        choices["early_stopping_criterion"] = [args.early_stopping_criterion]
+    if FOLLOWS_VALIDATION in str(args.scheduler or "").lower():
+        choices["val_scheduler_criterion"] = [(*args.val_scheduler_criterion, "min")]
+    for option, criteria in choices.items():
+        for phase, key, *mode in criteria:
+            if key == "loss" or key.startswith("loss_peer"):
+                better = ", ".join((phase, key.replace("loss", "loss_task", 1), *mode))
+                logging.warning(
+                    f"{option}: {phase}.{key} is the sum of task and criteria at weights that a schedule "
+                    f"changes: epochs cannot be compared by it; use [{better}], or an accuracy"
+                )
+
+
+def log_distillation(student: nn.Module, teachers: Sequence[str], shapes: Shapes) -> None:
+    """Log the teachers, the criteria and the sizes of a training.
+
+    Args:
+        student: with its criteria.
+        teachers: a line for each, or for the targets in their place.
+        shapes: what student and teacher have for some noise at their layers, by the name of the criterion.
+    """
+    own = sum(p.numel() for name, p in student.named_parameters() if name.startswith(OWN_PREFIX))
+    size = f"student: {sum(p.numel() for p in student.parameters()) - own} parameters"
+    lines = [*teachers, size + (f", and {own} of criteria, which only checkpoint.pth has" if own else "")]
+    lines.append(f"task loss: weight {student.kd_objective.task_weight}")
+    for term in student.kd_objective.terms:
+        sides = (
+            " ".join([tap, "x".join(map(str, shape))]).rstrip()
+            for tap, shape in zip((term.student_tap, term.teacher_tap), shapes[term.name], strict=True)
+        )
+        ratio = f" ({term.ratio} of its frames for one of the student's)" if term.ratio else ""
+        layers = f"student's {" from teacher's ".join(sides)}{ratio}"
+        lines.append(criterion_line(term, student.kd_criteria[term.name], layers))
+    logging.info("distillation:\n" + "\n".join(f"    {line}" for line in lines))
+
+
+def log_peers(model: nn.Module) -> None:
+    """Log the peers, their criteria and sizes.
+
+    Args:
+        model: peer 1, with the others and their criteria.
+    """
+    mutual, peers = model.kd_mutual, dict(enumerate(model.kd_peers.values(), 2))
+    sizes = {number: sum(p.numel() for p in peer.parameters()) for number, peer in peers.items()}
+    sizes = {1: sum(p.numel() for p in model.parameters()) - sum(sizes.values()), **sizes}
+    lines = [f"peer {number}: {size} parameters" for number, size in sizes.items()]
+    share = "1 - weight of the criteria" if mutual.interpolate else "1"
+    lines.append(f"task loss: weight {share}; criteria: weight {mutual.weight}, times their own")
+    lines += [criterion_line(term, mutual.criteria[term.name], term.student_tap) for term in mutual.terms]
+    logging.info("mutual learning:\n" + "\n".join(f"    {line}" for line in lines))
+
+
+def criterion_line(term: Term, criterion: Criterion, layers: str) -> str:
+    kind = {known: name for name, known in CRITERIA.items()}.get(type(criterion), type(criterion).__name__)
+    return f"criterion {term.name}: {kind}, {layers}, weight {term.weight}, reduction {criterion.reduction}"

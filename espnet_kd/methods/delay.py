@@ -1,4 +1,4 @@
-"""``delay: auto`` of a criterion on the lattice: how much later does the trained student emit?"""
+"""Emission delay: how much later than its teacher a trained student emits labels; for ``delay: auto``."""
 
 import argparse
 import logging
@@ -32,7 +32,7 @@ Speech = tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]  # samples (
 
 @dataclass
 class Delays:
-    """Emission delays of labels, student less teacher, in encoder frames.
+    """Emission delays of labels, student minus teacher, in encoder frames.
 
     Attributes:
         frames: delay to number of labels.
@@ -44,16 +44,16 @@ class Delays:
 
     @property
     def values(self) -> NDArray[np.integer[Any]]:
-        """All of them, sorted."""
+        """All delays, sorted."""
         return np.array(sorted(self.frames.elements()), dtype=int)
 
     @property
     def choice(self) -> int:
-        """The ``delay`` of a criterion: the median, 0 for a student that is the earlier."""
+        """The ``delay`` of a criterion: the median, or 0 where the student is earlier than the teacher."""
         return max(0, round(float(np.median(self.values)))) if self.frames else 0
 
     def histogram(self, width: int = 40) -> list[str]:
-        """A line for each delay, with a bar."""
+        """Draw a line for each delay, with a bar."""
         most = max(self.frames.values(), default=1)
         return [
             f"{delay:+4d} frames: {count:6d} {'#' * -(-width * count // most)}"
@@ -64,7 +64,7 @@ class Delays:
 def measure(
     student: nn.Module, teacher: nn.Module, speech: Iterable[Speech], chunks: tuple[int, int] | None = None
 ) -> Delays:
-    """Align both models with the same texts and compare.
+    """Align both models with the same texts and compare when they emit each label.
 
     Args:
         student, teacher: transducers of ESPnet in eval mode, of one token list and frame rate.
@@ -96,7 +96,7 @@ def measure(
 
 @torch.no_grad()
 def emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> list[int]:
-    """Frame of every token of one utterance."""
+    """Return the encoder frame of every token of one utterance."""
     device = next(model.parameters()).device
     speech = torch.as_tensor(samples, dtype=torch.float32, device=device)[None]
     text = torch.as_tensor(tokens, dtype=torch.long, device=device)[None]
@@ -112,7 +112,7 @@ Paths = Sequence[tuple[str, str, str]]  # of ESPnet's data: file, name, type
 
 
 def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: Experiment | None) -> None:
-    """Put a number of frames in the place of ``auto``, and log what it was taken from.
+    """Replace ``delay: auto`` by a number of frames, and log the measured delays.
 
     Args:
         teacher: None if targets come from a store.
@@ -149,7 +149,7 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
 
 
 def trained_on_chunks(config: Mapping[str, Any]) -> bool:
-    """True for the configuration of a streaming transducer."""
+    """Return True for the configuration of a streaming transducer."""
     main = (config.get("encoder_conf") or {}).get("main_conf") or {}
     return bool(main.get("dynamic_chunk_training"))
 
@@ -157,7 +157,7 @@ def trained_on_chunks(config: Mapping[str, Any]) -> bool:
 def compare(
     student: Experiment, teacher: Experiment, data: Paths, count: int, chunks: tuple[int, int] | None
 ) -> Delays:
-    """Measure the first utterances of a data set.
+    """Measure the delays in the first utterances of a data set.
 
     Args:
         data: as ESPnet's options name it.
@@ -183,7 +183,7 @@ def compare(
 
 
 def frame_milliseconds(config: dict[str, Any]) -> float:
-    """Duration of an encoder frame of a transducer, or of a hybrid with ``decoder: transducer``."""
+    """Return the duration of an encoder frame, of a transducer or a hybrid with ``decoder: transducer``."""
     front, encoder = config.get("frontend_conf") or {}, config.get("encoder_conf") or {}
     layer = re.fullmatch(r"conv2d(\d)", encoder.get("input_layer") or "")
     factor = (encoder.get("input_conf") or {}).get("subsampling_factor", int(layer[1]) if layer else 4)
@@ -191,14 +191,14 @@ def frame_milliseconds(config: dict[str, Any]) -> float:
 
 
 def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
-    """Samples and tokens as the student was trained on them.
+    """Read samples and tokens, prepared as for the student's training.
 
     Raises:
         UserError: speech or text is not among the data.
     """
-    wanted = {entry[1]: tuple(entry) for entry in data if entry[1] in ("speech", "text")}
-    if len(wanted) != 2:
+    paths = {entry[1]: tuple(entry) for entry in data if entry[1] in ("speech", "text")}
+    if len(paths) != 2:
         raise UserError("the delay is measured on speech and text: give both as validation data")
-    utterances = sorted(read_table(wanted["text"][0]))
-    for item in read_utterances(list(wanted.values()), preprocessing(config), utterances):
+    utterances = sorted(read_table(paths["text"][0]))
+    for item in read_utterances(list(paths.values()), preprocessing(config), utterances):
         yield item["speech"], item["text"]

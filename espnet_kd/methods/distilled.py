@@ -1,4 +1,4 @@
-"""A stock ESPnet model that also learns from a teacher."""
+"""The student: a stock ESPnet model whose loss has weighted criteria besides that of the task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LARGEST_TERM = 8  # of a ratio of frame rates, such as 3 : 2
 
 
 def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> Fraction:
-    """Teacher frames in a student frame.
+    """Return how many teacher frames there are in a student frame, as a fraction.
 
     Args:
         student: frames of a short and of a longer signal.
@@ -45,12 +45,12 @@ def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> F
 
 
 def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -> Targets:
-    """The mean of a teacher's frames over the time of each student frame; parts of frames count as such.
+    """Average a teacher's frames over the time of each student frame, parts of frames in proportion.
 
     Args:
         target: (B, T, D) of the teacher.
-        lengths: (B,) frames of the student; its last frames may reach beyond the teacher's last, which then
-            stands for what is missing.
+        lengths: (B,) frames of the student; its last frames may reach beyond the teacher's last, which is
+            then repeated.
         ratio: teacher frames in a student frame.
         logits: the values are logits; the mean is that of the posteriors.
 
@@ -75,10 +75,10 @@ def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -
 
 
 def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> None:
-    """Compare the numbers of positions of student and teacher.
+    """Refuse student and teacher with different numbers of positions.
 
     Args:
-        sides: the two and what they are compared for, with {ours} and {theirs} in place of the numbers.
+        sides: begin of the message, with {ours} and {theirs} in place of the numbers.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -95,7 +95,7 @@ def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> 
 
 
 class Teacher(Protocol):
-    """Where targets come from."""
+    """A source of targets: models that run beside the student, or a target store."""
 
     def targets(
         self,
@@ -105,12 +105,12 @@ class Teacher(Protocol):
         text_lengths: Tensor,
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
-        """Tap path to target, for one batch."""
+        """Return the targets of one batch, by tap."""
 
 
 @dataclass(frozen=True)
-class Method:
-    """What distillation needs besides parameters; no module, so nothing of it enters the state dict.
+class Objective:
+    """What a student is trained on; no module, so nothing of it enters the state dict.
 
     Attributes:
         soft_only: the task loss leaves out utterances whose text is a teacher's hypothesis.
@@ -127,8 +127,8 @@ class Distillation:
     """Mixed in before the class of a stock model by ``distil``; adds weighted criteria to its loss.
 
     Parameters of criteria are under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules;
-    neither is in the state dict, see ``models.own``.
-    ``kd_teacher_follows``: the teacher needs what the student's pass has made, a sampled prefix.
+    neither is in the state dict, see ``espnet_kd.methods.own``.
+    ``kd_teacher_follows``: the teacher runs after the student, whose sampled prefix it needs.
     """
 
     kd_teacher_follows = False
@@ -141,7 +141,7 @@ class Distillation:
         text_lengths: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
-        """Stock forward, then the criteria.
+        """Run the stock forward pass, then the criteria.
 
         Args:
             speech: (B, samples) waveform.
@@ -156,8 +156,8 @@ class Distillation:
             loss, ``loss_kd_<name>`` each criterion before its weight, ``loss`` the total. Without text only
             the latter two are there.
         """
-        method: Method = self.kd_method
-        if method.soft_only:
+        objective: Objective = self.kd_objective
+        if objective.soft_only:
             self._set_transcribed(kwargs.get("utt_id", ()))
         transcribed = text is not None
         if text is None or text_lengths is None:
@@ -166,21 +166,21 @@ class Distillation:
         given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
         if not self.kd_teacher_follows:
-            self.kd_targets = method.teacher.targets(*theirs)
-        with method.taps.listening():
+            self.kd_targets = objective.teacher.targets(*theirs)
+        with objective.taps.listening():
             loss, stats, weight = super().forward(*batch, **kwargs)
         targets = self.kd_targets
         if self.kd_teacher_follows:
-            targets = method.teacher.targets(*theirs)
+            targets = objective.teacher.targets(*theirs)
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
         if not transcribed:
             stats.clear()
-        for term in method.terms:
+        for term in objective.terms:
             if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
                 total = total + self._term(term, targets, text_lengths, stats, step)
-        method.taps.release()
+        objective.taps.release()
         self._check_complete(stats)
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
         if self.training:
@@ -195,8 +195,9 @@ class Distillation:
         stats: dict[str, Any],
         step: float,
     ) -> Tensor | float:
-        """A criterion times its weight; its value goes to the statistics."""
-        criterion, seen = self.kd_criteria[term.name], self.kd_method.taps.get(term.student_tap, text_lengths)
+        """Compute a criterion times its weight, and put its value into the statistics."""
+        criterion = self.kd_criteria[term.name]
+        seen = self.kd_objective.taps.get(term.student_tap, text_lengths)
         student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
         guide = guide_for(criterion, targets, seen, term)
         use = torch.is_grad_enabled() and not term.weight.is_zero
@@ -207,12 +208,12 @@ class Distillation:
         return 0.0 if term.weight.is_zero else term.weight(step) * value[None]
 
     def _check_complete(self, stats: Mapping[str, Any]) -> None:
-        """Refuse a training in which a configured criterion does not run, at its first batch.
+        """Refuse a training whose first batch does not compute every configured criterion.
 
         Raises:
             UserError: one has no value among the statistics.
         """
-        for term in self.kd_method.terms:
+        for term in self.kd_objective.terms:
             if f"loss_kd_{term.name}" not in stats:
                 raise UserError(
                     f"criterion {term.name} is configured, but the student's training does not compute it: "
@@ -220,7 +221,7 @@ class Distillation:
                 )
 
     def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
-        """Say whose text is a transcript; a model whose task loss takes whole batches must have no others.
+        """Refuse utterances without a transcript; subclasses can leave them out of the task loss instead.
 
         Raises:
             UserError: it has.
@@ -232,29 +233,31 @@ class Distillation:
             )
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
-        """Task loss times its weight; a model that has criteria in the task's own passes adds them."""
+        """Return the task loss times its weight; subclasses add criteria that come with it."""
         stats["loss_task"] = loss.detach()
-        weight: Schedule = self.kd_method.task_weight
+        weight: Schedule = self.kd_objective.task_weight
         return weight(step) * (loss.detach() if weight.is_zero else loss)
 
 
 def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0."""
+    """Return (B, 1) tokens and (B,) lengths in place of transcripts, for a task of weight 0."""
     tokens = torch.full((len(speech), 1), ANY_TOKEN, device=speech.device)
     return tokens, torch.ones_like(tokens[:, 0])
 
 
-def distil(model: ESPnetASRModel, method: Method, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
+def distil(model: ESPnetASRModel, objective: Objective, criteria: dict[str, nn.Module]) -> ESPnetASRModel:
     """Turn a stock model into a distilled one, in place; names of its parameters stay as they are."""
-    return distil_as(Distillation, model, method, criteria)
+    return distil_as(Distillation, model, objective, criteria)
 
 
-def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str, nn.Module]) -> nn.Module:
-    """As ``distil``, by a subclass of Distillation."""
-    model.kd_method = method
+def distil_as(
+    mixin: type, model: nn.Module, objective: Objective, criteria: dict[str, nn.Module]
+) -> nn.Module:
+    """Do what ``distil`` does, with a subclass of Distillation."""
+    model.kd_objective = objective
     model.kd_targets = None
     model.kd_criteria = nn.ModuleDict(criteria)
-    for term in method.terms:
+    for term in objective.terms:
         if term.weight.is_zero:
             model.kd_criteria[term.name].requires_grad_(False)
     count_batches(model)
@@ -265,7 +268,7 @@ def distil_as(mixin: type, model: nn.Module, method: Method, criteria: dict[str,
 def guide_for(
     criterion: Criterion, targets: Mapping[str, Targets], student: Targets, term: Term
 ) -> tuple[Tensor, ...]:
-    """What a criterion gets besides student, target and (B, P) mask: its guide, (B, P, G), if it has one."""
+    """Return the guide of a criterion, (B, P, G), in a tuple that is empty where it has none."""
     if criterion.guide_tap is None:
         return ()
     return (aligned(student, targets[criterion.guide_tap], term)[1],)
@@ -279,7 +282,7 @@ def _distilled_class(mixin: type, stock: type) -> type:
 def aligned(
     student: Targets, target: Targets, term: Term, needs: str = "logits"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring both sides to the same positions: at the student's frame rate, cropped to the shorter.
+    """Bring student and target to the same positions: the student's frame rate, cropped to the shorter.
 
     Args:
         needs: what the values are, `logits` or `hidden` vectors.
@@ -306,7 +309,7 @@ def aligned(
 
 
 def check_lengths(student: Tensor, target: Targets, term: Term) -> None:
-    """Refuse stored targets of another frame rate, by utterance: padding does not hide them.
+    """Refuse stored targets of another frame rate, utterance by utterance, since padding could hide it.
 
     Args:
         student: (B,) positions.

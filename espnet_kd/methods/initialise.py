@@ -1,4 +1,4 @@
-"""Start a student from parts of its teacher, and freeze what cannot learn."""
+"""Initialise a student with parts of its teacher, and freeze parameters that no criterion reaches."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
 
     Args:
         student: changed in place.
-        teacher: of the same module names.
+        teacher: has the parts under the same or given paths.
         parts: submodule path to True (the whole submodule), to a teacher path, or to a list of teacher
             layers: ``{encoder.encoders: [0, 2, 4], decoder.embed: true}`` makes the student's layer 1 the
             teacher's layer 2.
@@ -40,7 +40,7 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
 
 
 def _pairs(path: str, source: object) -> list[tuple[str, str]]:
-    """(student path, teacher path) of each submodule to copy."""
+    """Return (student path, teacher path) of each submodule to copy."""
     if source is True:
         return [(path, path)]
     if isinstance(source, str):
@@ -83,7 +83,7 @@ def _copy(target: nn.Module, source: nn.Module, target_path: str, source_path: s
 
 
 def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], batch: Sequence[Tensor]) -> None:
-    """Let the parameters that no criterion reaches stay as they are.
+    """Freeze the parameters that no criterion reaches.
 
     The gradient of a task of weight 0 is zero, not missing: weight decay, which Adam divides by its own size,
     would make them vanish. Processes of several GPUs wait for no gradient of what is frozen.

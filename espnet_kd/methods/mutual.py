@@ -1,344 +1,368 @@
-"""Deep mutual learning: stock ESPnet models that train together, each on the others' posteriors, too."""
+"""Mutual learning: its options, and its peers as stock experiments::
 
+mutual:
+    peers: 2                # or a list with what differs for peer 2, 3, ..., see ``peer_changes``
+    weight: 0.5             # of the criteria; a number or a schedule
+    combine: interpolate    # task + weight criteria, where each loss of the task (CTC, attention, RNN-T) at
+                            # whose logits a criterion is has the weight 1 - weight; or add: all have weight 1
+    targets: each           # mean of the divergences from all peers; or mean: divergence from their mean
+    specaug: shared         # one mask for all peers; or independent
+    ss_prefix: shared       # the peers, in turn, sample a prefix for all; or own
+    criteria: {att: {type: kl, tap: decoder, reduction: utterance}}
+"""
+
+import argparse
+import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, Literal
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
-from torch import Tensor, nn
+from espnet_kd.config import dump_yaml, read_config, refuse_unknown
+from espnet_kd.errors import UserError
+from espnet_kd.files import atomic_path, read_json
+from espnet_kd.host.outputs import IMAGES, SELECTED_FILE
+from espnet_kd.methods.method import BuildModel, Method, SavedModel
+from espnet_kd.schedule import Schedule, build_schedule
 
-from espnet_kd.criteria import Criterion, Transcript
-from espnet_kd.errors import UserError, refusing
-from espnet_kd.host.losses import LossParts
-from espnet_kd.methods.distilled import aligned
-from espnet_kd.methods.own import count_batches
-from espnet_kd.methods.sampling import ScheduledSampling
-from espnet_kd.methods.transducer import as_peer, like_student
-from espnet_kd.rnnt import Joint
-from espnet_kd.schedule import Schedule
-from espnet_kd.teachers.options import Term
-from espnet_kd.teachers.short import rank, warn
-from espnet_kd.teachers.taps import Taps, Targets, has_lattice
+if TYPE_CHECKING:
+    from espnet_kd.teachers.options import TermOptions
 
-State = tuple[Tensor, ...]
-# Between the seeds of two processes; odd in its lower 32 bits, of which alone torch makes numbers on the CPU.
-APART, BITS = 0x9E3779B97F4A7C15, 64
-
-
-def state(device: torch.device) -> State:
-    """Where the streams are from which a model on this device draws."""
-    cpu = torch.get_rng_state()
-    return (cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (cpu,)
+CHOICES: dict[str, Any] = {  # the first is the default
+    "combine": Literal["interpolate", "add"],
+    "targets": Literal["each", "mean"],
+    "specaug": Literal["shared", "independent"],
+    "ss_prefix": Literal["shared", "own"],
+}
+KEYS = ("peers", "weight", "criteria", *CHOICES)
+TAUGHT = ("teacher", "criteria", "init_from_teacher")  # options of a training with a teacher
+OF_PEER = re.compile(r"_peer\d+$")  # see ``suffix``
+# Selected models of peers 2, 3, ... as an older espnet_kd named them, beside peer 1's.
+OF_ANOTHER_PEER = re.compile(r"\w+\.\w+_peer\d+\.(best|ave[\w.]*)\.pth")
 
 
-def restore(saved: State, device: torch.device) -> None:
-    """Go back to there."""
-    torch.set_rng_state(saved[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(saved[1], device)
+class MutualMethod(Method):
+    """Several models are trained together; the posteriors of each are targets of the others."""
 
+    def add_arguments(self, group: Any) -> None:
+        """Add ``mutual``."""
+        text = f"Train several models together: a mapping with {', '.join(KEYS)}"
+        group.add_argument("--mutual", action="mapping", default={}, help=text)
 
-@contextmanager
-def stream(seed: int, device: torch.device) -> Iterator[None]:
-    """Within the block numbers come from a stream of their own; afterwards the common one goes on.
+    def check(self, args: argparse.Namespace, classes: int) -> None:
+        """Refuse wrong keys, and options that peers would not follow."""
+        from espnet_kd.teachers.options import check_k
 
-    Args:
-        seed: of the stream; every process of a distributed training has another.
-        device: of the model.
-    """
-    saved = state(device)
-    seed = (seed + rank() * APART) % 2**BITS
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":  # of this device alone: torch.manual_seed would change those of all
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    try:
-        yield
-    finally:
-        restore(saved, device)
-
-
-Model = ESPnetASRModel | ESPnetASRTransducerModel
-STREAM = 1_000_003  # steps of a peer's stream before it meets that of the next seed
-
-
-@dataclass(frozen=True)
-class Mutual:
-    """What peers learn from each other; no module, so nothing of it enters the state dict.
-
-    Attributes:
-        terms: what is compared: criteria at a tap that all peers have.
-        criteria: by the name of the term.
-        weight: of the terms, by step.
-        interpolate: the losses at whose logits a criterion is have the weight 1 - weight; otherwise 1.
-        targets: `each`, the mean of the divergences from every other peer; `mean`, the divergence from the
-            mean of their posteriors.
-        shared_specaug: one mask for all peers.
-        seeds: of the random streams of peers 2, 3, ...
-        sampling: scheduled sampling of all peers' decoders.
-    """
-
-    terms: tuple[Term, ...]
-    criteria: dict[str, Criterion]
-    weight: Schedule
-    interpolate: bool = True
-    targets: Literal["each", "mean"] = "each"
-    shared_specaug: bool = True
-    seeds: tuple[int, ...] = ()
-    sampling: ScheduledSampling | None = None
-    taps: tuple[Taps, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one peer's stock forward gave, what was seen of it, and the parts of its loss."""
-
-    loss: Tensor
-    stats: dict[str, Any]
-    weight: Tensor
-    seen: dict[str, Targets]
-    lattice: tuple[Joint, Transcript] | None
-    parts: dict[str, Tensor]
-
-
-class MutualLearning:
-    """Mixed in before the class of a stock model, which is peer 1; peers 2, 3, ... are in ``kd_peers``.
-
-    The peers' posteriors are constants to each other, so one backward pass of the sum of their losses gives
-    every peer the gradient of its own, all of the same update. ``kd_step`` counts training batches. Peer 1
-    draws from the common stream of random numbers as the stock model does, the others from streams that
-    depend on their seed, on the step and on the process alone.
-
-    Source:
-        Masumura et al. 2020, arXiv:2102.08154; Zhang et al. 2018, arXiv:1706.00384.
-    """
-
-    kd_finite: tuple[int, Tensor] | None = None  # a step, and (peers,) whether their task losses were finite
-
-    def forward(
-        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
-        """Stock forward of every peer, then what they learn from each other.
-
-        Args:
-            speech: (B, samples) waveform.
-            speech_lengths: (B,) samples.
-            text: (B, L) tokens, padded with -1.
-            text_lengths: (B,).
-            kwargs: what else the stock model takes.
-
-        Returns:
-            (1,) sum of the peers' losses, statistics and (1,) weight. The statistics are those of peer 1
-            under stock names, ``loss`` its own total, ``loss_task`` its stock loss and ``loss_kd_<name>``
-            its terms before their weights; the other peers' end in ``_peer2``, ``_peer3``, ...
-        """
-        batch = {
-            "speech": speech,
-            "speech_lengths": speech_lengths,
-            "text": text,
-            "text_lengths": text_lengths,
-        }
-        step = float(self.kd_step)
-        self._name_broken()
-        passes = self._passes(batch, kwargs, int(step))
-        losses, stats = [], {}
-        for number, own in enumerate(passes, 1):
-            loss, own_stats = self._learn(own, [p for p in passes if p is not own], step)
-            losses.append(loss)
-            stats |= {name + suffix(number): value for name, value in own_stats.items()}
-        if self.training:
-            self.kd_finite = int(step), torch.stack([p.loss.detach() for p in passes]).isfinite()
-            self.kd_step += 1
-        return torch.stack(losses).sum(0), stats, passes[0].weight
-
-    def _name_broken(self) -> None:
-        """Log which peers had no finite loss in the step before; here a GPU need not be waited for."""
-        if self.kd_finite is None:
+        if not args.mutual:
             return
-        (step, finite), self.kd_finite = self.kd_finite, None
-        broken = [str(number) for number, ok in enumerate(finite.flatten().tolist(), 1) if not ok]
-        if broken:
-            warn(
-                f"mutual: the task loss of peer {' and '.join(broken)} is not finite in step {step}: no peer "
-                "is updated, since all are in one step: where it goes on, look at the learning rate and at "
-                "utterances too short for their text"
-            )
+        choices, terms = mutual_options(args.mutual)
+        check_k(terms, classes, "mutual: criteria")
+        peer_weight(args.mutual)
+        _refuse_unused(args)
+        _refuse_moved_frames(args, terms, choices["specaug"])
 
-    def _passes(self, batch: dict[str, Tensor], kwargs: dict[str, Any], step: int) -> list[Pass]:
-        """Every peer's pass over the batch, in the order of the peers."""
-        mutual: Mutual = self.kd_mutual
-        if mutual.sampling is not None:
-            mutual.sampling.renew()
-        device = batch["speech"].device
-        self.kd_masks.state = state(device) if mutual.shared_specaug and self.training else None
-        count, passes = 1 + len(self.kd_peers), {}
-        for turn in range(count):  # who makes a common prefix takes turns
-            number = 1 + (turn + step) % count if self.training else 1 + turn
-            own = nullcontext()
-            if number > 1:
-                own = stream(mutual.seeds[number - 2] * STREAM + step, device)
-            with own:
-                passes[number] = self._pass(number, batch | {"text": batch["text"].clone()}, kwargs)
-        return [passes[number] for number in sorted(passes)]
+    def models(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Return the configurations of all peers."""
+        numbers = range(1, 2 + len(peer_changes(config["mutual"])))
+        return {f"peer {number}": peer_config(config, number) for number in numbers}
 
-    def _pass(self, number: int, batch: dict[str, Tensor], kwargs: dict[str, Any]) -> Pass:
-        taps = self.kd_mutual.taps[number - 1]
-        peer = self if number == 1 else self.kd_peers[str(number)]
-        run = super().forward if number == 1 else peer
-        peer.kd_losses = {}
-        with taps.listening():
-            loss, stats, weight = run(**batch, **kwargs)
-        seen = {path: taps.get(path, batch["text_lengths"]) for path in taps.paths}
-        taps.release()
-        lattice, peer.kd_lattice = getattr(peer, "kd_lattice", None), None
-        return Pass(loss, stats, weight, seen, lattice, peer.parts())
+    def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
+        """Make the model peer 1 and build the others; configuration files of peers are put into ``args``."""
+        from espnet_kd.methods.mutual_model import Mutual, with_peers
 
-    def _learn(self, own: Pass, others: Sequence[Pass], step: float) -> tuple[Tensor, dict[str, Any]]:
-        """A peer's loss and its statistics."""
-        mutual: Mutual = self.kd_mutual
-        weight, stats = mutual.weight(step), dict(own.stats)
-        stats["loss_task"] = own.loss.detach()
-        total = interpolated(own, mutual.terms, weight) if mutual.interpolate else own.loss
-        for term in mutual.terms:
-            unused = mutual.weight.is_zero or term.weight.is_zero
-            use = torch.is_grad_enabled() and not unused
-            with torch.set_grad_enabled(use), refusing(f"mutual: criterion {term.name}"):
-                value = self._divergence(term, own, others)
-            stats[f"loss_kd_{term.name}"] = value.detach()[None]
-            if not unused:
-                total = total + weight * term.weight(step) * value[None]
-        stats["loss"] = total.detach()
-        return total, stats
+        choices, terms = mutual_options(args.mutual)
+        args.mutual = {**args.mutual, "peers": peer_changes(args.mutual)}
+        mutual = Mutual(
+            terms=tuple(t.term for t in terms),
+            criteria={t.term.name: t.build() for t in terms},
+            weight=peer_weight(args.mutual),
+            interpolate=choices["combine"] == "interpolate",
+            targets=choices["targets"],
+            shared_specaug=choices["specaug"] == "shared",
+        )
+        return with_peers(model, args, mutual, build)
 
-    def _divergence(self, term: Term, own: Pass, others: Sequence[Pass]) -> Tensor:
-        mutual: Mutual = self.kd_mutual
-        criterion, tap = mutual.criteria[term.name], term.student_tap
-        if criterion.needs == "lattice":
-            joint, transcript = own.lattice
-            lattices = [
-                like_student(theirs, their_transcript.enc_lens, joint, transcript.enc_lens)
-                for theirs, their_transcript in (other.lattice for other in others)
-            ]
-            return torch.stack([criterion(joint, lattice, transcript) for lattice in lattices]).mean()
-        targets = [other.seen[tap] for other in others]
-        if mutual.targets == "mean":
-            targets = [mean_posterior(targets, criterion.temperature or 1.0)]
-        values = [criterion(*aligned(own.seen[tap], target, term)) for target in targets]
-        return torch.stack(values).mean()
+    def before_training(self, model: Any, optimizers: Sequence[Any], options: Any) -> None:
+        """Clip the gradient of every peer by its own norm, instead of the common norm of all."""
+        from torch.nn.utils import clip_grad_norm_
 
+        own = [p for name, p in model.named_parameters() if not name.startswith("kd_")]
+        everyone = [own, *(list(peer.parameters()) for peer in model.kd_peers.values())]
+        limit, kind = options.grad_clip, options.grad_clip_type
 
-class SharedMasks:
-    """Hooks that let every peer's SpecAugment draw the numbers that peer 1's draws.
+        def clip(optimizer: Any, args: Any, kwargs: Any) -> None:
+            for parameters in everyone:
+                clip_grad_norm_(parameters, max_norm=limit, norm_type=kind)
 
-    Attributes:
-        state: of the random streams when the batch came; None lets every peer draw its own.
-    """
+        for optimizer in optimizers:  # after gradients are scaled back and added up over processes
+            optimizer.register_step_pre_hook(clip)
+        options.grad_clip = float("inf")
 
-    def __init__(self) -> None:
-        self.state: State | None = None
-        self._own: State | None = None
+    def saved_models(self, own: Mapping[str, Any]) -> list[SavedModel]:
+        """Return peers 2, 3, ..."""
+        from espnet_kd.methods.own import peer_models
 
-    def attach(self, specaug: nn.Module, first: bool) -> None:
-        """Hook a peer's SpecAugment; the first peer's is in the common stream and stays there."""
-        specaug.register_forward_pre_hook(self._enter)
-        if not first:
-            specaug.register_forward_hook(self._leave)
+        models = peer_models(own)
+        return [SavedModel(folder(number), suffix(number), tensors) for number, tensors in models.items()]
 
-    def _enter(self, specaug: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.state is not None:
-            device = inputs[0].device
-            self._own = state(device)
-            restore(self.state, device)
+    def export(self, exp: Path, config: Mapping[str, Any]) -> list[Path]:
+        """Give every peer an experiment directory beside that of the training."""
+        count = 1 + len(peer_changes(config["mutual"]))
+        directories = [exp.with_name(f"{exp.name}_peer{number}") for number in range(1, 1 + count)]
+        for number, directory in enumerate(directories, 1):
+            _export(exp, directory, config, number)
+        return directories
 
-    def _leave(self, specaug: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        if self.state is not None:
-            restore(self._own, inputs[0].device)
+    def distils(self, config: Mapping[str, Any]) -> bool:
+        """Return True: a peer learns from the others."""
+        return True
+
+    def label(self, config: Mapping[str, Any]) -> str:
+        """Return "mutual learning" and which peer the model is."""
+        number = _number(config)
+        return "mutual learning" + (f", peer {number}" if number > 1 else "")
+
+    def suffix(self, config: Mapping[str, Any]) -> str:
+        """Return the end of the names of the peer's statistics."""
+        return suffix(_number(config))
 
 
-def interpolated(own: Pass, terms: Sequence[Term], weight: float) -> Tensor:
-    """The task's loss, of which those parts have the weight 1 - weight that a term is at the logits of.
+def _number(config: Mapping[str, Any]) -> int:
+    """Return which peer an exported experiment is, from 1."""
+    return int(config["mutual"].get("peer", 1))
 
-    The other parts, such as CTC beside a term at the decoder, have nothing to be interpolated with.
-    """
-    taught = {term.student_tap.split(".")[0] for term in terms if not term.weight.is_zero}
-    if own.parts.keys() <= taught or not taught <= own.parts.keys():
-        return (1 - weight) * own.loss
-    return own.loss - weight * sum(own.parts[name] for name in sorted(taught))
+
+def folder(number: int) -> str:
+    """Return the name of the folder of a peer's model files, for peers 2, 3, ..."""
+    return f"peer{number}"
 
 
 def suffix(number: int) -> str:
-    """What the statistics of a peer end in."""
+    """Return the end of the names of a peer's statistics."""
     return "" if number == 1 else f"_peer{number}"
 
 
-def mean_posterior(members: Sequence[Targets], temperature: float) -> Targets:
-    """Logits whose softmax at a temperature is the mean of the members' posteriors at it."""
-    length = min(m.values.shape[1] for m in members)
-    logs = [(m.values[:, :length].detach().float() / temperature).log_softmax(-1) for m in members]
-    mean = torch.stack(logs).logsumexp(0) - math.log(len(members))
-    return Targets(mean * temperature, torch.stack([m.lengths for m in members]).amin(0))
+def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[TermOptions]"]:
+    """Check the option ``mutual``; return the choices made and the criteria.
+
+    Keys:
+        peers (integer or list; 2): number of models, or for each but the first a mapping of what differs from
+            the configuration: ``seed``, ``config`` (a file with another model), ``encoder_conf``, ...
+        weight (number or schedule; 0.5): of the criteria, w.
+        combine (interpolate or add; interpolate): ``interpolate`` gives each loss of the task that a
+            criterion is beside (CTC, attention, RNN-T) the weight 1 - w; ``add`` leaves it at 1.
+        targets (each or mean; each): ``each`` takes the mean of the divergences from all other peers,
+            ``mean`` the divergence from the mean of their posteriors.
+        specaug (shared or independent; shared): one mask for all peers, or one for each.
+        ss_prefix (shared or own; shared): with scheduled sampling, the prefix that one peer samples (they
+            take turns) serves all, or each samples its own.
+        criteria (mapping): as ``criteria`` above, on logits at one layer of all peers; required.
+
+    Raises:
+        UserError: a key is unknown or its value unusable.
+    """
+    from espnet_kd.criteria.criterion import check_choice
+    from espnet_kd.teachers.options import term_options
+
+    refuse_unknown("mutual", mutual, KEYS)
+    try:
+        choices = {
+            key: check_choice(key, mutual.get(key, known.__args__[0]), known)
+            for key, known in CHOICES.items()
+        }
+    except ValueError as e:
+        raise UserError(f"mutual: {e}") from None
+    if not mutual.get("criteria"):
+        raise UserError(
+            "mutual: criteria is missing: `criteria: {att: {type: kl, tap: decoder, reduction: utterance}}`"
+        )
+    terms = term_options(mutual["criteria"])
+    for t in terms:
+        needs = t.build().needs
+        if OF_PEER.search(t.term.name):
+            raise UserError(f"mutual: criterion {t.term.name}: peers' statistics end so: take another name")
+        if t.resample:
+            raise UserError(
+                f"mutual: criterion {t.term.name}: `frame_rate: resample` is for teachers: "
+                "give the peers the same subsampling"
+            )
+        if needs == "lattice" and choices["targets"] == "mean":
+            raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
+        if t.term.student_tap != t.term.teacher_tap or needs == "hidden":
+            raise UserError(
+                f"mutual: criterion {t.term.name}: peers compare logits at one tap of all: give type and tap"
+            )
+    return choices, terms
 
 
-def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Model:
-    """Turn a stock model into peer 1 of several, in place; names of its parameters stay as they are.
+def peer_weight(mutual: Mapping[str, Any]) -> Schedule:
+    """Return the weight of the criteria; at most 1 where the task has the rest.
+
+    Raises:
+        UserError: it is no weight, or above 1.
+    """
+    most = math.inf if mutual.get("combine") == "add" else 1.0
+    return build_schedule(mutual.get("weight", 0.5), "mutual: weight", most)
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Refuse options that no peer, or peer 1 alone, would follow."""
+    if any(vars(args).get(key) for key in TAUGHT):
+        raise UserError(f"mutual: peers are not taught by a teacher, too: leave out {', '.join(TAUGHT)}")
+    if args.task_weight != 1 or args.targets is not None:
+        raise UserError(
+            "mutual: task_weight and targets are for teachers: the weights of peers are weight and combine"
+        )
+    if args.init_param or args.freeze_param:
+        raise UserError(
+            "mutual: init_param and freeze_param would reach peer 1 alone, as would an earlier phase: "
+            "leave them out"
+        )
+
+
+def _refuse_moved_frames(args: argparse.Namespace, terms: "Sequence[TermOptions]", specaug: str) -> None:
+    """Refuse criteria on frames that each peer's SpecAugment moves in another way."""
+    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    warped = args.specaug is not None and args.specaug_conf.get("apply_time_warp", True)
+    if frames and warped and specaug == "independent":
+        raise UserError(
+            f"mutual: criterion {frames[0]} compares frames, but independent SpecAugments move them in time: "
+            "set `specaug: shared` or `specaug_conf: {apply_time_warp: false}`"
+        )
+
+
+# What may differ between peers; data, tokens and features are the same for all.
+PARTS = ("encoder", "postencoder", "decoder")
+CHANGES = (*PARTS, *(f"{part}_conf" for part in PARTS), "model_conf", "ctc_conf", "joint_network_conf")
+MOST_PEERS = 64
+LARGEST_SEED = 2**32 - 1  # numpy's
+SEED_STEP = 1000  # from peer to peer, so that experiments with seeds 1, 2, 3 have no peer in common
+# Selected models of peers 2, 3, ... as an older espnet_kd named them, beside peer 1's.
+OF_ANOTHER_PEER = re.compile(r"\w+\.\w+_peer\d+\.(best|ave[\w.]*)\.pth")
+
+
+def peer_changes(mutual: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what peers 2, 3, ... change in the configuration, which is that of peer 1.
 
     Args:
-        model: peer 1.
-        peers: peers 2, 3, ...
-        mutual: without its taps.
+        mutual: the option; its ``peers`` is their number, or a list with a mapping for each but the first:
+            keys of ``CHANGES``, ``seed``, and ``config``, a file of which the model is taken. Options of
+            a part (``encoder_conf``) are merged into those of the file or the configuration, but replace
+            them where the part (``encoder``) is named, too.
 
     Raises:
-        UserError: two peers start from the same weights, or a tap is missing.
+        UserError: ``peers`` is neither, or has an unknown key.
     """
-    everyone = [model, *peers]
-    check_different(everyone)
-    for peer in everyone:
-        if has_lattice(peer):
-            as_peer(peer)
-        peer.__class__ = _with_parts(type(peer))
-    taps = [
-        Taps(peer, [t.student_tap for t in mutual.terms], f"peer {number}")
-        for number, peer in enumerate(everyone, 1)
-    ]
-    model.kd_mutual = replace(mutual, taps=tuple(taps))
-    model.kd_masks = SharedMasks()
-    for peer in everyone:
-        if peer.specaug is not None:
-            model.kd_masks.attach(peer.specaug, first=peer is model)
-        if mutual.sampling is not None:
-            peer.decoder.register_forward_pre_hook(mutual.sampling)
-    model.kd_peers = nn.ModuleDict({str(number): peer for number, peer in enumerate(peers, 2)})
-    count_batches(model)
-    model.__class__ = _mutual_class(type(model))
-    return model
+    peers = mutual.get("peers", 2)
+    count = peers if isinstance(peers, int) else 1 + len(peers) if isinstance(peers, list) else 0
+    if count > MOST_PEERS:
+        raise UserError(f"mutual: {count} peers do not fit into a training: give at most {MOST_PEERS}")
+    if isinstance(peers, int) and not isinstance(peers, bool) and peers >= 2:
+        return [{} for _ in range(peers - 1)]
+    if not isinstance(peers, list) or not peers or not all(isinstance(p, Mapping) for p in peers):
+        raise UserError(
+            f"mutual: peers is {peers!r}: give their number, at least 2, or a list of what differs for peer "
+            "2, 3, ... from the configuration, such as [{seed: 7, encoder_conf: {num_blocks: 6}}]"
+        )
+    for number, peer in enumerate(peers, 2):
+        unknown = [str(key) for key in peer if key not in (*CHANGES, "seed", "config")]
+        if unknown:
+            known = ", ".join(("seed", "config", *CHANGES))
+            raise UserError(f"mutual: peer {number}: unknown key {', '.join(unknown)}; known: {known}")
+        seed = peer.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+            raise UserError(
+                f"mutual: peer {number}: seed is {seed!r}, not a whole number from 0 to {LARGEST_SEED}"
+            )
+        for key, value in peer.items():
+            if key.endswith("_conf") and not isinstance(value, Mapping):
+                raise UserError(f"mutual: peer {number}: {key} is {value!r}, not a mapping")
+    return [_with_file(peer) for peer in peers]
 
 
-def check_different(peers: Sequence[nn.Module]) -> None:
-    """Refuse peers that start from the same weights: they would stay the same and learn nothing.
+def peer_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return the stock configuration of a peer, counted from 1, with its number as ``mutual: peer``.
 
     Raises:
-        UserError: two of them do.
+        UserError: see ``peer_changes``.
     """
-    for second, one in enumerate(peers, 1):
-        for first, other in enumerate(peers[: second - 1], 1):
-            a, b = dict(one.named_parameters()), dict(other.named_parameters())
-            if a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a):
-                raise UserError(
-                    f"mutual: peers {first} and {second} start from the same weights and would learn "
-                    "nothing from each other: give them different seeds"
-                )
+    mutual = dict(config["mutual"])
+    changes = peer_changes(mutual)
+    result = {**config, "mutual": {**mutual, "peer": number}}
+    if number == 1:
+        return result
+    change = dict(changes[number - 2])
+    result["seed"] = change.pop("seed", int(config["seed"]) + SEED_STEP * (number - 1))
+    for part in change.keys() & set(PARTS):  # another encoder has other options
+        change.setdefault(f"{part}_conf", {})
+    return merged(result, change)
 
 
-@cache
-def _with_parts(stock: type) -> type:
-    return type(f"Peer{stock.__name__}", (LossParts, stock), {})
+def merged(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge changes into a configuration; options of a part replace all where the part is changed, too."""
+    result = dict(config)
+    for key, value in change.items():
+        whole = key in PARTS or key.removesuffix("_conf") in change or not isinstance(value, Mapping)
+        result[key] = value if whole else {**(config.get(key) or {}), **value}
+    return result
 
 
-@cache
-def _mutual_class(stock: type) -> type:
-    return type(f"Mutual{stock.__name__}", (MutualLearning, stock), {})
+def _with_file(peer: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the file of a peer into its changes, so that the file is not needed again."""
+    rest = {key: value for key, value in peer.items() if key != "config"}
+    if "config" not in peer:
+        return rest
+    if not isinstance(peer["config"], str):
+        raise UserError(f"mutual: config {peer['config']!r} of a peer is not the name of a file")
+    try:
+        content = read_config(peer["config"])
+    except UserError as e:
+        raise UserError(f"mutual: config {peer['config']!r} of a peer: {e}") from None
+    return merged({key: value for key, value in content.items() if key in CHANGES}, rest)
+
+
+def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
+    """Write or update the experiment directory of one peer."""
+    place = exp if number == 1 else exp / folder(number)
+    if any(OF_ANOTHER_PEER.fullmatch(path.name) for path in exp.glob("*.pth")):
+        raise UserError(
+            f"{exp} has all peers in one file, from an older espnet_kd: repeat the command at the top of its "
+            "train.log, which gives each peer its own"
+        )
+    sources = sorted(p for p in place.glob("*.pth") if p.exists() and SELECTED_FILE.fullmatch(p.name))
+    if not any(".ave" in path.name for path in sources):
+        raise UserError(f"{place} has no averaged checkpoint of peer {number}: finish the training of {exp}")
+    record: dict[str, Any] = {}
+    if (exp / "run.json").is_file():
+        record = read_json(exp / "run.json")
+    training = {"source": f"../{exp.name}", "training_seed": int(config["seed"])}
+    _write(out / "config.yaml", dump_yaml({**peer_config(config, number), "output_dir": str(out)}))
+    _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
+    (out / IMAGES).mkdir(exist_ok=True)  # stage 14 of ESPnet's asr.sh packs it, whether it is there or not
+    for source in sources:
+        target = out / source.name
+        original = os.readlink(source) if source.is_symlink() else ""
+        if SELECTED_FILE.fullmatch(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
+            _link(target, original)
+        elif not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+def _link(path: Path, name: str) -> None:
+    if path.is_symlink() and os.readlink(path) == name:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    os.replace(temporary, path)
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return  # a newer file would repeat decoding
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What distillation adds to a model, kept out of the model's files.
+"""Parameters and state that methods add to a model, kept out of the model's files.
 
 Parameters of criteria, the other peers and the count of training batches are parts of the model under the
 prefix ``kd_``, so that optimizers, devices and several processes treat them as all others. The model's state
@@ -38,7 +38,7 @@ def count_batches(model: nn.Module) -> None:
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a model has under ``kd_``, by name; the tensors share their memory with it."""
+    """Return the tensors that a model has under ``kd_``, by name; they share their memory with it."""
     tensors = {n: b for n, b in model.named_buffers(recurse=False) if n.startswith(OWN_PREFIX)}
     for name, part in model.named_children():
         if name.startswith(OWN_PREFIX):
@@ -46,8 +46,13 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def peers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the models that are trained: the student, and its peers in mutual learning."""
+    return [model, *getattr(model, "kd_peers", {}).values()]
+
+
 def saved_tensors(states: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the content of a ``checkpoint.pth`` has under ``kd_``.
+    """Return the tensors that the content of a ``checkpoint.pth`` has under ``kd_``.
 
     Older checkpoints have it among the model's tensors.
     """
@@ -58,7 +63,7 @@ def saved_tensors(states: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def peer_models(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Tensors of peers 2, 3, ... with stock names, by peer.
+    """Return the tensors of peers 2, 3, ... with stock names, by peer.
 
     Args:
         tensors: under ``kd_``, those of a model besides.
@@ -72,13 +77,13 @@ def peer_models(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def without_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a stock model has."""
+    """Return the tensors that a stock model has."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(OWN_PREFIX)}
 
 
 @torch.no_grad()
 def load_own(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Load what a checkpoint has under ``kd_``; criteria may have come or gone since, peers may not.
+    """Load what a checkpoint has under ``kd_``; criteria may differ from it, peers may not.
 
     Raises:
         UserError: a tensor has another shape, or the peers are others.
@@ -102,7 +107,7 @@ def load_own(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 def keep_apart(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Let the optimizers' states carry what the model's leaves out, and be stock otherwise."""
+    """Save and load what is under ``kd_`` with the state of the optimizers, which is stock otherwise."""
     names = {id(p): name for name, p in model.named_parameters() if name.startswith(OWN_PREFIX)}
 
     def groups(optimizer: torch.optim.Optimizer) -> Groups:

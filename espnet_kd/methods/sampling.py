@@ -1,14 +1,95 @@
-"""Scheduled sampling for Transformer decoders, in two parallel passes."""
+"""Scheduled sampling for Transformer decoders, in two parallel passes::
 
-from collections.abc import Iterable
+scheduled_sampling: {probability: {schedule: linear, from: 0, to: 0.3, begin: 2000, steps: 3000}}
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from espnet_kd.config import refuse_unknown
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import has_transformer_decoder
-from espnet_kd.methods.own import count_batches
-from espnet_kd.schedule import Schedule
+from espnet_kd.methods.method import BuildModel, Method
+from espnet_kd.methods.own import count_batches, peers_of
+from espnet_kd.schedule import Schedule, build_schedule
+
+
+class SamplingMethod(Method):
+    """The decoder is trained on a prefix of which some tokens are its own predictions."""
+
+    def add_arguments(self, group: Any) -> None:
+        """Add ``scheduled_sampling``."""
+        text = "Train the Transformer decoder on its own predictions: {probability: 0.2}"
+        group.add_argument("--scheduled_sampling", action="mapping", default={}, help=text)
+
+    def check(self, args: argparse.Namespace, classes: int) -> None:
+        """Refuse a wrong probability, and criteria on layers that run in both passes."""
+        from espnet_kd.teachers.options import term_options
+
+        if sampling_probability(args) is None:
+            return
+        for criteria in (args.criteria, args.mutual.get("criteria") or {}):
+            for t in term_options(criteria):  # a tap keeps the first call, here the pass without gradient
+                if t.term.student_tap.startswith("decoder."):
+                    raise UserError(
+                        f"criterion {t.term.name}: with scheduled sampling {t.term.student_tap} runs twice: "
+                        "tap decoder, or a layer of the encoder"
+                    )
+
+    def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
+        """Hook the decoders of the student and its peers; an online teacher gets the student's prefix."""
+        probability = sampling_probability(args)
+        if probability is not None:
+            shared = args.mutual.get("ss_prefix", "shared") == "shared" if args.mutual else False
+            sample_prefixes(model, probability, followers(model), shared)
+        return model
+
+    def is_off(self, config: Mapping[str, Any]) -> bool:
+        """Return True at probability 0."""
+        return bool(config.get("scheduled_sampling") == {"probability": 0})
+
+
+def sampling_probability(args: argparse.Namespace) -> Schedule | None:
+    """Check the option ``scheduled_sampling``; return None without it.
+
+    Keys:
+        probability (number or schedule): share of the decoder's prefix that is its own prediction, 0 to 1.
+
+    Raises:
+        UserError: it has another key than ``probability``, or that is not between 0 and 1.
+    """
+    if not args.scheduled_sampling:
+        return None
+    if not isinstance(args.scheduled_sampling, Mapping):
+        raise UserError("scheduled_sampling: write `scheduled_sampling: {probability: 0.2}`")
+    refuse_unknown("scheduled_sampling", args.scheduled_sampling, ("probability",))
+    name = "scheduled_sampling: probability"
+    return build_schedule(args.scheduled_sampling.get("probability"), name, most=1.0)
+
+
+def followers(model: Any) -> list[nn.Module]:
+    """Return the teachers whose decoder a criterion compares with the student's: they need its prefix.
+
+    Raises:
+        UserError: their targets are stored, so they are for the prefix of the transcript.
+    """
+    from espnet_kd.methods.distilled import Distillation
+    from espnet_kd.teachers.online import OnlineTeacher
+
+    if not isinstance(model, Distillation):
+        return []
+    if not any(term.teacher_tap.startswith("decoder") for term in model.kd_objective.terms):
+        return []
+    teacher = model.kd_objective.teacher
+    if not isinstance(teacher, OnlineTeacher):
+        raise UserError(
+            "scheduled_sampling: stored targets of the decoder are of other prefixes than the student's: "
+            "leave out scheduled_sampling, or give the teacher itself"
+        )
+    return [experiment.model for experiment in teacher.experiments]
 
 
 class ScheduledSampling:
@@ -34,12 +115,12 @@ class ScheduledSampling:
         self._prefix: Tensor | None = None
 
     def renew(self) -> None:
-        """Begin a batch: its probability, and no prefix yet. Here a GPU need not be waited for."""
+        """Begin a batch: compute its probability, once, because reading ``kd_step`` waits for the GPU."""
         self._now = self.probability(float(self.owner.kd_step))
         self._prefix = None
 
     def follow(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """The hook of a decoder that gets the prefix of this step, if there is one."""
+        """Hook of a teacher's decoder: replace its prefix by the one of this step, if there is one."""
         return None if self._prefix is None else (*inputs[:2], self._prefix, inputs[3])
 
     def __call__(self, decoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -54,7 +135,7 @@ class ScheduledSampling:
 
 @torch.no_grad()
 def predict(decoder: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The most likely token after each part of the prefix, (B, U)."""
+    """Return the most likely token after each part of the prefix, (B, U)."""
     kind = inputs[0].device.type
     # Without the cache: the next pass would get the weights that autocast converts here, without gradient.
     with torch.autocast(
@@ -81,11 +162,13 @@ def mix(prefix: Tensor, lengths: Tensor, predicted: Tensor, probability: float) 
 
 
 def check_decoder(model: nn.Module) -> None:
-    """Refuse a model that scheduled sampling cannot train.
+    """Refuse a model without a Transformer decoder.
 
     Raises:
-        UserError: it has no Transformer decoder.
+        UserError: names the decoder that it has.
     """
+    from espnet_kd.host.models import has_transformer_decoder
+
     decoder = getattr(model, "decoder", None)
     if not has_transformer_decoder(model):
         raise UserError(
@@ -94,22 +177,29 @@ def check_decoder(model: nn.Module) -> None:
         )
 
 
-def sample_prefixes(model: nn.Module, probability: Schedule, teachers: Iterable[nn.Module] = ()) -> None:
-    """Train a model's decoder with scheduled sampling, in place.
+def sample_prefixes(
+    model: nn.Module, probability: Schedule, teachers: Iterable[nn.Module] = (), shared: bool = False
+) -> None:
+    """Train the decoders of a model and of its peers with scheduled sampling, in place.
 
     A model that does not count its training batches yet does so from now on, in the buffer ``kd_step``.
 
     Args:
-        model: stock or distilled.
+        model: stock, distilled or with peers.
         probability: of taking a prediction, by step.
         teachers: their decoders get the prefix that the student has made.
+        shared: peers get one prefix, from the first of them that runs.
     """
-    check_decoder(model)
+    decoders = []
+    for peer in peers_of(model):
+        check_decoder(peer)
+        decoders.append(peer.decoder)
     if "kd_step" not in dict(model.named_buffers(recurse=False)):
         count_batches(model)
         model.register_forward_hook(_count)
-    sampling = ScheduledSampling(model, probability)
-    model.decoder.register_forward_pre_hook(sampling)
+    sampling = ScheduledSampling(model, probability, shared)
+    for decoder in decoders:
+        decoder.register_forward_pre_hook(sampling)
     model.register_forward_pre_hook(lambda module, inputs: sampling.renew())
     for teacher in teachers:
         model.kd_teacher_follows = True

@@ -1,4 +1,4 @@
-"""Stock ESPnet transducers whose lattice is never in memory, alone or with a teacher."""
+"""Stock ESPnet transducers, alone or with a teacher, that never hold a whole lattice in memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.host.models import JointNetwork, lattice_inputs
-from espnet_kd.methods.distilled import Distillation, Method, check_lengths, distil_as
+from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
 from espnet_kd.rnnt.alignment import Path
 from espnet_kd.teachers.options import Term
@@ -36,11 +36,11 @@ class OfTranscribed(LossHooks):
         self.kd_transcribed = torch.tensor(chosen, dtype=torch.long) if any(hypotheses) else None
 
     def ctc_part(self, encoder_out: Tensor, target: Tensor, t_len: Tensor, u_len: Tensor) -> Tensor:
-        """CTC loss of the utterances with a transcript."""
+        """Return the CTC loss of the utterances with a transcript."""
         return self._of_transcribed(super().ctc_part, encoder_out, target, t_len, u_len)
 
     def label_part(self, decoder_out: Tensor, target: Tensor) -> Tensor:
-        """Loss of the prediction network for the utterances with a transcript."""
+        """Return the loss of the prediction network for the utterances with a transcript."""
         return self._of_transcribed(super().label_part, decoder_out, target)
 
     def _of_transcribed(self, loss: Callable[..., Tensor], values: Tensor, *rest: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class OfTranscribed(LossHooks):
 
 
 def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, Transcript]:
-    """Some utterances of a batch; rows are places in it."""
+    """Select utterances of a batch by their places in it."""
     rows = rows.to(joint.enc.device)
     part = joint.with_tensors(joint.enc[rows], joint.dec[rows], joint.weight, joint.bias)
     return part, Transcript(*(x[rows.to(x.device)] for x in transcript))
@@ -64,7 +64,7 @@ Model = ESPnetASRTransducerModel | ESPnetASRModel  # the latter a hybrid, with `
 
 
 class PiecewiseJoint(JointNetwork):
-    """Hands out the pieces where stock training asks for a whole lattice; decoding is as it was."""
+    """Returns the factors of a lattice where stock training asks for all of it; decoding stays stock."""
 
     def forward(self, enc_out: Tensor, dec_out: Tensor, no_projection: bool = False) -> Tensor | Joint:
         """(B, T, 1, D) and (B, 1, U, D') -> Joint; anything else as the stock module does."""
@@ -80,18 +80,18 @@ class LatticeTransducer(LossHooks):
     def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
-        """RNN-T loss of the lattice whose pieces the joint network gives."""
+        """Return the RNN-T loss of the lattice whose factors the joint network gives."""
         check_frames_left(t_len, "the model")
         return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
 
 
 class PeerTransducer(LatticeTransducer):
-    """One of several that learn from each other: ``kd_lattice`` is lattice and transcript of its pass."""
+    """Mixed in before a peer of mutual learning: ``kd_lattice`` is lattice and transcript of its pass."""
 
     def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
-        """RNN-T loss; the lattice is kept."""
+        """Return the RNN-T loss, and keep the lattice."""
         self.kd_lattice = (joint_out, Transcript(target, t_len, u_len))
         return super().transducer_part(encoder_out, joint_out, target, t_len, u_len)
 
@@ -108,7 +108,7 @@ class LatticeHybrid(LossHooks):
     def transducer_part(
         self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
     ) -> tuple[Tensor, float | None, float | None]:
-        """RNN-T loss as ESPnet computes it; the lattice is kept."""
+        """Return the RNN-T loss as ESPnet computes it, and keep the lattice."""
         check_frames_left(encoder_out_lens, "the model")
         calls: list[tuple[Tensor, Tensor]] = []
 
@@ -128,14 +128,14 @@ class LatticeHybrid(LossHooks):
 
 
 class LatticeDistillation(Distillation):
-    """What students with a lattice share: one criterion is on it."""
+    """Base of students with a lattice: at most one criterion is on it."""
 
     def _lattice_term(self) -> Term | None:
-        terms = (t for t in self.kd_method.terms if self.kd_criteria[t.name].needs == "lattice")
+        terms = (t for t in self.kd_objective.terms if self.kd_criteria[t.name].needs == "lattice")
         return next(terms, None)
 
     def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
-        """The teacher's lattice with the student's frames, (B,)."""
+        """Return the teacher's lattice with the student's numbers of frames, (B,)."""
         given = self.kd_targets[term.teacher_tap]
         check_frames_left(frames, "the student")
         check_frames_left(given.lengths, "the teacher")
@@ -150,7 +150,7 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
     def transducer_part(
         self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
     ) -> tuple[Tensor, float | None, float | None]:
-        """RNN-T loss as ESPnet computes it; the criterion's value is kept."""
+        """Return the RNN-T loss as ESPnet computes it, and keep the value of the criterion."""
         result = super().transducer_part(encoder_out, encoder_out_lens, labels)
         (joint, transcript), self.kd_lattice = self.kd_lattice, None
         term = self._lattice_term()
@@ -162,7 +162,7 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
         return result
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
-        """Task loss and lattice term, each times its weight."""
+        """Return the sum of task loss and lattice term, each times its weight."""
         total, term, value = super()._with_task(loss, stats, step), self._lattice_term(), self.kd_lattice
         self.kd_lattice = None
         if term is None:
@@ -177,7 +177,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
     def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
-        """RNN-T loss; the criterion on the lattice is computed in the same pass."""
+        """Return the RNN-T loss, and compute the criterion on the lattice in the same pass."""
         term, transcript = self._lattice_term(), Transcript(target, t_len, u_len)
         self.kd_lattice = None
         if term is None:
@@ -190,7 +190,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
             self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
             return loss
         step = float(self.kd_step)
-        task = self.kd_method.task_weight(step) * self.transducer_weight
+        task = self.kd_objective.task_weight(step) * self.transducer_weight
         if self.kd_transcribed is not None:
             with refusing(f"criterion {term.name}"):
                 soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
@@ -203,7 +203,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         return self.kd_lattice.rnnt
 
     def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:
-        """RNN-T loss of the utterances that have a transcript, divided by the number of all."""
+        """Return the RNN-T loss of the utterances that have a transcript, divided by the number of all."""
         if self.kd_transcribed is not None and not len(self.kd_transcribed):
             tensors = (joint_out.enc, joint_out.dec, joint_out.weight, joint_out.bias)
             return 0.0 * sum(x.sum() for x in tensors)
@@ -214,7 +214,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         return share * super().transducer_part(None, joint_out, *transcript)
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
-        """Task loss with its weight, plus the lattice term with its own."""
+        """Return the task loss with its weight, plus the lattice term with its own."""
         for name, used in (("ctc", self.use_auxiliary_ctc), ("lm", self.use_auxiliary_lm_loss)):
             if used and stats[f"loss_aux_{name}"] is None:  # keys must not depend on the batch
                 stats[f"loss_aux_{name}"] = torch.zeros_like(stats["loss_transducer"])
@@ -227,14 +227,15 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if term.weight.is_zero:
             return total
         # Stock forward took the RNN-T loss as a number; here it comes with the gradient of both.
-        return total - self.kd_method.task_weight(step) * self.transducer_weight * lattice.rnnt + lattice.loss
+        task = self.kd_objective.task_weight(step) * self.transducer_weight
+        return total - task * lattice.rnnt + lattice.loss
 
 
 def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:
-    """Give the teacher's lattice the student's frames.
+    """Crop or extend the teacher's lattice to the student's frames.
 
-    Where the two round the number of frames differently, frames too many are cut off, and the last real one
-    stands for those that are missing.
+    Where the two round the number of frames differently, surplus frames are cut off, and the
+    last real one is repeated for missing ones.
     """
     if isinstance(teacher, PathTargets):
         return _cut(teacher, student_lens)
@@ -250,7 +251,7 @@ def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student
 
 
 def _cut(teacher: PathTargets, frames: Tensor) -> PathTargets:
-    """The nodes of a path that the student has frames for, (B,)."""
+    """Cut a path to the nodes that the student has frames for, (B,)."""
     path = teacher.path
     nodes = torch.arange(path.frames.shape[1], device=frames.device)
     real = (nodes < torch.tensor(path.lengths, device=frames.device)[:, None]) & (
@@ -265,7 +266,7 @@ def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerMod
 
 
 def as_peer(model: Model) -> Model:
-    """As ``with_lattice_loss``, for one of several that learn from each other; a hybrid keeps its loss."""
+    """Prepare a peer of mutual learning as ``with_lattice_loss`` does; a hybrid keeps its own loss."""
     if isinstance(model, ESPnetASRModel):
         model.__class__ = _lattice_class(LatticeHybrid, type(model))
         return model
@@ -278,19 +279,19 @@ def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTran
     return model
 
 
-def distil_transducer(model: Model, method: Method, criteria: dict[str, nn.Module]) -> Model:
+def distil_transducer(model: Model, objective: Objective, criteria: dict[str, nn.Module]) -> Model:
     """Turn a stock transducer, or a hybrid, into a distilled one, in place; names of its parameters stay.
 
     Raises:
         UserError: its loss is k2's, which has no whole lattice for a criterion.
     """
     if isinstance(model, ESPnetASRModel):
-        return distil_as(HybridDistillation, model, method, criteria)
+        return distil_as(HybridDistillation, model, objective, criteria)
     if model.use_k2_pruned_loss and any(criterion.needs == "lattice" for criterion in criteria.values()):
         raise UserError("a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out")
     model.joint_network.__class__ = PiecewiseJoint
     model.kd_lattice = None
-    return distil_as(TransducerDistillation, model, method, criteria)
+    return distil_as(TransducerDistillation, model, objective, criteria)
 
 
 @cache

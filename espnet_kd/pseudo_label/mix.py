@@ -1,7 +1,7 @@
 """``espnet-kd mix``: labelled and pseudo-labelled speech in one training set, at a given ratio.
 
 The ratio is that of an epoch: the side that is too small is repeated, an utterance either as often as its
-neighbours or once more. For every batch to have it, there is espnet_kd/tasks/mixed_batches.py. Audio is not
+neighbours or once more. For every batch to have it, there is espnet_kd/methods/mixed_batches.py. Audio is not
 copied. Utterances with a pseudo-label get the prefix ``pseudo-``, copies ``copy2-`` and so on.
 ``speech_shape`` and ``text_shape.<type>`` are as ESPnet would collect them.
 """

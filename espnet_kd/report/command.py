@@ -107,7 +107,7 @@ def read_runs(directories: list[Path], sets: list[str], inference_tags: list[str
 
 def _check_values(run: Run) -> None:
     """Ask a run for all that tables and plots show of it; what is of another type fails here."""
-    for name in ("seed", "training_seed", "peer", "generation", "distilled", "teachers", "finished"):
+    for name in ("seed", "training_seed", "suffix", "generation", "distilled", "teachers", "finished"):
         getattr(run, name)
     for key, kinds in TYPES.items():
         value = run.config.get(key, run.info.get(key))

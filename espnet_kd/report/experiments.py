@@ -10,6 +10,7 @@ from typing import Any
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES
+from espnet_kd.methods import active, idle_keys
 from espnet_kd.report import history
 from espnet_kd.scoring import alignment as score_files
 
@@ -82,7 +83,6 @@ MODEL_KEYS = (
 # Paths that may tell the seed: of a phase's own speech, of the student whose delay is measured.
 OF_OTHERS = frozenset({"train_data_path_and_name_and_type", "train_shape_file", "delay_student"})
 EMPTY: tuple[object, ...] = (None, {}, [], "")
-DISTILLATION_KEYS = ("teacher", "criteria", "init_from_teacher", "mutual")
 
 
 class SeveralDecodings(UserError):
@@ -126,14 +126,21 @@ class Run:
 
     @property
     def distilled(self) -> bool:
-        """True if a teacher had a part in the training."""
-        taught = any(phase.config.get(key) for phase in self.phases for key in DISTILLATION_KEYS)
+        """True if the model has learned from another in any phase."""
+        configs = [phase.config for phase in self.phases]
+        taught = any(method.distils(config) for config in configs for method in active(config))
         return taught or bool(self.info.get("mix"))
 
     @property
-    def peer(self) -> int:
-        """Which peer of a mutual training it is; 1 for any other."""
-        return int((self.config.get("mutual") or {}).get("peer", 1))
+    def methods(self) -> list[str]:
+        """What the methods of this training add to the name of its row."""
+        labels = (method.label(self.config) for method in active(self.config))
+        return [label for label in labels if label]
+
+    @property
+    def suffix(self) -> str:
+        """End of the names of the model's statistics, where several models were trained together."""
+        return "".join(method.suffix(self.config) for method in active(self.config))
 
     @property
     def generation(self) -> int:
@@ -160,7 +167,7 @@ class Run:
     @cached_property
     def history(self) -> history.History:
         """Statistics by epoch; those of a teacher from another recipe lie where it was trained (`adopt`)."""
-        return history.read(self.directory / self.info.get("source", "")).of_peer(self.peer)
+        return history.read(self.directory / self.info.get("source", "")).of_model(self.suffix)
 
     @cached_property
     def own_updates(self) -> int | None:
@@ -252,13 +259,11 @@ def is_teacher(run: Run, runs: list[Run]) -> bool:
 
 def relevant(run: Run) -> dict[str, Any]:
     """The options that its training depends on, but the seed; none that does nothing."""
+    left_out = IRRELEVANT | idle_keys(run.config)
     return {
         key: value
         for key, value in run.config.items()
-        if key not in IRRELEVANT
-        and not key.startswith(IRRELEVANT_PREFIXES)
-        and value not in EMPTY
-        and value != {"probability": 0}  # scheduled sampling, switched off
+        if key not in left_out and not key.startswith(IRRELEVANT_PREFIXES) and value not in EMPTY
     }
 
 

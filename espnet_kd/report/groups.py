@@ -19,7 +19,7 @@ class Group:
     """Runs of one configuration, in order of their seeds.
 
     Attributes:
-        kind: "teacher", "student" (no teacher had a part in it) or "distilled".
+        kind: "teacher", "student" (without any method) or "distilled" (with one).
         metric: the error rate that counts, "wer" or "cer".
         label: what it is called in tables and plots.
         baseline: the undistilled student with equal updates; None for itself and for teachers.
@@ -75,7 +75,8 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     """Group runs, label the groups and find what each is compared with; in the order of a table."""
     by_settings: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if run.distilled else "student"
+        changed = run.distilled or any(phase.methods for phase in run.phases)
+        kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if changed else "student"
         key = (kind, experiments.settings(run), run.tag)
         by_settings.setdefault(key, []).append(run)
     groups = [
@@ -149,23 +150,15 @@ def _equal_updates(a: Group, b: Group) -> bool:
 
 
 def _method(run: Run) -> str:
-    """Name of a distilled student: what it learned from in each phase."""
-    return "distilled: " + ", then ".join(learned_from(phase) for phase in run.phases)
+    """Name a student by what changed its training in each phase."""
+    methods = ", then ".join(learned_from(phase) for phase in run.phases)
+    return f"distilled: {methods}" if run.distilled else f"student, {methods}"
 
 
 def learned_from(run: Run) -> str:
-    """The criteria of a training and what else it had of a teacher."""
-    targets = run.config.get("targets")
-    parts = [] if targets == "hard" else list(map(str, run.config.get("criteria") or {}))
-    mutual = run.config.get("mutual")
-    others = {
-        f"{targets} targets": targets in ("soft", "hard"),
-        "initialised from the teacher": run.config.get("init_from_teacher"),
-        "mutual learning" + (f", peer {run.peer}" if run.peer > 1 else ""): mutual,
-        "pseudo-labels": run.info.get("mix"),
-        f"generation {run.generation}": run.generation > 1,
-    }
-    parts += [name for name, holds in others.items() if holds]
+    """Name what changed one training: its methods, pseudo-labels and the generation."""
+    others = {"pseudo-labels": run.info.get("mix"), f"generation {run.generation}": run.generation > 1}
+    parts = run.methods + [name for name, holds in others.items() if holds]
     return ", ".join(parts) or ("task" if run.before else "teacher")
 
 

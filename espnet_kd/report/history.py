@@ -32,13 +32,15 @@ class History:
                 values[epoch] = found[0]
         return values
 
-    def of_peer(self, number: int) -> "History":
-        """The statistics of a peer of a mutual training under stock names; peer 1 has them already."""
-        end = f"_peer{number}"
+    def of_model(self, suffix: str) -> "History":
+        """Return the statistics whose names end in a suffix, under stock names, for one of several models."""
+        if not suffix:
+            return self
         return History(
             {
                 epoch: {
-                    phase: stats | {n.removesuffix(end): v for n, v in stats.items() if n.endswith(end)}
+                    phase: stats
+                    | {n.removesuffix(suffix): v for n, v in stats.items() if n.endswith(suffix)}
                     for phase, stats in phases.items()
                 }
                 for epoch, phases in self.epochs.items()

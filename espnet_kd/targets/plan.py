@@ -110,7 +110,7 @@ def plan(args: argparse.Namespace) -> Plan:
     experiments = load(options)
     check_k(terms, len(experiments[0].tokens))
     for experiment in experiments:
-        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", terms)
+        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", [t.term for t in terms])
     rate = rate_of(experiments)
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))

@@ -1,91 +1,218 @@
-"""ESPnet's tasks ``asr`` and ``asr_transducer``, with distillation."""
+"""ESPnet's tasks ``asr`` and ``asr_transducer``, whose models train with our methods."""
 
 import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.train.class_choices import ClassChoices
 
+from espnet_kd.command_line import example
+from espnet_kd.config import parse_yaml, with_numbers
+from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.encoders.register import register_encoders
-from espnet_kd.methods.attach import asks_for_distillation, attach_teacher
-from espnet_kd.methods.mutual_options import with_peers
-from espnet_kd.methods.options import add_arguments, check_options, read_numbers
-from espnet_kd.methods.start import Workers, check_utterances
-from espnet_kd.methods.target_choice import check_transcripts
-from espnet_kd.methods.transducer import with_lattice_loss
-from espnet_kd.tasks.mixed_batches import MixedBatches
+from espnet_kd.errors import UserError, debugging, error_line
+from espnet_kd.files import read_table
+from espnet_kd.host.options import NestedDictAction
+from espnet_kd.methods import active, registered
+from espnet_kd.methods.distillation import check_transcripts
+from espnet_kd.methods.method import Preprocess
+from espnet_kd.methods.transducer import LatticeTransducer, with_lattice_loss
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.teachers.experiment import naming_stand_in
-from espnet_kd.teachers.speech import TeacherSpeech
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
+TABLES = ("sound", "kaldi_ark", "npy")  # types of ESPnet's data that have an utterance a line
 
 
-class ASRDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTask):
-    """Students of stock ESPnet with CTC, attention or both, and hybrids, distilled from stock experiments.
+class StrictDictAction(NestedDictAction):
+    """ESPnet's action for mappings on the command line, KEY=YAML or a whole mapping, read strictly."""
 
-    Without our options it trains the stock model. Both may have an encoder of ours.
-    """
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: str, option_strings: str | None = None
+    ) -> None:
+        """Check the YAML, then do what ESPnet's action does."""
+        parse_yaml(values.partition("=")[2] if "=" in values else values, f"--{self.dest} {values!r}")
+        try:
+            super().__call__(parser, namespace, values, option_strings)
+        except yaml.YAMLError:  # the parser in Python takes no tabs
+            raise UserError(f"--{self.dest} {values!r}: not YAML") from None
+
+
+class WithMethods(AbsTask):
+    """What methods change in a task of ESPnet: options, batches, the model and the trainer."""
 
     trainer = ResumableTrainer
 
     @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train, in this process or in one that was started for a GPU; show a user's mistake in one line."""
+        try:
+            check_inputs(args, cls.class_choices_list)
+            super().main_worker(args)
+        except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
+            if args.distributed and args.multiprocessing_distributed and not debugging():
+                sys.exit(error_line(e))
+            raise
+
+    @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add ESPnet's options and ours."""
+        """Add ESPnet's options, and those of every method."""
         super().add_task_arguments(parser)
         add_arguments(parser)
 
     @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> Preprocess | None:
+        """Build ESPnet's preparation of an utterance, changed by the methods that are used."""
+        prepare: Preprocess | None = super().build_preprocess_fn(args, train)
+        for method in [] if args.collect_stats else active(vars(args)):
+            prepare = method.preprocess(args, train, prepare)
+        return prepare
+
+    @classmethod
+    def build_sequence_iter_factory(cls, args: argparse.Namespace, iter_options: Any, mode: str) -> Any:
+        """Build ESPnet's batches, changed by the methods that are used."""
+        build = super().build_sequence_iter_factory
+        for method in active(vars(args)):
+            build = partial(method.batches, stock=build)
+        return build(args, iter_options, mode)
+
+    @classmethod
+    def build_stock(cls, args: argparse.Namespace) -> Any:
+        """Build the model without methods."""
+        read_numbers(args)
+        with naming_stand_in("the student"):
+            return super().build_model(args)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> Any:
+        """Build the stock model and apply the methods that are used; none when statistics are collected."""
+        check_utterances(args)
+        model = cls.build_stock(args)
+        for method in registered():
+            method.check(args, len(model.token_list))
+        if not args.collect_stats:
+            methods = active(vars(args))
+            for method in methods:
+                model = method.attach(model, args, cls.build_stock)
+            model.kd_methods = methods
+        return model
+
+
+class ASRDistillationTask(WithMethods, ASRTask):
+    """Stock ESPnet models with CTC, attention or both, and hybrids; encoders may be ours, too."""
+
+    @classmethod
     def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
-        """Text is not among them: ``build_model`` knows whether the training needs it."""
+        """Return speech alone: ``build_model`` knows whether the training needs text."""
         return ("speech",)
 
     @classmethod
     def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
-        """ESPnet's, and text."""
+        """Return ESPnet's names, and text."""
         return ("text", *super().optional_data_names(train, inference))
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
-        """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
-        read_numbers(args)
-        check_utterances(args)
+        """Build the model; it may train without text."""
         check_transcripts(args)
-        with naming_stand_in("the student"):
-            model = super().build_model(args)
-        check_options(args, len(model.token_list))
-        if args.collect_stats:
-            return model
-        if asks_for_distillation(args):
-            attach_teacher(model, args)
-        return with_peers(model, args, super().build_model)
+        return super().build_model(args)
 
 
-class TransducerDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTransducerTask):
-    """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
+class TransducerDistillationTask(WithMethods, ASRTransducerTask):
+    """Stock ESPnet transducers, with the RNN-T loss of espnet_kd.rnnt.
 
-    Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package
-    is needed for that, and the lattice is never in memory.
+    It needs no other package, and the lattice is never in memory.
     """
-
-    trainer = ResumableTrainer
-
-    @classmethod
-    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add ESPnet's options and ours."""
-        super().add_task_arguments(parser)
-        add_arguments(parser)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRTransducerModel:
-        """Build the stock model; when it is to be trained with a teacher or with peers, attach those."""
-        read_numbers(args)
-        check_utterances(args)
+        """Build the model with our loss."""
         model = super().build_model(args)
-        check_options(args, len(model.token_list))
-        if asks_for_distillation(args) and not args.collect_stats:
-            attach_teacher(model, args)
-        if not args.collect_stats:
-            with_peers(model, args, super().build_model)
-        return model if hasattr(model, "kd_step") else with_lattice_loss(model)
+        return model if isinstance(model, LatticeTransducer) else with_lattice_loss(model)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every method to ESPnet's parser."""
+    parser.prog, parser.epilog = "espnet-kd train", f"example: {example('train')}"
+    parser.register("action", "mapping", StrictDictAction)
+    group = parser.add_argument_group("Distillation")
+    for method in registered():
+        method.add_arguments(group)
+
+
+def read_numbers(args: argparse.Namespace) -> None:
+    """Make numbers of texts like 1e-3 in ESPnet's mappings (``optim_conf``), as ESPnet does elsewhere."""
+    for key, value in vars(args).items():
+        if key.endswith("_conf"):
+            setattr(args, key, with_numbers(value))
+
+
+def check_inputs(args: argparse.Namespace, choices: Sequence[ClassChoices] = ()) -> None:
+    """Refuse files that do not exist and names that ESPnet does not know, before it builds anything.
+
+    Args:
+        args: all options of a training.
+        choices: options that choose a class by its name, such as ``encoder``.
+
+    Raises:
+        UserError: names the option, its value and what would do.
+    """
+    named = {choice.name: list(choice.classes) for choice in choices}
+    named |= {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
+    for option, known in named.items():
+        value = getattr(args, option, None)
+        if value is not None and value not in known:
+            raise UserError(f"{option} is {value!r}: choose one of {', '.join(known)}")
+    for option in ("token_list", "bpemodel", "non_linguistic_symbols"):
+        value = getattr(args, option, None)
+        if isinstance(value, str) and value != "none" and not Path(value).is_file():
+            raise UserError(f"{option}: {value} does not exist, or is no file")
+    for part in ("train", "valid"):
+        data, shapes = f"{part}_data_path_and_name_and_type", f"{part}_shape_file"
+        given = {data: [row[0] for row in getattr(args, data)], shapes: getattr(args, shapes)}
+        if not given[data]:
+            raise UserError(f"--{data} is missing: give PATH,NAME,TYPE, as dump/raw/{part}/text,text,text")
+        if args.iterator_type == "sequence" and not args.collect_stats and not given[shapes]:
+            raise UserError(f"--{shapes} is missing: give the file that --collect_stats writes")
+        for option, paths in given.items():
+            for path in paths:
+                if not Path(path).exists():
+                    raise UserError(f"--{option}: {path} does not exist")
+
+
+def check_utterances(args: argparse.Namespace) -> None:
+    """Refuse shape files that lack pseudo-labelled speech: ESPnet trains on the utterances that they list.
+
+    Raises:
+        UserError: names the first pseudo-labelled utterance that is missing.
+    """
+    data, files = args.train_data_path_and_name_and_type or [], args.train_shape_file or []
+    if args.collect_stats or not files or not data or data[0][2] not in TABLES:
+        return
+    if not (Path(data[0][0]).is_file() and Path(files[0]).is_file()):
+        return  # asr.sh's --num_splits_asr: directories of parts, split by the shape files
+    path, speech, named = data[0][0], list(read_table(data[0][0])), read_table(files[0])
+    lacking = [utt not in named for utt in speech]
+    if not any(lacking):
+        return
+    labelled = are_hypotheses(speech)
+    pseudo = [utt for utt, lacks, label in zip(speech, lacking, labelled, strict=True) if lacks and label]
+    if pseudo:
+        raise UserError(
+            f"{len(pseudo)} of {sum(labelled)} pseudo-labelled utterances of {path}, such as {pseudo[0]}, "
+            f"are not in {files[0]}, which lists what ESPnet trains on: collect the statistics of this "
+            "speech first (stage 10 of asr.sh, with an --asr_stats_dir of its own)"
+        )
+    logging.warning(
+        f"{sum(lacking)} of {len(speech)} utterances of {path} are not in {files[0]}: they are not trained on"
+    )

@@ -17,7 +17,7 @@ TASKS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train; every option but ``--task`` is ESPnet's or described by ``--help``."""
+    """Run ``train --task TASK OPTION ...``; the other options are ESPnet's and ours, see ``--help``."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--task", choices=list(TASKS), default="asr")
     parser.add_argument("--output_dir", type=Path)
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         task.main(cmd=rest)
-    except ProcessExitedException as e:  # a process of a GPU; why is above
+    except ProcessExitedException as e:  # of the process of a GPU, which has written the reason
         raise UserError(f"the training ended: {e}: see what that wrote") from None
 
 

@@ -1,4 +1,4 @@
-"""ESPnet's trainer, safe against being killed while it saves."""
+"""ESPnet's trainer, which continues exactly where it was killed."""
 
 import logging
 import os
@@ -24,9 +24,9 @@ from espnet_kd.host.outputs import (
     interval_suffix,
 )
 from espnet_kd.host.training import Reporter, average, reported_by
-from espnet_kd.methods.mutual import MutualLearning, suffix
-from espnet_kd.methods.mutual_options import OF_ANOTHER_PEER, peer_files, train_apart
-from espnet_kd.methods.own import keep_apart, load_own, peer_models, saved_tensors, without_own
+from espnet_kd.methods import registered
+from espnet_kd.methods.method import SavedModel
+from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
 from espnet_kd.teachers.short import Batches
 
@@ -38,9 +38,9 @@ class ResumableTrainer(Trainer):
     """Stock training that continues from the last whole epoch after an interruption at any moment.
 
     ESPnet writes ``checkpoint.pth``, then ``<N>epoch.pth`` and its links, in place. Before each epoch the
-    checkpoint is copied, and before training whatever an interruption left half done is put right. What
-    ESPnet writes is peer 1's; the other peers' epochs are written from the checkpoint, in the same layout, to
-    ``peer2``, ``peer3``, ... beside it.
+    checkpoint is copied, and before training the files that an interruption left half written are repaired.
+    ESPnet writes the student; models that a method trains beside it (peers) are written from the checkpoint
+    to folders of their own, in the same layout.
     """
 
     @classmethod
@@ -48,8 +48,8 @@ class ResumableTrainer(Trainer):
         cls, model: Any, *, optimizers: Any, trainer_options: Any, distributed_option: Any, **kwargs: Any
     ) -> None:
         """Repair the directory, then train."""
-        if isinstance(model, MutualLearning):
-            train_apart(model, optimizers, trainer_options)
+        for method in getattr(model, "kd_methods", ()):  # a stock model has none
+            method.before_training(model, optimizers, trainer_options)
         keep_apart(model, optimizers)
         directory = Path(trainer_options.output_dir)
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
@@ -65,14 +65,14 @@ class ResumableTrainer(Trainer):
             **kwargs,
         )
         if first:
-            if isinstance(model, MutualLearning):
-                _save_peers(trainer_options, finished=True)
+            if others(own_tensors(model)):
+                _save_others(trainer_options, finished=True)
             check_averages(directory, trainer_options.best_model_criterion)
             (directory / BACKUP).unlink(missing_ok=True)
 
     @staticmethod
     def resume(checkpoint: Path, model: Any, optimizers: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint, with criteria that have come or gone since.
+        """Continue from a checkpoint; criteria may have been added or removed since.
 
         Raises:
             UserError: it is of another model.
@@ -101,8 +101,8 @@ class ResumableTrainer(Trainer):
         if first and checkpoint.exists():
             with atomic_path(checkpoint.with_name(BACKUP)) as temporary:
                 shutil.copyfile(checkpoint, temporary)
-            if isinstance(getattr(model, "module", model), MutualLearning):
-                _save_peers(options)
+            if others(own_tensors(getattr(model, "module", model))):
+                _save_others(options)
         with Batches(iterator).naming(model) as batches:
             invalid = super().train_one_epoch(
                 model=model,
@@ -116,32 +116,36 @@ class ResumableTrainer(Trainer):
 
     @classmethod
     def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
-        """Validate, with the names of utterances that are too short."""
+        """Validate; errors about short utterances name them."""
         with Batches(iterator).naming(model) as batches:
             super().validate_one_epoch(model=model, iterator=batches, **kwargs)
 
 
 def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
-    """Put right what an interruption left in an experiment directory.
+    """Repair the files that an interruption left half written in an experiment directory.
 
     Args:
         directory: of the experiment.
         criteria: ESPnet's best_model_criterion, (phase, key, min or max) each.
         keep: ESPnet's keep_nbest_models.
     """
-    for place in (directory, *directory.glob("peer*")):
-        for path in place.glob(".*.pth"):
-            if LEFT_OVER.fullmatch(path.name):
-                path.unlink()
+    for path in [*directory.glob(".*.pth"), *directory.glob("*/.*.pth")]:
+        if LEFT_OVER.fullmatch(path.name):
+            path.unlink()
     states = _last_whole_checkpoint(directory)
     if states is None:
         return
     _write_epoch(directory, without_own(states["model"]), reported_by(states), criteria, keep)
     if any(name.startswith(OWN_PREFIX) for name in states["model"]):
         _convert(directory)
-    for number, tensors in peer_models(saved_tensors(states)).items():
-        own = reported_by(states, suffix(number))
-        _write_epoch(peer_files(directory, number), tensors, own, criteria, keep)
+    for other in others(saved_tensors(states)):
+        reporter = reported_by(states, other.suffix)
+        _write_epoch(directory / other.folder, other.tensors, reporter, criteria, keep)
+
+
+def others(own: Mapping[str, Tensor]) -> list[SavedModel]:
+    """Return the models that a training has beside the student, among the tensors under ``kd_``."""
+    return [model for method in registered() for model in method.saved_models(own)]
 
 
 def _refuse_diverged(model: torch.nn.Module, epoch: int, invalid: bool, accum_grad: int) -> None:
@@ -165,12 +169,12 @@ def check_averages(directory: Path, criteria: Collection[Any]) -> None:
 
     Args:
         directory: of the experiment.
-        criteria: ESPnet's best_model_criterion; each has an average, and one of each peer.
+        criteria: ESPnet's best_model_criterion; each model has an average by each of them.
 
     Raises:
         UserError: an average has such a value.
     """
-    for place in (directory, *sorted(directory.glob("peer*"))):
+    for place in (directory, *sorted(directory.glob("*/"))):
         for path in sorted({(place / average_file(phase, key)).resolve() for phase, key, _ in criteria}):
             if path.exists() and (found := not_finite(load_tensors(path))):
                 raise UserError(
@@ -203,8 +207,8 @@ def _write_epoch(
             path.unlink()
 
 
-def _save_peers(options: Any, finished: bool = False) -> None:
-    """Save the last epoch of peers 2, 3, ... as ESPnet saves peer 1's, and average where it does."""
+def _save_others(options: Any, finished: bool = False) -> None:
+    """Save the last epoch of the other models as ESPnet saves the student's, and average where it does."""
     directory = Path(options.output_dir)
     states = load_checkpoint(directory / CHECKPOINT)
     criteria, keep, interval = (
@@ -212,31 +216,30 @@ def _save_peers(options: Any, finished: bool = False) -> None:
         options.keep_nbest_models,
         options.nbest_averaging_interval,
     )
-    for number, tensors in peer_models(saved_tensors(states)).items():
-        own, reporter = peer_files(directory, number), reported_by(states, suffix(number))
-        _write_epoch(own, tensors, reporter, criteria, keep)
+    for other in others(saved_tensors(states)):
+        place, reporter = directory / other.folder, reported_by(states, other.suffix)
+        _write_epoch(place, other.tensors, reporter, criteria, keep)
         epoch = reporter.get_epoch()
         suffixes = [interval_suffix(epoch)] if interval > 0 and epoch % interval == 0 else []
         for end in [*suffixes, *([None] if finished else [])]:
-            average(own, reporter, criteria, keep, end)
+            average(place, reporter, criteria, keep, end)
 
 
 def _convert(directory: Path) -> None:
-    """Take out of the epochs of an older espnet_kd what is under ``kd_``; peers get files of their own."""
+    """Take what is under ``kd_`` out of the epochs of an older espnet_kd; give other models their files."""
     for path in epoch_files(directory):
         tensors = load_tensors(path)
-        for number, model in peer_models(tensors).items():
-            with atomic_path(peer_files(directory, number) / path.name) as temporary:
-                torch.save(model, temporary)
+        for other in others(tensors):
+            with atomic_path(directory / other.folder / path.name) as temporary:
+                torch.save(other.tensors, temporary)
+            for link in directory.glob(f"*{other.suffix}.*.pth"):
+                link.unlink()
         with atomic_path(path) as temporary:
             torch.save(without_own(tensors), temporary)
-    for path in directory.glob("*_peer*.pth"):
-        if OF_ANOTHER_PEER.fullmatch(path.name):
-            path.unlink()
 
 
 def _last_whole_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """The checkpoint, else its copy, else None where the first epoch was still being saved."""
+    """Return the checkpoint or its copy, or None where the first epoch was still being saved."""
     checkpoint, backup = directory / CHECKPOINT, directory / BACKUP
     if not checkpoint.exists() and not backup.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a configuration asks of its teachers and criteria, checked."""
+"""The options ``teacher`` and ``criteria``, checked, and whether student and teacher fit each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from espnet_kd.config import with_numbers
+from espnet_kd.config import refuse_unknown, with_numbers
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.criteria.criterion import BLANK, check_choice, check_positive, check_size
 from espnet_kd.errors import UserError
@@ -41,27 +41,27 @@ FRAME_RATES = ("equal", "resample")
 
 
 def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteria") -> None:
-    """Refuse a criterion on the K most probable of fewer classes.
+    """Refuse a criterion that keeps more classes than the model has.
 
     Raises:
         UserError: there is one; names the option that it is in.
     """
     for t in terms:
-        k = getattr(t.build(), "k", None) if t.kind == "topk" else None
+        k = t.build().k
         if k is not None and k > classes:
             raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
 
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Where the teachers lie.
+    """The option ``teacher``: which models, or which stored targets.
 
     Attributes:
         directories: experiment directories.
         checkpoint: file name in each of them; None for the default.
         weights: in the mean of an ensemble; None for equal ones.
         mean: what is averaged.
-        store: directory of stored targets, which stand for the teachers.
+        store: directory of stored targets, used instead of the teachers.
         k: how many classes the store keeps; None for as many as the criteria need.
     """
 
@@ -81,8 +81,8 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
         checkpoint (file name; the first of the usual averaged models): which model in each directory.
         weights (list of numbers; equal): of the teachers in their mean, one for each.
         mean (posteriors or log_posteriors; posteriors): what is averaged.
-        store (directory): targets on disk, read instead of running the teachers; with ``exp`` it says where
-            to write them.
+        store (directory): targets on disk, read instead of running the teachers; with ``exp`` it is
+            where to write them.
         k (integer; as many as the criteria need): classes that a store keeps at each position.
 
     Raises:
@@ -132,9 +132,9 @@ def _mean_weights(weights: object, teachers: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class TermOptions:
-    """One entry of ``criteria``: the term and what its criterion is made of.
+    """One entry of ``criteria``: the term, and the options of its criterion.
 
-    ``resample``: the teacher's frames are brought to the student's rate, whose ratio the models tell.
+    ``resample``: the teacher's frames are brought to the student's rate; the ratio comes from the models.
     """
 
     term: Term
@@ -143,7 +143,7 @@ class TermOptions:
     resample: bool = False
 
     def build(self) -> Criterion:
-        """Make the criterion."""
+        """Build the criterion."""
         try:
             return build_criterion(self.kind, **self.options)
         except (ValueError, TypeError) as e:
@@ -190,7 +190,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
 
 
 def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: str) -> None:
-    """Refuse what a criterion on the lattice cannot have, and the lattice for other criteria.
+    """Refuse taps and options that a criterion on the lattice cannot have, and the lattice for others.
 
     Raises:
         UserError: type and taps do not fit, or the blank is not that of ESPnet's models.
@@ -229,19 +229,8 @@ def _resample(term: Term, entry: Mapping[str, Any]) -> bool:
 
 
 def on_lattice(kind: object) -> bool:
-    """True for a type of criterion whose only tap is the lattice of a transducer."""
+    """Return True for a type of criterion whose only tap is the lattice of a transducer."""
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
-
-
-def refuse_unknown(name: str, mapping: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse a mapping with other keys than the known ones.
-
-    Raises:
-        UserError: it has one.
-    """
-    unknown = [str(key) for key in mapping if key not in known]
-    if unknown:
-        raise UserError(f"{name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
@@ -268,13 +257,13 @@ def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
         )
 
 
-def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[TermOptions]) -> None:
+def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[Term]) -> None:
     """Refuse a model whose decoder reads another prefix than the transcript, where a criterion compares it.
 
     Raises:
         UserError: it samples its own prefix, or begins with the token of a language.
     """
-    sides = {t.term.name: (t.term.student_tap, t.term.teacher_tap) for t in terms}
+    sides = {t.name: (t.student_tap, t.teacher_tap) for t in terms}
     names = [name for name, taps in sides.items() if any(tap.split(".")[0] == "decoder" for tap in taps)]
     sampled = sampling_probability(model)
     if names and sampled > 0:
@@ -291,13 +280,13 @@ def refuse_other_prefix(model: nn.Module, owner: str, terms: Sequence[TermOption
 
 
 def teacher_taps(terms: Sequence[TermOptions]) -> list[str]:
-    """Taps of the teacher that the criteria need."""
+    """Return the taps of the teacher that the criteria need."""
     guides = [t.build().guide_tap for t in terms]
     return [t.term.teacher_tap for t in terms] + [guide for guide in guides if guide is not None]
 
 
 def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str, float]:
-    """Temperature at each teacher tap; an ensemble's mean is taken at one temperature."""
+    """Return the temperature at each teacher tap; an ensemble's mean needs a single one."""
     result: dict[str, float] = {}
     for t in terms:
         criterion = t.build()

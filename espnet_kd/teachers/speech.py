@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet2.tasks.abs_task import AbsTask
-
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import Preprocess, preprocessing
 from espnet_kd.teachers.experiment import read_config
@@ -22,20 +20,15 @@ NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move sp
 PREPARATION = ("speech_volume_normalize", "force_single_channel")
 
 
-class TeacherSpeech(AbsTask):
-    """Adds the teacher's speech to a task's batches, where it is another than the student's."""
-
-    @classmethod
-    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> Preprocess | None:
-        """ESPnet's, and where it is needed ``teacher_speech``."""
-        own = super().build_preprocess_fn(args, train)
-        if args.collect_stats or not (args.teacher and args.criteria) or args.targets == "hard":
-            return own
-        teachers = teachers_of(args)
-        config = read_config(teachers[0]) if teachers else {}  # a store knows the speech as its file has it
-        if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
-            return own
-        return Both(own, preprocessing({**config, "token_type": None}) if config else None)
+def with_teacher_speech(
+    args: argparse.Namespace, train: bool, student: Preprocess | None
+) -> Preprocess | None:
+    """Add ``teacher_speech`` to a student's preparation, where the teacher needs other speech."""
+    teachers = teachers_of(args)
+    config = read_config(teachers[0]) if teachers else {}  # a store knows the speech as its file has it
+    if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
+        return student
+    return Both(student, preprocessing({**config, "token_type": None}) if config else None)
 
 
 class Both:

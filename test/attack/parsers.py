@@ -36,14 +36,15 @@ from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding import records as decoded
 from espnet_kd.decoding.records import label
 from espnet_kd.files import read_table
-from espnet_kd.methods import mutual_options, options
-from espnet_kd.methods.mutual_options import peer_changes
+from espnet_kd.methods import registered
+from espnet_kd.methods.mutual import mutual_options, peer_changes
 from espnet_kd.pseudo_label import mix
 from espnet_kd.report import experiments, groups, history, tables
 from espnet_kd.schedule import build_schedule
 from espnet_kd.scoring import alignment
 from espnet_kd.scoring.hub5 import read_report
 from espnet_kd.targets.format import checksum, read_index, read_manifest
+from espnet_kd.tasks.asr import add_arguments
 from espnet_kd.teachers.options import teacher_options, term_options
 
 SLOW = 0.1  # share of an equal part of the inputs that a slow parser gets
@@ -119,6 +120,11 @@ PEERS = {
     "criteria": {"att": {"type": "kl", "tap": "decoder"}},
 }
 OPTIONS = {"criteria": TERMS[0], "teacher": TEACHER, "mutual": {}, "targets": "soft", "task_weight": 0.5}
+OF_ESPNET = {
+    **{"init_param": [], "freeze_param": [], "specaug": None, "specaug_conf": {}, "init_from_teacher": {}},
+    **{"iterator_type": "sequence", "shuffle_within_batch": False, "share_per_batch": None},
+    **{"scheduled_sampling": {}},
+}
 WORDS = "--criteria|ctc={type: kl, tap: ctc.ctc_lo, weight: 0.5}|--teacher|exp=exp/t|--task_weight|0.5"
 
 
@@ -309,15 +315,18 @@ def of_options(folder: Path) -> dict[str, Target]:
 
     def command(text: str) -> object:
         parser = argparse.ArgumentParser()
-        options.add_arguments(parser)
-        return options.check_options(parser.parse_args(text.split("\n")), 30)
+        add_arguments(parser)
+        return check_all(vars(parser.parse_args(text.split("\n"))))
 
     def check(tree: Any) -> object:
-        changed = OPTIONS | (tree if isinstance(tree, dict) else {})
-        return options.check_options(argparse.Namespace(**changed), 30)
+        return check_all(tree if isinstance(tree, dict) else {})
+
+    def check_all(changes: dict[str, Any]) -> object:
+        args = argparse.Namespace(**{**OF_ESPNET, **OPTIONS, **changes})
+        return [method.check(args, 30) for method in registered()]
 
     def peers(tree: Any) -> object:
-        return mutual_options.mutual_options(tree), peer_changes(tree)
+        return mutual_options(tree), peer_changes(tree)
 
     weights = [SCHEDULE, 0.5, {**SCHEDULE, "schedule": "cosine"}]
     return {

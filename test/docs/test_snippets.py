@@ -18,8 +18,8 @@ from espnet_kd import __main__ as cli
 from espnet_kd.__main__ import COMMANDS
 from espnet_kd.config import parse_yaml
 from espnet_kd.errors import UserError
-from espnet_kd.methods.mutual_options import mutual_options, peer_changes, sampling_probability
-from espnet_kd.methods.options import check_options
+from espnet_kd.methods import registered
+from espnet_kd.methods.mutual import peer_changes
 from espnet_kd.parallel import parse as parse_cluster
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.teachers.options import term_options
@@ -81,10 +81,9 @@ def test_a_yaml_block_is_read_and_checked_like_a_configuration(block: Block, tmp
         return
     # It knows ESPnet's keys and ours.
     args = ASRDistillationTask.get_parser().parse_args(["--config", str(file)])
-    check_options(args, CLASSES)
-    sampling_probability(args)
+    for method in registered():
+        method.check(args, CLASSES)
     if args.mutual:
-        mutual_options(args.mutual)
         peer_changes(args.mutual)
     for term in term_options(args.criteria):
         term.build()

@@ -114,7 +114,7 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
         "token_type bpemodel non_linguistic_symbols ...", "host/options.py: token_counter"
     ),
     "espnet2.utils.nested_dict_action:NestedDictAction.__call__": (
-        "self parser namespace values option_strings", "methods/options.py"
+        "self parser namespace values option_strings", "tasks/asr.py: StrictDictAction"
     ),
 }  # fmt: skip
 # Options of both training commands that we read or set, beside those of models.

@@ -12,7 +12,7 @@ from test_transducer_task import losses
 
 from espnet_kd.criteria import Transcript, build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.methods.distilled import Objective, distil
 from espnet_kd.methods.transducer import distil_transducer
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment, load_experiment
@@ -92,12 +92,12 @@ def build(size: int) -> torch.nn.Module:
     return ASRTask.build_model(argparse.Namespace(**config)).eval()
 
 
-def parts(weight: float) -> tuple[torch.nn.Module, Method]:
+def parts(weight: float) -> tuple[torch.nn.Module, Objective]:
     """A student, and a method with a lattice term."""
     student, teacher = build(16), build(32).requires_grad_(False)
     online = OnlineTeacher([Experiment(teacher, Path("t"), Path("t.pth"))], [AT])
     term = Term("lattice", Schedule(weight, weight), AT, AT)
-    return student, Method(online, Taps(student, [AT]), (term,), Schedule(1.0, 1.0))
+    return student, Objective(online, Taps(student, [AT]), (term,), Schedule(1.0, 1.0))
 
 
 def test_the_value_is_that_of_the_two_lattices() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.methods.distilled import Method, distil
+from espnet_kd.methods.distilled import Objective, distil
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
@@ -73,7 +73,7 @@ def test_the_ctc_layer_of_self_conditioned_ctc() -> None:
 def test_a_criterion_teaches_the_last_layer_of_a_self_conditioned_student() -> None:
     student = build(seed=1, **SELF_CONDITIONED)
     term = Term("ctc", Schedule(1.0, 1.0), LAYER, LAYER)
-    method = Method(teacher(build(), LAYER), Taps(student, [LAYER]), (term,), Schedule(0.0, 0.0))
+    method = Objective(teacher(build(), LAYER), Taps(student, [LAYER]), (term,), Schedule(0.0, 0.0))
     distil(student, method, {"ctc": build_criterion("kl", reduction="utterance")})
     student(**batch())[0].sum().backward()
     last = [p.grad for p in student.encoder.encoders[1].parameters()]
@@ -84,7 +84,8 @@ def test_a_criterion_is_not_rounded_to_the_half_precision_of_the_tasks_loss() ->
     """ESPnet's CTC loss has the type of the encoder's output, which may be half precision under autocast."""
     student = build(config=model(16, 1, "conformer") | {"model_conf": {"ctc_weight": 1.0}})
     one = Schedule(1.0, 1.0)
-    method = Method(teacher(build(), LAYER), Taps(student, [LAYER]), (Term("ctc", one, LAYER, LAYER),), one)
+    terms = (Term("ctc", one, LAYER, LAYER),)
+    method = Objective(teacher(build(), LAYER), Taps(student, [LAYER]), terms, one)
     distil(student, method, {"ctc": build_criterion("kl")})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, stats, _ = student(**batch())

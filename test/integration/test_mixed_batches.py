@@ -14,8 +14,8 @@ from espnet2.train.distributed_utils import DistributedOption
 from recipe import RATE, TOKENS, Recipe
 
 from espnet_kd.errors import UserError
+from espnet_kd.methods.mixed_batches import APART, MixedBatchesMethod, interleave, sides, spread
 from espnet_kd.tasks.asr import ASRDistillationTask
-from espnet_kd.tasks.mixed_batches import APART, interleave, sides, spread
 
 
 def lengths(seed: int, **counts: int) -> dict[str, int]:
@@ -160,4 +160,4 @@ def test_what_would_undo_the_mixture_is_refused(
 ) -> None:
     for change in ({"iterator_type": "chunk"}, {"shuffle_within_batch": True}):
         with pytest.raises(UserError, match="share_per_batch: needs `iterator_type: sequence` without"):
-            batches(recipe, arguments(recipe, tmp_path, **change))
+            MixedBatchesMethod().check(arguments(recipe, tmp_path, **change), classes=5)

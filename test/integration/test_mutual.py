@@ -9,7 +9,7 @@ from recipe import MODELS, Recipe
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.methods import mutual
+from espnet_kd.methods import randomness
 from espnet_kd.teachers import short
 from espnet_kd.teachers.online import observe
 
@@ -157,7 +157,7 @@ def test_processes_draw_other_numbers_for_the_same_peer(
 ) -> None:
     masked: list[Tensor] = []
     for rank in (0, 1, 1):
-        monkeypatch.setattr(mutual, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(randomness, "rank", lambda rank=rank: rank)
         model = build(recipe, mutual={**MUTUAL, "specaug": "independent"}, specaug_conf=WIDE)
         hook = lambda module, inputs, output: masked.append(output[0])  # noqa: E731
         model.kd_peers["2"].specaug.register_forward_hook(hook)

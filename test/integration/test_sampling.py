@@ -105,7 +105,7 @@ def test_prefixes_of_peers(recipe: Recipe, prefix: str) -> None:
 
 def test_a_teacher_sees_the_prefix_of_the_student(recipe: Recipe) -> None:
     model = sampled(recipe, 1.0, teacher={"exp": "exp/teacher"}, criteria={"att": ATT})
-    teacher = model.kd_method.teacher.experiments[0].model
+    teacher = model.kd_objective.teacher.experiments[0].model
     seen = [watch(one.decoder) for one in (model, teacher)]
     for _ in range(2):
         loss, stats, _ = model(**batch())
@@ -118,7 +118,7 @@ def test_a_teacher_sees_the_prefix_of_the_student(recipe: Recipe) -> None:
 
 def test_beside_a_teacher_of_hard_targets(recipe: Recipe) -> None:
     options = {"teacher": {"exp": "exp/teacher"}, "criteria": {"att": ATT}, "targets": "hard"}
-    assert not hasattr(sampled(recipe, 1.0, **options), "kd_method")
+    assert not hasattr(sampled(recipe, 1.0, **options), "kd_objective")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from recipe import MODELS, RATE, TOKENS, Recipe, transducer
 
 from espnet_kd.criteria import build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.methods.distilled import Method
-from espnet_kd.methods.target_choice import choose_targets, rule
+from espnet_kd.methods.distillation import DistillationMethod, choose_targets, rule
+from espnet_kd.methods.distilled import Objective
 from espnet_kd.methods.transducer import distil_transducer
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
@@ -56,7 +56,7 @@ def test_auto_becomes_the_choice_and_is_logged(recipe: Recipe, caplog: pytest.Lo
         assert choose_targets(args) == args.targets == "hard"
     assert "targets: hard: the task loss on transcripts and pseudo-labels" in caplog.text
     with pytest.raises(UserError, match="'softer' is none of auto, soft, hard, both"):
-        choose_targets(argparse.Namespace(targets="softer"))
+        DistillationMethod().check(argparse.Namespace(targets="softer"), classes=5)
     with pytest.raises(UserError, match="auto compares student and teacher: give"):
         choose_targets(argparse.Namespace(targets="auto", teacher={}))
 
@@ -101,7 +101,7 @@ def build(name: str) -> torch.nn.Module:
 def soft() -> torch.nn.Module:
     """A transducer that learns from another by soft targets alone where texts are hypotheses; no dropout."""
     teacher, student = build("transducer_teacher").eval().requires_grad_(False), build("transducer_student")
-    method = Method(
+    method = Objective(
         OnlineTeacher([Experiment(teacher, Path("t"), Path("t.pth"))], ["joint_network"]),
         Taps(student, ["joint_network"]),
         (Term("lattice", Schedule(0.5, 0.5), "joint_network", "joint_network"),),

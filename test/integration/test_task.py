@@ -22,10 +22,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.methods.start import check_utterances, warn_of_moving_loss
+from espnet_kd.methods.attach import warn_of_moving_loss
 from espnet_kd.schedule import build_schedule
 from espnet_kd.tasks import train
-from espnet_kd.tasks.asr import ASRDistillationTask
+from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances
 from espnet_kd.teachers.experiment import find_checkpoint
 
 DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
@@ -337,6 +337,7 @@ def test_a_mistake_is_one_line_where_espnet_starts_a_process_for_each_gpu(
         return classmethod(main)
 
     monkeypatch.setattr(AbsTask, "main_worker", fail(UserError("utterance a is too short")))
+    monkeypatch.setattr("espnet_kd.tasks.asr.check_inputs", lambda args, choices: None)
     alone = Namespace(distributed=True, multiprocessing_distributed=False)
     with pytest.raises(UserError):
         ASRDistillationTask.main_worker(alone)

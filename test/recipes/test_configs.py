@@ -12,7 +12,7 @@ from espnet2.tasks.asr import ASRTask
 from shell import TEMPLATE
 
 from espnet_kd.commands import inspect
-from espnet_kd.methods.mutual_options import mutual_options, peer_changes, peer_config
+from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.teachers.options import term_options
 

@@ -64,5 +64,7 @@ def test_nothing_to_read_is_unknown_not_zero(tmp_path: Path) -> None:
 def test_a_peers_statistics_take_the_stock_names(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG.replace("cer_ctc=0.9", "cer_ctc=0.9, cer_ctc_peer2=0.6"))
     h = read(tmp_path)
-    assert h.of_peer(2).curve("valid", "cer_ctc") == {1: 0.6, 2: 0.7}  # 2: the log has none of its own
-    assert h.of_peer(1).curve("valid", "cer_ctc") == {1: 0.9, 2: 0.7} and h.of_peer(2).updates(1) == 692
+    peer = h.of_model("_peer2")
+    assert peer.curve("valid", "cer_ctc") == {1: 0.6, 2: 0.7}  # 2: the log has none of its own
+    assert h.of_model("").curve("valid", "cer_ctc") == {1: 0.9, 2: 0.7}
+    assert peer.updates(1) == 692

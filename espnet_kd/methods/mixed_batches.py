@@ -10,51 +10,49 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from espnet2.tasks.abs_task import AbsTask
-
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.host.training import batches_of, shape_files, with_shape_files
+from espnet_kd.methods.method import BuildBatches, Method
 
 APART = 32  # utterances of similar length that come between two copies of one
 
 
-class MixedBatches(AbsTask):
-    """What ``share_per_batch`` adds to a task.
+class MixedBatchesMethod(Method):
+    """Every batch has the training set's share of pseudo-labelled speech.
 
-    ESPnet cuts an order of the utterances into batches that ``batch_bins`` or ``batch_size`` have room for.
+    ESPnet cuts an order of the utterances into batches as large as ``batch_bins`` or ``batch_size`` allow.
     The order is that of ``interleave``; for ESPnet to keep to it, an utterance counts as long as the longest
     one up to it, so that no batch is larger than it may be.
     """
 
-    @classmethod
-    def build_iter_factory(
-        cls,
-        args: argparse.Namespace,
-        distributed_option: Any,
-        mode: str,
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Refuse what would undo the mixture."""
+    def add_arguments(self, group: Any) -> None:
+        """Add ``share_per_batch``."""
+        from espnet_kd.host.options import str2bool
+
+        text = "Give every batch the training set's share of pseudo-labelled speech"
+        group.add_argument("--share_per_batch", type=str2bool, help=text)
+
+    def check(self, args: argparse.Namespace, classes: int) -> None:
+        """Refuse iterators that would change the order of the utterances."""
         if args.share_per_batch and (args.iterator_type != "sequence" or args.shuffle_within_batch):
             raise UserError("share_per_batch: needs `iterator_type: sequence` without shuffle_within_batch")
-        return super().build_iter_factory(args, distributed_option, mode, kwargs)
 
-    @classmethod
-    def build_sequence_iter_factory(cls, args: argparse.Namespace, iter_options: Any, mode: str) -> Any:
-        """ESPnet's batches, or mixed ones for a training with ``share_per_batch``."""
-        if not args.share_per_batch or mode != "train":
-            return super().build_sequence_iter_factory(args, iter_options, mode)
-        shapes = {u: shape.split(",") for u, shape in read_table(shape_files(iter_options)[0]).items()}
+    def batches(self, args: argparse.Namespace, options: Any, mode: str, stock: BuildBatches) -> Any:
+        """Cut the mixed order into batches; validation stays as it is."""
+        from espnet_kd.host.training import batches_of, shape_files, with_shape_files
+
+        if mode != "train":
+            return stock(args, options, mode)
+        shapes = {u: shape.split(",") for u, shape in read_table(shape_files(options)[0]).items()}
         for utt, shape in shapes.items():
             if not re.fullmatch(r"[0-9]{1,18}", shape[0]):
-                file = shape_files(iter_options)[0]
+                file = shape_files(options)[0]
                 raise UserError(f"{file}: {utt}: {shape[0]!r} is not a number of samples")
         length = {utt: int(shape[0]) for utt, shape in shapes.items()}
         if not all(sides(list(length))):
             logging.info("share_per_batch: all speech is of one kind")
-            return super().build_sequence_iter_factory(args, iter_options, mode)
+            return stock(args, options, mode)
         order = interleave(length)
         with tempfile.TemporaryDirectory() as tmp:
             path = Path(tmp) / "speech_shape"
@@ -63,8 +61,8 @@ class MixedBatches(AbsTask):
                 f"{u} {','.join([str(n), *shapes[u][1:]])}\n" for u, n in zip(order, longest, strict=True)
             )
             path.write_text("".join(lines), encoding="utf-8")  # the order is in the lines, too
-            options = with_shape_files(iter_options, [str(path), *shape_files(iter_options)[1:]])
-            factory = super().build_sequence_iter_factory(args, options, mode)
+            files = [str(path), *shape_files(options)[1:]]
+            factory = stock(args, with_shape_files(options, files), mode)
         descending = args.sort_in_batch == "descending"  # recurrent encoders need it
         batches = batches_of(factory)
         batches[:] = [sorted(batch, key=length.__getitem__, reverse=descending) for batch in batches]
@@ -77,10 +75,10 @@ class MixedBatches(AbsTask):
 
 
 def interleave(length: Mapping[str, int]) -> list[str]:
-    """All utterances, short ones first, so that any run of them has about the share of the whole.
+    """Order all utterances, short ones first, so that any run of them has about the share of the whole.
 
-    Each of the two sides is ordered by length; an utterance's place is the part of its side, of 1, that lies
-    before its middle. Copies of an utterance are kept apart.
+    Transcribed and pseudo-labelled speech are each ordered by length; an utterance's place is the share of
+    its side that comes before its middle, from 0 to 1. Copies of an utterance are kept apart.
 
     Args:
         length: of each utterance, > 0.
@@ -94,7 +92,7 @@ def interleave(length: Mapping[str, int]) -> list[str]:
 
 
 def spread(utts: Sequence[str], length: Mapping[str, int]) -> list[str]:
-    """Utterances by length, but among ``APART`` lengths first one of each, then the second of each, ..."""
+    """Order utterances by length, but of each ``APART`` lengths first one of each, then the second, ..."""
     found: Counter[int] = Counter()
     window = {n: i // APART for i, n in enumerate(sorted({length[u] for u in utts}))}
     key = {}
@@ -106,6 +104,6 @@ def spread(utts: Sequence[str], length: Mapping[str, int]) -> list[str]:
 
 
 def sides(utts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Transcribed and pseudo-labelled utterances."""
-    heard = dict(zip(utts, are_hypotheses(utts), strict=True))
-    return [u for u in utts if not heard[u]], [u for u in utts if heard[u]]
+    """Return the transcribed and the pseudo-labelled utterances."""
+    pseudo = dict(zip(utts, are_hypotheses(utts), strict=True))
+    return [u for u in utts if not pseudo[u]], [u for u in utts if pseudo[u]]

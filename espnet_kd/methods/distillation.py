@@ -1,0 +1,243 @@
+"""Distillation from a teacher: its options, what of the teacher counts, and its name in the results."""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.config import parse_yaml
+from espnet_kd.data.dump import are_hypotheses
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table, table_files
+from espnet_kd.methods.method import BuildModel, Method, Preprocess
+from espnet_kd.schedule import Schedule, build_schedule
+
+# What each choice of `targets` uses; transcripts count in all of them.
+CHOICES = {
+    "soft": "the criteria on all speech, pseudo-labels only as their paths through the lattice",
+    "hard": "the task loss on transcripts and pseudo-labels; no criteria, and task_weight does not count",
+    "both": "the task loss on transcripts and pseudo-labels, and the criteria on all speech",
+}
+AUTO = "auto"
+ARCHITECTURE = ("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_network_conf")
+STREAMING = "dynamic_chunk_training"
+SOURCE = "Hwang et al. 2022, arXiv:2210.05793"
+MODELS = ("valid.*.ave.pth",)  # of a teacher, where no checkpoint is chosen
+KEYS = ("teacher", "criteria", "init_from_teacher")  # without one of them there is no teacher
+
+
+class DistillationMethod(Method):
+    """A trained teacher gives targets for weighted criteria, initial parameters of the student, or both."""
+
+    def add_arguments(self, group: Any) -> None:
+        """Add ``teacher``, ``criteria`` and what goes with them."""
+        from espnet_kd.teachers.options import TEACHER_KEYS, TERM_KEYS
+
+        for name, text in (
+            (
+                "teacher",
+                f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a "
+                "list, store a directory of targets written before",
+            ),
+            (
+                "criteria",
+                f"Name to a mapping with {', '.join(TERM_KEYS)} and the options of that type of criterion",
+            ),
+            (
+                "init_from_teacher",
+                "Parts of the student to copy: path to true, a teacher path or a list of layers",
+            ),
+        ):
+            group.add_argument(f"--{name}", action="mapping", default={}, help=text)
+        group.add_argument(
+            "--targets",
+            help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
+        )
+        group.add_argument(
+            "--delay_student", help="Trained student that `delay: auto` measures; a directory"
+        )
+        group.add_argument(
+            "--task_weight", type=parse_yaml, default=1.0, help="Weight of the task loss, or its schedule"
+        )
+
+    def check(self, args: argparse.Namespace, classes: int) -> None:
+        """Refuse what would fail at the first batch, or would change nothing."""
+        from espnet_kd.teachers.options import check_k, teacher_options, term_options
+
+        if args.targets not in (None, AUTO, *CHOICES):
+            raise UserError(f"targets: {args.targets!r} is none of {AUTO}, {', '.join(CHOICES)}")
+        task_weight = build_schedule(args.task_weight, "task_weight")
+        alone = not args.criteria and not args.mutual  # peers refuse the options below themselves
+        if alone and args.targets != "hard" and task_weight != Schedule(1.0, 1.0):
+            raise UserError(
+                f"task_weight is {args.task_weight}, but there are no criteria beside the task: give some, "
+                "or leave it out"
+            )
+        if alone and (args.targets == "soft" or (args.targets == AUTO and not args.teacher)):
+            raise UserError(
+                f"targets: {args.targets} is about criteria, of which there are none: leave it out"
+            )
+        check_k(term_options(args.criteria), classes)
+        k = teacher_options(args.teacher).k if args.teacher else None
+        if k is not None and k > classes:
+            raise UserError(f"teacher: k is {k}, but the model has {classes} classes")
+
+    def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
+        """Return the files of the teachers and of their stored targets."""
+        teacher = config.get("teacher")
+        if not isinstance(teacher, dict):
+            return {}
+        found = {}
+        exp = teacher.get("exp") or ()
+        patterns = (str(teacher["checkpoint"]),) if teacher.get("checkpoint") else MODELS
+        for directory in [exp] if isinstance(exp, str) else exp:
+            files = (file for name in ("config.yaml", *patterns) for file in Path(directory).glob(name))
+            found[f"teacher {directory}"] = sorted(file for file in files if file.is_file())
+        if (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
+            found["target store"] = [store]
+        return found
+
+    def preprocess(
+        self, args: argparse.Namespace, train: bool, stock: Preprocess | None
+    ) -> Preprocess | None:
+        """Add the teacher's speech to a batch where it differs from the student's."""
+        if not (args.teacher and args.criteria) or args.targets == "hard":
+            return stock
+        from espnet_kd.teachers.speech import with_teacher_speech
+
+        return with_teacher_speech(args, train, stock)
+
+    def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
+        """Load the teachers and add their criteria to the student's loss."""
+        if not self.distils(vars(args)):
+            return model
+        from espnet_kd.methods.attach import attach_teacher
+
+        return attach_teacher(model, args)
+
+    def distils(self, config: Mapping[str, Any]) -> bool:
+        """Return True where there is a teacher."""
+        return any(config.get(key) for key in KEYS)
+
+    def label(self, config: Mapping[str, Any]) -> str:
+        """Return the names of the criteria, the kind of targets, and whether the student was initialised."""
+        targets = config.get("targets")
+        parts = [] if targets == "hard" else list(map(str, config.get("criteria") or {}))
+        if targets in ("soft", "hard"):
+            parts.append(f"{targets} targets")
+        if config.get("init_from_teacher"):
+            parts.append("initialised from the teacher")
+        return ", ".join(parts)
+
+
+def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:
+    """Replace ``targets: auto`` by the choice for these models, and log it with its reason.
+
+    Args:
+        args: all options.
+        lattice: the student is a transducer, which can learn a hypothesis as a path, but not as a text.
+
+    Returns:
+        A key of ``CHOICES``.
+
+    Raises:
+        UserError: ``auto`` without a teacher, or ``soft`` for a student that cannot leave out pseudo-labels.
+    """
+    if args.targets is None:
+        return "both"
+    reason = "as configured"
+    if args.targets == AUTO:
+        exp = (args.teacher or {}).get("exp")
+        if not exp:
+            raise UserError("targets: auto compares student and teacher: give `teacher: {exp: DIRECTORY}`")
+        from espnet_kd.teachers.experiment import read_config
+
+        teachers = [exp] if isinstance(exp, str) else exp
+        found = {rule(vars(args), read_config(Path(teacher))) for teacher in teachers}
+        args.targets, reason = min(found)  # hard is before soft: one teacher of another kind decides
+        if args.targets == "soft" and not lattice and has_hypotheses(args):
+            args.targets, reason = (
+                "both",
+                f"{reason}; only transducers can leave pseudo-labels out of their loss",
+            )
+    elif args.targets == "soft" and not lattice and has_hypotheses(args):
+        raise UserError(
+            "targets: soft leaves pseudo-labels out of the task loss, which only transducers "
+            "(--task asr_transducer) can: use both, or hard"
+        )
+    logging.info(f"targets: {args.targets}: {CHOICES[args.targets]}; {reason}")
+    return args.targets
+
+
+def has_hypotheses(args: argparse.Namespace) -> bool:
+    """Return True if there are pseudo-labels in the training set."""
+    return any(
+        any(are_hypotheses(list(read_table(file))))
+        for shapes in args.train_shape_file[:1]
+        for file in table_files(shapes)
+    )
+
+
+def rule(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> tuple[str, str]:
+    """Choose between soft and hard targets for two configurations; return the choice and its reason.
+
+    Source:
+        The abstract of Hwang et al. 2022, arXiv:2210.05793: hard targets are better where the architectures
+        differ, such as those of a large teacher and a small streaming student; soft ones for self-training.
+    """
+    streaming = [bool(_encoder(c).get(STREAMING)) for c in (student, teacher)]
+    if streaming == [True, False]:
+        return "hard", f"the student streams, the teacher does not ({SOURCE})"
+    differing = [key for key in ARCHITECTURE if _shape(student.get(key)) != _shape(teacher.get(key))]
+    if differing:
+        return "hard", f"{differing[0]} of student and teacher differ ({SOURCE})"
+    return "soft", f"student and teacher have one architecture ({SOURCE})"
+
+
+def _encoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    conf = config.get("encoder_conf") or {}
+    return conf.get("main_conf") or conf
+
+
+def _shape(value: Any) -> Any:
+    """Reduce a part of a configuration to what changes shapes of tensors: no dropout, nothing empty."""
+    if isinstance(value, Mapping):
+        parts = {key: _shape(item) for key, item in value.items() if "dropout" not in key}
+        return {key: part for key, part in parts.items() if part is not None} or None
+    if isinstance(value, list | tuple):
+        return [_shape(item) for item in value]
+    return value or None
+
+
+TAPS = ("tap", "student_tap", "teacher_tap")
+READERS = ("decoder", "joint_network")  # parts of a model that text goes into
+
+
+def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
+    """Return what in the training needs transcripts, for the message of an error; None if nothing does."""
+    if not build_schedule(task_weight, "task_weight").is_zero:
+        return f"task_weight is {task_weight}, not 0"
+    for name, entry in criteria.items():
+        taps = [str(entry[key]) for key in TAPS if key in entry] if isinstance(entry, Mapping) else []
+        readers = [tap for tap in taps if tap.split(".")[0] in READERS]
+        if readers or not taps:
+            return f"criterion {name} has {'the tap ' + readers[0] if readers else 'no tap'}"
+    return None if criteria else "there are no criteria"
+
+
+def check_transcripts(args: argparse.Namespace) -> None:
+    """Refuse training data without text where the training needs it.
+
+    Raises:
+        UserError: names the file without text and what needs it.
+    """
+    data = args.train_data_path_and_name_and_type or []
+    if not data or any(name == "text" for _, name, _ in data):
+        return
+    reason = "statistics are collected" if args.collect_stats else obstacle(args.task_weight, args.criteria)
+    if reason is not None:
+        raise UserError(
+            f"{data[0][0]} comes without text, but {reason}: give a `text`, or use `task_weight: 0` and "
+            "criteria on the encoder alone"
+        )

@@ -1,0 +1,77 @@
+"""The registry of methods, and what the report asks of it."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from espnet_kd.methods import METHODS, active, idle_keys, registered
+from espnet_kd.methods.method import Method
+
+TEACHER = {"teacher": {"exp": "exp/t"}, "criteria": {"ctc": {}}}
+LABELS = """
+import sys
+from espnet_kd.methods import active
+configs = [{"teacher": {"exp": "a"}, "criteria": {"ctc": {}}}, {"mutual": {"peers": 2, "peer": 2}}]
+print([method.label(config) for config in configs for method in active(config)])
+assert not {"torch", "espnet", "espnet2"} & set(sys.modules)
+"""
+
+
+def test_every_method_is_a_method_and_has_its_keys_as_options() -> None:
+    for method, keys in zip(registered(), METHODS.values(), strict=True):
+        assert isinstance(method, Method)
+        parser = argparse.ArgumentParser()
+        parser.register("action", "mapping", argparse._StoreAction)
+        method.add_arguments(parser)
+        assert set(keys) <= {action.dest for action in parser._actions}
+
+
+def test_a_method_is_used_where_one_of_its_keys_says_something() -> None:
+    none = dict.fromkeys(key for keys in METHODS.values() for key in keys)
+    assert active(none | {"mutual": {}, "criteria": {}, "share_per_batch": False}) == []
+    assert [type(method).__name__ for method in active(none | TEACHER)] == ["DistillationMethod"]
+    both = active({"scheduled_sampling": {"probability": 0.1}, "mutual": {"peers": 2}})
+    assert [type(method).__name__ for method in both] == ["MutualMethod", "SamplingMethod"]
+
+
+def test_a_method_that_changes_nothing_is_idle() -> None:
+    assert idle_keys({"scheduled_sampling": {"probability": 0}}) == {"scheduled_sampling"}
+    assert idle_keys({"scheduled_sampling": {"probability": 0.1}, **TEACHER}) == set()
+
+
+@pytest.mark.parametrize(
+    ("config", "label", "distils"),
+    [
+        ({**TEACHER, "targets": "soft"}, "ctc, soft targets", True),
+        ({**TEACHER, "targets": "hard"}, "hard targets", True),
+        ({**TEACHER, "init_from_teacher": {"encoder": True}}, "ctc, initialised from the teacher", True),
+        ({"mutual": {"peers": 2}}, "mutual learning", True),
+        ({"mutual": {"peers": 2, "peer": 2}}, "mutual learning, peer 2", True),
+        ({"scheduled_sampling": {"probability": 0.1}}, "", False),
+        ({"share_per_batch": True}, "", False),
+    ],
+)
+def test_the_label_of_a_method(config: dict, label: str, distils: bool) -> None:
+    (method,) = active(config)
+    assert method.label(config) == label and method.distils(config) is distils
+
+
+def test_labels_are_there_without_torch_and_espnet() -> None:
+    result = subprocess.run([sys.executable, "-c", LABELS], capture_output=True, text=True, check=True)
+    assert result.stdout == "['ctc', 'mutual learning, peer 2']\n"
+
+
+def test_what_a_training_learns_from_its_teacher_is_named(tmp_path) -> None:
+    exp, store = tmp_path / "exp", tmp_path / "store"
+    for path in (exp / "config.yaml", exp / "valid.acc.ave.pth", exp / "1epoch.pth", store / "manifest.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for given in (str(exp), [str(exp)]):
+        config = {"teacher": {"exp": given, "store": str(store)}}
+        (method,) = active(config)
+        assert method.inputs(config) == {
+            f"teacher {exp}": [exp / "config.yaml", exp / "valid.acc.ave.pth"],
+            "target store": [store / "manifest.json"],
+        }
