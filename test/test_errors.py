@@ -72,6 +72,7 @@ BAD = [
     ("format", "data out --fs fast", "fast"),
     ("lengths", "data out", "data/utt2num_samples does not exist"),
     ("lengths", "dump out --min 3 --max 2", "3"),
+    ("lengths", "dump out --min nan", "--min nan"),
     ("tokens", "--token_type char --out out --text binary", "binary is not UTF-8 text"),
     ("tokens", "--token_type char --out out --text data/text --nlsyms empty", "empty cannot be read"),
     ("targets", "--store missing --verify", "missing"),
