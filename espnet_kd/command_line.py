@@ -231,6 +231,15 @@ def check_path(path: Path) -> None:
         raise UserError(f"{str(path)[:200]} cannot be used: {reason}: give another path") from None
 
 
+def path_text(text: str) -> str:
+    """Check a path as ``Parser`` does, for an option whose value stays the text that the user wrote."""
+    try:
+        check_path(Path(text))
+    except UserError as e:  # of a UserError, a ValueError, argparse would show the name of this function only
+        raise argparse.ArgumentTypeError(str(e)) from None
+    return text
+
+
 def command_parser(name: str, text: str = "") -> argparse.ArgumentParser:
     """Return an empty parser of options, whose ``--help`` describes a command and shows an example.
 

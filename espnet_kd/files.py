@@ -26,11 +26,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes the final name only if the block succeeds.
 
     Raises:
-        UserError: the directory cannot be written.
+        UserError: the directory cannot be written, or ``path`` is a directory itself.
     """
     path = Path(path)
     temporary = _temporary_beside(path)
     try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a directory: give the name of a file")
         yield temporary
         fsync(temporary)
         os.replace(temporary, path)
@@ -68,9 +70,9 @@ def space_error(error: Exception, place: Path) -> UserError | None:
     """
     if isinstance(error, UserError):
         return None
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         free = shutil.disk_usage(place).free
     except OSError:
         return None

@@ -1,6 +1,8 @@
 """The command line: its commands, its errors, and the stand-in for python3 in a stock recipe."""
 
+import errno
 import importlib.util
+import os
 import platform
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from espnet_kd import __main__ as cli
+from espnet_kd.command_line import GROUPS, Command, example
 from espnet_kd.errors import UserError
 
 
@@ -29,21 +32,24 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise command.error
 
     monkeypatch.setitem(sys.modules, "fake_command", SimpleNamespace(main=main))
-    monkeypatch.setitem(cli.COMMANDS, "train", ("fake_command", "a stand-in"))
+    monkeypatch.setitem(cli.COMMANDS, "train", Command("fake_command", "a stand-in", ""))
     return command
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
-def test_usage_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_lists_every_command_in_its_group(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(argv)
     printed = capsys.readouterr().out
-    for name, (_, text) in cli.COMMANDS.items():
-        assert f"  {name} " in printed and text in printed
+    assert "--debug" in printed and "ESPNET_KD_DEBUG=1" in printed
+    for group, commands in GROUPS.items():
+        part = printed.partition(f"\n{group}:\n")[2].partition("\n\n")[0]
+        for name, command in commands.items():
+            assert f"  {name} " in part and command.text in part and f" {example(name)}\n" in f"{part}\n"
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_its_module(name: str) -> None:
-    assert importlib.util.find_spec(cli.COMMANDS[name][0].partition(":")[0])
+    assert importlib.util.find_spec(cli.COMMANDS[name].module.partition(":")[0])
 
 
 def test_an_unknown_command_fails_and_lists_the_known_ones() -> None:
@@ -62,11 +68,12 @@ PRINT = """
 import sys
 from types import SimpleNamespace
 from espnet_kd import __main__ as cli
+from espnet_kd.command_line import Command
 def main(argv):
     print("line\\n" * int(argv[0]))
     sys.exit(int(argv[1]))
 sys.modules["fake"] = SimpleNamespace(main=main)
-cli.COMMANDS["fake"] = ("fake", "a stand-in")
+cli.COMMANDS["fake"] = Command("fake", "a stand-in", "")
 """
 
 
@@ -94,26 +101,72 @@ def test_another_broken_pipe_is_an_error(fake: SimpleNamespace) -> None:
         cli.main(["train"])
 
 
-@pytest.mark.parametrize("error", [UserError, ValueError, FileNotFoundError])
-def test_a_users_mistake_is_one_line_and_exit_status_1(fake: SimpleNamespace, error: type[Exception]) -> None:
-    fake.error = error("data/test/text:3: an empty transcript")
+def test_a_users_mistake_is_one_line_and_exit_status_1(fake: SimpleNamespace) -> None:
+    fake.error = UserError("data/test/text:3: an empty transcript")
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train"])
     assert stopped.value.code == "espnet-kd: error: data/test/text:3: an empty transcript"  # text: status 1
 
 
-def test_our_own_mistake_keeps_its_traceback(fake: SimpleNamespace) -> None:
-    fake.error = AssertionError("ours")
-    with pytest.raises(AssertionError):
+@pytest.mark.parametrize(
+    "error", [AssertionError, ValueError, FileNotFoundError, PermissionError, RuntimeError, KeyError]
+)
+def test_any_other_error_keeps_its_traceback(fake: SimpleNamespace, error: type[Exception]) -> None:
+    fake.error = error("ours, or ESPnet's")
+    with pytest.raises(error):
         cli.main(["train"])
 
 
+@pytest.mark.parametrize("missing", ["espnet_kd.nowhere", None])
+def test_a_missing_module_of_ours_keeps_its_traceback(fake: SimpleNamespace, missing: str | None) -> None:
+    fake.error = ModuleNotFoundError("no module", name=missing)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["train"])
+
+
+def test_a_missing_package_and_a_full_disk_are_one_line(fake: SimpleNamespace, tmp_path: Path) -> None:
+    for error, expected in (
+        (ModuleNotFoundError("no", name="soxr"), "Python module soxr is missing from "),
+        (OSError(errno.ENOSPC, "full", str(tmp_path / "model.pth")), f"no space left at {tmp_path}"),
+    ):
+        fake.error = error
+        with pytest.raises(SystemExit, match=f"^espnet-kd: error: {expected}"):
+            cli.main(["train"])
+
+
+@pytest.mark.parametrize(("words", "value"), [(["--debug"], ""), ([], "1"), (["--debug"], "0")])
 def test_a_users_mistake_shows_its_traceback_on_request(
+    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, words: list[str], value: str
+) -> None:
+    monkeypatch.setenv("ESPNET_KD_DEBUG", value)
+    fake.error = UserError("wrong")
+    with pytest.raises(UserError):
+        cli.main([*words, "train"])
+    assert os.environ["ESPNET_KD_DEBUG"] == "1"  # for the processes that a command starts
+
+
+def test_debug_shows_where_the_error_arises(tmp_path: Path) -> None:
+    command = ("merge", str(tmp_path / "missing.yaml"))
+    plain, debug = espnet_kd(*command), espnet_kd("--debug", *command)
+    assert plain.returncode == debug.returncode == 1
+    assert plain.stderr.count("\n") == 1 and "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr and "config.py" in debug.stderr
+    assert "UserError: the configuration" in debug.stderr.splitlines()[-1]
+
+
+def test_debug_goes_before_a_stock_command_too(
+    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESPNET_KD_DEBUG", "")
+    cli.main(["--debug", "-m", "espnet2.bin.asr_train", "--config", "a.yaml"])
+    assert fake.argv == ["--task", "asr", "--config", "a.yaml"]
+
+
+def test_the_old_name_of_the_variable_is_refused(
     fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ESPNET_KD_TRACEBACK", "1")
-    fake.error = UserError("wrong")
-    with pytest.raises(UserError):
+    with pytest.raises(SystemExit, match="ESPNET_KD_TRACEBACK is called ESPNET_KD_DEBUG now"):
         cli.main(["train"])
 
 

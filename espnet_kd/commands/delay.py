@@ -53,6 +53,9 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     inference |= overrides(args.inference_args)
     chunks = chunks_of(inference, milliseconds)
     files = (("wav.scp", "speech", args.audio_type), ("text", "text", "text"))
+    for file, *_ in files:
+        if not (args.data / file).is_file():
+            raise UserError(f"{args.data / file} does not exist: give a formatted data directory")
     data = [(str(args.data / file), name, kind) for file, name, kind in files]
     delays = compare(student, teacher, data, args.utterances, chunks)
     values = delays.values * milliseconds

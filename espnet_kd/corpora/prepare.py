@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from espnet_kd.command_line import example
 from espnet_kd.data.datadir import Utterance
 from espnet_kd.errors import UserError, printable
 
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         lines = [f"  {name:<12} {text}" for name, (_, text) in CORPORA.items()]
         print("\n".join(["usage: espnet-kd prepare CORPUS [ROOT ...] DST [OPTION ...]", *lines]))
+        print(f"\nexample:\n  {example('prepare')}")
     elif argv[0] not in CORPORA:
         raise UserError(f"unknown corpus {argv[0]!r}: known are {', '.join(CORPORA)}")
     else:

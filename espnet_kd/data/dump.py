@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
     args = parser.parse_args(argv)
+    if not math.isfinite(args.min) or math.isnan(args.max):
+        raise UserError(f"--min {args.min:g} --max {args.max:g}: give seconds, such as 0.1 and 20")
     fs = parse_rate(args.fs)
     tables = read_dump_dir(args.src, labelled=not args.unlabelled)
     reasons = {utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, fs))}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from espnet_kd.command_line import command_parser
+from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.report import experiments, sections, tables
@@ -28,16 +28,22 @@ NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     p = command_parser("report")
-    p.add_argument("--expdir", default="exp", help="directory of the experiments")
-    p.add_argument("--teacher_exp", nargs="*", default=[], help="experiments elsewhere that are shown, too")
-    p.add_argument("--dumpdir", default="dump", help="directory of raw/VALID_SET, for the plot of posteriors")
+    p.add_argument("--expdir", type=path_text, default="exp", help="directory of the experiments")
+    p.add_argument(
+        "--teacher_exp", type=path_text, nargs="*", default=[],
+        help="experiments elsewhere that are shown, too",
+    )
+    p.add_argument(
+        "--dumpdir", type=path_text, default="dump",
+        help="directory of raw/VALID_SET, for the plot of posteriors",
+    )
     p.add_argument("--test_sets", required=True, help='names of the test sets, as in "test_clean test_other"')
     p.add_argument("--valid_set", help="name of the validation set; its table comes last")
     p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
     p.add_argument("--metric", choices=tuple(tables.RATES), default="wer", help="error rate that is compared")
     p.add_argument("--title", default="Results", help="heading of the report")
-    p.add_argument("--out", default="RESULTS.md", help="the report")
-    p.add_argument("--images", default="images", help="directory of the plots")
+    p.add_argument("--out", type=path_text, default="RESULTS.md", help="the report")
+    p.add_argument("--images", type=path_text, default="images", help="directory of the plots")
     p.add_argument("--utterance", help="of the validation set, for the plot of posteriors")
     p.add_argument("--no_posteriors", action="store_true", help="leave out the plot that has to load models")
     return p

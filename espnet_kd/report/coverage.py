@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from espnet_kd.command_line import command_parser
+from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     from espnet_kd.teachers.online import Mean
 
     p = command_parser("kept-mass")
-    p.add_argument("--teacher", nargs="+", required=True, help="trained experiments")
+    p.add_argument("--teacher", type=path_text, nargs="+", required=True, help="trained experiments")
     p.add_argument("--checkpoint", help="file in each of them (default: its averaged model)")
     p.add_argument("--mean", choices=get_args(Mean), default="posteriors", help="of several teachers")
     p.add_argument("--taps", nargs="+", default=["ctc.ctc_lo", "decoder"], help="default: %(default)s")

@@ -223,6 +223,8 @@ def read_score(directory: str | Path) -> Score:
         utterances = {kind: {utt: row[i] for utt, row in rows} for i, kind in enumerate(UNITS)}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `espnet-kd score` first") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}: give the directory of a scored set") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is damaged: write it again with `espnet-kd score`") from None
     return Score(str(path), total, utterances)

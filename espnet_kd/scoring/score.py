@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from espnet_kd.command_line import command_parser
+from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
@@ -21,16 +21,24 @@ from espnet_kd.scoring.alignment import Counts, align, clean, join
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     p = command_parser("score")
-    p.add_argument("--ref", required=True, help="reference, a Kaldi text; utt2spk beside it is read, too")
-    p.add_argument("--hyp", required=True, help="hypotheses, the text that ESPnet's inference writes")
     p.add_argument(
-        "--out", required=True, help="directory to write score.json, score_wer/ and score_cer/ into"
+        "--ref", type=path_text, required=True, help="reference, a Kaldi text; utt2spk beside it is read, too"
     )
     p.add_argument(
-        "--against", help="directory of another run's score.json: compare the WERs by a paired bootstrap"
+        "--hyp", type=path_text, required=True, help="hypotheses, the text that ESPnet's inference writes"
+    )
+    p.add_argument(
+        "--out", type=path_text, required=True,
+        help="directory to write score.json, score_wer/ and score_cer/ into",
+    )
+    p.add_argument(
+        "--against", type=path_text,
+        help="directory of another run's score.json: compare the WERs by a paired bootstrap",
     )
     p.add_argument("--worst", type=int, default=0, help="print this many utterances with the most errors")
-    p.add_argument("--nlsyms", help="file of non-linguistic symbols, one a line, that are not scored")
+    p.add_argument(
+        "--nlsyms", type=path_text, help="file of non-linguistic symbols, one a line, that are not scored"
+    )
     return p
 
 

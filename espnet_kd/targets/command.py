@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from espnet_kd import parallel
-from espnet_kd.command_line import command_parser
+from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.config import merge_files
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import fingerprint
@@ -40,11 +40,15 @@ SHOWN = 20  # problems
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     p = command_parser("targets")
-    p.add_argument("--store", type=str, help="directory of the targets (default: teacher.store of --config)")
+    p.add_argument(
+        "--store", type=path_text, help="directory of the targets (default: teacher.store of --config)"
+    )
     p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
     p.add_argument("--if_wanted", action="store_true", help="do nothing if --config has no teacher.store")
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
-    p.add_argument("--teacher", nargs="+", help="trained experiments (default: teacher.exp of --config)")
+    p.add_argument(
+        "--teacher", type=path_text, nargs="+", help="trained experiments (default: teacher.exp of --config)"
+    )
     p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
     p.add_argument("--k", type=int, help="classes to keep (default: teacher.k, or as many as are needed)")
     p.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
-from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
+from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
-from espnet2.train.class_choices import ClassChoices
 
 from espnet_kd.command_line import example
 from espnet_kd.config import parse_yaml, with_numbers
@@ -22,7 +21,7 @@ from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError, debugging, error_line
 from espnet_kd.files import read_table
-from espnet_kd.host.options import NestedDictAction
+from espnet_kd.host.options import NestedDictAction, known_names
 from espnet_kd.methods import active, registered
 from espnet_kd.methods.distillation import check_transcripts
 from espnet_kd.methods.method import Preprocess
@@ -57,7 +56,7 @@ class WithMethods(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train, in this process or in one that was started for a GPU; show a user's mistake in one line."""
         try:
-            check_inputs(args, cls.class_choices_list)
+            check_inputs(args, known_names(cls))
             super().main_worker(args)
         except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
             if args.distributed and args.multiprocessing_distributed and not debugging():
@@ -157,25 +156,23 @@ def read_numbers(args: argparse.Namespace) -> None:
             setattr(args, key, with_numbers(value))
 
 
-def check_inputs(args: argparse.Namespace, choices: Sequence[ClassChoices] = ()) -> None:
+def check_inputs(args: argparse.Namespace, known: Mapping[str, Sequence[str]]) -> None:
     """Refuse files that do not exist and names that ESPnet does not know, before it builds anything.
 
     Args:
         args: all options of a training.
-        choices: options that choose a class by its name, such as ``encoder``.
+        known: names that ESPnet knows, by the option that takes one of them, such as ``encoder``.
 
     Raises:
         UserError: names the option, its value and what would do.
     """
-    named = {choice.name: list(choice.classes) for choice in choices}
-    named |= {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
-    for option, known in named.items():
+    for option, names in known.items():
         value = getattr(args, option, None)
-        if value is not None and value not in known:
-            raise UserError(f"{option} is {value!r}: choose one of {', '.join(known)}")
-    for option in ("token_list", "bpemodel", "non_linguistic_symbols"):
+        if value is not None and value not in names:
+            raise UserError(f"{option} is {value!r}: choose one of {', '.join(names)}")
+    for option in ("token_list", "bpemodel"):
         value = getattr(args, option, None)
-        if isinstance(value, str) and value != "none" and not Path(value).is_file():
+        if isinstance(value, str) and value not in ("", "none") and not Path(value).is_file():
             raise UserError(f"{option}: {value} does not exist, or is no file")
     for part in ("train", "valid"):
         data, shapes = f"{part}_data_path_and_name_and_type", f"{part}_shape_file"

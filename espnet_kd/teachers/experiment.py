@@ -81,8 +81,16 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
             config[section][key] = str(find_file(config[section][key], directory))
     config["init"] = None
     register_encoders()
-    with naming_stand_in(str(directory)):
-        model = build_model(config)
+    try:
+        with naming_stand_in(str(directory)):
+            model = build_model(config)
+    except UserError:
+        raise
+    except (AttributeError, TypeError, ValueError) as e:  # a key is missing, unknown or of another version
+        raise UserError(
+            f"{directory / 'config.yaml'}: this ESPnet builds no model of it: {e}: give the directory of a "
+            "training of ASR by this version"
+        ) from e
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
     make_deterministic(model)
