@@ -15,6 +15,7 @@ from espnet_kd.host.installed import check_espnet
 check_espnet()  # before anything of ESPnet is imported
 
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
+from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet2.train.dataset import ESPnetDataset
@@ -37,6 +38,16 @@ def add_choices(encoders: Mapping[str, type], frontends: Mapping[str, type]) -> 
     """
     encoder_choices.classes.update(encoders)
     frontend_choices.classes.update(frontends)
+
+
+def named_classes(task: type[AbsTask]) -> dict[str, list[str]]:
+    """Return the options of a task that choose a class by its name, each with the names that there are.
+
+    Relied upon: a task's ``class_choices_list``, each with ``name`` and a dict ``classes``; the dicts
+    ``optim_classes`` and ``scheduler_classes`` of ``abs_task``.
+    """
+    named = {choice.name: list(choice.classes) for choice in task.class_choices_list}
+    return named | {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
-from espnet2.train.class_choices import ClassChoices
+from espnet2.tasks.abs_task import AbsTask
 from torch import nn
 
 from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, debugging, error_line
 from espnet_kd.files import read_table
+from espnet_kd.host.training import named_classes
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.checkpoint import OWN_PREFIX
 from espnet_kd.teachers.options import Term
@@ -30,7 +30,7 @@ class Workers(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train, in this process or in one that was started for it."""
         try:
-            check_inputs(args, cls.class_choices_list)
+            check_inputs(args, named_classes(cls))
             super().main_worker(args)
         except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
             if args.distributed and args.multiprocessing_distributed and not debugging():
@@ -38,18 +38,16 @@ class Workers(AbsTask):
             raise
 
 
-def check_inputs(args: argparse.Namespace, choices: Sequence[ClassChoices] = ()) -> None:
+def check_inputs(args: argparse.Namespace, named: Mapping[str, Sequence[str]]) -> None:
     """Refuse files that do not exist and names that ESPnet does not know, before it builds anything.
 
     Args:
         args: all options of a training.
-        choices: options that choose a class by its name, such as ``encoder``.
+        named: options that choose a class by its name, such as ``encoder``, and the names that there are.
 
     Raises:
         UserError: names the option, its value and what would do.
     """
-    named = {choice.name: list(choice.classes) for choice in choices}
-    named |= {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
     for option, known in named.items():
         value = getattr(args, option, None)
         if value is not None and value not in known:
