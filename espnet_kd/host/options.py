@@ -38,7 +38,8 @@ def decoding_options(
     """
     parser = importlib.import_module(INFERENCE[task]).get_parser()
     parser.error = refuse
-    return parser.parse_args([*REQUIRED, *words])
+    args: argparse.Namespace = parser.parse_args([*REQUIRED, *words])
+    return args
 
 
 def search_arguments(task: str, args: argparse.Namespace) -> dict[str, Any]:
