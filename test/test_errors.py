@@ -237,7 +237,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_training_is_checked_before_espnet_builds(change: dict, expected: str, inputs: Path) -> None:
-    from espnet_kd.methods.start import check_inputs
+    from espnet_kd.tasks.asr import check_inputs
 
     table = str(inputs / "data/text")
     data = {f"{part}_data_path_and_name_and_type": [(table, "text", "text")] for part in ("train", "valid")}

@@ -64,6 +64,7 @@ IN_HOST = set(
     interctc_weight auxiliary_ctc_weight auxiliary_lm_loss_weight lang_token_id postencoder
     sampling_probability dynamic_chunk_training short_chunk_size num_left_chunks blank_id ctc_lo ctc_lin
     transducer_multi_blank_durations layer_drop_rate blockdrop_rate stochastic_depth_rate text2tokens
+    class_choices_list
     """.split()
 )
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}  # documented in spite of the underscore

@@ -32,8 +32,8 @@ mkdir -p "${dir}"
 dir=$(cd "${dir}" && pwd)
 export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
 
-# make NAME RESOLUTION: NAME.txt has the versions, NAME/ the environment; in both only what differs is done.
-make_environment() {
+# resolve NAME RESOLUTION: write the versions of all packages of an environment into NAME.txt.
+resolve() {
     local name=$1 resolution=$2 python
     python=$(tools/find_python.sh)
     [[ -e ${dir}/uv/bin/python ]] || "${python}" -m venv "${dir}/uv"
@@ -51,6 +51,11 @@ make_environment() {
     "${dir}/uv/bin/python" -m uv pip compile --quiet --no-header --no-annotate --upgrade \
         --resolution "${resolution}" --python "${dir}/${name}/bin/python" --extra espnet --extra dev --extra demo \
         --constraints "${dir}/${name}.constraints" --output-file "${dir}/${name}.txt" "${dir}/project.${name}/setup.py"
+}
+
+# fill NAME: install into an environment what is new in NAME.txt, and remove what is not there.
+fill() {
+    local name=$1
     "${dir}/uv/bin/python" -m uv pip sync --quiet --compile-bytecode --python "${dir}/${name}/bin/python" "${dir}/${name}.txt"
 }
 
@@ -72,15 +77,18 @@ try() {
 }
 
 failed=0
-make_environment oldest lowest-direct
+resolve oldest lowest-direct
+fill oldest
 try oldest || failed=1
-make_environment newest highest
+resolve newest highest
+fill newest
 try newest || failed=1
 if [[ ${next} == true ]]; then
-    make_environment next highest
+    resolve next highest
     if [[ $(version_of next espnet) == "$(version_of newest espnet)" ]]; then
         echo "next: there is no ESPnet newer than $(version_of newest espnet)"
     else
+        fill next
         try next || failed=1
     fi
 fi

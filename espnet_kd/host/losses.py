@@ -14,7 +14,7 @@ Axes: B utterances, T encoder frames, L tokens, U = L + 1, D features. Arguments
   ``label_part`` (output of the prediction network (B, U, D), tokens); each returns the loss.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet_kd.host.installed import check_espnet
 
@@ -25,8 +25,13 @@ from torch import Tensor
 
 from espnet_kd.host.models import JOINT_NETWORK
 
+if TYPE_CHECKING:
+    Stock: Any  # the model's own class, which has no types
+else:
+    Stock = object
 
-class LossHooks:
+
+class LossHooks(Stock):
     """Mixed in before a stock model: methods that a subclass overrides compute the parts of its loss."""
 
     def ctc_part(self, *args: Tensor) -> Any:
@@ -67,6 +72,8 @@ class LossParts(LossHooks):
     Attributes:
         kd_losses: losses since the last call of ``parts``, by the name of the part.
     """
+
+    kd_losses: dict[str, list[Tensor]]
 
     def ctc_part(self, *args: Tensor) -> Any:
         """Keep the CTC loss; the first of a pass is on the final output of the encoder."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 __all__ = ["CTC", "JointNetwork"]
 
+Model = Any  # one of ESPnet's models, which have no types
 JOINT_NETWORK = "joint_network"  # attribute of models with an RNN-T loss, and its module path
 CTC_PARTS = ("ctc", "ctc_lin")  # attribute of the CTC layer: of the ASR model, of the transducer
 
@@ -35,7 +36,7 @@ def too_short_reason(error: Exception) -> str:
     return str(error).split(", return")[0]
 
 
-def encode(model: nn.Module, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def encode(model: Model, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Run the front end and the encoder of a model.
 
     Relied upon: ``encode`` returns the output and its lengths; the output of an encoder with intermediate CTC
@@ -48,7 +49,7 @@ def encode(model: nn.Module, speech: Tensor, lengths: Tensor) -> tuple[Tensor, T
     return output[0] if isinstance(output, tuple) else output, frames
 
 
-def ctc_layer(model: nn.Module) -> nn.Module | None:
+def ctc_layer(model: Model) -> Any | None:
     """Return the layer that makes CTC logits (B, T, V) of the encoder output; None without one.
 
     ``CTC.forward`` and ``CTC.softmax`` would apply dropout, also in eval mode.
@@ -57,13 +58,13 @@ def ctc_layer(model: nn.Module) -> nn.Module | None:
     return getattr(getattr(model, "ctc", None), "ctc_lo", None) if layer is None else layer
 
 
-def encoder_end(model: nn.Module) -> nn.Module:
+def encoder_end(model: Model) -> Any:
     """Return the module whose output is the encoder output of the model."""
     last = getattr(model, "postencoder", None)
     return model.encoder if last is None else last
 
 
-def skipped_by(outer: nn.Module, inner: list[str]) -> tuple[str, float] | None:
+def skipped_by(outer: Any, inner: list[str]) -> tuple[str, float] | None:
     """Return the option that leaves out a layer in some steps of training, and its probability.
 
     LayerDrop (``MultiSequential``), block drop (``MultiBlocks``, which always runs its first block),
@@ -83,7 +84,7 @@ def skipped_by(outer: nn.Module, inner: list[str]) -> tuple[str, float] | None:
     return (option, rate) if rate else None
 
 
-def decoder_prefix(model: nn.Module, text: Tensor) -> Tensor:
+def decoder_prefix(model: Model, text: Tensor) -> Tensor:
     """Return what the attention decoder reads for transcripts.
 
     Args:
@@ -94,26 +95,27 @@ def decoder_prefix(model: nn.Module, text: Tensor) -> Tensor:
         (B, U) tokens, the start symbol first, padded with the end symbol.
     """
     text = text.masked_fill(text == -1, model.ignore_id)
-    return add_sos_eos(text, model.sos, model.eos, model.ignore_id)[0]
+    prefix: Tensor = add_sos_eos(text, model.sos, model.eos, model.ignore_id)[0]
+    return prefix
 
 
-def has_transformer_decoder(model: nn.Module) -> bool:
+def has_transformer_decoder(model: Model) -> bool:
     """Return whether the decoder takes encoded, frames, prefix (B, U) and its lengths (B,) in one pass."""
     return isinstance(getattr(model, "decoder", None), BaseTransformerDecoder)
 
 
-def sampling_probability(model: nn.Module) -> float:
+def sampling_probability(model: Model) -> float:
     """Return how often an RNN decoder reads its own prediction, not the transcript; in eval mode, too."""
     decoder = getattr(model, "decoder", None)
     return float(decoder.sampling_probability) if isinstance(decoder, RNNDecoder) else 0.0
 
 
-def reads_language(model: nn.Module) -> bool:
+def reads_language(model: Model) -> bool:
     """Return whether the decoder's prefix begins with the token of a language."""
     return getattr(model, "lang_token_id", None) is not None
 
 
-def make_deterministic(model: nn.Module) -> None:
+def make_deterministic(model: Model) -> None:
     """Switch off what draws random numbers in eval mode: an RNN decoder's sampling, chunks of random size."""
     if hasattr(model.decoder, "sampling_probability"):
         model.decoder.sampling_probability = 0.0
@@ -121,22 +123,22 @@ def make_deterministic(model: nn.Module) -> None:
         model.encoder.dynamic_chunk_training = False
 
 
-def has_lattice(model: nn.Module) -> bool:
+def has_lattice(model: Model) -> bool:
     """Return whether a model is ESPnet's transducer, or its ASR model with a transducer decoder."""
     return getattr(model, JOINT_NETWORK, None) is not None
 
 
-def blank(model: nn.Module) -> int:
+def blank(model: Model) -> int:
     """Return the token of the blank; ESPnet's transducer has it at 0 and no attribute for it."""
-    return getattr(model, "blank_id", 0)
+    return int(getattr(model, "blank_id", 0))
 
 
-def has_long_blanks(model: nn.Module) -> bool:
+def has_long_blanks(model: Model) -> bool:
     """Return whether a hybrid has blanks of several durations."""
     return bool(getattr(model, "transducer_multi_blank_durations", None))
 
 
-def predicted(model: nn.Module, encoded: Tensor, frames: Tensor, text: Tensor) -> Tensor:
+def predicted(model: Model, encoded: Tensor, frames: Tensor, text: Tensor) -> Tensor:
     """Run the prediction network of a transducer along the labels.
 
     Args:
@@ -150,7 +152,8 @@ def predicted(model: nn.Module, encoded: Tensor, frames: Tensor, text: Tensor) -
     """
     labels, *_ = get_transducer_task_io(text.clone(), frames, ignore_id=model.ignore_id)
     model.decoder.set_device(encoded.device)
-    return model.decoder(labels)
+    output: Tensor = model.decoder(labels)
+    return output
 
 
 def lattice_inputs(enc_out: Tensor, dec_out: Tensor, no_projection: bool) -> tuple[Tensor, Tensor] | None:
@@ -166,13 +169,13 @@ def lattice_inputs(enc_out: Tensor, dec_out: Tensor, no_projection: bool) -> tup
     return (enc_out[:, :, 0], dec_out[:, 0]) if whole and not no_projection else None
 
 
-def own_chunks(model: nn.Module) -> tuple[int, int]:
+def own_chunks(model: Model) -> tuple[int, int]:
     """Return the frames of a streaming transducer's smallest chunk, and how many it sees before it."""
     return model.encoder.short_chunk_size, model.encoder.num_left_chunks
 
 
 @contextmanager
-def in_chunks(model: nn.Module, chunks: tuple[int, int] | None) -> Iterator[None]:
+def in_chunks(model: Model, chunks: tuple[int, int] | None) -> Iterator[None]:
     """Within the block the encoder of a transducer sees chunks of its input, as in streaming.
 
     Args:

@@ -26,18 +26,6 @@ REQUIRED = ("--output_dir", "none", "--data_path_and_name_and_type", "none,speec
 OURS = {"asr_train_config", "asr_model_file", "device"}
 
 
-def known_names(task: Any) -> dict[str, list[str]]:
-    """Return the names that ESPnet takes for each option that chooses a class, such as ``encoder``.
-
-    Args:
-        task: a subclass of ESPnet's AbsTask.
-    """
-    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
-
-    names = {choice.name: list(choice.classes) for choice in task.class_choices_list}
-    return {**names, "optim": list(optim_classes), "scheduler": list(scheduler_classes)}
-
-
 def decoding_options(
     task: str, words: Sequence[str], refuse: Callable[[str], NoReturn]
 ) -> argparse.Namespace:
@@ -50,7 +38,8 @@ def decoding_options(
     """
     parser = importlib.import_module(INFERENCE[task]).get_parser()
     parser.error = refuse
-    return parser.parse_args([*REQUIRED, *words])
+    args: argparse.Namespace = parser.parse_args([*REQUIRED, *words])
+    return args
 
 
 def search_arguments(task: str, args: argparse.Namespace) -> dict[str, Any]:

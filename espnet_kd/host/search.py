@@ -71,8 +71,9 @@ class Search:
         except self._module.TooShortUttError:
             return []
         if self._task == "asr_transducer":
-            return self._search.hypotheses_to_results(found)
-        return found[0] if isinstance(found, tuple) else found
+            found = self._search.hypotheses_to_results(found)
+        results: list[Result] = found[0] if isinstance(found, tuple) else found
+        return results
 
     def share(self, model: Any, ctc: Any, decoder: BatchScorerInterface) -> None:
         """Let the search take the encoder and the scores of several models.

@@ -15,11 +15,11 @@ from espnet_kd.host.installed import check_espnet
 check_espnet()  # before anything of ESPnet is imported
 
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
+from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.reporter import Reporter
-from torch import nn
 
 from espnet_kd.host.outputs import task_of
 
@@ -39,7 +39,17 @@ def add_choices(encoders: Mapping[str, type], frontends: Mapping[str, type]) -> 
     frontend_choices.classes.update(frontends)
 
 
-def build_model(config: Mapping[str, Any]) -> nn.Module:
+def named_classes(task: type[AbsTask]) -> dict[str, list[str]]:
+    """Return the options of a task that choose a class by its name, each with the names that there are.
+
+    Relied upon: a task's ``class_choices_list``, each with ``name`` and a dict ``classes``; the dicts
+    ``optim_classes`` and ``scheduler_classes`` of ``abs_task``.
+    """
+    named = {choice.name: list(choice.classes) for choice in task.class_choices_list}
+    return named | {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
+
+
+def build_model(config: Mapping[str, Any]) -> Any:
     """Build the model of a config.yaml, with the weights that its seed gives."""
     return TASKS[task_of(config)].build_model(argparse.Namespace(**config))
 
@@ -49,7 +59,10 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocess | None:
 
     Without a ``token_type`` only speech is prepared.
     """
-    return TASKS[task_of(config)].build_preprocess_fn(argparse.Namespace(**config), False)
+    found: Preprocess | None = TASKS[task_of(config)].build_preprocess_fn(
+        argparse.Namespace(**config), False
+    )
+    return found
 
 
 def read_utterances(
@@ -71,7 +84,8 @@ def read_utterances(
 
 def shape_files(iter_options: Any) -> Sequence[str]:
     """Return the shape files among the options of an iterator factory, that of the speech first."""
-    return iter_options.shape_files
+    files: Sequence[str] = iter_options.shape_files
+    return files
 
 
 def with_shape_files(iter_options: Any, files: Sequence[str]) -> Any:
@@ -81,7 +95,8 @@ def with_shape_files(iter_options: Any, files: Sequence[str]) -> Any:
 
 def batches_of(factory: Any) -> list[Sequence[str]]:
     """Return the list of batches, of utterance ids, that an iterator factory goes through; changes count."""
-    return factory.sampler.batches
+    batches: list[Sequence[str]] = factory.sampler.batches
+    return batches
 
 
 def reported_by(checkpoint: Mapping[str, Any], end: str = "") -> Reporter:

@@ -21,7 +21,8 @@ from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError, debugging, error_line
 from espnet_kd.files import read_table
-from espnet_kd.host.options import NestedDictAction, known_names
+from espnet_kd.host.options import NestedDictAction
+from espnet_kd.host.training import named_classes
 from espnet_kd.methods import active, registered
 from espnet_kd.methods.distillation import check_transcripts
 from espnet_kd.methods.method import Preprocess
@@ -56,7 +57,7 @@ class WithMethods(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train, in this process or in one that was started for a GPU; show a user's mistake in one line."""
         try:
-            check_inputs(args, known_names(cls))
+            check_inputs(args, named_classes(cls))
             super().main_worker(args)
         except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
             if args.distributed and args.multiprocessing_distributed and not debugging():

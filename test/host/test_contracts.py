@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from espnet_kd.host.options import known_names
 from espnet_kd.host.outputs import TRANSDUCER_KEY
 
 ASR = "espnet2.asr.espnet_model:ESPnetASRModel"
@@ -243,9 +242,3 @@ def test_encoders_are_chosen_from_a_dict() -> None:
 def test_a_name_that_is_gone_is_reported() -> None:
     assert found("espnet2.nowhere:thing") is None
     assert found(f"{ASR}._calc_nothing") is None
-
-
-def test_a_training_chooses_classes_by_name() -> None:
-    names = known_names(found("espnet2.tasks.asr:ASRTask"))
-    for option, known in {"encoder": "conformer", "optim": "adam", "scheduler": "warmuplr"}.items():
-        assert known in names[option], f"--{option} of a training no longer takes {known}"

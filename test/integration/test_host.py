@@ -224,6 +224,13 @@ def test_what_is_too_short_is_said_so(asr: nn.Module, rnnt: nn.Module) -> None:
         assert reason.startswith("has ") and "return" not in reason
 
 
+def test_names_of_classes_are_known() -> None:
+    for task, encoder in (("asr", "conformer"), ("asr_transducer", None)):
+        named = training.named_classes(training.TASKS[task])
+        assert "adam" in named["optim"] and "warmuplr" in named["scheduler"] and "rnn" in named["decoder"]
+        assert encoder is None or encoder in named["encoder"], "ESPnet's tasks tell their encoders elsewhere"
+
+
 def test_batches_of_a_factory_are_a_list_that_counts() -> None:
     from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 

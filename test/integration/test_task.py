@@ -336,7 +336,7 @@ def test_a_mistake_is_one_line_where_espnet_starts_a_process_for_each_gpu(
 
         return classmethod(main)
 
-    monkeypatch.setattr("espnet_kd.methods.start.check_inputs", lambda *_: None)  # these have no options
+    monkeypatch.setattr("espnet_kd.tasks.asr.check_inputs", lambda *_: None)  # these have no options
     monkeypatch.setattr(AbsTask, "main_worker", fail(UserError("utterance a is too short")))
     monkeypatch.setattr("espnet_kd.tasks.asr.check_inputs", lambda args, choices: None)
     alone = Namespace(distributed=True, multiprocessing_distributed=False)
