@@ -29,7 +29,8 @@ def code_of(text: str) -> str:
 def parts(code: str) -> list[str]:
     """Return each function by itself, and last the code outside of functions."""
     function = r"^\w+\(\) (?:\{.*\}|\{$.*?^\})"
-    return [*re.findall(function, code, re.MULTILINE | re.DOTALL), re.sub(function, "", code, flags=re.M | re.S)]
+    outside = re.sub(function, "", code, flags=re.MULTILINE | re.DOTALL)
+    return [*re.findall(function, code, re.MULTILINE | re.DOTALL), outside]
 
 
 def assigned(code: str) -> set[str]:
@@ -67,7 +68,8 @@ def test_a_file_of_functions_declares_what_it_reads(name: str) -> None:
 def test_functions_set_only_their_own_variables_and_what_their_file_declares(name: str) -> None:
     text = text_of(name)
     shared = set().union(*(assigned(part) - local(part) for part in parts(code_of(text))))
-    assert sorted(shared - {"python"}) == sorted(declared(text, "Sets"))  # python=... before a single command
+    shared -= {"python"}  # python=... in front of a command
+    assert sorted(shared) == sorted(declared(text, "Sets"))
 
 
 def test_what_a_sourced_file_reads_is_set_in_one_of_the_others() -> None:
