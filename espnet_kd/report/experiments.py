@@ -99,8 +99,8 @@ class Run:
     """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set.
 
     ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
-    are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training. ``checkpoint`` is
-    the name of the file that was decoded, for an ``inference_tag`` that does not tell.
+    are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training. ``checkpoint``
+    is the name of the file that was decoded, for an ``inference_tag`` that does not tell.
     """
 
     directory: Path

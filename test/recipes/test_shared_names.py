@@ -79,7 +79,8 @@ def test_what_a_sourced_file_reads_is_set_in_one_of_the_others() -> None:
 
 
 def test_a_name_that_is_not_declared_is_found() -> None:
-    code = "f() {\n    local a=$1 b=${x}\n    for c in ${y}; do echo ${a} ${b} ${z}; done\n    d+=(1)\n}\ne=2\n"
+    code = "f() {\n    local a=$1 b=${x}\n    for c in ${y}; do echo ${a} ${b} ${z}; done\n    d+=(1)\n}\n"
+    code += "e=2\n"
     assert used(code) - local(code) == {"x", "y", "z"}
     function, outside = parts(code)
     assert assigned(function) - local(function) == {"c", "d"} and assigned(outside) == {"e"}
