@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test_sets", required=True, help='names of the test sets, as in "test_clean test_other"')
     p.add_argument("--valid_set", help="name of the validation set; its table comes last")
     p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
-    p.add_argument("--checkpoint", help="model file that was decoded, for an inference tag that does not name it")
+    p.add_argument("--checkpoint", help="model file that was decoded, if the inference tag does not name it")
     p.add_argument("--metric", choices=tuple(tables.RATES), default="wer", help="error rate that is compared")
     p.add_argument("--title", default="Results", help="heading of the report")
     p.add_argument("--out", default="RESULTS.md", help="the report")

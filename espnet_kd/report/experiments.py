@@ -30,8 +30,8 @@ def model_file(
 ) -> Path | None:
     """Return the model file that an inference tag such as ``decode_asr_model_valid.acc.ave`` names.
 
-    Without a tag, or when it names none, return the checkpoint of that name; if it does not exist, the first of
-    ``MODEL_FILES`` that exists; None if none does.
+    Without a tag, or when it names none, return the checkpoint of that name; if it does not exist, the first
+    of ``MODEL_FILES`` that exists; None if none does.
     """
     files = sorted(p for p in directory.glob("*.pth") if p.name != CHECKPOINT and p.exists())
     named = [p for p in files if inference_tag and inference_tag.endswith(f"_{p.stem}")]

@@ -117,6 +117,8 @@ def test_stages_are_left_out(recipe: Path, options: tuple[str, ...], stages: lis
         run(recipe, "--stop_stage", "1")
     output = run(recipe, "--stop_stage", "3", *options)
     assert [int(line.split()[1][:-1]) for line in output.splitlines() if ": took " in line] == stages
+    left_out = [str(stage) for stage in (1, 2, 3) if stage not in stages]
+    assert f"skipped stages: {' '.join(left_out)}\n" in output
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_group_of_stages_is_left_out(recipe: Path, option: str, first: int | N
     options = {"skip_data_prep": 1, "skip_train": 6, "skip_eval": 10, "skip_packing": 12}
     words = ("--stage", str(options[option]), f"--{option}", "true")
     if first is None:
-        assert run(recipe, *words) == ""
+        assert run(recipe, *words) == "skipped stages: 12\n"
     else:
         assert failure(recipe, *words).startswith(f"kd.sh: error: stage {first} needs ")
 

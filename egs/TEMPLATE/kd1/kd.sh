@@ -401,8 +401,11 @@ skipped=" ${skipped_stages[*]} "
 [ "${skip_train}" = false ] || skipped+="6 7 8 9 "
 [ "${skip_eval}" = false ] || skipped+="10 11 "
 [ "${skip_packing}" = false ] || skipped+="12 "
-# is_to_run STAGE: true if it is to be run.
-is_to_run() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] && [[ ${skipped} != *" $1 "* ]]; }
+# is_chosen STAGE: true if it is one of --stage to --stop_stage; is_to_run STAGE: true if it is not skipped either.
+is_chosen() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ]; }
+is_to_run() { is_chosen "$1" && [[ ${skipped} != *" $1 "* ]]; }
+left_out=$(for n in {1..12}; do if is_chosen "${n}" && ! is_to_run "${n}"; then printf ' %s' "${n}"; fi; done)
+[ -z "${left_out}" ] || log "skipped stages:${left_out}"
 
 # run_stages FROM TO: run those of these stages that are to be run.
 run_stages() {
