@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test_sets", required=True, help='names of the test sets, as in "test_clean test_other"')
     p.add_argument("--valid_set", help="name of the validation set; its table comes last")
     p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
+    p.add_argument("--checkpoint", help="model file that was decoded, if the inference tag does not name it")
     p.add_argument("--metric", choices=tuple(tables.RATES), default="wer", help="error rate that is compared")
     p.add_argument("--title", default="Results", help="heading of the report")
     p.add_argument("--out", type=path_text, default="RESULTS.md", help="the report")
@@ -74,7 +75,7 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
     directories = [p for p in Path(args.expdir).glob("*") if p.is_dir()] if Path(args.expdir).is_dir() else []
     inside = {p.resolve() for p in directories}
     outside = [Path(p) for p in args.teacher_exp if Path(p).resolve() not in inside]
-    runs = read_runs(directories + outside, sets, args.inference_tag)
+    runs = read_runs(directories + outside, sets, args.inference_tag, args.checkpoint)
     for run in runs:
         if run.directory in outside:
             run.info.setdefault("role", "teacher")
@@ -93,12 +94,14 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
     return make_groups(scored, args.metric), unscored
 
 
-def read_runs(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:
+def read_runs(
+    directories: list[Path], sets: list[str], inference_tags: list[str], checkpoint: str | None = None
+) -> list[Run]:
     """The experiments among some directories; one that cannot be shown is left out with a line."""
     runs = []
     for directory in sorted(set(directories)):
         try:
-            run = experiments.read(directory, sets, inference_tags)
+            run = experiments.read(directory, sets, inference_tags, checkpoint)
             if run is not None:
                 _check_values(run)
                 runs.append(run)

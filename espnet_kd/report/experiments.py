@@ -26,15 +26,20 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "melmat")
 BUFFER_MODULES = ("normalize.",)
 
 
-def model_file(directory: Path, inference_tag: str | None = None) -> Path | None:
-    """The model file that an inference tag such as ``decode_asr_model_valid.acc.ave`` names.
+def model_file(
+    directory: Path, inference_tag: str | None = None, checkpoint: str | None = None
+) -> Path | None:
+    """Return the model file that an inference tag such as ``decode_asr_model_valid.acc.ave`` names.
 
-    Without a tag, or when it names none, the first of ``MODEL_FILES`` that is there; None if none is.
+    Without a tag, or when it names none, return the checkpoint of that name; if it does not exist, the first
+    of ``MODEL_FILES`` that exists; None if none does.
     """
     files = sorted(p for p in directory.glob("*.pth") if p.name != CHECKPOINT and p.exists())
     named = [p for p in files if inference_tag and inference_tag.endswith(f"_{p.stem}")]
     if named:
         return max(named, key=lambda p: len(p.stem))
+    if checkpoint and (directory / checkpoint).exists():
+        return directory / checkpoint
     for pattern in MODEL_FILES:
         matching = [p for p in files if p.match(pattern)]
         if matching:
@@ -94,7 +99,8 @@ class Run:
     """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set.
 
     ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
-    are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training.
+    are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training. ``checkpoint``
+    is the name of the file that was decoded, for an ``inference_tag`` that does not tell.
     """
 
     directory: Path
@@ -102,6 +108,7 @@ class Run:
     info: dict[str, Any]
     before: "Run | None" = None
     inference_tag: str | None = None
+    checkpoint: str | None = None
     scores: dict[str, score_files.Score] = field(default_factory=dict)
 
     @property
@@ -196,7 +203,7 @@ class Run:
     @property
     def model_file(self) -> Path | None:
         """The file that was decoded."""
-        return model_file(self.directory, self.inference_tag)
+        return model_file(self.directory, self.inference_tag, self.checkpoint)
 
     @cached_property
     def parameters(self) -> int | None:
@@ -219,8 +226,10 @@ def find(directories: list[Path], sets: list[str], inference_tags: list[str]) ->
     return linked([run for run in found if run is not None])
 
 
-def read(directory: Path, sets: list[str], inference_tags: list[str]) -> Run | None:
-    """One experiment, or None where there is none; arguments and errors as of ``find``."""
+def read(
+    directory: Path, sets: list[str], inference_tags: list[str], checkpoint: str | None = None
+) -> Run | None:
+    """Read one experiment; None where there is none. Arguments and errors are those of ``find``."""
     if not (directory / "config.yaml").is_file():
         return None
     config = read_config(directory / "config.yaml")
@@ -232,7 +241,7 @@ def read(directory: Path, sets: list[str], inference_tags: list[str]) -> Run | N
     info: dict[str, Any] = {}
     if (directory / "run.json").is_file():
         info = _mapping(directory / "run.json", json.loads, ValueError)
-    run = Run(directory, config, info)
+    run = Run(directory, config, info, checkpoint=checkpoint)
     run.inference_tag = _inference_tag(directory, sets, inference_tags)
     for name in sets if run.inference_tag else ():
         if (directory / str(run.inference_tag) / name / score_files.SCORE_FILE).is_file():

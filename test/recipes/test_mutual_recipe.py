@@ -55,8 +55,10 @@ def test_a_model_that_is_not_exported_is_named(mutual: Path) -> None:
     python = str(script(mutual / "python", PYTHON))
     options = ("--stage", "10", "--stop_stage", "10", "--test_sets", "dev", "--python", python)
     errors = failure(mutual, *KD, *options, "--inference_asr_model", "latest.pth")
-    assert errors.startswith("kd.sh: error: peers have their best and averaged models only: there is no ")
-    assert errors.endswith(f"{STUDENT}_peer1/latest.pth\n")
+    assert errors == (
+        f"kd.sh: error: there is no {STUDENT}_peer1/latest.pth: "
+        "peers have only best and averaged checkpoints; choose one by --inference_asr_model\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,9 +69,9 @@ def test_a_model_that_is_not_exported_is_named(mutual: Path) -> None:
             ("--peers", "ensemble", "--asr_task", "asr_transducer"),
             "--peers ensemble: transducers cannot be decoded together",
         ),
-        (("--generation", "2"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
-        (("--kd_config", "a.yaml,conf/mutual.yaml"), "--kd_config a.yaml,conf/mutual.yaml: peers are"),
-        (("--unlabelled_sets", "extra"), "--kd_config conf/mutual.yaml: peers have no teacher: leave out"),
+        (("--generation", "2"), "--kd_config conf/mutual.yaml: mutual learning has no teacher: leave out"),
+        (("--kd_config", "a.yaml,conf/mutual.yaml"), "--kd_config a.yaml,conf/mutual.yaml: mutual"),
+        (("--unlabelled_sets", "extra"), "--kd_config conf/mutual.yaml: mutual learning has no"),
     ],
 )
 def test_options_that_do_not_fit(mutual: Path, options: tuple[str, ...], message: str) -> None:

@@ -42,15 +42,21 @@ def test_one_line_says_what_is_missing(
         (("--corpsu", "x"), "unknown option --corpsu; did you mean --corpus?"),
         (("--nj", "many"), "--nj 'many' is not a number from 1 up"),
         (("--inference_nj", "0"), "--inference_nj '0' is not a number from 1 up"),
-        (("--generation", "2"), "--generation 2: without --unlabelled_sets or --kd_config no student learns"),
+        (("--generation", "2"), "--generation 2 needs --kd_config or --unlabelled_sets: without"),
         (("--valid_set", ""), "--valid_set is required"),
         (("--skip_eval", "yes"), "--skip_eval 'yes' is neither true nor false"),
         (("--gpu_inference", "1"), "--gpu_inference '1' is neither true nor false"),
         (("--skip_stages", "3", "13"), "--skip_stages '13' is not a stage: they are 1 to 12"),
         (("--student_tag", "a/b"), "the tag 'a/b' is not the name of a directory"),
         (("--inference_tag", "../x"), "the tag '../x' is not the name of a directory"),
-        (("--teacher_tag", "one", "two"), "--teacher_tag gives 2 names for 1 teachers"),
-        (("--teacher_tag", "one", "--teacher_exp", "exp/t"), "--teacher_tag names teachers that are trained"),
+        (("--teacher_tag", "one", "two"), "--teacher_tag has another number of words (2) than"),
+        (("--teacher_tag", "one", "--teacher_exp", "exp/t"), "--teacher_tag is for teachers that are"),
+        (("--teacher_tag", "one", "--student_tag", "one"), "the tag 'one' is given to two models"),
+        (("--teacher_tag", "../one"), "the tag '../one' is not the name of a directory"),
+        (("--skip_stages", "*"), "--skip_stages '*' is not a stage"),
+        (("--skip_data_prep", ""), "--skip_data_prep '' is neither true nor false"),
+        (("--skip_train", "True"), "--skip_train 'True' is neither true nor false"),
+        (("--skip_packing", "no"), "--skip_packing 'no' is neither true nor false"),
         (("--metric", "ser"), "--metric ser is neither wer nor cer"),
         (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),
         (("--python", "no-such-python"), "no-such-python does not run or has no ESPnet"),
@@ -111,6 +117,8 @@ def test_stages_are_left_out(recipe: Path, options: tuple[str, ...], stages: lis
         run(recipe, "--stop_stage", "1")
     output = run(recipe, "--stop_stage", "3", *options)
     assert [int(line.split()[1][:-1]) for line in output.splitlines() if ": took " in line] == stages
+    left_out = [str(stage) for stage in (1, 2, 3) if stage not in stages]
+    assert f"skipped stages: {' '.join(left_out)}\n" in output
 
 
 @pytest.mark.parametrize(
@@ -122,7 +130,7 @@ def test_a_group_of_stages_is_left_out(recipe: Path, option: str, first: int | N
     options = {"skip_data_prep": 1, "skip_train": 6, "skip_eval": 10, "skip_packing": 12}
     words = ("--stage", str(options[option]), f"--{option}", "true")
     if first is None:
-        assert run(recipe, *words) == ""
+        assert run(recipe, *words) == "skipped stages: 12\n"
     else:
         assert failure(recipe, *words).startswith(f"kd.sh: error: stage {first} needs ")
 

@@ -81,7 +81,8 @@ def test_unlabelled_speech_must_be_formatted(phased: Path) -> None:
 def test_more_speech_is_not_forgotten(phased: Path) -> None:
     errors = failure(phased, *STAGE, *OPTIONS, "--unlabelled_sets", "")
     assert errors == (
-        f"kd.sh: error: {FIRST} was trained on more speech: give --unlabelled_sets as then, or remove it\n"
+        f"kd.sh: error: {FIRST} was trained on unlabelled sets too: "
+        "give the same --unlabelled_sets, or remove it\n"
     )
 
 

@@ -1,64 +1,86 @@
-"""The files that kd.sh sources declare which names they share with it."""
+"""The files that kd.sh sources declare in their heads which variables they read and which they set."""
 
 import re
 
 import pytest
 from shell import TEMPLATE
 
-NAME = "[a-z][a-z_]*"
-SOURCED = ("files.sh", "steps.sh", "unlabelled.sh")
+NAME = "[a-z][a-z_]*"  # upper case is the environment's and bash's own
+FUNCTIONS = ("utils/files.sh", "utils/steps.sh", "utils/unlabelled.sh")
+SOURCED = (*FUNCTIONS, "utils/parse_options.sh", "path.sh", "cmd.sh")
+
+
+def text_of(name: str) -> str:
+    return (TEMPLATE / name).read_text()
 
 
 def declared(text: str, key: str) -> set[str]:
-    """The names that the head of a file lists after ``# KEY:``."""
+    """Return the names that the head of a file lists after ``# KEY:``."""
     line = re.search(rf"^# {key}: (.*)$", text.replace("\n#   ", " "), re.MULTILINE)
-    return set(line[1].split()) - {"none"} if line else set()
+    assert line, f"the head has no line '# {key}: ...'"
+    return set(line[1].partition(", and ")[0].split()) - {"none"}
 
 
 def code_of(text: str) -> str:
-    """The text without comments that fill a line."""
+    """Return the text without lines that are comments."""
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
 
 
+def parts(code: str) -> list[str]:
+    """Return each function by itself, and last the code outside of functions."""
+    function = r"^\w+\(\) (?:\{.*\}|\{$.*?^\})"
+    outside = re.sub(function, "", code, flags=re.MULTILINE | re.DOTALL)
+    return [*re.findall(function, code, re.MULTILINE | re.DOTALL), outside]
+
+
 def assigned(code: str) -> set[str]:
-    """Names that are assigned anywhere."""
+    """Return the names that are assigned anywhere."""
     return (
-        set(re.findall(rf"(?:^|[\s;(])({NAME})\+?=", code, re.MULTILINE))
-        | set(re.findall(rf"read -ra ({NAME})", code))
-        | set(re.findall(rf"for \(?\(?({NAME})", code))
+        set(re.findall(rf"(?:^\s*|[;{{|&)] |then )({NAME})(?:\[[^\]]*\])?\+?=", code, re.MULTILINE))
+        | set(re.findall(rf"(?:read -ra|read -r|mapfile -t) ({NAME})", code))
+        | {a or b for a, b in re.findall(rf"\bfor (?:\(\(({NAME}) =|({NAME})(?: in|;))", code)}
     )
 
 
 def used(code: str) -> set[str]:
-    """Names that are read."""
+    """Return the names that are read."""
     return set(re.findall(rf"\$\{{[#!]?({NAME})", code))
 
 
 def local(code: str) -> set[str]:
-    """Names of functions' own variables and of loops."""
-    found = set(re.findall(rf"\bfor ({NAME})(?: in|;)", code))
-    found |= set(re.findall(rf"declare -n ({NAME})=", code))
+    """Return the names of functions' own variables and of variables that the caller names."""
+    found = set(re.findall(rf"declare -n ({NAME})=", code))
     for words in re.findall(r"^\s+local (.*)$", code, re.MULTILINE):
         plain = re.sub(r"=(\$?\{[^}]*\}\S*|\([^)]*\)|'[^']*'|\S+)", "=", words)
         found |= set(re.findall(rf"(?:^|\s)({NAME})(?==|\s|$)", plain))
     return found
 
 
-@pytest.mark.parametrize("name", SOURCED)
-def test_a_sourced_file_declares_what_it_reads(name: str) -> None:
-    text = (TEMPLATE / "utils" / name).read_text()
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_file_of_functions_declares_what_it_reads(name: str) -> None:
+    text = text_of(name)
     code, reads = code_of(text), declared(text, "Reads")
     free = used(code) - (local(code) - reads) - declared(text, "Sets")
     assert sorted(free) == sorted(reads)
 
 
-def test_what_a_sourced_file_reads_is_set_somewhere() -> None:
-    paths = [TEMPLATE / name for name in ("kd.sh", "path.sh", "cmd.sh")]
-    given = assigned("\n".join(code_of(path.read_text()) for path in paths))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_set_only_their_own_variables_and_what_their_file_declares(name: str) -> None:
+    text = text_of(name)
+    shared = set().union(*(assigned(part) - local(part) for part in parts(code_of(text))))
+    shared -= {"python"}  # python=... in front of a command
+    assert sorted(shared) == sorted(declared(text, "Sets"))
+
+
+def test_what_a_sourced_file_reads_is_set_in_one_of_the_others() -> None:
+    given = assigned("\n".join(code_of(text_of(name)) for name in ("kd.sh", "path.sh", "cmd.sh")))
     for name in SOURCED:
-        assert not declared((TEMPLATE / "utils" / name).read_text(), "Reads") - given
+        assert declared(text_of(name), "Reads") - given <= {"cmd_backend"}  # of the environment
 
 
 def test_a_name_that_is_not_declared_is_found() -> None:
-    code = "f() {\n    local a=$1 b=${x}\n    for c in ${y}; do echo ${a} ${b} ${c} ${z}; done\n}"
+    code = "f() {\n    local a=$1 b=${x}\n    for c in ${y}; do echo ${a} ${b} ${z}; done\n    d+=(1)\n}\n"
+    code += "e=2\n"
     assert used(code) - local(code) == {"x", "y", "z"}
+    function, outside = parts(code)
+    assert assigned(function) - local(function) == {"c", "d"} and assigned(outside) == {"e"}

@@ -97,8 +97,11 @@ def test_transducers_run_through_the_stages(recipe: Path) -> None:
 
 def test_a_streaming_student_is_taught_with_its_own_delay(recipe: Path) -> None:
     stage = ("--stage", "9", "--stop_stage", "9")
-    assert "measures exp/asr_s_raw_char_sp" in failure(
-        recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage
+    tag = ("--student_tag", "tagged")
+    errors = failure(recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage, *tag)
+    assert errors == (
+        "kd.sh: error: 'delay: auto' in conf/delay.yaml needs the student without a teacher, "
+        "exp/asr_s_raw_char_sp: train it first, by this command without --kd_config and --student_tag\n"
     )
     run(recipe, *OPTIONS, "--kd_config", "", *stage)
     run(recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage)

@@ -148,10 +148,15 @@ def test_a_teacher_of_another_recipe_is_decoded_here_and_left_alone(again: Path,
     assert {p: p.stat().st_mtime_ns for p in theirs.rglob("*")} == before
 
 
-def test_directories_with_spaces(again: Path) -> None:
+def test_directories_with_spaces_and_names_by_tags(again: Path) -> None:
     (again / "exp").rename(again / "my exp")
     (again / "exp").symlink_to("my exp")  # where the teacher's configuration looks for its statistics
-    shutil.rmtree(again / "my exp" / STUDENT.name)
-    output = run(again, "--expdir", "my exp", *KD, "--stage", "6")
-    assert f"packed: my exp/{STUDENT.name}/" in output
-    assert f"`{STUDENT.name}`" in (again / "RESULTS.md").read_text()
+    tags = ("--student_tag", "small", "--inference_tag", "greedy", "--student_args", "--seed 2")
+    checkpoint = ("--inference_asr_model", "valid.acc.best.pth")
+    output = run(again, "--expdir", "my exp", *KD, "--stage", "6", *tags, *checkpoint)
+    assert "packed: my exp/asr_small_seed2/asr_small_seed2_valid.acc.best.zip" in output
+    assert (again / "my exp/asr_small_seed2/greedy/test/text").exists()
+    results = (again / "RESULTS.md").read_text()
+    assert "\n| small |" in results  # the row of the table
+    (row,) = [line for line in results.splitlines() if line.startswith("| `asr_small_seed2` | small | 2 |")]
+    assert row.endswith("| valid.acc.best.pth |")

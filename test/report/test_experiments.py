@@ -5,7 +5,7 @@ import pytest
 from fabricated import TAG, config, distilled, write_checkpoint, write_experiment, write_score
 
 from espnet_kd.errors import UserError
-from espnet_kd.report.experiments import Run, find, is_teacher, settings, without_seed
+from espnet_kd.report.experiments import Run, find, is_teacher, model_file, settings, without_seed
 
 
 def one(directory: Path, tags: list[str] | None = None) -> Run:
@@ -68,6 +68,16 @@ def test_of_several_decodings_one_must_be_chosen(tmp_path: Path) -> None:
         one(exp)
     assert one(exp, ["other", "greedy"]).inference_tag == "greedy"
     assert one(exp, ["other"]).scores == {}
+
+
+def test_the_checkpoint_is_given_where_the_tag_does_not_name_it(tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path / "e", config())
+    for name in ("valid.acc.ave.pth", "3epoch.pth"):
+        (exp / name).touch()
+    assert model_file(exp, "greedy") == exp / "valid.acc.ave.pth"
+    assert model_file(exp, "greedy", "3epoch.pth") == exp / "3epoch.pth"
+    assert model_file(exp, "decode_asr_model_valid.acc.ave", "3epoch.pth") == exp / "valid.acc.ave.pth"
+    assert model_file(exp, "greedy", "4epoch.pth") == exp / "valid.acc.ave.pth"
 
 
 def test_who_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
-# Sourced by kd.sh: what runs a command. `cmd_backend=slurm ./run.sh ...` uses Slurm; for another scheduler set
-# the three variables to any runner with the interface of Kaldi's run.pl, here or in the environment.
+# Sourced by kd.sh: what runs a command. `cmd_backend=slurm ./run.sh ...` uses Slurm; for another scheduler set the three
+# variables to any program that is called like Kaldi's run.pl, here or in the environment.
+# Reads: cmd_backend train_cmd cuda_cmd decode_cmd
+# Sets: train_cmd cuda_cmd decode_cmd
 case ${cmd_backend:-local} in
     local)
         train_cmd=${train_cmd:-utils/run.sh}  # statistics

@@ -1,76 +1,80 @@
 #!/usr/bin/env bash
 # From a corpus to a distilled model, in twelve stages; a recipe's run.sh is one call of this script.
-# Options have the names of ESPnet's asr.sh where it has them, and files lie where it puts them.
+# Options and files have the names that they have in ESPnet's asr.sh, where it has them.
 set -euo pipefail
 shopt -s inherit_errexit
 
-processors() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }  # nproc would obey them: they are of one job
+# nproc obeys these two variables, which are meant for a single job.
+processors() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
 
 # options
 # General
 stage=1                     # first stage to run
 stop_stage=12               # last stage to run
-skip_stages=                # list: stages to leave out
-skip_data_prep=false        # true leaves out stages 1 to 5
-skip_train=false            # true leaves out stages 6 to 9
-skip_eval=false             # true leaves out stages 10 and 11
-skip_packing=false          # true leaves out stage 12
-nj=$(processors)            # parallel jobs of stages 3 and 6
+skip_stages=                # list: stages to skip
+skip_data_prep=false        # true skips stages 1 to 5
+skip_train=false            # true skips stages 6 to 9
+skip_eval=false             # true skips stages 10 and 11
+skip_packing=false          # true skips stage 12
+nj=$(processors)            # parallel jobs of stages 3, 6 and 8
 inference_nj=$(processors)  # parallel jobs of decoding
 ngpu=0                      # GPUs per node for training; 0 trains on the CPU
 num_nodes=1                 # nodes for training
 gpu_inference=false         # true decodes on a GPU
-expdir=exp                  # experiments
-dumpdir=dump                # formatted audio
-python=python3              # interpreter that has ESPnet
+expdir=exp                  # directory of the experiments
+dumpdir=dump                # directory of the formatted audio
+python=python3              # Python interpreter that has ESPnet
 # Data
-train_set=                  # training set, as local/data.sh names it
-valid_set=                  # development set, for choosing epochs and methods
+train_set=                  # training set, a directory that local/data.sh makes in data/
+valid_set=                  # development set; epochs and methods are chosen on it
 test_sets=                  # list: test sets
-unlabelled_sets=            # list: speech without transcripts; a phase that needs no transcripts trains on it as it is;
-                            # if every phase needs them, the teacher labels it
-unlabelled_speeds=          # list: their speeds, as speed_perturb_factors; empty for none
-unlabelled_share=           # its share of the student's training speech, such as 0.9; empty: each utterance once
-lang=noinfo                 # language, part of the names of experiments; noinfo leaves it out
+unlabelled_sets=            # list: sets of speech without transcripts; phases that need no transcripts use the speech alone;
+                            # if every phase needs transcripts, stage 8 writes the teacher's pseudo-labels
+unlabelled_speeds=          # list: speed perturbation of these sets, such as 0.9 1.0 1.1; empty for none
+unlabelled_share=           # share of pseudo-labelled speech in the student's training, such as 0.9; empty: every utterance
+                            # is used once
+lang=noinfo                 # language, a part of the names of experiments; noinfo leaves it out
 local_data_opts=            # options for local/data.sh
-speed_perturb_factors=      # list: speeds, such as 0.9 1.0 1.1; empty for none
+speed_perturb_factors=      # list: speed perturbation of the training set, such as 0.9 1.0 1.1; empty for none
 audio_format=flac           # flac or wav
 fs=16k                      # sampling rate
-min_wav_duration=0.1        # seconds; shorter training and development utterances are dropped
-max_wav_duration=20         # seconds; longer ones are dropped
+min_wav_duration=0.1        # in seconds; shorter utterances of the training and development sets are dropped
+max_wav_duration=20         # in seconds; longer ones are dropped
 # Tokens
 token_type=char             # char, bpe or word
 nbpe=30                     # number of BPE tokens
-bpemode=unigram             # unigram or bpe
-nlsyms_txt=none             # file of non-linguistic symbols, one a line
+bpemode=unigram             # how SentencePiece makes them: unigram or bpe
+nlsyms_txt=none             # file of non-linguistic symbols, one in each line
 # Models
 asr_task=asr                # asr, or asr_transducer
-teacher_config=             # list: configurations of the teachers
-teacher_exp=                # list: trained experiments to use as teachers instead, from any ESPnet recipe
-teacher_tag=                # list: names of the teachers' experiments, expdir/asr_TAG, and of their rows in the table; empty:
-                            # named after their configurations and options
+teacher_config=             # list: training configurations of the teachers
+teacher_exp=                # list: trained experiments of any ESPnet recipe as the teachers, instead of teacher_config
+teacher_tag=                # list: for each teacher a name for its directory, expdir/asr_TAG, and for its row of the table;
+                            # empty: named after configuration and options
 teacher_args=               # training options that override teacher_config, such as "--max_epoch 10"
-student_config=             # configuration of the student
-student_tag=                # name of the student's experiment, expdir/asr_TAG, and of its row in the table; student_args
-                            # are added to the directory, so that seeds share a row; empty: named as the teachers
+student_config=             # training configuration of the student
+student_tag=                # name for the student's directory, expdir/asr_TAG, and for its row of the table; student_args
+                            # are added to the directory, so that seeds share a row; empty: named like the teachers
 student_args=               # training options that override student_config, such as "--seed 2"
-kd_config=                  # list: configuration of the distillation, or of its phases, each from the student of the
-                            # one before; empty trains the student without a teacher
-decode_ensemble=false       # true decodes several teachers as an ensemble, too: one more row of the table
-peers=each                  # which peers of a mutual training are decoded: each, first, or ensemble (each, and all as one)
-pseudo_label_args=          # options of `espnet-kd pseudo-label`, such as "--keep_top 80"
+kd_config=                  # list: configuration of the distillation; several are phases, each of which starts from the
+                            # student of the one before; empty: the student is trained without a teacher
+decode_ensemble=false       # true decodes several teachers as an ensemble as well, which adds a row to the table
+peers=each                  # peers of a mutual training to decode: each, first, or ensemble (each, and all together)
+pseudo_label_args=          # options of `espnet-kd pseudo-label` in stage 8, such as "--keep_top 80"
 targets_args=               # options of `espnet-kd targets` in stage 8, such as "--number float32"
-cluster=local               # where these two run: local, or a YAML file of a Dask cluster
-generation=1                # generations of students, each the teacher of the next; ends early when one is not better
+cluster=local               # where these two commands run: local, or a YAML file that describes a Dask cluster
+generation=1                # number of generations: the student of one is the teacher of the next; the first generation
+                            # that is not better is the last
 # Decoding and results
-inference_config=           # configuration of decoding
-teacher_inference_config=   # the same for the first teacher; empty: inference_config
-inference_args=             # options that override it, such as "--beam_size 5"
-inference_tag=              # name of the directories of decoded sets; empty: named after configuration, options and checkpoint
-inference_asr_model=valid.acc.ave.pth  # which checkpoint
-metric=wer                  # wer or cer: what results are compared by; cer for a language without spaces
-results_md=RESULTS.md       # table of results
-result_sets=                # list: sets of the table that local/score.sh scores; empty: the test sets
+inference_config=           # decoding configuration
+teacher_inference_config=   # decoding configuration of the teachers of generation 1; empty: inference_config
+inference_args=             # decoding options that override these, such as "--beam_size 5"
+inference_tag=              # name of the directory of decoded sets in an experiment; empty: named after decoding configuration,
+                            # options and checkpoint
+inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
+metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
+results_md=RESULTS.md       # file of the results
+result_sets=                # list: sets of the results, if local/score.sh makes others than the test sets
 # end of options
 
 error() {
@@ -78,10 +82,10 @@ error() {
     exit 1
 }
 
-# log TEXT: a line with the time and the place in the scripts, as ESPnet's recipes write it.
+# log TEXT: print a line with the time and the place in the scripts, as ESPnet's recipes do.
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"; }
 
-run_line=${run_line:-$(printf '%q ' "$0" "$@")}  # a recipe's run.sh says how it was called
+run_line=${run_line:-$(printf '%q ' "$0" "$@")}  # a recipe's run.sh gives its own command line
 . ./path.sh
 declared=(kd.sh)
 if [ -f db.sh ]; then  # a recipe's own options, for its local/data.sh
@@ -106,27 +110,33 @@ done
 for option in gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
     [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
 done
-for option in ${skip_stages}; do
+read -ra skipped_stages <<< "${skip_stages}"
+for option in "${skipped_stages[@]}"; do
     [[ ${option} =~ ^([1-9]|1[0-2])$ ]] || error "--skip_stages '${option}' is not a stage: they are 1 to 12"
 done
-for option in ${teacher_tag} ${student_tag:+"${student_tag}"} ${inference_tag:+"${inference_tag}"}; do
+read -ra teacher_tags <<< "${teacher_tag}"
+tags=("${teacher_tags[@]}" ${student_tag:+"${student_tag}"})
+for option in "${tags[@]}" ${inference_tag:+"${inference_tag}"}; do
     [[ ${option} =~ ^[A-Za-z0-9][A-Za-z0-9_.,+=-]*$ ]] ||
         error "the tag '${option}' is not the name of a directory: use letters, digits and any of _.,+=-"
 done
+option=$(printf '%s\n' "${tags[@]}" | sort | uniq -d | head -n 1)
+[ -z "${option}" ] || error "the tag '${option}' is given to two models: give each model a tag of its own"
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
-    error "--generation ${generation}: without --unlabelled_sets or --kd_config no student learns from the one before it"
+    error "--generation ${generation} needs --kd_config or --unlabelled_sets: without them no student learns from the one before"
 teacher_inference_config=${teacher_inference_config:-${inference_config}}
 [[ ${peers} =~ ^(each|first|ensemble)$ ]] || error "--peers ${peers} is not each, first or ensemble"
 [ "${peers} ${asr_task}" != "ensemble asr_transducer" ] || error "--peers ensemble: transducers cannot be decoded together"
 read -ra kd_configs <<< "${kd_config//,/ }"
 if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
-    [ ${#kd_configs[@]} -eq 1 ] || error "--kd_config ${kd_config}: peers are trained in one phase"
-    [ "${generation}${unlabelled_sets}" = 1 ] || error "--kd_config ${kd_config}: peers have no teacher: leave out --generation and --unlabelled_sets"
+    [ ${#kd_configs[@]} -eq 1 ] || error "--kd_config ${kd_config}: mutual learning has one phase: give one configuration"
+    [ "${generation}${unlabelled_sets}" = 1 ] ||
+        error "--kd_config ${kd_config}: mutual learning has no teacher: leave out --generation and --unlabelled_sets"
     teacher_exp='' teacher_config='' teacher_tag=''
 fi
 if [ -n "${teacher_exp}" ]; then  # as with asr.sh's --asr_exp, the experiment goes first
-    [ -z "${teacher_tag}" ] || error "--teacher_tag names teachers that are trained here: leave it out beside --teacher_exp"
+    [ -z "${teacher_tag}" ] || error "--teacher_tag is for teachers that are trained here: leave it out beside --teacher_exp"
     teacher_config=
 fi
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
@@ -135,11 +145,10 @@ fi
 # --- names, as in asr.sh ---
 read -ra tests <<< "${test_sets}"
 read -ra teacher_configs <<< "${teacher_config}"
-read -ra teacher_tags <<< "${teacher_tag}"
 read -ra teachers <<< "${teacher_exp}"
-[ ! -d "${teacher_exp}" ] || teachers=("${teacher_exp}")  # there may be spaces in its name
-[ ${#teacher_tags[@]} -eq 0 ] || [ ${#teacher_tags[@]} -eq ${#teacher_configs[@]} ] ||
-    error "--teacher_tag gives ${#teacher_tags[@]} names for ${#teacher_configs[@]} teachers"
+[ ! -d "${teacher_exp}" ] || teachers=("${teacher_exp}")  # its name may contain spaces
+[ -z "${teacher_tag}" ] || [ ${#teacher_tags[@]} -eq ${#teacher_configs[@]} ] ||
+    error "--teacher_tag has another number of words (${#teacher_tags[@]}) than --teacher_config (${#teacher_configs[@]})"
 sp=${speed_perturb_factors:+_sp}
 train=${train_set}${sp}
 raw=${dumpdir}/raw
@@ -160,7 +169,7 @@ audio_type=sound
 
 config_name() { basename "$1" .yaml; }
 args_suffix() { local s=${1//--/_}; echo "${s//[ |=\/]/}"; }
-# exp_name CONFIG ARGS [KD_CONFIG...]: directory of a model without a tag.
+# exp_name CONFIG ARGS [KD_CONFIG...]: print the directory of a model without a tag.
 exp_name() {
     local names
     names=$(basename -s .yaml -a "$1" "${@:3}" | tr '\n' _)
@@ -183,13 +192,14 @@ for set in "${tests[@]}"; do
     [ "${set}" = "${valid_set}" ] || evaluated+=("${set}")
 done
 
-# --- the generation that is trained, and the stage that runs ---
+# --- what the stages and the functions of utils/ share ---
 current_generation=1
-labelling=  # yes where a teacher labels the unlabelled sets
-mixed=      # its pseudo-labels and the transcribed speech, in one directory
-student=    # experiment of the student
-students=() # those of the generations so far
-number=     # of the stage
+labelling=  # yes if a teacher writes pseudo-labels for the unlabelled sets
+mixed=      # directory of transcribed and pseudo-labelled speech
+student=    # directory of the student
+students=() # directories of the students of all generations so far
+number=     # number of the stage that runs
+several=    # yes in stages that run once in each of several generations
 
 . utils/files.sh
 . utils/steps.sh
@@ -198,7 +208,7 @@ number=     # of the stage
 # --- stages ---
 titles=(
     "" "prepare data/" "perturb the speed of ${train_set}" "format audio into ${dumpdir}/"
-    "drop too short and too long utterances" "make the token list" "collect statistics"
+    "drop utterances that are too short or too long" "make the token list" "collect statistics"
     "train the teacher" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
     "score, ${results_md} and plots" "pack the student"
 )
@@ -263,7 +273,7 @@ stage_6() {
 
 stage_7() {
     local i
-    [ -n "${teacher_config}" ] || log "nothing to do: ${teacher_exp:-no --teacher_config}${teacher_exp:+ is trained already}"
+    [ -n "${teacher_config}" ] || log "nothing to do: ${teacher_exp:-there is no --teacher_config}${teacher_exp:+ is trained already}"
     for i in "${!teacher_configs[@]}"; do
         train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}" "${teacher_tags[i]-}"
     done
@@ -288,7 +298,7 @@ stage_9() {
     [ -n "${student}" ] || error "--student_config is required"
     [ -z "${kd_config}" ] || needs_teachers
     train_student
-    "${python}" -m espnet_kd peers "${student}" > /dev/null  # each in a directory of its own
+    "${python}" -m espnet_kd peers "${student}" > /dev/null  # makes a directory for each peer of a mutual training
 }
 
 stage_10() {
@@ -305,7 +315,9 @@ stage_10() {
     found=$(peer_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
-        [ -e "${dir}/${inference_asr_model}" ] || error "peers have their best and averaged models only: there is no ${dir}/${inference_asr_model}"
+        [ -e "${dir}/${inference_asr_model}" ] ||
+            error "there is no ${dir}/${inference_asr_model}: peers have only best and averaged checkpoints;" \
+                "choose one by --inference_asr_model"
         decode "${dir}" "${evaluated[@]}"
     done
     teachers_together "${evaluated[@]}"
@@ -329,7 +341,8 @@ stage_11() {
     score_others
     measure_delay
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" --inference_tag "${inference_tag}" "${teacher_inference_tag}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" \
+        --inference_tag "${inference_tag}" "${teacher_inference_tag}" --checkpoint "${inference_asr_model}" \
         --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
 }
 
@@ -345,7 +358,7 @@ stage_12() {
 }
 
 # --- generations ---
-# student_of GENERATION [PHASES]: directory of its student, after so many phases; after all of them by default.
+# student_of GENERATION [PHASES]: print the directory of its student after so many phases (default: all).
 student_of() {
     local name phases=${2:-${#kd_configs[@]}}
     if [ -n "${student_tag}" ]; then
@@ -364,7 +377,7 @@ student_of() {
     echo "${name}"
 }
 
-# select_generation GENERATION: whose student stages 8 to 11 train, and who teaches it.
+# select_generation GENERATION: set student and teachers for stages 8 to 11.
 select_generation() {
     current_generation=$1
     mixed=
@@ -375,7 +388,7 @@ select_generation() {
     [ -z "${labelling}" ] || mixed=${raw}/pseudo/${student##*/}/mix
 }
 
-# best_student: the directory of the first of the students with the lowest error rate on the development set.
+# best_student: print the directory of the student with the lowest error rate on the development set.
 best_student() {
     "${python}" -m espnet_kd best --metric "${metric}" --decoded "${inference_tag}/${valid_set}" "${students[@]}"
 }
@@ -383,15 +396,18 @@ best_student() {
 # --- the loop over the stages ---
 duration() { if [ "$1" -lt 60 ]; then echo "$1 s"; else printf '%d min %02d s\n' $(($1 / 60)) $(($1 % 60)); fi; }
 
-skipped=" ${skip_stages} "
+skipped=" ${skipped_stages[*]} "
 [ "${skip_data_prep}" = false ] || skipped+="1 2 3 4 5 "
 [ "${skip_train}" = false ] || skipped+="6 7 8 9 "
 [ "${skip_eval}" = false ] || skipped+="10 11 "
 [ "${skip_packing}" = false ] || skipped+="12 "
-# is_to_run STAGE
-is_to_run() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] && [[ ${skipped} != *" $1 "* ]]; }
+# is_chosen STAGE: true if it is one of --stage to --stop_stage; is_to_run STAGE: true if it is not skipped either.
+is_chosen() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ]; }
+is_to_run() { is_chosen "$1" && [[ ${skipped} != *" $1 "* ]]; }
+left_out=$(for n in {1..12}; do if is_chosen "${n}" && ! is_to_run "${n}"; then printf ' %s' "${n}"; fi; done)
+[ -z "${left_out}" ] || log "skipped stages:${left_out}"
 
-# run_stages FROM TO: those of them that are to be run.
+# run_stages FROM TO: run those of these stages that are to be run.
 run_stages() {
     local started
     for ((number = $1; number <= $2; number++)); do
@@ -405,7 +421,6 @@ run_stages() {
     done
 }
 
-several=
 [ ${#unlabelled[@]} -eq 0 ] || speech_phases || labelling=yes
 run_stages 1 7
 [ "${generation}" -eq 1 ] || several=yes
@@ -415,7 +430,7 @@ for ((g = 1; g <= generation; g++)); do
     if [ "${g}" -eq 1 ] || ! is_to_run 11; then continue; fi
     best=$(best_student)
     if [ "${best}" != "${student}" ]; then
-        log "generation ${g} is not better on ${valid_set} than ${best##*/}: stopping there"
+        log "generation ${g} is not better on ${valid_set} than ${best##*/}: it is the last"
         break
     fi
 done

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The experiments of this recipe: teacher, student, student trained twice as long, distilled students; three seeds.
-# The criteria are compared on dev with the first seed. Two trainings side by side; run again, it goes on.
-# Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL   (about 5 hours of two cores: the trainings
-# of RESULTS.md added up)
+# The criteria are compared on dev with the first seed. Two trainings run at a time. After an interruption, run it again.
+# Usage: ./experiments.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
+# Cost:  about 5 hours on two cores, the sum of the trainings of RESULTS.md.
 set -euo pipefail
 export OMP_NUM_THREADS=1
 
@@ -12,8 +12,8 @@ one() {  # train and decode one student: SEED_ARGUMENTS OPTION...
     ./run.sh "${common[@]}" --stage 9 --stop_stage 10 --student_args "${args}" "$@"
 }
 
-alone() {  # students without a teacher, which is in training beside them
-    for seed in "" "--seed 2" "--seed 3"; do  # without an option, the seed of the configuration: 1
+alone() {  # students without a teacher, while the teacher is trained
+    for seed in "" "--seed 2" "--seed 3"; do  # no option: seed 1, that of the configuration
         one "${seed}" --teacher_config ""
     done
     for seed in "" "--seed 2 " "--seed 3 "; do

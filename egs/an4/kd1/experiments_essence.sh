@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Essence distillation from an ensemble of three teachers. Their posteriors are written to disk once, all 30 classes, and
-# serve every student. With the first seed: K of 1, 4 and 20; with the best of them on dev, no renormalisation, a class for
-# the tail, and soft targets alone. Three seeds: the best K, and K = 30, which is ordinary distillation.
-# The third teacher starts from the first. From scratch, with seed 3, one came to a WER of 29.6 % on dev (the first 17.0 %, the
-# second 18.5 %); its CTC gave letters to 96 % of the frames, theirs to half of them; the mean of the three had 27.2 %.
-# ./experiments.sh comes first: it makes the first teacher and the students without one. Two trainings side by side; run
-# again, it goes on. The table, with the sizes of the stores, is RESULTS.md; what K classes hold, essence/kept_mass.md.
+# Essence distillation from an ensemble of three teachers. All 30 classes of their posteriors are written to one target store,
+# which serves every student. First seed: K of 1, 4 and 20; then with the best K on dev: no renormalisation, a class for the
+# tail, and soft targets alone. Three seeds: the best K, and K = 30, which is ordinary distillation.
+# The third teacher starts from the first. A teacher trained from scratch with seed 3 had a WER of 29.6 % on dev (the first
+# 17.0 %, the second 18.5 %): its CTC gave letters to 96 % of the frames, that of the others to half of them; the mean of
+# these three had 27.2 %.
+# Run ./experiments.sh before: it trains the first teacher and the students without a teacher. Two trainings run at a time.
+# After an interruption, run it again. The results, with the sizes of the stores, are in RESULTS.md; the coverage of K classes
+# is in essence/kept_mass.md.
 # Usage: ./experiments_essence.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  2.4 hours of two cores of an AMD EPYC for the students; before them, 1.9 hours, busy with other work, for the teachers.
+# Cost:  on two cores of an AMD EPYC 1.9 hours for the teachers (beside other work) and 2.4 hours for the students.
 set -euo pipefail
 . ./path.sh
 
@@ -23,7 +25,7 @@ whole() {
     one 30 --seed 3
 }
 
-seeds() {  # the first one is trained
+seeds() {  # seed 1 is trained already
     one "${best}" --seed 2
     one "${best}" --seed 3
 }
@@ -55,13 +57,13 @@ best=$(python3 -m espnet_kd best --decoded "${dev}" "${students[@]}")
 best=${best##*.k}
 best=${best%_sp}
 echo "criteria: {ctc: {k: ${best}}, att: {k: ${best}}}" > essence/k.yaml
-# shellcheck disable=SC2086  # what the best K takes on disk
+# shellcheck disable=SC2086  # a store of the best K, to measure its size
 python3 -m espnet_kd targets --config conf/kd_essence.yaml essence/k.yaml --teacher ${teachers} --data dump/raw/train_sp dump/raw/dev \
     --store "exp/targets_k${best}" --k "${best}" --workers 1
-wait $! || { echo "a student of the whole posteriors failed: see whole.log" >&2; exit 1; }
+wait $! || { echo "a student with K = 30 failed: see whole.log" >&2; exit 1; }
 seeds > seeds.log 2>&1 &
 for change in "$(both renorm=false)" "$(both tail=other)" "--task_weight 0.0 $(both weight=1.0)"; do
     one "${best}" "${change}"
 done
-wait $! || { echo "a student of the best K failed: see seeds.log" >&2; exit 1; }
+wait $! || { echo "a student with the best K failed: see seeds.log" >&2; exit 1; }
 ./run.sh "${essence[@]}" --decode_ensemble true --stage 10 --stop_stage 11 --student_args "$(both "k=${best}")"

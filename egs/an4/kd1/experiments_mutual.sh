@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Experiments of deep mutual learning: attention models with label smoothing, scheduled sampling and SpecAugment. Three
 # seeds: one model; the same trained twice as long; distilled from a larger teacher; two peers, which learn from each other
-# at decoder steps and CTC frames. One seed: one model and two peers without the techniques and with one each; three peers;
-# a compact and a large one; two peers as in the paper, at decoder steps only.
-# Without speed perturbation, so that the 38 minutes of speech are soon learned by heart, which the techniques are against.
-# The first seed of every row comes first. Two trainings side by side; run again, it goes on. The table is mutual/RESULTS.md.
+# at decoder steps and CTC frames. One seed: one model and two peers without the techniques and with one of them each; three
+# peers; a compact and a large peer; two peers as in the paper, at decoder steps only.
+# There is no speed perturbation: models soon overfit the 38 minutes of speech, which is what the techniques prevent.
+# The first seed of every row is trained first. Two trainings run at a time. After an interruption, run it again. The results
+# are in mutual/RESULTS.md.
 # Usage: ./experiments_mutual.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  35 models, 2 hours of two cores of an AMD EPYC.
+# Cost:  35 models, 2 hours on two cores of an AMD EPYC.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
@@ -25,7 +26,7 @@ sampling=("${single[@]}" --kd_config conf/scheduled_sampling.yaml)
 distilled=(--kd_config conf/kd_attention.yaml)
 mutual=(--kd_config conf/mutual_ctc.yaml)
 
-models() {  # one model at a time; all techniques, distilled, none, each alone
+models() {  # single models: with all techniques, distilled, with none, with one technique each
     one "" "${sampling[@]}"
     ./run.sh "${common[@]}" --stage 7 --stop_stage 8
     one "" "${distilled[@]}"

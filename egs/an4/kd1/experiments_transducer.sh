@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The experiments with transducers: soft and hard targets, streaming students, and a fifth of the transcripts with
-# two generations of students. Three seeds of: student, the same trained twice as long, soft targets (full, collapsed or
-# one-best, which has the lowest WER on dev with seed 1), hard targets; of a fifth: student, two generations of filtered
-# pseudo-labels. Each student of a fifth has the updates of the others, 114 an epoch. Teachers are trained with speed
-# perturbation, students without. The first seed of every row comes first. Two trainings side by side; run again, it goes
-# on. Results: transducer/RESULTS.md and semi/RESULTS.md.
+# The experiments with transducers: soft and hard targets, streaming students, and a fifth of the transcripts with two
+# generations of students. Three seeds: student; the same trained twice as long; soft targets (full, collapsed or one-best:
+# the kind with the lowest WER on dev, seed 1); hard targets; and with a fifth of the transcripts: student, two generations
+# with filtered pseudo-labels. All students have the same number of updates, 114 an epoch. Teachers are trained with speed
+# perturbation, students without. The first seed of every row is trained first. Two trainings run at a time. After an
+# interruption, run it again. The results are in transducer/RESULTS.md and semi/RESULTS.md.
 # Usage: ./experiments_transducer.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  2 hours 40 minutes on two cores of an AMD EPYC, tests beside for an hour of it.
+# Cost:  2 hours 40 minutes on two cores of an AMD EPYC, of which an hour beside tests.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
@@ -24,17 +24,17 @@ equal="--num_iters_per_epoch 114"
 hard=(--unlabelled_sets)
 generations=(--generation 2 "${hard[@]}" train_rest_80)
 
-teacher() {  # train one, or prepare for it: OPTION...
+teacher() {  # train a teacher, or prepare its training: OPTION...
     ./run.sh "${common[@]}" --teacher_config conf/teacher_transducer.yaml --student_config "" "$@"
 }
 
-one() {  # label speech where there is some to label, train, decode and score students: ARGUMENTS OPTION...
+one() {  # write pseudo-labels if there are unlabelled sets; train, decode and score students: ARGUMENTS OPTION...
     local args=$1
     shift
     ./run.sh "${untaught[@]}" --stage 8 --stop_stage 11 --student_args "${args}" "$@"
 }
 
-of_all() {  # SEED_ARGUMENTS; without any, the seed of the configurations: 1
+of_all() {  # SEED_ARGUMENTS; empty: seed 1, that of the configurations
     one "$1" "${all[@]}" "${full[@]}"
     one "${1:+$1 }--max_epoch 40 --scheduler_conf max_steps=4560" "${all[@]}" "${full[@]}"
     one "$1" "${all[@]}" "${full[@]}" "${hard[@]}" train --unlabelled_share 1
@@ -91,10 +91,10 @@ teacher "${all[@]}" --stop_stage 6
 teacher "${teacher_of_a_fifth[@]}" --stop_stage 6
 teacher "${teacher_of_a_fifth[@]}" --stage 7 --stop_stage 7 > semi.log 2>&1 &
 teacher "${all[@]}" --stage 7 --stop_stage 7
-wait $! || { echo "the teacher of a fifth of the transcripts failed: see semi.log" >&2; exit 1; }
+wait $! || { echo "the teacher with a fifth of the transcripts failed: see semi.log" >&2; exit 1; }
 all+=(--teacher_exp exp/transducer/asr_teacher_transducer_raw_en_char_sp)
 semi+=(--teacher_exp exp/semi/asr_teacher_transducer_raw_en_20_char_num_iters_per_epoch346_sp)
 second_thread > semi.log 2>&1 &
 with_transcripts
-wait $! || { echo "a student of a fifth of the transcripts, or a streaming one, failed: see semi.log" >&2; exit 1; }
-./run.sh "${untaught[@]}" "${all[@]}" "${streaming[@]}" --stage 11 --stop_stage 11  # the table of both ways of decoding
+wait $! || { echo "a student with a fifth of the transcripts, or a streaming student, failed: see semi.log" >&2; exit 1; }
+./run.sh "${untaught[@]}" "${all[@]}" "${streaming[@]}" --stage 11 --stop_stage 11  # the results of both ways of decoding

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. Every row of a
-# student has the same updates, 18 epochs, in all its phases together, and the same learning rates, but for "twice as long".
-# Three seeds of: student alone, alone twice as long, KL, stages 1 and 2, both stages in one training; one seed of: stage 2
-# alone, stage 1 and then the task alone, and each frame weighting. The weights of KL and of stage 2 are 0.1, 1 or 10: for
-# each student those with the lowest WER on dev, seed 1, of KL and of stages 1 and 2. The teacher is trained with speed
-# perturbation, students without. The first seed of every row comes first. The table is tutornet/RESULTS.md. Two trainings
-# side by side; run again, it goes on.
+# TutorNet on AN4: a convolutional teacher, a separable convolutional and a recurrent student, CTC alone. All rows of a student
+# have the same learning rates and, over all phases, the same number of updates (18 epochs), except "twice as long".
+# Three seeds: student alone; alone, twice as long; KL; stages 1 and 2; both stages in one training. One seed: stage 2 alone;
+# stage 1 and then the task alone; each frame weighting. The weights of KL and of stage 2 are 0.1, 1 or 10: for each student
+# the one with the lowest WER on dev, seed 1. The teacher is trained with speed perturbation, students without. The first seed
+# of every row is trained first. Two trainings run at a time. After an interruption, run it again. The results are in
+# tutornet/RESULTS.md.
 # Usage: ./experiments_tutornet.sh --an4 DIRECTORY_OR_TARBALL_OR_URL
-# Cost:  47 models, 4 hours of training and 1 of decoding on one of two busy cores of an AMD EPYC: 2.5 hours of both.
+# Cost:  47 models, 2.5 hours on two busy cores of an AMD EPYC: 4 hours of training and 1 of decoding on one of them.
 set -euo pipefail
 . ./path.sh
 export OMP_NUM_THREADS=1
@@ -18,7 +18,7 @@ common=(
 untaught=("${common[@]}" --speed_perturb_factors "" --teacher_config "")
 teacher=exp/tutornet/asr_teacher_jasper_raw_en_char_sp
 students=(student_jasper_mini student_deepspeech2)
-seeds=("--seed 2 " "--seed 3 ")  # after that of the configurations: 1
+seeds=("--seed 2 " "--seed 3 ")  # besides seed 1, that of the configurations
 
 one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
     local configs=("${@:3}") taught=()
@@ -27,7 +27,7 @@ one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
         "${taught[@]}"
 }
 
-search() {  # STUDENT NAME [KD_CONFIG]: one student for each weight of NAME, after KD_CONFIG; leaves the best one's weight in best
+search() {  # STUDENT NAME [KD_CONFIG]: train a student with each weight of NAME, after KD_CONFIG; set best to the best weight
     local weight exp tried=()
     for weight in "${weights[@]}"; do
         one "$1" "" "${@:3}" "${generated}/$2_${weight}"
@@ -45,9 +45,9 @@ alone() {  # STUDENT SEED
     one "$1" "$2--max_epoch 36 --scheduler_conf max_steps=4104"
 }
 
-taught() {  # STUDENT: all its rows
+taught() {  # STUDENT: train all its rows
     local seed frame_weights best skd skd_alone kl rkd=conf/kd_rkd
-    [ "$1" != student_jasper_mini ] || rkd=conf/kd_rkd_blocks  # of the teacher's kind
+    [ "$1" != student_jasper_mini ] || rkd=conf/kd_rkd_blocks  # its layers are those of the teacher
     alone "$1" ""
     search "$1" kd_skd "${rkd}"
     skd=${generated}/kd_skd_${best}
@@ -72,11 +72,11 @@ generated=exp/tutornet/conf
 dev=decode_ctc_asr_model_valid.cer_ctc.ave/dev
 weights=(0.1 1 10)
 mkdir -p "${generated}"
-for weight in "${weights[@]}"; do  # once: both students' trainings read them at any time
+for weight in "${weights[@]}"; do  # written before any training: both students read them
     for name in kd_skd kd_ctc_kl; do
         sed "/^criteria:/,\$ s/weight: .*/weight: ${weight}/" "conf/${name}.yaml" > "${generated}/${name}_${weight}.yaml"
     done
-    sed '/^max_epoch:/,$d' "${generated}/kd_skd_${weight}.yaml" > "${generated}/kd_skd_alone_${weight}.yaml"  # all updates
+    sed '/^max_epoch:/,$d' "${generated}/kd_skd_${weight}.yaml" > "${generated}/kd_skd_alone_${weight}.yaml"  # with all updates
 done
 for frame_weights in activation none; do
     for name in kd_rkd kd_rkd_blocks; do

@@ -1,4 +1,4 @@
-# Sourced by kd.sh: options of this recipe beside those of kd.sh, exported to local/data.sh.
+# Sourced by kd.sh: options of this recipe in addition to those of kd.sh; they are exported to local/data.sh.
 # shellcheck disable=SC2034
 # options
 # LibriSpeech

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sourced by kd.sh: the files that a stage needs from another, and locks.
+# Sourced by kd.sh: checks of the files that a stage needs, and locks.
 # Reads: expdir inference_asr_model number python raw train valid_set
 # Sets: none
 # shellcheck disable=SC2154
 
-# need STAGE FILE...: refuse to go on before the stage that makes the files.
+# need STAGE FILE...: end with an error if one of the files that this stage makes is missing.
 need() {
     local maker=$1 file
     shift
@@ -13,7 +13,7 @@ need() {
     done
 }
 
-# lines ARRAY TEXT: the lines of a text; none of an empty one.
+# lines ARRAY TEXT: set the array to the lines of a text; an empty text has none.
 # shellcheck disable=SC2034  # the array is the caller's
 lines() {
     declare -n lines_array=$1
@@ -21,21 +21,21 @@ lines() {
     [ -z "$2" ] || mapfile -t lines_array <<< "$2"
 }
 
-# all_exist FILE...
+# all_exist FILE...: true if all of them exist.
 all_exist() {
     local file
     for file; do [ -e "${file}" ] || return 1; done
 }
 
-# check_room DIRECTORY: refuse to go on where nothing more can be written.
+# check_room DIRECTORY: end with an error if its disk is full.
 check_room() {
     local free
     free=$(df -Pk "$1" | awk 'NR == 2 { print $4 }')
     [ "${free}" -ge 1024 ] || error "no space left at $1: ${free} kB are free; make room and repeat the command"
 }
 
-# lock DIRECTORY: wait until no other run works in it; a killed kd.sh may have left a training behind, which
-# keeps the lock as long as it lives. The next lock and the end of a stage give it back.
+# lock DIRECTORY: wait until no other run works in it. A training that survives a killed kd.sh keeps its lock until it
+# ends. The next call of lock and the end of a stage release the lock.
 lock() {
     mkdir -p "$(dirname "$1")"
     exec 9> "$(dirname "$1")/.$(basename "$1").lock"
@@ -43,15 +43,17 @@ lock() {
     flock -n 9 || { log "waiting for another run that works in $1" && flock 9; }
 }
 
-# split_keys TABLE PARTS PREFIX: PREFIX.1.scp, ... in the order of the table, so that joining them restores it.
+# split_keys TABLE PARTS PREFIX: split a table into PREFIX.1.scp, PREFIX.2.scp, ..., without changing the order of lines.
 split_keys() {
     awk -v lines="$(wc -l < "$1")" -v parts="$2" -v prefix="$3" \
         '{ print > (prefix "." int((NR - 1) * parts / lines) + 1 ".scp") }' "$1"
 }
 
+# smallest NUMBER...: print it.
 smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
 
-# needs_dump SET...: training and development sets come from stage 4, test sets from stage 3.
+# needs_dump SET...: end with an error if a set is missing in dump/. Stage 4 makes training and development sets,
+# stage 3 test sets.
 needs_dump() {
     local set maker
     for set; do
@@ -61,6 +63,6 @@ needs_dump() {
     done
 }
 
-# model_dir EXP: print the directory in which a model is decoded and scored: for a teacher of another recipe one in
-# expdir.
+# model_dir EXP: print the directory in which a model is decoded and scored; that of a teacher from another recipe is in
+# expdir as well.
 model_dir() { "${python}" -m espnet_kd adopt "$1" --expdir "${expdir}" --model "${inference_asr_model}"; }

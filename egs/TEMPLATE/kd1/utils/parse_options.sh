@@ -2,8 +2,11 @@
 # Sourced: `. utils/parse_options.sh FILE... -- "$@"` sets the options that FILE... declare, by the command line.
 #
 # An option is a line `name=default  # what it is` between "# options" and "# end of options"; a comment that
-# starts with "list:" allows several words. The caller has run these lines already. Positional arguments,
-# unknown options and missing values are errors; --help prints the block with the defaults in force.
+# starts with "list:" allows several words, further lines of comment continue it. The caller has run these lines
+# already. Positional arguments, unknown options and missing values are errors; --help prints the block with the
+# defaults in force.
+# Reads: python
+# Sets: option_files option_is_list, and the options
 
 option_files=()
 while [ "$1" != -- ]; do
@@ -21,20 +24,27 @@ option_block() {
     sed -n '/^# options$/,/^# end of options$/p' "${option_files[@]}" | sed '/^# options$/d; /^# end of options$/d'
 }
 
+# print_help: print the options in their groups; the default comes last, after all lines of the comment.
 print_help() {
-    local line name text
-    echo "usage: $0 [--option value]..."
+    local line name text default=''
+    printf 'usage: %s [--option value]...' "$0"
     while IFS= read -r line; do
+        if [[ ${line} =~ ^\ +#\ (.*) ]]; then
+            printf '\n  %-26s %s' "" "${BASH_REMATCH[1]}"
+            continue
+        fi
+        printf '%s' "${default}"
+        default=
         if [[ ${line} =~ ^([a-z][a-z0-9_]*)= ]]; then
             name=${BASH_REMATCH[1]}
             [[ ${line} == *' # '* ]] && text=${line#* # } || text=
-            printf '  --%-22s %s (default: "%s")\n' "${name}" "${text}" "${!name}"
-        elif [[ ${line} =~ ^\ +#\ (.*) ]]; then
-            printf '  %-24s %s\n' "" "${BASH_REMATCH[1]}"
+            printf '\n  --%-24s %s' "${name}" "${text}"
+            default=" (default: \"${!name}\")"
         elif [[ ${line} =~ ^#\ (.*) ]]; then
-            printf '\n%s\n' "${BASH_REMATCH[1]}"
+            printf '\n\n%s' "${BASH_REMATCH[1]}"
         fi
     done < <(option_block)
+    printf '%s\n' "${default}"
 }
 
 # "; did you mean --x?" for a misspelt option.

@@ -2,8 +2,8 @@
 # Run a command, or an array of them in parallel, on this machine; called like Kaldi's run.pl:
 #   run.sh [--max_jobs_run N] [JOB=1:4] LOG COMMAND [ARGUMENT...]
 # JOB is replaced by the job's number in LOG and ARGUMENTs. Output goes to LOG, whose last line is the exit
-# status. Fails if a job fails, naming its log. --gpu, --mem, --num_threads, --name are taken for the sake of
-# cluster runners and change nothing here.
+# status. If a job fails, this fails too and names the log. --gpu, --mem, --num_threads, --name and --time are for
+# clusters; here they have no effect.
 set -euo pipefail
 
 max_jobs_run=0
@@ -43,10 +43,10 @@ job() {
 
 logs=()
 pids=()
-# Background jobs ignore Ctrl-C, so it is passed on as a signal that they heed.
+# Background jobs ignore Ctrl-C: pass it on as a signal that ends them.
 trap 'kill -TERM "${pids[@]}" 2> /dev/null; exit 130' INT TERM HUP
 for ((n = first; n <= last; n++)); do
-    # wait -n answers at once for a job that ended before: it is asked until there is room.
+    # wait -n returns at once for a job that has ended already, so it is repeated until fewer jobs run.
     while [ "${max_jobs_run}" -gt 0 ] && [ "$(jobs -pr | wc -l)" -ge "${max_jobs_run}" ]; do
         wait -n || true
     done

@@ -2,9 +2,9 @@
 # Run a command, or an array of them, through Slurm; called like Kaldi's slurm.pl:
 #   slurm.sh [--gpu N] [--mem 8G] [--num_threads N] [--num_nodes N] [--time T] [--max_jobs_run N] [--name X]
 #            [JOB=1:4] LOG COMMAND [ARGUMENT...]
-# Partition, account and the like: SBATCH_PARTITION, SBATCH_ACCOUNT, ... (see `man sbatch`). Each task is
-# run.sh with one job, so logs and their ends are the same as on one machine. ESPnet's launcher recognises
-# Slurm by the name slurm.pl, hence the link.
+# Partition, account and the like: SBATCH_PARTITION, SBATCH_ACCOUNT, ... (see `man sbatch`). Each task runs run.sh with
+# one job, so logs are the same as on one machine. ESPnet's launcher recognises Slurm by the name slurm.pl: hence the
+# symbolic link of that name.
 set -euo pipefail
 
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -45,7 +45,7 @@ script="$(dirname "$1")/q/${stem%.log}.sh"
     echo '#!/usr/bin/env bash'
     printf 'cd %q\n' "${PWD}"
     printf 'exec %q' "${here}/run.sh"
-    # shellcheck disable=SC2016  # the task's number is known to the script only
+    # shellcheck disable=SC2016  # the script alone knows the number of its task
     [ -z "${name}" ] || printf ' %s="${SLURM_ARRAY_TASK_ID}:${SLURM_ARRAY_TASK_ID}"' "${name}"
     printf ' %q' "$@"
     echo

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by kd.sh: the steps of its stages.
+# Sourced by kd.sh: what its stages do with a model or a set.
 # Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation decode_cmd decode_ensemble evaluated
 #   expdir fs gpu_inference inference_args inference_asr_model inference_config inference_nj inference_tag
 #   kd_configs language mixed ngpu nj nlsyms_txt num_nodes peers python raw results_md run_line sp student
@@ -9,7 +9,7 @@
 # Sets: common_options data_options training_data
 # shellcheck disable=SC2154
 
-# common_options, data_options: what statistics and training have in common.
+# Options that statistics and training share.
 common_options=(
     --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
     --non_linguistic_symbols "${nlsyms_txt}" --cleaner none --g2p none --frontend_conf "fs=${fs}"
@@ -20,7 +20,7 @@ data_options=(
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
 )
 
-# training_data DIRECTORY: the options that name it, in the array of that name.
+# training_data DIRECTORY: set the array training_data to the options that make it the training set.
 training_data() {
     training_data=(
         --train_data_path_and_name_and_type "$1/wav.scp,speech,${audio_type}"
@@ -28,16 +28,16 @@ training_data() {
     )
 }
 
-# statistics_for CONFIG ARGS: print the directory of the statistics; another front end has another directory.
+# statistics_for CONFIG ARGS: print the directory of the statistics; each front end has its own.
 statistics_for() {
     "${python}" -m espnet_kd statistics "${expdir}/asr_stats_raw${language}_${tokens}${sp}" "$1" --fs "${fs}" --args="$2"
 }
 
-# unchanged FILE INPUTS: true if FILE records these inputs, or does not exist: what a stock recipe made is used as
-# it is.
+# unchanged FILE INPUTS: true if FILE records these inputs, or does not exist: results of a stock recipe have no
+# record, and are used.
 unchanged() { [ ! -e "$1" ] || [ "$(< "$1")" = "$2" ]; }
 
-# collect CONFIG ARGS: collect statistics, in a directory that appears when it is complete.
+# collect CONFIG ARGS: collect statistics; their directory gets its name when it is complete.
 collect() {
     local final partial inputs jobs part words set dirs=()
     final=$(statistics_for "$1" "$2")
@@ -65,7 +65,7 @@ collect() {
         dirs+=(--input_dir "${partial}/logdir/stats.${part}")
     done
     "${python}" -m espnet2.bin.aggregate_stats_dirs "${dirs[@]}" --output_dir "${partial}" 2> "${partial}/logdir/aggregate.log"
-    for set in train valid; do  # ESPnet counts the size of a batch by the last number
+    for set in train valid; do  # ESPnet computes the size of a batch from the last number
         sed "s/\$/,$(wc -l < "${token_list}")/" "${partial}/${set}/text_shape" > "${partial}/${set}/text_shape.${token_type}"
     done
     echo "${inputs}" > "${partial}/inputs"
@@ -74,7 +74,7 @@ collect() {
     log "${final}: made by ${jobs} jobs"
 }
 
-# train_student: train without a teacher, or in one phase of distillation after the other.
+# train_student: train the student, in one phase after the other if there are several --kd_config.
 train_student() {
     local i exp previous='' tag=${student_tag}
     [ -z "${tag}" ] || [ "${current_generation}" -eq 1 ] || tag+=_gen${current_generation}
@@ -86,11 +86,12 @@ train_student() {
     done
 }
 
-# speech_only EXP CONFIG...: options of a training without transcripts, if it needs none and there are sets of them.
+# speech_only EXP CONFIG...: print the options of a training on speech alone, if there are unlabelled sets and the
+# configurations need no transcripts; nothing otherwise.
 speech_only() {
     local joined sets=("${raw}/${train}" "${unlabelled[@]/#/${raw}/}")
     if [[ ${#unlabelled[@]} -eq 0 || ${asr_task} != asr ]]; then
-        [ ! -e "$1/speech" ] || error "$1 was trained on more speech: give --unlabelled_sets as then, or remove it"
+        [ ! -e "$1/speech" ] || error "$1 was trained on unlabelled sets too: give the same --unlabelled_sets, or remove it"
         return 0
     fi
     need 4 "${sets[@]/%//wav.scp}"
@@ -102,7 +103,7 @@ speech_only() {
         --fold_length 80000
 }
 
-# train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or go on with an interrupted training.
+# train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${6:+"$6"}) taught=() data
     local speech=${raw}/${train} shapes plain batches=() trained_on
@@ -145,7 +146,8 @@ train() {
     if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6"; then
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
-            error "delay: auto of $6 measures ${plain}: train that first, by the same command without --kd_config"
+            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: train it first, by this command" \
+                "without --kd_config${student_tag:+ and --student_tag}"
         words+=(--delay_student "${plain}")
     fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
@@ -159,22 +161,22 @@ train() {
     kill "${watcher}" 2> /dev/null || true
     wait "${watcher}" 2> /dev/null || true
     if [ "${status}" -ne 0 ]; then
-        check_room "${exp}"  # first, since the log may lack its end
+        check_room "${exp}"  # first: without space the log may lack its end
         grep -m 1 '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
         error "the training failed; its log is ${exp}/train.log"
     fi
     "${python}" -m espnet_kd runs finish "${exp}"
 }
 
-# task_of EXP: asr, or asr_transducer, whose configuration alone has joint_network_conf.
+# task_of EXP: print asr or asr_transducer; only transducers have joint_network_conf in their configuration.
 task_of() { if grep -q '^joint_network_conf:' "$1/config.yaml"; then echo asr_transducer; else echo asr; fi; }
 
-# peer_dirs: the student, or the peers of a mutual training.
+# peer_dirs: print the directories of the student, or of the peers of a mutual training.
 peer_dirs() {
     "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
 }
 
-# decode EXP SET...: write 1-best hypotheses; a set that is decoded with the same inputs is not decoded again.
+# decode EXP SET...: write 1-best hypotheses; skip sets that were decoded with the same inputs.
 decode() {
     local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=()
     shift
@@ -188,7 +190,7 @@ decode() {
         jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
         inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}"
             "${python}" -m espnet_kd contents "${raw}/${set}/wav.scp")
-        [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # comments may change
+        [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # without comments
         inputs+=" ${inference_args}"
         if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
             log "${dir}: already decoded"
@@ -201,14 +203,14 @@ decode() {
             split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
             echo "${inputs}" > "${logs}/inputs"
         fi
-        for ((part = 1; part <= jobs; part++)); do  # a job is done only as long as its files are there
+        for ((part = 1; part <= jobs; part++)); do  # repeat a job whose files are missing
             all_exist "${logs}/output.${part}/1best_recog"/{token_int,token,score,text} || rm -f "${logs}/done.${part}"
         done
         ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
             "${python}" -m espnet_kd -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
             --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
             --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
-        for file in token_int token score text; do  # text last: it says that the set is decoded
+        for file in token_int token score text; do  # text last: it marks the set as decoded
             for ((part = 1; part <= jobs; part++)); do
                 cat "${logs}/output.${part}/1best_recog/${file}"
             done | sort > "${dir}/.${file}"
@@ -228,11 +230,11 @@ score() {
         need 10 "${dir}/text"
         log "${exp##*/}:"
         "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
-        [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # a corpus' own scorer
+        [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # scorer of the corpus
     done
 }
 
-# score_others: score experiments that are decoded as this one is, but not scored; the table shows them all.
+# score_others: score the other experiments that were decoded under the same tag, since the table shows them, too.
 score_others() {
     local dir set unscored
     for dir in "${expdir}"/*/"${inference_tag}"; do
@@ -241,11 +243,11 @@ score_others() {
             [ -e "${dir}/${set}/text" ] || continue 2
             [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
         done
-        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || log "warning: ${dir} is not scored" >&2
+        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || log "warning: ${dir} could not be scored" >&2
     done
 }
 
-# together OUT MEMBERS SET...: decode and score the models of an array as an ensemble.
+# together OUT MEMBERS SET...: decode and score an ensemble; MEMBERS is the name of an array of experiments.
 together() {
     declare -n members=$2
     local exp=$1 words=(--ngpu 0 --workers "${inference_nj}")
@@ -257,12 +259,12 @@ together() {
     score "${exp}" "$@"
 }
 
-# teachers_together SET...: decode the teachers as an ensemble, with --decode_ensemble true.
+# teachers_together SET...: decode the teachers as an ensemble if --decode_ensemble is true.
 teachers_together() {
     [ "${decode_ensemble}" != true ] || together "${expdir}/ensemble_of_${#teachers[@]}" teachers "$@"
 }
 
-# write_targets: write what the criteria need of the teachers to disk, if a configuration asks for a store.
+# write_targets: write the targets of the teachers to disk, for every configuration that has a target store.
 write_targets() {
     local config words options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
     [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
@@ -273,7 +275,7 @@ write_targets() {
     done
 }
 
-# needs_teachers: refuse to go on before every teacher is trained.
+# needs_teachers: end with an error unless every teacher is trained.
 needs_teachers() {
     local teacher
     for teacher in "${teachers[@]}"; do
@@ -282,7 +284,7 @@ needs_teachers() {
     done
 }
 
-# as_teacher COMMAND...: the first teacher may be decoded in another way than the students.
+# as_teacher COMMAND...: run it with --teacher_inference_config, which the teachers of generation 1 are decoded with.
 as_teacher() {
     if [ "${current_generation}" -eq 1 ]; then
         local inference_config=${teacher_inference_config} inference_tag=${teacher_inference_tag}
@@ -290,7 +292,7 @@ as_teacher() {
     "$@"
 }
 
-# teacher_dirs: the directories in which the teachers are decoded and scored.
+# teacher_dirs: print the directories in which the teachers are decoded and scored.
 teacher_dirs() {
     local teacher
     for teacher in "${teachers[@]}"; do
@@ -298,7 +300,7 @@ teacher_dirs() {
     done
 }
 
-# measure_delay: measure how much later than its teacher a transducer emits.
+# measure_delay: measure the emission delay of a transducer against its teacher.
 measure_delay() {
     local dir options=()
     [ "${asr_task}" = asr_transducer ] && [ ${#teachers[@]} -gt 0 ] || return 0
@@ -308,10 +310,10 @@ measure_delay() {
     [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
     "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
         --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
-        log "warning: the emission delay of ${student} is not measured" >&2
+        log "warning: the emission delay of ${student} could not be measured" >&2
 }
 
-# pack EXP STATISTICS: make a zip file that ESPnet unpacks on any machine.
+# pack EXP STATISTICS: make a zip file with the model, which ESPnet unpacks on any machine.
 pack() {
     local exp=$1 out options=(--option "$2")
     out=${exp}/${exp##*/}_${inference_asr_model%.*}.zip

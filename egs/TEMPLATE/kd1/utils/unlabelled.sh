@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by kd.sh: speech without transcripts, which a phase trains on as it is, or which a teacher labels.
+# Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a teacher writes pseudo-labels.
 # Reads: asr_task audio_format bpemodel cluster current_generation fs gpu_inference inference_args
 #   inference_asr_model inference_config inference_nj inference_tag kd_configs max_wav_duration
 #   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers
@@ -7,10 +7,11 @@
 # Sets: none
 # shellcheck disable=SC2154
 
-# without_text SET: the option for a set that has no transcripts; where there are some, they only serve to count
-# the errors of the pseudo-labels.
+# without_text SET: print the option for a set that has no transcripts. Where there are transcripts, they are used only
+# to count the errors of the pseudo-labels.
 without_text() { [ -e "data/$1/text" ] || echo --unlabelled; }
 
+# perturb_unlabelled: make copies at other speeds, as stage 2 does for the training set.
 perturb_unlabelled() {
     local set
     [ -n "${unlabelled_speeds}" ] || return 0
@@ -22,7 +23,7 @@ perturb_unlabelled() {
     done
 }
 
-# format_unlabelled: into ${raw}/org; filter_unlabelled: into ${raw}, without too short and too long ones.
+# format_unlabelled: format the audio into ${raw}/org.
 format_unlabelled() {
     local set
     for set in "${unlabelled[@]}"; do
@@ -34,6 +35,7 @@ format_unlabelled() {
     done
 }
 
+# filter_unlabelled: copy to ${raw}, without utterances that are too short or too long.
 filter_unlabelled() {
     local set
     for set in "${unlabelled[@]}"; do
@@ -45,7 +47,7 @@ filter_unlabelled() {
     done
 }
 
-# speech_phases: true if a phase of the distillation trains on speech alone; the others then keep to transcripts.
+# speech_phases: true if a phase trains on speech alone; then the other phases use the transcribed speech only.
 speech_phases() {
     local config
     [ "${asr_task}" = asr ] || return 1  # a transducer needs transcripts in every phase
@@ -55,10 +57,10 @@ speech_phases() {
     return 1
 }
 
-# pseudo_label: label the unlabelled sets with the teacher, filter, and mix with the transcribed set.
+# pseudo_label: write the teacher's pseudo-labels, filter them, and mix them with the transcribed set.
 pseudo_label() {
     local dir set words options=() symbols=() sets=()
-    [ ${#teachers[@]} -eq 1 ] || error "--unlabelled_sets needs one teacher, there are ${#teachers[@]}"
+    [ ${#teachers[@]} -eq 1 ] || error "--unlabelled_sets needs exactly one teacher, but there are ${#teachers[@]}"
     [ -n "${student}" ] || error "--student_config is required"
     needs_dump "${train}"
     need 5 "${token_list}"
@@ -71,7 +73,7 @@ pseudo_label() {
     for set in "${unlabelled[@]}"; do
         need 4 "${raw}/${set}/wav.scp"
         sets+=("${mixed%/*}/${set}")
-        lock "${dir}/pseudo_label_${inference_tag}/${set}"  # students of several seeds share one teacher's labels
+        lock "${dir}/pseudo_label_${inference_tag}/${set}"  # students of several seeds share the pseudo-labels
         # shellcheck disable=SC2046
         "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
             --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${inference_tag}/${set}" \
