@@ -153,6 +153,8 @@ def known_options() -> Iterator[str]:
         yield from re.findall(r"--([a-z]\w*)", out.getvalue())
     for file in ROOT.glob("egs/*/kd1/*.sh"):
         yield from re.findall(r"^([a-z]\w*)=", file.read_text(), re.MULTILINE)
+    for file in ROOT.glob("tools/*.sh"):
+        yield from re.findall(r"--([a-z]\w*)", file.read_text())
     yield from (*ASR_SH, *vars(ASRDistillationTask.get_parser().parse_args([])))
 
 
