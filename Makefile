@@ -32,7 +32,7 @@ bench: install  ## time and memory of the parts that must be fast (ARGS="online_
 
 docs: install  ## the documentation: tables from the code, then the site into site/index.html
 	@python tools/doc_tables.py
-	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 	@echo "docs: site/index.html"
 
 lint: install  ## ruff, mypy, bash -n, shellcheck

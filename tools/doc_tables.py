@@ -11,9 +11,7 @@ functions that check a mapping of a configuration). Errors are what the code say
 
 import argparse
 import ast
-import contextlib
 import inspect
-import io
 import re
 import sys
 import textwrap
@@ -24,7 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from espnet_kd import __main__ as cli  # noqa: E402
+from espnet_kd.command_line import GROUPS, example  # noqa: E402
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E402
 from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
 from espnet_kd.methods import registered  # noqa: E402
@@ -298,11 +296,15 @@ def folders() -> str:
 
 
 def commands() -> str:
-    """What `espnet-kd --help` prints."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        cli.main(["--help"])
-    return f"```text\n{out.getvalue().strip()}\n```\n"
+    """The commands by group, with an example of each."""
+    parts = []
+    for group, members in GROUPS.items():
+        parts += [f"## {group[0].upper()}{group[1:]}\n", "| command | what, and an example |"]
+        parts.append("| --- | --- |")
+        for name, command in members.items():
+            parts.append(f"| `{name}` | {inline(command.text)}<br>`{example(name)}` |")
+        parts.append("")
+    return "\n".join(parts)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -13,19 +14,41 @@ from pages import PAGES, ROOT, Block, blocks
 
 sys.path.insert(0, str(ROOT / "tools"))
 EXTERNAL = re.compile(r"https://[a-z0-9.-]+\.[a-z]+(/[\w./~+-]*)?(#[\w-]+)?")
+LARGE = shutil.ignore_patterns("exp", "exp_*", "dump", "data", "downloads", "utils")  # not part of the site
 RESULT = re.compile(r"(?P<wer>\d+\.\d(?: ± \d+\.\d)?)(?: \((?P<errors>\d+)\))?")
+
+
+def build(checkout: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site as `make docs` does; with --quiet, --strict would let warnings pass."""
+    pytest.importorskip("mkdocs", reason="MkDocs is not installed: `make install` does")
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=checkout,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("mkdocs", reason="MkDocs is not installed: `make install` does")
     folder = tmp_path_factory.mktemp("site")
-    result = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
-        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+    result = build(ROOT, folder)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "--quiet" not in (ROOT / "Makefile").read_text().partition("docs:")[2].partition("\n\n")[0]
     return folder
+
+
+@pytest.mark.parametrize("link", ["concepts.md#no-such-heading", "no_such_page.md"])
+def test_a_broken_link_between_pages_is_an_error(link: str, tmp_path: Path) -> None:
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("docs", "tools", "egs/an4/kd1", "bench/rnnt"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=LARGE)
+    page = tmp_path / "docs" / "quickstart.md"
+    page.write_text(f"{page.read_text()}\n[broken]({link})\n")
+    result = build(tmp_path, tmp_path / "site")
+    assert result.returncode != 0 and link.rpartition("#")[2] in result.stderr
 
 
 def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pages import PAGES, ROOT, Block, blocks, prose
 
 from espnet_kd import __main__ as cli
-from espnet_kd.__main__ import COMMANDS
+from espnet_kd.command_line import COMMANDS
 from espnet_kd.config import parse_yaml
 from espnet_kd.errors import UserError
 from espnet_kd.methods import registered
@@ -107,7 +107,7 @@ def test_a_shell_block_uses_commands_and_options_that_exist(block: Block, tmp_pa
 
 def check_command(words: list[str]) -> None:
     name, *rest = words
-    module, _, function = COMMANDS[name][0].partition(":")
+    module, _, function = COMMANDS[name].module.partition(":")
     with pytest.raises(Parsed):
         getattr(importlib.import_module(module), function or "main")(rest)
 
@@ -145,18 +145,20 @@ def test_a_python_block_runs(block: Block) -> None:
 
 def known_options() -> Iterator[str]:
     """Every option of every command, of kd.sh and of the recipes."""
-    for module, _, function in (COMMANDS[name][0].partition(":") for name in COMMANDS):
+    for module, _, function in (command.module.partition(":") for command in COMMANDS.values()):
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             getattr(importlib.import_module(module), function or "main")(["--help"])
         yield from re.findall(r"--([a-z]\w*)", out.getvalue())
     for file in ROOT.glob("egs/*/kd1/*.sh"):
         yield from re.findall(r"^([a-z]\w*)=", file.read_text(), re.MULTILINE)
+    for file in ROOT.glob("tools/*.sh"):
+        yield from re.findall(r"--([a-z]\w*)", file.read_text())
     yield from (*ASR_SH, *vars(ASRDistillationTask.get_parser().parse_args([])))
 
 
 def test_names_in_the_text_exist() -> None:
-    options = set(known_options()) | {"help", "task", "no-deps", "stop-stage"}
+    options = set(known_options()) | {"help", "debug", "task", "no-deps", "stop-stage"}
     for page in PAGES:
         inline = re.findall(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)", prose(page))
         for code in inline:
