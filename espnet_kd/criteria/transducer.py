@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from espnet_kd.criteria.criterion import Criterion, Reduction, check_choice, check_positive, check_size
-from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, rnnt_distillation
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, rnnt_distillation
 from espnet_kd.rnnt.kinds import RENAMED, Kind, check_kind
 
 PerNodes = Literal["nodes"]
@@ -77,7 +77,7 @@ class TransducerKL(Criterion):
             )
 
     def forward(  # type: ignore[override]  # a lattice is no tensor
-        self, student: Joint, target: Joint | CollapsedTargets | PathTargets, mask: Transcript
+        self, student: Joint, target: Joint | CollapsedTargets | OneBestTargets, mask: Transcript
     ) -> Tensor:
         """KL alone, a scalar; see `with_task`."""
         return self.with_task(student, target, mask, rnnt_weight=None, kd_weight=1.0).loss
@@ -85,7 +85,7 @@ class TransducerKL(Criterion):
     def with_task(
         self,
         student: Joint,
-        target: Joint | CollapsedTargets | PathTargets,
+        target: Joint | CollapsedTargets | OneBestTargets,
         mask: Transcript,
         rnnt_weight: float | None,
         kd_weight: float | None,

@@ -12,7 +12,7 @@ from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.data.contents import of_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table, table_files
-from espnet_kd.rnnt import Joint, PathTargets
+from espnet_kd.rnnt import Joint, OneBestTargets
 from espnet_kd.targets.format import Manifest, OutputLayer, Tap, checksum, tokens_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
@@ -147,9 +147,9 @@ def rate_of(experiments: Sequence[Experiment]) -> int:
     return next((e.rate for e in experiments if e.rate is not None), DEFAULT_RATE)
 
 
-def _lattice_tap(values: Joint | PathTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
+def _lattice_tap(values: Joint | OneBestTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
     """What the kind needs; all but two need the whole lattice, which its projected outputs stand for."""
-    criterion, ensemble = term.build(), isinstance(values, PathTargets)
+    criterion, ensemble = term.build(), isinstance(values, OneBestTargets)
     size = values.tokens.shape[-1] if ensemble else values.classes
     if criterion.kind == "collapsed":
         return Tap("collapsed", size, 0, criterion.temperature, number)

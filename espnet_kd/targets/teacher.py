@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses, top_classes
 from espnet_kd.errors import UserError
-from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, collapsed_targets, path_targets
-from espnet_kd.rnnt.alignment import Path
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_targets, one_best_targets
+from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers.taps import Targets
@@ -35,7 +35,7 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
     with np.errstate(over="ignore"):  # the writer refuses what is not finite
         if isinstance(targets.values, Joint):
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
-        if isinstance(targets.values, PathTargets):
+        if isinstance(targets.values, OneBestTargets):
             return _path_rows(targets.values, tap)
         values = targets.values[0, : int(targets.lengths[0])].float()
         rows = np.zeros(len(values), tap.row)
@@ -60,12 +60,13 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]
         rows = np.zeros(log_probs.shape[0] * log_probs.shape[1], tap.row)
         rows["log_probs"] = log_probs.clamp(min=LOG_ZERO).flatten(0, 1).cpu().numpy()
         return rows
-    return _path_rows(path_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
+    return _path_rows(one_best_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
 
 
-def _path_rows(found: PathTargets, tap: Tap) -> NDArray[Any]:
-    rows = np.zeros(found.path.lengths[0], tap.row)
-    columns = {"frame": found.path.frames, "row": found.path.rows, "tokens": found.tokens[..., : tap.k]}
+def _path_rows(found: OneBestTargets, tap: Tap) -> NDArray[Any]:
+    rows = np.zeros(found.alignment.lengths[0], tap.row)
+    nodes = found.alignment
+    columns = {"frame": nodes.frames, "row": nodes.rows, "tokens": found.tokens[..., : tap.k]}
     columns["log_probs"] = found.log_probs[..., : tap.k].clamp(min=LOG_ZERO)
     for name, column in columns.items():
         rows[name] = column[0, : len(rows)].cpu().numpy()
@@ -103,8 +104,8 @@ def to_targets(
 
     positions = [len(r) for r in rows]
     if tap.kind == "path":  # frames + labels nodes
-        path = Path(tensor("frame", np.int64), tensor("row", np.int64), tuple(positions))
-        stored = PathTargets(path, tensor("tokens", np.int64), tensor("log_probs", np.float32))
+        alignment = Alignment(tensor("frame", np.int64), tensor("row", np.int64), tuple(positions))
+        stored = OneBestTargets(alignment, tensor("tokens", np.int64), tensor("log_probs", np.float32))
         frames = [p - count for p, count in zip(positions, labels, strict=True)]
         return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
     lengths = torch.tensor(positions, device=device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import CTC_PARTS, ctc_layer, decoder_prefix, encode
-from espnet_kd.rnnt import path_targets
+from espnet_kd.rnnt import one_best_targets
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
 
@@ -108,7 +108,7 @@ class OnlineTeacher:
         first, *others = (replace(m.values, enc=m.values.enc[:, :length]) for m in members)
         batch = (first, text, lengths, text_lengths)
         options = {"k": first.classes, "temperature": temperature, "others": others, "mean": self._mean}
-        return Targets(path_targets(*batch, **options), lengths)
+        return Targets(one_best_targets(*batch, **options), lengths)
 
     def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
         """Refuse members that give other numbers of positions, (B,) each, for the same speech."""

@@ -21,7 +21,7 @@ from espnet_kd.host.models import (
     predicted,
     skipped_by,
 )
-from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, joint_of
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, joint_of
 
 # Two models may round the number of frames differently; more than this is another frame rate.
 MAX_FRAME_DIFFERENCE = 2
@@ -41,7 +41,7 @@ class Targets:
         utterances: B ids; None where they are not known.
     """
 
-    values: Tensor | TopClasses | Joint | CollapsedTargets | PathTargets
+    values: Tensor | TopClasses | Joint | CollapsedTargets | OneBestTargets
     lengths: Tensor
     utterances: Sequence[str] | None = None
 
