@@ -21,7 +21,7 @@ from espnet_kd.criteria import build_criterion
 from espnet_kd.files import fingerprint
 from espnet_kd.methods.distilled import Method, distil
 from espnet_kd.schedule import Schedule
-from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, text_checksum, write_shard
+from espnet_kd.targets.format import Manifest, ShardEntry, TapFormat, TargetRecord, text_checksum, write_shard
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.options import Term
@@ -42,7 +42,7 @@ def main() -> bool:
 
 
 def _container(folder: Path) -> bool:
-    taps = {"ctc.ctc_lo": Tap("topk", WORDPIECES, K), "decoder": Tap("topk", WORDPIECES, K)}
+    taps = {"ctc.ctc_lo": TapFormat("topk", WORDPIECES, K), "decoder": TapFormat("topk", WORDPIECES, K)}
     records = make_records(taps, {"ctc.ctc_lo": FRAME_RATE, "decoder": TOKEN_RATE})
     started = time.perf_counter()
     store = write(folder / "store", records, taps)
@@ -63,7 +63,7 @@ def _container(folder: Path) -> bool:
 
 
 def _row(
-    name: str, folder: Path, seconds: float, read: Callable[[str], Any], records: list[Record]
+    name: str, folder: Path, seconds: float, read: Callable[[str], Any], records: list[TargetRecord]
 ) -> list[str]:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     hours = sum(record.samples for record in records) / SAMPLE_RATE / 3600
@@ -76,12 +76,12 @@ def _row(
 
 
 def make_records(
-    taps: dict[str, Tap], rates: dict[str, float], count: int = UTTERANCES, seconds: float = SECONDS
-) -> list[Record]:
+    taps: dict[str, TapFormat], rates: dict[str, float], count: int = UTTERANCES, seconds: float = SECONDS
+) -> list[TargetRecord]:
     """Random targets."""
     random = np.random.default_rng(0)
     return [
-        Record(
+        TargetRecord(
             f"sw{i:06d}-{i * 37 % 1000000:06d}", int(seconds * SAMPLE_RATE), None,
             {path: _rows(round(seconds * rates[path]), tap, random) for path, tap in taps.items()},
         )
@@ -89,7 +89,7 @@ def make_records(
     ]  # fmt: skip
 
 
-def _rows(count: int, tap: Tap, random: np.random.Generator) -> NDArray[Any]:
+def _rows(count: int, tap: TapFormat, random: np.random.Generator) -> NDArray[Any]:
     rows = np.zeros(count, tap.row)
     rows["tokens"] = random.permuted(np.tile(np.arange(tap.size), (count, 1)), axis=1)[:, : tap.k]
     p = random.dirichlet(np.full(tap.k, 0.3), count)
@@ -98,7 +98,7 @@ def _rows(count: int, tap: Tap, random: np.random.Generator) -> NDArray[Any]:
 
 
 def write(
-    folder: Path, records: list[Record], taps: dict[str, Tap], probe: dict[str, int] | None = None
+    folder: Path, records: list[TargetRecord], taps: dict[str, TapFormat], probe: dict[str, int] | None = None
 ) -> Store:
     """A store of these records."""
     entries = []
@@ -112,7 +112,7 @@ def write(
     return Store(folder)
 
 
-def write_ark(folder: Path, records: list[Record]) -> Callable[[str], Any]:
+def write_ark(folder: Path, records: list[TargetRecord]) -> Callable[[str], Any]:
     """The same rows by kaldiio, one ark and one scp for each tap; returns what reads an utterance."""
     folder.mkdir()
     for tap in records[0].rows:
@@ -134,7 +134,7 @@ def _step(folder: Path) -> bool:
     with torch.no_grad():
         frames = int(student.encode(data["speech"], data["speech_lengths"])[1].max())
     rates = {"ctc.ctc_lo": frames / seconds, "decoder": TOKENS_PER_SECOND + 1 / seconds}
-    taps = {path: Tap("topk", len(TOKENS), K) for path in TAP_PATHS}
+    taps = {path: TapFormat("topk", len(TOKENS), K) for path in TAP_PATHS}
     made = make_records(taps, rates, utterances, seconds)
     texts = data["text"].tolist()
     store = write(

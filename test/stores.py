@@ -6,23 +6,25 @@ from pathlib import Path
 import numpy as np
 
 from espnet_kd.files import fingerprint
-from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, text_checksum, write_shard
+from espnet_kd.targets.format import Manifest, ShardEntry, TapFormat, TargetRecord, text_checksum, write_shard
 from espnet_kd.targets.store import Store
 
-TAPS = {"ctc.ctc_lo": Tap("topk", 40, 4), "encoder": Tap("values", 6)}
+TAPS = {"ctc.ctc_lo": TapFormat("topk", 40, 4), "encoder": TapFormat("values", 6)}
 NAMES = ["u10", "u11", "u12", "u13", "u14"]
 
 
-def records(taps=TAPS, names: Sequence[str] = NAMES) -> list[Record]:
+def records(taps=TAPS, names: Sequence[str] = NAMES) -> list[TargetRecord]:
     """Utterances of 3, 4, ... frames."""
     random = np.random.default_rng(0)
     return [
-        Record(utt, 1000 + i, text_checksum([i]), {t: rows(3 + i, tap, random) for t, tap in taps.items()})
+        TargetRecord(
+            utt, 1000 + i, text_checksum([i]), {t: rows(3 + i, tap, random) for t, tap in taps.items()}
+        )
         for i, utt in enumerate(names)
     ]
 
 
-def rows(count: int, tap: Tap, random) -> np.ndarray:
+def rows(count: int, tap: TapFormat, random) -> np.ndarray:
     """Random targets."""
     found = np.zeros(count, tap.row)
     if tap.kind == "values":
@@ -34,7 +36,7 @@ def rows(count: int, tap: Tap, random) -> np.ndarray:
     return found
 
 
-def make(directory: Path, chosen: Sequence[Record] | None = None, taps=TAPS) -> Store:
+def make(directory: Path, chosen: Sequence[TargetRecord] | None = None, taps=TAPS) -> Store:
     """A store of two shards."""
     chosen = records() if chosen is None else chosen
     half = len(chosen) // 2

@@ -167,7 +167,7 @@ class Distillation:
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
         if not self.kd_teacher_follows:
             self.kd_targets = method.teacher.targets(*theirs)
-        with method.taps.listening():
+        with method.taps.recording():
             loss, stats, weight = super().forward(*batch, **kwargs)
         targets = self.kd_targets
         if self.kd_teacher_follows:

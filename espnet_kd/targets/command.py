@@ -26,7 +26,7 @@ from espnet_kd.targets.format import (
     Manifest,
     Number,
     ShardEntry,
-    Tap,
+    TapFormat,
     audio_checksum,
     damage,
     read_index,
@@ -187,14 +187,14 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     Raises:
         UserError: the store is of another version of espnet_kd.
     """
-    from espnet_kd.targets.format import MANIFEST, OtherFormat
+    from espnet_kd.targets.format import MANIFEST, OtherFormatError
     from espnet_kd.targets.plan import mismatch, unserved
 
     if not (directory / MANIFEST).exists():
         return None
     try:
         store = Store(directory)
-    except OtherFormat:
+    except OtherFormatError:
         raise
     except UserError:  # its shards may be whole: the manifest is written again
         return None
@@ -210,7 +210,7 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     return store if whole and same and fits else None
 
 
-def _incomplete(path: Path, taps: Mapping[str, Tap]) -> bool:
+def _incomplete(path: Path, taps: Mapping[str, TapFormat]) -> bool:
     """True if a shard lacks its index or a part of its rows."""
     try:
         return any(damage(path, read_index(path / INDEX, list(taps)), taps))

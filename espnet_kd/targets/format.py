@@ -20,7 +20,7 @@ Number = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
-class Tap:
+class TapFormat:
     """How the values at one tap are kept.
 
     Attributes:
@@ -101,7 +101,7 @@ MANIFEST = "manifest.json"
 FORMAT = 2  # 1 had no checksums of audio
 
 
-class OtherFormat(UserError):
+class OtherFormatError(UserError):
     """A store is of another version of espnet_kd."""
 
 
@@ -135,7 +135,7 @@ class Manifest:
     teachers: tuple[dict[str, Any], ...]
     tokens: str
     settings: dict[str, Any]
-    taps: dict[str, Tap]
+    taps: dict[str, TapFormat]
     probe: dict[str, int]
     rate: int
     shards: tuple[ShardEntry, ...] = ()
@@ -180,7 +180,7 @@ def read_manifest(directory: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(damaged) from None
     if kept != FORMAT:
-        raise OtherFormat(
+        raise OtherFormatError(
             f"{path} is of format {kept}, this version reads {FORMAT}: remove {directory} and make the store "
             "again"
         )
@@ -190,7 +190,7 @@ def read_manifest(directory: Path) -> Manifest:
             "repeat the command that made the store"
         )
     try:
-        content["taps"] = {name: Tap(**tap) for name, tap in content["taps"].items()}
+        content["taps"] = {name: TapFormat(**tap) for name, tap in content["taps"].items()}
         content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
         manifest = Manifest(**{**content, "teachers": tuple(content["teachers"])})
         sizes = [tap.row.itemsize for tap in manifest.taps.values()]
@@ -215,7 +215,7 @@ INDEX = "index.jsonl"
 
 
 @dataclass(frozen=True)
-class Record:
+class TargetRecord:
     """Targets of one utterance.
 
     Attributes:
@@ -233,14 +233,14 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """Where the rows of one utterance are.
 
     Attributes:
         start: number of its first row, by tap.
         rows: how many, by tap.
         crc: CRC-32 of their bytes, by tap.
-        audio: as in ``Record``.
+        audio: as in ``TargetRecord``.
     """
 
     utt: str
@@ -262,7 +262,7 @@ def audio_checksum(samples: NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
 
 
-def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) -> None:
+def write_shard(path: Path, records: Iterable[TargetRecord], taps: Mapping[str, TapFormat]) -> None:
     """Write utterances, sorted by id, into a directory; one that is there already is left alone.
 
     Raises:
@@ -289,7 +289,9 @@ def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) 
         fsync(*temporary.iterdir())
 
 
-def damage(directory: Path, entries: Mapping[str, Entry], taps: Mapping[str, Tap]) -> Iterator[str]:
+def damage(
+    directory: Path, entries: Mapping[str, IndexEntry], taps: Mapping[str, TapFormat]
+) -> Iterator[str]:
     """What is wrong with a shard's files, a line each: missing, or not as long as its index says."""
     for name, tap in taps.items():
         expected = sum(e.rows[name] for e in entries.values()) * tap.row.itemsize
@@ -299,7 +301,7 @@ def damage(directory: Path, entries: Mapping[str, Entry], taps: Mapping[str, Tap
             yield f"{path} {'is missing' if size < 0 else f'has {size} bytes, not {expected}'}"
 
 
-def check_finite(record: Record, path: str, tap: Tap) -> None:
+def check_finite(record: TargetRecord, path: str, tap: TapFormat) -> None:
     """Refuse what is not a number or became infinite.
 
     Raises:
@@ -314,20 +316,20 @@ def check_finite(record: Record, path: str, tap: Tap) -> None:
             )
 
 
-def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
+def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
     """The index of a shard, by utterance.
 
     Raises:
         UserError: it cannot be read, a line is not one of ours, or an utterance is there twice.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, IndexEntry] = {}
     end = dict.fromkeys(taps, 0)
     for number, text in enumerate(read_lines(path), 1):
         try:
             line = json.loads(text)
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
             utt = line["utt"]
-            entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
+            entry = IndexEntry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
             twice = utt in entries
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None

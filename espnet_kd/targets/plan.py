@@ -13,7 +13,7 @@ from espnet_kd.data.contents import of_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table, table_files
 from espnet_kd.rnnt import Joint, OneBestTargets
-from espnet_kd.targets.format import Manifest, OutputLayer, Tap, checksum, tokens_checksum
+from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.experiment import Experiment, find_checkpoint, load_experiment, read_config
@@ -37,7 +37,7 @@ PATH_CLASSES = 8  # along the alignment of a transducer, unless teacher.k says o
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """A store that is wanted.
 
     Attributes:
@@ -51,7 +51,7 @@ class Plan:
 
     teacher: TeacherOptions
     terms: list[TermOptions]
-    taps: dict[str, Tap]
+    taps: dict[str, TapFormat]
     probe: dict[str, int]
     tokens: list[str]
     rate: int
@@ -66,7 +66,7 @@ class Plan:
             for d, w in zip(directories, weights, strict=True)
         ]
 
-    def settings(self, data: "Data", device: str) -> dict[str, Any]:
+    def settings(self, data: "SourceData", device: str) -> dict[str, Any]:
         """Everything that the targets depend on; files by their content."""
         return {
             "teachers": self.identities(),
@@ -79,12 +79,12 @@ class Plan:
         }
 
 
-def needs_text(taps: Mapping[str, Tap]) -> bool:
+def needs_text(taps: Mapping[str, TapFormat]) -> bool:
     """True if a tap depends on the transcript."""
     return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
 
 
-def plan(args: argparse.Namespace) -> Plan:
+def plan(args: argparse.Namespace) -> StorePlan:
     """What a configuration of training asks for.
 
     Raises:
@@ -119,7 +119,7 @@ def plan(args: argparse.Namespace) -> Plan:
     positions = {path: int(seen[path].lengths.max()) for path in paths}
     joints = [seen[path].values for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
-    return Plan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
+    return StorePlan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
 
 
 def load(options: TeacherOptions) -> list[Experiment]:
@@ -147,15 +147,15 @@ def rate_of(experiments: Sequence[Experiment]) -> int:
     return next((e.rate for e in experiments if e.rate is not None), DEFAULT_RATE)
 
 
-def _lattice_tap(values: Joint | OneBestTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
+def _lattice_tap(values: Joint | OneBestTargets, term: TermOptions, k: int | None, number: Any) -> TapFormat:
     """What the kind needs; all but two need the whole lattice, which its projected outputs stand for."""
     criterion, ensemble = term.build(), isinstance(values, OneBestTargets)
     size = values.tokens.shape[-1] if ensemble else values.classes
     if criterion.kind == "collapsed":
-        return Tap("collapsed", size, 0, criterion.temperature, number)
+        return TapFormat("collapsed", size, 0, criterion.temperature, number)
     if criterion.kind == "one_best":
-        return Tap("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
-    return Tap("joint", values.enc.shape[-1], number=number)
+        return TapFormat("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
+    return TapFormat("joint", values.enc.shape[-1], number=number)
 
 
 def _output_layer(joint: Joint) -> OutputLayer:
@@ -181,7 +181,7 @@ def _tap(
     number: Any,
     temperatures: Mapping[str, float],
     ensemble: bool,
-) -> Tap:
+) -> TapFormat:
     """Classes if every criterion at the tap needs no more than them, else values as they are."""
     here = [t for t in terms if t.term.teacher_tap == path]
     if path == LATTICE:
@@ -190,17 +190,17 @@ def _tap(
     needed = [t.build().k for t in here]
     softened = {t.build().temperature for t in here if t.build().temperature is not None}
     if not here or None in needed or len(softened) > 1:
-        return Tap("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
+        return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)
     if k is not None and k < most:
         raise UserError(f"teacher: k is {k}, but a criterion at {path} needs {most} classes")
     if most > size:
         raise UserError(f"a criterion at {path} needs {most} classes, the teacher has {size}")
-    return Tap("topk", size, min(k or most, size), softened.pop(), number)
+    return TapFormat("topk", size, min(k or most, size), softened.pop(), number)
 
 
 @dataclass(frozen=True)
-class Data:
+class SourceData:
     """Formatted data directories.
 
     Attributes:
@@ -223,7 +223,7 @@ class Data:
         ]
 
 
-def read_data(paths: Sequence[Path], with_text: bool) -> Data:
+def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
     """Read data directories that stages 3 and 4 made.
 
     Raises:
@@ -240,7 +240,7 @@ def read_data(paths: Sequence[Path], with_text: bool) -> Data:
             if utt in found:
                 raise UserError(f"{source.path}/wav.scp: {utt} is in another --data, too")
             found[utt] = (wav, texts.get(utt, ""))
-    return Data(sources, found)
+    return SourceData(sources, found)
 
 
 def frontend(directory: Path) -> str:
@@ -329,7 +329,7 @@ def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[st
     return None
 
 
-def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> str | None:
+def _unserved_term(taps: Mapping[str, TapFormat], t: TermOptions, ensemble: bool) -> str | None:
     tap, criterion = taps[t.term.teacher_tap], t.build()
     softened = tap.kind not in ("values", "joint") or ensemble
     if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):

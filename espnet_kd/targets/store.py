@@ -15,12 +15,12 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
 from espnet_kd.targets.format import (
     INDEX,
-    Entry,
+    IndexEntry,
     Manifest,
     OutputLayer,
-    Record,
     ShardEntry,
-    Tap,
+    TapFormat,
+    TargetRecord,
     check_finite,
     damage,
     read_index,
@@ -72,7 +72,7 @@ class Store:
         """
         return read_output_layer(self.directory, self.manifest.output_layer)
 
-    def entries(self, shard: ShardEntry) -> dict[str, Entry]:
+    def entries(self, shard: ShardEntry) -> dict[str, IndexEntry]:
         """The index of a shard.
 
         Raises:
@@ -84,7 +84,7 @@ class Store:
         """The first utterance that is not there."""
         return next((utt for utt in utterances if utt not in self), None)
 
-    def read(self, utt: str, taps: Iterable[str] | None = None) -> Record:
+    def read(self, utt: str, taps: Iterable[str] | None = None) -> TargetRecord:
         """The targets of an utterance at some taps; all of them by default.
 
         Raises:
@@ -99,9 +99,9 @@ class Store:
             )
         chosen = self.taps if taps is None else taps
         rows = {tap: self._rows(shard, entry, tap) for tap in chosen}
-        return Record(utt, entry.samples, entry.text, rows, entry.audio)
+        return TargetRecord(utt, entry.samples, entry.text, rows, entry.audio)
 
-    def _rows(self, shard: ShardEntry, entry: Entry, tap: str) -> NDArray[Any]:
+    def _rows(self, shard: ShardEntry, entry: IndexEntry, tap: str) -> NDArray[Any]:
         row = self.manifest.taps[tap].row
         file = self._file(shard.name, tap)
         length = entry.rows[tap] * row.itemsize
@@ -119,7 +119,7 @@ class Store:
         place = bisect_right(self._firsts, utt) - 1
         return self.manifest.shards[place] if place >= 0 else None
 
-    def _read_index(self, shard: ShardEntry) -> dict[str, Entry]:
+    def _read_index(self, shard: ShardEntry) -> dict[str, IndexEntry]:
         path = self.directory / shard.name / INDEX
         if fingerprint(path) != shard.index:
             raise UserError(f"{path} is damaged: its checksum is wrong; {self._again(shard)}")
@@ -189,14 +189,14 @@ def _problems(store: Store, utt: str) -> Iterator[str]:
             yield f"{store.directory}: utterance {utt} at {tap}: {problem}"
 
 
-def _problem(record: Record, path: str, tap: Tap) -> str | None:
+def _problem(record: TargetRecord, path: str, tap: TapFormat) -> str | None:
     rows = record.rows[path]
     if not len(rows):
         return "has no position"
     if tap.kind in ("values", "joint"):
         return None
-    if kept_mass(rows).max() > 1 + ROUNDING:
-        return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"
+    if coverage_of(rows).max() > 1 + ROUNDING:
+        return f"keeps a mass of {coverage_of(rows).max():.3f}, more than 1"
     if tap.kind == "collapsed":
         return None
     if int(rows["tokens"].max()) >= tap.size:
@@ -207,7 +207,7 @@ def _problem(record: Record, path: str, tap: Tap) -> str | None:
     return None
 
 
-def kept_mass(rows: NDArray[Any]) -> NDArray[np.float64]:
+def coverage_of(rows: NDArray[Any]) -> NDArray[np.float64]:
     """(P,) sum of the kept probabilities; of collapsed ones 1."""
     mass: NDArray[np.float64] = np.exp(rows["log_probs"].astype(np.float64)).sum(-1)
     return mass

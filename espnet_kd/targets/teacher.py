@@ -13,7 +13,7 @@ from espnet_kd.criteria import TopClasses, top_classes
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_targets, one_best_targets
 from espnet_kd.rnnt.alignment import Alignment
-from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum
+from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers.taps import Targets
 
@@ -21,7 +21,7 @@ LOG_ZERO = -1e4  # nats; stands for log 0, which is not finite
 OutputLayer = tuple[Tensor, Tensor, str]  # weight, bias and activation, as in rnnt.Joint
 
 
-def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[Any]:
+def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDArray[Any]:
     """What is kept of one utterance.
 
     Args:
@@ -47,7 +47,7 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
     return rows
 
 
-def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]) -> NDArray[Any]:
+def _lattice_rows(joint: Joint, lengths: Tensor, tap: TapFormat, tokens: Sequence[int]) -> NDArray[Any]:
     if tap.kind == "joint":
         projected = torch.cat([joint.enc[0, : int(lengths[0])], joint.dec[0, : len(tokens) + 1]])
         rows = np.zeros(len(projected), tap.row)
@@ -63,7 +63,7 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]
     return _path_rows(one_best_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
 
 
-def _path_rows(found: OneBestTargets, tap: Tap) -> NDArray[Any]:
+def _path_rows(found: OneBestTargets, tap: TapFormat) -> NDArray[Any]:
     rows = np.zeros(found.alignment.lengths[0], tap.row)
     nodes = found.alignment
     columns = {"frame": nodes.frames, "row": nodes.rows, "tokens": found.tokens[..., : tap.k]}
@@ -75,7 +75,7 @@ def _path_rows(found: OneBestTargets, tap: Tap) -> NDArray[Any]:
 
 def to_targets(
     rows: Sequence[NDArray[Any]],
-    tap: Tap,
+    tap: TapFormat,
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int] = (),
@@ -193,7 +193,7 @@ class StoredTeacher:
             for tap in self.taps
         }
 
-    def _check_audio(self, records: Sequence[Record], speech: Tensor, lengths: Tensor) -> None:
+    def _check_audio(self, records: Sequence[TargetRecord], speech: Tensor, lengths: Tensor) -> None:
         """Compare the samples (B, N) with those that the targets were made of, the first time of each.
 
         Raises:

@@ -19,8 +19,8 @@ from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import preprocessing
 from espnet_kd.parallel import Shard, device_of_worker
-from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum, write_shard
-from espnet_kd.targets.plan import Data, needs_text
+from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum, write_shard
+from espnet_kd.targets.plan import SourceData, needs_text
 from espnet_kd.targets.teacher import to_rows
 from espnet_kd.teachers.experiment import load_experiment, read_config, with_absolute_paths
 from espnet_kd.teachers.online import OnlineTeacher
@@ -33,12 +33,12 @@ _ONE_AT_A_TIME = threading.Lock()  # taps keep what they saw in themselves
 
 
 @dataclass(frozen=True)
-class Spec:
+class WorkerSpec:
     """What a worker has to know.
 
     Attributes:
         teacher: its directories are absolute.
-        taps: JSON of ``Tap`` by path.
+        taps: JSON of ``TapFormat`` by path.
         rate: Hz of the speech.
         device: "cpu" or "cuda".
     """
@@ -49,12 +49,12 @@ class Spec:
     device: str
 
 
-def spec(teacher: TeacherOptions, taps: Mapping[str, Tap], rate: int, device: str) -> Spec:
+def spec(teacher: TeacherOptions, taps: Mapping[str, TapFormat], rate: int, device: str) -> WorkerSpec:
     """A specification that can be sent to a worker and compared."""
-    return Spec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
+    return WorkerSpec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
 
 
-def work(shard: Shard, spec: Spec) -> Shard:
+def work(shard: Shard, spec: WorkerSpec) -> Shard:
     """Write a shard; workers keep the teachers that they loaded for the next one."""
     with _ONE_AT_A_TIME:
         observer = load(spec)
@@ -64,7 +64,7 @@ def work(shard: Shard, spec: Spec) -> Shard:
 
 
 @lru_cache(maxsize=1)
-def load(spec: Spec) -> "Observer":
+def load(spec: WorkerSpec) -> "Observer":
     """The teachers of a specification."""
     torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
     return Observer(spec)
@@ -73,16 +73,16 @@ def load(spec: Spec) -> "Observer":
 class Observer:
     """Targets of an utterance. Alone in its batch, so that they do not depend on any other."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self.taps = {path: Tap(**tap) for path, tap in json.loads(spec.taps).items()}
+        self.taps = {path: TapFormat(**tap) for path, tap in json.loads(spec.taps).items()}
         self.device = device_of_worker(spec.device)
         self.teacher = build_teacher(spec.teacher, self.taps)
         directory = Path(spec.teacher.directories[0])
         self.preprocess = build_preprocess(directory)
         self.needs_text = needs_text(self.taps)
 
-    def __call__(self, utt: str, wav: str, text: str) -> Record:
+    def __call__(self, utt: str, wav: str, text: str) -> TargetRecord:
         """Run on one utterance.
 
         Args:
@@ -98,7 +98,7 @@ class Observer:
         waveform, tokens, seen = self.observe(utt, wav, text, speech)
         rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
         checksum = text_checksum(tokens) if self.needs_text else None
-        return Record(utt, len(waveform), checksum, rows, audio)
+        return TargetRecord(utt, len(waveform), checksum, rows, audio)
 
     def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
         """Samples (N,) of an utterance as its file has them."""
@@ -133,7 +133,7 @@ class Observer:
         return found["speech"], tokens[0].tolist(), seen
 
 
-def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTeacher:
+def build_teacher(options: TeacherOptions, taps: Mapping[str, TapFormat]) -> OnlineTeacher:
     """The teachers of a configuration, tapped for a store."""
     experiments = [load_experiment(directory, options.checkpoint) for directory in options.directories]
     temperatures = {path: tap.temperature for path, tap in taps.items()}
@@ -152,7 +152,7 @@ MARGIN = 1.1  # of free disk
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """For all utterances, on one worker."""
 
     size: float
@@ -163,7 +163,7 @@ class Estimate:
         return f"{megabytes(self.size)}, {duration(self.seconds / workers)} with {workers} workers"
 
 
-def estimate(data: Data, observer: Observer) -> Estimate:
+def estimate(data: SourceData, observer: Observer) -> CostEstimate:
     """Measure a few utterances."""
     names = sorted(data.utterances)
     chosen = names[:: -(-len(names) // SAMPLE)]
@@ -173,7 +173,7 @@ def estimate(data: Data, observer: Observer) -> Estimate:
         record = observer(utt, *data.utterances[utt])
         size += INDEX_BYTES + sum(rows.nbytes for rows in record.rows.values())
     scale = len(names) / len(chosen)
-    return Estimate(size * scale, (time.perf_counter() - started) * scale)
+    return CostEstimate(size * scale, (time.perf_counter() - started) * scale)
 
 
 def check_room(directory: Path, size: float) -> None:

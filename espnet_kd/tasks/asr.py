@@ -17,12 +17,12 @@ from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.tasks.mixed_batches import MixedBatches
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.teachers.experiment import naming_stand_in
-from espnet_kd.teachers.speech import TeacherSpeech
+from espnet_kd.teachers.speech import TeacherSpeechTask
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
 
 
-class ASRDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTask):
+class ASRDistillationTask(Workers, TeacherSpeechTask, MixedBatches, ASRTask):
     """Students of stock ESPnet with CTC, attention or both, and hybrids, distilled from stock experiments.
 
     Without our options it trains the stock model. Both may have an encoder of ours.
@@ -62,7 +62,7 @@ class ASRDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTask):
         return with_peers(model, args, super().build_model)
 
 
-class TransducerDistillationTask(Workers, TeacherSpeech, MixedBatches, ASRTransducerTask):
+class TransducerDistillationTask(Workers, TeacherSpeechTask, MixedBatches, ASRTransducerTask):
     """Transducers of stock ESPnet, distilled from stock ESPnet experiments.
 
     Without our options it trains the stock model, with the RNN-T loss of espnet_kd.rnnt: no other package

@@ -28,7 +28,7 @@ from espnet_kd.methods.mutual import MutualLearning, suffix
 from espnet_kd.methods.mutual_options import OF_ANOTHER_PEER, peer_files, train_apart
 from espnet_kd.methods.own import keep_apart, load_own, peer_models, saved_tensors, without_own
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
-from espnet_kd.teachers.short import Batches
+from espnet_kd.teachers.short import TrackedBatches
 
 BACKUP = "checkpoint.previous.pth"
 LEFT_OVER = re.compile(r"\.(checkpoint(\.previous)?|latest|\d+epoch|\w+\.\w+\.best)\.pth(\.\w+\.pth)?")
@@ -103,7 +103,7 @@ class ResumableTrainer(Trainer):
                 shutil.copyfile(checkpoint, temporary)
             if isinstance(getattr(model, "module", model), MutualLearning):
                 _save_peers(options)
-        with Batches(iterator).naming(model) as batches:
+        with TrackedBatches(iterator).naming(model) as batches:
             invalid = super().train_one_epoch(
                 model=model,
                 iterator=batches,
@@ -117,7 +117,7 @@ class ResumableTrainer(Trainer):
     @classmethod
     def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
         """Validate, with the names of utterances that are too short."""
-        with Batches(iterator).naming(model) as batches:
+        with TrackedBatches(iterator).naming(model) as batches:
             super().validate_one_epoch(model=model, iterator=batches, **kwargs)
 
 

@@ -10,7 +10,7 @@ import pytest
 from stores import NAMES, TAPS, make, records
 
 from espnet_kd.errors import UserError
-from espnet_kd.targets.format import Tap, text_checksum, write_shard
+from espnet_kd.targets.format import TapFormat, text_checksum, write_shard
 from espnet_kd.targets.store import Store, verify
 
 
@@ -28,7 +28,7 @@ def test_any_utterance_in_any_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("classes", "size"), [(256, 1), (257, 2), (65536, 2), (65537, 4)])
 def test_a_class_takes_as_many_bytes_as_the_vocabulary_needs(classes: int, size: int) -> None:
-    assert Tap("topk", classes, 8).row.itemsize == 8 * (size + 2)
+    assert TapFormat("topk", classes, 8).row.itemsize == 8 * (size + 2)
 
 
 def test_a_moved_store_is_the_same_and_may_be_read_only(tmp_path: Path) -> None:

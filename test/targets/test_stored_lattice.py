@@ -12,9 +12,9 @@ from espnet_kd.targets.format import (
     OUTPUT_LAYER,
     Manifest,
     OutputLayer,
-    Record,
     ShardEntry,
-    Tap,
+    TapFormat,
+    TargetRecord,
     text_checksum,
     write_output_layer,
     write_shard,
@@ -40,12 +40,12 @@ def lattice(seed: int) -> Joint:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Of the teacher, lattice(0)."""
-    teacher, tap, records = lattice(0), Tap("joint", SPACE), []
+    teacher, tap, records = lattice(0), TapFormat("joint", SPACE), []
     for i, name in enumerate(NAMES):
         tokens = TEXT[i, : LABELS[i]].tolist()
         rows = to_rows(Targets(teacher.utterance(i), FRAMES[i : i + 1]), tap, tokens)
         assert rows.nbytes == (FRAMES[i] + LABELS[i] + 1) * SPACE * 2
-        records.append(Record(name, 1000, text_checksum(tokens), {TAP: rows}))
+        records.append(TargetRecord(name, 1000, text_checksum(tokens), {TAP: rows}))
     write_shard(tmp_path / "00001", records, {TAP: tap})
     layer = OutputLayer(teacher.weight.numpy(), teacher.bias.numpy(), "tanh")
     entry = ShardEntry("00001", "a", 2, fingerprint(tmp_path / "00001/index.jsonl"))

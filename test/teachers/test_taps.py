@@ -58,7 +58,7 @@ X, LENGTHS, TEXT = torch.zeros(2, 3, 2), torch.tensor([3, 1]), torch.tensor([3, 
 def run(*paths: str) -> tuple[Taps, Tensor]:
     model = Model()
     taps = Taps(model, paths, "the student")
-    with taps.listening():
+    with taps.recording():
         output = model(X, LENGTHS)
     return taps, output
 
@@ -100,7 +100,7 @@ def test_taps_in_a_reordered_encoder_come_in_the_order_of_the_batch() -> None:
     model, order = Model(), torch.tensor([1, 0])
     x = torch.arange(12.0).view(2, 3, 2)
     taps = Taps(model, ["encoder.layers.0", "ctc"])
-    with taps.listening(back=order):
+    with taps.recording(back=order):
         encoded, lengths, _ = model.encoder(x[order], LENGTHS[order], model.ctc)
         expected = model.ctc(encoded[order])
     for path, values in (("encoder.layers.0", x + 1), ("ctc", expected)):
@@ -111,7 +111,7 @@ def test_taps_in_a_reordered_encoder_come_in_the_order_of_the_batch() -> None:
 def test_hooks_do_not_stay() -> None:
     model = Model()
     taps = Taps(model, ["ctc"])
-    with pytest.raises(RuntimeError), taps.listening():
+    with pytest.raises(RuntimeError), taps.recording():
         model(X[..., :1], LENGTHS)
     assert not any(m._forward_hooks for m in model.modules())
 
