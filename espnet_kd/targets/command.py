@@ -1,8 +1,8 @@
-"""``espnet-kd targets``: write what the criteria of a training need of its teachers to disk.
+"""``espnet-kd targets``: compute the targets that a training needs, and write them to a store on disk.
 
-The configuration of the training says what that is: criteria of type topk keep the classes that they need,
-all others whole vectors. What is there already is not made again, so that an interrupted command goes on.
-``--verify`` checks every record of a store, and that the audio is that which it was made of.
+The configuration of the training decides what is stored: for criteria of type topk the classes that they
+need, for all others whole vectors. Shards that exist are not computed again, so that an interrupted command
+can be repeated. ``--verify`` checks every record of a store, and that the audio has not changed since.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from espnet_kd.targets.format import (
 )
 from espnet_kd.targets.store import Store, verify
 
-SHOWN = 20  # problems
+SHOWN = 20  # problems at most
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Build the parser of the command's options."""
     p = command_parser("targets")
     p.add_argument("--store", type=str, help="directory of the targets (default: teacher.store of --config)")
     p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write what is missing, or verify."""
+    """Write the missing part of a store, or verify a store."""
     args = parser().parse_args(argv)
     if args.verify:
         if args.store is None:
@@ -73,19 +73,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def asks_for_store(args: argparse.Namespace) -> bool:
-    """True if the configuration asks for a store."""
+    """Return True if the options or the configuration name a store."""
     teacher = merge_files(args.config).get("teacher")
     return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
 
 
 def check(store: Store, data: Sequence[Path] = ()) -> None:
-    """Check every record, and that the speech is that which the targets were made of.
+    """Check every record of a store, and that the targets were computed from this speech.
 
     Args:
-        data: directories of speech, perhaps of a part; by default all that it was made of, if that is here.
+        store: the store.
+        data: data directories, perhaps with a part of the utterances; by default those that the store was
+            made from, if they exist.
 
     Raises:
-        UserError: something is wrong; the first problems are printed.
+        UserError: there is a problem; the first ones are printed.
     """
     problems = 0
     made_of = [store.directory / d["directory"] for d in store.manifest.settings.get("data", ())]
@@ -97,16 +99,18 @@ def check(store: Store, data: Sequence[Path] = ()) -> None:
     manifest = store.manifest
     if problems:
         raise UserError(f"{store.directory}: {problems} problems in {manifest.utterances} utterances")
-    aside = "" if places else "; audio is not here and not compared: give --data"
+    aside = "" if places else "; the audio was not found and not compared: give --data"
     size = f"{manifest.utterances} utterances, {manifest.hours:.2f} hours"
     print(f"{store.directory}: {size}, no problem{aside}")
 
 
 def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[str]:
-    """What differs between a store and the speech in data directories, a line each.
+    """Yield a line for each difference between a store and the speech in data directories.
 
     Args:
-        part: the store may have more utterances.
+        store: the store.
+        places: data directories.
+        part: whether the store may have more utterances than the directories.
     """
     from espnet_kd.targets.plan import read_data
 
@@ -120,7 +124,7 @@ def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[s
         for shard in store.manifest.shards:
             try:
                 entries = store.entries(shard)
-            except UserError:  # `verify` says it
+            except UserError:  # `verify` reports it
                 continue
             shared = [utt for utt in entries if utt in wavs]
             foreign = (utt for utt in entries if utt not in wavs and not part)
@@ -130,11 +134,11 @@ def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[s
                     yield found
                 elif entries[utt].audio not in (None, found):
                     yield f"{store.directory}: the targets of {utt} are of other audio than {wavs[utt]}"
-    yield from (f"{store.directory}: nothing of {utt} of {where}" for utt in wavs if utt not in store)
+    yield from (f"{store.directory} has no targets of {utt} of {where}" for utt in wavs if utt not in store)
 
 
 def _audio_of(utt: str, wav: str) -> int | str:
-    """Checksum of an utterance's audio, or why there is none."""
+    """Compute the checksum of an utterance's audio; return a message if it cannot be read."""
     from espnet_kd.data.audio import read_speech
 
     try:
@@ -144,12 +148,12 @@ def _audio_of(utt: str, wav: str) -> int | str:
 
 
 def make(args: argparse.Namespace) -> Store:
-    """Make the shards that are missing, then the manifest.
+    """Write the missing shards of a store, then its manifest.
 
     Raises:
-        UserError: configuration, teachers or data are unfit, or the directory holds another store.
+        UserError: configuration, teachers or data are unusable, or the directory holds another store.
     """
-    from espnet_kd.targets import worker  # with ESPnet, seconds
+    from espnet_kd.targets import worker  # imports ESPnet, which takes seconds
     from espnet_kd.targets.plan import needs_text, plan, read_data
     from espnet_kd.targets.worker import check_room, estimate
 
@@ -182,10 +186,12 @@ def make(args: argparse.Namespace) -> Store:
 
 
 def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | None:
-    """A complete store that has all that is asked, of the same teachers and data; it may have more.
+    """Open a complete store in `directory` if it serves the request; else return None.
+
+    It may have more than is asked for, but must be of the same teachers and data.
 
     Raises:
-        UserError: the store is of another version of espnet_kd.
+        UserError: the store was written by another version of espnet_kd.
     """
     from espnet_kd.targets.format import MANIFEST, OtherFormatError
     from espnet_kd.targets.plan import mismatch, unserved
@@ -196,7 +202,7 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
         store = Store(directory)
     except OtherFormatError:
         raise
-    except UserError:  # its shards may be whole: the manifest is written again
+    except UserError:  # its shards may be complete: only the manifest will be written again
         return None
     manifest, kept = store.manifest, store.manifest.settings
     whole = manifest.output_layer is None or (directory / OUTPUT_LAYER).is_file()
@@ -211,7 +217,7 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
 
 
 def _incomplete(path: Path, taps: Mapping[str, TapFormat]) -> bool:
-    """True if a shard lacks its index or a part of its rows."""
+    """Return True if a shard has no index, or lacks a part of its rows."""
     try:
         return any(damage(path, read_index(path / INDEX, list(taps)), taps))
     except UserError:
@@ -221,10 +227,10 @@ def _incomplete(path: Path, taps: Mapping[str, TapFormat]) -> bool:
 def _manifest(
     directory: Path, planned: list[parallel.Shard], asked: Any, data: Any, settings: dict[str, Any]
 ) -> Manifest:
-    """The manifest of complete shards.
+    """Make the manifest of complete shards.
 
     Raises:
-        UserError: one has other utterances than planned, or lacks files.
+        UserError: a shard has other utterances than planned, or lacks files.
     """
     from espnet_kd.targets.worker import size_of
 
@@ -238,8 +244,8 @@ def _manifest(
         pairs = zip_longest(index, (utt for utt, _ in shard.utterances))
         for found, expected in (pair for pair in pairs if pair[0] != pair[1]):
             raise UserError(
-                f"{path.parent} has {found or 'nothing'} where {expected or 'nothing'} is planned: it is of "
-                f"other data or incomplete; {again}"
+                f"{path.parent} has {found or 'nothing'} where {expected or 'nothing'} is planned: it was "
+                f"made from other data or is incomplete; {again}"
             )
         samples += sum(entry.samples for entry in index.values())
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))

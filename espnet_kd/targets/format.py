@@ -1,4 +1,4 @@
-"""The files of a target store: manifest, shards, output layer."""
+"""Read and write the files of a target store: manifest, shards, output layer."""
 
 import hashlib
 import json
@@ -21,18 +21,19 @@ Number = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class TapFormat:
-    """How the values at one tap are kept.
+    """How the values of one layer are stored.
 
     Attributes:
         kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
-            mass they keep is the sum of their probabilities. `values`: logits or hidden vectors as they are.
-            Of a transducer's lattice: `collapsed`, log-probabilities of next label, blank and the rest at all
-            nodes, frame by frame; `path`, the K most probable classes along the best alignment; `joint`, the
-            projected outputs of encoder and prediction network, frames and then labels + 1 steps, of which
-            the output layer that lies beside the manifest makes any part of the lattice.
+            sum of their probabilities is their coverage. `values`: logits or hidden vectors, unchanged.
+            For a transducer's lattice: `collapsed`, log-probabilities of next label, blank and all other
+            classes at all nodes, frame by frame; `path`, the K most probable classes along the best
+            alignment; `joint`, the projected outputs of encoder (frames) and prediction network (labels + 1
+            steps), from which the output layer, a file next to the manifest, computes any part of the
+            lattice.
         size: V classes, or D features.
-        k: K; 0 where there is none.
-        temperature: by which the logits of all but `values` and `joint` were divided.
+        k: K; 0 for other kinds.
+        temperature: divisor of the logits, for all kinds but `values` and `joint`.
         number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
     """
 
@@ -44,7 +45,7 @@ class TapFormat:
 
     @property
     def row(self) -> np.dtype[Any]:
-        """One position; class numbers take as many bytes as V needs."""
+        """Return the type of the row of one position; class numbers take as many bytes as V needs."""
         number = np.dtype(self.number).newbyteorder("<")
         if self.kind in ("values", "joint"):
             return np.dtype([("values", number, (self.size,))])
@@ -60,12 +61,12 @@ OUTPUT_LAYER = "output_layer.npz"
 
 @dataclass(frozen=True)
 class OutputLayer:
-    """logits = weight @ activation(projected outputs) + bias.
+    """The last layer of a joint network: logits = weight @ activation(projected outputs) + bias.
 
     Attributes:
         weight: (V, J) float32.
         bias: (V,) float32.
-        activation: its name, see ``rnnt.Joint``.
+        activation: name of the activation, see ``rnnt.Joint``.
     """
 
     weight: NDArray[np.float32]
@@ -74,17 +75,17 @@ class OutputLayer:
 
 
 def write_output_layer(directory: Path, layer: OutputLayer) -> str:
-    """Write the file; returns its SHA-256."""
+    """Write the output layer; return the SHA-256 of the file."""
     with atomic_path(directory / OUTPUT_LAYER) as temporary:
         np.savez(temporary, weight=layer.weight, bias=layer.bias, activation=np.array(layer.activation))
     return fingerprint(directory / OUTPUT_LAYER)
 
 
 def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
-    """Read the file, of which the manifest has the SHA-256.
+    """Read the output layer, and compare the file with its SHA-256 from the manifest.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: the file is missing or damaged.
     """
     path = directory / OUTPUT_LAYER
     again = f"remove it and repeat the command that made {directory}"
@@ -94,7 +95,7 @@ def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
         with np.load(path, allow_pickle=False) as found:
             return OutputLayer(found["weight"], found["bias"], str(found["activation"]))
     except (ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is no output layer of ours: {again}") from None
+        raise UserError(f"{path} is not an output layer of espnet_kd: {again}") from None
 
 
 MANIFEST = "manifest.json"
@@ -102,12 +103,19 @@ FORMAT = 2  # 1 had no checksums of audio
 
 
 class OtherFormatError(UserError):
-    """A store is of another version of espnet_kd."""
+    """A store was written by another version of espnet_kd."""
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard: its name, its first utterance, how many it has, SHA-256 of its index."""
+    """A shard in the manifest.
+
+    Attributes:
+        name: directory in the store.
+        first: id of its first utterance.
+        utterances: number of its utterances.
+        index: SHA-256 of its index file.
+    """
 
     name: str
     first: str
@@ -117,19 +125,19 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Attributes as in the file.
+    """The contents of a store's manifest.json.
 
     Attributes:
-        teachers: each with experiment, checkpoint, SHA-256 of both, and weight.
-        tokens: fingerprint of the token list.
-        settings: everything else that the targets depend on: data, frontend, mean of an ensemble.
-        taps: by path.
-        probe: positions that the teacher has at each tap for so many samples of noise.
-        rate: Hz of the speech.
+        teachers: experiment, checkpoint, SHA-256 of both, and weight, of each teacher.
+        tokens: SHA-256 of the token list.
+        settings: everything else that the targets depend on: data, front end, mean of an ensemble.
+        taps: how the values of each layer are stored, by module path.
+        probe: number of positions of each layer for the noise of ``teachers.taps.probe``.
+        rate: sampling rate of the speech, in hertz.
         shards: in the order of their utterances.
-        samples: of all utterances.
+        samples: number of samples of all utterances.
         size: bytes of all shards.
-        output_layer: SHA-256 of that file; None without a tap of the kind `joint`.
+        output_layer: SHA-256 of the output layer's file; None without a tap of the kind `joint`.
     """
 
     teachers: tuple[dict[str, Any], ...]
@@ -145,16 +153,16 @@ class Manifest:
 
     @property
     def utterances(self) -> int:
-        """Their number."""
+        """Return the number of utterances."""
         return sum(shard.utterances for shard in self.shards)
 
     @property
     def hours(self) -> float:
-        """Of speech."""
+        """Return the duration of the speech, in hours."""
         return self.samples / self.rate / 3600
 
     def write(self, directory: Path) -> None:
-        """Write the file, with its own checksum."""
+        """Write manifest.json with a checksum of itself."""
         content = {"format": FORMAT, **asdict(self)}
         content["checksum"] = checksum(content)
         with atomic_path(directory / MANIFEST) as temporary:
@@ -162,10 +170,10 @@ class Manifest:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a complete store.
+    """Read the manifest of a complete store.
 
     Raises:
-        UserError: there is none, it is damaged, or of a later version.
+        UserError: it is missing, damaged, or written by another version.
     """
     path = directory / MANIFEST
     damaged = f"{path} is damaged: repeat the command that made the store"
@@ -181,8 +189,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise UserError(damaged) from None
     if kept != FORMAT:
         raise OtherFormatError(
-            f"{path} is of format {kept}, this version reads {FORMAT}: remove {directory} and make the store "
-            "again"
+            f"{path} has the format {kept}, but this version reads {FORMAT}: remove {directory} and make the "
+            "store again"
         )
     if found != checksum({"format": kept, **content}):
         raise UserError(
@@ -202,12 +210,12 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values."""
+    """Compute the SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def tokens_checksum(tokens: Sequence[str]) -> str:
-    """SHA-256 of a token list."""
+    """Compute the SHA-256 of a token list."""
     return checksum({"tokens": list(tokens)})
 
 
@@ -216,13 +224,14 @@ INDEX = "index.jsonl"
 
 @dataclass(frozen=True)
 class TargetRecord:
-    """Targets of one utterance.
+    """The stored targets of one utterance.
 
     Attributes:
-        samples: length of its waveform.
-        text: CRC-32 of its tokens; None if no tap depends on them.
-        rows: (P,) of the tap's row type, by tap.
-        audio: CRC-32 of the samples of its file; None if that is not known.
+        utt: id of the utterance.
+        samples: length of the waveform, in samples.
+        text: CRC-32 of the tokens; None if no tap depends on them.
+        rows: by tap, (P,) of the tap's row type.
+        audio: CRC-32 of the audio file's samples; None if it is not known.
     """
 
     utt: str
@@ -234,13 +243,13 @@ class TargetRecord:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """Where the rows of one utterance are.
+    """Where the rows of one utterance are in the files of a shard.
 
     Attributes:
-        start: number of its first row, by tap.
-        rows: how many, by tap.
-        crc: CRC-32 of their bytes, by tap.
-        audio: as in ``TargetRecord``.
+        utt, samples, text, audio: as in ``TargetRecord``.
+        start: by tap, number of the first row.
+        rows: by tap, number of rows.
+        crc: by tap, CRC-32 of the bytes of the rows.
     """
 
     utt: str
@@ -253,20 +262,20 @@ class IndexEntry:
 
 
 def text_checksum(tokens: Sequence[int]) -> int:
-    """CRC-32 of token numbers."""
+    """Compute the CRC-32 of token numbers."""
     return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
 
 
 def audio_checksum(samples: NDArray[Any]) -> int:
-    """CRC-32 of samples (N,), full scale 1, as float32: 16 bits of any container give the same."""
+    """Compute the CRC-32 of samples (N,) with full scale 1, as float32; the same for any file format."""
     return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
 
 
 def write_shard(path: Path, records: Iterable[TargetRecord], taps: Mapping[str, TapFormat]) -> None:
-    """Write utterances, sorted by id, into a directory; one that is there already is left alone.
+    """Write utterances, sorted by id, into a new directory; do nothing if it exists.
 
     Raises:
-        UserError: a value is not finite, or too large for the type of its tap.
+        UserError: a value is not finite, or too large for the number type of its tap.
     """
     if path.exists():
         return
@@ -292,7 +301,7 @@ def write_shard(path: Path, records: Iterable[TargetRecord], taps: Mapping[str, 
 def damage(
     directory: Path, entries: Mapping[str, IndexEntry], taps: Mapping[str, TapFormat]
 ) -> Iterator[str]:
-    """What is wrong with a shard's files, a line each: missing, or not as long as its index says."""
+    """Yield a line for each file of a shard that is missing or has a length that contradicts the index."""
     for name, tap in taps.items():
         expected = sum(e.rows[name] for e in entries.values()) * tap.row.itemsize
         path = directory / name
@@ -302,25 +311,25 @@ def damage(
 
 
 def check_finite(record: TargetRecord, path: str, tap: TapFormat) -> None:
-    """Refuse what is not a number or became infinite.
+    """Check that the values of a record are finite numbers.
 
     Raises:
-        UserError: names the utterance.
+        UserError: one is not; names the utterance.
     """
     rows = record.rows[path]
     for name in rows.dtype.names or ():
         if not np.isfinite(rows[name]).all():
             raise UserError(
-                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: has the "
-                "teacher's training diverged? Otherwise keep float32"
+                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: look whether "
+                "the teacher's training diverged, or use --number float32"
             )
 
 
 def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
-    """The index of a shard, by utterance.
+    """Read the index of a shard, by utterance.
 
     Raises:
-        UserError: it cannot be read, a line is not one of ours, or an utterance is there twice.
+        UserError: it cannot be read, a line is malformed, or an utterance occurs twice.
     """
     entries: dict[str, IndexEntry] = {}
     end = dict.fromkeys(taps, 0)
@@ -332,9 +341,13 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
             entry = IndexEntry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
             twice = utt in entries
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
-            raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
+            raise UserError(
+                f"{path}:{number} is not a line of a store's index: remove {path.parent} and make it again"
+            ) from None
         if twice:
-            raise UserError(f"{path}:{number}: {utt} occurs a second time: make its shard again")
+            raise UserError(
+                f"{path}:{number}: {utt} occurs a second time: remove {path.parent} and make it again"
+            )
         entries[utt] = entry
         end = {tap: end[tap] + rows[tap] for tap in taps}
     return entries

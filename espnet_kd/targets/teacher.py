@@ -1,4 +1,4 @@
-"""A teacher whose targets were written to disk before the training."""
+"""Convert targets to and from the rows of a store, and read them in training instead of running a teacher."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses, top_classes
+from espnet_kd.criteria.distribution import LOG_ZERO
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_targets, one_best_targets
 from espnet_kd.rnnt.alignment import Alignment
@@ -17,22 +18,21 @@ from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, te
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers.taps import Targets
 
-LOG_ZERO = -1e4  # nats; stands for log 0, which is not finite
-OutputLayer = tuple[Tensor, Tensor, str]  # weight, bias and activation, as in rnnt.Joint
+OutputTensors = tuple[Tensor, Tensor, str]  # weight, bias and activation of an output layer, as in rnnt.Joint
 
 
 def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDArray[Any]:
-    """What is kept of one utterance.
+    """Convert the targets of one utterance to the rows of a store.
 
     Args:
         targets: (1, P, V) logits, (1, P, D) hidden vectors, or a lattice.
-        tap: how they are kept.
+        tap: how they are stored.
         tokens: the transcript, for a lattice.
 
     Returns:
         (P,) of the tap's row type.
     """
-    with np.errstate(over="ignore"):  # the writer refuses what is not finite
+    with np.errstate(over="ignore"):  # `write_shard` refuses values that are not finite
         if isinstance(targets.values, Joint):
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
         if isinstance(targets.values, OneBestTargets):
@@ -79,17 +79,17 @@ def to_targets(
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int] = (),
-    output: OutputLayer | None = None,
+    output: OutputTensors | None = None,
 ) -> Targets:
-    """A padded batch.
+    """Convert the rows of several utterances to a padded batch of targets.
 
     Args:
         rows: (P_b,) of each utterance.
-        tap: how they were kept.
-        utterances: their ids.
-        device: where the batch is wanted.
-        labels: length of each transcript, for a lattice.
-        output: for a lattice of the kind `joint`; on the device.
+        tap: how they are stored.
+        utterances: ids of the utterances.
+        device: device of the batch.
+        labels: number of tokens of each transcript, for a lattice.
+        output: output layer on the device, for a lattice of the kind `joint`.
     """
     if tap.kind == "joint" and output is not None:
         return _joint(rows, utterances, device, labels, output)
@@ -120,7 +120,7 @@ def _joint(
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int],
-    output: OutputLayer,
+    output: OutputTensors,
 ) -> Targets:
     frames = [len(r) - count - 1 for r, count in zip(rows, labels, strict=True)]
     values = [torch.from_numpy(r["values"].astype(np.float32)) for r in rows]
@@ -137,23 +137,23 @@ def _collapsed(
     padded = np.zeros((len(rows), max(frames), max(labels) + 1, 3), np.float32)
     for one, whole in zip(lattices, padded, strict=True):
         whole[: one.shape[0], : one.shape[1]] = one
-        whole[:, one.shape[1] - 1, 0] = -np.inf  # after the last label there is none
+        whole[:, one.shape[1] - 1, 0] = -np.inf  # the last row has no next label
     stored = CollapsedTargets(torch.from_numpy(padded).to(device))
     return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
 
 
 class StoredTeacher:
-    """A store in the place of a teacher.
+    """Read targets from a store, with the methods of an online teacher.
 
     Args:
-        store: of this training's data.
-        taps: what to read, by path.
+        store: targets of this training's data.
+        taps: module paths of the layers to read.
     """
 
     def __init__(self, store: Store, taps: Sequence[str]) -> None:
         self.store = store
         self.taps = list(dict.fromkeys(taps))
-        self._output: OutputLayer | None = None
+        self._output: OutputTensors | None = None
         self._compared: set[str] = set()
 
     def targets(
@@ -164,13 +164,17 @@ class StoredTeacher:
         text_lengths: Tensor,
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
-        """As ``OnlineTeacher.targets``, for the utterances ``utt_id``.
+        """Read the targets of a batch; arguments and result as of ``OnlineTeacher.targets``.
 
         Raises:
-            UserError: an utterance is not there, damaged, or has other speech or another transcript.
+            UserError: an utterance is missing or damaged, or the store has targets of other speech or another
+                transcript.
         """
         if utt_id is None:
-            raise UserError("stored targets are found by utterance id, but this batch has none")
+            raise UserError(
+                "this batch has no utterance ids, by which stored targets are read: train with espnet_kd's "
+                "tasks"
+            )
         records = [self.store.read(utt, self.taps) for utt in utt_id]
         where = self.store.directory
         for record, samples in zip(records, speech_lengths.tolist(), strict=True):
@@ -194,10 +198,10 @@ class StoredTeacher:
         }
 
     def _check_audio(self, records: Sequence[TargetRecord], speech: Tensor, lengths: Tensor) -> None:
-        """Compare the samples (B, N) with those that the targets were made of, the first time of each.
+        """Check, once for each utterance, that the targets were computed from this audio, (B, N) samples.
 
         Raises:
-            UserError: one is another.
+            UserError: an utterance has other samples.
         """
         new = [i for i, record in enumerate(records) if record.utt not in self._compared]
         if not new:
@@ -208,12 +212,12 @@ class StoredTeacher:
             if record.audio not in (None, audio_checksum(waveform[:length])):
                 raise UserError(
                     f"the audio of {record.utt} is not that of its targets in {self.store.directory}: make "
-                    "them again if the data changed; a preprocessor must leave it as its file has it"
+                    "them again if the data changed; a preprocessor must not change the samples of the file"
                 )
             self._compared.add(record.utt)
 
-    def _output_layer(self, device: torch.device) -> OutputLayer | None:
-        """That of the store, brought to the device once."""
+    def _output_layer(self, device: torch.device) -> OutputTensors | None:
+        """Return the store's output layer on a device; None if it has none."""
         if self.store.manifest.output_layer is not None and (
             self._output is None or self._output[0].device != device
         ):
@@ -223,7 +227,7 @@ class StoredTeacher:
         return self._output
 
     def probe(self) -> dict[str, Targets]:
-        """Empty targets of the shapes that the teacher gives for ``teachers.probe``."""
+        """Return zeros of the shapes that the teacher's values have for ``teachers.taps.probe``."""
         found = {}
         for path in self.taps:
             size, positions = self.store.manifest.taps[path].size, self.store.manifest.probe[path]

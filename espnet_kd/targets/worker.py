@@ -1,4 +1,4 @@
-"""Run the teachers on utterances one by one and write shards; estimate disk and time."""
+"""Run the teachers on one utterance after the other and write shards; estimate disk space and time."""
 
 import json
 import os
@@ -28,18 +28,18 @@ from espnet_kd.teachers.options import TeacherOptions
 from espnet_kd.teachers.short import TOO_SHORT
 from espnet_kd.teachers.taps import Targets
 
-NO_TEXT = torch.tensor([[2]])  # for taps that do not depend on the transcript
-_ONE_AT_A_TIME = threading.Lock()  # taps keep what they saw in themselves
+NO_TEXT = torch.tensor([[2]])  # any token, for taps that do not depend on the transcript
+_ONE_AT_A_TIME = threading.Lock()  # hooks on a model record one forward pass at a time
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker has to know.
+    """What a worker needs to compute targets; can be hashed and sent to another process.
 
     Attributes:
-        teacher: its directories are absolute.
-        taps: JSON of ``TapFormat`` by path.
-        rate: Hz of the speech.
+        teacher: options of the teachers, with absolute directories.
+        taps: JSON of each ``TapFormat`` by module path.
+        rate: sampling rate of the speech, in hertz.
         device: "cpu" or "cuda".
     """
 
@@ -50,12 +50,12 @@ class WorkerSpec:
 
 
 def spec(teacher: TeacherOptions, taps: Mapping[str, TapFormat], rate: int, device: str) -> WorkerSpec:
-    """A specification that can be sent to a worker and compared."""
+    """Make the specification of a worker."""
     return WorkerSpec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
 
 
 def work(shard: Shard, spec: WorkerSpec) -> Shard:
-    """Write a shard; workers keep the teachers that they loaded for the next one."""
+    """Write a shard; keep the loaded teachers for the next one."""
     with _ONE_AT_A_TIME:
         observer = load(spec)
         records = (observer(utt, wav, text) for utt, (wav, text) in shard.utterances)
@@ -65,13 +65,16 @@ def work(shard: Shard, spec: WorkerSpec) -> Shard:
 
 @lru_cache(maxsize=1)
 def load(spec: WorkerSpec) -> "Observer":
-    """The teachers of a specification."""
-    torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
+    """Load the teachers of a specification; the last ones are kept."""
+    torch.set_num_threads(1)  # with more threads, sums differ in their last bits
     return Observer(spec)
 
 
 class Observer:
-    """Targets of an utterance. Alone in its batch, so that they do not depend on any other."""
+    """Compute the targets of single utterances.
+
+    Each utterance is a batch of one, so that its targets do not depend on others.
+    """
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
@@ -83,15 +86,15 @@ class Observer:
         self.needs_text = needs_text(self.taps)
 
     def __call__(self, utt: str, wav: str, text: str) -> TargetRecord:
-        """Run on one utterance.
+        """Compute the stored targets of one utterance.
 
         Args:
-            utt: its id.
-            wav: its audio as wav.scp names it, by an absolute path.
+            utt: id of the utterance.
+            wav: absolute path of its audio.
             text: its transcript.
 
         Raises:
-            UserError: audio or text is unfit; names the utterance.
+            UserError: audio or text cannot be used; names the utterance.
         """
         speech = self.read(utt, wav)
         audio = audio_checksum(speech)  # before the preprocessor may alter it
@@ -101,11 +104,15 @@ class Observer:
         return TargetRecord(utt, len(waveform), checksum, rows, audio)
 
     def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
-        """Samples (N,) of an utterance as its file has them."""
+        """Read the samples, (N,), of an utterance's file.
+
+        Raises:
+            UserError: the file cannot be read, or has another sampling rate than the teachers expect.
+        """
         speech, rate = read_speech(wav, utt)
         if rate != self.spec.rate:
             raise UserError(
-                f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
+                f"{wav} of {utt} has {rate} Hz, but the teacher expects {self.spec.rate} Hz: "
                 "format the data at that rate"
             )
         return speech
@@ -113,9 +120,19 @@ class Observer:
     def observe(
         self, utt: str, wav: str, text: str, speech: NDArray[np.floating[Any]] | None = None
     ) -> tuple[NDArray[np.floating[Any]], list[int], dict[str, Targets]]:
-        """Waveform (N,) that the teachers are given, tokens, and what they give at each tap.
+        """Run the teachers on one utterance.
 
-        Arguments as above; ``speech`` is read from ``wav`` where it is None.
+        Args:
+            utt: id of the utterance.
+            wav: absolute path of its audio.
+            text: its transcript.
+            speech: samples, (N,); None reads them from ``wav``.
+
+        Returns:
+            Waveform (N,) after preprocessing, tokens, and by tap the teachers' values.
+
+        Raises:
+            UserError: audio or text cannot be used; names the utterance.
         """
         speech = self.read(utt, wav) if speech is None else speech
         data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
@@ -134,40 +151,45 @@ class Observer:
 
 
 def build_teacher(options: TeacherOptions, taps: Mapping[str, TapFormat]) -> OnlineTeacher:
-    """The teachers of a configuration, tapped for a store."""
+    """Load the teachers of a configuration, with hooks on the layers of a store."""
     experiments = [load_experiment(directory, options.checkpoint) for directory in options.directories]
     temperatures = {path: tap.temperature for path, tap in taps.items()}
     return OnlineTeacher(experiments, list(taps), temperatures, options.weights, options.mean)
 
 
 def build_preprocess(directory: Path) -> Any:
-    """ESPnet's own preparation of speech and text for a teacher, without its augmentation."""
+    """Build ESPnet's preprocessing of speech and text for a teacher, without augmentation."""
     found = preprocessing(with_absolute_paths(read_config(directory), directory))
     return found if found is not None else lambda utt, data: data
 
 
-SAMPLE = 8  # utterances that are measured, spread over the data
-INDEX_BYTES = 120  # of an utterance
-MARGIN = 1.1  # of free disk
+SAMPLE = 8  # number of utterances to measure, spread over the data
+INDEX_BYTES = 120  # per utterance, about
+MARGIN = 1.1  # free disk space to ask for, relative to the estimate
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """For all utterances, on one worker."""
+    """Estimated cost of the targets of all utterances.
+
+    Attributes:
+        size: bytes on disk.
+        seconds: time on one worker.
+    """
 
     size: float
     seconds: float
 
     def line(self, workers: int) -> str:
-        """For the user."""
+        """Format the estimate for the user."""
         return f"{megabytes(self.size)}, {duration(self.seconds / workers)} with {workers} workers"
 
 
 def estimate(data: SourceData, observer: Observer) -> CostEstimate:
-    """Measure a few utterances."""
+    """Estimate disk space and time from a few utterances."""
     names = sorted(data.utterances)
     chosen = names[:: -(-len(names) // SAMPLE)]
-    observer(chosen[0], *data.utterances[chosen[0]])  # the first one takes longer
+    observer(chosen[0], *data.utterances[chosen[0]])  # not timed: the first one takes longer
     started, size = time.perf_counter(), 0
     for utt in chosen:
         record = observer(utt, *data.utterances[utt])
@@ -177,7 +199,7 @@ def estimate(data: SourceData, observer: Observer) -> CostEstimate:
 
 
 def check_room(directory: Path, size: float) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Check that the disk has space for a store of about `size` bytes.
 
     Raises:
         UserError: it has not.
@@ -188,18 +210,18 @@ def check_room(directory: Path, size: float) -> None:
     free = shutil.disk_usage(place).free
     if size * MARGIN > free:
         raise UserError(
-            f"{directory} will take about {megabytes(size)}, its disk has {megabytes(free)} left: give "
-            "another --store, or keep fewer classes"
+            f"{directory} will take about {megabytes(size)}, but its disk has {megabytes(free)} left: give "
+            "another --store, or store fewer classes (--k)"
         )
 
 
 def megabytes(size: float) -> str:
-    """Bytes as a user reads them."""
+    """Format a number of bytes for the user."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a user reads them."""
+    """Format a duration for the user."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
@@ -207,5 +229,5 @@ def duration(seconds: float) -> str:
 
 
 def size_of(directory: Path) -> int:
-    """Bytes of all files below a directory."""
+    """Return the number of bytes of all files below a directory."""
     return sum(os.path.getsize(Path(root) / f) for root, _, files in os.walk(directory) for f in files)

@@ -118,7 +118,7 @@ def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
         (lambda path: path.write_text(path.read_text().replace("0.5", "0.4")), "its checksum is wrong"),
         (
             lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1})),
-            "is of format 1, this version reads 2",
+            "has the format 1, but this version reads 2",
         ),
     ],
 )
