@@ -1,4 +1,4 @@
-"""Compute the RNN-T loss and distillation over the lattice in bounded memory. Imports torch only.
+"""The RNN-T loss and distillation over the lattice in bounded memory. Imports torch only.
 
 Axes: B utterances, T encoder frames, L labels, U = L + 1 rows (outputs of the prediction network), V classes,
 J dimensions of the joint network, N nodes, K top-k classes, P nodes of an alignment.

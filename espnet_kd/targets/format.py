@@ -17,6 +17,10 @@ from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_li
 
 Kind = Literal["topk", "values", "collapsed", "path", "joint"]
 Number = Literal["float16", "float32"]
+MANIFEST = "manifest.json"
+INDEX = "index.jsonl"
+OUTPUT_LAYER = "output_layer.npz"
+FORMAT = 2  # 1 had no checksums of audio
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,6 @@ class TapFormat:
         return np.dtype([*node, ("tokens", token, (self.k,)), ("log_probs", number, (self.k,))])
 
 
-OUTPUT_LAYER = "output_layer.npz"
-
-
 @dataclass(frozen=True)
 class OutputLayer:
     """The last layer of a joint network: logits = weight @ activation(projected outputs) + bias.
@@ -72,38 +73,6 @@ class OutputLayer:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     activation: str
-
-
-def write_output_layer(directory: Path, layer: OutputLayer) -> str:
-    """Write the output layer; return the SHA-256 of the file."""
-    with atomic_path(directory / OUTPUT_LAYER) as temporary:
-        np.savez(temporary, weight=layer.weight, bias=layer.bias, activation=np.array(layer.activation))
-    return fingerprint(directory / OUTPUT_LAYER)
-
-
-def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
-    """Read the output layer, and compare the file with its SHA-256 from the manifest.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    path = directory / OUTPUT_LAYER
-    again = f"remove it and repeat the command that made {directory}"
-    if fingerprint(path) != checksum:
-        raise UserError(f"{path} is damaged: its checksum is wrong; {again}")
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return OutputLayer(found["weight"], found["bias"], str(found["activation"]))
-    except (ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is not an output layer of espnet_kd: {again}") from None
-
-
-MANIFEST = "manifest.json"
-FORMAT = 2  # 1 had no checksums of audio
-
-
-class OtherFormatError(UserError):
-    """A store was written by another version of espnet_kd."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +138,49 @@ class Manifest:
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class TargetRecord:
+    """The stored targets of one utterance.
+
+    Attributes:
+        utt: id of the utterance.
+        samples: length of the waveform, in samples.
+        text: CRC-32 of the tokens; None if no tap depends on them.
+        rows: by tap, (P,) of the tap's row type.
+        audio: CRC-32 of the audio file's samples; None if it is not known.
+    """
+
+    utt: str
+    samples: int
+    text: int | None
+    rows: dict[str, NDArray[Any]]
+    audio: int | None = None
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """Where the rows of one utterance are in the files of a shard.
+
+    Attributes:
+        utt, samples, text, audio: as in ``TargetRecord``.
+        start: by tap, number of the first row.
+        rows: by tap, number of rows.
+        crc: by tap, CRC-32 of the bytes of the rows.
+    """
+
+    utt: str
+    samples: int
+    text: int | None
+    start: dict[str, int]
+    rows: dict[str, int]
+    crc: dict[str, int]
+    audio: int | None = None
+
+
+class OtherFormatError(UserError):
+    """A store was written by another version of espnet_kd."""
+
+
 def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a complete store.
 
@@ -219,58 +231,6 @@ def tokens_checksum(tokens: Sequence[str]) -> str:
     return checksum({"tokens": list(tokens)})
 
 
-INDEX = "index.jsonl"
-
-
-@dataclass(frozen=True)
-class TargetRecord:
-    """The stored targets of one utterance.
-
-    Attributes:
-        utt: id of the utterance.
-        samples: length of the waveform, in samples.
-        text: CRC-32 of the tokens; None if no tap depends on them.
-        rows: by tap, (P,) of the tap's row type.
-        audio: CRC-32 of the audio file's samples; None if it is not known.
-    """
-
-    utt: str
-    samples: int
-    text: int | None
-    rows: dict[str, NDArray[Any]]
-    audio: int | None = None
-
-
-@dataclass(frozen=True)
-class IndexEntry:
-    """Where the rows of one utterance are in the files of a shard.
-
-    Attributes:
-        utt, samples, text, audio: as in ``TargetRecord``.
-        start: by tap, number of the first row.
-        rows: by tap, number of rows.
-        crc: by tap, CRC-32 of the bytes of the rows.
-    """
-
-    utt: str
-    samples: int
-    text: int | None
-    start: dict[str, int]
-    rows: dict[str, int]
-    crc: dict[str, int]
-    audio: int | None = None
-
-
-def text_checksum(tokens: Sequence[int]) -> int:
-    """Compute the CRC-32 of token numbers."""
-    return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
-
-
-def audio_checksum(samples: NDArray[Any]) -> int:
-    """Compute the CRC-32 of samples (N,) with full scale 1, as float32; the same for any file format."""
-    return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
-
-
 def write_shard(path: Path, records: Iterable[TargetRecord], taps: Mapping[str, TapFormat]) -> None:
     """Write utterances, sorted by id, into a new directory; do nothing if it exists.
 
@@ -296,6 +256,44 @@ def write_shard(path: Path, records: Iterable[TargetRecord], taps: Mapping[str, 
             for file in files.values():
                 file.close()
         fsync(*temporary.iterdir())
+
+
+def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
+    """Read the index of a shard, by utterance.
+
+    Raises:
+        UserError: it cannot be read, a line is malformed, or an utterance occurs twice.
+    """
+    entries: dict[str, IndexEntry] = {}
+    end = dict.fromkeys(taps, 0)
+    for number, text in enumerate(read_lines(path), 1):
+        try:
+            line = json.loads(text)
+            rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
+            utt = line["utt"]
+            entry = IndexEntry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
+            twice = utt in entries
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+            raise UserError(
+                f"{path}:{number} is not a line of a store's index: remove {path.parent} and make it again"
+            ) from None
+        if twice:
+            raise UserError(
+                f"{path}:{number}: {utt} occurs a second time: remove {path.parent} and make it again"
+            )
+        entries[utt] = entry
+        end = {tap: end[tap] + rows[tap] for tap in taps}
+    return entries
+
+
+def text_checksum(tokens: Sequence[int]) -> int:
+    """Compute the CRC-32 of token numbers."""
+    return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
+
+
+def audio_checksum(samples: NDArray[Any]) -> int:
+    """Compute the CRC-32 of samples (N,) with full scale 1, as float32; the same for any file format."""
+    return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
 
 
 def damage(
@@ -325,29 +323,25 @@ def check_finite(record: TargetRecord, path: str, tap: TapFormat) -> None:
             )
 
 
-def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
-    """Read the index of a shard, by utterance.
+def write_output_layer(directory: Path, layer: OutputLayer) -> str:
+    """Write the output layer; return the SHA-256 of the file."""
+    with atomic_path(directory / OUTPUT_LAYER) as temporary:
+        np.savez(temporary, weight=layer.weight, bias=layer.bias, activation=np.array(layer.activation))
+    return fingerprint(directory / OUTPUT_LAYER)
+
+
+def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
+    """Read the output layer, and compare the file with its SHA-256 from the manifest.
 
     Raises:
-        UserError: it cannot be read, a line is malformed, or an utterance occurs twice.
+        UserError: the file is missing or damaged.
     """
-    entries: dict[str, IndexEntry] = {}
-    end = dict.fromkeys(taps, 0)
-    for number, text in enumerate(read_lines(path), 1):
-        try:
-            line = json.loads(text)
-            rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
-            utt = line["utt"]
-            entry = IndexEntry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
-            twice = utt in entries
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
-            raise UserError(
-                f"{path}:{number} is not a line of a store's index: remove {path.parent} and make it again"
-            ) from None
-        if twice:
-            raise UserError(
-                f"{path}:{number}: {utt} occurs a second time: remove {path.parent} and make it again"
-            )
-        entries[utt] = entry
-        end = {tap: end[tap] + rows[tap] for tap in taps}
-    return entries
+    path = directory / OUTPUT_LAYER
+    again = f"remove it and repeat the command that made {directory}"
+    if fingerprint(path) != checksum:
+        raise UserError(f"{path} is damaged: its checksum is wrong; {again}")
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return OutputLayer(found["weight"], found["bias"], str(found["activation"]))
+    except (ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path} is not an output layer of espnet_kd: {again}") from None

@@ -80,9 +80,28 @@ class StorePlan:
         }
 
 
-def needs_text(taps: Mapping[str, TapFormat]) -> bool:
-    """Return True if the values of a tap depend on the transcript."""
-    return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
+@dataclass(frozen=True)
+class SourceData:
+    """The utterances of formatted data directories.
+
+    Attributes:
+        sources: the directories.
+        utterances: by id, the absolute path of the audio, and the transcript ("" if it is not needed).
+    """
+
+    sources: list[dump.Dump]
+    utterances: dict[str, tuple[str, str]]
+
+    def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
+        """Return fingerprints of the speech and the transcripts of each directory."""
+        return [
+            {
+                "utterances": len(s.wav),
+                "audio": of_speech(s.path),
+                **({"text": fingerprint(s.path / "text")} if with_text else {}),
+            }
+            for s in self.sources
+        ]
 
 
 def plan(args: argparse.Namespace) -> StorePlan:
@@ -153,6 +172,34 @@ def rate_of(experiments: Sequence[Experiment]) -> int:
     return next((e.rate for e in experiments if e.rate is not None), DEFAULT_RATE)
 
 
+def _tap(
+    path: str,
+    values: Any,
+    terms: Sequence[TermOptions],
+    k: int | None,
+    number: Any,
+    temperatures: Mapping[str, float],
+    ensemble: bool,
+) -> TapFormat:
+    """Decide how the values of a layer are stored: as top-k classes if that is enough for every criterion."""
+    here = [t for t in terms if t.term.teacher_tap == path]
+    if path == LATTICE:
+        return _lattice_tap(values, here[0], k, number)
+    size = values.shape[-1]
+    needed = [t.build().k for t in here]
+    softened = {t.build().temperature for t in here if t.build().temperature is not None}
+    if not here or None in needed or len(softened) > 1:
+        return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
+    most = max(n for n in needed if n is not None)
+    if k is not None and k < most:
+        raise UserError(f"teacher: k is {k}, but a criterion at {path} needs {most} classes: make k larger")
+    if most > size:
+        raise UserError(
+            f"a criterion at {path} needs {most} classes, but the teacher has {size}: make its k smaller"
+        )
+    return TapFormat("topk", size, min(k or most, size), softened.pop(), number)
+
+
 def _lattice_tap(values: Joint | OneBestTargets, term: TermOptions, k: int | None, number: Any) -> TapFormat:
     """Decide how a lattice is stored for a criterion's kind.
 
@@ -183,56 +230,9 @@ def _output_layer(joint: Joint) -> OutputLayer:
     return OutputLayer(weight, bias, joint.activation)
 
 
-def _tap(
-    path: str,
-    values: Any,
-    terms: Sequence[TermOptions],
-    k: int | None,
-    number: Any,
-    temperatures: Mapping[str, float],
-    ensemble: bool,
-) -> TapFormat:
-    """Decide how the values of a layer are stored: as top-k classes if that is enough for every criterion."""
-    here = [t for t in terms if t.term.teacher_tap == path]
-    if path == LATTICE:
-        return _lattice_tap(values, here[0], k, number)
-    size = values.shape[-1]
-    needed = [t.build().k for t in here]
-    softened = {t.build().temperature for t in here if t.build().temperature is not None}
-    if not here or None in needed or len(softened) > 1:
-        return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
-    most = max(n for n in needed if n is not None)
-    if k is not None and k < most:
-        raise UserError(f"teacher: k is {k}, but a criterion at {path} needs {most} classes: make k larger")
-    if most > size:
-        raise UserError(
-            f"a criterion at {path} needs {most} classes, but the teacher has {size}: make its k smaller"
-        )
-    return TapFormat("topk", size, min(k or most, size), softened.pop(), number)
-
-
-@dataclass(frozen=True)
-class SourceData:
-    """The utterances of formatted data directories.
-
-    Attributes:
-        sources: the directories.
-        utterances: by id, the absolute path of the audio, and the transcript ("" if it is not needed).
-    """
-
-    sources: list[dump.Dump]
-    utterances: dict[str, tuple[str, str]]
-
-    def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
-        """Return fingerprints of the speech and the transcripts of each directory."""
-        return [
-            {
-                "utterances": len(s.wav),
-                "audio": of_speech(s.path),
-                **({"text": fingerprint(s.path / "text")} if with_text else {}),
-            }
-            for s in self.sources
-        ]
+def needs_text(taps: Mapping[str, TapFormat]) -> bool:
+    """Return True if the values of a tap depend on the transcript."""
+    return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
 
 
 def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:

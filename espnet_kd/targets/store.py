@@ -29,6 +29,7 @@ from espnet_kd.targets.format import (
 )
 
 OPEN_FILES = 128  # number of files that stay open, at most
+ROUNDING = 0.02  # float16 can make the sum of K <= 50 probabilities exceed 1 by this much
 
 
 class Store:
@@ -134,9 +135,6 @@ class Store:
 
     def _again(self, shard: ShardEntry) -> str:
         return f"remove {self.directory / shard.name} and repeat the command that made the store"
-
-
-ROUNDING = 0.02  # float16 can make the sum of K <= 50 probabilities exceed 1 by this much
 
 
 def verify(store: Store) -> Iterator[str]:

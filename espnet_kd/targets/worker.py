@@ -29,6 +29,9 @@ from espnet_kd.teachers.short import TOO_SHORT
 from espnet_kd.teachers.taps import Targets
 
 NO_TEXT = torch.tensor([[2]])  # any token, for taps that do not depend on the transcript
+SAMPLE = 8  # number of utterances to measure, spread over the data
+INDEX_BYTES = 120  # per utterance, about
+MARGIN = 1.1  # free disk space to ask for, relative to the estimate
 _ONE_AT_A_TIME = threading.Lock()  # hooks on a model record one forward pass at a time
 
 
@@ -161,11 +164,6 @@ def build_preprocess(directory: Path) -> Any:
     """Build ESPnet's preprocessing of speech and text for a teacher, without augmentation."""
     found = preprocessing(with_absolute_paths(read_config(directory), directory))
     return found if found is not None else lambda utt, data: data
-
-
-SAMPLE = 8  # number of utterances to measure, spread over the data
-INDEX_BYTES = 120  # per utterance, about
-MARGIN = 1.1  # free disk space to ask for, relative to the estimate
 
 
 @dataclass(frozen=True)

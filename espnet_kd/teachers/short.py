@@ -11,28 +11,12 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, too_short_reason
 
-
-def rank() -> int:
-    """Return the index of this process in distributed training; 0 for a single process."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
 # Parts of torch's messages about a signal that is shorter than a window or a kernel.
 SHORTER = ("Kernel size can't be greater than actual input size", "Padding size should be less than")
 
 
 class NoFramesError(Exception):
     """An utterance has no frame left after the subsampling."""
-
-
-def check_frames_left(frames: Tensor, owner: str) -> None:
-    """Check that every utterance of a batch, (B,) frames, has a frame; a lattice needs at least one.
-
-    Raises:
-        NoFramesError: an utterance has none.
-    """
-    if int(frames.min()) < 1:
-        raise NoFramesError(f"is too short: {owner} has no frame of it after the subsampling")
 
 
 TOO_SHORT = (NoFramesError, *TOO_SHORT_ERRORS)
@@ -110,6 +94,16 @@ class TrackedBatches:
             )
 
 
+def check_frames_left(frames: Tensor, owner: str) -> None:
+    """Check that every utterance of a batch, (B,) frames, has a frame; a lattice needs at least one.
+
+    Raises:
+        NoFramesError: an utterance has none.
+    """
+    if int(frames.min()) < 1:
+        raise NoFramesError(f"is too short: {owner} has no frame of it after the subsampling")
+
+
 def warn(text: str) -> None:
     """Log a warning that only this process can give; as an error if ESPnet hides warnings (rank > 0)."""
     logging.log(logging.ERROR if rank() else logging.WARNING, text)
@@ -119,3 +113,8 @@ def warn(text: str) -> None:
 def warn_once(text: str) -> None:
     """Log a warning as ``warn`` does, but each text only once."""
     warn(text)
+
+
+def rank() -> int:
+    """Return the index of this process in distributed training; 0 for a single process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

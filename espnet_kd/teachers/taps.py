@@ -23,8 +23,12 @@ from espnet_kd.host.models import (
 )
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, joint_of
 
+LATTICE = JOINT_NETWORK  # the tap that means the lattice
 # Two models may round the number of frames differently; a larger difference means another frame rate.
 MAX_FRAME_DIFFERENCE = 2
+SECONDS = 2
+FRAMES_PER_SECOND = 100  # usual rate of feature frames
+ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
 
 
 @dataclass(frozen=True)
@@ -44,81 +48,6 @@ class Targets:
     values: Tensor | TopClasses | Joint | CollapsedTargets | OneBestTargets
     lengths: Tensor
     utterances: Sequence[str] | None = None
-
-
-def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[str] | None = None) -> None:
-    """Check that a model's values are finite; a logit may be -inf, which is probability 0.
-
-    Args:
-        given: by tap, the values or a lattice.
-        owner: whose model it is, for the message.
-        utterances: ids of the batch, if known.
-
-    Raises:
-        UserError: a real position has NaN or infinity; names the tap and the utterance.
-    """
-    for path, targets in given.items():
-        values, lengths = targets.values, targets.lengths
-        if isinstance(values, Joint):
-            largest = values.enc.abs().amax(-1)  # NaN is larger than any number
-            rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
-            largest = largest + sum(x.reshape(-1, 1) for x in rest)
-        else:
-            largest = values.amax(-1)  # (B, P)
-        real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
-        bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
-        if bad:
-            where = f" for {utterances[bad[0]]}" if utterances is not None else ""
-            raise UserError(
-                f"{owner} gives values at {path}{where} that are not finite: its weights or its statistics "
-                "(stats_file) are damaged: choose another checkpoint, or train it again"
-            )
-
-
-LATTICE = JOINT_NETWORK  # the tap that means the lattice
-
-
-def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
-    """Run the prediction network along the labels, and return the tensors of the lattice.
-
-    Args:
-        model: ESPnet's transducer, or its ASR model with a transducer decoder.
-        encoded: (B, T, D) encoder output.
-        lengths: (B,) number of frames.
-        text: (B, L) tokens, padded with -1; not changed.
-    """
-    return joint_of(model.joint_network, encoded, predicted(model, encoded, lengths, text))
-
-
-def check_lattice(model: nn.Module, owner: str) -> None:
-    """Check that a model has a lattice that criteria can compare.
-
-    Raises:
-        UserError: it is no transducer, its blank is not token 0, or it has several blanks.
-    """
-    if not has_lattice(model):
-        raise UserError(f"{owner} is no transducer: a criterion on the lattice needs its joint network")
-    if blank(model) != 0:
-        raise UserError(f"{owner} has the blank at token {blank(model)}: a lattice needs it at 0")
-    if has_long_blanks(model):
-        raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
-
-
-def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str) -> None:
-    """Check that no tap is in the prediction network of a transducer, which has no posteriors.
-
-    Raises:
-        UserError: a tap is.
-    """
-    for path in paths:
-        if path.split(".")[0] == "decoder" and has_lattice(model):
-            raise UserError(
-                f"tap {path!r} of {owner} is in a transducer's prediction network: use `type: transducer`, "
-                "which compares the lattice, or tap the encoder"
-            )
-
-
-ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
 
 
 class Taps:
@@ -274,8 +203,73 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
             )
 
 
-SECONDS = 2
-FRAMES_PER_SECOND = 100  # usual rate of feature frames
+def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+    """Run the prediction network along the labels, and return the tensors of the lattice.
+
+    Args:
+        model: ESPnet's transducer, or its ASR model with a transducer decoder.
+        encoded: (B, T, D) encoder output.
+        lengths: (B,) number of frames.
+        text: (B, L) tokens, padded with -1; not changed.
+    """
+    return joint_of(model.joint_network, encoded, predicted(model, encoded, lengths, text))
+
+
+def check_lattice(model: nn.Module, owner: str) -> None:
+    """Check that a model has a lattice that criteria can compare.
+
+    Raises:
+        UserError: it is no transducer, its blank is not token 0, or it has several blanks.
+    """
+    if not has_lattice(model):
+        raise UserError(f"{owner} is no transducer: a criterion on the lattice needs its joint network")
+    if blank(model) != 0:
+        raise UserError(f"{owner} has the blank at token {blank(model)}: a lattice needs it at 0")
+    if has_long_blanks(model):
+        raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
+
+
+def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str) -> None:
+    """Check that no tap is in the prediction network of a transducer, which has no posteriors.
+
+    Raises:
+        UserError: a tap is.
+    """
+    for path in paths:
+        if path.split(".")[0] == "decoder" and has_lattice(model):
+            raise UserError(
+                f"tap {path!r} of {owner} is in a transducer's prediction network: use `type: transducer`, "
+                "which compares the lattice, or tap the encoder"
+            )
+
+
+def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[str] | None = None) -> None:
+    """Check that a model's values are finite; a logit may be -inf, which is probability 0.
+
+    Args:
+        given: by tap, the values or a lattice.
+        owner: whose model it is, for the message.
+        utterances: ids of the batch, if known.
+
+    Raises:
+        UserError: a real position has NaN or infinity; names the tap and the utterance.
+    """
+    for path, targets in given.items():
+        values, lengths = targets.values, targets.lengths
+        if isinstance(values, Joint):
+            largest = values.enc.abs().amax(-1)  # NaN is larger than any number
+            rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
+            largest = largest + sum(x.reshape(-1, 1) for x in rest)
+        else:
+            largest = values.amax(-1)  # (B, P)
+        real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
+        bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            where = f" for {utterances[bad[0]]}" if utterances is not None else ""
+            raise UserError(
+                f"{owner} gives values at {path}{where} that are not finite: its weights or its statistics "
+                "(stats_file) are damaged: choose another checkpoint, or train it again"
+            )
 
 
 def probe(

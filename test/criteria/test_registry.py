@@ -85,7 +85,7 @@ def test_a_plugin_does_not_replace_our_own(plugins):
         ("logit_l1", {}, "unknown criterion 'logit_l1'; did you mean logit_l2"),
         ("logit_l2", {"weight": 1}, "logit_l2 has no option weight; known: reduction"),
         ("weighted", {}, "criterion weighted needs the option weight"),
-        ("function", {}, "criterion function, plug-in kd_plugin:function, is not a class"),
+        ("function", {}, "criterion function, plug-in kd_plugin:function, is no criterion"),
         ("absent", {}, "criterion absent, plug-in kd_plugin:Absent, does not load: .*Absent"),
         ("no_module", {}, "does not load: No module named 'kd_no_such_module'"),
     ],
