@@ -1,4 +1,4 @@
-"""The target store: bytes per hour, records written and read per second, what reading adds to a step."""
+"""Measure the target store: bytes per hour, records written and read per second, time that reading adds."""
 
 import tempfile
 import time
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.online_teacher import TAPS as TAP_PATHS
 from bench.online_teacher import training_step
 from bench.report import table, verdict
-from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, Size, batch, build
+from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, ModelSize, batch, build
 from bench.timing import Timing, interleaved, ratio
 from espnet_kd.criteria import build_criterion
 from espnet_kd.files import fingerprint
@@ -27,7 +27,11 @@ from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
-MEGABYTES, STEP, READING = 3.5, 1.05, 0.02  # targets: per hour, times the plain step, share of the step
+MEGABYTES, STEP, READING = (
+    3.5,
+    1.05,
+    0.02,
+)  # limits: MB per hour, step relative to the plain one, share of reading
 K, FRAME_RATE = 8, 25
 UTTERANCES, SECONDS, WORDPIECES = 512, 7.0, 2000  # WORDPIECES tokens in all, about 3.4 a second
 TOKEN_RATE = 3.4
@@ -35,7 +39,7 @@ PER_SHARD = 100
 
 
 def main() -> bool:
-    """A store like one of Switchboard, then a step of an AN4 student; True if all targets are met."""
+    """Measure a store like Switchboard's, then a step of an AN4 student; True if targets are met."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         return _container(Path(folder)) & _step(Path(folder))
@@ -78,7 +82,7 @@ def _row(
 def make_records(
     taps: dict[str, TapFormat], rates: dict[str, float], count: int = UTTERANCES, seconds: float = SECONDS
 ) -> list[TargetRecord]:
-    """Random targets."""
+    """Make records of random targets."""
     random = np.random.default_rng(0)
     return [
         TargetRecord(
@@ -100,7 +104,7 @@ def _rows(count: int, tap: TapFormat, random: np.random.Generator) -> NDArray[An
 def write(
     folder: Path, records: list[TargetRecord], taps: dict[str, TapFormat], probe: dict[str, int] | None = None
 ) -> Store:
-    """A store of these records."""
+    """Write a store of these records."""
     entries = []
     for start in range(0, len(records), PER_SHARD):
         part, name = records[start : start + PER_SHARD], f"{start // PER_SHARD + 1:05d}"
@@ -113,7 +117,7 @@ def write(
 
 
 def write_ark(folder: Path, records: list[TargetRecord]) -> Callable[[str], Any]:
-    """The same rows by kaldiio, one ark and one scp for each tap; returns what reads an utterance."""
+    """Write the rows by kaldiio, one ark and scp per tap; return a function that reads an utterance."""
     folder.mkdir()
     for tap in records[0].rows:
         with kaldiio.WriteHelper(
@@ -126,8 +130,8 @@ def write_ark(folder: Path, records: list[TargetRecord]) -> Callable[[str], Any]
 
 
 def _step(folder: Path) -> bool:
-    """A training step of the AN4 student: plain, with stored targets, and the reading alone."""
-    size, utterances, seconds, rounds = Size(3, 48), 8, 2.5, 20
+    """Time a training step of the AN4 student: plain, with stored targets, and reading alone."""
+    size, utterances, seconds, rounds = ModelSize(3, 48), 8, 2.5, 20
     torch.manual_seed(0)
     data = batch(utterances, seconds)
     student = build(size)
@@ -168,7 +172,7 @@ def _judge(timings: dict[str, Timing]) -> bool:
 
 
 def distilled(student: Any, teacher: StoredTeacher) -> Any:
-    """The student with the essence of the teacher at the CTC frames and at the decoder's steps."""
+    """Return the student with the teacher's top-k classes at CTC frames and decoder steps."""
     terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAP_PATHS)
     method = Method(teacher, Taps(student, TAP_PATHS), terms, Schedule(0.5, 0.5))
     return distil(

@@ -1,4 +1,4 @@
-"""Small stores of random targets."""
+"""Write small stores of random targets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ NAMES = ["u10", "u11", "u12", "u13", "u14"]
 
 
 def records(taps=TAPS, names: Sequence[str] = NAMES) -> list[TargetRecord]:
-    """Utterances of 3, 4, ... frames."""
+    """Make records of utterances of 3, 4, ... frames."""
     random = np.random.default_rng(0)
     return [
         TargetRecord(
@@ -25,7 +25,7 @@ def records(taps=TAPS, names: Sequence[str] = NAMES) -> list[TargetRecord]:
 
 
 def rows(count: int, tap: TapFormat, random) -> np.ndarray:
-    """Random targets."""
+    """Make the rows of random targets."""
     found = np.zeros(count, tap.row)
     if tap.kind == "values":
         found["values"] = random.normal(size=(count, tap.size))
@@ -37,7 +37,7 @@ def rows(count: int, tap: TapFormat, random) -> np.ndarray:
 
 
 def make(directory: Path, chosen: Sequence[TargetRecord] | None = None, taps=TAPS) -> Store:
-    """A store of two shards."""
+    """Write a store of two shards."""
     chosen = records() if chosen is None else chosen
     half = len(chosen) // 2
     entries = []

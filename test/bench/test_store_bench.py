@@ -1,4 +1,4 @@
-"""What the benchmark of the store writes is sound."""
+"""The stores that the benchmark writes hold its records."""
 
 from pathlib import Path
 

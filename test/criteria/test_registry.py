@@ -28,7 +28,7 @@ def function(student, target, mask):
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
-    """A package as pip leaves it: a module and the entry points in its dist-info."""
+    """Install a package as pip does: a module, and entry points in its dist-info."""
     (tmp_path / "kd_plugin.py").write_text(PLUGIN)
     info = tmp_path / "kd_plugin-1.0.dist-info"
     info.mkdir()

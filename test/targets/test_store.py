@@ -1,4 +1,4 @@
-"""A store is written, read and checked; what is damaged is named."""
+"""A store is written, read and verified; messages name damaged files and utterances."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from espnet_kd.targets.format import TapFormat, text_checksum, write_shard
 from espnet_kd.targets.store import Store, verify
 
 
-def test_any_utterance_in_any_order(tmp_path: Path) -> None:
+def test_utterances_are_read_in_any_order(tmp_path: Path) -> None:
     store = make(tmp_path / "store")
     expected = {record.utt: record for record in records()}
     for utt in [*reversed(NAMES), NAMES[1]]:
@@ -89,7 +89,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_when_it_is_read_and_when_it_is_looked_for(tmp_path: Path, name: str) -> None:
+def test_damage_is_named_by_read_and_by_verify(tmp_path: Path, name: str) -> None:
     file, damage, message = DAMAGE[name]
     make(tmp_path / "store")
     damage(tmp_path / "store" / file)
@@ -129,7 +129,7 @@ def test_a_damaged_manifest(tmp_path: Path, change, message: str) -> None:
         Store(tmp_path / "store")
 
 
-def test_what_is_wrong_from_the_beginning_is_found_by_verify(tmp_path: Path) -> None:
+def test_verify_finds_wrong_values(tmp_path: Path) -> None:
     def wrong(record):
         rows = record.rows["ctc.ctc_lo"]
         if record.utt == NAMES[0]:
@@ -148,7 +148,7 @@ def test_what_is_wrong_from_the_beginning_is_found_by_verify(tmp_path: Path) -> 
         assert words in mine
 
 
-def test_what_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_values_too_large_for_float16_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     record = records()[0]
     with np.errstate(over="ignore"):
         record.rows["encoder"]["values"][0, 0] = 1e6

@@ -63,7 +63,7 @@ def run(*paths: str) -> tuple[Taps, Tensor]:
     return taps, output
 
 
-def test_the_ctc_layer_is_kept_on_the_final_output_of_the_encoder_which_is_not_replaced() -> None:
+def test_the_call_of_the_ctc_layer_on_the_final_encoder_output_is_recorded_and_not_replaced() -> None:
     taps, output = run("ctc")
     assert torch.equal(taps.get("ctc", TEXT).values, output)
     assert taps.get("ctc", TEXT).lengths.tolist() == [3, 1]
@@ -77,7 +77,7 @@ def test_nested_tuples_and_decoder_steps() -> None:
 
 
 class Skipping(nn.Sequential):
-    """As ESPnet's MultiSequential, with an option that leaves out layers in training."""
+    """Has, like ESPnet's MultiSequential, an option that skips layers in training."""
 
     layer_drop_rate = 0.1
 
@@ -85,7 +85,7 @@ class Skipping(nn.Sequential):
         return self[0](x)
 
 
-def test_a_layer_that_training_may_leave_out_is_refused_for_a_student_but_not_for_a_teacher() -> None:
+def test_a_layer_that_training_may_skip_is_refused_for_a_student_but_not_for_a_teacher() -> None:
     model = Model()
     model.encoder.layers = nn.ModuleList([Skipping(Layer())])
     path = "encoder.layers.0.0"
@@ -108,7 +108,7 @@ def test_taps_in_a_reordered_encoder_come_in_the_order_of_the_batch() -> None:
         assert torch.equal(found.values, values) and found.lengths.tolist() == LENGTHS.tolist()
 
 
-def test_hooks_do_not_stay() -> None:
+def test_hooks_are_removed_afterwards() -> None:
     model = Model()
     taps = Taps(model, ["ctc"])
     with pytest.raises(RuntimeError), taps.recording():
@@ -125,14 +125,14 @@ def test_hooks_do_not_stay() -> None:
         ("encoder.norm", "tap 'encoder.norm' of the student runs 2 times in its forward pass: choose"),
     ],
 )
-def test_unusable(path: str, message: str) -> None:
+def test_unusable_layers_are_refused(path: str, message: str) -> None:
     taps, _ = run(path)
     with pytest.raises(UserError) as error:
         taps.get(path, TEXT)
     assert message in str(error.value)
 
 
-def test_near_misses() -> None:
+def test_a_misspelt_path_lists_similar_ones() -> None:
     with pytest.raises(UserError) as error:
         Taps(Model(), ["encoder.layer.0"], "the student")
     assert str(error.value).startswith(
