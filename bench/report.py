@@ -46,11 +46,11 @@ def judge[Case](
     """Time every case and print a table of its variants, then the ratios.
 
     Args:
-        cases: by name.
+        cases: the cases, by name.
         measure: times the variants of a case.
-        ratios: what is divided by the sum of what, by title.
-        at_most: the target of every ratio.
-        column: head of one more column, and what it says of the variants of a case.
+        ratios: by title, a variant, and those whose summed durations divide its own.
+        at_most: upper limit of every ratio.
+        column: head of one more column, and a function from a case to the cells of its variants.
 
     Returns:
         Whether all ratios meet the target.

@@ -46,6 +46,7 @@ def main() -> bool:
 
 
 def _container(folder: Path) -> bool:
+    """Write and read a store and a Kaldi ark of the same records; True if the store is small enough."""
     taps = {"ctc.ctc_lo": TapFormat("topk", WORDPIECES, K), "decoder": TapFormat("topk", WORDPIECES, K)}
     records = make_records(taps, {"ctc.ctc_lo": FRAME_RATE, "decoder": TOKEN_RATE})
     started = time.perf_counter()
@@ -162,6 +163,7 @@ def _step(folder: Path) -> bool:
 
 
 def _judge(timings: dict[str, Timing]) -> bool:
+    """Print the ratios of a step; return True if they meet the targets."""
     plain, stored, reading = timings.values()
     checks = [
         verdict("step with stored targets / plain step", ratio(stored, [plain]), at_most=STEP),

@@ -274,6 +274,7 @@ def _manifest(
 
 
 def _summary(manifest: Manifest) -> str:
+    """Describe the size of a store in one line."""
     from espnet_kd.targets.worker import megabytes
 
     rate = manifest.size / 1e6 / manifest.hours

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_lines
 
-Kind = Literal["topk", "values", "collapsed", "path", "joint"]
+StorageKind = Literal["topk", "values", "collapsed", "path", "joint"]
 Number = Literal["float16", "float32"]
 MANIFEST = "manifest.json"
 INDEX = "index.jsonl"
@@ -41,7 +41,7 @@ class TapFormat:
         number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
     """
 
-    kind: Kind
+    kind: StorageKind
     size: int
     k: int = 0
     temperature: float = 1.0

@@ -282,7 +282,7 @@ def stored_teacher(
         args: ESPnet's options, which name the utterances.
 
     Raises:
-        UserError: the store does not fit; says why.
+        UserError: the store does not fit; the message gives the reason.
     """
     if args.input_size is not None:
         raise UserError(

@@ -103,6 +103,7 @@ class Store:
         return TargetRecord(utt, entry.samples, entry.text, rows, entry.audio)
 
     def _rows(self, shard: ShardEntry, entry: IndexEntry, tap: str) -> NDArray[Any]:
+        """Read the rows of one utterance at one tap, (P,), and compare them with their checksum."""
         row = self.manifest.taps[tap].row
         file = self._file(shard.name, tap)
         length = entry.rows[tap] * row.itemsize

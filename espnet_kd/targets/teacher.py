@@ -48,6 +48,7 @@ def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDA
 
 
 def _lattice_rows(joint: Joint, lengths: Tensor, tap: TapFormat, tokens: Sequence[int]) -> NDArray[Any]:
+    """Convert the lattice of one utterance to rows of the kind `joint`, `collapsed` or `path`."""
     if tap.kind == "joint":
         projected = torch.cat([joint.enc[0, : int(lengths[0])], joint.dec[0, : len(tokens) + 1]])
         rows = np.zeros(len(projected), tap.row)
@@ -64,6 +65,7 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: TapFormat, tokens: Sequenc
 
 
 def _path_rows(found: OneBestTargets, tap: TapFormat) -> NDArray[Any]:
+    """Convert the targets along the best alignment of one utterance to rows of the kind `path`."""
     rows = np.zeros(found.alignment.lengths[0], tap.row)
     nodes = found.alignment
     columns = {"frame": nodes.frames, "row": nodes.rows, "tokens": found.tokens[..., : tap.k]}
@@ -122,6 +124,7 @@ def _joint(
     labels: Sequence[int],
     output: OutputTensors,
 ) -> Targets:
+    """Convert rows of the kind `joint` to the tensors of a joint network, with padding."""
     frames = [len(r) - count - 1 for r, count in zip(rows, labels, strict=True)]
     values = [torch.from_numpy(r["values"].astype(np.float32)) for r in rows]
     enc = pad_sequence([v[:t] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
@@ -132,6 +135,7 @@ def _joint(
 def _collapsed(
     rows: Sequence[NDArray[Any]], utterances: Sequence[str], device: torch.device, labels: Sequence[int]
 ) -> Targets:
+    """Convert rows of the kind `collapsed` to targets of a batch, with padding."""
     lattices = [r["log_probs"].reshape(-1, count + 1, 3) for r, count in zip(rows, labels, strict=True)]
     frames = [len(lattice) for lattice in lattices]
     padded = np.zeros((len(rows), max(frames), max(labels) + 1, 3), np.float32)

@@ -180,6 +180,11 @@ def _first_tensor(output: Any) -> Tensor | None:
 
 
 def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
+    """Return the submodule at a path.
+
+    Raises:
+        UserError: there is none; lists paths that are similar.
+    """
     modules = dict(model.named_modules())
     if path in modules and path:
         return modules[path]
