@@ -15,7 +15,7 @@ import torch
 
 from bench.online_teacher import training_step
 from bench.report import table, verdict
-from bench.rnnt.memory import Megabytes, Watch
+from bench.rnnt.memory import Megabytes, MemoryWatch
 from bench.transducer import CASES, batch, build, distilled
 from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk
@@ -74,7 +74,7 @@ def measure(classes: int, who: str) -> Megabytes:
     step = training_step(model, data)
     step()
     model.zero_grad()
-    with Watch() as watch:
+    with MemoryWatch() as watch:
         step()
     return watch.growth
 

@@ -124,7 +124,7 @@ def test_autocast(kind: dict) -> None:
     [
         ({"cell": "rnn"}, "cell is 'rnn'; known: gru, lstm"),
         ({"directions": "both"}, "directions is 'both'; known: sum, concat, forward"),
-        ({"layers": 0}, "0 layers of 6 units"),
+        ({"layers": 0}, "layers is 0, hidden 6, lookahead 0: give at least one"),
         ({"convolutions": [{"channels": 3, "kernel": 5}]}, r"convolutions\[0\] is .*: write {channels: 32"),
         ({"convolutions": [{"channels": 3, "kernel": 5, "stride": 2}]}, "write {channels: 32, kernel: "),
         ({"convolutions": [{"channels": 3, "kernel": [5, 5], "stride": [0, 1]}]}, "write {channels: 32"),

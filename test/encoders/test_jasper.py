@@ -106,7 +106,10 @@ def test_precisions(dtype: torch.dtype) -> None:
         ({"blocks": [{"channels": 4, "kernel": 3, "stride": 2}]}, "only the prologue may have one"),
         ({"epilogue": [{"channels": 4, "kernel": 2}]}, r"epilogue\[0\] has a kernel of 2"),
         ({"blocks": [4]}, r"blocks\[0\] is 4: write"),
-        ({"prologue": {"channels": 4, "kernel": 3, "stride": 0}}, "prologue: stride is 0, not a whole"),
+        (
+            {"prologue": {"channels": 4, "kernel": 3, "stride": 0}},
+            "prologue: stride is 0: give an integer of at least 1",
+        ),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:

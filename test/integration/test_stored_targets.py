@@ -239,7 +239,7 @@ def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytes
         write(ensemble, "exp/more", {"ctc": {**CRITERIA["ctc"], "k": 7}}, ["exp/second"])
     manifest = ensemble.root / "exp/more/manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 1}))
-    with pytest.raises(UserError, match="of format 1, .* remove exp/more and make the store again"):
+    with pytest.raises(UserError, match="the format 1, .* remove exp/more and make the store again"):
         write(ensemble, "exp/more", fewer, ["exp/teacher"])
 
 

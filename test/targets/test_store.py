@@ -142,7 +142,7 @@ def test_verify_finds_wrong_values(tmp_path: Path) -> None:
 
     problems = list(verify(make(tmp_path / "store", [wrong(record) for record in records()])))
     for name, words in zip(
-        NAMES, ("class 250 of 40", "mass of 4.000, more than 1", "not sorted"), strict=False
+        NAMES, ("class 250, but there are 40", "coverage of 4.000, more than 1", "not sorted"), strict=False
     ):
         (mine,) = [p for p in problems if name in p]
         assert words in mine
