@@ -5,7 +5,7 @@ import importlib
 import logging
 import os
 
-# Part to module and what it times; a module has ``main() -> bool``, True if its target is met.
+# Part to its module and what it measures; ``main() -> bool`` of a module is True if its target is met.
 PARTS = {
     "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
     "mutual": ("bench.mutual", "a step of two peers against one of one model"),
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
 
-    logging.disable(logging.WARNING)  # ESPnet says how old its layers are, at every model
+    logging.disable(logging.WARNING)  # ESPnet warns of deprecated layers at every model
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     from bench.report import environment
 

@@ -1,4 +1,4 @@
-"""A step of two peers should cost what two steps of one model cost."""
+"""Compare the time of a step of two peers with two steps of one model."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.online_teacher import training_step
 from bench.report import judge
-from bench.speech_model import Size, batch, build
+from bench.speech_model import ModelSize, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.mutual_model import Mutual, learn_together
@@ -22,38 +22,41 @@ SAMPLING = Schedule(0.2, 0.2)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model, a batch of so many utterances of so many seconds, and how often it is timed."""
+class MutualCase:
+    """Sizes of a model and of a batch (utterances, seconds), and how often a step is timed."""
 
-    size: Size
+    size: ModelSize
     utterances: int
     seconds: float
     rounds: int
 
     def __str__(self) -> str:
-        """Its sizes."""
+        """Describe the sizes."""
         return f"{self.size}, {self.utterances} x {self.seconds} s"
 
 
-# The tiny one is nearly all fixed cost of a step.
-CASES = {"tiny": Case(Size(1, 16), 2, 1.0, rounds=100), "an4": Case(Size(3, 48), 8, 2.5, rounds=20)}
+# In the tiny case a step is nearly all fixed cost.
+CASES = {
+    "tiny": MutualCase(ModelSize(1, 16), 2, 1.0, rounds=100),
+    "an4": MutualCase(ModelSize(3, 48), 8, 2.5, rounds=20),
+}
 
 
 def main() -> bool:
-    """Time every case, alone and with scheduled sampling; True if all meet the target."""
+    """Time every case, without and with scheduled sampling; return True if all meet the target."""
     ends = ("", ", scheduled sampling")
     ratios = {f"two peers{end} / one model{end}": (f"two peers{end}", [f"one model{end}"]) for end in ends}
     return judge(CASES, measure, ratios, TARGET, ("MB for backward", saved))
 
 
-def saved(case: Case) -> dict[str, str]:
-    """Megabytes that the forward pass of every variant keeps."""
+def saved(case: MutualCase) -> dict[str, str]:
+    """Format the megabytes that the forward pass of each variant saves for the backward pass."""
     data = batch(case.utterances, case.seconds)
     return {name: f"{saved_megabytes(model, data):.1f}" for name, model in models(case.size).items()}
 
 
-def models(size: Size) -> dict[str, ESPnetASRModel]:
-    """One model and two peers, without and with scheduled sampling."""
+def models(size: ModelSize) -> dict[str, ESPnetASRModel]:
+    """Build one model and two peers, without and with scheduled sampling."""
     torch.manual_seed(0)
     single, sampled = build(size), build(size)
     sample_prefixes(sampled, SAMPLING)
@@ -66,7 +69,7 @@ def models(size: Size) -> dict[str, ESPnetASRModel]:
 
 
 def peers(first: ESPnetASRModel, second: ESPnetASRModel, sampling: bool) -> ESPnetASRModel:
-    """Two models that learn from each other at decoder steps and CTC frames."""
+    """Build two models that learn from each other at decoder steps and CTC frames."""
     terms = tuple(Term(tap.split(".")[0], Schedule(1.0, 1.0), tap, tap) for tap in TAPS)
     criteria = {term.name: build_criterion("kl", reduction="utterance") for term in terms}
     model = learn_together(first, [second], Mutual(terms, criteria, Schedule(0.5, 0.5), seeds=(1,)))
@@ -75,7 +78,7 @@ def peers(first: ESPnetASRModel, second: ESPnetASRModel, sampling: bool) -> ESPn
     return model
 
 
-def measure(case: Case) -> dict[str, Timing]:
+def measure(case: MutualCase) -> dict[str, Timing]:
     """Time a training step of every variant."""
     torch.set_num_threads(1)
     data = batch(case.utterances, case.seconds)
@@ -83,7 +86,7 @@ def measure(case: Case) -> dict[str, Timing]:
 
 
 def saved_megabytes(model: ESPnetASRModel, data: dict[str, Tensor]) -> float:
-    """Memory that a forward pass keeps for the backward pass, parameters not counted."""
+    """Measure the memory that a forward pass saves for the backward pass, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""A step with an online teacher should cost what the student's step and the teacher's forward cost."""
+"""Compare the time of a step with an online teacher with those of its two parts alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from bench.report import judge
-from bench.speech_model import Size, batch, build
+from bench.speech_model import ModelSize, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.distilled import Objective, distil
@@ -24,35 +24,35 @@ TAPS = ("ctc.ctc_lo", "decoder")
 
 
 @dataclass(frozen=True)
-class Case:
-    """Two models, a batch of so many utterances of so many seconds, and how often it is timed."""
+class TeacherCase:
+    """Sizes of two models and of a batch (utterances, seconds), and how often a step is timed."""
 
-    student: Size
-    teacher: Size
+    student: ModelSize
+    teacher: ModelSize
     utterances: int
     seconds: float
     rounds: int
 
     def __str__(self) -> str:
-        """Its sizes."""
+        """Describe the sizes."""
         return f"student {self.student}, teacher {self.teacher}, {self.utterances} x {self.seconds} s"
 
 
-# The tiny one is nearly all fixed cost of a step.
+# In the tiny case a step is nearly all fixed cost.
 CASES = {
-    "tiny": Case(Size(1, 16), Size(2, 16), 2, 1.0, rounds=100),
-    "an4": Case(Size(3, 48), Size(4, 96), 8, 2.5, rounds=20),
+    "tiny": TeacherCase(ModelSize(1, 16), ModelSize(2, 16), 2, 1.0, rounds=100),
+    "an4": TeacherCase(ModelSize(3, 48), ModelSize(4, 96), 8, 2.5, rounds=20),
 }
 
 
 def main() -> bool:
-    """Time every case; True if all meet the target."""
+    """Time every case; return True if all meet the target."""
     parts = ("student step", "teacher forward")
     ratios = {"step with teacher / (student step + teacher forward)": ("step with teacher", parts)}
     return judge(CASES, measure, ratios, TARGET)
 
 
-def measure(case: Case) -> dict[str, Timing]:
+def measure(case: TeacherCase) -> dict[str, Timing]:
     """Time the plain student's step, the teacher's forward, and the distilled student's step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def measure(case: Case) -> dict[str, Timing]:
 
 
 def distilled(student: ESPnetASRModel, teacher: ESPnetASRModel) -> ESPnetASRModel:
-    """The student with KL to the teacher at the CTC frames and at the decoder's steps."""
+    """Return the student with KL to the teacher at CTC frames and decoder steps."""
     terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAPS)
     experiment = Experiment(teacher, Path("teacher"), Path("teacher/valid.acc.ave.pth"))
     method = Objective(OnlineTeacher([experiment], TAPS), Taps(student, TAPS), terms, Schedule(1.0, 1.0))
@@ -75,11 +75,11 @@ def distilled(student: ESPnetASRModel, teacher: ESPnetASRModel) -> ESPnetASRMode
 
 
 def training_step(model: ESPnetASRModel, data: dict[str, Tensor], **others: object) -> Callable[[], None]:
-    """Forward, backward, clipping and the optimiser, as ESPnet's trainer does them; others as they are."""
+    """Return a training step: forward, backward, clipping and optimiser, as in ESPnet's trainer."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step() -> None:
-        # Stock forward writes into its text.
+        # The stock forward pass changes its text in place.
         loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()}, **others)
         optimiser.zero_grad()
         loss.backward()
@@ -91,7 +91,7 @@ def training_step(model: ESPnetASRModel, data: dict[str, Tensor], **others: obje
 
 @torch.no_grad()
 def teacher_forward(model: ESPnetASRModel, data: dict[str, Tensor]) -> None:
-    """What any teacher must compute for the taps: encoder, CTC layer, decoder; by stock calls alone."""
+    """Run what a teacher must compute for the tapped layers (encoder, CTC layer, decoder), by stock calls."""
     encoded, lengths = model.encode(data["speech"], data["speech_lengths"])
     model.ctc.ctc_lo(encoded)
     prefix = torch.nn.functional.pad(data["text"], (1, 0), value=model.sos)

@@ -1,4 +1,4 @@
-"""What a benchmark prints: the machine, a markdown table, targets."""
+"""Print what a benchmark measured: the machine, a markdown table, targets."""
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from bench.timing import Timing, ratio
 
 
 def environment() -> str:
-    """One line: processor, threads, and the versions that decide about speed."""
+    """Describe in one line the processor, the threads, and the versions that affect speed."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -20,7 +20,7 @@ def environment() -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
+    """Format a markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -28,7 +28,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def verdict(
     name: str, value: float, at_most: float | None = None, at_least: float | None = None
 ) -> tuple[str, bool]:
-    """A line on a target, an upper or a lower limit, and whether it is met."""
+    """Format a line about a target, an upper or a lower limit; return it, and whether the target is met."""
     if at_most is not None:
         limit, met = f"at most {at_most:.2f}", value <= at_most
     else:
@@ -46,11 +46,11 @@ def judge[Case](
     """Time every case and print a table of its variants, then the ratios.
 
     Args:
-        cases: by name.
+        cases: the cases, by name.
         measure: times the variants of a case.
-        ratios: what is divided by the sum of what, by title.
-        at_most: the target of every ratio.
-        column: head of one more column, and what it says of the variants of a case.
+        ratios: by title, a variant, and those whose summed durations divide its own.
+        at_most: upper limit of every ratio.
+        column: head of one more column, and a function from a case to the cells of its variants.
 
     Returns:
         Whether all ratios meet the target.

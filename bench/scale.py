@@ -1,4 +1,4 @@
-"""Commands on a million utterances: seconds and peak memory (some minutes, 3 GB of disk)."""
+"""Measure time and peak memory of commands on a million utterances (some minutes, 3 GB of disk)."""
 
 import random
 import subprocess
@@ -10,8 +10,8 @@ from pathlib import Path
 from bench.report import table, verdict
 
 UTTERANCES = 1_000_000
-WORDS, WRONG = (3, 15), 0.1  # words of an utterance; share of them that differs in the hypothesis
-# A program counts the memory of the process that it was started in, too: so a small one starts it.
+WORDS, WRONG = (3, 15), 0.1  # words per utterance; share of wrong words in a hypothesis
+# The peak memory of a process includes that of the process that starts it: so a small one starts it.
 STARTER = """
 import resource, subprocess, sys
 status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
@@ -22,7 +22,7 @@ LIMITS = {"score": (120, 1.5), "mix": (120, 1.0), "perturb": (120, 1.0)}  # seco
 
 
 def main(utterances: int = UTTERANCES) -> bool:
-    """Write two dump directories, run each command on them; True if time and memory stay in their limits."""
+    """Write two dump directories, run each command on them; return True within the limits."""
     rows, verdicts = [], []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -40,7 +40,7 @@ def main(utterances: int = UTTERANCES) -> bool:
 
 
 def commands(root: Path) -> dict[str, list[object]]:
-    """Options by command."""
+    """Return the options of each command."""
     tokens = ["--token_type", "char", "--token_list", root / "labelled" / "tokens.txt"]
     data = ["--labelled", root / "labelled", "--pseudo", root / "pseudo"]
     text = root / "labelled" / "text"
@@ -52,7 +52,7 @@ def commands(root: Path) -> dict[str, list[object]]:
 
 
 def write(path: Path, utterances: int, seed: int) -> None:
-    """A formatted directory without its audio, a hypothesis of it, and what ``mix`` reads besides."""
+    """Write a formatted directory without audio, hypotheses for it, and other files for ``mix``."""
     rng = random.Random(seed)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
     path.mkdir()
@@ -73,7 +73,7 @@ def write(path: Path, utterances: int, seed: int) -> None:
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak gigabytes of a command."""
+    """Run a command; return its seconds and peak gigabytes."""
     started = time.perf_counter()
     process = subprocess.run([sys.executable, "-I", "-c", STARTER, *command], stdout=subprocess.PIPE)
     if process.returncode:

@@ -1,4 +1,4 @@
-"""ESPnet models and batches of a given size, of random numbers."""
+"""Make ESPnet models and batches of a given size from random numbers."""
 
 import argparse
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ TOKENS = ["<blank>", "<unk>", *(chr(c) for c in range(ord("a"), ord("z") + 1)), 
 
 
 @dataclass(frozen=True)
-class Size:
-    """A Conformer encoder with one Transformer decoder layer."""
+class ModelSize:
+    """Sizes of a Conformer encoder with one Transformer decoder layer."""
 
     layers: int
     width: int
 
     def __str__(self) -> str:
-        """As the recipes write it."""
+        """Describe the size as the recipes do."""
         return f"{self.layers} x {self.width}"
 
 
-def build(size: Size) -> ESPnetASRModel:
-    """A CTC/attention model as the recipes train it, in training mode."""
+def build(size: ModelSize) -> ESPnetASRModel:
+    """Build a CTC/attention model as in the recipes, in training mode."""
     config = ASRTask.get_default_config()
     config.update(
         token_list=TOKENS,
@@ -50,7 +50,7 @@ def build(size: Size) -> ESPnetASRModel:
 
 
 def batch(utterances: int, seconds: float) -> dict[str, Tensor]:
-    """A batch for the model's forward, all of one length."""
+    """Make a batch for the model's forward pass, with utterances of one length."""
     samples, tokens = int(seconds * SAMPLE_RATE), int(seconds * TOKENS_PER_SECOND)
     return {
         "speech": torch.randn(utterances, samples),

@@ -1,4 +1,4 @@
-"""The target store: bytes per hour, records written and read per second, what reading adds to a step."""
+"""Measure the target store: bytes per hour, records written and read per second, time that reading adds."""
 
 import tempfile
 import time
@@ -15,19 +15,23 @@ from numpy.typing import NDArray
 from bench.online_teacher import TAPS as TAP_PATHS
 from bench.online_teacher import training_step
 from bench.report import table, verdict
-from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, Size, batch, build
+from bench.speech_model import SAMPLE_RATE, TOKENS, TOKENS_PER_SECOND, ModelSize, batch, build
 from bench.timing import Timing, interleaved, ratio
 from espnet_kd.criteria import build_criterion
 from espnet_kd.files import fingerprint
 from espnet_kd.methods.distilled import Objective, distil
 from espnet_kd.schedule import Schedule
-from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, text_checksum, write_shard
+from espnet_kd.targets.format import Manifest, ShardEntry, TapFormat, TargetRecord, text_checksum, write_shard
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
-MEGABYTES, STEP, READING = 3.5, 1.05, 0.02  # targets: per hour, times the plain step, share of the step
+MEGABYTES, STEP, READING = (
+    3.5,
+    1.05,
+    0.02,
+)  # limits: MB per hour, step relative to the plain one, share of reading
 K, FRAME_RATE = 8, 25
 UTTERANCES, SECONDS, WORDPIECES = 512, 7.0, 2000  # WORDPIECES tokens in all, about 3.4 a second
 TOKEN_RATE = 3.4
@@ -35,14 +39,15 @@ PER_SHARD = 100
 
 
 def main() -> bool:
-    """A store like one of Switchboard, then a step of an AN4 student; True if all targets are met."""
+    """Measure a store like Switchboard's, then a step of an AN4 student; True if targets are met."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         return _container(Path(folder)) & _step(Path(folder))
 
 
 def _container(folder: Path) -> bool:
-    taps = {"ctc.ctc_lo": Tap("topk", WORDPIECES, K), "decoder": Tap("topk", WORDPIECES, K)}
+    """Write and read a store and a Kaldi ark of the same records; True if the store is small enough."""
+    taps = {"ctc.ctc_lo": TapFormat("topk", WORDPIECES, K), "decoder": TapFormat("topk", WORDPIECES, K)}
     records = make_records(taps, {"ctc.ctc_lo": FRAME_RATE, "decoder": TOKEN_RATE})
     started = time.perf_counter()
     store = write(folder / "store", records, taps)
@@ -63,7 +68,7 @@ def _container(folder: Path) -> bool:
 
 
 def _row(
-    name: str, folder: Path, seconds: float, read: Callable[[str], Any], records: list[Record]
+    name: str, folder: Path, seconds: float, read: Callable[[str], Any], records: list[TargetRecord]
 ) -> list[str]:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     hours = sum(record.samples for record in records) / SAMPLE_RATE / 3600
@@ -76,12 +81,12 @@ def _row(
 
 
 def make_records(
-    taps: dict[str, Tap], rates: dict[str, float], count: int = UTTERANCES, seconds: float = SECONDS
-) -> list[Record]:
-    """Random targets."""
+    taps: dict[str, TapFormat], rates: dict[str, float], count: int = UTTERANCES, seconds: float = SECONDS
+) -> list[TargetRecord]:
+    """Make records of random targets."""
     random = np.random.default_rng(0)
     return [
-        Record(
+        TargetRecord(
             f"sw{i:06d}-{i * 37 % 1000000:06d}", int(seconds * SAMPLE_RATE), None,
             {path: _rows(round(seconds * rates[path]), tap, random) for path, tap in taps.items()},
         )
@@ -89,7 +94,7 @@ def make_records(
     ]  # fmt: skip
 
 
-def _rows(count: int, tap: Tap, random: np.random.Generator) -> NDArray[Any]:
+def _rows(count: int, tap: TapFormat, random: np.random.Generator) -> NDArray[Any]:
     rows = np.zeros(count, tap.row)
     rows["tokens"] = random.permuted(np.tile(np.arange(tap.size), (count, 1)), axis=1)[:, : tap.k]
     p = random.dirichlet(np.full(tap.k, 0.3), count)
@@ -98,9 +103,9 @@ def _rows(count: int, tap: Tap, random: np.random.Generator) -> NDArray[Any]:
 
 
 def write(
-    folder: Path, records: list[Record], taps: dict[str, Tap], probe: dict[str, int] | None = None
+    folder: Path, records: list[TargetRecord], taps: dict[str, TapFormat], probe: dict[str, int] | None = None
 ) -> Store:
-    """A store of these records."""
+    """Write a store of these records."""
     entries = []
     for start in range(0, len(records), PER_SHARD):
         part, name = records[start : start + PER_SHARD], f"{start // PER_SHARD + 1:05d}"
@@ -112,8 +117,8 @@ def write(
     return Store(folder)
 
 
-def write_ark(folder: Path, records: list[Record]) -> Callable[[str], Any]:
-    """The same rows by kaldiio, one ark and one scp for each tap; returns what reads an utterance."""
+def write_ark(folder: Path, records: list[TargetRecord]) -> Callable[[str], Any]:
+    """Write the rows by kaldiio, one ark and scp per tap; return a function that reads an utterance."""
     folder.mkdir()
     for tap in records[0].rows:
         with kaldiio.WriteHelper(
@@ -126,15 +131,15 @@ def write_ark(folder: Path, records: list[Record]) -> Callable[[str], Any]:
 
 
 def _step(folder: Path) -> bool:
-    """A training step of the AN4 student: plain, with stored targets, and the reading alone."""
-    size, utterances, seconds, rounds = Size(3, 48), 8, 2.5, 20
+    """Time a training step of the AN4 student: plain, with stored targets, and reading alone."""
+    size, utterances, seconds, rounds = ModelSize(3, 48), 8, 2.5, 20
     torch.manual_seed(0)
     data = batch(utterances, seconds)
     student = build(size)
     with torch.no_grad():
         frames = int(student.encode(data["speech"], data["speech_lengths"])[1].max())
     rates = {"ctc.ctc_lo": frames / seconds, "decoder": TOKENS_PER_SECOND + 1 / seconds}
-    taps = {path: Tap("topk", len(TOKENS), K) for path in TAP_PATHS}
+    taps = {path: TapFormat("topk", len(TOKENS), K) for path in TAP_PATHS}
     made = make_records(taps, rates, utterances, seconds)
     texts = data["text"].tolist()
     store = write(
@@ -158,6 +163,7 @@ def _step(folder: Path) -> bool:
 
 
 def _judge(timings: dict[str, Timing]) -> bool:
+    """Print the ratios of a step; return True if they meet the targets."""
     plain, stored, reading = timings.values()
     checks = [
         verdict("step with stored targets / plain step", ratio(stored, [plain]), at_most=STEP),
@@ -168,7 +174,7 @@ def _judge(timings: dict[str, Timing]) -> bool:
 
 
 def distilled(student: Any, teacher: StoredTeacher) -> Any:
-    """The student with the essence of the teacher at the CTC frames and at the decoder's steps."""
+    """Return the student with the teacher's top-k classes at CTC frames and decoder steps."""
     terms = tuple(Term(tap.split(".")[0], Schedule(0.5, 0.5), tap, tap) for tap in TAP_PATHS)
     method = Objective(teacher, Taps(student, TAP_PATHS), terms, Schedule(0.5, 0.5))
     return distil(

@@ -1,4 +1,4 @@
-"""Time several variants of one thing so that the machine's noise hits all of them equally."""
+"""Time several variants in turn, so that noise of the machine affects all of them equally."""
 
 import statistics
 import time
@@ -10,17 +10,17 @@ Seconds = float
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of one variant, one per round."""
+    """The durations of one variant, one per round."""
 
     seconds: tuple[Seconds, ...]
 
     @property
     def median(self) -> Seconds:
-        """The middle duration."""
+        """Return the median duration."""
         return statistics.median(self.seconds)
 
     def cells(self) -> list[str]:
-        """Median, minimum and maximum in milliseconds, for a table."""
+        """Format median, minimum and maximum in milliseconds, for a table."""
         return [f"{1000 * s:.1f}" for s in (self.median, min(self.seconds), max(self.seconds))]
 
 
@@ -49,6 +49,6 @@ def interleaved(
 
 
 def ratio(over: Timing, under: Sequence[Timing]) -> float:
-    """Median over the rounds of one variant's duration over the sum of others' in the same round."""
+    """Return the median, over the rounds, of one variant's duration divided by the sum of others'."""
     sums = (sum(parts) for parts in zip(*(t.seconds for t in under), strict=True))
     return statistics.median(o / u for o, u in zip(over.seconds, sums, strict=True))

@@ -1,4 +1,4 @@
-"""A step of transducer distillation should cost little more than what no such step can do without.
+"""Compare the time of a step of transducer distillation with the parts that every such step needs.
 
 That is the student's step with the RNN-T loss alone, the teacher's encoder, and the floor of a KL: the
 teacher's logits and their normalisation at every node of the lattice.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.online_teacher import training_step
 from bench.report import judge
-from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, Size
+from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, ModelSize
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.distilled import Objective
@@ -32,36 +32,36 @@ TARGET = 1.2
 
 
 @dataclass(frozen=True)
-class Case:
-    """Two models of a vocabulary, a batch of so many utterances of so many seconds, how often it is timed."""
+class TransducerCase:
+    """Sizes of two models and their vocabulary, of a batch (utterances, seconds), and of the timing."""
 
-    student: Size
-    teacher: Size
+    student: ModelSize
+    teacher: ModelSize
     classes: int
     utterances: int
     seconds: float
     rounds: int
 
     def __str__(self) -> str:
-        """Its sizes."""
+        """Describe the sizes."""
         models = f"student {self.student}, teacher {self.teacher}, {self.classes} tokens"
         return f"{models}, {self.utterances} x {self.seconds} s"
 
 
 CASES = {
-    "an4": Case(Size(3, 48), Size(4, 96), 30, 8, 2.5, rounds=15),
-    "pieces": Case(Size(4, 144), Size(6, 256), 500, 4, 6.0, rounds=7),
+    "an4": TransducerCase(ModelSize(3, 48), ModelSize(4, 96), 30, 8, 2.5, rounds=15),
+    "pieces": TransducerCase(ModelSize(4, 144), ModelSize(6, 256), 500, 4, 6.0, rounds=7),
 }
 
 
 def main() -> bool:
-    """Time every case; True if all meet the target."""
+    """Time every case; return True if all meet the target."""
     parts = ("RNN-T step", "teacher encoder", "KL floor")
     title = f"distillation step / ({' + '.join(parts)})"
     return judge(CASES, measure, {title: ("distillation step", parts)}, TARGET)
 
 
-def measure(case: Case) -> dict[str, Timing]:
+def measure(case: TransducerCase) -> dict[str, Timing]:
     """Time the distillation step and its parts."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -85,8 +85,8 @@ def measure(case: Case) -> dict[str, Timing]:
     return interleaved(variants, case.rounds)
 
 
-def build(size: Size, classes: int) -> ESPnetASRTransducerModel:
-    """A transducer as the recipes train it, in training mode."""
+def build(size: ModelSize, classes: int) -> ESPnetASRTransducerModel:
+    """Build a transducer as in the recipes, in training mode."""
     config = ASRTransducerTask.get_default_config()
     block = {"block_type": "conformer", "hidden_size": size.width, "linear_size": 4 * size.width, "heads": 4}
     config.update(
@@ -116,7 +116,7 @@ def build(size: Size, classes: int) -> ESPnetASRTransducerModel:
 def distilled(
     student: ESPnetASRTransducerModel, teacher: ESPnetASRTransducerModel
 ) -> ESPnetASRTransducerModel:
-    """The student with KL to the teacher at every node."""
+    """Return the student with KL to the teacher at every node."""
     taps = (LATTICE,)
     online = OnlineTeacher([Experiment(teacher, Path("teacher"), Path("teacher/ave.pth"))], taps)
     term = Term("lattice", Schedule(10.0, 10.0), LATTICE, LATTICE)
@@ -125,8 +125,8 @@ def distilled(
     return distil_transducer(student, method, {term.name: criterion})
 
 
-def batch(case: Case) -> dict[str, Tensor]:
-    """A batch for the model's forward, all of one length; half as many pieces as characters."""
+def batch(case: TransducerCase) -> dict[str, Tensor]:
+    """Make a batch of one length, with half as many word pieces as characters."""
     samples, per_second = int(case.seconds * SAMPLE_RATE), TOKENS_PER_SECOND if case.classes < 100 else 4
     tokens = int(case.seconds * per_second)
     return {

@@ -1,4 +1,4 @@
-"""What a step of transducer distillation holds at most, by the number of classes.
+"""Measure the peak memory of a step of transducer distillation for different numbers of classes.
 
 It must not grow with them beyond the block of nodes whose logits are in memory: the lattice never is. Each
 step runs in a process of its own: ``python -m bench.transducer_memory CLASSES plain|distilled``.
@@ -15,7 +15,7 @@ import torch
 
 from bench.online_teacher import training_step
 from bench.report import table, verdict
-from bench.rnnt.memory import Megabytes, Watch
+from bench.rnnt.memory import Megabytes, MemoryWatch
 from bench.transducer import CASES, batch, build, distilled
 from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk
@@ -23,11 +23,11 @@ from espnet_kd.teachers.taps import lattice
 
 CLASSES = (500, 2000, 8000)
 CASE = CASES["pieces"]
-BLOCKS = 4.0  # logits of student and teacher, the distributions and the gradient of them
+BLOCKS = 4.0  # logits of student and teacher, their distributions and gradient
 
 
 def main() -> bool:
-    """Measure each step, print a table; True if many classes add no more than blocks."""
+    """Measure each step and print a table; return True if more classes only add the size of blocks."""
     rows, added = [], []
     for classes in CLASSES:
         plain, taught = (peak(classes, who) for who in ("plain", "distilled"))
@@ -44,7 +44,7 @@ def main() -> bool:
 
 
 def sizes(classes: int) -> tuple[int, Megabytes]:
-    """Nodes of the batch's lattice, and a block's logits."""
+    """Return the number of nodes of the batch's lattice, and the megabytes of a block's logits."""
     data = batch(replace(CASE, classes=classes))
     teacher = build(CASE.teacher, classes)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def sizes(classes: int) -> tuple[int, Megabytes]:
 
 
 def peak(classes: int, who: str) -> Megabytes:
-    """What a step adds at most to the memory of its process."""
+    """Measure how much a step adds to the peak memory of its process, in a new process."""
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "bench.transducer_memory", str(classes), who]
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
@@ -62,7 +62,7 @@ def peak(classes: int, who: str) -> Megabytes:
 
 
 def measure(classes: int, who: str) -> Megabytes:
-    """The same in this process; a step before it makes room for libraries and for the optimiser's moments."""
+    """Measure a step in this process, after one that loads libraries and makes the optimiser's moments."""
     torch.manual_seed(0)
     case = replace(CASE, classes=classes)
     student = build(case.student, classes)
@@ -74,7 +74,7 @@ def measure(classes: int, who: str) -> Megabytes:
     step = training_step(model, data)
     step()
     model.zero_grad()
-    with Watch() as watch:
+    with MemoryWatch() as watch:
         step()
     return watch.growth
 

@@ -1,4 +1,4 @@
-"""What the package computes, once more and plainly: whole lattices, lists, loops, autograd. For tests only.
+"""Compute plainly what espnet_kd.rnnt computes: whole lattices, lists, loops, autograd. For tests only.
 
 One utterance at a time, cut to its real nodes: T and U are its own frames and rows, y its list of labels.
 """
@@ -9,8 +9,8 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from espnet_kd.rnnt.alignment import Path
-from espnet_kd.rnnt.compact import CollapsedTargets, PathTargets
+from espnet_kd.rnnt.alignment import Alignment
+from espnet_kd.rnnt.compact import CollapsedTargets, OneBestTargets
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.scalar import LatticeLoss
 
@@ -21,7 +21,7 @@ REDUCE = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}
 
 
 def rnnt_loss(joint, labels, enc_lens, label_lens, *, blank=0, fastemit=0.0, reduction="mean") -> Tensor:
-    """Arguments and value of espnet_kd.rnnt.rnnt_loss, a scalar or (B,)."""
+    """Compute espnet_kd.rnnt.rnnt_loss, a scalar or (B,), from the same arguments."""
     each = []
     for b, t, y in utterances(labels, enc_lens, label_lens):
         log_probs = logits_of(joint, b, t, y).log_softmax(-1)
@@ -35,7 +35,7 @@ def rnnt_distillation(
     student, teacher, labels, enc_lens, label_lens, *, kind, rnnt_weight, kd_weight,
     delay=0, temperature=1.0, blank=0, fastemit=0.0, reduction="mean", normalize=None,
 ) -> LatticeLoss:  # fmt: skip
-    """Arguments and values of espnet_kd.rnnt.rnnt_distillation, scalars or (B,)."""
+    """Compute espnet_kd.rnnt.rnnt_distillation, scalars or (B,), from the same arguments."""
     lattice, options = (labels, enc_lens, label_lens), {"temperature": temperature, "blank": blank}
     rnnt, kd = torch.full((2, len(labels)), torch.nan, dtype=student.enc.dtype)
     if rnnt_weight is not None:
@@ -44,7 +44,7 @@ def rnnt_distillation(
         if isinstance(teacher, Joint) and kind == "collapsed":
             teacher = collapsed_targets(teacher, *lattice, **options)
         elif isinstance(teacher, Joint) and kind == "one_best":
-            teacher = path_targets(teacher, *lattice, k=teacher.classes, renorm=False, **options)
+            teacher = one_best_targets(teacher, *lattice, k=teacher.classes, renorm=False, **options)
         terms, counts = [], []
         for b, t, y in utterances(*lattice):
             log_q = (logits_of(student, b, t, y) / temperature).log_softmax(-1)
@@ -67,7 +67,7 @@ def rnnt_distillation(
 
 
 def collapsed_targets(teacher, *lattice, temperature=1.0, blank=0) -> CollapsedTargets:
-    """Arguments and real nodes of espnet_kd.rnnt.collapsed_targets, (B, T, U, 3)."""
+    """Compute espnet_kd.rnnt.collapsed_targets, (B, T, U, 3), from the same arguments; padding is 0."""
     log_probs = teacher.enc.new_zeros(*teacher.shape, 3)
     for b, t, y in utterances(*lattice):
         log_p = (logits_of(teacher, b, t, y).detach() / temperature).log_softmax(-1)
@@ -77,8 +77,10 @@ def collapsed_targets(teacher, *lattice, temperature=1.0, blank=0) -> CollapsedT
     return CollapsedTargets(log_probs)
 
 
-def path_targets(teacher, *lattice, k, temperature=1.0, blank=0, tail="drop", renorm=True) -> PathTargets:
-    """Arguments and real nodes of espnet_kd.rnnt.path_targets, (B, P, k)."""
+def one_best_targets(
+    teacher, *lattice, k, temperature=1.0, blank=0, tail="drop", renorm=True
+) -> OneBestTargets:
+    """Compute espnet_kd.rnnt.one_best_targets, (B, P, k), from the same arguments; padding is 0."""
     lengths = tuple(t + len(y) for _, t, y in utterances(*lattice))
     frames, rows = torch.zeros(2, len(lengths), max(lengths), dtype=torch.long)
     tokens = torch.zeros(*frames.shape, k, dtype=torch.long)
@@ -90,23 +92,23 @@ def path_targets(teacher, *lattice, k, temperature=1.0, blank=0, tail="drop", re
             log_p = (logits[frame, row] / temperature).log_softmax(-1)
             frames[b, i], rows[b, i] = frame, row
             log_probs[b, i], tokens[b, i] = log_p.topk(k)
-    return PathTargets(Path(frames, rows, lengths), tokens, log_probs, tail, renorm)
+    return OneBestTargets(Alignment(frames, rows, lengths), tokens, log_probs, tail, renorm)
 
 
 def utterances(labels, enc_lens, label_lens) -> Iterator[tuple[int, int, list[int]]]:
-    """Number, frames and labels of each utterance."""
+    """Yield index, number of frames and labels of each utterance."""
     for b, (t, n) in enumerate(zip(enc_lens.tolist(), label_lens.tolist(), strict=True)):
         yield b, t, labels[b, :n].tolist()
 
 
 def logits_of(joint: Joint, b: int, t: int, y: list[int]) -> Tensor:
-    """(T, U, V) logits of an utterance."""
+    """Compute the logits of an utterance, (T, U, V)."""
     activation = ACTIVATIONS.get(joint.activation, joint.activation)
     return activation(joint.enc[b, :t, None] + joint.dec[b, : len(y) + 1]) @ joint.weight.T + joint.bias
 
 
 def log_likelihood(by_blank: Tensor, by_label: Tensor) -> Tensor:
-    """Log-probability of all alignments: Graves's recursion over arcs, (T, U) by blank, (T, L) by label."""
+    """Sum over all alignments by Graves's recursion over the arcs, (T, U) of blanks and (T, L) of labels."""
     before = {(0, 0): by_blank.new_zeros(())}
     for t, u in list(product(*map(range, by_blank.shape)))[1:]:
         ways = [before[t - 1, u] + by_blank[t - 1, u]] if t else []
@@ -117,7 +119,7 @@ def log_likelihood(by_blank: Tensor, by_label: Tensor) -> Tensor:
 
 
 def alignments(t: int, y: list[int], blank: int) -> Tensor:
-    """All of them, (A, T + L, 3): frame and row of each node, and the class by which it is left."""
+    """List all alignments, (A, T + L, 3): frame and row of each node, and the class emitted there."""
     ways = []
     for emitting in combinations(range(t + len(y) - 1), len(y)):  # the last step is the blank that ends
         frame, row, way = 0, 0, []
@@ -129,13 +131,13 @@ def alignments(t: int, y: list[int], blank: int) -> Tensor:
 
 
 def alignment_scores(log_probs: Tensor, y: list[int], blank: int) -> Tensor:
-    """Log-probability of each alignment, (A,), from those of the classes at every node, (T, U, V)."""
+    """Compute the log-probability of each alignment, (A,), from those of the classes, (T, U, V)."""
     frames, rows, classes = alignments(len(log_probs), y, blank).unbind(-1)
     return log_probs[frames, rows, classes].sum(-1)
 
 
 def occupancy(logits: Tensor, y: list[int], blank: int) -> Tensor:
-    """(T, U) probability that an alignment passes a node: the log-likelihood's gradient by its arcs."""
+    """Compute the probability of passing each node, (T, U), as gradient of the log-likelihood."""
     log_probs = logits.detach().log_softmax(-1)
     with torch.enable_grad():
         arcs = [log_probs[:, :, blank].requires_grad_(), log_probs[:, range(len(y)), y].requires_grad_()]
@@ -144,7 +146,7 @@ def occupancy(logits: Tensor, y: list[int], blank: int) -> Tensor:
 
 
 def alignment_kl(log_q: Tensor, log_p: Tensor, y: list[int], blank: int, delay: int) -> tuple[Tensor, int]:
-    """KL between two distributions over alignments, and the number of nodes on one; (T, U, V) each."""
+    """Compute the KL between two distributions over alignments, and the number of nodes of an alignment."""
     t = len(log_q) - delay
     if t < 1:
         return 0 * log_q.sum(), 0
@@ -153,7 +155,7 @@ def alignment_kl(log_q: Tensor, log_p: Tensor, y: list[int], blank: int, delay: 
 
 
 def at_nodes(log_q: Tensor, targets: Targets, delay: int) -> tuple[Tensor, float]:
-    """Weighted sum over nodes of KL between groups of classes, and the sum of the weights."""
+    """Compute the weighted sum over nodes of the KL between groups of classes, and the sum of the weights."""
     value, nodes = 0 * log_q.sum(), 0.0
     for (t, u), (weight, groups, log_p) in targets.items():
         if t + delay < len(log_q):
@@ -165,9 +167,9 @@ def at_nodes(log_q: Tensor, targets: Targets, delay: int) -> tuple[Tensor, float
 
 
 def targets_of(teacher, b, t, y, classes, kind, temperature, blank) -> Targets:
-    """What a teacher, or what is stored of it, says about the nodes of an utterance."""
-    if isinstance(teacher, PathTargets):
-        return path_groups(teacher, b, classes)
+    """Make the targets of one utterance from a teacher or from stored targets."""
+    if isinstance(teacher, OneBestTargets):
+        return one_best_groups(teacher, b, classes)
     nodes = list(product(range(t), range(len(y) + 1)))
     if isinstance(teacher, CollapsedTargets):
         groups = {u: label_blank_rest(y, u, blank, classes) for u in range(len(y) + 1)}
@@ -178,11 +180,14 @@ def targets_of(teacher, b, t, y, classes, kind, temperature, blank) -> Targets:
     return {n: (weights[n].item(), torch.eye(classes) > 0, log_p[n]) for n in nodes}
 
 
-def path_groups(stored: PathTargets, b: int, classes: int) -> Targets:
-    """The kept classes one by one and, with the tail `other`, all others as a group."""
+def one_best_groups(stored: OneBestTargets, b: int, classes: int) -> Targets:
+    """Make groups of one top-k class each and, with the tail `other`, one group of all others."""
     found = {}
-    for i in range(stored.path.lengths[b]):
-        log_p, node = stored.log_probs[b, i], (int(stored.path.frames[b, i]), int(stored.path.rows[b, i]))
+    for i in range(stored.alignment.lengths[b]):
+        log_p, node = (
+            stored.log_probs[b, i],
+            (int(stored.alignment.frames[b, i]), int(stored.alignment.rows[b, i])),
+        )
         groups = torch.nn.functional.one_hot(stored.tokens[b, i], classes) > 0
         if stored.tail == "other":
             groups = torch.cat([groups, ~groups.any(0, keepdim=True)])
@@ -194,7 +199,7 @@ def path_groups(stored: PathTargets, b: int, classes: int) -> Targets:
 
 
 def label_blank_rest(y: list[int], row: int, blank: int, classes: int) -> Tensor:
-    """(3, V) bool: the label that leaves a row, if there is one, the blank, and all others."""
+    """Return (3, V) bool: the next label of a row, if there is one, the blank, and all others."""
     groups = torch.zeros(3, classes, dtype=torch.bool)
     groups[0, y[row : row + 1]] = groups[1, blank] = True
     groups[2] = ~groups[:2].any(0)
@@ -202,5 +207,5 @@ def label_blank_rest(y: list[int], row: int, blank: int, classes: int) -> Tensor
 
 
 def grouped(log_probs: Tensor, groups: Tensor) -> Tensor:
-    """(V,) log-probabilities -> (G,) of groups, -inf for an empty one."""
+    """Sum (V,) log-probabilities by groups -> (G,), -inf for an empty group."""
     return log_probs.masked_fill(~groups, -torch.inf).logsumexp(-1)

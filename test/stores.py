@@ -1,4 +1,4 @@
-"""Small stores of random targets."""
+"""Write small stores of random targets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,24 +6,26 @@ from pathlib import Path
 import numpy as np
 
 from espnet_kd.files import fingerprint
-from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, text_checksum, write_shard
+from espnet_kd.targets.format import Manifest, ShardEntry, TapFormat, TargetRecord, text_checksum, write_shard
 from espnet_kd.targets.store import Store
 
-TAPS = {"ctc.ctc_lo": Tap("topk", 40, 4), "encoder": Tap("values", 6)}
+TAPS = {"ctc.ctc_lo": TapFormat("topk", 40, 4), "encoder": TapFormat("values", 6)}
 NAMES = ["u10", "u11", "u12", "u13", "u14"]
 
 
-def records(taps=TAPS, names: Sequence[str] = NAMES) -> list[Record]:
-    """Utterances of 3, 4, ... frames."""
+def records(taps=TAPS, names: Sequence[str] = NAMES) -> list[TargetRecord]:
+    """Make records of utterances of 3, 4, ... frames."""
     random = np.random.default_rng(0)
     return [
-        Record(utt, 1000 + i, text_checksum([i]), {t: rows(3 + i, tap, random) for t, tap in taps.items()})
+        TargetRecord(
+            utt, 1000 + i, text_checksum([i]), {t: rows(3 + i, tap, random) for t, tap in taps.items()}
+        )
         for i, utt in enumerate(names)
     ]
 
 
-def rows(count: int, tap: Tap, random) -> np.ndarray:
-    """Random targets."""
+def rows(count: int, tap: TapFormat, random) -> np.ndarray:
+    """Make the rows of random targets."""
     found = np.zeros(count, tap.row)
     if tap.kind == "values":
         found["values"] = random.normal(size=(count, tap.size))
@@ -34,8 +36,8 @@ def rows(count: int, tap: Tap, random) -> np.ndarray:
     return found
 
 
-def make(directory: Path, chosen: Sequence[Record] | None = None, taps=TAPS) -> Store:
-    """A store of two shards."""
+def make(directory: Path, chosen: Sequence[TargetRecord] | None = None, taps=TAPS) -> Store:
+    """Write a store of two shards."""
     chosen = records() if chosen is None else chosen
     half = len(chosen) // 2
     entries = []

@@ -1,4 +1,4 @@
-"""RNN-T loss and lattice distillation: time and memory beside plain torch and torchaudio."""
+"""Compare time and memory of RNN-T loss and lattice distillation with plain torch and torchaudio."""
 
 from bench.rnnt.main import main
 

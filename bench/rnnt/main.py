@@ -1,4 +1,4 @@
-"""Tables of time and memory, the sweep, and the targets."""
+"""Measure time and memory of the lattice losses, print tables, and compare with the targets."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.report import table, verdict
-from bench.rnnt.cases import CASES, JOINT_SPACE, LARGER, Case, make
+from bench.rnnt.cases import CASES, JOINT_SPACE, LARGER, LatticeCase, make
 from bench.rnnt.memory import Megabytes, peak
 from bench.rnnt.variants import OURS, PLAIN, Variant, train
 from bench.timing import Timing, interleaved, ratio
@@ -16,50 +16,50 @@ FLOOR = {"full KL": 1.7, "RNN-T + full KL": 2.2}
 FASTER = {"full KL": 1.5, "RNN-T + full KL": 3.0, "RNN-T": 1.0}
 SMALLER = {"full KL": 30, "RNN-T + full KL": 40}
 FASTER_RAGGED = 2.5
-ALL_KINDS = "large"  # the case that times what plain torch is not written for, too
-GROWING = [Case(1, t, u, v, 64) for t, u, v in ((250, 25, 5000), (1000, 100, 5000), (2000, 200, 5000))]
+ALL_KINDS = "large"  # the case that also times kinds without a plain torch version
+GROWING = [LatticeCase(1, t, u, v, 64) for t, u, v in ((250, 25, 5000), (1000, 100, 5000), (2000, 200, 5000))]
 CHUNKS = (256, 1024, 4096)
 
 
 TIMES = ("median ms", "min ms", "max ms")
 HEAD = ("case", "pass", *TIMES, "peak MB", "GFLOP", "x floor", "x faster", "x smaller")
-GEMM = 2048  # square matrices, whose product shows how fast the machine can multiply
+GEMM = 2048  # size of square matrices, whose product measures the machine's best speed
 
 
 @dataclass(frozen=True)
-class Row:
-    """One variant of one case; the floor is the time of its GEMMs at the machine's best speed."""
+class BenchmarkRow:
+    """One variant of one case; `floor` is the time of its matrix products at the machine's best speed."""
 
     timing: Timing
     memory: Megabytes
     flops: int
     floor: Timing
-    plain: "Row | None" = None
+    plain: "BenchmarkRow | None" = None
 
     @property
     def over_floor(self) -> float:
-        """Times the arithmetic floor."""
+        """Return the time relative to the floor."""
         return self.timing.median / (self.flops / (2 * GEMM**3) * min(self.floor.seconds))
 
     @property
     def faster(self) -> float:
-        """Than plain torch, round by round."""
+        """Return the speed relative to plain torch, compared round by round."""
         return ratio(self.plain.timing, [self.timing])
 
     @property
     def smaller(self) -> float:
-        """Than plain torch."""
+        """Return the memory relative to plain torch."""
         return self.plain.memory / self.memory
 
     def cells(self) -> list[str]:
-        """For the table, after case and name."""
+        """Return the cells of the table after case and name."""
         beside = [f"{x:.1f}" for x in (self.faster, self.smaller)] if self.plain else ["", ""]
         numbers = [f"{self.memory:.0f}", f"{self.flops / 1e9:.0f}", f"{self.over_floor:.2f}"]
         return [*self.timing.cells(), *numbers, *beside]
 
 
 def main() -> bool:
-    """Measure everything on the CPU and, where there is one, the GPU; True if all targets are met."""
+    """Measure everything on the CPU and on the GPU, if there is one; return True if all targets are met."""
     torch.set_num_threads(os.cpu_count() or 1)
     met = on("cpu")
     if torch.cuda.is_available():
@@ -68,7 +68,7 @@ def main() -> bool:
 
 
 def on(device: str) -> bool:
-    """Measure on a device."""
+    """Measure everything on one device."""
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{device}, {where}; forward and backward; case (B, T, U, V), joint space {JOINT_SPACE}\n")
     print(table(HEAD, []), flush=True)
@@ -83,8 +83,10 @@ def on(device: str) -> bool:
     return all(met for _, met in lines) and grown
 
 
-def measure(case: Case, device: str, ours: Mapping[str, tuple[Variant, int]]) -> dict[str, Row]:
-    """Rows by name, those of plain torch as `plain NAME`."""
+def measure(
+    case: LatticeCase, device: str, ours: Mapping[str, tuple[Variant, int]]
+) -> dict[str, BenchmarkRow]:
+    """Measure the variants of a case; return rows by name, those of plain torch as `plain NAME`."""
     inputs = make(case, device)
     variants = {name: variant for name, (variant, _) in ours.items()}
     variants |= {f"plain {name}": variant for name, variant in PLAIN.items()}
@@ -95,15 +97,17 @@ def measure(case: Case, device: str, ours: Mapping[str, tuple[Variant, int]]) ->
     floor, rows = timings.pop("gemm"), {}
     for name in PLAIN:
         row = f"plain {name}"
-        rows[row] = Row(timings[row], peak(case, "plain", name, device=device), flops[name], floor)
+        rows[row] = BenchmarkRow(timings[row], peak(case, "plain", name, device=device), flops[name], floor)
     for name in ours:
         plain = rows.get(f"plain {name}")
-        rows[name] = Row(timings[name], peak(case, "ours", name, device=device), flops[name], floor, plain)
+        rows[name] = BenchmarkRow(
+            timings[name], peak(case, "ours", name, device=device), flops[name], floor, plain
+        )
     return rows
 
 
 def gemm(device: str) -> Callable[[], torch.Tensor]:
-    """The product of two square matrices."""
+    """Return a function that multiplies two square matrices."""
     a, b, out = (torch.randn(GEMM, GEMM, device=device) for _ in range(3))
 
     def multiply() -> torch.Tensor:
@@ -115,8 +119,8 @@ def gemm(device: str) -> Callable[[], torch.Tensor]:
     return multiply
 
 
-def judge(key: str, rows: dict[str, Row]) -> list[tuple[str, bool]]:
-    """Lines on the targets of a case, and whether they are met."""
+def judge(key: str, rows: dict[str, BenchmarkRow]) -> list[tuple[str, bool]]:
+    """Compare a case with its targets; return a line for each, and whether it is met."""
     lines = []
     if key in LARGER:
         for name, target in FLOOR.items():
@@ -138,7 +142,7 @@ def judge(key: str, rows: dict[str, Row]) -> list[tuple[str, bool]]:
 
 
 def sweep(device: str) -> bool:
-    """Peak memory by size of the lattice and of the chunk; True if it does not grow with T * U * V."""
+    """Measure peak memory by size of lattice and chunk; return True if it does not grow with T * U * V."""
     print(
         "Peak memory of full KL, joint space 64, by chunk (nodes); 'lattice' is one (B, T, U, V) of float32\n"
     )
@@ -157,5 +161,5 @@ def sweep(device: str) -> bool:
 
 
 def body(rows: list[list[str]]) -> str:
-    """Rows without a head."""
+    """Format rows without a head."""
     return "\n".join(table(rows[0], rows).splitlines()[2:])

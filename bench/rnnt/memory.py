@@ -1,4 +1,4 @@
-"""Peak memory of one pass, in a process of its own: ``python -m bench.rnnt.memory JSON``."""
+"""Measure the peak memory of one pass in a new process: ``python -m bench.rnnt.memory JSON``."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from bench.rnnt.cases import Case, make
+from bench.rnnt.cases import LatticeCase, make
 from bench.rnnt.variants import OURS, PLAIN, Variant, distil, train
 from bench.timing import Seconds
 
 Megabytes = float
-WARM_UP = Case(1, 8, 3, 20, 16)
+WARM_UP = LatticeCase(1, 8, 3, 20, 16)
 
 
-def peak(case: Case, who: str, name: str, chunk: int | None = None, device: str = "cpu") -> Megabytes:
-    """What one pass adds at most to the memory of the process, its results included.
+def peak(case: LatticeCase, who: str, name: str, chunk: int | None = None, device: str = "cpu") -> Megabytes:
+    """Measure how much one pass adds to the peak memory of the process, with its results.
 
     Args:
         case: sizes.
@@ -30,32 +30,32 @@ def peak(case: Case, who: str, name: str, chunk: int | None = None, device: str 
     """
     request = json.dumps({"case": asdict(case), "who": who, "name": name, "chunk": chunk, "device": device})
     command = [sys.executable, "-m", "bench.rnnt.memory", request]
-    # Malloc keeps what is freed, more or less of it at random, unless it is told how much.
+    # Without a threshold, malloc keeps a random part of the freed memory.
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return float(output)
 
 
-def measure(case: Case, variant: Variant, device: str) -> Megabytes:
-    """The same in this process."""
+def measure(case: LatticeCase, variant: Variant, device: str) -> Megabytes:
+    """Measure one pass in this process."""
     inputs = make(case, device)
-    train(variant, make(WARM_UP, device))  # thread pools and libraries make their own room first
+    train(variant, make(WARM_UP, device))  # thread pools and libraries allocate their memory first
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         train(variant, inputs)
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with Watch() as watch:
+    with MemoryWatch() as watch:
         train(variant, inputs)
     return watch.growth
 
 
-class Watch:
-    """Samples what the process holds, files mapped into memory left out: those come and go by themselves."""
+class MemoryWatch:
+    """Samples the memory of this process, without mapped files, which come and go at any time."""
 
     INTERVAL: Seconds = 0.001
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "MemoryWatch":
         self.before = self.highest = anonymous()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._sample)
@@ -72,12 +72,12 @@ class Watch:
 
     @property
     def growth(self) -> Megabytes:
-        """Highest sample less what there was before."""
+        """Return the highest sample minus the memory before."""
         return self.highest - self.before
 
 
 def anonymous() -> Megabytes:
-    """Memory of this process that is no file."""
+    """Return the memory of this process without mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1e3
 
@@ -89,7 +89,7 @@ def _main(request: dict) -> None:
         variant, _ = OURS[request["name"]]
     else:
         variant = PLAIN[request["name"]]
-    print(measure(Case(**request["case"]), variant, request["device"]))
+    print(measure(LatticeCase(**request["case"]), variant, request["device"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is compared: one training pass, forward and backward, of ours and of what there is otherwise."""
+"""The variants to compare: one forward and backward pass of espnet_kd.rnnt, plain torch, and others."""
 
 from collections.abc import Callable
 
@@ -6,16 +6,16 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from bench.rnnt.cases import Inputs
+from bench.rnnt.cases import LatticeInputs
 from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
 
-Variant = Callable[[Inputs], Tensor]
+Variant = Callable[[LatticeInputs], Tensor]
 
 
 def distil(kind: str, rnnt_weight: float | None, chunk: int | None = None) -> Variant:
-    """Ours: KL, with or without the RNN-T loss."""
+    """Return espnet_kd's KL, with or without the RNN-T loss."""
 
-    def loss(x: Inputs) -> Tensor:
+    def loss(x: LatticeInputs) -> Tensor:
         lattice = (x.student, x.teacher, x.labels, x.enc_lens, x.label_lens)
         weights = {"rnnt_weight": rnnt_weight, "kd_weight": 1.0}
         return rnnt_distillation(*lattice, kind=kind, **weights, chunk=chunk).loss
@@ -23,15 +23,15 @@ def distil(kind: str, rnnt_weight: float | None, chunk: int | None = None) -> Va
     return loss
 
 
-def transducer(x: Inputs) -> Tensor:
-    """Ours: the RNN-T loss."""
+def transducer(x: LatticeInputs) -> Tensor:
+    """Compute espnet_kd's RNN-T loss."""
     return rnnt_loss(x.student, x.labels, x.enc_lens, x.label_lens)
 
 
 def plain(rnnt: bool, kl: bool) -> Variant:
-    """Lattices of logits in memory, autograd, torchaudio's RNN-T loss: what one writes first."""
+    """Return the simplest version: whole lattices of logits, autograd, torchaudio's RNN-T loss."""
 
-    def loss(x: Inputs) -> Tensor:
+    def loss(x: LatticeInputs) -> Tensor:
         logits = materialise(x.student)
         total = logits.new_zeros(())
         if rnnt:
@@ -50,26 +50,26 @@ def plain(rnnt: bool, kl: bool) -> Variant:
 
 
 def materialise(joint: Joint) -> Tensor:
-    """(B, T, U, V) logits."""
+    """Compute the logits of the whole lattice, (B, T, U, V)."""
     hidden = torch.tanh(joint.enc[:, :, None] + joint.dec[:, None])
     return torch.nn.functional.linear(hidden, joint.weight, joint.bias)
 
 
-def real(x: Inputs, logits: Tensor) -> Tensor:
-    """(B, T, U) bool: nodes that are not padding."""
+def real(x: LatticeInputs, logits: Tensor) -> Tensor:
+    """Return (B, T, U) bool, True at nodes that are not padding."""
     frames, rows = (torch.arange(n, device=logits.device) for n in logits.shape[1:3])
     return (frames < x.enc_lens[:, None])[:, :, None] & (rows <= x.label_lens[:, None])[:, None]
 
 
-def train(variant: Variant, inputs: Inputs) -> None:
-    """One pass, forward and backward; on a GPU until it is done."""
+def train(variant: Variant, inputs: LatticeInputs) -> None:
+    """Run one forward and backward pass, and wait for the GPU."""
     inputs.clear()
     variant(inputs).backward()
     if inputs.labels.is_cuda:
         torch.cuda.synchronize()
 
 
-# Name to the pass, and how many passes through the output layer its arithmetic needs (3 + 1 for a teacher).
+# Name to the pass, and its number of passes through the output layer (3, and 1 for a teacher).
 OURS: dict[str, tuple[Variant, int]] = {
     "full KL": (distil("full", None), 4),
     "RNN-T + full KL": (distil("full", 1.0), 4),

@@ -1,6 +1,7 @@
-"""Criteria: tensors in, scalar out; `criterion(student, target, mask)`. Imports torch only.
+"""Criteria, which compare student and target: `criterion(student, target, mask)` returns a scalar.
 
-A new one is a subclass of Criterion with one method, and a line in CRITERIA::
+This folder imports torch only. A new criterion is a subclass of Criterion with one method, and a line in
+CRITERIA::
 
     class LogitL2(Criterion):
         \"\"\"Squared distance of the logits, averaged over the V classes.\"\"\"
@@ -8,8 +9,9 @@ A new one is a subclass of Criterion with one method, and a line in CRITERIA::
         def per_position(self, student, target):  # (N, V) and (N, V), real positions only -> (N,)
             return (student - target).square().mean(-1)
 
-From another package: `entry_points={"espnet_kd.criteria": ["logit_l2 = package:LogitL2"]}` in its setup.py.
-The arguments of the constructor are the options in the YAML file; `reduction` comes from Criterion.
+Another package registers its criterion in its setup.py, by
+`entry_points={"espnet_kd.criteria": ["logit_l2 = package:LogitL2"]}`. The arguments of the constructor are
+the options in the YAML file; `reduction` comes from Criterion.
 """
 
 import inspect
@@ -43,14 +45,14 @@ PLUGINS = "espnet_kd.criteria"  # the entry-point group
 
 
 def build_criterion(type: str, **options: Any) -> Criterion:
-    """Make a criterion by name.
+    """Make a criterion from its name and options.
 
     Args:
-        type: a key of CRITERIA, or of an installed plug-in.
+        type: a key of CRITERIA, or the name of an installed plug-in.
         options: arguments of its constructor.
 
     Raises:
-        ValueError: name, option or value is unknown or unusable; says what is known.
+        ValueError: the name or an option is unknown, or a value is unusable; lists the known ones.
     """
     if not isinstance(type, str):
         raise ValueError(f"the type of a criterion is a name, not {type!r}; {near_misses('', CRITERIA)}")
@@ -81,5 +83,5 @@ def _load_plugin(name: str) -> type[Criterion]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{source} does not load: {error}; repair or uninstall its package") from error
     if not (inspect.isclass(criterion) and issubclass(criterion, Criterion)):
-        raise ValueError(f"{source} is not a class: derive one from espnet_kd.criteria.Criterion")
+        raise ValueError(f"{source} is no criterion: derive a class from espnet_kd.criteria.Criterion")
     return criterion

@@ -20,24 +20,19 @@ from espnet_kd.criteria.criterion import (
 )
 
 Direction = Literal["forward", "reverse", "symmetric"]
-LOG_ZERO = -1e4  # nats; stands for log 0, finite so that 0 log 0 is 0 and not NaN
+Tail = Literal["drop", "other"]
+LOG_ZERO = -1e4  # nats; replaces log 0; finite, so that 0 log 0 is 0 and not NaN
 
 
-def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Log-softmax of (N, V) logits / temperature; a class of logit -inf, probability 0, gets LOG_ZERO."""
-    log = (logits / temperature).log_softmax(-1)
-    return log.masked_fill(log == -math.inf, LOG_ZERO)
-
-
-class _Distribution(Criterion):
-    """A criterion on softened distributions; temperature > 0, 1 leaves them as they are."""
+class _TemperatureCriterion(Criterion):
+    """Base class of criteria on distributions with a temperature > 0; 1 changes nothing."""
 
     def __init__(self, temperature: float = 1.0, reduction: Reduction = "utterance") -> None:
         super().__init__(reduction)
         self.temperature: float = check_positive("temperature", temperature)
 
 
-class KLDivergence(_Distribution):
+class KLDivergence(_TemperatureCriterion):
     """Pull the student's distribution towards the teacher's: T^2 KL(p_T || q_T) in nats.
 
     Args:
@@ -57,7 +52,7 @@ class KLDivergence(_Distribution):
         self.direction: Direction = check_choice("direction", direction, Direction)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
-        """(N, V) and (N, V) logits -> (N,) nats."""
+        """Compare (N, V) and (N, V) logits -> (N,) nats."""
         log_p = log_probabilities(target, self.temperature)
         log_q = log_probabilities(student, self.temperature)
         if self.direction == "forward":
@@ -69,7 +64,7 @@ class KLDivergence(_Distribution):
         return self.temperature**2 * (weight * (log_p - log_q)).sum(-1)
 
 
-class CrossEntropy(_Distribution):
+class CrossEntropy(_TemperatureCriterion):
     """Cross entropy with the teacher's distribution as soft label: -T^2 sum_v p_T(v) log q_T(v), in nats.
 
     Its gradient is that of the forward KL; its value is larger by T^2 times the teacher's entropy.
@@ -85,12 +80,12 @@ class CrossEntropy(_Distribution):
     exempt = {"zero_at_equality": "equals the teacher's entropy there; only the gradient is zero"}
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
-        """(N, V) and (N, V) logits -> (N,) nats."""
+        """Compare (N, V) and (N, V) logits -> (N,) nats."""
         p = (target / self.temperature).softmax(-1)
         return -(self.temperature**2) * (p * log_probabilities(student, self.temperature)).sum(-1)
 
 
-class SoftmaxL2(_Distribution):
+class SoftmaxL2(_TemperatureCriterion):
     """Squared distance of the probabilities, sum_v (p_T(v) - q_T(v))^2, between 0 and 2.
 
     Bounded, unlike KL: CTC spikes that are a frame apart in teacher and student do not dominate the loss.
@@ -104,13 +99,10 @@ class SoftmaxL2(_Distribution):
     """
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
-        """(N, V) and (N, V) logits -> (N,)."""
+        """Compare (N, V) and (N, V) logits -> (N,)."""
         p = (target / self.temperature).softmax(-1)
         q = (student / self.temperature).softmax(-1)
         return (p - q).square().sum(-1)
-
-
-Tail = Literal["drop", "other"]
 
 
 @dataclass(frozen=True)
@@ -127,30 +119,24 @@ class TopClasses:
 
     @property
     def shape(self) -> torch.Size:
-        """(B, *P, K)."""
+        """Return the shape of tokens and log_probs, (B, *P, K)."""
         return self.log_probs.shape
 
     def __getitem__(self, key: Any) -> "TopClasses":
-        """Some of the positions or classes."""
+        """Select positions or classes, as from a tensor."""
         return TopClasses(self.tokens[key], self.log_probs[key])
 
 
-def top_classes(logits: Tensor, k: int, temperature: float = 1.0) -> TopClasses:
-    """The k most probable classes of softmax(logits / temperature), (*, V) logits."""
-    found = log_probabilities(logits, temperature).topk(k)
-    return TopClasses(found.indices, found.values)
-
-
 class TopK(Criterion):
-    """Cross entropy with what the teacher's K most probable classes hold: -T^2 sum_{v in S} p(v) log q_T(v).
+    """Cross entropy with the teacher's K most probable classes S only: -T^2 sum_{v in S} p(v) log q_T(v).
 
     The student's q is over all V classes. With K = V it is CrossEntropy.
 
     Args:
         k: K, from 1 to V.
-        renorm: p is divided by its sum over S, so that it sums to 1; with `tail: other` it does anyhow.
-        tail: `drop`: the classes outside S count as nothing; `other`: all together, as one more class, of
-            which K = V leaves none.
+        renorm: whether p is divided by its sum over S, so that it sums to 1; no effect with `tail: other`.
+        tail: what becomes of the classes outside S: `drop` ignores them; `other` merges them to one more
+            class.
         temperature: T > 0.
         reduction: see Criterion.
 
@@ -159,7 +145,7 @@ class TopK(Criterion):
         CTC frames or decoder steps. Renormalisation, K, T and the tail are not verified against the paper.
     """
 
-    exempt = {"zero_at_equality": "as CrossEntropy; without the dropped classes equality is no minimum"}
+    exempt = {"zero_at_equality": "as CrossEntropy; if classes are dropped, equality is not the minimum"}
 
     def __init__(
         self,
@@ -178,17 +164,21 @@ class TopK(Criterion):
         self.temperature: float = check_positive("temperature", temperature)
 
     def check_sizes(self, student: Tensor, target: Tensor | TopClasses) -> None:
-        """See Criterion; a target of TopClasses needs at least k of them."""
+        """Check the last axes; a target of TopClasses must have at least k classes.
+
+        Raises:
+            ValueError: there are fewer than k classes, or the vocabularies differ.
+        """
         if isinstance(target, Tensor):
             super().check_sizes(student, target)
         sizes = f"student {tuple(student.shape)} and target {tuple(target.shape)}"
         if self.k > min(student.shape[-1], target.shape[-1]):
-            raise ValueError(f"k is {self.k}, but {sizes} have fewer classes (last axis): make it smaller")
+            raise ValueError(f"k is {self.k}, but {sizes} have fewer classes (last axis): make k smaller")
 
-    def constant(  # type: ignore[override]  # classes of what is stored, or of logits
+    def constant(  # type: ignore[override]  # takes stored classes, or logits
         self, target: Tensor | TopClasses, positions: Tensor, dtype: torch.dtype
     ) -> TopClasses:
-        """(N, K) of the real positions."""
+        """Select the real positions of the target, and its k most probable classes: (N, K)."""
         if isinstance(target, Tensor):
             return top_classes(super().constant(target, positions, dtype), self.k, self.temperature)
         kept = target[..., : self.k]
@@ -196,13 +186,25 @@ class TopK(Criterion):
         return TopClasses(select(kept.tokens, positions, torch.int64), log_probs)
 
     def per_position(self, student: Tensor, target: TopClasses) -> Tensor:  # type: ignore[override]
-        """(N, V) logits and (N, K) -> (N,) nats."""
+        """Compare (N, V) logits with (N, K) classes -> (N,) nats."""
         log_q = log_probabilities(student, self.temperature)
         p = target.log_probs.softmax(-1) if self.renorm and self.tail == "drop" else target.log_probs.exp()
         entropy = -(p * log_q.gather(-1, target.tokens)).sum(-1)
         if self.tail == "other" and target.tokens.shape[-1] < log_q.shape[-1]:
-            # Without other classes 1 - sum would be rounding, times LOG_ZERO.
-            # Summed up rather than 1 - sum over S, of which float32 leaves nothing where the student is sure.
+            # If there are no other classes, 1 - sum(p) is a rounding error, which LOG_ZERO would multiply.
+            # The student's other classes are summed up, since 1 - sum over S is 0 in float32 if q is peaked.
             rest = log_q.scatter(-1, target.tokens, LOG_ZERO).logsumexp(-1)
             entropy = entropy - (1 - p.sum(-1)).clamp(min=0) * rest
         return self.temperature**2 * entropy
+
+
+def top_classes(logits: Tensor, k: int, temperature: float = 1.0) -> TopClasses:
+    """Find the k most probable classes of softmax(logits / temperature), for (*, V) logits."""
+    found = log_probabilities(logits, temperature).topk(k)
+    return TopClasses(found.indices, found.values)
+
+
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """Compute the log-softmax of (N, V) logits / temperature; LOG_ZERO for a class with logit -inf."""
+    log = (logits / temperature).log_softmax(-1)
+    return log.masked_fill(log == -math.inf, LOG_ZERO)

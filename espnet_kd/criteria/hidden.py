@@ -20,11 +20,11 @@ from espnet_kd.criteria.criterion import (
 
 Distance = Literal["mse", "l1", "cosine"]
 Projection = Literal["linear", "none"]
-ZERO_NORM = 1e-8  # a shorter vector has no direction; F.cosine_similarity's own threshold
+ZERO_NORM = 1e-8  # a shorter vector counts as zero; the threshold of F.cosine_similarity
 
 
 def cosine_distance(student: Tensor, target: Tensor) -> Tensor:
-    """1 - cos, (N, D) and (N, D) -> (N,) in [0, 2]; 1 without gradient where a vector is zero."""
+    """Compute 1 - cos, (N, D) and (N, D) -> (N,) in [0, 2]; 1 without gradient where a vector is zero."""
     shortest = torch.minimum(student.detach().norm(dim=-1), target.norm(dim=-1))
     cosine = F.cosine_similarity(student, target, dim=-1, eps=ZERO_NORM)
     return 1 - cosine.masked_fill(shortest <= ZERO_NORM, 0.0)
@@ -35,22 +35,22 @@ class HiddenDistance(Criterion):
 
     Args:
         distance: `mse`, squared difference averaged over the D features; `l1`, absolute difference averaged
-            likewise; `cosine`, 1 - cos.
+            over them; `cosine`, 1 - cos.
         projection: `linear`, g is learned, D_S -> D_T with bias; `none`, g is the identity and D_S = D_T.
-        student_dim: D_S; None: not known, so that options can be checked before there is a model; a criterion
+        student_dim: D_S. None if it is not known yet, to check options before there is a model; a criterion
             with a projection cannot be called then.
-        teacher_dim: D_T; likewise.
-        frame_weights: which frames count more: `activation`, those where the norm of h_T is large;
+        teacher_dim: D_T; None as for student_dim.
+        frame_weights: which frames weigh more: `activation`, those where the norm of h_T is large;
             `deviation`, those where h_T is far from its mean over the utterance; `nonblank`, those where the
-            teacher's CTC layer sees no blank; `none`. The weights of an utterance have mean 1. Behind a layer
-            normalisation (outputs of Transformers and Conformers, and of a Conformer's blocks) the norm is
-            nearly constant: `activation` does next to nothing there.
+            teacher's CTC layer gives the blank a low probability; `none`, all equally. The weights of an
+            utterance have mean 1. After a layer normalisation (the output of a Transformer or Conformer, and
+            of each Conformer block) the norm is nearly constant, and `activation` has almost no effect.
         weight_power: exponent of the norm for `activation`, of the distance for `deviation`.
         reduction: see Criterion.
 
     Source:
-        Yoon et al. 2020, TutorNet, arXiv:2008.00671, representation-level distillation (mse, linear). That
-        frames are weighted is the paper's; its formula for the weights is not verified.
+        Yoon et al. 2020, TutorNet, arXiv:2008.00671, representation-level distillation (mse, linear). The
+        paper weights frames, too; its formula for the weights is not verified.
     """
 
     needs = "hidden"
@@ -76,13 +76,18 @@ class HiddenDistance(Criterion):
         self.student_dim, self.teacher_dim = self._checked_dims(student_dim, teacher_dim)
         self.projection: nn.Linear | None = None
         if self.learned and self.student_dim is not None and self.teacher_dim is not None:
-            # Forked, so that dropout and shuffling of the training do not depend on this criterion.
+            # Forked, so that the criterion does not change the random numbers of the training.
             with torch.random.fork_rng(devices=[]):
                 self.projection = nn.Linear(self.student_dim, self.teacher_dim)
 
     def _checked_dims(
         self, student_dim: int | None, teacher_dim: int | None
     ) -> tuple[int | None, int | None]:
+        """Return both dimensions if they are usable.
+
+        Raises:
+            ValueError: only one is given, one is no positive integer, or they differ without a projection.
+        """
         if student_dim is None and teacher_dim is None:
             return None, None
         if student_dim is None or teacher_dim is None:
@@ -101,7 +106,7 @@ class HiddenDistance(Criterion):
         """Check the last axes of (B, T, D_S) and (B, T, D_T).
 
         Raises:
-            ValueError: they are not the dimensions that were set, or differ without a projection.
+            ValueError: they are not student_dim and teacher_dim, or differ without a projection.
         """
         ours, theirs = tuple(student.shape), tuple(target.shape)
         if self.student_dim is None and self.learned:
@@ -120,7 +125,7 @@ class HiddenDistance(Criterion):
             )
 
     def importance(self, target: Tensor, guide: Tensor | None, counts: Tensor) -> Tensor | None:
-        """See Criterion; (N, D_T) hidden vectors, (N, V) CTC logits for `nonblank`."""
+        """Compute the frame weights from (N, D_T) hidden vectors, or (N, V) CTC logits for `nonblank`."""
         if guide is not None:
             return nonblank(guide)
         if self.frame_weights == "none":
@@ -129,8 +134,8 @@ class HiddenDistance(Criterion):
         return weigh(target, counts, self.weight_power)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
-        """(N, D_S) and (N, D_T) -> (N,)."""
-        if self.projection is not None:  # in the precision of the input, whatever the model is kept in
+        """Compare (N, D_S) and (N, D_T) -> (N,)."""
+        if self.projection is not None:  # in the precision of the input, not of the parameters
             weight, bias = self.projection.weight, self.projection.bias
             student = F.linear(student, weight.to(student.dtype), bias.to(student.dtype))
         if self.distance == "mse":

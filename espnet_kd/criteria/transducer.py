@@ -1,23 +1,23 @@
-"""Criteria on the lattice of a transducer; the lattice is never in memory, see espnet_kd.rnnt."""
+"""Criteria on the lattice of a transducer; espnet_kd.rnnt computes them in bounded memory."""
 
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from espnet_kd.criteria.criterion import Criterion, Reduction, check_choice, check_positive, check_size
-from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, rnnt_distillation
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, rnnt_distillation
 from espnet_kd.rnnt.kinds import RENAMED, Kind, check_kind
 
 PerNodes = Literal["nodes"]
 
 
 class Transcript(NamedTuple):
-    """Which nodes of a lattice are real, and the labels along it: what a mask is to other criteria.
+    """Labels and lengths, which decide which nodes of a lattice are real; takes the place of a mask.
 
     Attributes:
         labels: (B, L) integers without the blank; padding may hold anything.
-        enc_lens: (B,) frames.
-        label_lens: (B,) labels.
+        enc_lens: (B,) number of frames.
+        label_lens: (B,) number of labels.
     """
 
     labels: Tensor
@@ -26,22 +26,22 @@ class Transcript(NamedTuple):
 
 
 class TransducerKL(Criterion):
-    """Pull the student's lattice towards the teacher's, both forced through the same labels.
+    """Pull the student's lattice towards the teacher's, both computed along the same labels.
 
     Args:
-        kind: `full`: all classes at every node; `collapsed`: next label, blank and the rest as three classes;
-            `one_best`: all classes at the nodes of the teacher's best alignment; `occupancy`: all classes,
-            nodes weighted by the teacher's posterior; `alignments`: the distributions over the alignments of
-            the labels, formerly named full_sum.
+        kind: what is compared. `full`: all classes at every node; `collapsed`: three classes at every node,
+            next label, blank and all others; `one_best`: all classes at the nodes of the teacher's best
+            alignment; `occupancy`: all classes, nodes weighted by the teacher's posterior; `alignments`: the
+            distributions over the alignments of the labels (formerly named full_sum).
         temperature: T > 0; the value is multiplied by T^2.
         delay: frames by which the student may emit later than the teacher.
         blank: index of the blank.
-        chunk: nodes whose logits are held at a time; the default suits the device.
+        chunk: nodes whose logits are in memory at a time; the default suits the device.
         reduction: see Criterion; positions are the nodes that are compared. `utterance`, the sum over the
-            thousands of nodes of an utterance, suits weights of 0.001 to 0.01, `mean` those of about 1. A
+            thousands of nodes of an utterance, needs weights of 0.001 to 0.01, `mean` weights of about 1. A
             wrong pairing of the two is the usual reason why distillation of transducers does not work.
-        normalize: `nodes` divides an utterance's sum by its number of nodes before the reduction,
-            `utterance` or `sum`; weights of about 1 suit it.
+        normalize: `nodes` divides an utterance's sum by its number of nodes before the reduction, which is
+            `utterance` or `sum`; it needs weights of about 1.
 
     Source:
         Hwang et al. 2022, arXiv:2210.05793; collapsed: Panchapagesan et al. 2021, arXiv:2011.06110;
@@ -73,35 +73,36 @@ class TransducerKL(Criterion):
         if self.normalize is not None and reduction == "mean":
             raise ValueError(
                 "reduction is 'mean', over all nodes of the batch, which normalize: nodes contradicts: leave "
-                "that out, or write `reduction: utterance` for the mean of the utterances' means"
+                "normalize out, or write `reduction: utterance` for the mean of the utterances' means"
             )
 
-    def forward(  # type: ignore[override]  # a lattice is no tensor
-        self, student: Joint, target: Joint | CollapsedTargets | PathTargets, mask: Transcript
+    def forward(  # type: ignore[override]  # a lattice is not a tensor
+        self, student: Joint, target: Joint | CollapsedTargets | OneBestTargets, mask: Transcript
     ) -> Tensor:
-        """KL alone, a scalar; see `with_task`."""
+        """Compute the KL alone, a scalar; arguments as of `with_task`."""
         return self.with_task(student, target, mask, rnnt_weight=None, kd_weight=1.0).loss
 
     def with_task(
         self,
         student: Joint,
-        target: Joint | CollapsedTargets | PathTargets,
+        target: Joint | CollapsedTargets | OneBestTargets,
         mask: Transcript,
         rnnt_weight: float | None,
         kd_weight: float | None,
         fastemit: float = 0.0,
     ) -> LatticeLoss:
-        """The RNN-T loss, mean over the batch, and this criterion in the same passes over the lattice.
+        """Compute the RNN-T loss, mean over the batch, and this criterion in the same passes.
 
         Args:
-            student: pieces of its joint network; receives gradient.
-            target: the teacher's, or what is stored of it.
+            student: tensors of the student's joint network; receives gradient.
+            target: those of the teacher's joint network, or stored targets.
             mask: labels and lengths.
-            rnnt_weight, kd_weight: factors; at 0 a term has a value and no gradient; None leaves it out.
+            rnnt_weight, kd_weight: factors; a term of weight 0 has a value but no gradient; None leaves it
+                out.
             fastemit: see rnnt_loss.
 
         Raises:
-            ValueError: the two lattices, labels or lengths do not fit.
+            ValueError: the two lattices, labels or lengths do not fit each other.
         """
         return rnnt_distillation(
             student,

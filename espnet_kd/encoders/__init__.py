@@ -2,4 +2,4 @@
 
 from espnet_kd.host.installed import check_espnet
 
-check_espnet()  # one line here instead of a traceback or wrong lengths later
+check_espnet()  # an unsupported ESPnet is one line here, not a traceback or wrong lengths later

@@ -21,7 +21,7 @@ from espnet_kd.errors import UserError
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 DIRECTIONS = ("sum", "concat", "forward")
-CLIP = 20.0  # of the clipped ReLU
+CLIP = 20.0  # upper limit of the clipped ReLU
 KEYS = ("channels", "kernel", "stride")
 # Kernels and strides are (time, frequency).
 CONVOLUTIONS = [
@@ -31,22 +31,25 @@ CONVOLUTIONS = [
 
 
 class DeepSpeech2(AbsEncoder):
-    """The encoder; the CTC layer of the model is its last fully connected one.
+    """The encoder of Deep Speech 2; the model's CTC layer takes the place of the last fully connected layer.
 
-    Taps: ``encoder.layers.N``, ``encoder.lookahead``, ``encoder.projection`` and ``encoder`` give (B, T, D).
+    Layers that criteria can use: ``encoder.layers.N``, ``encoder.lookahead``, ``encoder.projection`` and
+    ``encoder`` return (B, T, D).
 
     Args:
-        input_size: features of a frame, published: a spectrogram of 160 bins.
+        input_size: features per frame; the paper uses a spectrogram of 160 bins.
         convolutions: channels, kernel and stride of each, the latter two as [time, frequency].
-        layers: recurrent layers.
-        hidden: units of a layer and direction.
+        layers: number of recurrent layers.
+        hidden: units per layer and direction.
         cell: `gru` or `lstm`.
-        directions: `sum` of forward and backward outputs, as published; `concat`, side by side; `forward`.
-        batch_norm: normalise what goes into each recurrent layer but the first, over all frames of the batch.
-        dropout: after each recurrent layer.
-        lookahead: frames of future context of a convolution per channel after the recurrent layers (row
-            convolution), for `directions: forward`; 0 for none.
-        projection: units of a linear layer at the end; None for none.
+        directions: `sum`, the sum of forward and backward outputs, as in the paper; `concat`, both side by
+            side; `forward`, forward only.
+        batch_norm: whether to normalise the input of each recurrent layer but the first, over all frames of
+            the batch.
+        dropout: probability after each recurrent layer.
+        lookahead: future frames that a convolution per channel after the recurrent layers uses (row
+            convolution), for `directions: forward`; 0 leaves it out.
+        projection: units of a last linear layer; None leaves it out.
 
     Raises:
         UserError: an option is unknown or unusable.
@@ -74,8 +77,8 @@ class DeepSpeech2(AbsEncoder):
                 raise UserError(f"deepspeech2: {option} is {value!r}; known: {', '.join(known)}")
         if min(layers, hidden, lookahead + 1) < 1:
             raise UserError(
-                f"deepspeech2: {layers} layers of {hidden} units, lookahead {lookahead}: "
-                "give at least one layer and unit, and a lookahead of 0 or more"
+                f"deepspeech2: layers is {layers}, hidden {hidden}, lookahead {lookahead}: "
+                "give at least one layer and one unit, and a lookahead of 0 or more"
             )
         self.convolutions = nn.ModuleList()
         channels, size = 1, input_size
@@ -92,7 +95,7 @@ class DeepSpeech2(AbsEncoder):
         self._output_size = projection or size
 
     def output_size(self) -> int:
-        """Features of the last layer."""
+        """Return D, the number of features of the output."""
         return self._output_size
 
     def forward(
@@ -102,11 +105,11 @@ class DeepSpeech2(AbsEncoder):
 
         Args:
             xs_pad: (B, T, input_size); padding may hold anything.
-            ilens: (B,) frames.
+            ilens: (B,) number of frames.
             prev_states: not used.
 
         Returns:
-            (B, T', output_size), zero in padding; (B,) frames; None.
+            (B, T', output_size), zero in the padding; (B,) number of frames; None.
         """
         x, olens = without_padding(xs_pad, ilens).unsqueeze(2), ilens  # (B, T, 1, F)
         for convolution in self.convolutions:
@@ -123,7 +126,7 @@ class DeepSpeech2(AbsEncoder):
 
 
 def _are_sizes(mapping: Mapping[str, Any]) -> bool:
-    """True if channels is a number of at least 1, kernel and stride two such numbers."""
+    """Return True if channels is an integer of at least 1, and kernel and stride are two of them each."""
     pairs = [mapping["kernel"], mapping["stride"]]
     if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
         return False
@@ -149,25 +152,25 @@ class PlaneConvolution(nn.Module):
         self.norm = MaskedBatchNorm(mapping["channels"])
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C, F) -> (B, T', D, F'); real: (N,) indices of the frames of T'."""
+        """Compute (B, T, C, F) -> (B, T', D, F'); real: (N,) indices of the real frames among B * T'."""
         x = self.convolution(x.transpose(1, 2)).transpose(1, 2)
         return self.norm(x, real).clamp(0.0, CLIP)
 
 
-class Backward:
-    """Mixed in before a recurrent layer: it reads each utterance from its last frame to its first."""
+class FromLastFrame:
+    """Mixin before a recurrent layer: read each utterance from the last frame to the first."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, C), (B,) frames -> (B, T, D), in the order of x, and the layer's last state."""
+        """Compute (B, T, C), (B,) frames -> (B, T, D), in the order of x, and the layer's last state."""
         y, state = super().forward(reversed_in_time(x, lengths))  # type: ignore[misc]
         return reversed_in_time(y, lengths), state
 
 
-class BackwardGRU(Backward, nn.GRU):
+class BackwardGRU(FromLastFrame, nn.GRU):
     """A GRU from the last frame to the first."""
 
 
-class BackwardLSTM(Backward, nn.LSTM):
+class BackwardLSTM(FromLastFrame, nn.LSTM):
     """An LSTM from the last frame to the first."""
 
 
@@ -182,7 +185,7 @@ class RecurrentLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = MaskedBatchNorm(size) if batch_norm else None
-        # A module for each direction: packed sequences are slow on CPUs, and need lengths from the GPU.
+        # One module per direction: packed sequences are slow on CPUs, and need the lengths copied from a GPU.
         self.rnns = nn.ModuleList([CELLS[cell](size, hidden, batch_first=True)])
         if directions != "forward":
             self.rnns.append(BACKWARD[cell](size, hidden, batch_first=True))
@@ -190,7 +193,7 @@ class RecurrentLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B,) frames, (N,) indices of real frames -> (B, T, D), zero in padding."""
+        """Compute (B, T, C), (B,) frames, (N,) indices of real frames -> (B, T, D), zero in the padding."""
         if self.norm is not None:
             x = self.norm(x, real)
         y = self.rnns[0](x)[0]
@@ -201,7 +204,7 @@ class RecurrentLayer(nn.Module):
 
 
 class Lookahead(nn.Module):
-    """Row convolution: each channel's weighted sum of a frame and those after it."""
+    """Row convolution: sum each channel over a frame and the next ones, with weights."""
 
     def __init__(self, channels: int, future: int) -> None:
         super().__init__()
@@ -209,5 +212,5 @@ class Lookahead(nn.Module):
         self.convolution = nn.Conv1d(channels, channels, future + 1, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Compute (B, T, C) -> (B, T, C)."""
         return self.convolution(F.pad(x.transpose(1, 2), (0, self.future))).transpose(1, 2)

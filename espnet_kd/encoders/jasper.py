@@ -1,4 +1,4 @@
-"""Jasper: blocks of 1-D convolutions with residual connections; with separable convolutions Jasper Mini."""
+"""Jasper: blocks of 1-D convolutions with residual connections. With separable convolutions: Jasper Mini."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,8 +23,8 @@ EPSILON = 1e-3  # of batch normalisation
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution with batch normalisation, ReLU and dropout; a block has several of one kind."""
+class SubBlockSizes:
+    """Options of a sub-block: a convolution with batch normalisation, ReLU and dropout."""
 
     channels: int
     kernel: int
@@ -49,20 +49,21 @@ EPILOGUE = [
 
 
 class Jasper(AbsEncoder):
-    """The encoder; the CTC layer of the model is its last 1x1 convolution.
+    """The encoder of Jasper; the model's CTC layer takes the place of the last 1x1 convolution.
 
-    Taps: ``encoder.prologue``, ``encoder.blocks.N``, ``encoder.epilogue.N`` and ``encoder`` give (B, T, C).
+    Layers that criteria can use: ``encoder.prologue``, ``encoder.blocks.N``, ``encoder.epilogue.N`` and
+    ``encoder`` return (B, T, C).
 
     Args:
-        input_size: features of a frame, published: 64 log-mel.
-        prologue: a layer, with its stride in time.
-        blocks: one layer per block.
-        repeat: layers in each block.
-        epilogue: layers after the blocks.
+        input_size: features per frame; the paper uses 64 log-mel features.
+        prologue: options of the first sub-block; the only one with a stride.
+        blocks: options of the sub-blocks of each block.
+        repeat: sub-blocks per block.
+        epilogue: options of the sub-blocks after the blocks.
         residual: what is added before the last ReLU of a block, each through a 1x1 convolution and batch
-            normalisation: `dense`, the outputs of the prologue and all blocks before it; `plain`, its input;
-            `none`.
-        separable: all convolutions over time per channel, then 1x1.
+            normalisation: `dense`, the outputs of the prologue and of all blocks before; `plain`, the block's
+            input; `none`.
+        separable: whether convolutions over time are split into one per channel and a 1x1 convolution.
 
     Raises:
         UserError: an option is unknown or unusable.
@@ -84,25 +85,25 @@ class Jasper(AbsEncoder):
         super().__init__()
         if residual not in RESIDUALS:
             raise UserError(f"jasper: residual is {residual!r}; known: {', '.join(RESIDUALS)}")
-        first = _layer("prologue", prologue)
+        first = _sizes("prologue", prologue)
         self.stride = first.stride
         self.prologue = SubBlock(input_size, first, separable)
         outputs = [first.channels]
         self.blocks = nn.ModuleList()
         for i, mapping in enumerate(blocks):
-            layer = _unstrided(f"blocks[{i}]", mapping)
+            sizes = _sizes_without_stride(f"blocks[{i}]", mapping)
             sources = {"dense": outputs, "plain": outputs[-1:], "none": []}[residual]
-            self.blocks.append(Block(outputs[-1], layer, repeat, separable, sources))
-            outputs.append(layer.channels)
+            self.blocks.append(JasperBlock(outputs[-1], sizes, repeat, separable, sources))
+            outputs.append(sizes.channels)
         self._output_size = outputs[-1]
         self.epilogue = nn.ModuleList()
         for i, mapping in enumerate(epilogue):
-            layer = _unstrided(f"epilogue[{i}]", mapping)
-            self.epilogue.append(SubBlock(self._output_size, layer, separable))
-            self._output_size = layer.channels
+            sizes = _sizes_without_stride(f"epilogue[{i}]", mapping)
+            self.epilogue.append(SubBlock(self._output_size, sizes, separable))
+            self._output_size = sizes.channels
 
     def output_size(self) -> int:
-        """Channels of the last layer."""
+        """Return C, the number of channels of the output."""
         return self._output_size
 
     def forward(
@@ -112,11 +113,11 @@ class Jasper(AbsEncoder):
 
         Args:
             xs_pad: (B, T, input_size); padding may hold anything.
-            ilens: (B,) frames.
+            ilens: (B,) number of frames.
             prev_states: not used.
 
         Returns:
-            (B, T', output_size), zero in padding; (B,) frames; None.
+            (B, T', output_size), zero in the padding; (B,) number of frames; None.
         """
         olens = strided(ilens, self.stride)
         real = real_frames(olens, strided(xs_pad.shape[1], self.stride))
@@ -132,22 +133,25 @@ class Jasper(AbsEncoder):
 class SubBlock(nn.Module):
     """Convolution, batch normalisation, sum with residual connections, ReLU, dropout."""
 
-    def __init__(self, channels: int, layer: Layer, separable: bool) -> None:
+    def __init__(self, channels: int, sizes: SubBlockSizes, separable: bool) -> None:
         super().__init__()
         self.convolution = TimeConvolution(
-            channels, layer.channels, layer.kernel, layer.stride, layer.dilation, separable
+            channels, sizes.channels, sizes.kernel, sizes.stride, sizes.dilation, separable
         )
-        self.norm = MaskedBatchNorm(layer.channels, eps=EPSILON)
-        self.dropout = nn.Dropout(layer.dropout)
+        self.norm = MaskedBatchNorm(sizes.channels, eps=EPSILON)
+        self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, x: Tensor, real: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(B, T, C) and what to add, (B, T', D) -> (B, T', D); real: (N,) indices of the frames of T'."""
+        """Compute (B, T, C) and the sum of residual connections, (B, T', D), -> (B, T', D).
+
+        `real` is (N,), indices of the real frames among B * T'.
+        """
         x = self.norm(self.convolution(x), real)
         return self.dropout(torch.relu(x if residual is None else x + residual))
 
 
 class Shortcut(nn.Module):
-    """A residual connection: 1x1 convolution and batch normalisation."""
+    """Residual connection: 1x1 convolution and batch normalisation."""
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
@@ -155,25 +159,25 @@ class Shortcut(nn.Module):
         self.norm = MaskedBatchNorm(filters, eps=EPSILON)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, D)."""
+        """Compute (B, T, C) -> (B, T, D)."""
         return self.norm(self.convolution(x), real)
 
 
-class Block(nn.Module):
-    """Layers of one size; residual connections from earlier outputs end before the last ReLU."""
+class JasperBlock(nn.Module):
+    """Sub-blocks of one size; residual connections from earlier outputs end before the last ReLU."""
 
     def __init__(
-        self, channels: int, layer: Layer, repeat: int, separable: bool, sources: Sequence[int]
+        self, channels: int, sizes: SubBlockSizes, repeat: int, separable: bool, sources: Sequence[int]
     ) -> None:
         super().__init__()
         if repeat < 1:
             raise UserError(f"jasper: repeat is {repeat}: give the number of layers in a block, at least 1")
-        inputs = [channels] + [layer.channels] * (repeat - 1)
-        self.layers = nn.ModuleList(SubBlock(size, layer, separable) for size in inputs)
-        self.shortcuts = nn.ModuleList(Shortcut(size, layer.channels) for size in sources)
+        inputs = [channels] + [sizes.channels] * (repeat - 1)
+        self.layers = nn.ModuleList(SubBlock(size, sizes, separable) for size in inputs)
+        self.shortcuts = nn.ModuleList(Shortcut(size, sizes.channels) for size in sources)
 
     def forward(self, outputs: Sequence[Tensor], real: Tensor) -> Tensor:
-        """Outputs (B, T, C) of the prologue and the blocks so far -> (B, T, D)."""
+        """Compute the outputs, (B, T, C) each, of the prologue and all blocks before -> (B, T, D)."""
         x = outputs[-1]
         for layer in self.layers[:-1]:
             x = layer(x, real)
@@ -185,27 +189,39 @@ class Block(nn.Module):
         return self.layers[-1](x, real, residual)
 
 
-def _layer(name: str, mapping: Mapping[str, Any]) -> Layer:
+def _sizes(name: str, mapping: Mapping[str, Any]) -> SubBlockSizes:
+    """Check the options of a sub-block.
+
+    Raises:
+        UserError: a key is unknown, missing or has an unusable value.
+    """
     if not isinstance(mapping, Mapping):
         raise UserError(f"jasper: {name} is {mapping!r}: write {{channels: 256, kernel: 11}}")
-    known = [field.name for field in fields(Layer)]
+    known = [field.name for field in fields(SubBlockSizes)]
     unknown = [str(key) for key in mapping if key not in known]
     if unknown:
         raise UserError(f"jasper: {name}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
     missing = [key for key in ("channels", "kernel") if key not in mapping]
     if missing:
         raise UserError(f"jasper: {name}: {', '.join(missing)} is missing")
-    layer = Layer(**mapping)
+    sizes = SubBlockSizes(**mapping)
     for key in ("channels", "kernel", "stride", "dilation"):
-        value = getattr(layer, key)
+        value = getattr(sizes, key)
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"jasper: {name}: {key} is {value!r}, not a whole number from 1")
-    odd(layer.kernel, f"jasper: {name}")
-    return layer
+            raise UserError(f"jasper: {name}: {key} is {value!r}: give an integer of at least 1")
+    odd(sizes.kernel, f"jasper: {name}")
+    return sizes
 
 
-def _unstrided(name: str, mapping: Mapping[str, Any]) -> Layer:
-    layer = _layer(name, mapping)
-    if layer.stride != 1:
-        raise UserError(f"jasper: {name}: stride is {layer.stride}: only the prologue may have one")
-    return layer
+def _sizes_without_stride(name: str, mapping: Mapping[str, Any]) -> SubBlockSizes:
+    """Check the options of a sub-block that has no stride.
+
+    Raises:
+        UserError: a stride is set, or an option is unusable.
+    """
+    sizes = _sizes(name, mapping)
+    if sizes.stride != 1:
+        raise UserError(
+            f"jasper: {name}: stride is {sizes.stride}, but only the prologue may have one: leave it out"
+        )
+    return sizes

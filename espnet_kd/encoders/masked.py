@@ -1,7 +1,7 @@
-"""Layers that padding cannot reach: an utterance gives the same alone and in any batch.
+"""Layers that ignore padding: the output for an utterance is the same alone and in any batch.
 
-Axes: B utterances, T frames, C channels, N real frames of all utterances together. Normalisation puts zeros
-into padding, so that a convolution after it sees around each utterance what it sees around a single one.
+Axes: B utterances, T frames, C channels, N real frames of all utterances. Normalisation sets padding to zero,
+so that the next convolution reads zeros beyond the end of each utterance, as for an utterance alone.
 """
 
 from collections.abc import Callable
@@ -14,38 +14,43 @@ from espnet_kd.errors import UserError
 
 
 def strided[Length: (int, Tensor)](length: Length, stride: int) -> Length:
-    """Frames that a convolution of odd kernel, padded by half of it, makes of so many; a number or (B,)."""
+    """Return the number of output frames of a convolution whose odd kernel is padded by half its size.
+
+    Args:
+        length: number of input frames, an integer or (B,).
+        stride: of the convolution.
+    """
     return (length - 1) // stride + 1
 
 
 def real_frames(lengths: Tensor, frames: int) -> Tensor:
-    """(N,) indices of the real frames among (B * T) of a batch of (B,) lengths, padded to T frames."""
+    """Return indices, (N,), of the real frames among the B * T of a batch with (B,) lengths."""
     mask = torch.arange(frames, device=lengths.device) < lengths[:, None]
     return mask.flatten().nonzero().squeeze(-1)
 
 
 def on_real_frames(function: Callable[[Tensor], Tensor], x: Tensor, real: Tensor) -> Tensor:
-    """Apply a function (N, ...) -> (N, ...) to the real frames of (B, T, ...); padding becomes zero."""
+    """Apply a function (N, ...) -> (N, ...) to the real frames of (B, T, ...), and set padding to zero."""
     result = function(x.flatten(0, 1).index_select(0, real))
     empty = result.new_zeros(x.shape[0] * x.shape[1], *result.shape[1:])
     return empty.index_copy(0, real, result).unflatten(0, x.shape[:2])
 
 
 def without_padding(xs: Tensor, lengths: Tensor) -> Tensor:
-    """Put zeros, whatever there was, into (B, T, D) beyond each of (B,) lengths."""
+    """Set the padding of (B, T, D), beyond (B,) lengths, to zero; it may hold NaN."""
     mask = torch.arange(xs.shape[1], device=xs.device) < lengths[:, None]
     return xs.masked_fill(~mask[..., None], 0.0)
 
 
 def reversed_in_time(x: Tensor, lengths: Tensor) -> Tensor:
-    """Turn the real frames of each utterance of (B, T, C), (B,) of them, around; padding stays."""
+    """Reverse the real frames, (B,) of them, of each utterance of (B, T, C); leave padding in place."""
     frames = torch.arange(x.shape[1], device=x.device)
     order = torch.where(frames < lengths[:, None], lengths[:, None] - 1 - frames, frames)
     return x.gather(1, order[..., None].expand_as(x))
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation whose statistics, running ones too, are those of the real frames, in float32."""
+    """Batch normalisation with statistics, also running ones, of the real frames only, in float32."""
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:  # type: ignore[override]
         """Normalise each channel.
@@ -55,12 +60,12 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             real: (N,) indices of the real frames.
 
         Returns:
-            As x, zero in padding.
+            The same shape, zero in the padding.
         """
         return on_real_frames(self._normalise, x, real)
 
     def _normalise(self, x: Tensor) -> Tensor:
-        """(N, C) or (N, C, F) -> the same."""
+        """Normalise (N, C) or (N, C, F)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, variance = self.running_mean.to(dtype), self.running_var.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
@@ -75,10 +80,10 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
 
 def odd(kernel: int, name: str) -> int:
-    """Return the size of a kernel.
+    """Return the size of a kernel if it is odd.
 
     Raises:
-        UserError: it is even, so that there is no middle to keep frames in their place.
+        UserError: it is even; such a kernel has no middle and would shift the frames.
     """
     if kernel < 1 or kernel % 2 == 0:
         raise UserError(f"{name} has a kernel of {kernel}: give an odd number")
@@ -86,7 +91,10 @@ def odd(kernel: int, name: str) -> int:
 
 
 class TimeConvolution(nn.Module):
-    """Convolution over time, without bias; separable: per channel, then 1x1. A kernel of 1 is 1x1 only."""
+    """Convolution over time without bias.
+
+    Separable: a convolution per channel, then a 1x1 convolution. A kernel of 1 has the 1x1 convolution only.
+    """
 
     def __init__(
         self,
@@ -107,7 +115,7 @@ class TimeConvolution(nn.Module):
         self.pointwise = nn.Linear(channels, filters, bias=False) if pointwise or separable else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C), zeros in padding -> (B, T', D), anything in padding."""
+        """Compute (B, T, C) with zeros in the padding -> (B, T', D) with any values in the padding."""
         if self.over_time is not None:
             x = self.over_time(x.transpose(1, 2)).transpose(1, 2)
         return x if self.pointwise is None else self.pointwise(x)

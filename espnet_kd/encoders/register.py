@@ -1,4 +1,4 @@
-"""Make ESPnet know the encoders and the front end of this package by name."""
+"""Register the encoders and the front end of this package with ESPnet."""
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -13,5 +13,5 @@ FRONTENDS: dict[str, type[AbsFrontend]] = {"spectrogram": Spectrogram}
 
 
 def register_encoders() -> None:
-    """Let ``encoder`` and ``frontend`` of a configuration name one of ours, in this process."""
+    """Make our names valid for ``encoder`` and ``frontend`` of a configuration, in this process."""
     add_choices(ENCODERS, FRONTENDS)

@@ -1,4 +1,4 @@
-"""The logarithmic power spectrogram, the features that Deep Speech 2 was published with."""
+"""The logarithmic power spectrogram, the features of the Deep Speech 2 paper."""
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 
-FLOOR = 1e-10  # of the power, as in ESPnet's log-mel
+FLOOR = 1e-10  # least power, as in ESPnet's log-mel features
 
 
 class Spectrogram(AbsFrontend):
-    """ESPnet has no front end that leaves out the mel filters.
+    """Compute the logarithmic power spectrogram; ESPnet has no front end without mel filters.
 
     Args:
-        fs: sampling rate, such as 16000 or 16k; for the record, the features do not depend on it.
+        fs: sampling rate, such as 16000 or 16k; recorded for checks, the features do not depend on it.
         n_fft: samples of a Fourier transform; 320 are 20 ms at 16 kHz.
-        win_length: samples of the window, None: as many.
-        hop_length: samples from frame to frame.
-        window: by its name in torch.
-        bins: the lowest of n_fft / 2 + 1.
+        win_length: samples of the window; None: n_fft.
+        hop_length: samples from one frame to the next.
+        window: name of the window in torch.
+        bins: how many of the n_fft / 2 + 1 bins to use, from the lowest.
 
     Raises:
-        UserError: there are not so many bins.
+        UserError: n_fft does not have that many bins.
 
     Source:
         Amodei et al. 2016, arXiv:1512.02595, section 3; sizes as in the public configurations.
@@ -39,17 +39,19 @@ class Spectrogram(AbsFrontend):
     ) -> None:
         super().__init__()
         if not 1 <= bins <= n_fft // 2 + 1:
-            raise UserError(f"spectrogram: bins is {bins}: n_fft {n_fft} gives 1 to {n_fft // 2 + 1}")
+            raise UserError(
+                f"spectrogram: bins is {bins}: give 1 to {n_fft // 2 + 1}, or a larger n_fft than {n_fft}"
+            )
         self.stft = Stft(n_fft=n_fft, win_length=win_length, hop_length=hop_length, window=window)
         self.hop_length = hop_length
         self.bins = bins
 
     def output_size(self) -> int:
-        """Bins of a frame."""
+        """Return the number of bins per frame."""
         return self.bins
 
     def forward(self, input: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, samples) waveform, (B,) samples -> (B, T, bins), zero in padding; (B,) frames."""
+        """Compute (B, samples) waveform, (B,) samples -> (B, T, bins), zero in the padding; (B,) frames."""
         with torch.autocast(input.device.type, enabled=False):
             spectrum, lengths = self.stft(input.float(), input_lengths)  # (B, T, F, 2)
             power = spectrum[:, :, : self.bins].square().sum(-1)

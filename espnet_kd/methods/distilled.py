@@ -167,7 +167,7 @@ class Distillation:
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
         if not self.kd_teacher_follows:
             self.kd_targets = objective.teacher.targets(*theirs)
-        with objective.taps.listening():
+        with objective.taps.recording():
             loss, stats, weight = super().forward(*batch, **kwargs)
         targets = self.kd_targets
         if self.kd_teacher_follows:

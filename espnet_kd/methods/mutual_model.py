@@ -158,7 +158,7 @@ class MutualLearning:
         peer = self if number == 1 else self.kd_peers[str(number)]
         run = super().forward if number == 1 else peer
         peer.kd_losses = {}
-        with taps.listening():
+        with taps.recording():
             loss, stats, weight = run(**batch, **kwargs)
         seen = {path: taps.get(path, batch["text_lengths"]) for path in taps.paths}
         taps.release()

@@ -16,8 +16,8 @@ from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.host.models import JointNetwork, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
-from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, PathTargets, joint_of, rnnt_loss
-from espnet_kd.rnnt.alignment import Path
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, joint_of, rnnt_loss
+from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.short import check_frames_left
 
@@ -59,7 +59,7 @@ def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, T
     return part, Transcript(*(x[rows.to(x.device)] for x in transcript))
 
 
-Lattice = Joint | CollapsedTargets | PathTargets
+Lattice = Joint | CollapsedTargets | OneBestTargets
 Model = ESPnetASRTransducerModel | ESPnetASRModel  # the latter a hybrid, with `decoder: transducer`
 
 
@@ -237,7 +237,7 @@ def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student
     Where the two round the number of frames differently, surplus frames are cut off, and the
     last real one is repeated for missing ones.
     """
-    if isinstance(teacher, PathTargets):
+    if isinstance(teacher, OneBestTargets):
         return _cut(teacher, student_lens)
     if teacher.shape == student.shape and torch.equal(teacher_lens, student_lens):
         return teacher
@@ -250,14 +250,15 @@ def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student
     return teacher.with_tensors(enc, teacher.dec[:, : student.shape[2]], teacher.weight, teacher.bias)
 
 
-def _cut(teacher: PathTargets, frames: Tensor) -> PathTargets:
-    """Cut a path to the nodes that the student has frames for, (B,)."""
-    path = teacher.path
-    nodes = torch.arange(path.frames.shape[1], device=frames.device)
-    real = (nodes < torch.tensor(path.lengths, device=frames.device)[:, None]) & (
-        path.frames < frames[:, None]
+def _cut(teacher: OneBestTargets, frames: Tensor) -> OneBestTargets:
+    """Keep the nodes of the alignment that lie within the frames of the student, (B,)."""
+    alignment = teacher.alignment
+    nodes = torch.arange(alignment.frames.shape[1], device=frames.device)
+    real = (nodes < torch.tensor(alignment.lengths, device=frames.device)[:, None]) & (
+        alignment.frames < frames[:, None]
     )
-    return replace(teacher, path=Path(path.frames, path.rows, tuple(real.sum(1).tolist())))
+    lengths = tuple(real.sum(1).tolist())
+    return replace(teacher, alignment=Alignment(alignment.frames, alignment.rows, lengths))
 
 
 def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:

@@ -75,13 +75,13 @@ def add_utterance(curves: dict[str, Curve], tap: str, posteriors: NDArray[np.flo
 def measure_coverage(args: argparse.Namespace) -> dict[str, Curve]:
     """Curves by kind of position."""
     from espnet_kd.targets import worker
-    from espnet_kd.targets.format import Tap
+    from espnet_kd.targets.format import TapFormat
     from espnet_kd.targets.plan import load, needs_text, rate_of, read_data
     from espnet_kd.teachers.options import TeacherOptions
 
     options = TeacherOptions(tuple(args.teacher), args.checkpoint, mean=args.mean)
     # Nothing is kept: the size of a row does not matter.
-    taps = {path: Tap("values", 1, temperature=args.temperature) for path in args.taps}
+    taps = {path: TapFormat("values", 1, temperature=args.temperature) for path in args.taps}
     rate = rate_of(load(options))
     observer = worker.load(worker.spec(options, taps, rate, "cuda" if args.ngpu else "cpu"))
     curves: dict[str, Curve] = {}

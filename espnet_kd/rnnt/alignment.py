@@ -1,6 +1,7 @@
-"""Sums and maxima over the alignments of a lattice, in float64, one anti-diagonal t + u = k at a time.
+"""Compute sums and maxima over all alignments of a lattice, in float64, one anti-diagonal t + u = k at once.
 
-A blank leads from node (t, u) to (t + 1, u), a label to (t, u + 1); the blank of the last real node ends.
+An alignment is a way through the lattice. A blank arc leads from node (t, u) to (t + 1, u), a label arc to
+(t, u + 1); the blank arc of the last real node ends the alignment.
 """
 
 import math
@@ -13,13 +14,13 @@ from torch import Tensor
 from espnet_kd.rnnt.lattice import Lattice
 
 Plus = Callable[..., Tensor]
-LEAST = -1e30  # of the log-probability of an arc that an alignment may have to take
+LEAST = -1e30  # stands for the log-probability of an impossible arc that is the only way; finite
 
 
 class Arcs(NamedTuple):
-    """A number per arc, (B, T, U) each, at the node that the arc leaves.
+    """A number for every arc of a lattice, (B, T, U) each, at the node that the arc leaves.
 
-    Log-probabilities are -inf where there is no such arc: at padding, and for the label of the last row.
+    Log-probabilities are -inf where there is no arc: in the padding, and for the label of the last row.
     """
 
     blank: Tensor
@@ -27,11 +28,11 @@ class Arcs(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Of alignments, given the labels.
+    """The distribution over alignments, given the labels.
 
     Attributes:
-        total: (B,) float64, log of the probability of all alignments together.
-        arcs: probability that the alignment takes an arc, in the arcs' own type.
+        total: (B,) float64, log of the summed probability of all alignments.
+        arcs: probability that the alignment takes an arc, in the dtype of the log-probabilities.
     """
 
     total: Tensor
@@ -39,16 +40,16 @@ class Posterior(NamedTuple):
 
     @property
     def nodes(self) -> Tensor:
-        """(B, T, U) probability that the alignment passes a node; T + L in sum over an utterance."""
+        """Return the probability that the alignment passes each node, (B, T, U); it sums to T + L."""
         return self.arcs.blank + self.arcs.label
 
 
-class Path(NamedTuple):
-    """The best alignment: the nodes that its arcs leave, in order.
+class Alignment(NamedTuple):
+    """One alignment per utterance: the nodes that its arcs leave, in order.
 
     Attributes:
-        frames, rows: (B, T + L) int64; padding is 0.
-        lengths: frames + labels by utterance.
+        frames, rows: (B, P) int64, t and u of each node; padding is 0.
+        lengths: number of nodes of each utterance: frames + labels for a whole alignment.
     """
 
     frames: Tensor
@@ -57,11 +58,11 @@ class Path(NamedTuple):
 
 
 def posterior(arcs: Arcs, lattice: Lattice) -> Posterior:
-    """Forward-backward over the arcs' log-probabilities.
+    """Compute the posterior of every arc from log-probabilities by the forward-backward algorithm.
 
     An utterance without any possible alignment has the total -inf and posteriors of 0.
     """
-    blank, label = (_diagonals(scores) for scores in arcs)
+    blank, label = (_to_diagonals(scores) for scores in arcs)
     after = _backward(blank, label, lattice, torch.logaddexp)
     before = _forward(blank, label)
     total = after[0, :, 0]  # (B,)
@@ -69,25 +70,25 @@ def posterior(arcs: Arcs, lattice: Lattice) -> Posterior:
     by_blank = (before + blank + after[1:] - ended).exp()
     by_label = (before + label + _next_row(after[1:]) - ended).exp()
     shape, dtype = lattice.shape, arcs.blank.dtype
-    return Posterior(total, Arcs(*(_frames(x, shape).to(dtype) for x in (by_blank, by_label))))
+    return Posterior(total, Arcs(*(_from_diagonals(x, shape).to(dtype) for x in (by_blank, by_label))))
 
 
 def log_likelihood(arcs: Arcs, lattice: Lattice) -> Tensor:
-    """Log-probability of all alignments together, (B,) float64."""
-    blank, label = (_diagonals(scores) for scores in arcs)
+    """Compute the log of the summed probability of all alignments, (B,) float64."""
+    blank, label = (_to_diagonals(scores) for scores in arcs)
     return _backward(blank, label, lattice, torch.logaddexp)[0, :, 0]
 
 
-def best_path(arcs: Arcs, lattice: Lattice) -> Path:
-    """The most probable alignment of each utterance; of equals the one that is later in emitting.
+def best_alignment(arcs: Arcs, lattice: Lattice) -> Alignment:
+    """Find the most probable alignment of each utterance; of equally probable ones, the one that emits later.
 
-    Arcs of NaN and -inf are taken where there is no other way: the result is an alignment in any case.
+    Arcs of NaN and -inf are taken where there is no other way, so that there is always a result.
     """
     real = lattice.real()
     last = torch.tensor(lattice.rows, device=real.device)[:, None, None] - 1
     leaves = real & (torch.arange(lattice.shape[2], device=real.device) < last)
     blank, label = (
-        _diagonals(torch.where(there, scores.nan_to_num(nan=LEAST).clamp(min=LEAST), -math.inf))
+        _to_diagonals(torch.where(there, scores.nan_to_num(nan=LEAST).clamp(min=LEAST), -math.inf))
         for scores, there in zip(arcs, (real, leaves), strict=True)
     )
     after = _backward(blank, label, lattice, torch.maximum)
@@ -101,11 +102,11 @@ def best_path(arcs: Arcs, lattice: Lattice) -> Path:
     u = torch.stack(rows, 1)
     steps = torch.arange(u.shape[1], device=u.device)
     real = steps < torch.tensor(lengths, device=u.device)[:, None]
-    return Path(torch.where(real, steps - u, 0), torch.where(real, u, 0), lengths)
+    return Alignment(torch.where(real, steps - u, 0), torch.where(real, u, 0), lengths)
 
 
 def _forward(blank: Tensor, label: Tensor) -> Tensor:
-    """(K, B, U): log-sum over the ways from the first node to each node, its own arcs left out."""
+    """Sum over the ways from the first node to each node, without the node's own arcs: (K, B, U) log."""
     steps, batch, rows = blank.shape
     padded = blank.new_full((steps, batch, 1 + rows), -math.inf)  # no way comes from below the first row
     padded[0, :, 1] = 0.0
@@ -118,7 +119,7 @@ def _forward(blank: Tensor, label: Tensor) -> Tensor:
 
 
 def _backward(blank: Tensor, label: Tensor, lattice: Lattice, plus: Plus) -> Tensor:
-    """(K + 1, B, U): log-sum, or maximum, over the ways from each node to the end."""
+    """Take the sum or maximum (`plus`) over the ways from each node to the end: (K + 1, B, U) log."""
     steps, batch, rows = blank.shape
     padded = blank.new_full((steps + 1, batch, rows + 1), -math.inf)  # no way leads on above the last row
     for utterance, (t, u) in enumerate(zip(lattice.frames, lattice.rows, strict=True)):
@@ -132,12 +133,12 @@ def _backward(blank: Tensor, label: Tensor, lattice: Lattice, plus: Plus) -> Ten
 
 
 def _next_row(after: Tensor) -> Tensor:
-    """Row u + 1 in the place of row u, (K, B, U)."""
+    """Shift (K, B, U) by one row: the result holds at row u what row u + 1 held."""
     return torch.nn.functional.pad(after[:, :, 1:], (0, 1), value=-math.inf)
 
 
-def _diagonals(scores: Tensor) -> Tensor:
-    """(B, T, U) -> (T + U - 1, B, U) float64 with t + u in the place of t, -inf outside."""
+def _to_diagonals(scores: Tensor) -> Tensor:
+    """Arrange by anti-diagonals, (B, T, U) -> (T + U - 1, B, U) float64: t becomes t + u; -inf elsewhere."""
     batch, frames, rows = scores.shape
     skew = scores.new_full((batch, rows, frames + rows), -math.inf, dtype=torch.float64)
     skew[:, :, :frames] = scores.transpose(1, 2)
@@ -146,8 +147,8 @@ def _diagonals(scores: Tensor) -> Tensor:
     return shifted.permute(2, 0, 1).contiguous()
 
 
-def _frames(diagonals: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Undo _diagonals: (K, B, U) -> (B, T, U)."""
+def _from_diagonals(diagonals: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Undo `_to_diagonals`: (K, B, U) -> (B, T, U)."""
     batch, frames, rows = shape
     shifted = diagonals.permute(1, 2, 0).flatten(1)  # (B, U * K)
     skew = torch.nn.functional.pad(shifted, (0, rows)).view(batch, rows, frames + rows)

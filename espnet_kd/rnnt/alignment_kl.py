@@ -1,4 +1,4 @@
-"""KL between the teacher's and the student's distribution over the alignments of one label sequence."""
+"""Compute the KL between the teacher's and the student's distribution over alignments, given the labels."""
 
 from dataclasses import dataclass
 
@@ -7,53 +7,55 @@ from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Arcs, posterior
 from espnet_kd.rnnt.joint import Joint
-from espnet_kd.rnnt.lattice import Block, Lattice
-from espnet_kd.rnnt.soft import add_hard
+from espnet_kd.rnnt.lattice import Lattice, LatticeBlock
+from espnet_kd.rnnt.soft import arc_to_logit_gradient
 from espnet_kd.rnnt.sweep import Buffers, arc_scores, exponentiate
 
 
 @dataclass(frozen=True)
 class ArcGradient:
-    """The gradient of a term that depends on softened log-probabilities of arcs alone, known beforehand.
+    """A NodeTerm whose value is known already, and whose gradient is known for every arc.
 
     Attributes:
-        arcs: (B, T, U) gradient by the log-probabilities over T, scaled: exactly what is to come out.
+        arcs: (B, T, U) gradient by the log-probabilities at temperature T, with all factors multiplied in.
         temperature: T > 0.
     """
 
     arcs: Arcs
     temperature: float
 
-    def compare(self, x: Tensor, block: Block, hard: Arcs | None, scale: float, buffers: Buffers) -> Tensor:
-        """See Soft; the value is 0, having been taken from the alignments."""
+    def logits_to_gradient(
+        self, x: Tensor, block: LatticeBlock, arc_gradient: Arcs | None, scale: float, buffers: Buffers
+    ) -> Tensor:
+        """Turn logits into the gradient; see NodeTerm. Returns 0: `alignment_kl` has computed the value."""
         gradient = [block.at(g).flatten() for g in self.arcs]
-        if hard is not None:
-            gradient = [own + other for own, other in zip(gradient, hard, strict=True)]
+        if arc_gradient is not None:
+            gradient = [own + other for own, other in zip(gradient, arc_gradient, strict=True)]
         z, _ = exponentiate(x)
-        add_hard(x, z, Arcs(*gradient), block)
+        arc_to_logit_gradient(x, z, Arcs(*gradient), block)
         return x.new_zeros(())
 
 
 def alignment_kl(
     student_arcs: Arcs, teacher: Joint, lattice: Lattice, delay: int, temperature: float, chunk: int
 ) -> tuple[Tensor, Arcs]:
-    """KL(teacher || student) of alignments.
-
-    Source:
-        L_soft of Chang, Hwang and Siohan, Revisiting the Entropy Semiring for Neural Speech Recognition,
-        ICLR 2023, arXiv:2312.10087.
+    """Compute KL(teacher || student) between the distributions over alignments.
 
     Args:
         student_arcs: (B, T, U) log-probabilities at the temperature.
-        teacher: its joint network.
+        teacher: the teacher's joint network.
         lattice: real nodes.
-        delay: the student's first and the teacher's last frames that take no part.
+        delay: number of frames left out: the student's first and the teacher's last.
         temperature: T > 0.
-        chunk: nodes of a block.
+        chunk: nodes whose logits are held at a time.
 
     Returns:
         (B,) float64, in nats; and the gradient by the student's arcs, (B, T, U). Both are 0 for an utterance
         that has no frames beyond the delay.
+
+    Source:
+        L_soft of Chang, Hwang and Siohan, Revisiting the Entropy Semiring for Neural Speech Recognition,
+        ICLR 2023, arXiv:2312.10087.
     """
     frames = lattice.shape[1]
     long_enough = torch.tensor(lattice.frames, device=teacher.enc.device) > delay
@@ -64,7 +66,7 @@ def alignment_kl(
     (p_arcs,) = arc_scores(teacher, cropped, chunk, (temperature,))
     q_arcs = Arcs(*(scores[:, delay:] for scores in student_arcs))
     p, q = posterior(p_arcs, cropped), posterior(q_arcs, cropped)
-    # log p(alignment) - log q(alignment) is a sum over its arcs, but for the totals.
+    # log p(alignment) - log q(alignment) is a sum over the arcs of the alignment, minus the totals.
     excess = sum(
         torch.where(taken == 0, 0.0, taken.double() * (p_score - q_score)).sum((1, 2))
         for taken, p_score, q_score in zip(p.arcs, p_arcs, q_arcs, strict=True)

@@ -1,4 +1,4 @@
-"""RNN-T loss and distillation together, in the same passes over the lattice."""
+"""Compute the RNN-T loss and distillation in the same passes over the lattice."""
 
 from dataclasses import replace
 from typing import get_args
@@ -6,15 +6,15 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from espnet_kd.rnnt.compact import CollapsedTargets, PathTargets
+from espnet_kd.rnnt.compact import CollapsedTargets, OneBestTargets
 from espnet_kd.rnnt.joint import Joint
-from espnet_kd.rnnt.kinds import Distillation, Kind, Normalize, Weight, check_kind
+from espnet_kd.rnnt.kinds import DistillationTerms, Kind, Normalize, Weight, check_kind
 from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
-from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduced
+from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduce_terms
 
-Teacher = Joint | CollapsedTargets | PathTargets
-LEAST = -1e30  # of a teacher's bias: a finite number whose exponential is 0
+Teacher = Joint | CollapsedTargets | OneBestTargets
+LEAST = -1e30  # replaces a teacher's bias of -inf; finite, and its exponential is 0
 
 
 def rnnt_distillation(
@@ -35,44 +35,44 @@ def rnnt_distillation(
     normalize: Normalize | None = None,
     chunk: int | None = None,
 ) -> LatticeLoss:
-    """rnnt_weight * RNN-T loss + kd_weight * T^2 * KL from teacher to student over the lattice.
+    """Compute rnnt_weight * RNN-T loss + kd_weight * T^2 * KL(teacher || student) over the lattice.
 
     Args:
-        student: pieces of its joint network; receives gradient.
-        teacher: pieces of the teacher's for the same utterances and labels; constant. Of what is stored:
-            its projected encoder output makes such a Joint; CollapsedTargets for `collapsed`, PathTargets
-            for `one_best`.
+        student: tensors of the student's joint network; receives gradient.
+        teacher: tensors of the teacher's joint network for the same utterances and labels; constant. Instead
+            of a joint network, stored targets: CollapsedTargets for the kind `collapsed`, OneBestTargets for
+            `one_best`.
         labels: (B, L) integers without the blank; padding may hold anything.
         enc_lens: (B,) frames of each utterance.
         label_lens: (B,) labels of each utterance, 0 allowed.
         kind: what is compared:
             `full`, all V classes at every node;
-            `collapsed`, next label, blank and all the rest as three classes at every node;
+            `collapsed`, three classes at every node: the next label, the blank, all others together;
             `one_best`, all V classes at the nodes of the teacher's best alignment;
             `occupancy`, all V classes at every node, weighted by the teacher's posterior of the node;
-            `alignments`, the distributions over the alignments of the labels; how probable the labels are
-            does not count.
-        rnnt_weight, kd_weight: factors; of a term of weight 0 the value is computed and no gradient; None
-            leaves it out.
+            `alignments`, the distributions over the alignments, given the labels; the probability of the
+            labels themselves is not compared.
+        rnnt_weight, kd_weight: factors; a term of weight 0 has a value but no gradient; None leaves the term
+            out.
         delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
             teacher's (t, u), its first frames learn nothing. `alignments` compares the student's lattice
             without its first frames with the teacher's without its last.
-        temperature: T > 0 of both models' softmax in the teacher's term; best alignment and occupancy are the
-            teacher's at 1. What is stored was softened when it was made, with the same T.
+        temperature: T > 0, the softmax divisor of both models in the KL; the teacher's best alignment and
+            occupancy are computed at 1. Stored targets must have been made with the same T.
         blank: index of the blank.
         fastemit: as in rnnt_loss.
         reduction: `mean` over the batch of sums over the nodes, as ESPnet normalises; `sum`; `none`, (B,).
         normalize: `nodes` divides an utterance's KL by the number of nodes that it is summed over: for `full`
             and `collapsed` frames * (labels + 1), otherwise those on an alignment, frames + labels.
-            `all_nodes` divides it by the mean of these numbers over the batch: with the reduction `mean` that
-            is the mean over all nodes of the batch; it does not go with `none`.
+            `all_nodes` divides by the mean of these numbers over the batch; with the reduction `mean` this
+            gives the mean over all nodes of the batch. It cannot be combined with the reduction `none`.
         chunk: nodes whose logits are held at a time; the default suits the device.
 
     Returns:
         (loss, rnnt, kd) in float64 for a float64 student, else float32, under autocast too.
 
     Raises:
-        ValueError: lengths, labels, the two lattices or options do not fit.
+        ValueError: lengths, labels, the two lattices or the options do not fit each other.
 
     Source:
         Full, one-best: Hwang et al. 2022, arXiv:2210.05793. Collapsed: Panchapagesan et al. 2021,
@@ -87,7 +87,7 @@ def rnnt_distillation(
     _check_options(kind, delay, normalize, reduction)
     _check_teacher(student, teacher, kind, lattice)
     _check_temperature(teacher, temperature)
-    method = Distillation(
+    terms = DistillationTerms(
         teacher=_constant(teacher, student),
         kind=kind,
         weights=(rnnt_weight, kd_weight),
@@ -97,27 +97,43 @@ def rnnt_distillation(
         normalize=normalize,
         chunk=chunk_size(chunk, student),
     )
-    return reduced(student, lattice, method, reduction)
+    return reduce_terms(student, lattice, terms, reduction)
 
 
 def _check_options(kind: str, delay: int, normalize: str | None, reduction: str) -> None:
-    """Refuse what is not among the choices."""
+    """Check the options that do not depend on the batch.
+
+    Raises:
+        ValueError: an option has an unknown value, or two options contradict each other.
+    """
     check_kind(kind)
     if normalize not in (None, *get_args(Normalize)):
-        raise ValueError(f"normalize is {normalize!r}: use {', '.join(get_args(Normalize))}, or leave it out")
+        raise ValueError(
+            f"normalize is {normalize!r}: use {' or '.join(get_args(Normalize))}, or leave it out"
+        )
     if normalize == "all_nodes" and reduction == "none":
-        raise ValueError("normalize 'all_nodes' is over the batch: use the reduction mean or sum, or 'nodes'")
+        raise ValueError(
+            "normalize 'all_nodes' averages over the batch, reduction 'none' gives one value per utterance: "
+            "use the reduction mean or sum, or normalize 'nodes'"
+        )
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
 
 
 def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice) -> None:
-    """Refuse a teacher of another lattice or vocabulary, or stored targets of another kind."""
-    kept_for = {CollapsedTargets: "collapsed", PathTargets: "one_best"}.get(type(teacher), kind)
+    """Check that the teacher has the student's lattice and vocabulary, and that stored targets fit the kind.
+
+    Raises:
+        ValueError: one of these differs.
+    """
+    kept_for = {CollapsedTargets: "collapsed", OneBestTargets: "one_best"}.get(type(teacher), kind)
     if kind != kept_for:
-        raise ValueError(f"{type(teacher).__name__} serve the kind {kept_for}, not {kind}")
-    if isinstance(teacher, PathTargets):
-        _check_path(student, teacher, lattice)
+        raise ValueError(
+            f"the stored targets are {type(teacher).__name__}, for the kind {kept_for}, but the kind is "
+            f"{kind}: write targets of this kind, or change the kind"
+        )
+    if isinstance(teacher, OneBestTargets):
+        _check_alignment(student, teacher, lattice)
         return
     if teacher.shape != student.shape:
         raise ValueError(
@@ -132,39 +148,49 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice
 
 
 def _check_temperature(teacher: Teacher, temperature: float) -> None:
-    """Refuse stored targets that were made at another temperature."""
+    """Check that stored targets were made at this temperature.
+
+    Raises:
+        ValueError: they were made at another one.
+    """
     stored = None if isinstance(teacher, Joint) else teacher.temperature
     if stored not in (None, temperature):
         raise ValueError(
-            f"the temperature is {temperature}, the stored targets were made at {stored}: use the same"
+            f"the temperature is {temperature}, but the stored targets were made at {stored}: use that, or "
+            "write the targets anew"
         )
 
 
-def _check_path(student: Joint, targets: PathTargets, lattice: Lattice) -> None:
-    """Refuse a path that leaves the student's lattice, or tokens outside its vocabulary."""
+def _check_alignment(student: Joint, targets: OneBestTargets, lattice: Lattice) -> None:
+    """Check that the alignment stays inside the student's lattice, and the tokens inside its vocabulary.
+
+    Raises:
+        ValueError: a frame, row or token is out of range, or the number of utterances differs.
+    """
     batch = len(student.enc)
     if len(targets.tokens) != batch:
         raise ValueError(
-            f"the path targets are of {len(targets.tokens)} utterances, the student's batch has {batch}"
+            f"the stored targets have {len(targets.tokens)} utterances, the student's batch has {batch}: "
+            "give both the same utterances"
         )
-    for b, length in enumerate(targets.path.lengths):
+    for b, length in enumerate(targets.alignment.lengths):
         limits = {
-            "frame": (targets.path.frames, lattice.frames[b]),
-            "row": (targets.path.rows, lattice.rows[b]),
+            "frame": (targets.alignment.frames, lattice.frames[b]),
+            "row": (targets.alignment.rows, lattice.rows[b]),
             "token": (targets.tokens, student.classes),
         }
         for name, (values, limit) in limits.items():
             used = values[b, :length]
             if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < limit:
                 raise ValueError(
-                    f"the path targets of utterance {b} have {name}s from {int(used.min())} to "
-                    f"{int(used.max())}, but the student has 0 to {limit - 1}: they are of other labels, "
-                    "frames or tokens"
+                    f"the stored targets of utterance {b} have {name}s from {int(used.min())} to "
+                    f"{int(used.max())}, but the student has 0 to {limit - 1}: write targets for the same "
+                    "labels, frame rate and token list"
                 )
 
 
 def _constant(teacher: Teacher, student: Joint) -> Teacher:
-    """The teacher without gradient, in the type in which the student is computed."""
+    """Detach the teacher and convert it to the dtype in which the student is computed."""
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
     if isinstance(teacher, Joint):
         wide = teacher.map(lambda x: x.detach().to(dtype))

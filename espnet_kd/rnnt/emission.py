@@ -1,9 +1,9 @@
-"""When a transducer emits the labels of a known text."""
+"""Find the frames at which a transducer emits the labels of a known text."""
 
 import torch
 from torch import Tensor
 
-from espnet_kd.rnnt.alignment import best_path
+from espnet_kd.rnnt.alignment import best_alignment
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import lattice_of
 from espnet_kd.rnnt.loss import chunk_size
@@ -20,10 +20,15 @@ def emission_frames(
     blank: int = 0,
     chunk: int | None = None,
 ) -> list[list[int]]:
-    """The frame of every label on the most probable alignment, by utterance; arguments as in rnnt_loss.
+    """Find the frame at which the most probable alignment emits each label.
+
+    The arguments are those of rnnt_loss.
+
+    Returns:
+        For each utterance, the encoder frame of every label.
 
     Raises:
-        ValueError: the model gives NaN, or an argument does not fit.
+        ValueError: the model computes NaN, or labels and lengths do not fit.
     """
     dtype = torch.promote_types(joint.enc.dtype, torch.float32)
     joint = joint.map(lambda x: x.detach().to(dtype)).without_tanh()
@@ -31,11 +36,13 @@ def emission_frames(
     with torch.autocast(joint.enc.device.type, enabled=False):
         (arcs,) = arc_scores(joint, lattice, chunk_size(chunk, joint))
         if any(scores.isnan().any() for scores in arcs):
-            raise ValueError("the model gives NaN: its parameters or the speech are not finite numbers")
-        path = best_path(arcs, lattice)
-    frames, rows = path.frames.tolist(), path.rows.tolist()
+            raise ValueError(
+                "the model computes NaN: look for parameters or speech samples that are not finite numbers"
+            )
+        alignment = best_alignment(arcs, lattice)
+    frames, rows = alignment.frames.tolist(), alignment.rows.tolist()
     emitted = []
-    for t, u, length in zip(frames, rows, path.lengths, strict=True):
-        # A label leaves its row at the last node that the path has there.
+    for t, u, length in zip(frames, rows, alignment.lengths, strict=True):
+        # A label is emitted at the last node that the alignment has in its row.
         emitted.append([t[k - 1] for k in range(1, length) if u[k] > u[k - 1]])
     return emitted

@@ -1,4 +1,4 @@
-"""One sweep over the lattice: from gradients by arcs and nodes to gradients of the joint's tensors."""
+"""Turn gradients by arcs and nodes into gradients of the joint network's tensors, block by block."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Arcs
 from espnet_kd.rnnt.joint import Joint
-from espnet_kd.rnnt.lattice import Block, Lattice
-from espnet_kd.rnnt.soft import Soft, add_hard
+from espnet_kd.rnnt.lattice import Lattice, LatticeBlock
+from espnet_kd.rnnt.soft import NodeTerm, arc_to_logit_gradient
 from espnet_kd.rnnt.sweep import Buffers, exponentiate, logits
 
 
 class Gradients:
-    """Gradients of a joint's four tensors, None for those that need none."""
+    """Sum up the gradients of a joint network's four tensors; None for those that need none."""
 
     def __init__(self, joint: Joint, needed: Sequence[bool]) -> None:
         tensors = (joint.enc, joint.dec, joint.weight, joint.bias)
@@ -23,21 +23,21 @@ class Gradients:
     def __iter__(self):
         return iter((self.enc, self.dec, self.weight, self.bias))
 
-    def of_nodes(self, nodes: Joint) -> "Gradients":
-        """The same for nodes that were gathered from this joint: output layer shared, encoder side anew."""
+    def for_gathered_nodes(self, nodes: Joint) -> "Gradients":
+        """Return gradients for nodes gathered from this joint: the output layer's are shared, others new."""
         gathered = Gradients(nodes, (self.enc is not None or self.dec is not None, False, False, False))
         gathered.weight, gathered.bias = self.weight, self.bias
         return gathered
 
-    def add(self, joint: Joint, block: Block, hidden: Tensor, x: Tensor, buffers: Buffers) -> None:
-        """Add the part of a block.
+    def add(self, joint: Joint, block: LatticeBlock, hidden: Tensor, x: Tensor, buffers: Buffers) -> None:
+        """Add the gradients from one block.
 
         Args:
             joint: the student.
-            block: its nodes.
-            hidden: (N, J) of the block.
-            x: (N, V) gradient of the logits.
-            buffers: room.
+            block: the nodes.
+            hidden: (N, J) activations at the nodes.
+            x: (N, V) gradient by the logits.
+            buffers: memory that is reused from block to block.
         """
         if self.weight is not None:
             self.weight.addmm_(x.t(), hidden)
@@ -57,39 +57,39 @@ def sweep(
     student: Joint,
     lattice: Lattice,
     chunk: int,
-    hard: Arcs | None,
-    soft: Soft | None,
+    arc_gradient: Arcs | None,
+    node_term: NodeTerm | None,
     scale: float,
     gradients: Gradients | None,
 ) -> Tensor:
-    """Visit every block once.
+    """Visit every block once; compute the distillation term and the gradients.
 
     Args:
         student: detached.
-        lattice: its real nodes.
-        chunk: nodes of a block.
-        hard: (B, T, U) gradient of the loss by the log-probability of each arc, or None.
-        soft: the teacher, or None.
-        scale: of the teacher's term in the gradient.
-        gradients: are added to; None: only the value is wanted.
+        lattice: real nodes.
+        chunk: nodes whose logits are held at a time.
+        arc_gradient: (B, T, U) gradient of the loss by the log-probability of each arc, or None.
+        node_term: the distillation term, or None.
+        scale: factor of the distillation term in the gradient.
+        gradients: the sums to add to; None computes values only.
 
     Returns:
-        (B,) float64: the teacher's term by utterance, without the scale; 0 without a teacher.
+        (B,) float64: the distillation term of each utterance, without the scale; 0 without a node_term.
     """
     buffers = Buffers(student.enc)
     values: list[Tensor] = []
     utterances: list[int] = []
     for block in lattice.blocks(chunk):
         hidden, x = logits(student, *block.inputs(student), buffers, "student")
-        arcs = None if hard is None else Arcs(*(block.at(g).flatten() for g in hard))
-        if soft is None:
-            _hard_gradient(x, arcs, block)
-        elif soft.temperature == 1.0:
-            values.append(soft.compare(x, block, arcs, scale, buffers))
+        arcs = None if arc_gradient is None else Arcs(*(block.at(g).flatten() for g in arc_gradient))
+        if node_term is None:
+            _rnnt_logit_gradient(x, arcs, block)
+        elif node_term.temperature == 1.0:
+            values.append(node_term.logits_to_gradient(x, block, arcs, scale, buffers))
         else:
-            softened = torch.div(x, soft.temperature, out=buffers.like_logits("soft", x))
-            values.append(soft.compare(softened, block, None, scale, buffers))
-            x = softened if arcs is None else _hard_gradient(x, arcs, block).add_(softened)
+            softened = torch.div(x, node_term.temperature, out=buffers.like_logits("softened", x))
+            values.append(node_term.logits_to_gradient(softened, block, None, scale, buffers))
+            x = softened if arcs is None else _rnnt_logit_gradient(x, arcs, block).add_(softened)
         utterances.append(block.utterance)
         if gradients is not None:
             gradients.add(student, block, hidden, x, buffers)
@@ -99,8 +99,8 @@ def sweep(
     return total
 
 
-def _hard_gradient(x: Tensor, hard: Arcs, block: Block) -> Tensor:
-    """Turn logits, (N, V), in place into the gradient that comes from the arcs."""
+def _rnnt_logit_gradient(x: Tensor, arc_gradient: Arcs, block: LatticeBlock) -> Tensor:
+    """Turn (N, V) logits in place into the gradient that arrives through the arcs."""
     z, _ = exponentiate(x)
-    add_hard(x, z, hard, block)
+    arc_to_logit_gradient(x, z, arc_gradient, block)
     return x

@@ -1,4 +1,4 @@
-"""The pieces of a transducer's joint network, from which any part of its lattice can be made."""
+"""Hold the tensors of a transducer's joint network, from which any part of its lattice can be computed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class InPlace(NamedTuple):
-    """An activation whose gradient follows from its output.
+    """An activation that is computed in place, and whose gradient follows from its output.
 
     Attributes:
-        apply: turns its argument into the output.
-        backward: (gradient by the output, output) -> gradient by the input.
+        apply: overwrites its argument with the output.
+        backward: (gradient by the output, output) -> gradient by the input; may overwrite the gradient.
     """
 
     apply: Activation
@@ -40,14 +40,16 @@ ACTIVATIONS: Mapping[str, InPlace] = {
 
 @dataclass(frozen=True)
 class Joint:
-    """logits[b, t, u] = weight @ activation(enc[b, t] + dec[b, u]) + bias, never held as a whole.
+    """The tensors of logits[b, t, u] = weight @ activation(enc[b, t] + dec[b, u]) + bias.
+
+    The logits of the whole lattice are never in memory.
 
     Attributes:
         enc: (B, T, J) projected encoder output.
         dec: (B, U, J) projected output of the prediction network, U = longest label sequence + 1.
         weight: (V, J) of the output layer.
         bias: (V,) of the output layer.
-        activation: a key of ACTIVATIONS, or any elementwise function that is not in place.
+        activation: a key of ACTIVATIONS, or an elementwise function that does not overwrite its argument.
     """
 
     enc: Tensor
@@ -60,7 +62,7 @@ class Joint:
         """Check the shapes.
 
         Raises:
-            ValueError: they do not fit each other, or the activation is unknown.
+            ValueError: the shapes do not fit each other, or the activation is unknown.
         """
         if isinstance(self.activation, str) and self.activation not in ACTIVATIONS:
             raise ValueError(
@@ -75,20 +77,20 @@ class Joint:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(B, T, U) of the lattice."""
+        """Return (B, T, U), the shape of the lattice."""
         return (*self.enc.shape[:2], self.dec.shape[1])
 
     @property
     def classes(self) -> int:
-        """V, size of the vocabulary, blank included."""
+        """Return V, the size of the vocabulary with the blank."""
         return len(self.weight)
 
     def hidden(self, enc: Tensor, dec: Tensor, out: Tensor) -> Tensor:
-        """Activation at the nodes of some frames and rows, (F, J) and (R, J) -> (F * R, J).
+        """Compute the activation at the nodes of some frames and rows, (F, J) and (R, J) -> (F * R, J).
 
         Args:
             enc, dec: projected outputs.
-            out: (F * R, J), room for the result, which is there unless the activation is a function.
+            out: (F * R, J), memory for the sum; overwritten by the result if the activation has a name.
         """
         x = torch.add(enc[:, None], dec, out=out.view(len(enc), len(dec), -1)).flatten(0, 1)
         if not isinstance(self.activation, str):
@@ -96,7 +98,7 @@ class Joint:
         return ACTIVATIONS[self.activation].apply(x)
 
     def backward(self, gradient: Tensor, hidden: Tensor, enc: Tensor, dec: Tensor) -> Tensor:
-        """Gradient by enc + dec, (F, R, J), from that by hidden, (F * R, J), which it may overwrite."""
+        """Compute the gradient by enc + dec, (F, R, J); may overwrite the given one by hidden, (F * R, J)."""
         if isinstance(self.activation, str):
             gradient = ACTIVATIONS[self.activation].backward(gradient, hidden)
         else:
@@ -106,28 +108,31 @@ class Joint:
         return gradient.view(len(enc), len(dec), -1)
 
     def without_tanh(self) -> "Joint":
-        """The same logits by sigmoid, tanh x = 2 sigmoid(2 x) - 1: a CPU needs a third of the time for it."""
+        """Return a joint network with the same logits, but sigmoid in place of tanh.
+
+        tanh x = 2 sigmoid(2 x) - 1, and a CPU computes the sigmoid in a third of the time.
+        """
         if self.activation != "tanh":
             return self
         bias = self.bias - self.weight.sum(1)
         return replace(self, weight=2 * self.weight, bias=bias, activation="sigmoid_of_double")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Joint":
-        """The same with a function applied to the four tensors."""
+        """Apply a function to each of the four tensors."""
         return self.with_tensors(*(function(x) for x in (self.enc, self.dec, self.weight, self.bias)))
 
     def with_tensors(self, enc: Tensor, dec: Tensor, weight: Tensor, bias: Tensor) -> "Joint":
-        """The same activation on other tensors."""
+        """Return a joint network with these tensors and the same activation."""
         return replace(self, enc=enc, dec=dec, weight=weight, bias=bias)
 
     def utterance(self, number: int) -> "Joint":
-        """One utterance as a batch of its own."""
+        """Return one utterance, as a batch of one."""
         one = slice(number, number + 1)
         return replace(self, enc=self.enc[one], dec=self.dec[one])
 
 
 class JointNetwork(Protocol):
-    """What `joint_of` needs of ESPnet's espnet2.asr_transducer.joint_network.JointNetwork."""
+    """The attributes of ESPnet's espnet2.asr_transducer.joint_network.JointNetwork that `joint_of` reads."""
 
     lin_enc: torch.nn.Module
     lin_dec: torch.nn.Module
@@ -136,7 +141,7 @@ class JointNetwork(Protocol):
 
 
 def joint_of(network: JointNetwork, encoder_out: Tensor, decoder_out: Tensor) -> Joint:
-    """Take the pieces from an ESPnet joint network.
+    """Project encoder and decoder outputs, and take the output layer, of an ESPnet joint network.
 
     Args:
         network: ESPnet's JointNetwork.

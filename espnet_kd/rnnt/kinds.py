@@ -1,4 +1,4 @@
-"""What each kind of distillation computes, together with the RNN-T loss."""
+"""Compute the RNN-T loss and the distillation term of each kind (`full`, `collapsed`, ...)."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -8,26 +8,39 @@ from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Arcs, log_likelihood, posterior
 from espnet_kd.rnnt.alignment_kl import ArcGradient, alignment_kl
-from espnet_kd.rnnt.compact import CollapsedTargets, PathTargets
+from espnet_kd.rnnt.compact import CollapsedTargets, OneBestTargets
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
-from espnet_kd.rnnt.loss import transducer_gradient
-from espnet_kd.rnnt.path import along_path, sweep_path
-from espnet_kd.rnnt.soft import Full, Grouped, Soft
+from espnet_kd.rnnt.loss import rnnt_gradient
+from espnet_kd.rnnt.path import sweep_alignment, term_on_alignment
+from espnet_kd.rnnt.soft import FullKL, GroupedKL, NodeTerm
 from espnet_kd.rnnt.sweep import arc_scores
 
 Kind = Literal["full", "collapsed", "one_best", "occupancy", "alignments"]
 Normalize = Literal["nodes", "all_nodes"]
 RENAMED = {"full_sum": "alignments"}  # former names of kinds
-Weight = float | None
+Weight = float | None  # None leaves the term out
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """Options of rnnt_distillation; the teacher is constant."""
+class DistillationTerms:
+    """Compute the RNN-T loss and the distillation term in the same passes over the lattice.
 
-    teacher: Joint | CollapsedTargets | PathTargets
+    The attributes are the checked arguments of rnnt_distillation.
+
+    Attributes:
+        teacher: joint network or stored targets, without gradient.
+        kind: what is compared.
+        weights: factors of the RNN-T loss and of the distillation term.
+        fastemit: lambda of FastEmit.
+        delay: frames by which the student may emit later than the teacher.
+        temperature: softmax divisor in the distillation term.
+        normalize: how the number of nodes divides the distillation term.
+        chunk: nodes whose logits are held at a time.
+    """
+
+    teacher: Joint | CollapsedTargets | OneBestTargets
     kind: Kind
     weights: tuple[Weight, Weight]
     fastemit: float
@@ -39,51 +52,60 @@ class Distillation:
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
     ) -> tuple[Tensor, Tensor]:
-        """See scalar.Method."""
+        """Compute both terms and add their gradients; see scalar.LatticeTerms."""
         rnnt_weight, kd_weight = self.weights
         arcs = self._student_arcs(student, lattice)
-        hard: Arcs | None = None
+        arc_gradient: Arcs | None = None
         if rnnt_weight is None:
-            rnnt = _left_out(student)
+            rnnt = _omitted_term(student)
         elif gradients is None or not rnnt_weight:
             rnnt = -log_likelihood(arcs[1.0], lattice)
         else:
-            rnnt, hard = transducer_gradient(arcs[1.0], lattice, share * rnnt_weight, self.fastemit)
+            rnnt, arc_gradient = rnnt_gradient(arcs[1.0], lattice, share * rnnt_weight, self.fastemit)
         scale = share * (kd_weight or 0.0)
-        kd, soft = self._of_teacher(student, lattice, arcs, scale, gradients if kd_weight else None)
-        if gradients is not None and (hard, soft) != (None, None):
-            kd = kd + sweep(student, lattice, self.chunk, hard, soft, scale, gradients)
+        kd, node_term = self._distillation_term(
+            student, lattice, arcs, scale, gradients if kd_weight else None
+        )
+        if gradients is not None and (arc_gradient, node_term) != (None, None):
+            kd = kd + sweep(student, lattice, self.chunk, arc_gradient, node_term, scale, gradients)
         return rnnt, kd
 
-    def _of_teacher(
+    def _distillation_term(
         self,
         student: Joint,
         lattice: Lattice,
         arcs: dict[float, Arcs],
         scale: float,
         gradients: Gradients | None,
-    ) -> tuple[Tensor, Soft | None]:
-        """Value by utterance, (B,), and what a sweep has yet to add to it and to the gradients."""
+    ) -> tuple[Tensor, NodeTerm | None]:
+        """Compute the distillation term.
+
+        Returns:
+            (B,) values, one per utterance; and the term that a sweep over the whole lattice still has to add
+            to the values and gradients, None if nothing is left to add.
+        """
         if self.weights[1] is None:
-            return _left_out(student), None
+            return _omitted_term(student), None
         if self.kind == "alignments":
             kd, gradient = self._alignments(arcs[self.temperature], lattice, scale)
             return kd, None if gradients is None else gradient
         if self.kind == "one_best":
-            path, at_path = along_path(self.teacher, lattice, self.delay, self.temperature, self.chunk)
-            at_path = replace(at_path, weights=self._normalized(at_path.weights))
-            return sweep_path(student, lattice, path, at_path, self.chunk, scale, gradients), None
-        soft = self._at_nodes(lattice)
+            alignment, term = term_on_alignment(
+                self.teacher, lattice, self.delay, self.temperature, self.chunk
+            )
+            term = replace(term, weights=self._normalized(term.weights))
+            return sweep_alignment(student, lattice, alignment, term, self.chunk, scale, gradients), None
+        node_term = self._node_term(lattice)
         if gradients is None:
-            return sweep(student, lattice, self.chunk, None, soft, scale, None), None
-        return torch.zeros_like(_left_out(student)), soft
+            return sweep(student, lattice, self.chunk, None, node_term, scale, None), None
+        return torch.zeros_like(_omitted_term(student)), node_term
 
-    def utterance(self, number: int) -> "Distillation":
-        """See scalar.Method."""
+    def utterance(self, number: int) -> "DistillationTerms":
+        """Return the same computation for one utterance, as a batch of one."""
         return replace(self, teacher=self.teacher.utterance(number))
 
     def _student_arcs(self, student: Joint, lattice: Lattice) -> dict[float, Arcs]:
-        """Log-probabilities of the student's arcs by temperature, where they are needed."""
+        """Compute the log-probabilities of the student's arcs at every temperature that a term needs."""
         rnnt_weight, kd_weight = self.weights
         needed = set() if rnnt_weight is None else {1.0}
         if kd_weight is not None and self.kind == "alignments":
@@ -92,8 +114,8 @@ class Distillation:
         scores = arc_scores(student, lattice, self.chunk, temperatures) if temperatures else []
         return dict(zip(temperatures, scores, strict=True))
 
-    def _alignments(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, Soft]:
-        """Value by utterance, (B,), and the gradient."""
+    def _alignments(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, NodeTerm]:
+        """Compute the KL between distributions over alignments: (B,) values, and their gradient."""
         temperature, delay = self.temperature, self.delay
         kl, gradient = alignment_kl(arcs, self.teacher, lattice, delay, temperature, self.chunk)
         factor = torch.full_like(kl, temperature**2)
@@ -106,8 +128,8 @@ class Distillation:
         each = (scale * factor).to(arcs.blank)[:, None, None]
         return factor * kl, ArcGradient(Arcs(*(each / temperature * g for g in gradient)), temperature)
 
-    def _at_nodes(self, lattice: Lattice) -> Full | Grouped:
-        """The teacher at every node."""
+    def _node_term(self, lattice: Lattice) -> FullKL | GroupedKL:
+        """Make the KL term that is summed over the nodes of the whole lattice."""
         weights = lattice.real(self.delay).to(self._like)
         if self.kind == "occupancy":
             (arcs,) = arc_scores(self.teacher, lattice, self.chunk)
@@ -116,41 +138,44 @@ class Distillation:
             weights = weights * torch.nn.functional.pad(nodes, (0, 0, self.delay, 0))[:, :frames]
         weights = self._normalized(weights)
         if isinstance(self.teacher, CollapsedTargets):
-            return Grouped(weights, self.temperature, log_probs=self.teacher.log_probs, delay=self.delay)
+            return GroupedKL(weights, self.temperature, log_probs=self.teacher.log_probs, delay=self.delay)
         if self.kind == "collapsed":
-            return Grouped(weights, self.temperature, teacher=self.teacher, delay=self.delay)
-        return Full(self.teacher, weights, self.delay, self.temperature)
+            return GroupedKL(weights, self.temperature, teacher=self.teacher, delay=self.delay)
+        return FullKL(self.teacher, weights, self.delay, self.temperature)
 
     @property
     def _like(self) -> Tensor:
-        """A tensor of the teacher, for type and device."""
+        """Return a tensor that has the teacher's dtype and device."""
         return self.teacher.enc if isinstance(self.teacher, Joint) else self.teacher.log_probs
 
     def _normalized(self, weights: Tensor) -> Tensor:
-        """(B, T, U) weights; if nodes are averaged, of sum 1 for every utterance, or on average."""
+        """Divide (B, T, U) weights of nodes as the option `normalize` asks.
+
+        With `nodes` the weights of every utterance sum to 1, with `all_nodes` they do so on average.
+        """
         if self.normalize is None:
             return weights
         return weights / self._divisor(weights.sum((1, 2)))[:, None, None]
 
     def _divisor(self, nodes: Tensor) -> Tensor:
-        """What the KL of each utterance is divided by, (B,), from its number of nodes, (B,)."""
+        """Return the divisor of each utterance's KL, (B,), from its number of nodes, (B,)."""
         if self.normalize == "all_nodes":
             nodes = nodes.mean().expand_as(nodes)
         return nodes.masked_fill(nodes == 0, 1.0)
 
 
-def _left_out(student: Joint) -> Tensor:
-    """(B,) NaN: the value of a term that is not asked for."""
+def _omitted_term(student: Joint) -> Tensor:
+    """Return (B,) NaN, the value of a term that is left out."""
     return torch.full((len(student.enc),), torch.nan, dtype=torch.float64, device=student.enc.device)
 
 
 def check_kind(kind: str) -> None:
-    """Refuse what is no kind.
+    """Check the name of a kind.
 
     Raises:
-        ValueError: it is none, or has a new name.
+        ValueError: the kind is unknown, or has been renamed.
     """
     if kind in RENAMED:
-        raise ValueError(f"kind {kind!r} is now named {RENAMED[kind]!r}: write that")
+        raise ValueError(f"kind {kind!r} is now named {RENAMED[kind]!r}: write the new name")
     if kind not in get_args(Kind):
         raise ValueError(f"kind is {kind!r}: use one of {', '.join(get_args(Kind))}")

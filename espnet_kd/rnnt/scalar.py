@@ -1,4 +1,4 @@
-"""From numbers by utterance to a loss with a gradient, which is formed in the forward pass."""
+"""Reduce values per utterance to a loss whose gradient is computed in the forward pass."""
 
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -13,12 +13,12 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class LatticeLoss(NamedTuple):
-    """What a training step logs, in nats; scalars, or (B,) for the reduction `none`.
+    """The loss over a lattice and its two terms, in nats; scalars, or (B,) for the reduction `none`.
 
     Attributes:
-        loss: rnnt_weight * rnnt + kd_weight * kd; has the gradient.
+        loss: rnnt_weight * rnnt + kd_weight * kd; carries the gradient.
         rnnt: RNN-T loss, detached; NaN if it is left out.
-        kd: the teacher's term, detached; NaN if it is left out.
+        kd: distillation term, detached; NaN if it is left out.
     """
 
     loss: Tensor
@@ -26,33 +26,37 @@ class LatticeLoss(NamedTuple):
     kd: Tensor
 
 
-class Method(Protocol):
-    """What is computed in the passes over a lattice."""
+class LatticeTerms(Protocol):
+    """Computes the terms of a loss, and their gradients, in passes over a lattice.
 
-    weights: tuple[float | None, float | None]  # None: the term is left out
+    Attributes:
+        weights: factors of the RNN-T loss and of the distillation term; None leaves a term out.
+    """
+
+    weights: tuple[float | None, float | None]
 
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
     ) -> tuple[Tensor, Tensor]:
-        """Terms of the loss by utterance, rnnt and kd, (B,) each; their gradients are added.
+        """Compute both terms, rnnt and kd, (B,) each, and add the gradient of the loss.
 
         Args:
             student: detached.
-            lattice: its real nodes.
-            share: of an utterance in the loss.
-            gradients: of the loss, are added to; None: only the values are wanted.
+            lattice: real nodes.
+            share: factor of each utterance in the loss.
+            gradients: the sums to add to; None computes values only.
         """
 
-    def utterance(self, number: int) -> "Method":
-        """The same for one utterance of the batch."""
+    def utterance(self, number: int) -> "LatticeTerms":
+        """Return the same computation for one utterance of the batch."""
 
 
 class _FormedInForward(torch.autograd.Function):
-    """A scalar whose gradients are known when its value is."""
+    """A scalar whose gradients are computed together with its value, in the forward pass."""
 
     @staticmethod
     def forward(ctx, enc, dec, weight, bias, joint, compute):
-        """The loss and its two parts, reduced."""
+        """Compute the loss and its two terms, and keep the gradients."""
         detached = joint.with_tensors(*(x.detach() for x in (enc, dec, weight, bias)))
         needed = ctx.needs_input_grad[:4]
         gradients = Gradients(detached, needed) if any(needed) else None
@@ -64,41 +68,41 @@ class _FormedInForward(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient, *_):
-        """Scale what the forward pass formed."""
+        """Scale the gradients that the forward pass computed."""
         return *(None if g is None else gradient * g for g in ctx.saved_tensors), None, None
 
 
-def reduced(student: Joint, lattice: Lattice, method: Method, reduction: Reduction) -> LatticeLoss:
-    """Apply a method to the student and reduce over the batch.
+def reduce_terms(student: Joint, lattice: Lattice, terms: LatticeTerms, reduction: Reduction) -> LatticeLoss:
+    """Compute the terms of a loss and reduce them over the batch.
 
     Args:
         student: receives gradient.
-        lattice: its real nodes.
-        method: gives both terms and their gradients.
+        lattice: real nodes.
+        terms: computes both terms and their gradients.
         reduction: `mean` over the batch, `sum`, or `none`.
 
     Raises:
-        ValueError: unknown reduction.
+        ValueError: the reduction is unknown.
     """
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction is {reduction!r}: use one of {', '.join(get_args(Reduction))}")
     batch = lattice.shape[0]
     if reduction == "none":
         each = (
-            reduced(student.utterance(b), lattice.utterance(b), method.utterance(b), "sum")
+            reduce_terms(student.utterance(b), lattice.utterance(b), terms.utterance(b), "sum")
             for b in range(batch)
         )
         return LatticeLoss(*(torch.stack(values) for values in zip(*each, strict=True)))
     share = 1.0 / batch if reduction == "mean" else 1.0
 
     def compute(joint: Joint, gradients: Gradients | None) -> tuple[Tensor, ...]:
-        rnnt, kd = (share * values.double().sum() for values in method(joint, lattice, share, gradients))
-        loss = sum(w * term for w, term in zip(method.weights, (rnnt, kd), strict=True) if w)
+        rnnt, kd = (share * values.double().sum() for values in terms(joint, lattice, share, gradients))
+        loss = sum(w * term for w, term in zip(terms.weights, (rnnt, kd), strict=True) if w)
         return tuple(torch.as_tensor(x).to(joint.enc) for x in (loss, rnnt, kd))
 
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
     with torch.autocast(student.enc.device.type, enabled=False):
         wide = student.map(lambda x: x.to(dtype)).without_tanh()
         if not torch.is_grad_enabled():
-            wide = wide.map(torch.Tensor.detach)  # else gradients would be formed, for nobody
+            wide = wide.map(torch.Tensor.detach)  # or the forward pass would compute gradients in vain
         return LatticeLoss(*_FormedInForward.apply(wide.enc, wide.dec, wide.weight, wide.bias, wide, compute))

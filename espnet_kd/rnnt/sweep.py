@@ -1,4 +1,4 @@
-"""Visit a lattice block by block: logits of a block are made, used and forgotten."""
+"""Compute logits block by block, so that those of one block at most are in memory."""
 
 import math
 
@@ -7,31 +7,39 @@ from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Arcs
 from espnet_kd.rnnt.joint import Joint
-from espnet_kd.rnnt.lattice import Block, Lattice
+from espnet_kd.rnnt.lattice import Lattice, LatticeBlock
 
 
 class Buffers:
-    """Room for what is computed of one block, by name, used again for every block."""
+    """Memory for the tensors of one block, by name, reused for every block.
+
+    Args:
+        like: a tensor that has the dtype and device of the buffers.
+    """
 
     def __init__(self, like: Tensor) -> None:
         self.like = like
-        self.room: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
 
     def take(self, name: str, nodes: int, width: int) -> Tensor:
-        """(nodes, width), holding anything; a name has one width."""
-        if name not in self.room or len(self.room[name]) < nodes:
-            self.room[name] = self.like.new_empty(nodes, width)
-        return self.room[name][:nodes]
+        """Return an uninitialised (nodes, width) tensor; calls with one name have one width."""
+        if name not in self.tensors or len(self.tensors[name]) < nodes:
+            self.tensors[name] = self.like.new_empty(nodes, width)
+        return self.tensors[name][:nodes]
 
     def like_logits(self, name: str, x: Tensor) -> Tensor:
-        """(N, V), holding anything."""
+        """Return an uninitialised tensor of the shape of x, (N, V)."""
         return self.take(name, *x.shape)
 
 
 def logits(joint: Joint, enc: Tensor, dec: Tensor, buffers: Buffers, name: str) -> tuple[Tensor, Tensor]:
-    """Hidden vectors, (N, J), and logits, (N, V), at the nodes of some frames and rows, (F, J) and (R, J).
+    """Compute hidden vectors, (N, J), and logits, (N, V), at the nodes of some frames and rows.
 
-    Both lie in buffers whose names begin with `name`.
+    Args:
+        joint: the model.
+        enc, dec: (F, J) and (R, J) projected outputs; N = F * R.
+        buffers: memory of the results.
+        name: first word of the names of the two buffers.
     """
     nodes, (classes, space) = len(enc) * len(dec), joint.weight.shape
     hidden = joint.hidden(enc, dec, buffers.take(f"{name} hidden", nodes, space))
@@ -40,11 +48,11 @@ def logits(joint: Joint, enc: Tensor, dec: Tensor, buffers: Buffers, name: str) 
 
 
 def exponentiate(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Turn (N, V) logits into exp(x - greatest of the row), in place or written into out.
+    """Turn (N, V) logits into exp(x - maximum of the row), in place or written into out.
 
     Returns:
-        The sum of each row of the result, and the log-sum-exp of each row of the logits, (N,) each. For a row
-        of -inf alone: 0, and -inf.
+        The sum of each row of the result, and the log-sum-exp of each row of the logits, (N,) each; 0 and
+        -inf for a row in which all logits are -inf.
     """
     greatest = x.amax(-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).min)
     out = torch.sub(x, greatest, out=x if out is None else out).exp_()
@@ -52,8 +60,8 @@ def exponentiate(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return z, z.log() + greatest[:, 0]
 
 
-def label_logits(x: Tensor, block: Block) -> Tensor:
-    """Logits of the label that leaves each node, (N, V) -> (N,); -inf in the last row."""
+def label_logits(x: Tensor, block: LatticeBlock) -> Tensor:
+    """Select the logit of each node's next label, (N, V) -> (N,); -inf in the last row, which has none."""
     chosen = x.gather(1, block.columns[:, None])[:, 0]
     return chosen.masked_fill_(block.columns == block.blank, -math.inf)
 
@@ -62,7 +70,7 @@ def label_logits(x: Tensor, block: Block) -> Tensor:
 def arc_scores(
     joint: Joint, lattice: Lattice, chunk: int, temperatures: tuple[float, ...] = (1.0,)
 ) -> list[Arcs]:
-    """Log-probabilities of blank and label at every node, for each temperature of the softmax."""
+    """Compute the log-probabilities of blank and next label at every node, for each softmax temperature."""
     buffers = Buffers(joint.enc)
     scores = [Arcs(*(joint.enc.new_full(lattice.shape, -math.inf) for _ in range(2))) for _ in temperatures]
     for block in lattice.blocks(chunk):

@@ -1,1 +1,1 @@
-"""Targets on disk: what a teacher gives for every utterance, written once, read in every epoch."""
+"""Stores of targets: a teacher's outputs for every utterance, written once and read in every epoch."""

@@ -1,8 +1,8 @@
-"""``espnet-kd targets``: write what the criteria of a training need of its teachers to disk.
+"""``espnet-kd targets``: compute the targets that a training needs, and write them to a store on disk.
 
-The configuration of the training says what that is: criteria of type topk keep the classes that they need,
-all others whole vectors. What is there already is not made again, so that an interrupted command goes on.
-``--verify`` checks every record of a store, and that the audio is that which it was made of.
+The configuration of the training decides what is stored: for criteria of type topk the classes that they
+need, for all others whole vectors. Shards that exist are not computed again, so that an interrupted command
+can be repeated. ``--verify`` checks every record of a store, and that the audio has not changed since.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from espnet_kd.targets.format import (
     Manifest,
     Number,
     ShardEntry,
-    Tap,
+    TapFormat,
     audio_checksum,
     damage,
     read_index,
@@ -34,11 +34,11 @@ from espnet_kd.targets.format import (
 )
 from espnet_kd.targets.store import Store, verify
 
-SHOWN = 20  # problems
+SHOWN = 20  # problems at most
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Build the parser of the command's options."""
     p = command_parser("targets")
     p.add_argument(
         "--store", type=path_text, help="directory of the targets (default: teacher.store of --config)"
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write what is missing, or verify."""
+    """Write the missing part of a store, or verify a store."""
     args = parser().parse_args(argv)
     if args.verify:
         if args.store is None:
@@ -77,19 +77,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def asks_for_store(args: argparse.Namespace) -> bool:
-    """True if the configuration asks for a store."""
+    """Return True if the options or the configuration name a store."""
     teacher = merge_files(args.config).get("teacher")
     return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
 
 
 def check(store: Store, data: Sequence[Path] = ()) -> None:
-    """Check every record, and that the speech is that which the targets were made of.
+    """Check every record of a store, and that the targets were computed from this speech.
 
     Args:
-        data: directories of speech, perhaps of a part; by default all that it was made of, if that is here.
+        store: the store.
+        data: data directories, perhaps with a part of the utterances; by default those that the store was
+            made from, if they exist.
 
     Raises:
-        UserError: something is wrong; the first problems are printed.
+        UserError: there is a problem; the first ones are printed.
     """
     problems = 0
     made_of = [store.directory / d["directory"] for d in store.manifest.settings.get("data", ())]
@@ -101,16 +103,18 @@ def check(store: Store, data: Sequence[Path] = ()) -> None:
     manifest = store.manifest
     if problems:
         raise UserError(f"{store.directory}: {problems} problems in {manifest.utterances} utterances")
-    aside = "" if places else "; audio is not here and not compared: give --data"
+    aside = "" if places else "; the audio was not found and not compared: give --data"
     size = f"{manifest.utterances} utterances, {manifest.hours:.2f} hours"
     print(f"{store.directory}: {size}, no problem{aside}")
 
 
 def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[str]:
-    """What differs between a store and the speech in data directories, a line each.
+    """Yield a line for each difference between a store and the speech in data directories.
 
     Args:
-        part: the store may have more utterances.
+        store: the store.
+        places: data directories.
+        part: whether the store may have more utterances than the directories.
     """
     from espnet_kd.targets.plan import read_data
 
@@ -124,7 +128,7 @@ def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[s
         for shard in store.manifest.shards:
             try:
                 entries = store.entries(shard)
-            except UserError:  # `verify` says it
+            except UserError:  # `verify` reports it
                 continue
             shared = [utt for utt in entries if utt in wavs]
             foreign = (utt for utt in entries if utt not in wavs and not part)
@@ -134,11 +138,11 @@ def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[s
                     yield found
                 elif entries[utt].audio not in (None, found):
                     yield f"{store.directory}: the targets of {utt} are of other audio than {wavs[utt]}"
-    yield from (f"{store.directory}: nothing of {utt} of {where}" for utt in wavs if utt not in store)
+    yield from (f"{store.directory} has no targets of {utt} of {where}" for utt in wavs if utt not in store)
 
 
 def _audio_of(utt: str, wav: str) -> int | str:
-    """Checksum of an utterance's audio, or why there is none."""
+    """Compute the checksum of an utterance's audio; return a message if it cannot be read."""
     from espnet_kd.data.audio import read_speech
 
     try:
@@ -148,12 +152,12 @@ def _audio_of(utt: str, wav: str) -> int | str:
 
 
 def make(args: argparse.Namespace) -> Store:
-    """Make the shards that are missing, then the manifest.
+    """Write the missing shards of a store, then its manifest.
 
     Raises:
-        UserError: configuration, teachers or data are unfit, or the directory holds another store.
+        UserError: configuration, teachers or data are unusable, or the directory holds another store.
     """
-    from espnet_kd.targets import worker  # with ESPnet, seconds
+    from espnet_kd.targets import worker  # imports ESPnet, which takes seconds
     from espnet_kd.targets.plan import needs_text, plan, read_data
     from espnet_kd.targets.worker import check_room, estimate
 
@@ -186,21 +190,23 @@ def make(args: argparse.Namespace) -> Store:
 
 
 def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | None:
-    """A complete store that has all that is asked, of the same teachers and data; it may have more.
+    """Open a complete store in `directory` if it serves the request; else return None.
+
+    It may have more than is asked for, but must be of the same teachers and data.
 
     Raises:
-        UserError: the store is of another version of espnet_kd.
+        UserError: the store was written by another version of espnet_kd.
     """
-    from espnet_kd.targets.format import MANIFEST, OtherFormat
+    from espnet_kd.targets.format import MANIFEST, OtherFormatError
     from espnet_kd.targets.plan import mismatch, unserved
 
     if not (directory / MANIFEST).exists():
         return None
     try:
         store = Store(directory)
-    except OtherFormat:
+    except OtherFormatError:
         raise
-    except UserError:  # its shards may be whole: the manifest is written again
+    except UserError:  # its shards may be complete: only the manifest will be written again
         return None
     manifest, kept = store.manifest, store.manifest.settings
     whole = manifest.output_layer is None or (directory / OUTPUT_LAYER).is_file()
@@ -214,8 +220,8 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     return store if whole and same and fits else None
 
 
-def _incomplete(path: Path, taps: Mapping[str, Tap]) -> bool:
-    """True if a shard lacks its index or a part of its rows."""
+def _incomplete(path: Path, taps: Mapping[str, TapFormat]) -> bool:
+    """Return True if a shard has no index, or lacks a part of its rows."""
     try:
         return any(damage(path, read_index(path / INDEX, list(taps)), taps))
     except UserError:
@@ -225,10 +231,10 @@ def _incomplete(path: Path, taps: Mapping[str, Tap]) -> bool:
 def _manifest(
     directory: Path, planned: list[parallel.Shard], asked: Any, data: Any, settings: dict[str, Any]
 ) -> Manifest:
-    """The manifest of complete shards.
+    """Make the manifest of complete shards.
 
     Raises:
-        UserError: one has other utterances than planned, or lacks files.
+        UserError: a shard has other utterances than planned, or lacks files.
     """
     from espnet_kd.targets.worker import size_of
 
@@ -242,8 +248,8 @@ def _manifest(
         pairs = zip_longest(index, (utt for utt, _ in shard.utterances))
         for found, expected in (pair for pair in pairs if pair[0] != pair[1]):
             raise UserError(
-                f"{path.parent} has {found or 'nothing'} where {expected or 'nothing'} is planned: it is of "
-                f"other data or incomplete; {again}"
+                f"{path.parent} has {found or 'nothing'} where {expected or 'nothing'} is planned: it was "
+                f"made from other data or is incomplete; {again}"
             )
         samples += sum(entry.samples for entry in index.values())
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
@@ -272,6 +278,7 @@ def _manifest(
 
 
 def _summary(manifest: Manifest) -> str:
+    """Describe the size of a store in one line."""
     from espnet_kd.targets.worker import megabytes
 
     rate = manifest.size / 1e6 / manifest.hours

@@ -1,4 +1,4 @@
-"""The files of a target store: manifest, shards, output layer."""
+"""Read and write the files of a target store: manifest, shards, output layer."""
 
 import hashlib
 import json
@@ -15,28 +15,33 @@ from numpy.typing import NDArray
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_lines
 
-Kind = Literal["topk", "values", "collapsed", "path", "joint"]
+StorageKind = Literal["topk", "values", "collapsed", "path", "joint"]
 Number = Literal["float16", "float32"]
+MANIFEST = "manifest.json"
+INDEX = "index.jsonl"
+OUTPUT_LAYER = "output_layer.npz"
+FORMAT = 2  # 1 had no checksums of audio
 
 
 @dataclass(frozen=True)
-class Tap:
-    """How the values at one tap are kept.
+class TapFormat:
+    """How the values of one layer are stored.
 
     Attributes:
         kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
-            mass they keep is the sum of their probabilities. `values`: logits or hidden vectors as they are.
-            Of a transducer's lattice: `collapsed`, log-probabilities of next label, blank and the rest at all
-            nodes, frame by frame; `path`, the K most probable classes along the best alignment; `joint`, the
-            projected outputs of encoder and prediction network, frames and then labels + 1 steps, of which
-            the output layer that lies beside the manifest makes any part of the lattice.
+            sum of their probabilities is their coverage. `values`: logits or hidden vectors, unchanged.
+            For a transducer's lattice: `collapsed`, log-probabilities of next label, blank and all other
+            classes at all nodes, frame by frame; `path`, the K most probable classes along the best
+            alignment; `joint`, the projected outputs of encoder (frames) and prediction network (labels + 1
+            steps), from which the output layer, a file next to the manifest, computes any part of the
+            lattice.
         size: V classes, or D features.
-        k: K; 0 where there is none.
-        temperature: by which the logits of all but `values` and `joint` were divided.
+        k: K; 0 for other kinds.
+        temperature: divisor of the logits, for all kinds but `values` and `joint`.
         number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
     """
 
-    kind: Kind
+    kind: StorageKind
     size: int
     k: int = 0
     temperature: float = 1.0
@@ -44,7 +49,7 @@ class Tap:
 
     @property
     def row(self) -> np.dtype[Any]:
-        """One position; class numbers take as many bytes as V needs."""
+        """Return the type of the row of one position; class numbers take as many bytes as V needs."""
         number = np.dtype(self.number).newbyteorder("<")
         if self.kind in ("values", "joint"):
             return np.dtype([("values", number, (self.size,))])
@@ -55,17 +60,14 @@ class Tap:
         return np.dtype([*node, ("tokens", token, (self.k,)), ("log_probs", number, (self.k,))])
 
 
-OUTPUT_LAYER = "output_layer.npz"
-
-
 @dataclass(frozen=True)
 class OutputLayer:
-    """logits = weight @ activation(projected outputs) + bias.
+    """The last layer of a joint network: logits = weight @ activation(projected outputs) + bias.
 
     Attributes:
         weight: (V, J) float32.
         bias: (V,) float32.
-        activation: its name, see ``rnnt.Joint``.
+        activation: name of the activation, see ``rnnt.Joint``.
     """
 
     weight: NDArray[np.float32]
@@ -73,41 +75,16 @@ class OutputLayer:
     activation: str
 
 
-def write_output_layer(directory: Path, layer: OutputLayer) -> str:
-    """Write the file; returns its SHA-256."""
-    with atomic_path(directory / OUTPUT_LAYER) as temporary:
-        np.savez(temporary, weight=layer.weight, bias=layer.bias, activation=np.array(layer.activation))
-    return fingerprint(directory / OUTPUT_LAYER)
-
-
-def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
-    """Read the file, of which the manifest has the SHA-256.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    path = directory / OUTPUT_LAYER
-    again = f"remove it and repeat the command that made {directory}"
-    if fingerprint(path) != checksum:
-        raise UserError(f"{path} is damaged: its checksum is wrong; {again}")
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return OutputLayer(found["weight"], found["bias"], str(found["activation"]))
-    except (ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is no output layer of ours: {again}") from None
-
-
-MANIFEST = "manifest.json"
-FORMAT = 2  # 1 had no checksums of audio
-
-
-class OtherFormat(UserError):
-    """A store is of another version of espnet_kd."""
-
-
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard: its name, its first utterance, how many it has, SHA-256 of its index."""
+    """A shard in the manifest.
+
+    Attributes:
+        name: directory in the store.
+        first: id of its first utterance.
+        utterances: number of its utterances.
+        index: SHA-256 of its index file.
+    """
 
     name: str
     first: str
@@ -117,25 +94,25 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Attributes as in the file.
+    """The contents of a store's manifest.json.
 
     Attributes:
-        teachers: each with experiment, checkpoint, SHA-256 of both, and weight.
-        tokens: fingerprint of the token list.
-        settings: everything else that the targets depend on: data, frontend, mean of an ensemble.
-        taps: by path.
-        probe: positions that the teacher has at each tap for so many samples of noise.
-        rate: Hz of the speech.
+        teachers: experiment, checkpoint, SHA-256 of both, and weight, of each teacher.
+        tokens: SHA-256 of the token list.
+        settings: everything else that the targets depend on: data, front end, mean of an ensemble.
+        taps: how the values of each layer are stored, by module path.
+        probe: number of positions of each layer for the noise of ``teachers.taps.probe``.
+        rate: sampling rate of the speech, in hertz.
         shards: in the order of their utterances.
-        samples: of all utterances.
+        samples: number of samples of all utterances.
         size: bytes of all shards.
-        output_layer: SHA-256 of that file; None without a tap of the kind `joint`.
+        output_layer: SHA-256 of the output layer's file; None without a tap of the kind `joint`.
     """
 
     teachers: tuple[dict[str, Any], ...]
     tokens: str
     settings: dict[str, Any]
-    taps: dict[str, Tap]
+    taps: dict[str, TapFormat]
     probe: dict[str, int]
     rate: int
     shards: tuple[ShardEntry, ...] = ()
@@ -145,27 +122,70 @@ class Manifest:
 
     @property
     def utterances(self) -> int:
-        """Their number."""
+        """Return the number of utterances."""
         return sum(shard.utterances for shard in self.shards)
 
     @property
     def hours(self) -> float:
-        """Of speech."""
+        """Return the duration of the speech, in hours."""
         return self.samples / self.rate / 3600
 
     def write(self, directory: Path) -> None:
-        """Write the file, with its own checksum."""
+        """Write manifest.json with a checksum of itself."""
         content = {"format": FORMAT, **asdict(self)}
         content["checksum"] = checksum(content)
         with atomic_path(directory / MANIFEST) as temporary:
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class TargetRecord:
+    """The stored targets of one utterance.
+
+    Attributes:
+        utt: id of the utterance.
+        samples: length of the waveform, in samples.
+        text: CRC-32 of the tokens; None if no tap depends on them.
+        rows: by tap, (P,) of the tap's row type.
+        audio: CRC-32 of the audio file's samples; None if it is not known.
+    """
+
+    utt: str
+    samples: int
+    text: int | None
+    rows: dict[str, NDArray[Any]]
+    audio: int | None = None
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """Where the rows of one utterance are in the files of a shard.
+
+    Attributes:
+        utt, samples, text, audio: as in ``TargetRecord``.
+        start: by tap, number of the first row.
+        rows: by tap, number of rows.
+        crc: by tap, CRC-32 of the bytes of the rows.
+    """
+
+    utt: str
+    samples: int
+    text: int | None
+    start: dict[str, int]
+    rows: dict[str, int]
+    crc: dict[str, int]
+    audio: int | None = None
+
+
+class OtherFormatError(UserError):
+    """A store was written by another version of espnet_kd."""
+
+
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a complete store.
+    """Read the manifest of a complete store.
 
     Raises:
-        UserError: there is none, it is damaged, or of a later version.
+        UserError: it is missing, damaged, or written by another version.
     """
     path = directory / MANIFEST
     damaged = f"{path} is damaged: repeat the command that made the store"
@@ -180,9 +200,9 @@ def read_manifest(directory: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(damaged) from None
     if kept != FORMAT:
-        raise OtherFormat(
-            f"{path} is of format {kept}, this version reads {FORMAT}: remove {directory} and make the store "
-            "again"
+        raise OtherFormatError(
+            f"{path} has the format {kept}, but this version reads {FORMAT}: remove {directory} and make the "
+            "store again"
         )
     if found != checksum({"format": kept, **content}):
         raise UserError(
@@ -190,7 +210,7 @@ def read_manifest(directory: Path) -> Manifest:
             "repeat the command that made the store"
         )
     try:
-        content["taps"] = {name: Tap(**tap) for name, tap in content["taps"].items()}
+        content["taps"] = {name: TapFormat(**tap) for name, tap in content["taps"].items()}
         content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
         manifest = Manifest(**{**content, "teachers": tuple(content["teachers"])})
         sizes = [tap.row.itemsize for tap in manifest.taps.values()]
@@ -202,71 +222,20 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values."""
+    """Compute the SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def tokens_checksum(tokens: Sequence[str]) -> str:
-    """SHA-256 of a token list."""
+    """Compute the SHA-256 of a token list."""
     return checksum({"tokens": list(tokens)})
 
 
-INDEX = "index.jsonl"
-
-
-@dataclass(frozen=True)
-class Record:
-    """Targets of one utterance.
-
-    Attributes:
-        samples: length of its waveform.
-        text: CRC-32 of its tokens; None if no tap depends on them.
-        rows: (P,) of the tap's row type, by tap.
-        audio: CRC-32 of the samples of its file; None if that is not known.
-    """
-
-    utt: str
-    samples: int
-    text: int | None
-    rows: dict[str, NDArray[Any]]
-    audio: int | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where the rows of one utterance are.
-
-    Attributes:
-        start: number of its first row, by tap.
-        rows: how many, by tap.
-        crc: CRC-32 of their bytes, by tap.
-        audio: as in ``Record``.
-    """
-
-    utt: str
-    samples: int
-    text: int | None
-    start: dict[str, int]
-    rows: dict[str, int]
-    crc: dict[str, int]
-    audio: int | None = None
-
-
-def text_checksum(tokens: Sequence[int]) -> int:
-    """CRC-32 of token numbers."""
-    return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
-
-
-def audio_checksum(samples: NDArray[Any]) -> int:
-    """CRC-32 of samples (N,), full scale 1, as float32: 16 bits of any container give the same."""
-    return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
-
-
-def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) -> None:
-    """Write utterances, sorted by id, into a directory; one that is there already is left alone.
+def write_shard(path: Path, records: Iterable[TargetRecord], taps: Mapping[str, TapFormat]) -> None:
+    """Write utterances, sorted by id, into a new directory; do nothing if it exists.
 
     Raises:
-        UserError: a value is not finite, or too large for the type of its tap.
+        UserError: a value is not finite, or too large for the number type of its tap.
     """
     if path.exists():
         return
@@ -289,8 +258,48 @@ def write_shard(path: Path, records: Iterable[Record], taps: Mapping[str, Tap]) 
         fsync(*temporary.iterdir())
 
 
-def damage(directory: Path, entries: Mapping[str, Entry], taps: Mapping[str, Tap]) -> Iterator[str]:
-    """What is wrong with a shard's files, a line each: missing, or not as long as its index says."""
+def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
+    """Read the index of a shard, by utterance.
+
+    Raises:
+        UserError: it cannot be read, a line is malformed, or an utterance occurs twice.
+    """
+    entries: dict[str, IndexEntry] = {}
+    end = dict.fromkeys(taps, 0)
+    for number, text in enumerate(read_lines(path), 1):
+        try:
+            line = json.loads(text)
+            rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
+            utt = line["utt"]
+            entry = IndexEntry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
+            twice = utt in entries
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+            raise UserError(
+                f"{path}:{number} is not a line of a store's index: remove {path.parent} and make it again"
+            ) from None
+        if twice:
+            raise UserError(
+                f"{path}:{number}: {utt} occurs a second time: remove {path.parent} and make it again"
+            )
+        entries[utt] = entry
+        end = {tap: end[tap] + rows[tap] for tap in taps}
+    return entries
+
+
+def text_checksum(tokens: Sequence[int]) -> int:
+    """Compute the CRC-32 of token numbers."""
+    return zlib.crc32(np.asarray(tokens, dtype="<i4").tobytes())
+
+
+def audio_checksum(samples: NDArray[Any]) -> int:
+    """Compute the CRC-32 of samples (N,) with full scale 1, as float32; the same for any file format."""
+    return zlib.crc32(np.ascontiguousarray(samples, dtype="<f4"))
+
+
+def damage(
+    directory: Path, entries: Mapping[str, IndexEntry], taps: Mapping[str, TapFormat]
+) -> Iterator[str]:
+    """Yield a line for each file of a shard that is missing or has a length that contradicts the index."""
     for name, tap in taps.items():
         expected = sum(e.rows[name] for e in entries.values()) * tap.row.itemsize
         path = directory / name
@@ -299,40 +308,40 @@ def damage(directory: Path, entries: Mapping[str, Entry], taps: Mapping[str, Tap
             yield f"{path} {'is missing' if size < 0 else f'has {size} bytes, not {expected}'}"
 
 
-def check_finite(record: Record, path: str, tap: Tap) -> None:
-    """Refuse what is not a number or became infinite.
+def check_finite(record: TargetRecord, path: str, tap: TapFormat) -> None:
+    """Check that the values of a record are finite numbers.
 
     Raises:
-        UserError: names the utterance.
+        UserError: one is not; names the utterance.
     """
     rows = record.rows[path]
     for name in rows.dtype.names or ():
         if not np.isfinite(rows[name]).all():
             raise UserError(
-                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: has the "
-                "teacher's training diverged? Otherwise keep float32"
+                f"{record.utt}: a value at {path} is not finite or too large for {tap.number}: look whether "
+                "the teacher's training diverged, or use --number float32"
             )
 
 
-def read_index(path: Path, taps: Sequence[str]) -> dict[str, Entry]:
-    """The index of a shard, by utterance.
+def write_output_layer(directory: Path, layer: OutputLayer) -> str:
+    """Write the output layer; return the SHA-256 of the file."""
+    with atomic_path(directory / OUTPUT_LAYER) as temporary:
+        np.savez(temporary, weight=layer.weight, bias=layer.bias, activation=np.array(layer.activation))
+    return fingerprint(directory / OUTPUT_LAYER)
+
+
+def read_output_layer(directory: Path, checksum: str | None) -> OutputLayer:
+    """Read the output layer, and compare the file with its SHA-256 from the manifest.
 
     Raises:
-        UserError: it cannot be read, a line is not one of ours, or an utterance is there twice.
+        UserError: the file is missing or damaged.
     """
-    entries: dict[str, Entry] = {}
-    end = dict.fromkeys(taps, 0)
-    for number, text in enumerate(read_lines(path), 1):
-        try:
-            line = json.loads(text)
-            rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
-            utt = line["utt"]
-            entry = Entry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
-            twice = utt in entries
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
-            raise UserError(f"{path}:{number} is not a line of a store: make its shard again") from None
-        if twice:
-            raise UserError(f"{path}:{number}: {utt} occurs a second time: make its shard again")
-        entries[utt] = entry
-        end = {tap: end[tap] + rows[tap] for tap in taps}
-    return entries
+    path = directory / OUTPUT_LAYER
+    again = f"remove it and repeat the command that made {directory}"
+    if fingerprint(path) != checksum:
+        raise UserError(f"{path} is damaged: its checksum is wrong; {again}")
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return OutputLayer(found["weight"], found["bias"], str(found["activation"]))
+    except (ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path} is not an output layer of espnet_kd: {again}") from None

@@ -1,4 +1,4 @@
-"""What a store has to keep for a training, and whether one fits."""
+"""Decide what a store must contain for a training, and whether an existing one fits."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.data.contents import of_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table, table_files
-from espnet_kd.rnnt import Joint, PathTargets
-from espnet_kd.targets.format import Manifest, OutputLayer, Tap, checksum, tokens_checksum
+from espnet_kd.rnnt import Joint, OneBestTargets
+from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.experiment import Experiment, find_checkpoint, load_experiment, read_config
@@ -33,32 +33,33 @@ from espnet_kd.teachers.options import (
 from espnet_kd.teachers.speech import check_alike
 from espnet_kd.teachers.taps import LATTICE, probe
 
-PATH_CLASSES = 8  # along the alignment of a transducer, unless teacher.k says otherwise
+PATH_CLASSES = 8  # K along the alignment of a transducer, unless teacher.k is set
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A store that is wanted.
+class StorePlan:
+    """What a store must contain.
 
     Attributes:
-        teacher: options, directories absolute.
-        terms: the criteria that it is for.
-        probe: positions at each tap for the noise of ``teachers.probe``.
+        teacher: options of the teachers, with absolute directories.
+        terms: the criteria that the targets are for.
+        taps: how the values of each layer are stored, by module path.
+        probe: number of positions of each layer for the noise of ``teachers.taps.probe``.
         tokens: the token list.
-        rate: Hz.
-        output_layer: of a transducer whose projected outputs are kept, else None.
+        rate: sampling rate of the speech, in hertz.
+        output_layer: of a transducer whose projected outputs are stored, else None.
     """
 
     teacher: TeacherOptions
     terms: list[TermOptions]
-    taps: dict[str, Tap]
+    taps: dict[str, TapFormat]
     probe: dict[str, int]
     tokens: list[str]
     rate: int
     output_layer: OutputLayer | None = None
 
     def identities(self) -> list[dict[str, Any]]:
-        """Fingerprints and weights of the teachers."""
+        """Return fingerprints and weights of the teachers."""
         directories = self.teacher.directories
         weights = self.teacher.weights or (1.0,) * len(directories)
         return [
@@ -66,8 +67,8 @@ class Plan:
             for d, w in zip(directories, weights, strict=True)
         ]
 
-    def settings(self, data: "Data", device: str) -> dict[str, Any]:
-        """Everything that the targets depend on; files by their content."""
+    def settings(self, data: "SourceData", device: str) -> dict[str, Any]:
+        """Return everything that the targets depend on; files by fingerprints of their content."""
         return {
             "teachers": self.identities(),
             "mean": self.teacher.mean,
@@ -79,32 +80,56 @@ class Plan:
         }
 
 
-def needs_text(taps: Mapping[str, Tap]) -> bool:
-    """True if a tap depends on the transcript."""
-    return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
+@dataclass(frozen=True)
+class SourceData:
+    """The utterances of formatted data directories.
+
+    Attributes:
+        sources: the directories.
+        utterances: by id, the absolute path of the audio, and the transcript ("" if it is not needed).
+    """
+
+    sources: list[dump.Dump]
+    utterances: dict[str, tuple[str, str]]
+
+    def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
+        """Return fingerprints of the speech and the transcripts of each directory."""
+        return [
+            {
+                "utterances": len(s.wav),
+                "audio": of_speech(s.path),
+                **({"text": fingerprint(s.path / "text")} if with_text else {}),
+            }
+            for s in self.sources
+        ]
 
 
-def plan(args: argparse.Namespace) -> Plan:
-    """What a configuration of training asks for.
+def plan(args: argparse.Namespace) -> StorePlan:
+    """Decide from a training's configuration what a store must contain.
 
     Raises:
-        UserError: it is wrong, asks for what cannot be stored, or does not fit the teachers.
+        UserError: the configuration is wrong, needs targets that cannot be stored, or does not fit the
+            teachers.
     """
     config = merge_files(args.config)
-    wanted = dict(config.get("teacher") or {})
-    wanted |= {
+    given = dict(config.get("teacher") or {})
+    given |= {
         key: getattr(args, name)
         for key, name in (("exp", "teacher"), ("store", "store"), ("k", "k"))
         if getattr(args, name) is not None
     }
-    options = teacher_options(wanted)
-    if not options.directories or options.store is None:
-        lacking = "--store DIR, or `teacher: {store: DIR}`" if options.directories else "--teacher EXP"
-        raise UserError(f"nothing to make targets of or no place for them: give {lacking}")
+    options = teacher_options(given)
+    if not options.directories:
+        raise UserError("there is no teacher to compute targets with: give --teacher EXP")
+    if options.store is None:
+        raise UserError("there is no directory for the targets: give --store DIR, or `teacher: {store: DIR}`")
     options = replace(options, directories=tuple(str(Path(d).resolve()) for d in options.directories))
     terms = term_options(config.get("criteria") or {})
     if not terms:
-        raise UserError(f"{' + '.join(map(str, args.config))} has no criteria: nothing says what to keep")
+        raise UserError(
+            f"{' + '.join(map(str, args.config))} has no criteria, which decide what is stored: add "
+            "`criteria`"
+        )
     paths = teacher_taps(terms)
     temperatures = common_temperatures(terms, len(options.directories))
     experiments = load(options)
@@ -119,14 +144,14 @@ def plan(args: argparse.Namespace) -> Plan:
     positions = {path: int(seen[path].lengths.max()) for path in paths}
     joints = [seen[path].values for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
-    return Plan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
+    return StorePlan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
 
 
 def load(options: TeacherOptions) -> list[Experiment]:
-    """The teachers, which have one token list and take the same waveforms.
+    """Load the teachers, and check that they have one token list and the same speech as input.
 
     Raises:
-        UserError: they do not.
+        UserError: they differ, or a teacher takes features.
     """
     experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
     first = next((e for e in experiments if e.rate is not None), experiments[0])
@@ -143,34 +168,8 @@ def load(options: TeacherOptions) -> list[Experiment]:
 
 
 def rate_of(experiments: Sequence[Experiment]) -> int:
-    """Hz of the speech that teachers hear."""
+    """Return the sampling rate that the teachers expect, in hertz."""
     return next((e.rate for e in experiments if e.rate is not None), DEFAULT_RATE)
-
-
-def _lattice_tap(values: Joint | PathTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
-    """What the kind needs; all but two need the whole lattice, which its projected outputs stand for."""
-    criterion, ensemble = term.build(), isinstance(values, PathTargets)
-    size = values.tokens.shape[-1] if ensemble else values.classes
-    if criterion.kind == "collapsed":
-        return Tap("collapsed", size, 0, criterion.temperature, number)
-    if criterion.kind == "one_best":
-        return Tap("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
-    return Tap("joint", values.enc.shape[-1], number=number)
-
-
-def _output_layer(joint: Joint) -> OutputLayer:
-    """Of a joint network, for the store.
-
-    Raises:
-        UserError: its activation has no name that a store knows.
-    """
-    if not isinstance(joint.activation, str):
-        raise UserError(
-            f"a joint network with {type(joint.activation).__name__} cannot be stored, only one with tanh: "
-            "use the kind collapsed or one_best, or an online teacher"
-        )
-    weight, bias = (x.detach().float().cpu().numpy() for x in (joint.weight, joint.bias))
-    return OutputLayer(weight, bias, joint.activation)
 
 
 def _tap(
@@ -181,8 +180,8 @@ def _tap(
     number: Any,
     temperatures: Mapping[str, float],
     ensemble: bool,
-) -> Tap:
-    """Classes if every criterion at the tap needs no more than them, else values as they are."""
+) -> TapFormat:
+    """Decide how the values of a layer are stored: as top-k classes if that is enough for every criterion."""
     here = [t for t in terms if t.term.teacher_tap == path]
     if path == LATTICE:
         return _lattice_tap(values, here[0], k, number)
@@ -190,44 +189,57 @@ def _tap(
     needed = [t.build().k for t in here]
     softened = {t.build().temperature for t in here if t.build().temperature is not None}
     if not here or None in needed or len(softened) > 1:
-        return Tap("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
+        return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)
     if k is not None and k < most:
-        raise UserError(f"teacher: k is {k}, but a criterion at {path} needs {most} classes")
+        raise UserError(f"teacher: k is {k}, but a criterion at {path} needs {most} classes: make k larger")
     if most > size:
-        raise UserError(f"a criterion at {path} needs {most} classes, the teacher has {size}")
-    return Tap("topk", size, min(k or most, size), softened.pop(), number)
+        raise UserError(
+            f"a criterion at {path} needs {most} classes, but the teacher has {size}: make its k smaller"
+        )
+    return TapFormat("topk", size, min(k or most, size), softened.pop(), number)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Formatted data directories.
+def _lattice_tap(values: Joint | OneBestTargets, term: TermOptions, k: int | None, number: Any) -> TapFormat:
+    """Decide how a lattice is stored for a criterion's kind.
 
-    Attributes:
-        sources: the directories.
-        utterances: audio, by an absolute path, and transcript ("" where none is needed), by id.
+    `collapsed` and `one_best` have a compact form; all other kinds need the whole lattice, which is stored as
+    the projected outputs of encoder and prediction network.
     """
-
-    sources: list[dump.Dump]
-    utterances: dict[str, tuple[str, str]]
-
-    def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
-        """Speech and transcripts of each directory by their content."""
-        return [
-            {
-                "utterances": len(s.wav),
-                "audio": of_speech(s.path),
-                **({"text": fingerprint(s.path / "text")} if with_text else {}),
-            }
-            for s in self.sources
-        ]
+    criterion, ensemble = term.build(), isinstance(values, OneBestTargets)
+    size = values.tokens.shape[-1] if ensemble else values.classes
+    if criterion.kind == "collapsed":
+        return TapFormat("collapsed", size, 0, criterion.temperature, number)
+    if criterion.kind == "one_best":
+        return TapFormat("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
+    return TapFormat("joint", values.enc.shape[-1], number=number)
 
 
-def read_data(paths: Sequence[Path], with_text: bool) -> Data:
+def _output_layer(joint: Joint) -> OutputLayer:
+    """Take the output layer of a joint network, for the store.
+
+    Raises:
+        UserError: the activation is not one that a store can name.
+    """
+    if not isinstance(joint.activation, str):
+        raise UserError(
+            f"a joint network with {type(joint.activation).__name__} cannot be stored, only one with tanh: "
+            "use the kind collapsed or one_best, or an online teacher"
+        )
+    weight, bias = (x.detach().float().cpu().numpy() for x in (joint.weight, joint.bias))
+    return OutputLayer(weight, bias, joint.activation)
+
+
+def needs_text(taps: Mapping[str, TapFormat]) -> bool:
+    """Return True if the values of a tap depend on the transcript."""
+    return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
+
+
+def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
     """Read data directories that stages 3 and 4 made.
 
     Raises:
-        UserError: one is incomplete, an utterance lacks its transcript, or two have one id.
+        UserError: a directory is incomplete, an utterance has no transcript, or two have the same id.
     """
     sources, found = [dump.read(path) for path in paths], {}
     for source in sources:
@@ -238,13 +250,15 @@ def read_data(paths: Sequence[Path], with_text: bool) -> Data:
                     f"{source.path}/text has no transcript of {utt}, which targets of a decoder need"
                 )
             if utt in found:
-                raise UserError(f"{source.path}/wav.scp: {utt} is in another --data, too")
+                raise UserError(
+                    f"{source.path}/wav.scp: {utt} is in another --data directory, too: give it once"
+                )
             found[utt] = (wav, texts.get(utt, ""))
-    return Data(sources, found)
+    return SourceData(sources, found)
 
 
 def frontend(directory: Path) -> str:
-    """Fingerprint of what a teacher makes of a waveform before its encoder."""
+    """Compute the fingerprint of a teacher's front end and normalisation."""
     config = read_config(directory)
     return checksum({key: config.get(key) for key in ("frontend", "frontend_conf", "normalize")})
 
@@ -257,18 +271,18 @@ def stored_teacher(
     rate: int | None,
     args: argparse.Namespace,
 ) -> StoredTeacher:
-    """The store of a configuration.
+    """Open the store that a training's configuration names, and check that it fits.
 
     Args:
-        options: with the store; if they name the teachers too, those must be the store's.
-        terms: what is to be learned.
-        taps: all that they need.
-        tokens: the student's.
-        rate: Hz that the student expects, if its front end says.
-        args: ESPnet's, for the utterances.
+        options: name the store; teachers that they name must be those of the store.
+        terms: the criteria of the training.
+        taps: module paths of the layers that the criteria need.
+        tokens: the student's token list.
+        rate: sampling rate that the student expects, in hertz; None if its front end does not record it.
+        args: ESPnet's options, which name the utterances.
 
     Raises:
-        UserError: something does not fit, and what.
+        UserError: the store does not fit; the message gives the reason.
     """
     if args.input_size is not None:
         raise UserError(
@@ -278,7 +292,7 @@ def stored_teacher(
     store = Store(str(options.store))
     problem = mismatch(store.manifest, options, tokens) or unserved(store.manifest, terms, taps)
     if problem is None and rate not in (None, store.manifest.rate):
-        problem = f"it is of speech at {store.manifest.rate} Hz, the student expects {rate}"
+        problem = f"they are of speech at {store.manifest.rate} Hz, the student expects {rate}"
     if problem is not None:
         raise UserError(f"the targets in {store.directory} do not fit: {problem}; make them again")
     _check_utterances(store, args)
@@ -286,7 +300,7 @@ def stored_teacher(
 
 
 def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str]) -> str | None:
-    """What makes the targets those of other teachers or tokens, or None."""
+    """Say how the teachers or the token list of a store differ from a training's; None if they agree."""
     if manifest.tokens != tokens_checksum(tokens):
         return "they are of a teacher with another token list than the student's"
     if not options.directories:
@@ -308,43 +322,52 @@ def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str])
 
 
 def identity(directory: Path, checkpoint: str | None) -> dict[str, str]:
-    """Fingerprints of a trained experiment.
+    """Compute the fingerprints of a trained experiment's config.yaml and checkpoint.
 
     Raises:
-        UserError: it is incomplete.
+        UserError: one is missing.
     """
     path = find_checkpoint(directory, checkpoint)
     return {"config": fingerprint(directory / "config.yaml"), "checkpoint": fingerprint(path)}
 
 
 def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[str]) -> str | None:
-    """What the criteria need and the store does not have, or None."""
+    """Say what the criteria need and the store does not have; None if it has all."""
     for path in taps:
         if path not in manifest.taps:
-            return f"nothing is kept at tap {path}, only at {', '.join(manifest.taps)}"
+            return f"the store has no targets of the tap {path}, only of {', '.join(manifest.taps)}"
     for t in terms:
         problem = _unserved_term(manifest.taps, t, ensemble=len(manifest.teachers) > 1)
         if problem is not None:
-            return f"criterion {t.term.name}: {problem} at {t.term.teacher_tap}"
+            return f"criterion {t.term.name}: {problem}"
     return None
 
 
-def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> str | None:
-    tap, criterion = taps[t.term.teacher_tap], t.build()
+def _unserved_term(taps: Mapping[str, TapFormat], t: TermOptions, ensemble: bool) -> str | None:
+    """Say what one criterion needs and the store does not have; None if it has all."""
+    path, criterion = t.term.teacher_tap, t.build()
+    tap = taps[path]
     softened = tap.kind not in ("values", "joint") or ensemble
     if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
-        return f"{tap.kind} targets are kept, not those of the kind {criterion.kind},"
+        return f"the targets at {path} have the kind {tap.kind}, but the criterion compares {criterion.kind}"
     if tap.kind == "topk" and criterion.k is None:
-        return f"only the {tap.k} most probable classes are kept, which serve the type topk alone,"
+        return f"only the {tap.k} most probable classes are stored at {path}, for criteria of type topk"
     if tap.kind == "topk" and criterion.k > tap.k:
-        return f"{tap.k} classes are kept, not {criterion.k},"
+        return f"{tap.k} classes are stored, but the criterion needs {criterion.k} at {path}"
     if softened and criterion.temperature not in (None, tap.temperature):
-        return f"the temperature is {criterion.temperature}, that of the targets {tap.temperature}"
+        return (
+            f"the temperature at {path} is {criterion.temperature}, but the targets were made at "
+            f"{tap.temperature}"
+        )
     return None
 
 
 def _check_utterances(store: Store, args: argparse.Namespace) -> None:
-    """Each utterance of training and validation has targets; else a training would stop somewhere."""
+    """Check that every utterance of training and validation has targets, before the training starts.
+
+    Raises:
+        UserError: one has none.
+    """
     both = (args.train_data_path_and_name_and_type, args.valid_data_path_and_name_and_type)
     tables = [path for entries in both for path, name, _ in entries if name == "speech"]
     for path in (file for table in tables for file in table_files(table)):

@@ -1,4 +1,4 @@
-"""Read a target store by utterance id, and check every record of it."""
+"""Read the targets of an utterance from a store, and check every record of a store."""
 
 import os
 import zlib
@@ -15,12 +15,12 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
 from espnet_kd.targets.format import (
     INDEX,
-    Entry,
+    IndexEntry,
     Manifest,
     OutputLayer,
-    Record,
     ShardEntry,
-    Tap,
+    TapFormat,
+    TargetRecord,
     check_finite,
     damage,
     read_index,
@@ -28,17 +28,18 @@ from espnet_kd.targets.format import (
     read_output_layer,
 )
 
-OPEN_FILES = 128  # at most, of all taps
+OPEN_FILES = 128  # number of files that stay open, at most
+ROUNDING = 0.02  # float16 can make the sum of K <= 50 probabilities exceed 1 by this much
 
 
 class Store:
-    """A complete store; nothing in it is ever written, so any number of processes may read it.
+    """Read a complete store. It is never changed, so that any number of processes can read it.
 
     Args:
-        directory: of the store.
+        directory: the store.
 
     Raises:
-        UserError: it is incomplete or damaged.
+        UserError: the store is incomplete or damaged.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -49,31 +50,31 @@ class Store:
         self._file = lru_cache(maxsize=OPEN_FILES)(self._open)
 
     def __contains__(self, utt: str) -> bool:
-        """True if the utterance is there; reads the index of one shard."""
+        """Return True if the store has the utterance; reads the index of one shard."""
         shard = self._shard(utt)
         return shard is not None and utt in self._index(shard)
 
     def __iter__(self) -> Iterator[str]:
-        """All utterances, sorted."""
+        """Yield the ids of all utterances, sorted."""
         for shard in self.manifest.shards:
             yield from self._index(shard)
 
     @cached_property
     def taps(self) -> list[str]:
-        """Their paths."""
+        """Return the module paths of the layers that the store has targets of."""
         return list(self.manifest.taps)
 
     @cached_property
     def output_layer(self) -> OutputLayer:
-        """Of the tap of the kind `joint`.
+        """Read the output layer, for a tap of the kind `joint`.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: its file is missing or damaged.
         """
         return read_output_layer(self.directory, self.manifest.output_layer)
 
-    def entries(self, shard: ShardEntry) -> dict[str, Entry]:
-        """The index of a shard.
+    def entries(self, shard: ShardEntry) -> dict[str, IndexEntry]:
+        """Read the index of a shard.
 
         Raises:
             UserError: it is damaged.
@@ -81,14 +82,14 @@ class Store:
         return self._index(shard)
 
     def missing(self, utterances: Iterable[str]) -> str | None:
-        """The first utterance that is not there."""
+        """Return the first of the utterances that the store does not have, or None."""
         return next((utt for utt in utterances if utt not in self), None)
 
-    def read(self, utt: str, taps: Iterable[str] | None = None) -> Record:
-        """The targets of an utterance at some taps; all of them by default.
+    def read(self, utt: str, taps: Iterable[str] | None = None) -> TargetRecord:
+        """Read the targets of an utterance at some taps, or at all.
 
         Raises:
-            UserError: it is not there, or damaged.
+            UserError: the store does not have the utterance, or its record is damaged.
         """
         shard = self._shard(utt)
         entry = self._index(shard).get(utt) if shard is not None else None
@@ -99,13 +100,14 @@ class Store:
             )
         chosen = self.taps if taps is None else taps
         rows = {tap: self._rows(shard, entry, tap) for tap in chosen}
-        return Record(utt, entry.samples, entry.text, rows, entry.audio)
+        return TargetRecord(utt, entry.samples, entry.text, rows, entry.audio)
 
-    def _rows(self, shard: ShardEntry, entry: Entry, tap: str) -> NDArray[Any]:
+    def _rows(self, shard: ShardEntry, entry: IndexEntry, tap: str) -> NDArray[Any]:
+        """Read the rows of one utterance at one tap, (P,), and compare them with their checksum."""
         row = self.manifest.taps[tap].row
         file = self._file(shard.name, tap)
         length = entry.rows[tap] * row.itemsize
-        # pread has no position that processes could share after a fork.
+        # pread uses no file position, which processes would share after a fork.
         content = os.pread(file.fileno(), length, entry.start[tap] * row.itemsize)
         if len(content) < length:
             raise UserError(
@@ -119,7 +121,7 @@ class Store:
         place = bisect_right(self._firsts, utt) - 1
         return self.manifest.shards[place] if place >= 0 else None
 
-    def _read_index(self, shard: ShardEntry) -> dict[str, Entry]:
+    def _read_index(self, shard: ShardEntry) -> dict[str, IndexEntry]:
         path = self.directory / shard.name / INDEX
         if fingerprint(path) != shard.index:
             raise UserError(f"{path} is damaged: its checksum is wrong; {self._again(shard)}")
@@ -136,15 +138,11 @@ class Store:
         return f"remove {self.directory / shard.name} and repeat the command that made the store"
 
 
-ROUNDING = 0.02  # by which float16 may make the sum of K <= 50 probabilities larger than 1
-
-
 def verify(store: Store) -> Iterator[str]:
-    """Yield what is wrong, a line for each problem; a damaged shard does not hide those in others.
+    """Yield a line for each problem of a store, in all of its shards.
 
-    Checks that shards and files are there and as long as they should be, checksums, that utterances are where
-    they are looked for, that values are finite, classes within the vocabulary, log-probabilities sorted, and
-    that no kept mass exceeds 1.
+    Checks that files exist and have the right length, checksums, the order of utterances, that values are
+    finite, classes within the vocabulary, log-probabilities sorted, and that no coverage exceeds 1.
     """
     last = ""
     for shard in store.manifest.shards:
@@ -169,7 +167,10 @@ def verify(store: Store) -> Iterator[str]:
 
 
 def _disorder(directory: Path, first: str, utts: list[str], before: str) -> Iterator[str]:
-    """Utterances by which a shard is not found: it starts with ``first``, after all shards before it."""
+    """Yield a problem if the ids of a shard are not sorted, or not after ``before``, or not from ``first``.
+
+    `Store.read` finds an utterance by the first id of each shard.
+    """
     if utts[:1] != [first]:
         yield f"{directory} starts with utterance {utts[0] if utts else 'none'}, not with {first}"
     elif first <= before or utts != sorted(utts):
@@ -177,6 +178,7 @@ def _disorder(directory: Path, first: str, utts: list[str], before: str) -> Iter
 
 
 def _problems(store: Store, utt: str) -> Iterator[str]:
+    """Yield the problems of one utterance, at most one for each tap."""
     for tap, form in store.manifest.taps.items():
         try:
             record = store.read(utt, [tap])
@@ -189,32 +191,33 @@ def _problems(store: Store, utt: str) -> Iterator[str]:
             yield f"{store.directory}: utterance {utt} at {tap}: {problem}"
 
 
-def _problem(record: Record, path: str, tap: Tap) -> str | None:
+def _problem(record: TargetRecord, path: str, tap: TapFormat) -> str | None:
+    """Say what is wrong with the values of one utterance at one tap; None if nothing is."""
     rows = record.rows[path]
     if not len(rows):
         return "has no position"
     if tap.kind in ("values", "joint"):
         return None
-    if kept_mass(rows).max() > 1 + ROUNDING:
-        return f"keeps a mass of {kept_mass(rows).max():.3f}, more than 1"
+    if _coverage(rows).max() > 1 + ROUNDING:
+        return f"has a coverage of {_coverage(rows).max():.3f}, more than 1"
     if tap.kind == "collapsed":
         return None
     if int(rows["tokens"].max()) >= tap.size:
-        return f"has class {rows['tokens'].max()} of {tap.size}"
+        return f"has class {rows['tokens'].max()}, but there are {tap.size} classes"
     log_probs = rows["log_probs"].astype(np.float32)
     if (np.diff(log_probs) > 0).any():
         return "has classes that are not sorted by probability"
     return None
 
 
-def kept_mass(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """(P,) sum of the kept probabilities; of collapsed ones 1."""
+def _coverage(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the coverage of each position, (P,): the sum of the stored probabilities."""
     mass: NDArray[np.float64] = np.exp(rows["log_probs"].astype(np.float64)).sum(-1)
     return mass
 
 
 def _unknown_files(store: Store) -> Iterator[str]:
-    """Shards that the manifest does not know."""
+    """Yield a problem for each shard that is not in the manifest."""
     known = {shard.name for shard in store.manifest.shards}
     for path in sorted(
         p for p in Path(store.directory).glob("[0-9]*/" + INDEX) if p.parent.name not in known

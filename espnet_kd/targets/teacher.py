@@ -1,4 +1,4 @@
-"""A teacher whose targets were written to disk before the training."""
+"""Convert targets to and from the rows of a store, and read them in training instead of running a teacher."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,32 +10,32 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses, top_classes
+from espnet_kd.criteria.distribution import LOG_ZERO
 from espnet_kd.errors import UserError
-from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, collapsed_targets, path_targets
-from espnet_kd.rnnt.alignment import Path
-from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_targets, one_best_targets
+from espnet_kd.rnnt.alignment import Alignment
+from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers.taps import Targets
 
-LOG_ZERO = -1e4  # nats; stands for log 0, which is not finite
-OutputLayer = tuple[Tensor, Tensor, str]  # weight, bias and activation, as in rnnt.Joint
+OutputTensors = tuple[Tensor, Tensor, str]  # weight, bias and activation of an output layer, as in rnnt.Joint
 
 
-def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[Any]:
-    """What is kept of one utterance.
+def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDArray[Any]:
+    """Convert the targets of one utterance to the rows of a store.
 
     Args:
         targets: (1, P, V) logits, (1, P, D) hidden vectors, or a lattice.
-        tap: how they are kept.
+        tap: how they are stored.
         tokens: the transcript, for a lattice.
 
     Returns:
         (P,) of the tap's row type.
     """
-    with np.errstate(over="ignore"):  # the writer refuses what is not finite
+    with np.errstate(over="ignore"):  # `write_shard` refuses values that are not finite
         if isinstance(targets.values, Joint):
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
-        if isinstance(targets.values, PathTargets):
+        if isinstance(targets.values, OneBestTargets):
             return _path_rows(targets.values, tap)
         values = targets.values[0, : int(targets.lengths[0])].float()
         rows = np.zeros(len(values), tap.row)
@@ -47,7 +47,8 @@ def to_rows(targets: Targets, tap: Tap, tokens: Sequence[int] = ()) -> NDArray[A
     return rows
 
 
-def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]) -> NDArray[Any]:
+def _lattice_rows(joint: Joint, lengths: Tensor, tap: TapFormat, tokens: Sequence[int]) -> NDArray[Any]:
+    """Convert the lattice of one utterance to rows of the kind `joint`, `collapsed` or `path`."""
     if tap.kind == "joint":
         projected = torch.cat([joint.enc[0, : int(lengths[0])], joint.dec[0, : len(tokens) + 1]])
         rows = np.zeros(len(projected), tap.row)
@@ -60,12 +61,14 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: Tap, tokens: Sequence[int]
         rows = np.zeros(log_probs.shape[0] * log_probs.shape[1], tap.row)
         rows["log_probs"] = log_probs.clamp(min=LOG_ZERO).flatten(0, 1).cpu().numpy()
         return rows
-    return _path_rows(path_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
+    return _path_rows(one_best_targets(*batch, k=tap.k, temperature=tap.temperature), tap)
 
 
-def _path_rows(found: PathTargets, tap: Tap) -> NDArray[Any]:
-    rows = np.zeros(found.path.lengths[0], tap.row)
-    columns = {"frame": found.path.frames, "row": found.path.rows, "tokens": found.tokens[..., : tap.k]}
+def _path_rows(found: OneBestTargets, tap: TapFormat) -> NDArray[Any]:
+    """Convert the targets along the best alignment of one utterance to rows of the kind `path`."""
+    rows = np.zeros(found.alignment.lengths[0], tap.row)
+    nodes = found.alignment
+    columns = {"frame": nodes.frames, "row": nodes.rows, "tokens": found.tokens[..., : tap.k]}
     columns["log_probs"] = found.log_probs[..., : tap.k].clamp(min=LOG_ZERO)
     for name, column in columns.items():
         rows[name] = column[0, : len(rows)].cpu().numpy()
@@ -74,21 +77,21 @@ def _path_rows(found: PathTargets, tap: Tap) -> NDArray[Any]:
 
 def to_targets(
     rows: Sequence[NDArray[Any]],
-    tap: Tap,
+    tap: TapFormat,
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int] = (),
-    output: OutputLayer | None = None,
+    output: OutputTensors | None = None,
 ) -> Targets:
-    """A padded batch.
+    """Convert the rows of several utterances to a padded batch of targets.
 
     Args:
         rows: (P_b,) of each utterance.
-        tap: how they were kept.
-        utterances: their ids.
-        device: where the batch is wanted.
-        labels: length of each transcript, for a lattice.
-        output: for a lattice of the kind `joint`; on the device.
+        tap: how they are stored.
+        utterances: ids of the utterances.
+        device: device of the batch.
+        labels: number of tokens of each transcript, for a lattice.
+        output: output layer on the device, for a lattice of the kind `joint`.
     """
     if tap.kind == "joint" and output is not None:
         return _joint(rows, utterances, device, labels, output)
@@ -103,8 +106,8 @@ def to_targets(
 
     positions = [len(r) for r in rows]
     if tap.kind == "path":  # frames + labels nodes
-        path = Path(tensor("frame", np.int64), tensor("row", np.int64), tuple(positions))
-        stored = PathTargets(path, tensor("tokens", np.int64), tensor("log_probs", np.float32))
+        alignment = Alignment(tensor("frame", np.int64), tensor("row", np.int64), tuple(positions))
+        stored = OneBestTargets(alignment, tensor("tokens", np.int64), tensor("log_probs", np.float32))
         frames = [p - count for p, count in zip(positions, labels, strict=True)]
         return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
     lengths = torch.tensor(positions, device=device)
@@ -119,8 +122,9 @@ def _joint(
     utterances: Sequence[str],
     device: torch.device,
     labels: Sequence[int],
-    output: OutputLayer,
+    output: OutputTensors,
 ) -> Targets:
+    """Convert rows of the kind `joint` to the tensors of a joint network, with padding."""
     frames = [len(r) - count - 1 for r, count in zip(rows, labels, strict=True)]
     values = [torch.from_numpy(r["values"].astype(np.float32)) for r in rows]
     enc = pad_sequence([v[:t] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
@@ -131,28 +135,29 @@ def _joint(
 def _collapsed(
     rows: Sequence[NDArray[Any]], utterances: Sequence[str], device: torch.device, labels: Sequence[int]
 ) -> Targets:
+    """Convert rows of the kind `collapsed` to targets of a batch, with padding."""
     lattices = [r["log_probs"].reshape(-1, count + 1, 3) for r, count in zip(rows, labels, strict=True)]
     frames = [len(lattice) for lattice in lattices]
     padded = np.zeros((len(rows), max(frames), max(labels) + 1, 3), np.float32)
     for one, whole in zip(lattices, padded, strict=True):
         whole[: one.shape[0], : one.shape[1]] = one
-        whole[:, one.shape[1] - 1, 0] = -np.inf  # after the last label there is none
+        whole[:, one.shape[1] - 1, 0] = -np.inf  # the last row has no next label
     stored = CollapsedTargets(torch.from_numpy(padded).to(device))
     return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
 
 
 class StoredTeacher:
-    """A store in the place of a teacher.
+    """Read targets from a store, with the methods of an online teacher.
 
     Args:
-        store: of this training's data.
-        taps: what to read, by path.
+        store: targets of this training's data.
+        taps: module paths of the layers to read.
     """
 
     def __init__(self, store: Store, taps: Sequence[str]) -> None:
         self.store = store
         self.taps = list(dict.fromkeys(taps))
-        self._output: OutputLayer | None = None
+        self._output: OutputTensors | None = None
         self._compared: set[str] = set()
 
     def targets(
@@ -163,13 +168,17 @@ class StoredTeacher:
         text_lengths: Tensor,
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
-        """As ``OnlineTeacher.targets``, for the utterances ``utt_id``.
+        """Read the targets of a batch; arguments and result as of ``OnlineTeacher.targets``.
 
         Raises:
-            UserError: an utterance is not there, damaged, or has other speech or another transcript.
+            UserError: an utterance is missing or damaged, or the store has targets of other speech or another
+                transcript.
         """
         if utt_id is None:
-            raise UserError("stored targets are found by utterance id, but this batch has none")
+            raise UserError(
+                "this batch has no utterance ids, by which stored targets are read: train with espnet_kd's "
+                "tasks"
+            )
         records = [self.store.read(utt, self.taps) for utt in utt_id]
         where = self.store.directory
         for record, samples in zip(records, speech_lengths.tolist(), strict=True):
@@ -192,11 +201,11 @@ class StoredTeacher:
             for tap in self.taps
         }
 
-    def _check_audio(self, records: Sequence[Record], speech: Tensor, lengths: Tensor) -> None:
-        """Compare the samples (B, N) with those that the targets were made of, the first time of each.
+    def _check_audio(self, records: Sequence[TargetRecord], speech: Tensor, lengths: Tensor) -> None:
+        """Check, once for each utterance, that the targets were computed from this audio, (B, N) samples.
 
         Raises:
-            UserError: one is another.
+            UserError: an utterance has other samples.
         """
         new = [i for i, record in enumerate(records) if record.utt not in self._compared]
         if not new:
@@ -207,12 +216,12 @@ class StoredTeacher:
             if record.audio not in (None, audio_checksum(waveform[:length])):
                 raise UserError(
                     f"the audio of {record.utt} is not that of its targets in {self.store.directory}: make "
-                    "them again if the data changed; a preprocessor must leave it as its file has it"
+                    "them again if the data changed; a preprocessor must not change the samples of the file"
                 )
             self._compared.add(record.utt)
 
-    def _output_layer(self, device: torch.device) -> OutputLayer | None:
-        """That of the store, brought to the device once."""
+    def _output_layer(self, device: torch.device) -> OutputTensors | None:
+        """Return the store's output layer on a device; None if it has none."""
         if self.store.manifest.output_layer is not None and (
             self._output is None or self._output[0].device != device
         ):
@@ -222,7 +231,7 @@ class StoredTeacher:
         return self._output
 
     def probe(self) -> dict[str, Targets]:
-        """Empty targets of the shapes that the teacher gives for ``teachers.probe``."""
+        """Return zeros of the shapes that the teacher's values have for ``teachers.taps.probe``."""
         found = {}
         for path in self.taps:
             size, positions = self.store.manifest.taps[path].size, self.store.manifest.probe[path]

@@ -1,4 +1,4 @@
-"""Run the teachers on utterances one by one and write shards; estimate disk and time."""
+"""Run the teachers on one utterance after the other and write shards; estimate disk space and time."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import preprocessing
 from espnet_kd.parallel import Shard, device_of_worker
-from espnet_kd.targets.format import Record, Tap, audio_checksum, text_checksum, write_shard
-from espnet_kd.targets.plan import Data, needs_text
+from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum, write_shard
+from espnet_kd.targets.plan import SourceData, needs_text
 from espnet_kd.targets.teacher import to_rows
 from espnet_kd.teachers.experiment import load_experiment, read_config, with_absolute_paths
 from espnet_kd.teachers.online import OnlineTeacher
@@ -28,18 +28,21 @@ from espnet_kd.teachers.options import TeacherOptions
 from espnet_kd.teachers.short import TOO_SHORT
 from espnet_kd.teachers.taps import Targets
 
-NO_TEXT = torch.tensor([[2]])  # for taps that do not depend on the transcript
-_ONE_AT_A_TIME = threading.Lock()  # taps keep what they saw in themselves
+NO_TEXT = torch.tensor([[2]])  # any token, for taps that do not depend on the transcript
+SAMPLE = 8  # number of utterances to measure, spread over the data
+INDEX_BYTES = 120  # per utterance, about
+MARGIN = 1.1  # free disk space to ask for, relative to the estimate
+_ONE_AT_A_TIME = threading.Lock()  # hooks on a model record one forward pass at a time
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What a worker has to know.
+class WorkerSpec:
+    """What a worker needs to compute targets; can be hashed and sent to another process.
 
     Attributes:
-        teacher: its directories are absolute.
-        taps: JSON of ``Tap`` by path.
-        rate: Hz of the speech.
+        teacher: options of the teachers, with absolute directories.
+        taps: JSON of each ``TapFormat`` by module path.
+        rate: sampling rate of the speech, in hertz.
         device: "cpu" or "cuda".
     """
 
@@ -49,13 +52,13 @@ class Spec:
     device: str
 
 
-def spec(teacher: TeacherOptions, taps: Mapping[str, Tap], rate: int, device: str) -> Spec:
-    """A specification that can be sent to a worker and compared."""
-    return Spec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
+def spec(teacher: TeacherOptions, taps: Mapping[str, TapFormat], rate: int, device: str) -> WorkerSpec:
+    """Make the specification of a worker."""
+    return WorkerSpec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
 
 
-def work(shard: Shard, spec: Spec) -> Shard:
-    """Write a shard; workers keep the teachers that they loaded for the next one."""
+def work(shard: Shard, spec: WorkerSpec) -> Shard:
+    """Write a shard; keep the loaded teachers for the next one."""
     with _ONE_AT_A_TIME:
         observer = load(spec)
         records = (observer(utt, wav, text) for utt, (wav, text) in shard.utterances)
@@ -64,48 +67,55 @@ def work(shard: Shard, spec: Spec) -> Shard:
 
 
 @lru_cache(maxsize=1)
-def load(spec: Spec) -> "Observer":
-    """The teachers of a specification."""
-    torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
+def load(spec: WorkerSpec) -> "Observer":
+    """Load the teachers of a specification; the last ones are kept."""
+    torch.set_num_threads(1)  # with more threads, sums differ in their last bits
     return Observer(spec)
 
 
 class Observer:
-    """Targets of an utterance. Alone in its batch, so that they do not depend on any other."""
+    """Compute the targets of single utterances.
 
-    def __init__(self, spec: Spec) -> None:
+    Each utterance is a batch of one, so that its targets do not depend on others.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self.taps = {path: Tap(**tap) for path, tap in json.loads(spec.taps).items()}
+        self.taps = {path: TapFormat(**tap) for path, tap in json.loads(spec.taps).items()}
         self.device = device_of_worker(spec.device)
         self.teacher = build_teacher(spec.teacher, self.taps)
         directory = Path(spec.teacher.directories[0])
         self.preprocess = build_preprocess(directory)
         self.needs_text = needs_text(self.taps)
 
-    def __call__(self, utt: str, wav: str, text: str) -> Record:
-        """Run on one utterance.
+    def __call__(self, utt: str, wav: str, text: str) -> TargetRecord:
+        """Compute the stored targets of one utterance.
 
         Args:
-            utt: its id.
-            wav: its audio as wav.scp names it, by an absolute path.
+            utt: id of the utterance.
+            wav: absolute path of its audio.
             text: its transcript.
 
         Raises:
-            UserError: audio or text is unfit; names the utterance.
+            UserError: audio or text cannot be used; names the utterance.
         """
         speech = self.read(utt, wav)
         audio = audio_checksum(speech)  # before the preprocessor may alter it
         waveform, tokens, seen = self.observe(utt, wav, text, speech)
         rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
         checksum = text_checksum(tokens) if self.needs_text else None
-        return Record(utt, len(waveform), checksum, rows, audio)
+        return TargetRecord(utt, len(waveform), checksum, rows, audio)
 
     def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
-        """Samples (N,) of an utterance as its file has them."""
+        """Read the samples, (N,), of an utterance's file.
+
+        Raises:
+            UserError: the file cannot be read, or has another sampling rate than the teachers expect.
+        """
         speech, rate = read_speech(wav, utt)
         if rate != self.spec.rate:
             raise UserError(
-                f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
+                f"{wav} of {utt} has {rate} Hz, but the teacher expects {self.spec.rate} Hz: "
                 "format the data at that rate"
             )
         return speech
@@ -113,9 +123,19 @@ class Observer:
     def observe(
         self, utt: str, wav: str, text: str, speech: NDArray[np.floating[Any]] | None = None
     ) -> tuple[NDArray[np.floating[Any]], list[int], dict[str, Targets]]:
-        """Waveform (N,) that the teachers are given, tokens, and what they give at each tap.
+        """Run the teachers on one utterance.
 
-        Arguments as above; ``speech`` is read from ``wav`` where it is None.
+        Args:
+            utt: id of the utterance.
+            wav: absolute path of its audio.
+            text: its transcript.
+            speech: samples, (N,); None reads them from ``wav``.
+
+        Returns:
+            Waveform (N,) after preprocessing, tokens, and by tap the teachers' values.
+
+        Raises:
+            UserError: audio or text cannot be used; names the utterance.
         """
         speech = self.read(utt, wav) if speech is None else speech
         data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
@@ -133,51 +153,51 @@ class Observer:
         return found["speech"], tokens[0].tolist(), seen
 
 
-def build_teacher(options: TeacherOptions, taps: Mapping[str, Tap]) -> OnlineTeacher:
-    """The teachers of a configuration, tapped for a store."""
+def build_teacher(options: TeacherOptions, taps: Mapping[str, TapFormat]) -> OnlineTeacher:
+    """Load the teachers of a configuration, with hooks on the layers of a store."""
     experiments = [load_experiment(directory, options.checkpoint) for directory in options.directories]
     temperatures = {path: tap.temperature for path, tap in taps.items()}
     return OnlineTeacher(experiments, list(taps), temperatures, options.weights, options.mean)
 
 
 def build_preprocess(directory: Path) -> Any:
-    """ESPnet's own preparation of speech and text for a teacher, without its augmentation."""
+    """Build ESPnet's preprocessing of speech and text for a teacher, without augmentation."""
     found = preprocessing(with_absolute_paths(read_config(directory), directory))
     return found if found is not None else lambda utt, data: data
 
 
-SAMPLE = 8  # utterances that are measured, spread over the data
-INDEX_BYTES = 120  # of an utterance
-MARGIN = 1.1  # of free disk
-
-
 @dataclass(frozen=True)
-class Estimate:
-    """For all utterances, on one worker."""
+class CostEstimate:
+    """Estimated cost of the targets of all utterances.
+
+    Attributes:
+        size: bytes on disk.
+        seconds: time on one worker.
+    """
 
     size: float
     seconds: float
 
     def line(self, workers: int) -> str:
-        """For the user."""
+        """Format the estimate for the user."""
         return f"{megabytes(self.size)}, {duration(self.seconds / workers)} with {workers} workers"
 
 
-def estimate(data: Data, observer: Observer) -> Estimate:
-    """Measure a few utterances."""
+def estimate(data: SourceData, observer: Observer) -> CostEstimate:
+    """Estimate disk space and time from a few utterances."""
     names = sorted(data.utterances)
     chosen = names[:: -(-len(names) // SAMPLE)]
-    observer(chosen[0], *data.utterances[chosen[0]])  # the first one takes longer
+    observer(chosen[0], *data.utterances[chosen[0]])  # not timed: the first one takes longer
     started, size = time.perf_counter(), 0
     for utt in chosen:
         record = observer(utt, *data.utterances[utt])
         size += INDEX_BYTES + sum(rows.nbytes for rows in record.rows.values())
     scale = len(names) / len(chosen)
-    return Estimate(size * scale, (time.perf_counter() - started) * scale)
+    return CostEstimate(size * scale, (time.perf_counter() - started) * scale)
 
 
 def check_room(directory: Path, size: float) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Check that the disk has space for a store of about `size` bytes.
 
     Raises:
         UserError: it has not.
@@ -188,18 +208,18 @@ def check_room(directory: Path, size: float) -> None:
     free = shutil.disk_usage(place).free
     if size * MARGIN > free:
         raise UserError(
-            f"{directory} will take about {megabytes(size)}, its disk has {megabytes(free)} left: give "
-            "another --store, or keep fewer classes"
+            f"{directory} will take about {megabytes(size)}, but its disk has {megabytes(free)} left: give "
+            "another --store, or store fewer classes (--k)"
         )
 
 
 def megabytes(size: float) -> str:
-    """Bytes as a user reads them."""
+    """Format a number of bytes for the user."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a user reads them."""
+    """Format a duration for the user."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
@@ -207,5 +227,5 @@ def duration(seconds: float) -> str:
 
 
 def size_of(directory: Path) -> int:
-    """Bytes of all files below a directory."""
+    """Return the number of bytes of all files below a directory."""
     return sum(os.path.getsize(Path(root) / f) for root, _, files in os.walk(directory) for f in files)

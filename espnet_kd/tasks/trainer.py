@@ -28,7 +28,7 @@ from espnet_kd.methods import registered
 from espnet_kd.methods.method import SavedModel
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
 from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
-from espnet_kd.teachers.short import Batches
+from espnet_kd.teachers.short import TrackedBatches
 
 BACKUP = "checkpoint.previous.pth"
 LEFT_OVER = re.compile(r"\.(checkpoint(\.previous)?|latest|\d+epoch|\w+\.\w+\.best)\.pth(\.\w+\.pth)?")
@@ -103,7 +103,7 @@ class ResumableTrainer(Trainer):
                 shutil.copyfile(checkpoint, temporary)
             if others(own_tensors(getattr(model, "module", model))):
                 _save_others(options)
-        with Batches(iterator).naming(model) as batches:
+        with TrackedBatches(iterator).naming(model) as batches:
             invalid = super().train_one_epoch(
                 model=model,
                 iterator=batches,
@@ -117,7 +117,7 @@ class ResumableTrainer(Trainer):
     @classmethod
     def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
         """Validate; errors about short utterances name them."""
-        with Batches(iterator).naming(model) as batches:
+        with TrackedBatches(iterator).naming(model) as batches:
             super().validate_one_epoch(model=model, iterator=batches, **kwargs)
 
 

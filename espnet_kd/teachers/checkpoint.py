@@ -1,4 +1,4 @@
-"""Read files of tensors that others wrote; without ESPnet, whose import takes seconds."""
+"""Read checkpoint files safely; does not import ESPnet, which takes seconds."""
 
 import pickle
 from collections.abc import Mapping
@@ -10,35 +10,37 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 
-# Own parameters of a distilled student; its stock model does not have them.
-OWN_PREFIX = "kd_"
+OWN_PREFIX = "kd_"  # of parameters that distillation adds to a stock model
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain values without running anything that it contains.
+    """Read a file of tensors and plain values without executing any code in it.
 
     Raises:
-        UserError: the file is missing or damaged, or holds more than that.
+        UserError: the file is missing or damaged, or holds other objects.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} holds code or damaged data, not only tensors: refused; save it as a plain state dict"
+            f"{path} holds code or damaged data, not only tensors, and was not loaded: save it as a plain "
+            "state dict"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise UserError(f"{path} is damaged or truncated ({reason}): copy or train it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint: give a file that ESPnet wrote"
+        )
     return content
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, as ``load_checkpoint`` does.
+    """Read a state dict without executing any code in the file.
 
     Raises:
-        UserError: the file is damaged or holds more than tensors.
+        UserError: the file is missing or damaged, or holds other objects than tensors.
     """
     state = load_checkpoint(path)
     if not all(isinstance(value, Tensor) for value in state.values()):
@@ -49,7 +51,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with NaN or infinite values; masks of attention hold infinity on purpose."""
+    """Return the names of tensors with NaN or infinite values; attention masks may hold infinity."""
     return [
         name
         for name, tensor in tensors.items()

@@ -1,4 +1,4 @@
-"""Load any stock ESPnet experiment directory, read-only and checked."""
+"""Load and check any stock ESPnet experiment directory, without writing to it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +22,10 @@ from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors, not_finite
 
 
 def input_rate(config: Mapping[str, Any]) -> int | None:
-    """Hz of the speech that a model of this configuration hears; None if its front end does not say.
+    """Return the sampling rate that a model expects, in hertz; None if its front end does not record it.
 
     Raises:
-        UserError: ``fs`` of frontend_conf is no sampling rate.
+        UserError: ``fs`` of frontend_conf is not a sampling rate.
     """
     fs = (config.get("frontend_conf") or {}).get("fs")
     if fs is None:
@@ -38,40 +38,48 @@ CHECKPOINTS = tuple(
     average_file("valid", statistic)
     for statistic in ("acc", "cer_ctc", "cer", "cer_transducer", "loss_transducer", "loss")
 )
-# The options of a config.yaml that name files ESPnet opens when it builds a model.
+# Options of a config.yaml whose files ESPnet opens when it builds a model.
 FILE_OPTIONS = (("normalize_conf", "stats_file"),)
-# What ESPnet's ASR task needs for `decoder: transducer`, and tools/standins has.
+# A package that ESPnet's ASR task imports for `decoder: transducer`; tools/standins has a replacement.
 STANDS_IN = "warprnnt_pytorch"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A frozen model in eval mode, with where it came from."""
+    """A trained model, frozen and in eval mode, and the files that it was loaded from.
+
+    Attributes:
+        model: the ESPnet model.
+        directory: experiment directory.
+        checkpoint: the file that was loaded.
+        rate: sampling rate that the model expects, in hertz; None if its front end does not record it.
+        features: features per frame, of a model whose input is features; None if it is waveforms.
+    """
 
     model: ESPnetASRModel | ESPnetASRTransducerModel
     directory: Path
     checkpoint: Path
-    rate: int | None = None  # Hz of the speech that it takes, if its front end says
-    features: int | None = None  # size of the features that it takes instead of waveforms
+    rate: int | None = None
+    features: int | None = None
 
     @property
     def tokens(self) -> list[str]:
-        """The token list."""
+        """Return the token list."""
         return self.model.token_list
 
 
 def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Experiment:
-    """Build the model of an experiment directory and load its checkpoint, every tensor of it.
+    """Build the model of an experiment directory and load every tensor of its checkpoint.
 
-    Paths in its config.yaml are resolved against the recipe directory it lies in, so the current directory
-    does not matter.
+    Paths in its config.yaml are relative to the recipe that contains the directory, not to the current
+    directory.
 
     Args:
-        directory: holds config.yaml and the checkpoint.
-        checkpoint: file name within it; None takes the first of ``CHECKPOINTS``.
+        directory: experiment directory with config.yaml and the checkpoint.
+        checkpoint: name of a file in it; None takes the first of ``CHECKPOINTS`` that exists.
 
     Raises:
-        UserError: something is missing, damaged, not pure tensors, or does not fit the model.
+        UserError: a file is missing or damaged, or the checkpoint does not fit the model.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -99,10 +107,13 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
 
 @contextmanager
 def naming_stand_in(owner: str) -> Iterator[None]:
-    """Within the block ESPnet builds a model, which may need a package that few have.
+    """Explain, while the block builds a model, how to get the package that a transducer decoder imports.
+
+    Args:
+        owner: whose model it is, for the message.
 
     Raises:
-        UserError: that is missing.
+        UserError: the package is missing.
     """
     try:
         yield
@@ -116,10 +127,10 @@ def naming_stand_in(owner: str) -> Iterator[None]:
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict, all of it; stock loading passes over wrong keys in silence.
+    """Load a state dict only if it fits the model exactly; stock loading ignores wrong keys silently.
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape or not finite.
+        UserError: a tensor is missing, unexpected, of another shape or not finite.
     """
     state = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
     expected = model.state_dict()
@@ -146,10 +157,10 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The config.yaml of an experiment directory.
+    """Read the config.yaml of an experiment directory.
 
     Raises:
-        UserError: it is missing, not YAML, or not that of a trained experiment.
+        UserError: it is missing, not YAML, or not the configuration of a trained experiment.
     """
     if not directory.is_dir():
         raise UserError(f"teacher directory {directory} does not exist")
@@ -163,10 +174,12 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """A config.yaml as ESPnet can use it in any directory; what it was initialised with is left out.
+    """Make the paths in a configuration absolute, so that ESPnet can use it in any directory.
+
+    Removes ``init``, the file that the model was initialised with.
 
     Raises:
-        UserError: a file that it names does not exist.
+        UserError: a file that the configuration names does not exist.
     """
     found = {**config, "init": None}
     for section, key in FILE_OPTIONS:
@@ -180,7 +193,11 @@ def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, An
 
 
 def find_checkpoint(directory: Path, name: str | None) -> Path:
-    """The checkpoint of that file name, or the first of ``CHECKPOINTS``, or the only one of a packed model.
+    """Find the checkpoint of an experiment.
+
+    Args:
+        directory: experiment directory.
+        name: file name; None takes the first of ``CHECKPOINTS`` that exists, or a packed model's only one.
 
     Raises:
         UserError: there is none.
@@ -191,17 +208,17 @@ def find_checkpoint(directory: Path, name: str | None) -> Path:
     found = sorted(p.name for p in directory.glob("*.pth"))
     if name is None and len(found) == 1 and found[0] != CHECKPOINT:
         return directory / found[0]
-    wanted = name or " or ".join(CHECKPOINTS)
+    names = name or " or ".join(CHECKPOINTS)
     raise UserError(
-        f"{directory} has no {wanted}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`"
+        f"{directory} has no {names}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`"
     )
 
 
 def find_file(name: str, directory: Path) -> Path:
-    """A file named in a config.yaml: relative to one of the directories above the experiment.
+    """Find a file that a config.yaml names, relative to one of the directories above the experiment.
 
     Raises:
-        UserError: it is in none of them.
+        UserError: none of them has it.
     """
     directory = directory.resolve()
     for root in (*directory.parents, Path.cwd()):

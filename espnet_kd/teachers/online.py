@@ -1,4 +1,4 @@
-"""Teachers that run beside the student at every step."""
+"""Run teachers on the student's batch at every training step."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import CTC_PARTS, ctc_layer, decoder_prefix, encode
-from espnet_kd.rnnt import path_targets
+from espnet_kd.rnnt import one_best_targets
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
 
@@ -19,21 +19,21 @@ Mean = Literal["posteriors", "log_posteriors"]
 
 
 class OnlineTeacher:
-    """One frozen experiment, or an ensemble of several, run on the student's batch.
+    """Compute targets with one frozen experiment, or with an ensemble of several, on the student's batch.
 
-    Not a module: the student that holds it has none of its parameters. It sees the waveform without
-    SpecAugment, because that works only in training mode, and draws no number from the student's random
-    stream. What it gives for the probe and for the first batch of the training must be finite.
+    It is no nn.Module, so that the student that holds it does not get the teacher's parameters. In eval mode
+    it applies no SpecAugment, and it leaves the student's random state unchanged. Its values for the probe
+    and for the first batch of a training must be finite.
 
     Args:
         experiments: one or more with the same token list.
-        taps: what to read, by path; an ensemble has logits only, and of lattices those along one path.
-        temperatures: of the criterion at each tap, for the mean of an ensemble; 1 where a tap has none.
-        weights: of the experiments in the mean, normalised here; equal if None.
-        mean: of their `posteriors`, or of their `log_posteriors`.
+        taps: module paths of layers; an ensemble has logits only, and of a lattice those along one alignment.
+        temperatures: by tap, the temperature of its criteria, for the mean of an ensemble; 1 by default.
+        weights: of the experiments in the mean, normalised here; None: equal.
+        mean: whether to average `posteriors` or `log_posteriors`.
 
     Raises:
-        UserError: weights that do not fit, or a tap that does not exist.
+        UserError: the number of weights differs from that of experiments, or a layer does not exist.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OnlineTeacher:
         self.experiments = list(experiments)
         self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
         self._weights = [w / sum(weights) for w in weights]
-        self._mean_of = mean
+        self._averaged = mean
         self._temperatures = dict(temperatures or {})
         self._checked = False
 
@@ -65,20 +65,20 @@ class OnlineTeacher:
         text_lengths: Tensor,
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
-        """Run on a batch.
+        """Compute the targets of a batch.
 
         Args:
             speech: (B, samples) waveform.
-            speech_lengths: (B,) samples.
+            speech_lengths: (B,) number of samples.
             text: (B, L) tokens, padded with -1; not changed.
-            text_lengths: (B,).
-            utt_id: of a batch of the training; not needed otherwise.
+            text_lengths: (B,) number of tokens.
+            utt_id: ids of the utterances, in training.
 
         Returns:
-            Tap path to what was seen there.
+            By tap, the targets.
 
         Raises:
-            UserError: what a teacher gives is not finite, or the members of an ensemble differ in frame rate.
+            UserError: targets are not finite, or the teachers of an ensemble differ in frame rate.
         """
         batch = (speech, speech_lengths, text, text_lengths)
         seen = [
@@ -91,12 +91,14 @@ class OnlineTeacher:
             self._checked = utt_id is not None
         if len(seen) == 1:
             return seen[0]
-        return {tap: self._together(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
+        return {tap: self._average(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
 
-    def _together(self, tap: str, members: Sequence[Targets], text: Tensor, text_lengths: Tensor) -> Targets:
-        """Logits whose softmax at the tap's temperature is the mean of the members' posteriors at it.
+    def _average(self, tap: str, members: Sequence[Targets], text: Tensor, text_lengths: Tensor) -> Targets:
+        """Average the members of an ensemble at one tap.
 
-        Of lattices all classes at the nodes of the first member's best alignment.
+        The softmax of the result, at the tap's temperature, is the mean of the members' posteriors at that
+        temperature. For a lattice the mean is over all classes at the nodes of the first member's best
+        alignment.
         """
         temperature = self._temperatures.get(tap, 1.0)
         self._check_frame_rates(tap, [m.lengths for m in members])
@@ -108,10 +110,14 @@ class OnlineTeacher:
         first, *others = (replace(m.values, enc=m.values.enc[:, :length]) for m in members)
         batch = (first, text, lengths, text_lengths)
         options = {"k": first.classes, "temperature": temperature, "others": others, "mean": self._mean}
-        return Targets(path_targets(*batch, **options), lengths)
+        return Targets(one_best_targets(*batch, **options), lengths)
 
     def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
-        """Refuse members that give other numbers of positions, (B,) each, for the same speech."""
+        """Check that the members have the same number of positions, (B,) each, for the same speech.
+
+        Raises:
+            UserError: two differ by more than rounding.
+        """
         for experiment, other in zip(self.experiments[1:], lengths[1:], strict=True):
             apart = (other - lengths[0]).abs()
             if bool((apart > MAX_FRAME_DIFFERENCE).any()):
@@ -123,12 +129,12 @@ class OnlineTeacher:
                 )
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
-        """Logits whose softmax is the mean of the members' softmax.
+        """Compute logits whose softmax is the weighted mean of the members' posteriors.
 
-        That of their log-posteriors, which sums to less than 1, is normalised by the same softmax.
+        The mean of log-posteriors sums to less than 1; the softmax normalises it.
         """
         logs = [x.log_softmax(-1) for x in logits]
-        if self._mean_of == "log_posteriors":
+        if self._averaged == "log_posteriors":
             return sum(weight * log for weight, log in zip(self._weights, logs, strict=True))
         weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
         return torch.stack(weighted).logsumexp(0)
@@ -142,10 +148,12 @@ def observe(
     text: Tensor,
     text_lengths: Tensor,
 ) -> dict[str, Targets]:
-    """Run a model as ``listen`` does.
+    """Run a model in eval mode and return the values of its tapped layers.
+
+    The arguments are those of ``record_taps``.
 
     Returns:
-        Tap path to what was seen there.
+        By tap, the values and their lengths.
     """
     encoded, lengths = record_taps(model, taps, speech, speech_lengths, text, text_lengths)
     seen = {path: taps.get(path, text_lengths) for path in taps.paths}
@@ -164,26 +172,26 @@ def record_taps(
     text: Tensor,
     text_lengths: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Run the parts of a model in eval mode that the taps need: no loss, no error rates.
+    """Run the parts of a model that the tapped layers need, without losses and error rates.
 
-    Recurrent encoders get the utterances in the order that they need, longest first.
+    The utterances are sorted by length for recurrent encoders, which need the longest first.
 
     Args:
         model: in eval mode.
-        taps: of this model; they hold what they saw.
+        taps: hooks on this model; afterwards they hold the outputs.
         speech: (B, samples) waveform.
-        speech_lengths: (B,) samples.
+        speech_lengths: (B,) number of samples.
         text: (B, L) tokens, padded with -1; not changed.
-        text_lengths: (B,).
+        text_lengths: (B,) number of tokens.
 
     Returns:
-        (B, T, D) encoder output, (B,) frames.
+        (B, T, D) encoder output, (B,) number of frames.
     """
-    speech = speech.to(next(model.parameters()).dtype)  # the student may train in another
+    speech = speech.to(next(model.parameters()).dtype)  # the student may train in another precision
     order = decreasing(speech_lengths) if taps.packs else None
     back = None if order is None else order.argsort()
     # Stock encoders draw random numbers for layer drop even in eval mode.
-    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.listening(back):
+    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.recording(back):
         if order is not None:
             speech, speech_lengths = speech[order], speech_lengths[order]
         encoded, lengths = encode(model, speech, speech_lengths)
@@ -198,7 +206,7 @@ def record_taps(
 
 
 def decreasing(lengths: Tensor) -> Tensor | None:
-    """(B,) places of the utterances, longest first; None where they are in that order."""
+    """Return the order of utterances, (B,) indices, that puts the longest first; None if they are sorted."""
     if bool((lengths[1:] <= lengths[:-1]).all()):
         return None
     return lengths.argsort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Name the utterances that are too short for a model, or for their labels."""
+"""Report by name the utterances that are too short for a model, or for their labels."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,35 +11,23 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, too_short_reason
 
-
-def rank() -> int:
-    """Number of this process among those that train one model together, from 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-# What torch says where a signal is shorter than a window or a kernel.
+# Parts of torch's messages about a signal that is shorter than a window or a kernel.
 SHORTER = ("Kernel size can't be greater than actual input size", "Padding size should be less than")
 
 
-class NoFrames(Exception):
-    """An utterance of which nothing is left after the subsampling."""
+class NoFramesError(Exception):
+    """An utterance has no frame left after the subsampling."""
 
 
-def check_frames_left(frames: Tensor, owner: str) -> None:
-    """Refuse a batch, (B,) frames, with an utterance that has none; a lattice needs one.
+TOO_SHORT = (NoFramesError, *TOO_SHORT_ERRORS)
 
-    Raises:
-        NoFrames: there is one.
+
+class TrackedBatches:
+    """Iterate over batches, and remember the current one, so that errors and warnings can name utterances.
+
+    Args:
+        batches: ids of the utterances, and the tensors, of each batch.
     """
-    if int(frames.min()) < 1:
-        raise NoFrames(f"is too short: {owner} has no frame of it after the subsampling")
-
-
-TOO_SHORT = (NoFrames, *TOO_SHORT_ERRORS)
-
-
-class Batches:
-    """The batches of an epoch, the last of which is remembered."""
 
     def __init__(self, batches: Iterable[tuple[Sequence[str], dict[str, Tensor]]]) -> None:
         self._batches = batches
@@ -47,23 +35,29 @@ class Batches:
         self.samples: Sequence[int] = ()
 
     def __len__(self) -> int:
-        """As that of the iterator, which may have none."""
+        """Return the number of batches; fails, as the iterator does, if that is not known."""
         return len(self._batches)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[Sequence[str], dict[str, Tensor]]]:
-        """Go through them."""
+        """Yield the batches, and remember each."""
         for utterances, batch in self._batches:
             self.utterances, self.samples = utterances, batch["speech_lengths"].tolist()
             yield utterances, batch
 
     @contextmanager
-    def naming(self, model: nn.Module) -> Iterator["Batches"]:
-        """Within the block, what a batch is refused for names its shortest utterance.
+    def naming(self, model: nn.Module) -> Iterator["TrackedBatches"]:
+        """Turn, within the block, errors about speech that is too short into one that names the utterance.
+
+        Also warns of utterances that have too few frames for CTC.
 
         Raises:
-            UserError: an utterance is too short.
+            UserError: an utterance, the shortest of the batch, is too short.
         """
-        handles = [m.register_forward_pre_hook(self._align) for m in model.modules() if isinstance(m, CTC)]
+        handles = [
+            m.register_forward_pre_hook(self._warn_of_few_frames)
+            for m in model.modules()
+            if isinstance(m, CTC)
+        ]
         try:
             yield self
         except (*TOO_SHORT, RuntimeError) as e:
@@ -82,13 +76,16 @@ class Batches:
             for handle in handles:
                 handle.remove()
 
-    def _align(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-        """Warn of utterances with fewer frames than CTC needs for the labels, which ESPnet passes over."""
+    def _warn_of_few_frames(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Warn of utterances with fewer frames than CTC needs for the labels; ESPnet ignores these silently.
+
+        A forward pre-hook of the CTC layer.
+        """
         if len(inputs) != 4 or len(inputs[0]) != len(self.utterances):
             return
         _, frames, labels, lengths = inputs
         repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)
-        needed = lengths + repeated.sum(1)  # between two of a kind there must be a blank
+        needed = lengths + repeated.sum(1)  # a blank must separate two equal labels
         for place in (frames < needed).nonzero().flatten().tolist():
             warn_once(
                 f"utterance {self.utterances[place]} has {int(frames[place])} frames, and CTC needs "
@@ -97,12 +94,27 @@ class Batches:
             )
 
 
+def check_frames_left(frames: Tensor, owner: str) -> None:
+    """Check that every utterance of a batch, (B,) frames, has a frame; a lattice needs at least one.
+
+    Raises:
+        NoFramesError: an utterance has none.
+    """
+    if int(frames.min()) < 1:
+        raise NoFramesError(f"is too short: {owner} has no frame of it after the subsampling")
+
+
 def warn(text: str) -> None:
-    """Log what only this process of a training sees; of all but the first ESPnet shows errors alone."""
+    """Log a warning that only this process can give; as an error if ESPnet hides warnings (rank > 0)."""
     logging.log(logging.ERROR if rank() else logging.WARNING, text)
 
 
 @cache
 def warn_once(text: str) -> None:
-    """As ``warn``, but not in every epoch again."""
+    """Log a warning as ``warn`` does, but each text only once."""
     warn(text)
+
+
+def rank() -> int:
+    """Return the index of this process in distributed training; 0 for a single process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

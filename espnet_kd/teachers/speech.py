@@ -1,6 +1,6 @@
-"""What a teacher gets of the speech: without the student's augmentation, prepared as in its own training.
+"""Prepare the teacher's speech: without the student's augmentation, as in the teacher's own training.
 
-The same holds for targets in a store: they were made of that speech.
+Targets in a store were computed from speech prepared in the same way.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from espnet_kd.host.training import Preprocess, preprocessing
 from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.options import TermOptions
 
-TEACHER_SPEECH = "teacher_speech"  # in a batch, where the teacher gets another than the student
+TEACHER_SPEECH = "teacher_speech"  # key of the teacher's speech in a batch, if it differs from the student's
 NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
-# How a model wants its speech, in validation and decoding, too.
+# Options that change a model's speech always, not only in training.
 PREPARATION = ("speech_volume_normalize", "force_single_channel")
 
 
@@ -25,28 +25,28 @@ def with_teacher_speech(
 ) -> Preprocess | None:
     """Add ``teacher_speech`` to a student's preparation, where the teacher needs other speech."""
     teachers = teachers_of(args)
-    config = read_config(teachers[0]) if teachers else {}  # a store knows the speech as its file has it
+    config = read_config(teachers[0]) if teachers else {}  # a store has checksums of raw speech
     if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
         return student
-    return Both(student, preprocessing({**config, "token_type": None}) if config else None)
+    return PreprocessForBoth(student, preprocessing({**config, "token_type": None}) if config else None)
 
 
-class Both:
-    """A student's preparation of an utterance, and the teacher's of the same speech beside it."""
+class PreprocessForBoth:
+    """Preprocess an utterance for the student, and its speech a second time for the teacher."""
 
     def __init__(self, student: Preprocess | None, teacher: Preprocess | None) -> None:
         self.student, self.teacher = student, teacher
 
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
-        """Add ``teacher_speech`` to what the student gets."""
-        theirs = {"speech": data["speech"].copy()}  # augmentation may work in place
+        """Return the student's data with ``teacher_speech`` added."""
+        theirs = {"speech": data["speech"].copy()}  # the student's augmentation may change it in place
         found = data if self.student is None else self.student(utt, data)
         theirs = theirs if self.teacher is None else self.teacher(utt, theirs)
         return {**found, TEACHER_SPEECH: theirs["speech"]}
 
 
 def teachers_of(args: argparse.Namespace) -> list[Path]:
-    """Directories of the teachers that run beside the student; none with a store."""
+    """Return the directories of the teachers that run during training; none if targets come from a store."""
     exp = args.teacher.get("exp")
     if args.teacher.get("store") or not exp:
         return []
@@ -54,14 +54,14 @@ def teachers_of(args: argparse.Namespace) -> list[Path]:
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is done to a model's speech in any case; None where an option does nothing."""
+    """Return the options that change a model's speech always; None for those that do nothing."""
     used = config.get("use_preprocessor", True)
     found = {**config, **(config.get("preprocessor_conf") or {})} if used else {}
     return {key: found.get(key) or None for key in PREPARATION}
 
 
 def augmentations(args: argparse.Namespace) -> list[str]:
-    """Options of the student that change its speech at random in training."""
+    """Return the names of the student's options that change its speech at random in training."""
     conf = vars(args).get("preprocessor_conf") or {}
     if not args.use_preprocessor:
         return []
@@ -70,10 +70,10 @@ def augmentations(args: argparse.Namespace) -> list[str]:
 
 
 def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
-    """Refuse what makes the speech of teacher and student incomparable, and log where it differs.
+    """Check that teacher and student get comparable speech, and log how it differs.
 
     Raises:
-        UserError: augmentation moves frames that a criterion compares, or the members of an ensemble
+        UserError: augmentation moves frames that a criterion compares, or the teachers of an ensemble
             prepare their speech in different ways.
     """
     found = augmentations(args)
@@ -92,10 +92,10 @@ def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None
 
 
 def check_alike(directories: Sequence[Path]) -> None:
-    """Refuse models that get one speech, but would prepare it in different ways.
+    """Check that models that get the same speech prepare it in the same way.
 
     Raises:
-        UserError: two do; names the option.
+        UserError: two do not; names the option.
     """
     known = [preparation(read_config(directory)) for directory in directories]
     for directory, other in zip(directories[1:], known[1:], strict=True):
@@ -108,7 +108,7 @@ def check_alike(directories: Sequence[Path]) -> None:
 
 
 def _names(effects: Any) -> Iterator[str]:
-    """The names in ESPnet's nested lists of effects."""
+    """Yield the names in ESPnet's nested lists of effects."""
     if isinstance(effects, str):
         yield effects
     elif isinstance(effects, list | tuple):

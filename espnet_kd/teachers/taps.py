@@ -1,4 +1,4 @@
-"""Read what layers of a stock model compute in one forward pass; what a teacher hands to a criterion."""
+"""Record the outputs of a stock model's layers in one forward pass, as targets or as the student's values."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,127 +21,56 @@ from espnet_kd.host.models import (
     predicted,
     skipped_by,
 )
-from espnet_kd.rnnt import CollapsedTargets, Joint, PathTargets, joint_of
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, joint_of
 
-# Two models may round the number of frames differently; more than this is another frame rate.
+LATTICE = JOINT_NETWORK  # the tap that means the lattice
+# Two models may round the number of frames differently; a larger difference means another frame rate.
 MAX_FRAME_DIFFERENCE = 2
+SECONDS = 2
+FRAMES_PER_SECOND = 100  # usual rate of feature frames
+ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
 
 
 @dataclass(frozen=True)
 class Targets:
-    """A batch of values at one tap.
+    """The values of one layer for a batch.
 
-    Axes: B utterances, P positions (T encoder frames or U = L + 1 prediction steps), V tokens or D features.
+    Axes: B utterances, P positions (T encoder frames or U = L + 1 decoder steps), V tokens or D features.
 
     Attributes:
-        values: (B, P, V) logits, or (B, P, D) hidden vectors; anything beyond ``lengths`` is padding. From a
-            store the K most probable classes. At the tap of a transducer's lattice the pieces of its joint
-            network, or what is stored of it, and P are frames.
+        values: (B, P, V) logits, or (B, P, D) hidden vectors; positions beyond ``lengths`` are padding. From
+            a store, perhaps only the K most probable classes. For a transducer's lattice, the tensors of its
+            joint network or stored targets of the lattice; positions are frames then.
         lengths: (B,) number of real positions.
         utterances: B ids; None where they are not known.
     """
 
-    values: Tensor | TopClasses | Joint | CollapsedTargets | PathTargets
+    values: Tensor | TopClasses | Joint | CollapsedTargets | OneBestTargets
     lengths: Tensor
     utterances: Sequence[str] | None = None
 
 
-def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[str] | None = None) -> None:
-    """Refuse what a model gives at its taps where it is not finite; a logit may be -inf, probability 0.
-
-    Args:
-        given: tap path to values as they are, or to a lattice.
-        owner: the model, for the message.
-        utterances: ids of the batch, if known.
-
-    Raises:
-        UserError: a real position has NaN or infinity; names the tap and the utterance.
-    """
-    for path, targets in given.items():
-        values, lengths = targets.values, targets.lengths
-        if isinstance(values, Joint):
-            largest = values.enc.abs().amax(-1)  # NaN is larger than any number
-            rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
-            largest = largest + sum(x.reshape(-1, 1) for x in rest)
-        else:
-            largest = values.amax(-1)  # (B, P)
-        real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
-        bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
-        if bad:
-            where = f" for {utterances[bad[0]]}" if utterances is not None else ""
-            raise UserError(
-                f"{owner} gives values at {path}{where} that are not finite: its weights or its statistics "
-                "(stats_file) are damaged: choose another checkpoint, or train it again"
-            )
-
-
-LATTICE = JOINT_NETWORK  # the tap
-
-
-def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
-    """Run the prediction network along the labels.
-
-    Args:
-        model: ESPnet's transducer, or its ASR model with a transducer decoder.
-        encoded: (B, T, D) encoder output.
-        lengths: (B,) frames.
-        text: (B, L) tokens, padded with -1; not changed.
-    """
-    return joint_of(model.joint_network, encoded, predicted(model, encoded, lengths, text))
-
-
-def check_lattice(model: nn.Module, owner: str) -> None:
-    """Refuse a model without one.
-
-    Raises:
-        UserError: it is no transducer, its blank is not token 0, or it has more blanks than one.
-    """
-    if not has_lattice(model):
-        raise UserError(f"{owner} is no transducer: a criterion on the lattice needs its joint network")
-    if blank(model) != 0:
-        raise UserError(f"{owner} has the blank at token {blank(model)}: a lattice needs it at 0")
-    if has_long_blanks(model):
-        raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
-
-
-def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str) -> None:
-    """Refuse taps in the prediction network of a transducer, which gives no posteriors.
-
-    Raises:
-        UserError: there is one.
-    """
-    for path in paths:
-        if path.split(".")[0] == "decoder" and has_lattice(model):
-            raise UserError(
-                f"tap {path!r} of {owner} is in a transducer's prediction network: use `type: transducer`, "
-                "which compares the lattice, or tap the encoder"
-            )
-
-
-ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
-
-
 class Taps:
-    """Forward hooks on submodules, by path.
+    """Record the outputs of submodules by forward hooks.
 
-    ESPnet may call a module more than once in a forward pass; the call that is kept is
+    ESPnet may call a module more than once in a forward pass. The call that is recorded is
 
-    - of a CTC layer the first after the encoder has returned, which is on its final output: self-conditioned
-      CTC calls the layer on inner layers before that, their own losses and error rates after it;
-    - of a layer in the decoder the only one in the first pass of the decoder;
-    - of any other layer the only one until the encoder has returned.
+    - for a CTC layer, the first after the encoder has returned, on the encoder's final output;
+      self-conditioned CTC calls the layer on inner layers before it, losses and error rates after it;
+    - for a layer in the decoder, the only one in the first pass of the decoder;
+    - for any other layer, the only one until the encoder has returned.
 
-    Where there is no only one, ``get`` refuses. Positions are prediction steps for taps in the decoder and
-    encoder frames for all others.
+    If there are several such calls, ``get`` raises an error. Positions are decoder steps for taps in the
+    decoder, and encoder frames for all others.
 
     Args:
-        model: an ESPnetASRModel; one in training mode is to be trained, which may leave out layers.
-        paths: submodules such as ``ctc.ctc_lo``, ``decoder``, ``encoder`` or ``encoder.encoders.5``; the
-            lattice at ``joint_network`` is no output of a submodule: ``lattice`` says whether it is wanted.
-        owner: whose model it is, for the message of an error.
+        model: an ESPnetASRModel. In training mode, layers that training skips at random are refused.
+        paths: module paths such as ``ctc.ctc_lo``, ``decoder``, ``encoder`` or ``encoder.encoders.5``; with
+            ``joint_network``, which means the whole lattice, the attribute ``lattice`` is True.
+        owner: whose model it is, for messages.
 
     Raises:
-        UserError: the model has no such submodule, or leaves it out of some steps of training.
+        UserError: the model has no such submodule, or skips it in some steps of training.
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str], owner: str = "the model"):
@@ -155,24 +84,24 @@ class Taps:
         if model.training:
             for path in self.paths:
                 _check_never_skipped(model, path, owner)
-        # ESPnet's recurrent encoders take the utterances of a batch in order of length only.
+        # ESPnet's recurrent encoders need the utterances of a batch sorted by length.
         self.packs = any(isinstance(module, nn.RNNBase) for module in model.encoder.modules())
-        # The modules whose first pass ends a part of the model's.
+        # The modules whose first return ends a part of the forward pass.
         self._parts = {ENCODER: encoder_end(model)}
         if isinstance(getattr(model, DECODER, None), nn.Module):
             self._parts[DECODER] = model.decoder
         self._ended: dict[str, Any] = {}
-        self._seen: dict[str, list[Any]] = {}
+        self._recorded: dict[str, list[Any]] = {}
         self._back: Tensor | None = None
 
     @contextmanager
-    def listening(self, back: Tensor | None = None) -> Iterator[None]:
-        """Within the block, the modules' outputs are kept; read them with ``get`` afterwards.
+    def recording(self, back: Tensor | None = None) -> Iterator[None]:
+        """Record, within the block, the modules' outputs; read them with ``get`` afterwards.
 
         Args:
-            back: (B,) where each utterance of the batch is in what the encoder gets, if that is reordered.
+            back: (B,) index of each utterance in the encoder's batch, if that was sorted; else None.
         """
-        self._ended, self._seen, self._back = {}, {}, back
+        self._ended, self._recorded, self._back = {}, {}, back
         handles = [m.register_forward_hook(self._keep(path)) for path, m in self._modules.items()]
         handles += [m.register_forward_hook(self._end(part)) for part, m in self._parts.items()]
         try:
@@ -187,9 +116,9 @@ class Taps:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if top in CTC_PARTS:
                 if ENCODER in self._ended:
-                    self._seen.setdefault(path, [output])
+                    self._recorded.setdefault(path, [output])
             elif (DECODER if top == DECODER else ENCODER) not in self._ended:
-                self._seen.setdefault(path, []).append(output)
+                self._recorded.setdefault(path, []).append(output)
 
         return hook
 
@@ -200,17 +129,17 @@ class Taps:
         return hook
 
     def get(self, path: str, text_lengths: Tensor) -> Targets:
-        """The tensor at a tap with its lengths.
+        """Return the recorded tensor of a layer with its lengths.
 
         Args:
             path: one of ``paths``.
-            text_lengths: (B,) tokens of each transcript.
+            text_lengths: (B,) number of tokens of each transcript.
 
         Raises:
-            UserError: the module did not run, or more than once, or its output is no (B, P, D) tensor of
-                frames or steps.
+            UserError: the module did not run, or ran more than once, or its output is not a (B, P, D) tensor
+                of frames or steps.
         """
-        calls = self._seen.get(path, [])
+        calls = self._recorded.get(path, [])
         if len(calls) != 1:
             found = f"runs {len(calls)} times" if calls else "is not used"
             raise UserError(f"tap {path!r} of {self.owner} {found} in its forward pass: choose another layer")
@@ -234,12 +163,12 @@ class Taps:
         return Targets(values, lengths)
 
     def release(self) -> None:
-        """Forget the tensors of the last pass, so that their memory can be used again."""
-        self._ended, self._seen, self._back = {}, {}, None
+        """Release the recorded tensors, so that their memory can be reused."""
+        self._ended, self._recorded, self._back = {}, {}, None
 
 
 def _first_tensor(output: Any) -> Tensor | None:
-    """The first tensor of nested tuples: Conformer layers return ((x, pos_emb), mask)."""
+    """Find the first tensor in nested tuples: Conformer layers return ((x, pos_emb), mask)."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, tuple | list):
@@ -251,6 +180,11 @@ def _first_tensor(output: Any) -> Tensor | None:
 
 
 def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
+    """Return the submodule at a path.
+
+    Raises:
+        UserError: there is none; lists paths that are similar.
+    """
     modules = dict(model.named_modules())
     if path in modules and path:
         return modules[path]
@@ -259,10 +193,10 @@ def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
 
 
 def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
-    """Refuse a layer that training leaves out of steps at random: LayerDrop, block drop, stochastic depth.
+    """Check that training does not skip a layer at random (LayerDrop, block drop, stochastic depth).
 
     Raises:
-        UserError: it is one, or within one.
+        UserError: it skips the layer, or one that contains it.
     """
     names = path.split(".")
     for depth in range(1, len(names)):
@@ -274,19 +208,84 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
             )
 
 
-SECONDS = 2
-FRAMES_PER_SECOND = 100  # of features, as usual
+def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+    """Run the prediction network along the labels, and return the tensors of the lattice.
+
+    Args:
+        model: ESPnet's transducer, or its ASR model with a transducer decoder.
+        encoded: (B, T, D) encoder output.
+        lengths: (B,) number of frames.
+        text: (B, L) tokens, padded with -1; not changed.
+    """
+    return joint_of(model.joint_network, encoded, predicted(model, encoded, lengths, text))
+
+
+def check_lattice(model: nn.Module, owner: str) -> None:
+    """Check that a model has a lattice that criteria can compare.
+
+    Raises:
+        UserError: it is no transducer, its blank is not token 0, or it has several blanks.
+    """
+    if not has_lattice(model):
+        raise UserError(f"{owner} is no transducer: a criterion on the lattice needs its joint network")
+    if blank(model) != 0:
+        raise UserError(f"{owner} has the blank at token {blank(model)}: a lattice needs it at 0")
+    if has_long_blanks(model):
+        raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
+
+
+def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str) -> None:
+    """Check that no tap is in the prediction network of a transducer, which has no posteriors.
+
+    Raises:
+        UserError: a tap is.
+    """
+    for path in paths:
+        if path.split(".")[0] == "decoder" and has_lattice(model):
+            raise UserError(
+                f"tap {path!r} of {owner} is in a transducer's prediction network: use `type: transducer`, "
+                "which compares the lattice, or tap the encoder"
+            )
+
+
+def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[str] | None = None) -> None:
+    """Check that a model's values are finite; a logit may be -inf, which is probability 0.
+
+    Args:
+        given: by tap, the values or a lattice.
+        owner: whose model it is, for the message.
+        utterances: ids of the batch, if known.
+
+    Raises:
+        UserError: a real position has NaN or infinity; names the tap and the utterance.
+    """
+    for path, targets in given.items():
+        values, lengths = targets.values, targets.lengths
+        if isinstance(values, Joint):
+            largest = values.enc.abs().amax(-1)  # NaN is larger than any number
+            rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
+            largest = largest + sum(x.reshape(-1, 1) for x in rest)
+        else:
+            largest = values.amax(-1)  # (B, P)
+        real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
+        bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            where = f" for {utterances[bad[0]]}" if utterances is not None else ""
+            raise UserError(
+                f"{owner} gives values at {path}{where} that are not finite: its weights or its statistics "
+                "(stats_file) are damaged: choose another checkpoint, or train it again"
+            )
 
 
 def probe(
     rate: int, features: int | None = None, seconds: int = SECONDS
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One utterance of noise and two tokens, always the same.
+    """Make one utterance of noise with two tokens, always the same, to find the sizes of a model's layers.
 
     Args:
-        rate: Hz of a waveform.
-        features: D of a model that takes features, ESPnet's ``input_size``; None: it takes waveforms.
-        seconds: how long.
+        rate: sampling rate in hertz.
+        features: features per frame, ESPnet's ``input_size``; None makes a waveform.
+        seconds: duration.
 
     Returns:
         (1, samples) or (1, frames, D) speech, (1,) its length, (1, 2) tokens, (1,) their number.

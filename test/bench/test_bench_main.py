@@ -1,4 +1,4 @@
-"""Choosing parts, and the exit status."""
+"""The choice of parts, and the exit status."""
 
 import sys
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from bench import __main__ as cli
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Parts `fast` and `slow` (misses its target) instead of the real ones; the list of those that ran."""
+    """Parts `fast` and `slow` (misses its target) replace the real ones; lists those that ran."""
     ran: list[str] = []
     for name, met in (("fast", True), ("slow", False)):
         module = SimpleNamespace(main=lambda name=name, met=met: ran.append(name) or met)

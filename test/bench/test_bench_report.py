@@ -1,4 +1,4 @@
-"""What a benchmark prints."""
+"""Tables, targets and environment that a benchmark prints."""
 
 import pytest
 

@@ -1,14 +1,14 @@
-"""The benchmark of transducer distillation times what it says."""
+"""The benchmark of transducer distillation times every part."""
 
 from dataclasses import replace
 
-from bench.speech_model import Size
+from bench.speech_model import ModelSize
 from bench.transducer import CASES, measure
 
 
 def test_every_part_is_timed_once_a_round() -> None:
     small = replace(
-        CASES["an4"], student=Size(1, 16), teacher=Size(1, 16), utterances=2, seconds=1.0, rounds=1
+        CASES["an4"], student=ModelSize(1, 16), teacher=ModelSize(1, 16), utterances=2, seconds=1.0, rounds=1
     )
     timings = measure(small)
     assert list(timings) == ["RNN-T step", "teacher encoder", "KL floor", "distillation step"]

@@ -1,18 +1,18 @@
-"""The benchmark of a step's memory measures what it says."""
+"""The benchmark of a step's memory has a row for each number of classes, and checks its limit."""
 
 from dataclasses import replace
 
 import pytest
 
 from bench import transducer_memory
-from bench.speech_model import Size
+from bench.speech_model import ModelSize
 
 
 def test_each_number_of_classes_has_a_row(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = replace(
-        transducer_memory.CASE, student=Size(1, 16), teacher=Size(1, 16), utterances=2, seconds=1.0
+        transducer_memory.CASE, student=ModelSize(1, 16), teacher=ModelSize(1, 16), utterances=2, seconds=1.0
     )
     monkeypatch.setattr(transducer_memory, "CASE", small)
     monkeypatch.setattr(transducer_memory, "CLASSES", (30, 3000))
@@ -27,7 +27,7 @@ def test_each_number_of_classes_has_a_row(
     assert met == ("MISSED" not in output)
 
 
-def test_more_than_blocks_is_missed(
+def test_more_memory_than_blocks_misses_the_target(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(transducer_memory, "sizes", lambda classes: (1000, 2.0))

@@ -1,11 +1,11 @@
-"""The benchmark of the online teacher times what it says."""
+"""The benchmark of the online teacher times every variant."""
 
 from dataclasses import replace
 
 import torch
 
 from bench.online_teacher import CASES, distilled, measure
-from bench.speech_model import Size, batch, build
+from bench.speech_model import ModelSize, batch, build
 
 
 def test_every_variant_is_timed_once_a_round() -> None:
@@ -16,7 +16,7 @@ def test_every_variant_is_timed_once_a_round() -> None:
 
 def test_the_distilled_student_learns_from_both_taps() -> None:
     torch.manual_seed(0)
-    model = distilled(build(Size(1, 16)), build(Size(1, 16)).eval().requires_grad_(False))
+    model = distilled(build(ModelSize(1, 16)), build(ModelSize(1, 16)).eval().requires_grad_(False))
     loss, stats, _ = model(**batch(2, 1.0))
     terms = 0.5 * (stats["loss_kd_ctc"] + stats["loss_kd_decoder"])
     assert terms > 0

@@ -1,14 +1,14 @@
-"""What the benchmark of the store writes is sound."""
+"""The stores that the benchmark writes hold its records."""
 
 from pathlib import Path
 
 import numpy as np
 
 from bench.store import make_records, write, write_ark
-from espnet_kd.targets.format import Tap
+from espnet_kd.targets.format import TapFormat
 from espnet_kd.targets.store import verify
 
-TAPS = {"ctc.ctc_lo": Tap("topk", 30, 4), "decoder": Tap("topk", 300, 2)}
+TAPS = {"ctc.ctc_lo": TapFormat("topk", 30, 4), "decoder": TapFormat("topk", 300, 2)}
 
 
 def test_both_containers_hold_the_records(tmp_path: Path) -> None:

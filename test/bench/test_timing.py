@@ -1,4 +1,4 @@
-"""Interleaved timing, on a clock that we turn."""
+"""Interleaved timing, with a simulated clock."""
 
 from bench.timing import Timing, interleaved, ratio
 

@@ -1,4 +1,4 @@
-"""Every criterion written a second time, slowly: one position, Python floats, no torch. For tests only."""
+"""Compute every criterion plainly, one position at a time, in Python floats without torch. For tests only."""
 
 import math
 
@@ -41,7 +41,7 @@ def topk(student, teacher, k, renorm=True, tail="drop", temperature=1.0):
 
 
 def hidden(student, teacher, distance="mse", weight=None, bias=None, **_):
-    """weight (D_T, D_S) and bias (D_T) are those of the learned projection, None without one."""
+    """Compare hidden vectors; weight (D_T, D_S) and bias (D_T) of the projection, None without one."""
     if weight is not None:
         student = [
             offset + sum(w * x for w, x in zip(row, student, strict=True))
@@ -55,7 +55,7 @@ def hidden(student, teacher, distance="mse", weight=None, bias=None, **_):
 
 
 def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), **_):
-    """Of one utterance; guides are CTC logits with the blank first."""
+    """Compute the frame weights of one utterance; guides are CTC logits with the blank first."""
     if frame_weights == "none":
         return [1.0] * len(teachers)
     if frame_weights == "deviation":
@@ -72,6 +72,6 @@ NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "to
 
 
 def reduce(utterances, reduction):
-    """utterances: one list of numbers, those of the real positions, per utterance."""
+    """Reduce one list of values of the real positions per utterance."""
     total, positions = sum(map(sum, utterances)), sum(map(len, utterances))
     return total / {"mean": positions, "utterance": len(utterances), "sum": 1}[reduction]

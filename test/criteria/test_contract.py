@@ -63,7 +63,7 @@ every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 def missing(registry):
-    """Names and options of the registry that the tables above do not cover; lattices: test_transducer.py."""
+    """List names and options of the registry that the tables above lack; lattices: test_transducer.py."""
     plain = [name for name, criterion in registry.items() if criterion.needs != "lattice"]
     gaps = [name for name in plain for table in (OPTIONS, HAND, NAIVE) if name not in table]
     for name, rows in OPTIONS.items():
@@ -73,7 +73,7 @@ def missing(registry):
 
 
 def batch(options, dtype=torch.float64, axes=(4,)):
-    """Student (3, *axes, D_S), teacher (3, *axes, D_T), mask (3, *axes); utterances of LENGTHS frames."""
+    """Make student (3, *axes, D_S), teacher (3, *axes, D_T) and mask (3, *axes) for LENGTHS frames."""
     random = torch.Generator().manual_seed(1)
     student = torch.randn(3, *axes, options.get("student_dim", 5), generator=random, dtype=torch.float64)
     teacher = torch.randn(3, *axes, options.get("teacher_dim", 5), generator=random, dtype=torch.float64)
@@ -88,14 +88,14 @@ def build(name, options, reduction="mean"):
 
 
 def of(criterion, student, teacher, mask, chosen):
-    """Value over some utterances, and their gradients."""
+    """Compute the value over some utterances, and their gradients."""
     part = student[chosen].detach().requires_grad_()
     value = criterion(part, teacher[chosen], mask[chosen])
     return value.detach(), torch.autograd.grad(value, part)[0]
 
 
 def gradients(criterion, student, teacher, mask, autocast=False):
-    """Value, and gradients of the student and of the criterion's own parameters."""
+    """Compute the value, and gradients of the student and of the criterion's own parameters."""
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         value = criterion(student, teacher, mask)
     return value.detach(), torch.autograd.grad(value, [student, *criterion.parameters()])
@@ -105,7 +105,7 @@ def test_every_criterion_is_in_the_tables():
     assert missing(CRITERIA) == []
 
 
-def test_a_criterion_or_option_without_a_line_in_the_tables_is_noticed():
+def test_a_criterion_or_option_that_the_tables_lack_is_found():
     class KLWithMore(CRITERIA["kl"]):
         def __init__(self, temperature=1.0, direction="forward", floor=0.0):
             super().__init__(temperature, direction)
@@ -141,7 +141,7 @@ def test_1_zero_without_gradient_at_equality(name, options, reduction):
 @every_case
 @every_reduction
 @pytest.mark.parametrize("filling", [float("nan"), float("inf"), 1e30])
-def test_2_padding_is_invisible(name, options, reduction, filling):
+def test_2_padding_changes_nothing(name, options, reduction, filling):
     criterion = build(name, options, reduction)
     student, teacher, mask = batch(options)
     clean_value, clean = gradients(criterion, student, teacher, mask)
@@ -251,7 +251,7 @@ def test_9_errors_name_student_and_target(name, options):
 
 
 @every_case
-def test_10_an_utterance_learns_the_same_beside_any_others(name, options):
+def test_10_an_utterances_gradient_does_not_depend_on_the_others(name, options):
     criterion = build_criterion(name, **options).double()  # utterance is the default
     student, teacher, mask = batch(options)
     alone = [of(criterion, student, teacher, mask, [i])[1] for i in range(3)]
@@ -264,7 +264,7 @@ def test_10_an_utterance_learns_the_same_beside_any_others(name, options):
 @every_case
 @pytest.mark.parametrize("reduction", ["utterance", "mean"])
 def test_10_two_processes_equal_one(name, options, reduction):
-    """ESPnet weights the loss of a process by its number of utterances; frames decide under `mean`."""
+    """ESPnet weights the loss of a process by its number of utterances; with `mean`, frames count instead."""
     criterion = build(name, options, reduction)
     student, teacher, mask = batch(options)
     value, gradient = of(criterion, student, teacher, mask, [0, 1, 2])

@@ -17,7 +17,7 @@ ALL = [
 
 
 def value(name, student, teacher, **options):
-    """Value at a single position, in float64."""
+    """Compute the value at a single position, in float64."""
     logits = tensor([[student]], dtype=torch.float64), tensor([[teacher]], dtype=torch.float64)
     return build_criterion(name, **options)(*logits, tensor([[True]])).item()
 

@@ -28,7 +28,7 @@ def function(student, target, mask):
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
-    """A package as pip leaves it: a module and the entry points in its dist-info."""
+    """Install a package as pip does: a module, and entry points in its dist-info."""
     (tmp_path / "kd_plugin.py").write_text(PLUGIN)
     info = tmp_path / "kd_plugin-1.0.dist-info"
     info.mkdir()
@@ -85,7 +85,7 @@ def test_a_plugin_does_not_replace_our_own(plugins):
         ("logit_l1", {}, "unknown criterion 'logit_l1'; did you mean logit_l2"),
         ("logit_l2", {"weight": 1}, "logit_l2 has no option weight; known: reduction"),
         ("weighted", {}, "criterion weighted needs the option weight"),
-        ("function", {}, "criterion function, plug-in kd_plugin:function, is not a class"),
+        ("function", {}, "criterion function, plug-in kd_plugin:function, is no criterion"),
         ("absent", {}, "criterion absent, plug-in kd_plugin:Absent, does not load: .*Absent"),
         ("no_module", {}, "does not load: No module named 'kd_no_such_module'"),
     ],

@@ -1,4 +1,4 @@
-"""Identities of essence distillation."""
+"""Cross entropy with the K most probable classes: special cases, gradients, stored classes."""
 
 from math import log
 
@@ -18,7 +18,7 @@ def logits(seed):
 
 
 def run(name, student=None, teacher=None, **options):
-    """Value and gradient of the sum over positions."""
+    """Compute value and gradient of the sum over positions."""
     student, teacher = logits(0) if student is None else student, logits(1) if teacher is None else teacher
     value = build_criterion(name, reduction="sum", **options)(student, teacher, MASK)
     return value.detach(), torch.autograd.grad(value, student)[0]
@@ -34,7 +34,7 @@ def test_all_classes_are_ordinary_distillation(temperature, options):
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_no_class_is_left_to_the_tail_of_all(stored):
+def test_with_all_classes_the_tail_is_empty(stored):
     student, teacher = (logits(seed).detach().float().requires_grad_(seed == 0) for seed in (0, 1))
     if stored:  # as a store keeps them, with 3 decimal digits
         top = top_classes(teacher, V)
@@ -70,7 +70,7 @@ def test_the_tail_is_one_more_class():
     assert value.item() == pytest.approx(0.5 * log(4) + 0.5 * log(4 / 3), rel=1e-6)
 
 
-def test_the_tail_of_a_student_that_is_sure_has_a_gradient_in_float32():
+def test_the_tail_of_a_peaked_student_has_a_gradient_in_float32():
     student = tensor([[[30.0, 0.0, 0.0]]], requires_grad=True)  # 1 - q(0) is 0 in float32
     value = build_criterion("topk", k=1, tail="other")(student, torch.zeros(1, 1, 3), tensor([[True]]))
     # teacher (1/3, 2/3): 1/3 * 2 e^-30 + 2/3 (30 - ln 2)
@@ -86,7 +86,7 @@ def test_stored_classes_are_the_same_as_logits_and_more_than_needed_may_be_store
         torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
 
 
-def test_padding_of_stored_classes_is_invisible():
+def test_padding_of_stored_classes_changes_nothing():
     mask = MASK.clone()
     mask[1, 2] = False
     stored = top_classes(logits(1), 2)

@@ -1,4 +1,4 @@
-"""The properties of the contract, for the criterion on lattices; its kinds are tested in test/rnnt."""
+"""Properties of the contract for the criterion on lattices; test/rnnt tests its kinds."""
 
 from math import log
 
@@ -16,7 +16,7 @@ every_reduction = pytest.mark.parametrize("reduction", ["mean", "utterance", "su
 
 
 def joints(dtype=torch.float64):
-    """Student and teacher of (3, 4, 4) nodes and 5 classes, joint spaces of 3 and 2."""
+    """Make student and teacher with (3, 4, 4) nodes, 5 classes, and 3 and 2 joint dimensions."""
     random = torch.Generator().manual_seed(1)
     return [
         Joint(*(torch.randn(s, generator=random, dtype=dtype) for s in ((3, 4, j), (3, 4, j), (5, j), (5,))))
@@ -48,7 +48,7 @@ def test_1_zero_without_gradient_at_equality(kind, reduction):
 
 @every_kind
 @pytest.mark.parametrize("filling", [float("nan"), float("inf"), 1e30])
-def test_2_padding_is_invisible(kind, filling):
+def test_2_padding_changes_nothing(kind, filling):
     criterion, (student, teacher) = build_criterion("transducer", kind=kind), joints()
     clean = gradients(criterion, student, teacher)
 
@@ -138,12 +138,12 @@ def test_9_errors_name_student_and_target():
      {"normalize": "frames"}],
     ids=str,
 )  # fmt: skip
-def test_an_option_that_cannot_be_is_refused(option):
+def test_an_unusable_option_is_refused(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         build_criterion("transducer", **option)
 
 
-def test_reductions_mean_what_they_mean_for_other_criteria():
+def test_reductions_are_those_of_other_criteria():
     student, teacher = joints()
     options = ({}, {"reduction": "sum"}, {"reduction": "mean"}, {"normalize": "nodes"})
     summed, total, mean, by_node = (build_criterion("transducer", **option) for option in options)
@@ -166,7 +166,7 @@ def test_the_mean_over_all_nodes_is_not_by_utterance():
 
 @every_kind
 def test_by_utterance_the_gradient_does_not_depend_on_the_batch(kind):
-    """What `utterance` promises, with and without a division by the nodes."""
+    """The reduction `utterance`, with and without division by the number of nodes."""
     one, (student, teacher) = Transcript(*(x[:1] for x in LENGTHS)), joints()
     for normalize in (None, "nodes"):
         criterion = build_criterion("transducer", kind=kind, normalize=normalize)
@@ -180,7 +180,7 @@ def test_a_kind_by_its_former_name_is_refused_with_the_new_one():
         build_criterion("transducer", kind="full_sum")
 
 
-def test_the_rnnt_loss_comes_with_it():
+def test_with_task_returns_the_rnnt_loss_too():
     student, teacher = joints()
     both = build_criterion("transducer").with_task(student, teacher, LENGTHS, rnnt_weight=2.0, kd_weight=0.5)
     torch.testing.assert_close(both.loss, 2.0 * both.rnnt + 0.5 * both.kd)

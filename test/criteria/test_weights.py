@@ -25,7 +25,7 @@ def build(kind, reduction="mean"):
 
 
 def batch(kind, filling=0.0):
-    """Student, teacher (3, 5, 4), mask (3, 5), and the guide (3, 5, 6) if the criterion takes one."""
+    """Make student, teacher (3, 5, 4), mask (3, 5), and a guide (3, 5, 6) if the criterion takes one."""
     random = torch.Generator().manual_seed(1)
     student, teacher = (torch.randn(3, 5, 4, generator=random, dtype=torch.float64) for _ in range(2))
     guide = torch.randn(3, 5, 6, generator=random, dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_deviation_on_paper():
     assert weights.tolist() == pytest.approx([0, 2, 1, 1, 1])
 
 
-def test_activation_is_flat_behind_a_layer_normalisation_and_deviation_is_not():
+def test_activation_is_flat_after_a_layer_normalisation_and_deviation_is_not():
     random = torch.Generator().manual_seed(0)
     silence, word = torch.randn(2, 96, generator=random)
     frames = torch.stack([word if t in (20, 50, 51) else silence for t in range(100)])
@@ -94,7 +94,7 @@ def test_weights_of_an_utterance_sum_to_its_frames_whatever_their_scale():
     torch.testing.assert_close(weights[:5] / weights[0], importance[:5] / importance[0])
 
 
-def test_where_nothing_is_important_all_frames_are():
+def test_without_any_importance_all_weights_are_1():
     mask = tensor([[True, True], [True, True]])
     assert mean_one(tensor([0.0, 0.0, 1.0, 3.0]), torch.arange(4), mask).tolist() == [1.0, 1.0, 0.5, 1.5]
 
@@ -129,7 +129,7 @@ def test_equals_the_plain_implementation(kind):
 
 
 @kinds
-def test_padding_is_invisible(kind):
+def test_padding_changes_nothing(kind):
     results = []
     for filling in (0.0, float("nan")):
         student, teacher, mask, *guide = batch(kind, filling)
@@ -149,13 +149,13 @@ def test_gradient_agrees_with_finite_differences_and_is_the_students_alone(kind)
     assert torch.autograd.gradcheck(lambda s: criterion(s, teacher, mask, *guide), student)
 
 
-def test_a_guides_nan_is_not_hidden():
+def test_nan_of_the_guide_makes_the_value_nan():
     student, teacher, mask, guide = batch({"frame_weights": "nonblank"})
     guide[0, 0] = float("nan")
     assert build({"frame_weights": "nonblank"})(student, teacher, mask, guide).isnan()
 
 
-def test_guides_that_do_not_fit():
+def test_guides_of_other_shapes_are_refused():
     student, teacher, mask, guide = batch({"frame_weights": "nonblank"})
     criterion = build({"frame_weights": "nonblank"})
     for wrong in ([], [guide[:, :3]]):

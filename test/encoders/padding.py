@@ -1,4 +1,4 @@
-"""What must hold of any encoder of ours, however an utterance is padded."""
+"""Check that an encoder's output and training do not depend on padding."""
 
 import copy
 
@@ -10,13 +10,13 @@ FEATURES = 12
 
 
 def utterances(features: int = FEATURES) -> list[Tensor]:
-    """(T, F) of LENGTHS; no two alike."""
+    """Make random utterances (T, F), all different, with the lengths LENGTHS."""
     random = torch.Generator().manual_seed(0)
     return [torch.randn(length, features, generator=random) * 3 + 1 for length in LENGTHS]
 
 
 def pad(batch: list[Tensor], more: int = 0, filling: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(B, longest + more, F) and (B,) lengths."""
+    """Pad utterances to (B, longest + more, F); return them with their (B,) lengths."""
     xs = torch.full((len(batch), max(map(len, batch)) + more, batch[0].shape[1]), filling)
     for row, utterance in zip(xs, batch, strict=True):
         row[: len(utterance)] = utterance
@@ -24,7 +24,7 @@ def pad(batch: list[Tensor], more: int = 0, filling: float = 0.0) -> tuple[Tenso
 
 
 def check_eval(encoder: nn.Module) -> None:
-    """An utterance alone gives what it gives in a padded batch, whatever is in the padding."""
+    """Assert that an utterance has the same output alone and in a batch, for any values in the padding."""
     encoder.eval()
     batch = utterances()
     together, lengths, states = encoder(*pad(batch, filling=float("nan")))
@@ -37,7 +37,7 @@ def check_eval(encoder: nn.Module) -> None:
 
 
 def check_train(encoder: nn.Module) -> None:
-    """In training, too: outputs, gradients and running statistics do not depend on the padding.
+    """Assert that in training outputs, gradients and running statistics do not depend on the padding.
 
     Another utterance would change the statistics, a copy of the same does not: so the batch is one utterance
     or two copies, and the tensor is longer than either.
@@ -56,7 +56,7 @@ def check_train(encoder: nn.Module) -> None:
 
 
 def _train(encoder: nn.Module, utterance: Tensor, copies: int, more: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Output, and gradients and running means after a step."""
+    """Return the output, and gradients and running means after a step."""
     xs, lengths = pad([utterance] * copies, more, filling=float("nan"))
     ys, _, _ = encoder(xs, lengths)
     (ys.square().sum() / copies).backward()

@@ -32,12 +32,12 @@ def small(**options: object) -> DeepSpeech2:
 
 
 @kinds
-def test_padding_is_invisible_in_evaluation(kind: dict) -> None:
+def test_output_does_not_depend_on_padding_in_evaluation(kind: dict) -> None:
     check_eval(small(**kind))
 
 
 @kinds
-def test_padding_is_invisible_in_training(kind: dict) -> None:
+def test_output_does_not_depend_on_padding_in_training(kind: dict) -> None:
     check_train(small(**kind))
 
 
@@ -51,7 +51,7 @@ def test_every_norm_ignores_padding_and_every_parameter_is_used() -> None:
     assert all(p.grad is not None for p in encoder.parameters())  # DDP does not look for unused ones
 
 
-def test_published_size() -> None:
+def test_size_is_that_of_the_paper() -> None:
     with torch.device("meta"):
         encoder = DeepSpeech2(160)
     first, second = (c.convolution.weight.numel() for c in encoder.convolutions)
@@ -64,7 +64,7 @@ def test_published_size() -> None:
     assert encoder.output_size() == 800
 
 
-def test_lookahead_sees_the_frames_after() -> None:
+def test_lookahead_uses_the_next_frames() -> None:
     lookahead = Lookahead(1, 2)
     nn.init.ones_(lookahead.convolution.weight)
     y = lookahead(torch.tensor([[[1.0], [10.0], [100.0], [1000.0]]]))
@@ -72,7 +72,7 @@ def test_lookahead_sees_the_frames_after() -> None:
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_two_directions_are_those_of_a_packed_sequence(cell: str) -> None:
+def test_both_directions_equal_torch_on_packed_sequences(cell: str) -> None:
     layer = small(cell=cell, directions="concat", batch_norm=False).layers[1].eval()
     x, lengths = torch.randn(3, 7, 12), torch.tensor([4, 7, 1])
     packed = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](12, 6, batch_first=True, bidirectional=True)
@@ -96,7 +96,7 @@ def test_one_direction_without_lookahead_is_causal_after_the_convolutions() -> N
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_each_direction_keeps_the_order_of_frames(cell: str) -> None:
-    """So that it can be tapped: the layer is the sum of what its two modules give."""
+    """The layer's output is the sum of the outputs of its two modules, so that criteria can use either."""
     layer = small(cell=cell).eval().layers[0]
     seen = []
     for rnn in layer.rnns:
@@ -124,7 +124,7 @@ def test_autocast(kind: dict) -> None:
     [
         ({"cell": "rnn"}, "cell is 'rnn'; known: gru, lstm"),
         ({"directions": "both"}, "directions is 'both'; known: sum, concat, forward"),
-        ({"layers": 0}, "0 layers of 6 units"),
+        ({"layers": 0}, "layers is 0, hidden 6, lookahead 0: give at least one"),
         ({"convolutions": [{"channels": 3, "kernel": 5}]}, r"convolutions\[0\] is .*: write {channels: 32"),
         ({"convolutions": [{"channels": 3, "kernel": 5, "stride": 2}]}, "write {channels: 32, kernel: "),
         ({"convolutions": [{"channels": 3, "kernel": [5, 5], "stride": [0, 1]}]}, "write {channels: 32"),

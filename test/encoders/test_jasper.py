@@ -1,4 +1,4 @@
-"""Jasper: padding, sizes as published, options."""
+"""Jasper: padding, the sizes of the paper, options."""
 
 import pytest
 import torch
@@ -29,12 +29,12 @@ def small(**options: object) -> Jasper:
 
 
 @kinds
-def test_padding_is_invisible_in_evaluation(kind: dict) -> None:
+def test_output_does_not_depend_on_padding_in_evaluation(kind: dict) -> None:
     check_eval(small(**kind))
 
 
 @kinds
-def test_padding_is_invisible_in_training(kind: dict) -> None:
+def test_output_does_not_depend_on_padding_in_training(kind: dict) -> None:
     check_train(small(**kind))
 
 
@@ -53,14 +53,14 @@ def test_dropout_leaves_padding_zero() -> None:
 
 
 def parameters(**options: object) -> float:
-    """Millions, with a CTC layer of 29 characters."""
+    """Count the parameters in millions, with a CTC layer of 29 characters."""
     with torch.device("meta"):
         encoder = Jasper(64, **options)
     assert encoder.output_size() == 1024
     return sum(p.numel() for p in encoder.parameters()) / 1e6 + 29 * 1025 / 1e6
 
 
-def test_published_sizes() -> None:
+def test_sizes_are_those_of_the_paper() -> None:
     assert parameters() == pytest.approx(333, abs=0.5)  # Li et al. 2019, table 3: Jasper DR 10x5
     assert parameters(residual="plain") == pytest.approx(322, abs=0.5)  # the same: Jasper 10x5
     sizes = zip([256] * 4 + [512] * 6, [11, 11, 13, 13, 17, 17, 21, 21, 25, 25], strict=True)
@@ -106,7 +106,10 @@ def test_precisions(dtype: torch.dtype) -> None:
         ({"blocks": [{"channels": 4, "kernel": 3, "stride": 2}]}, "only the prologue may have one"),
         ({"epilogue": [{"channels": 4, "kernel": 2}]}, r"epilogue\[0\] has a kernel of 2"),
         ({"blocks": [4]}, r"blocks\[0\] is 4: write"),
-        ({"prologue": {"channels": 4, "kernel": 3, "stride": 0}}, "prologue: stride is 0, not a whole"),
+        (
+            {"prologue": {"channels": 4, "kernel": 3, "stride": 0}},
+            "prologue: stride is 0: give an integer of at least 1",
+        ),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:

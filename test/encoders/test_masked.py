@@ -1,4 +1,4 @@
-"""Layers that padding cannot reach."""
+"""Layers that ignore padding."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ REAL = real_frames(LENGTHS, 4)
 
 
 def batch(*shape: int) -> torch.Tensor:
-    """(2, 4, *shape) with garbage in padding."""
+    """Make a (2, 4, *shape) batch with arbitrary values in the padding."""
     x = torch.randn(2, 4, *shape, generator=torch.Generator().manual_seed(0)) * 2 + 3
     x[0, 3:], x[1, 1:] = float("nan"), 1e30
     return x
@@ -34,7 +34,7 @@ def test_real_frames() -> None:
 
 @pytest.mark.parametrize("shape", [(5,), (5, 6)], ids=["frames", "planes"])
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_is_that_of_the_real_frames(shape: tuple[int, ...], training: bool) -> None:
+def test_batch_norm_uses_the_real_frames_only(shape: tuple[int, ...], training: bool) -> None:
     ours, stock = MaskedBatchNorm(5), nn.BatchNorm1d(5)
     for norm in (ours, stock):
         norm.train(training)
@@ -66,7 +66,7 @@ def test_no_gradient_reaches_padding() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_statistics_of_half_precision_are_taken_in_float32(dtype: torch.dtype) -> None:
+def test_statistics_of_half_precision_are_computed_in_float32(dtype: torch.dtype) -> None:
     # 4096 frames of 100 and 101 in turn: the mean, 100.5, and sums of squares are beyond either type.
     x = (100 + torch.arange(4096) % 2).to(dtype).view(1, -1, 1)
     real = real_frames(torch.tensor([4096]), 4096)
@@ -79,7 +79,7 @@ def test_statistics_of_half_precision_are_taken_in_float32(dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_a_model_kept_in_another_precision_keeps_its_statistics(dtype: torch.dtype) -> None:
+def test_a_model_in_half_precision_updates_its_statistics(dtype: torch.dtype) -> None:
     norm = MaskedBatchNorm(1, momentum=1.0).to(dtype)
     assert norm(torch.tensor([[[1.0], [3.0]]], dtype=dtype), torch.tensor([0, 1])).dtype == dtype
     assert norm.running_mean.dtype == dtype and norm.running_mean.item() == 2.0
@@ -100,7 +100,7 @@ def test_convolution_keeps_frames_in_their_place(stride: int, kernel: int, separ
     assert moved == reached
 
 
-def test_a_dilated_convolution_is_that_of_torch() -> None:
+def test_a_dilated_convolution_equals_that_of_torch() -> None:
     convolution = TimeConvolution(4, 6, 3, dilation=2)
     x = torch.randn(1, 9, 4)
     expected = F.conv1d(x.transpose(1, 2), convolution.over_time.weight, padding=2, dilation=2)

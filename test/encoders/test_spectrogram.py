@@ -44,5 +44,5 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 def test_too_many_bins() -> None:
-    with pytest.raises(ValueError, match="bins is 200: n_fft 320 gives 1 to 161"):
+    with pytest.raises(ValueError, match="bins is 200: give 1 to 161, or a larger n_fft than 320"):
         Spectrogram(bins=200)

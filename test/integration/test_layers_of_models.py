@@ -63,7 +63,7 @@ def test_the_ctc_layer_of_self_conditioned_ctc() -> None:
     expected = on_final_output(of)
     torch.testing.assert_close(teacher(of, LAYER).targets(*batch().values())[LAYER].values, expected)
     taps = Taps(of, [LAYER])
-    with taps.listening(), torch.no_grad():
+    with taps.recording(), torch.no_grad():
         of(**batch())
     torch.testing.assert_close(taps.get(LAYER, batch()["text_lengths"]).values, expected)
     with pytest.raises(UserError, match="tap 'encoder.after_norm' of teacher t runs 2 times in its forward"):

@@ -12,7 +12,7 @@ from recipe import RATE, Recipe
 from espnet_kd.errors import UserError
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
 from espnet_kd.teachers import short
-from espnet_kd.teachers.short import Batches, NoFrames
+from espnet_kd.teachers.short import NoFramesError, TrackedBatches
 
 TASKS = {"transducer_student": TransducerDistillationTask, "student": ASRDistillationTask}
 WAV = "dump/raw/train/wav.scp"
@@ -52,13 +52,13 @@ def test_the_utterance_is_named(
 
 def test_targets_name_the_file(recipe: Recipe, tmp_path: Path) -> None:
     from espnet_kd.targets import worker
-    from espnet_kd.targets.format import Tap
+    from espnet_kd.targets.format import TapFormat
     from espnet_kd.teachers.options import TeacherOptions
 
     wav = str(tmp_path / "one.wav")
     soundfile.write(wav, 0.1 * np.ones(700), RATE)
     teacher = TeacherOptions((str(recipe.root / "exp/teacher"),), None)
-    observer = worker.load(worker.spec(teacher, {"encoder": Tap("values", size=32)}, RATE, "cpu"))
+    observer = worker.load(worker.spec(teacher, {"encoder": TapFormat("values", size=32)}, RATE, "cpu"))
     with pytest.raises(UserError, match=f"{wav} of a: the teacher cannot take it: has 5 frames and is too"):
         observer("a", wav, "A B")
 
@@ -76,7 +76,7 @@ def test_a_blank_between_equal_labels_needs_a_frame(monkeypatch: pytest.MonkeyPa
     warnings: list[str] = []
     monkeypatch.setattr(short, "warn_once", warnings.append)
     ctc, labels = CTC(5, 4), torch.tensor([[3, 3, 4], [3, 4, -1], [4, -1, -1]])
-    batches = Batches([(["a", "b", "c"], {"speech_lengths": torch.tensor([9, 8, 7])})])
+    batches = TrackedBatches([(["a", "b", "c"], {"speech_lengths": torch.tensor([9, 8, 7])})])
     with batches.naming(ctc):
         for _ in batches:
             ctc(torch.randn(3, 3, 4), torch.tensor([3, 2, 1]), labels, torch.tensor([3, 2, 1]))
@@ -85,10 +85,10 @@ def test_a_blank_between_equal_labels_needs_a_frame(monkeypatch: pytest.MonkeyPa
 
 
 def test_other_errors_pass() -> None:
-    batches = Batches([(["a"], {"speech_lengths": torch.tensor([9])})])
+    batches = TrackedBatches([(["a"], {"speech_lengths": torch.tensor([9])})])
     with pytest.raises(RuntimeError, match="out of memory"), batches.naming(torch.nn.Linear(1, 1)):
         list(batches)
         raise RuntimeError("out of memory")
     with pytest.raises(UserError, match="utterance a, 9 samples"), batches.naming(torch.nn.Linear(1, 1)):
         list(batches)
-        raise NoFrames("is too short")
+        raise NoFramesError("is too short")

@@ -239,7 +239,7 @@ def test_a_store_with_more_than_is_needed_serves(ensemble: Recipe, capsys: pytes
         write(ensemble, "exp/more", {"ctc": {**CRITERIA["ctc"], "k": 7}}, ["exp/second"])
     manifest = ensemble.root / "exp/more/manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 1}))
-    with pytest.raises(UserError, match="of format 1, .* remove exp/more and make the store again"):
+    with pytest.raises(UserError, match="the format 1, .* remove exp/more and make the store again"):
         write(ensemble, "exp/more", fewer, ["exp/teacher"])
 
 
@@ -294,7 +294,7 @@ def test_a_shard_of_other_data_or_a_part_of_one_is_refused(ensemble: Recipe) -> 
         (store / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(store / "00001")
         if message == "planned":
-            message = r"00001 has \S+ where dev-0 is planned: it is of other data or incomplete; remove "
+            message = r"00001 has \S+ where dev-0 is planned: it was made from other data or is inco"
         else:
             shutil.copytree(store.parent / "kept", store / "00001")
         made()
@@ -335,18 +335,21 @@ MISFITS = {
     ),
     "more teachers": ({"teacher": {"store": "exp/fit", "exp": ENSEMBLE}}, "are of 1 teachers, not of 2"),
     "no store": ({"teacher": {"store": "exp/nowhere"}}, "exp/nowhere is no complete store"),
-    "more classes": ({"criteria": {"ctc": {**CRITERIA["ctc"], "k": 4}}}, "3 classes are kept, not 4"),
+    "more classes": (
+        {"criteria": {"ctc": {**CRITERIA["ctc"], "k": 4}}},
+        "3 classes are stored, but the criterion needs 4 at ctc.ctc_lo",
+    ),
     "another temperature": (
         {"criteria": {"ctc": {**CRITERIA["ctc"], "temperature": 2.0}}},
-        "criterion ctc: the temperature is 2.0, that of the targets 1.0 at ctc.ctc_lo",
+        "criterion ctc: the temperature at ctc.ctc_lo is 2.0, but the targets were made at 1.0",
     ),
     "another type": (
         {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}},
-        "only the 3 most probable classes are kept, which serve the type topk alone",
+        "only the 3 most probable classes are stored at ctc.ctc_lo, for criteria of type topk",
     ),
     "another tap": (
         {"criteria": {"enc": {"type": "hidden", "tap": "encoder"}}},
-        "nothing is kept at tap encoder, only at ctc.ctc_lo",
+        "the store has no targets of the tap encoder, only of ctc.ctc_lo",
     ),
     "another frame rate": (
         {"encoder_conf": {"input_layer": "conv2d6"}},

@@ -18,7 +18,7 @@ from fabricated import (
 from espnet_kd.errors import CONTROL, UserError, printable
 from espnet_kd.files import fingerprint
 from espnet_kd.report.command import NOTE, main
-from espnet_kd.targets.format import Manifest, Record, ShardEntry, Tap, checksum, write_shard
+from espnet_kd.targets.format import Manifest, ShardEntry, TapFormat, TargetRecord, checksum, write_shard
 
 
 def report(*options: str) -> str:
@@ -192,9 +192,9 @@ def test_stores_have_a_table_of_their_own(recipe: Path) -> None:
     (recipe / "exp/labels").mkdir()
     (recipe / "exp/labels/manifest.json").write_text('{"kept": 3}')  # of pseudo-labels
     assert "Stored targets" not in report()
-    store, taps = recipe / "exp/targets", {"ctc.ctc_lo": Tap("topk", 30, 4)}
+    store, taps = recipe / "exp/targets", {"ctc.ctc_lo": TapFormat("topk", 30, 4)}
     rows = np.zeros(250, taps["ctc.ctc_lo"].row)
-    write_shard(store / "00001", [Record("u", 160000, None, {"ctc.ctc_lo": rows})], taps)
+    write_shard(store / "00001", [TargetRecord("u", 160000, None, {"ctc.ctc_lo": rows})], taps)
     entry = ShardEntry("00001", "u", 1, fingerprint(store / "00001/index.jsonl"))
     Manifest(({}, {}), "", {}, taps, {}, 16000, (entry,), 160000, 3600).write(store)
     # 10 s; 3600 of 250 * 30 * 2 bytes; 3600 bytes * 360 = 1.296 MB per hour

@@ -1,4 +1,4 @@
-"""Small random lattices with rubbish in their padding, and values with gradients."""
+"""Make small random lattices with arbitrary values in their padding; compute losses with gradients."""
 
 from dataclasses import dataclass, replace
 
@@ -30,7 +30,7 @@ every_lattice = pytest.mark.parametrize("lattice", LATTICES.values(), ids=LATTIC
 
 @dataclass(frozen=True)
 class Lattices:
-    """A student that needs gradient, of 4 dimensions, and a teacher of 3, for the same utterances."""
+    """A student of 4 dimensions that requires gradient, and a teacher of 3, for the same utterances."""
 
     student: Joint
     teacher: Joint
@@ -44,7 +44,7 @@ class Lattices:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Frames and labels of each utterance."""
+        """Return the number of frames and of labels of each utterance."""
         return list(zip(self.enc_lens.tolist(), self.label_lens.tolist(), strict=True))
 
 
@@ -57,7 +57,7 @@ def lattices(
     dtype=torch.float64,
     filling=nan,
 ) -> Lattices:
-    """Random ones, with a frame and a row of padding more than the longest utterance needs."""
+    """Make random lattices, with one frame and one row more of padding than the longest utterance needs."""
     random = torch.Generator().manual_seed(1)
     shape = len(frames), max(frames) + 1, max(labels) + 2
     sizes = torch.tensor(frames), torch.tensor(labels)
@@ -78,31 +78,31 @@ def lattices(
 
 
 def padding(values: Tensor, lengths: Tensor) -> Tensor:
-    """(B, N) bool: what lies beyond the lengths of (B, N, ...) values."""
+    """Return (B, N) bool, True in the padding of (B, N, ...) values."""
     return torch.arange(values.shape[1]) >= lengths[:, None]
 
 
 def leaf(joint: Joint) -> Joint:
-    """The same with tensors of their own that need gradient."""
+    """Copy the tensors, as leaves that require gradient."""
     return joint.map(lambda x: x.detach().clone().requires_grad_())
 
 
 def gradients(value: Tensor, joint: Joint) -> tuple[Tensor, ...]:
-    """Of the joint's four tensors; of several values with weights 1, 2, ..."""
+    """Compute the gradients of the joint's four tensors; several values get the weights 1, 2, ..."""
     weights = torch.arange(1.0, value.numel() + 1, dtype=value.dtype, device=value.device)
     tensors = [getattr(joint, name) for name in TENSORS]
     return torch.autograd.grad(value.flatten() @ weights, tensors, materialize_grads=True)
 
 
 def run(function, given: Lattices, *teacher, **options) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """Values of rnnt_loss or rnnt_distillation, fast or plain, and the gradients of the first of them."""
+    """Return the values of rnnt_loss or rnnt_distillation, fast or plain, and the gradients of the first."""
     found = function(given.student, *teacher, *given.batch, **options)
     values = [found] if isinstance(found, Tensor) else list(found)
     return [x.detach() for x in values], gradients(values[0], given.student)
 
 
 def assert_same(one, other, tolerance=1e-10) -> None:
-    """Values and gradients, as `run` gives them."""
+    """Assert that two results of `run` have the same values and gradients."""
     for name, a, b in zip(("loss", "rnnt", "kd"), one[0], other[0], strict=False):
         torch.testing.assert_close(
             a, b, rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
@@ -112,7 +112,7 @@ def assert_same(one, other, tolerance=1e-10) -> None:
 
 
 def filled(given: Lattices, filling: float) -> Lattices:
-    """The same lattices with other rubbish in the padding."""
+    """Return the same lattices with `filling` in the padding."""
 
     def fill(joint: Joint) -> Joint:
         enc, dec = joint.enc.detach().clone(), joint.dec.detach().clone()

@@ -15,13 +15,13 @@ ONE_LABEL = tensor([[1]]), tensor([2]), tensor([1])
 
 
 def joint(*frames, bias=0.0):
-    """Two classes; by frame the log-odds of the label."""
+    """Make a joint network of two classes from the log-odds of the label in each frame."""
     enc, dec = tensor(frames).double().view(1, -1, 1), torch.zeros(1, 2, 1).double()
     weight, bias = tensor([[0.0], [1.0]]).double(), tensor([bias, 0.0]).double()
     return Joint(enc, dec, weight, bias, "identity")
 
 
-def test_on_paper():
+def test_value_on_paper():
     # Alignments: label, blank, blank, or blank, label, blank. Teacher: all 1/2, so 1 : 1. Student: label 1/4
     # in frame 0, so 1/4 * 3/4 * 1/2 : 3/4 * 1/2 * 1/2 = 1 : 2.
     kd = rnnt_distillation(joint(-log(3), 0.0), joint(0.0, 0.0), *ONE_LABEL, **ALONE).kd
@@ -29,12 +29,12 @@ def test_on_paper():
     assert kd.item() == pytest.approx(log(9 / 8) / 2)
 
 
-def test_how_likely_the_labels_are_does_not_count():
+def test_the_probability_of_the_labels_is_not_compared():
     kd = rnnt_distillation(joint(0.0, 0.0, bias=5.0), joint(1.0, 1.0), *ONE_LABEL, **ALONE).kd
     assert abs(kd.item()) < 1e-12
 
 
-def test_without_labels_there_is_one_alignment_and_nothing_to_learn():
+def test_without_labels_there_is_one_alignment_and_the_value_is_zero():
     given = lattices(frames=(4, 2), labels=(0, 0))
     assert rnnt_distillation(given.student, given.teacher, *given.batch, **ALONE).kd.abs().item() < 1e-12
 

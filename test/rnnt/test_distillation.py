@@ -1,4 +1,4 @@
-"""The fast computation equals the plain one, whatever the kind, the lattice and the options."""
+"""rnnt_distillation equals the plain computation for every kind, lattice and option."""
 
 from dataclasses import replace
 from math import inf, nan
@@ -8,7 +8,7 @@ import rnnt_reference as reference
 import torch
 from lattices import KINDS, Lattices, assert_same, every_kind, every_lattice, lattices, leaf, padding, run
 
-from espnet_kd.rnnt import collapsed_targets, path_targets, rnnt_distillation, rnnt_loss
+from espnet_kd.rnnt import collapsed_targets, one_best_targets, rnnt_distillation, rnnt_loss
 
 OPTIONS = {
     "delay 1": {"delay": 1},
@@ -81,14 +81,14 @@ def attempt(given, teacher=None, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "full_sum"}, "kind 'full_sum' is now named 'alignments': write that"),
+        ({"kind": "full_sum"}, "kind 'full_sum' is now named 'alignments': write the new name"),
         (
             {"kind": "onebest"},
             "kind is 'onebest': use one of full, collapsed, one_best, occupancy, alignments",
         ),
         ({"reduction": "batch"}, "reduction is 'batch': use one of mean, sum, none"),
-        ({"normalize": "frames"}, "normalize is 'frames': use nodes, all_nodes, or leave it out"),
-        ({"normalize": "all_nodes", "reduction": "none"}, "normalize 'all_nodes' is over the batch: use the"),
+        ({"normalize": "frames"}, "normalize is 'frames': use nodes or all_nodes, or leave it out"),
+        ({"normalize": "all_nodes", "reduction": "none"}, "normalize 'all_nodes' averages over the batch"),
         ({"delay": -1}, "delay is -1: give a number of frames, an integer of at least 0"),
         ({"delay": 1.0}, "delay is 1.0: give a number of frames"),
         ({"delay": True}, "delay is True: give a number of frames"),
@@ -125,20 +125,24 @@ def test_a_teacher_of_another_vocabulary_or_lattice_is_refused(kind):
         attempt(given, replace(given.teacher, dec=given.teacher.dec[:, 1:]), kind=kind)
 
 
-def test_stored_targets_serve_their_own_kind_and_lattice_alone():
+def test_stored_targets_of_another_kind_or_lattice_are_refused():
     given = lattices()
-    collapsed, path = (
+    collapsed, alignment = (
         collapsed_targets(given.teacher, *given.batch),
-        path_targets(given.teacher, *given.batch, k=2),
+        one_best_targets(given.teacher, *given.batch, k=2),
     )
-    with pytest.raises(ValueError, match="CollapsedTargets serve the kind collapsed, not full"):
+    with pytest.raises(
+        ValueError, match="are CollapsedTargets, for the kind collapsed, but the kind is full"
+    ):
         attempt(given, collapsed)
-    with pytest.raises(ValueError, match="PathTargets serve the kind one_best, not alignments"):
-        attempt(given, path, kind="alignments")
+    with pytest.raises(ValueError, match="are OneBestTargets, for the kind one_best, but the kind is alig"):
+        attempt(given, alignment, kind="alignments")
     with pytest.raises(ValueError, match=r"lattice \(B, T, U\) is \(3, 5, 5\), the student's \(3, 6, 5\)"):
         attempt(given, replace(collapsed, log_probs=collapsed.log_probs[:, 1:]), kind="collapsed")
-    with pytest.raises(ValueError, match="the path targets are of 1 utterances, the student's batch has 3"):
-        attempt(given, path.utterance(0), kind="one_best")
+    with pytest.raises(
+        ValueError, match="the stored targets have 1 utterances, the student's batch has 3: give both"
+    ):
+        attempt(given, alignment.utterance(0), kind="one_best")
 
 
 @pytest.mark.parametrize(
@@ -156,26 +160,26 @@ def test_stored_targets_serve_their_own_kind_and_lattice_alone():
     ids=["frames", "rows"],
 )
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_path_that_leaves_the_lattice_of_its_utterance_is_refused(change, message, reduction):
+def test_an_alignment_that_leaves_the_lattice_of_its_utterance_is_refused(change, message, reduction):
     given = lattices()
-    path = path_targets(given.teacher, *given.batch, k=2)
-    with pytest.raises(ValueError, match=f"{message}: they are of other labels, frames or tokens"):
-        attempt(replace(given, **change), path, kind="one_best", reduction=reduction)
+    alignment = one_best_targets(given.teacher, *given.batch, k=2)
+    with pytest.raises(ValueError, match=f"{message}: write targets for the same labels, frame rate"):
+        attempt(replace(given, **change), alignment, kind="one_best", reduction=reduction)
 
 
-def test_a_path_with_classes_beyond_the_vocabulary_is_refused():
+def test_an_alignment_with_classes_beyond_the_vocabulary_is_refused():
     given = lattices()
-    path = path_targets(given.teacher, *given.batch, k=6)
+    alignment = one_best_targets(given.teacher, *given.batch, k=6)
     student = replace(given.student, weight=given.student.weight[:5], bias=given.student.bias[:5])
     given = replace(given, student=student, labels=given.labels.clamp(max=4))
     with pytest.raises(ValueError, match="utterance 0 have tokens from 0 to 5, but the student has 0 to 4"):
-        attempt(given, path, kind="one_best")
+        attempt(given, alignment, kind="one_best")
 
 
 @every_kind
 @pytest.mark.parametrize("where", ["one frame", "one row", "everywhere"])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (None, 1.0), (1.0, 0.0)], ids=str)
-def test_a_teachers_nan_shows_in_the_value(kind, where, weights):
+def test_nan_of_the_teacher_makes_the_value_nan(kind, where, weights):
     given = lattices()
     enc, dec = given.teacher.enc.clone(), given.teacher.dec.clone()
     (dec[0, 1] if where == "one row" else enc[0, 1] if where == "one frame" else enc).fill_(nan)
@@ -187,18 +191,18 @@ def test_a_teachers_nan_shows_in_the_value(kind, where, weights):
         assert loss.isnan()
     else:
         assert_same(([loss], found), run(rnnt_loss, given), 1e-14)
-    stored = [collapsed_targets(teacher, *given.batch), path_targets(teacher, *given.batch, k=2)]
+    stored = [collapsed_targets(teacher, *given.batch), one_best_targets(teacher, *given.batch, k=2)]
     for target, of in zip(stored, ("collapsed", "one_best"), strict=True):
         assert target.log_probs.isnan().any()
         assert attempt(given, target, kind=of).loss.isnan()
 
 
-def test_a_text_that_the_teacher_excludes_has_targets():
+def test_a_text_that_is_impossible_for_the_teacher_has_targets():
     given = lattices()
     bias = given.teacher.bias.clone()
     bias[given.labels[0, 0]] = -inf
-    found = path_targets(replace(given.teacher, bias=bias), *given.batch, k=2)
-    assert (found.path.frames[0] < 5).all() and (found.path.rows[0] < 3).all()
+    found = one_best_targets(replace(given.teacher, bias=bias), *given.batch, k=2)
+    assert (found.alignment.frames[0] < 5).all() and (found.alignment.rows[0] < 3).all()
     assert attempt(given, found, kind="one_best").loss.isfinite()
 
 
@@ -241,7 +245,7 @@ def test_a_gpu_agrees_with_the_cpu(kind, stored):
         if stored and kind == "collapsed":
             teacher = collapsed_targets(teacher, *batch, temperature=1.5)
         elif stored:
-            teacher = path_targets(teacher, *batch, k=3, temperature=1.5)
+            teacher = one_best_targets(teacher, *batch, k=3, temperature=1.5)
         values, found = run(rnnt_distillation, given, teacher, **options)
         results.append(([x.cpu() for x in values], [x.cpu() for x in found]))
     assert_same(*results)

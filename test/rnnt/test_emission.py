@@ -1,4 +1,4 @@
-"""When labels are emitted on the most probable alignment."""
+"""emission_frames: the frames at which the most probable alignment emits the labels."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from espnet_kd.rnnt import Joint, emission_frames
 
 
 def test_a_label_is_emitted_where_its_arc_is_taken():
-    """Four frames, labels 1 and 2: blank is likely everywhere but at (1, 0) and (3, 1)."""
+    """In four frames with labels 1 and 2, blank is likely everywhere but at (1, 0) and (3, 1)."""
     enc = torch.zeros(1, 4, 3)
     dec = torch.zeros(1, 3, 3)
     enc[0, 1, 1], enc[0, 3, 2] = 8.0, 8.0  # frame 1 speaks of label 1, frame 3 of label 2
@@ -18,9 +18,9 @@ def test_a_label_is_emitted_where_its_arc_is_taken():
     assert emission_frames(two, labels, torch.tensor([4, 3]), torch.tensor([2, 1])) == [[1, 3], [1]]
 
 
-def test_nan_is_no_frame():
+def test_nan_is_refused():
     joint = Joint(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.eye(3), torch.full((3,), torch.nan))
-    with pytest.raises(ValueError, match="the model gives NaN"):
+    with pytest.raises(ValueError, match="the model computes NaN"):
         emission_frames(joint, torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1]))
 
 

@@ -11,7 +11,7 @@ from espnet_kd.rnnt.lattice import lattice_of
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "identity", torch.nn.functional.silu])
 @pytest.mark.parametrize("chunk", [1, 7, 100])
-def test_any_gradient_by_arcs_becomes_one_of_the_tensors(activation, chunk):
+def test_gradient_by_arcs_becomes_gradient_of_the_tensors(activation, chunk):
     given = lattices(activation=activation, filling=0.0)
     lattice = lattice_of(given.student, *given.batch, 0)
     random = torch.Generator().manual_seed(3)
@@ -36,7 +36,7 @@ def test_any_gradient_by_arcs_becomes_one_of_the_tensors(activation, chunk):
         torch.testing.assert_close(one, other, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_only_what_is_needed_is_formed():
+def test_only_needed_gradients_are_computed():
     given = lattices()
     enc, dec, weight, bias = Gradients(given.teacher, (True, False, False, True))
     assert enc.shape == given.teacher.enc.shape and dec is weight is None and (bias == 0).all()

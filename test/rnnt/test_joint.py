@@ -1,4 +1,4 @@
-"""The pieces of a joint network and their checks."""
+"""The tensors of a joint network and their checks."""
 
 import re
 
@@ -60,7 +60,7 @@ def test_hidden_nodes_come_frame_by_frame(activation):
     torch.testing.assert_close(hidden, torch.stack(expected))
 
 
-def test_an_utterance_is_a_batch_of_its_own():
+def test_one_utterance_is_a_batch_of_one():
     given = lattices(filling=0.0).teacher
     one = given.utterance(1)
     assert one.shape == (1, *given.shape[1:]) and torch.equal(one.enc[0], given.enc[1])

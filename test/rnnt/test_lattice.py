@@ -46,35 +46,44 @@ def test_the_default_chunk_bounds_the_logits():
 
 # What differs from a batch of 3 with 6 frames, 5 rows and 6 classes, and the message.
 WRONG = {
-    "frames beyond enc": ({"enc_lens": [5, 7, 4]}, "enc_lens[1] is 7: from 1 to 6 fit the frames of enc"),
-    "no frames": ({"enc_lens": [5, 3, 0]}, "enc_lens[2] is 0: from 1 to 6 fit the frames of enc"),
+    "frames beyond enc": ({"enc_lens": [5, 7, 4]}, "enc_lens[1] is 7: give 1 to 6, to fit the frames of enc"),
+    "no frames": ({"enc_lens": [5, 3, 0]}, "enc_lens[2] is 0: give 1 to 6, to fit the frames of enc"),
     "labels beyond dec": (
         {"label_lens": [5, 3, 1]},
-        "label_lens[0] is 5: from 0 to 4 fit the labels and",
+        "label_lens[0] is 5: give 0 to 4, to fit the labels and",
     ),
-    "less than no label": ({"label_lens": [2, -1, 1]}, "label_lens[1] is -1: from 0 to 4 fit the labels and"),
+    "less than no label": (
+        {"label_lens": [2, -1, 1]},
+        "label_lens[1] is -1: give 0 to 4, to fit the labels and",
+    ),
     "labels too narrow": (
         {"labels": [[1, 2]] * 3},
-        "label_lens[1] is 3: from 0 to 2 fit the labels and",
+        "label_lens[1] is 3: give 0 to 2, to fit the labels and",
     ),
     "label outside": (
         {"labels": [[1, 6, 1]] * 3},
-        "label 1 of utterance 0 is 6: labels are 0 to 5",
+        "label 1 of utterance 0 is 6, but labels are 0 to 5",
     ),
     "label below": (
         {"labels": [[-1, 1, 1]] * 3},
-        "label 0 of utterance 0 is -1: labels are 0 to 5 without",
+        "label 0 of utterance 0 is -1, but labels are 0 to 5 without",
     ),
     "label is the blank": (
         {"labels": [[1, 1, 0]] * 3},
-        "label 2 of utterance 1 is 0: labels are 0 to 5",
+        "label 2 of utterance 1 is 0, but labels are 0 to 5",
     ),
-    "labels of others": ({"labels": [[1, 2, 3]]}, "labels (1, 3) are not (B, L) of the 3 utterances in enc"),
-    "flat labels": ({"labels": [1, 2, 3]}, "labels (3,) are not (B, L) of the 3 utterances in enc"),
-    "lengths of others": ({"enc_lens": [5, 3]}, "enc_lens has the shape (2,), for 3 utterances: give (3,)"),
+    "labels of others": (
+        {"labels": [[1, 2, 3]]},
+        "labels have the shape (1, 3): give (B, L), with B = 3 utterances",
+    ),
+    "flat labels": ({"labels": [1, 2, 3]}, "labels have the shape (3,): give (B, L), with B = 3 utterances"),
+    "lengths of others": (
+        {"enc_lens": [5, 3]},
+        "enc_lens has the shape (2,): give (3,), one length per utterance",
+    ),
     "nested lengths": (
         {"label_lens": [[2, 3, 1]]},
-        "label_lens has the shape (1, 3), for 3 utterances: give",
+        "label_lens has the shape (1, 3): give (3,), one length per utt",
     ),
 }
 
@@ -94,14 +103,14 @@ def test_labels_and_lengths_that_do_not_fit_are_named(change, message):
 def test_the_blank_is_one_of_the_classes(blank):
     given = lattices()
     with pytest.raises(
-        ValueError, match=rf"blank is {blank}, but the vocabulary has 6 classes \(0 to V - 1\)"
+        ValueError, match=rf"blank is {blank}, but the vocabulary has 6 classes: give an index from 0 to 5"
     ):
         rnnt_loss(given.student, *given.batch, blank=blank)
 
 
 def test_one_class_is_too_few():
     joint = Joint(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.zeros(1))
-    with pytest.raises(ValueError, match="a vocabulary of 1 class has no label beside the blank"):
+    with pytest.raises(ValueError, match="the vocabulary has the blank only"):
         rnnt_loss(joint, torch.zeros(1, 0).long(), tensor([1]), tensor([0]))
 
 

@@ -1,4 +1,4 @@
-"""The RNN-T loss equals the plain one, torchaudio's, finite differences and sums on paper."""
+"""rnnt_loss equals the plain computation, torchaudio's, finite differences and sums on paper."""
 
 from dataclasses import replace
 from math import inf, log, nan
@@ -14,7 +14,7 @@ from espnet_kd.rnnt import Joint, rnnt_loss
 
 
 def bias_only(probabilities, frames, labels):
-    """A joint network that gives every node the same distribution; labels are 1, 2, ..."""
+    """Make a joint network that has the same distribution at every node; labels are 1, 2, ..."""
     bias = tensor(probabilities).double().log()
     enc, dec = torch.zeros(1, frames, 1).double(), torch.zeros(1, labels + 1, 1).double()
     joint = Joint(enc, dec, torch.zeros(len(bias), 1).double(), bias)
@@ -88,13 +88,13 @@ def test_fastemit_scales_the_gradient_of_labels_alone():
 
 
 @pytest.mark.parametrize("filling", [nan, inf, 1e30])
-def test_padding_is_invisible(filling):
+def test_padding_changes_nothing(filling):
     clean = lattices(filling=0.0)
     dirty = replace(filled(clean, filling), labels=clean.labels.masked_fill(clean.labels < 0, 10**9))
     assert_same(run(rnnt_loss, dirty), run(rnnt_loss, clean), 0.0)
 
 
-def test_an_impossible_label_costs_infinity_without_gradient():
+def test_an_impossible_label_has_infinite_loss_without_gradient():
     joint, *batch = bias_only([1 / 2, 0.0, 1 / 2], 2, 1)
     value = rnnt_loss(joint, *batch)
     value.backward()

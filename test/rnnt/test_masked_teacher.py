@@ -6,7 +6,7 @@ import pytest
 import torch
 from lattices import KINDS
 
-from espnet_kd.rnnt import Joint, collapsed_targets, path_targets, rnnt_distillation
+from espnet_kd.rnnt import Joint, collapsed_targets, one_best_targets, rnnt_distillation
 
 LABELS, FRAMES, LENGTHS = torch.tensor([[1, 2]]), torch.tensor([3]), torch.tensor([2])
 
@@ -23,7 +23,7 @@ def distil(student: Joint, teacher: object, kind: str, **options: float):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_teaches_as_one_that_makes_the_class_impossible(kind: str) -> None:
+def test_a_bias_of_minus_infinity_equals_a_very_low_bias(kind: str) -> None:
     student, teacher = joint().map(lambda x: x.requires_grad_()), joint()
     excluded, unlikely = teacher.bias.clone(), teacher.bias.clone()
     excluded[4], unlikely[4] = -inf, -1000.0
@@ -38,12 +38,12 @@ def test_it_teaches_as_one_that_makes_the_class_impossible(kind: str) -> None:
     torch.testing.assert_close(*values)
 
 
-def test_stored_targets_know_their_temperature() -> None:
+def test_stored_targets_of_another_temperature_are_refused() -> None:
     student, teacher = joint(), joint()
     for stored, kind in (
         (collapsed_targets(teacher, LABELS, FRAMES, LENGTHS, temperature=2.0), "collapsed"),
-        (path_targets(teacher, LABELS, FRAMES, LENGTHS, k=2, temperature=2.0), "one_best"),
+        (one_best_targets(teacher, LABELS, FRAMES, LENGTHS, k=2, temperature=2.0), "one_best"),
     ):
         distil(student, stored, kind, temperature=2.0)
-        with pytest.raises(ValueError, match="temperature is 1.0, the stored targets were made at 2.0"):
+        with pytest.raises(ValueError, match="temperature is 1.0, but the stored targets were made at 2.0"):
             distil(student, stored, kind)

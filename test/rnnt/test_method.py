@@ -1,4 +1,4 @@
-"""A term that is left out costs nothing, one of weight 0 has a value, and nothing is done twice."""
+"""A term that is left out is not computed; a term of weight 0 has a value and no gradient."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from espnet_kd.rnnt import kinds, rnnt_distillation, rnnt_loss
 
 
 @every_kind
-def test_left_out_the_teacher_is_not_asked(kind):
+def test_without_the_distillation_term_the_teacher_is_not_computed(kind):
     given = lattices()
     unusable = given.teacher.map(lambda x: torch.full_like(x, nan))
     (loss, rnnt, kd), found = run(
@@ -39,13 +39,13 @@ def test_at_weight_0_a_term_has_its_value_and_no_gradient(kind):
 
 
 @every_kind
-def test_left_out_the_labels_are_not_summed_over(kind, monkeypatch):
+def test_without_the_rnnt_term_the_loss_is_not_computed(kind, monkeypatch):
     given = lattices()
     _, rnnt, kd = rnnt_distillation(
         given.student, given.teacher, *given.batch, kind=kind, rnnt_weight=0.7, kd_weight=1.3
     )
     assert rnnt > 0
-    monkeypatch.setattr(kinds, "transducer_gradient", None)
+    monkeypatch.setattr(kinds, "rnnt_gradient", None)
     monkeypatch.setattr(kinds, "log_likelihood", None)
     loss, rnnt, alone = rnnt_distillation(
         given.student, given.teacher, *given.batch, kind=kind, rnnt_weight=None, kd_weight=1.3

@@ -7,7 +7,7 @@ import rnnt_reference as reference
 import torch
 from lattices import lattices
 
-from espnet_kd.rnnt.alignment import Arcs, best_path, log_likelihood, posterior
+from espnet_kd.rnnt.alignment import Arcs, best_alignment, log_likelihood, posterior
 from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.sweep import arc_scores
 
@@ -21,7 +21,7 @@ every_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
 
 
 def scored(size):
-    """A batch of lattices, its arcs' log-probabilities, and by utterance: alignments and their scores."""
+    """Return a lattice, its arcs' log-probabilities, and each utterance's alignments with their scores."""
     given = lattices(*size)
     lattice = lattice_of(given.teacher, *given.batch, 0)
     (arcs,) = arc_scores(given.teacher, lattice, 100)
@@ -33,14 +33,14 @@ def scored(size):
 
 
 def half(frames, labels, padded=(0, 0)):
-    """One utterance in which every arc has the probability 1/2, but for the label of the last row."""
+    """Return one utterance in which every arc has the probability 1/2, except the label of the last row."""
     t, u = frames + padded[0], labels + 1 + padded[1]
     arcs = Arcs(torch.full((1, t, u), -inf).double(), torch.full((1, t, u), -inf).double())
     arcs.blank[:, :frames, : labels + 1] = arcs.label[:, :frames, :labels] = -log(2)
     return arcs, Lattice(torch.ones(1, u - 1).long(), (frames,), (labels + 1,), (1, t, u), 0)
 
 
-def test_alignments_of_the_reference_are_all_of_them():
+def test_the_reference_lists_all_alignments():
     # two frames, one label: the label at frame 0 or at frame 1
     assert reference.alignments(2, [7], 0).tolist() == [
         [[0, 0, 7], [0, 1, 0], [1, 1, 0]],
@@ -77,16 +77,18 @@ def test_the_posterior_of_every_arc(size):
 @every_size
 def test_the_best_alignment(size):
     arcs, lattice, listed = scored(size)
-    path = best_path(arcs, lattice)
+    alignment = best_alignment(arcs, lattice)
     for b, (ways, scores) in enumerate(listed):
         best = ways[scores.argmax()]
-        assert path.lengths[b] == len(best)
-        assert path.frames[b].tolist() == best[:, 0].tolist() + [0] * (path.frames.shape[1] - len(best))
-        assert path.rows[b].tolist() == best[:, 1].tolist() + [0] * (path.rows.shape[1] - len(best))
+        assert alignment.lengths[b] == len(best)
+        assert alignment.frames[b].tolist() == best[:, 0].tolist() + [0] * (
+            alignment.frames.shape[1] - len(best)
+        )
+        assert alignment.rows[b].tolist() == best[:, 1].tolist() + [0] * (alignment.rows.shape[1] - len(best))
 
 
 @pytest.mark.parametrize("padded", [(0, 0), (3, 2)])
-def test_on_paper(padded):
+def test_values_on_paper(padded):
     # (3 + 2 - 1 over 2) = 6 alignments of 5 arcs of 1/2 each: 6/32
     arcs, lattice = half(3, 2, padded)
     assert log_likelihood(arcs, lattice).item() == pytest.approx(log(6 / 32))
@@ -96,14 +98,14 @@ def test_on_paper(padded):
     assert nodes[1, 2].item() == pytest.approx(3 / 6) and nodes[2, 2].item() == pytest.approx(1)
 
 
-def test_of_equal_alignments_the_latest_in_emitting_is_best():
-    path = best_path(*half(3, 2))
-    assert list(zip(path.frames[0].tolist(), path.rows[0].tolist(), strict=True)) == [
+def test_of_equally_probable_alignments_the_one_that_emits_last_is_best():
+    alignment = best_alignment(*half(3, 2))
+    assert list(zip(alignment.frames[0].tolist(), alignment.rows[0].tolist(), strict=True)) == [
         (0, 0), (1, 0), (2, 0), (2, 1), (2, 2),
     ]  # fmt: skip
 
 
-def test_without_a_possible_alignment_nothing_is_passed():
+def test_without_a_possible_alignment_posteriors_are_zero():
     arcs, lattice = half(3, 2)
     arcs.label[:, :, 1] = -inf
     found = posterior(arcs, lattice)

@@ -1,4 +1,4 @@
-"""Gradients are formed where they are wanted, in float32 or wider, and scale; reductions agree."""
+"""Gradients are computed only where needed, in float32 or wider, and scale; reductions agree."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def distil(given: Lattices, kind="full", **options) -> LatticeLoss:
     return rnnt_distillation(given.student, given.teacher, *given.batch, kind=kind, **weights | options)
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts():
+def test_the_loss_is_the_weighted_sum_of_its_terms():
     loss, rnnt, kd = distil(lattices())
     torch.testing.assert_close(loss.detach(), 0.7 * rnnt + 1.3 * kd)
     assert loss.requires_grad and not rnnt.requires_grad and not kd.requires_grad
@@ -35,7 +35,7 @@ def test_reductions_agree(kind, normalize):
 
 
 @every_kind
-def test_an_utterance_does_not_know_the_others_of_its_batch(kind):
+def test_an_utterance_does_not_depend_on_the_others_of_its_batch(kind):
     given = lattices()
     each = distil(given, kind, reduction="none").loss
     for b, (frames, labels) in enumerate(given.sizes):
@@ -52,7 +52,7 @@ def test_an_utterance_does_not_know_the_others_of_its_batch(kind):
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_where_no_gradient_is_wanted_none_is_formed(kind, mode, monkeypatch):
+def test_without_grad_mode_no_gradient_is_computed(kind, mode, monkeypatch):
     given = lattices()
     expected = rnnt_loss(given.student, *given.batch) if kind is None else distil(given, kind).loss
     monkeypatch.setattr(Gradients, "add", None)
@@ -77,7 +77,7 @@ def test_only_the_student_receives_gradient(kind):
     [("weight", "bias"), ("enc",), ("dec",), ("enc", "dec"), ("enc", "dec", "weight"), TENSORS],
     ids=" ".join,
 )
-def test_frozen_tensors_receive_none_and_change_nothing(kind, frozen):
+def test_frozen_tensors_receive_no_gradient_and_change_nothing(kind, frozen):
     given = lattices()
 
     def value(lattices):
@@ -129,7 +129,7 @@ def test_autocast_and_half_precision_are_computed_in_float32(kind, dtype):
             assert one.dtype == dtype and torch.equal(one, other.to(dtype))
 
 
-def test_under_autocast_the_pieces_may_have_different_types():
+def test_under_autocast_the_tensors_may_have_different_dtypes():
     given = lattices(filling=0.0, dtype=torch.float32)
     mixed = replace(given, student=replace(given.student, enc=given.student.enc.bfloat16()))
     assert distil(mixed).loss.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The teacher's term at the nodes of a lattice: values on paper and what holds for all kinds."""
+"""The distillation term at the nodes of a lattice: values on paper, and properties of every kind."""
 
 from dataclasses import replace
 from math import inf, log, nan
@@ -11,7 +11,7 @@ from torch import tensor
 from espnet_kd.rnnt import Joint, rnnt_distillation
 from espnet_kd.rnnt.gradient import sweep
 from espnet_kd.rnnt.lattice import lattice_of
-from espnet_kd.rnnt.soft import Full, Grouped
+from espnet_kd.rnnt.soft import FullKL, GroupedKL
 
 ALONE = {"rnnt_weight": 0, "kd_weight": 1.0}
 TEACHER, STUDENT = [1 / 4, 1 / 4, 1 / 4, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8]
@@ -22,7 +22,7 @@ COLLAPSED = log(1 / 2) / 4 + log(2) / 2, log(1 / 2) / 4 + 3 * log(3 / 2) / 4
 
 
 def bias_only(probabilities, frames=1):
-    """Every node has the same distribution; one label."""
+    """Make a joint network that has the same distribution at every node, for one label."""
     enc, dec = torch.zeros(1, frames, 1).double(), torch.zeros(1, 2, 1).double()
     bias = tensor(probabilities).double().log()
     return Joint(enc, dec, torch.zeros(len(bias), 1).double(), bias)
@@ -88,7 +88,7 @@ def test_full_is_zero_at_equality_in_float32_too(reduction):
 
 @every_kind
 @pytest.mark.parametrize("delay", [1, 2, 4])
-def test_a_student_that_is_late_by_the_delay_has_nothing_to_learn(kind, delay):
+def test_a_student_that_is_late_by_the_delay_has_zero_loss(kind, delay):
     given = lattices(filling=0.0)
     late = replace(given.teacher, enc=given.teacher.enc.roll(delay, 1))
     given = replace(given, student=leaf(late))
@@ -99,7 +99,7 @@ def test_a_student_that_is_late_by_the_delay_has_nothing_to_learn(kind, delay):
 
 @every_kind
 @pytest.mark.parametrize("filling", [nan, inf, 1e30])
-def test_padding_is_invisible(kind, filling):
+def test_padding_changes_nothing(kind, filling):
     clean = lattices(filling=0.0)
     options = {"kind": kind, "rnnt_weight": 0.7, "kd_weight": 1.3, "delay": 1}
     dirty = replace(filled(clean, filling), labels=clean.labels.masked_fill(clean.labels < 0, 10**9))
@@ -116,7 +116,7 @@ def test_grouping_classes_never_adds_divergence_at_any_node():
         here[tuple(node)] = 1.0
         full, collapsed = (
             sweep(student, lattice, 100, None, soft, 1.0, None).sum()
-            for soft in (Full(given.teacher, here, 0, 1.0), Grouped(here, 1.0, teacher=given.teacher))
+            for soft in (FullKL(given.teacher, here, 0, 1.0), GroupedKL(here, 1.0, teacher=given.teacher))
         )
         assert 0 < collapsed <= full
 

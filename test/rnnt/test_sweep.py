@@ -1,4 +1,4 @@
-"""The logits of a lattice are never held as a whole."""
+"""The logits of a whole lattice are never in memory."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from lattices import KINDS, lattices
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from espnet_kd.rnnt import collapsed_targets, path_targets, rnnt_distillation, rnnt_loss
+from espnet_kd.rnnt import collapsed_targets, one_best_targets, rnnt_distillation, rnnt_loss
 from espnet_kd.rnnt.sweep import Buffers, exponentiate
 
 ROWS, CLASSES, CHUNK = 9, 200, 36
@@ -16,7 +16,7 @@ BLOCK = CHUNK * CLASSES
 
 
 class Largest(TorchDispatchMode):
-    """Records the elements of the storage of the largest tensor that any operation makes."""
+    """Records the number of elements of the largest storage that any operation allocates."""
 
     elements = 0
 
@@ -35,8 +35,8 @@ def collapsed(student, teacher, *batch, **options):
     )
 
 
-def on_path(student, teacher, *batch, **options):
-    stored = path_targets(teacher, *batch, k=4, chunk=CHUNK)
+def on_alignment(student, teacher, *batch, **options):
+    stored = one_best_targets(teacher, *batch, k=4, chunk=CHUNK)
     return rnnt_distillation(
         student, stored, *batch, kind="one_best", rnnt_weight=1.0, kd_weight=1.0, **options
     )
@@ -55,13 +55,13 @@ def loss_alone(student, _, *batch, **options):
 
 
 COMPUTATIONS = {
-    "rnnt": loss_alone, "stored collapsed": collapsed, "stored path": on_path,
+    "rnnt": loss_alone, "stored collapsed": collapsed, "stored alignment": on_alignment,
     **{kind: of_kind(kind) for kind in KINDS},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("compute", COMPUTATIONS.values(), ids=COMPUTATIONS.keys())
-def test_the_largest_tensor_is_that_of_a_block_however_long_the_lattice(compute):
+def test_the_largest_tensor_belongs_to_one_block_for_any_length(compute):
     largest = []
     for frames in (20, 40):
         given = lattices(frames=(frames, 2), labels=(ROWS - 1, 3), classes=CLASSES)
@@ -72,7 +72,7 @@ def test_the_largest_tensor_is_that_of_a_block_however_long_the_lattice(compute)
     assert largest[0] == largest[1] <= BLOCK
 
 
-def test_a_whole_lattice_would_be_noticed():
+def test_the_recorder_sees_the_logits_of_a_whole_lattice():
     given = lattices(frames=(20, 2), labels=(ROWS - 1, 3), classes=CLASSES)
     with Largest() as recorded:
         rnnt_loss(given.student, *given.batch, chunk=10**6)
@@ -90,7 +90,7 @@ def test_the_chunk_changes_nothing_but_the_order_of_sums(kind):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=0.0)
 
 
-def test_room_is_used_again_and_grows():
+def test_buffers_are_reused_and_grow():
     buffers = Buffers(torch.zeros(1))
     first, second = buffers.take("a", 3, 5), buffers.take("a", 2, 5)
     assert first.shape == (3, 5) and second.shape == (2, 5) and first.data_ptr() == second.data_ptr()

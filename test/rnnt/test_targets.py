@@ -1,4 +1,4 @@
-"""What is stored says the same as the teacher itself."""
+"""Distillation from stored targets equals distillation from the teacher itself."""
 
 from dataclasses import replace
 from math import nan
@@ -9,15 +9,15 @@ import torch
 from lattices import assert_same, every_lattice, lattices, run
 from torch import inf
 
-from espnet_kd.rnnt import collapsed_targets, path_targets, rnnt_distillation
+from espnet_kd.rnnt import collapsed_targets, one_best_targets, rnnt_distillation
 
 BOTH_TERMS = {"rnnt_weight": 0.7, "kd_weight": 1.3}
 
 
-def on_path(values, stored):
-    """Real nodes of (B, P, ...) values."""
+def on_alignment(values, stored):
+    """Select the real nodes of (B, P, ...) values."""
     steps = torch.arange(values.shape[1])
-    return values[steps < torch.tensor(stored.path.lengths)[:, None]]
+    return values[steps < torch.tensor(stored.alignment.lengths)[:, None]]
 
 
 @every_lattice
@@ -36,15 +36,15 @@ def test_collapsed_targets_equal_the_plain_ones(lattice, options):
 
 @every_lattice
 @pytest.mark.parametrize("k", [1, 2])
-def test_path_targets_equal_the_plain_ones(lattice, k):
+def test_one_best_targets_equal_the_plain_ones(lattice, k):
     given, options = lattices(**lattice), {"k": k, "temperature": 1.5, "blank": lattice.get("blank", 0)}
-    found = path_targets(given.teacher, *given.batch, chunk=5, **options)
-    expected = reference.path_targets(given.teacher, *given.batch, **options)
-    assert found.path.lengths == expected.path.lengths
-    assert torch.equal(found.path.frames, expected.path.frames)
-    assert torch.equal(found.path.rows, expected.path.rows)
-    assert torch.equal(on_path(found.tokens, found), on_path(expected.tokens, found))
-    torch.testing.assert_close(on_path(found.log_probs, found), on_path(expected.log_probs, found))
+    found = one_best_targets(given.teacher, *given.batch, chunk=5, **options)
+    expected = reference.one_best_targets(given.teacher, *given.batch, **options)
+    assert found.alignment.lengths == expected.alignment.lengths
+    assert torch.equal(found.alignment.frames, expected.alignment.frames)
+    assert torch.equal(found.alignment.rows, expected.alignment.rows)
+    assert torch.equal(on_alignment(found.tokens, found), on_alignment(expected.tokens, found))
+    torch.testing.assert_close(on_alignment(found.log_probs, found), on_alignment(expected.log_probs, found))
 
 
 @every_lattice
@@ -72,9 +72,9 @@ def test_stored_collapsed_targets_take_all_options(options):
 
 @every_lattice
 @pytest.mark.parametrize("options", [{"delay": 1, "temperature": 2.0, "normalize": "nodes"}], ids=["options"])
-def test_all_classes_on_the_path_equal_the_teacher(lattice, options):
+def test_all_classes_on_the_alignment_equal_the_teacher(lattice, options):
     given, blank = lattices(**lattice), lattice.get("blank", 0)
-    stored = path_targets(
+    stored = one_best_targets(
         given.teacher, *given.batch, k=given.teacher.classes, blank=blank,
         temperature=options.get("temperature", 1.0),
     )  # fmt: skip
@@ -85,36 +85,38 @@ def test_all_classes_on_the_path_equal_the_teacher(lattice, options):
 
 def test_one_class_renormalised_is_the_hard_pseudo_label():
     given = lattices()
-    stored = path_targets(given.teacher, *given.batch, k=1)
+    stored = one_best_targets(given.teacher, *given.batch, k=1)
     _, _, kd = rnnt_distillation(
         given.student, stored, *given.batch, kind="one_best", reduction="none", rnnt_weight=0, kd_weight=1.0
     )
     for b, t, y in reference.utterances(*given.batch):
         q, p = (reference.logits_of(j, b, t, y).log_softmax(-1) for j in (given.student, given.teacher))
-        nodes = stored.path.frames[b, : t + len(y)], stored.path.rows[b, : t + len(y)]
+        nodes = stored.alignment.frames[b, : t + len(y)], stored.alignment.rows[b, : t + len(y)]
         expected = torch.nn.functional.cross_entropy(q[nodes], p[nodes].argmax(-1), reduction="sum")
         torch.testing.assert_close(kd[b], expected.detach())
 
 
-def test_an_ensemble_is_asked_along_the_first_teachers_path():
+def test_an_ensemble_is_averaged_along_the_first_teachers_alignment():
     given, options = lattices(), {"k": 6, "temperature": 1.5}
-    stored = path_targets(given.teacher, *given.batch, others=[given.student], **options)
-    alone = path_targets(given.teacher, *given.batch, **options)
-    assert torch.equal(stored.path.frames, alone.path.frames) and torch.equal(
-        stored.path.rows, alone.path.rows
+    stored = one_best_targets(given.teacher, *given.batch, others=[given.student], **options)
+    alone = one_best_targets(given.teacher, *given.batch, **options)
+    assert torch.equal(stored.alignment.frames, alone.alignment.frames) and torch.equal(
+        stored.alignment.rows, alone.alignment.rows
     )
     found = torch.zeros_like(stored.log_probs).scatter(-1, stored.tokens, stored.log_probs.exp())
     for b, t, y in reference.utterances(*given.batch):
         p, q = ((reference.logits_of(j, b, t, y) / 1.5).softmax(-1) for j in (given.teacher, given.student))
-        nodes = stored.path.frames[b, : t + len(y)], stored.path.rows[b, : t + len(y)]
+        nodes = stored.alignment.frames[b, : t + len(y)], stored.alignment.rows[b, : t + len(y)]
         torch.testing.assert_close(found[b, : t + len(y)], ((p + q) / 2)[nodes].detach())
-    with pytest.raises(ValueError, match=r"a teacher of the ensemble has \(2, .* the first one \(3, 6, 5\)"):
-        path_targets(
+    with pytest.raises(
+        ValueError, match=r"a teacher of the ensemble has the lattice \(2, .* the first one \(3, 6, 5\)"
+    ):
+        one_best_targets(
             given.teacher, *given.batch, k=1, others=[lattices(frames=(2, 1), labels=(1, 1)).teacher]
         )
 
 
-@pytest.mark.parametrize("make", [collapsed_targets, lambda *given: path_targets(*given, k=3)])
+@pytest.mark.parametrize("make", [collapsed_targets, lambda *given: one_best_targets(*given, k=3)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_targets_are_constant_and_in_float32_at_least(make, dtype):
     given = lattices(dtype=dtype)
@@ -129,7 +131,7 @@ def test_targets_are_constant_and_in_float32_at_least(make, dtype):
 def test_k_is_a_number_of_classes(k):
     given = lattices()
     with pytest.raises(ValueError, match="k is .*: give an integer from 1 to 6, the size of the vocabulary"):
-        path_targets(given.teacher, *given.batch, k=k)
+        one_best_targets(given.teacher, *given.batch, k=k)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_k_is_a_number_of_classes(k):
     ids=str,
 )
 @pytest.mark.parametrize(
-    "make", [collapsed_targets, lambda *given, **options: path_targets(*given, k=3, **options)]
+    "make", [collapsed_targets, lambda *given, **options: one_best_targets(*given, k=3, **options)]
 )
 def test_wrong_options_are_refused(make, options, message):
     given = lattices()
@@ -155,4 +157,4 @@ def test_wrong_options_are_refused(make, options, message):
 def test_an_unknown_tail_is_refused():
     given = lattices()
     with pytest.raises(ValueError, match="tail is 'rest': use one of drop, other"):
-        path_targets(given.teacher, *given.batch, k=3, tail="rest")
+        one_best_targets(given.teacher, *given.batch, k=3, tail="rest")

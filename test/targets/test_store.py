@@ -1,4 +1,4 @@
-"""A store is written, read and checked; what is damaged is named."""
+"""A store is written, read and verified; messages name damaged files and utterances."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import pytest
 from stores import NAMES, TAPS, make, records
 
 from espnet_kd.errors import UserError
-from espnet_kd.targets.format import Tap, text_checksum, write_shard
+from espnet_kd.targets.format import TapFormat, text_checksum, write_shard
 from espnet_kd.targets.store import Store, verify
 
 
-def test_any_utterance_in_any_order(tmp_path: Path) -> None:
+def test_utterances_are_read_in_any_order(tmp_path: Path) -> None:
     store = make(tmp_path / "store")
     expected = {record.utt: record for record in records()}
     for utt in [*reversed(NAMES), NAMES[1]]:
@@ -28,7 +28,7 @@ def test_any_utterance_in_any_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("classes", "size"), [(256, 1), (257, 2), (65536, 2), (65537, 4)])
 def test_a_class_takes_as_many_bytes_as_the_vocabulary_needs(classes: int, size: int) -> None:
-    assert Tap("topk", classes, 8).row.itemsize == 8 * (size + 2)
+    assert TapFormat("topk", classes, 8).row.itemsize == 8 * (size + 2)
 
 
 def test_a_moved_store_is_the_same_and_may_be_read_only(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_when_it_is_read_and_when_it_is_looked_for(tmp_path: Path, name: str) -> None:
+def test_damage_is_named_by_read_and_by_verify(tmp_path: Path, name: str) -> None:
     file, damage, message = DAMAGE[name]
     make(tmp_path / "store")
     damage(tmp_path / "store" / file)
@@ -118,7 +118,7 @@ def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
         (lambda path: path.write_text(path.read_text().replace("0.5", "0.4")), "its checksum is wrong"),
         (
             lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1})),
-            "is of format 1, this version reads 2",
+            "has the format 1, but this version reads 2",
         ),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_damaged_manifest(tmp_path: Path, change, message: str) -> None:
         Store(tmp_path / "store")
 
 
-def test_what_is_wrong_from_the_beginning_is_found_by_verify(tmp_path: Path) -> None:
+def test_verify_finds_wrong_values(tmp_path: Path) -> None:
     def wrong(record):
         rows = record.rows["ctc.ctc_lo"]
         if record.utt == NAMES[0]:
@@ -142,13 +142,13 @@ def test_what_is_wrong_from_the_beginning_is_found_by_verify(tmp_path: Path) -> 
 
     problems = list(verify(make(tmp_path / "store", [wrong(record) for record in records()])))
     for name, words in zip(
-        NAMES, ("class 250 of 40", "mass of 4.000, more than 1", "not sorted"), strict=False
+        NAMES, ("class 250, but there are 40", "coverage of 4.000, more than 1", "not sorted"), strict=False
     ):
         (mine,) = [p for p in problems if name in p]
         assert words in mine
 
 
-def test_what_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_values_too_large_for_float16_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     record = records()[0]
     with np.errstate(over="ignore"):
         record.rows["encoder"]["values"][0, 0] = 1e6

@@ -12,9 +12,9 @@ from espnet_kd.targets.format import (
     OUTPUT_LAYER,
     Manifest,
     OutputLayer,
-    Record,
     ShardEntry,
-    Tap,
+    TapFormat,
+    TargetRecord,
     text_checksum,
     write_output_layer,
     write_shard,
@@ -31,7 +31,7 @@ CLASSES, SPACE = 6, 8
 
 
 def lattice(seed: int) -> Joint:
-    """Of two utterances, padded."""
+    """Make a lattice of two utterances with padding."""
     random = torch.Generator().manual_seed(seed)
     shapes = (2, 9, SPACE), (2, 4, SPACE), (CLASSES, SPACE), (CLASSES,)
     return Joint(*(torch.randn(shape, generator=random) for shape in shapes))
@@ -39,13 +39,13 @@ def lattice(seed: int) -> Joint:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Of the teacher, lattice(0)."""
-    teacher, tap, records = lattice(0), Tap("joint", SPACE), []
+    """Write a store of the targets of lattice(0), the teacher."""
+    teacher, tap, records = lattice(0), TapFormat("joint", SPACE), []
     for i, name in enumerate(NAMES):
         tokens = TEXT[i, : LABELS[i]].tolist()
         rows = to_rows(Targets(teacher.utterance(i), FRAMES[i : i + 1]), tap, tokens)
         assert rows.nbytes == (FRAMES[i] + LABELS[i] + 1) * SPACE * 2
-        records.append(Record(name, 1000, text_checksum(tokens), {TAP: rows}))
+        records.append(TargetRecord(name, 1000, text_checksum(tokens), {TAP: rows}))
     write_shard(tmp_path / "00001", records, {TAP: tap})
     layer = OutputLayer(teacher.weight.numpy(), teacher.bias.numpy(), "tanh")
     entry = ShardEntry("00001", "a", 2, fingerprint(tmp_path / "00001/index.jsonl"))
@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("kind", ["full", "occupancy", "alignments"])
-def test_the_loss_is_that_of_the_teacher_at_work(store: Store, kind: str) -> None:
+def test_the_loss_equals_that_with_an_online_teacher(store: Store, kind: str) -> None:
     batch = (torch.zeros(2, 1000), torch.tensor([1000, 1000]), TEXT, LABELS)
     stored = StoredTeacher(store, [TAP]).targets(*batch, NAMES)[TAP]
     assert stored.lengths.tolist() == FRAMES.tolist() and not list(verify(store))

@@ -1,4 +1,4 @@
-"""Targets that are no numbers are refused where they are real, by layer and utterance."""
+"""Targets that are not finite at real positions are refused; the message names layer and utterance."""
 
 import math
 
@@ -16,18 +16,18 @@ LENGTHS = torch.tensor([2, 1])
 
 
 def logits(last: list[float]) -> Tensor:
-    """(2, 2, 2); ``last`` is the only real frame of the second utterance, padding is NaN."""
+    """Make (2, 2, 2) logits; ``last`` is the only real frame of the second utterance, padding is NaN."""
     return torch.tensor([[[0.0, -INF], [1.0, 2.0]], [last, [NAN, NAN]]])
 
 
 def lattice(frame: float = 0.0, bias: float = 0.0) -> Joint:
-    """As above; ``frame`` is in the only real frame of the second utterance."""
+    """Make a lattice with ``frame`` in the only real frame of the second utterance."""
     enc = torch.tensor([[[0.0], [0.0]], [[frame], [NAN]]])
     return Joint(enc, torch.zeros(2, 2, 1), torch.zeros(2, 1), torch.tensor([0.0, bias]))
 
 
 @pytest.mark.parametrize("values", [logits([0.0, -INF]), lattice(), lattice(bias=-INF)])
-def test_a_class_of_probability_0_and_padding_pass(values: Tensor | Joint) -> None:
+def test_a_class_of_probability_0_and_nan_in_padding_are_accepted(values: Tensor | Joint) -> None:
     check_finite({"x": Targets(values, LENGTHS)}, "teacher t")
 
 
@@ -35,12 +35,12 @@ def test_a_class_of_probability_0_and_padding_pass(values: Tensor | Joint) -> No
     "values",
     [logits([0.0, NAN]), logits([0.0, INF]), logits([-INF, -INF]), lattice(NAN), lattice(INF)],
 )
-def test_anything_else_names_the_utterance(values: Tensor | Joint) -> None:
+def test_other_values_are_refused_with_the_utterance(values: Tensor | Joint) -> None:
     with pytest.raises(UserError, match="^teacher t gives values at x for b that are not finite"):
         check_finite({"x": Targets(values, LENGTHS)}, "teacher t", ["a", "b"])
 
 
-def test_a_lattice_whose_output_layer_is_not_finite() -> None:
+def test_a_lattice_whose_output_layer_is_not_finite_is_refused() -> None:
     with pytest.raises(UserError, match="^teacher t gives values at x that are not finite"):
         check_finite({"x": Targets(lattice(bias=NAN), LENGTHS)}, "teacher t")
 

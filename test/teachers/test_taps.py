@@ -58,12 +58,12 @@ X, LENGTHS, TEXT = torch.zeros(2, 3, 2), torch.tensor([3, 1]), torch.tensor([3, 
 def run(*paths: str) -> tuple[Taps, Tensor]:
     model = Model()
     taps = Taps(model, paths, "the student")
-    with taps.listening():
+    with taps.recording():
         output = model(X, LENGTHS)
     return taps, output
 
 
-def test_the_ctc_layer_is_kept_on_the_final_output_of_the_encoder_which_is_not_replaced() -> None:
+def test_the_call_of_the_ctc_layer_on_the_final_encoder_output_is_recorded_and_not_replaced() -> None:
     taps, output = run("ctc")
     assert torch.equal(taps.get("ctc", TEXT).values, output)
     assert taps.get("ctc", TEXT).lengths.tolist() == [3, 1]
@@ -77,7 +77,7 @@ def test_nested_tuples_and_decoder_steps() -> None:
 
 
 class Skipping(nn.Sequential):
-    """As ESPnet's MultiSequential, with an option that leaves out layers in training."""
+    """Has, like ESPnet's MultiSequential, an option that skips layers in training."""
 
     layer_drop_rate = 0.1
 
@@ -85,7 +85,7 @@ class Skipping(nn.Sequential):
         return self[0](x)
 
 
-def test_a_layer_that_training_may_leave_out_is_refused_for_a_student_but_not_for_a_teacher() -> None:
+def test_a_layer_that_training_may_skip_is_refused_for_a_student_but_not_for_a_teacher() -> None:
     model = Model()
     model.encoder.layers = nn.ModuleList([Skipping(Layer())])
     path = "encoder.layers.0.0"
@@ -100,7 +100,7 @@ def test_taps_in_a_reordered_encoder_come_in_the_order_of_the_batch() -> None:
     model, order = Model(), torch.tensor([1, 0])
     x = torch.arange(12.0).view(2, 3, 2)
     taps = Taps(model, ["encoder.layers.0", "ctc"])
-    with taps.listening(back=order):
+    with taps.recording(back=order):
         encoded, lengths, _ = model.encoder(x[order], LENGTHS[order], model.ctc)
         expected = model.ctc(encoded[order])
     for path, values in (("encoder.layers.0", x + 1), ("ctc", expected)):
@@ -108,10 +108,10 @@ def test_taps_in_a_reordered_encoder_come_in_the_order_of_the_batch() -> None:
         assert torch.equal(found.values, values) and found.lengths.tolist() == LENGTHS.tolist()
 
 
-def test_hooks_do_not_stay() -> None:
+def test_hooks_are_removed_afterwards() -> None:
     model = Model()
     taps = Taps(model, ["ctc"])
-    with pytest.raises(RuntimeError), taps.listening():
+    with pytest.raises(RuntimeError), taps.recording():
         model(X[..., :1], LENGTHS)
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -125,14 +125,14 @@ def test_hooks_do_not_stay() -> None:
         ("encoder.norm", "tap 'encoder.norm' of the student runs 2 times in its forward pass: choose"),
     ],
 )
-def test_unusable(path: str, message: str) -> None:
+def test_unusable_layers_are_refused(path: str, message: str) -> None:
     taps, _ = run(path)
     with pytest.raises(UserError) as error:
         taps.get(path, TEXT)
     assert message in str(error.value)
 
 
-def test_near_misses() -> None:
+def test_a_misspelt_path_lists_similar_ones() -> None:
     with pytest.raises(UserError) as error:
         Taps(Model(), ["encoder.layer.0"], "the student")
     assert str(error.value).startswith(
