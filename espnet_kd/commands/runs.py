@@ -108,18 +108,18 @@ def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
     found = {}
     for option in options:
         name, _, path = option.partition("=")
-        found[name] = contents.of_path(Path(path))
+        found[name] = contents.fingerprint_path(Path(path))
     teacher = config.get("teacher") or {}
     for directory in teacher.get("exp") or () if isinstance(teacher, dict) else ():
         models = [str(teacher["checkpoint"])] if teacher.get("checkpoint") else MODELS
         files = sorted(
             f for name in ("config.yaml", *models) for f in Path(directory).glob(name) if f.is_file()
         )
-        found[f"teacher {directory}"] = " ".join(map(contents.of_path, files))
+        found[f"teacher {directory}"] = " ".join(map(contents.fingerprint_path, files))
     if isinstance(teacher, dict) and (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
-        found["target store"] = contents.of_path(store)
+        found["target store"] = contents.fingerprint_path(store)
     for param in config.get("init_param") or ():
-        found[f"initial student {param}"] = contents.of_path(Path(str(param).split(":")[0]))
+        found[f"initial student {param}"] = contents.fingerprint_path(Path(str(param).split(":")[0]))
     return found
 
 

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 from espnet_kd.config import read_config as read_yaml
 from espnet_kd.config import split_words
-from espnet_kd.data.audio import _reason, read_speech
+from espnet_kd.data.audio import read_speech
 from espnet_kd.decoding import records
 from espnet_kd.decoding.records import Hypothesis, Record
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint
 from espnet_kd.host.options import INFERENCE, decoding_options, search_arguments
 from espnet_kd.host.outputs import task_of
@@ -150,7 +150,7 @@ def load(spec: Spec) -> "Decoder":
     try:
         return Decoder(spec)
     except Exception as e:
-        raise UserError(f"{spec.checkpoint} cannot be loaded for decoding: {_reason(e)}") from e
+        raise UserError(f"{spec.checkpoint} cannot be loaded for decoding: {first_line(e)}") from e
 
 
 class Decoder:
@@ -180,7 +180,7 @@ class Decoder:
         try:
             found = self.search(utt, speech, self.spec.seed)
         except (RuntimeError, ValueError, IndexError) as e:
-            raise UserError(f"{wav} of {utt} cannot be decoded: {_reason(e)}") from e
+            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
         return Record(utt, len(speech), rate, tuple(self._hypothesis(utt, *entry) for entry in found))
 
     def _hypothesis(

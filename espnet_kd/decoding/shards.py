@@ -10,7 +10,7 @@ from typing import Any
 from espnet_kd import parallel
 from espnet_kd.config import dump_yaml
 from espnet_kd.data import dump
-from espnet_kd.data.contents import of_speech
+from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.files import atomic_path
 
 TEACHER_CONFIG = "teacher.yaml"
@@ -71,7 +71,7 @@ def decode(
         ``settings``, the speech and the number of shards.
     """
     planned = parallel.plan(decode_dir.resolve(), source.absolute(), count)
-    speech = {"audio": of_speech(source.path), "utterances": len(source.wav)}
+    speech = {"audio": fingerprint_speech(source.path), "utterances": len(source.wav)}
     made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
     with parallel.claimed(decode_dir, {**made_with, "data": speech}):
         todo = [shard for shard in planned if not shard.path.exists()]

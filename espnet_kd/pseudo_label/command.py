@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--{name} {getattr(args, name)} is not a number from 1 up")
     filters.check_options(args)
     where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
-    source = dump.read(args.data)
+    source = dump.read_dump(args.data)
     check_target(args.data, args.dst)
     other = other_decode(Path(args.agree_with)) if args.agree_with else None
     truth = output.Truth.read(args.references, args.nlsyms) if args.references else None

@@ -19,9 +19,9 @@ from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
-from espnet_kd.data.contents import inherit
-from espnet_kd.data.datadir import Row, merged, spk2utt
-from espnet_kd.data.dump import HYPOTHESIS, MANIFEST, PREFIX, dump_tables
+from espnet_kd.data.contents import inherit_fingerprints
+from espnet_kd.data.datadir import Row, merge_sorted, spk2utt
+from espnet_kd.data.dump import MANIFEST, PREFIX, PSEUDO_ID, iterate_dump_tables
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
 
@@ -111,7 +111,7 @@ def repeat(name: str, table: Table, times: float, front: str = "") -> list[Itera
 def both(dst: Path, name: str, labelled: Table, pseudo: Table, times: Times) -> Iterator[Row]:
     """Rows of a table of the mixture, sorted."""
     sides = repeat(name, labelled, times.labelled), repeat(name, pseudo, times.pseudo, PREFIX)
-    return merged(dst, [*sides[0], *sides[1]])
+    return merge_sorted(dst, [*sides[0], *sides[1]])
 
 
 def total(copies: Iterable[Iterator[Row]]) -> int:
@@ -140,7 +140,7 @@ def check_ids(labelled: Path, pseudo: Sequence[Path]) -> None:
             raise UserError(f"{path}: {common} is in another of the unlabelled sets, too")
         found |= utterances
     for utt in read_table(labelled / "utt2spk"):
-        if HYPOTHESIS.match(utt):
+        if PSEUDO_ID.match(utt):
             raise UserError(f"{labelled}: {utt} is a pseudo-label: --labelled is speech with transcripts")
 
 
@@ -150,7 +150,7 @@ def samples(path: Path) -> int:
     Raises:
         UserError: it was not formatted, or its tables do not agree.
     """
-    counts = (table for name, table in dump_tables(path) if name == "utt2num_samples")
+    counts = (table for name, table in iterate_dump_tables(path) if name == "utt2num_samples")
     return sum(int(count) for table in counts for count in table.values())
 
 
@@ -175,7 +175,7 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
         for name in ("feats_type", "audio_format"):
             if (args.labelled / name).is_file():
                 (tmp / name).write_bytes((args.labelled / name).read_bytes())
-        for parts in zip(*map(dump_tables, (args.labelled, *args.pseudo)), strict=True):
+        for parts in zip(*map(iterate_dump_tables, (args.labelled, *args.pseudo)), strict=True):
             (name, labelled), *others = parts
             pseudo = {utt: value for _, table in others for utt, value in table.items()}
             rows = partial(both, args.dst, name, labelled, pseudo, times)
@@ -195,7 +195,7 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
                     total(repeat(name, pseudo, times.pseudo)),
                 )
             del parts, labelled, others, pseudo, rows  # before the next tables are read: they are large
-        inherit(tmp, [args.dst, args.labelled, *args.pseudo])
+        inherit_fingerprints(tmp, [args.dst, args.labelled, *args.pseudo])
         (tmp / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return sides
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.data.contents import inherit
+from espnet_kd.data.contents import inherit_fingerprints
 from espnet_kd.data.datadir import spk2utt
 from espnet_kd.data.dump import MANIFEST, Dump
 from espnet_kd.data.tokens import read_symbols
@@ -56,7 +56,7 @@ def write_labelled(source: Dump, dst: Path, labels: Mapping[str, Label], manifes
     write_table(dst / "utt2num_samples", {utt: item.samples for utt, item in labels.items()})
     for name, content in source.kind.items():
         _write_text(dst / name, content)
-    inherit(dst, [source.path])
+    inherit_fingerprints(dst, [source.path])
     write_table(dst / "wav.scp", {utt: source.wav[utt] for utt in labels})
 
 

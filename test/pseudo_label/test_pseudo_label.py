@@ -9,7 +9,7 @@ from fake_teacher import FakeTeacher, install, record, run
 from miniature import contents, write_kaldi
 
 from espnet_kd.data.datadir import read_data_dir
-from espnet_kd.data.dump import read_dump_dir
+from espnet_kd.data.dump import read_dump_tables
 from espnet_kd.decoding import records
 from espnet_kd.decoding.records import to_json
 from espnet_kd.errors import UserError
@@ -59,7 +59,7 @@ def test_the_result_is_a_data_directory_of_what_was_kept(
         "manifest.json", "decode/.lock", "decode/settings.json", "decode/00001.jsonl",
     }  # fmt: skip
     assert read_data_dir(tmp_path / "dst").text["s2-c"] == "THREE"
-    assert read_dump_dir(tmp_path / "dst")["text"].keys() == TEXTS.keys() - {"s1-b"}
+    assert read_dump_tables(tmp_path / "dst")["text"].keys() == TEXTS.keys() - {"s1-b"}
 
 
 def test_lists_and_scores_of_all_utterances_are_kept_in_order(
@@ -183,7 +183,7 @@ def test_nothing_is_written_when_nothing_is_left(data: Path, teacher: FakeTeache
     [
         ("wav.scp", "", "has no utterances: wav.scp is empty"),
         ("wav.scp", None, "wav.scp does not exist: format the data first"),
-        ("wav.scp", "s1-a sox a.wav - |\n", "s1-a needs the path of a file"),
+        ("wav.scp", "s1-a sox a.wav - |\n", "s1-a has no path of a file"),
         ("segments", "s1-a s1 0 1\n", "has segments of recordings: format it first"),
         ("utt2spk", "s1-a s1\n", "is in wav.scp but not in utt2spk"),
     ],
@@ -208,7 +208,7 @@ def test_a_directory_without_speakers_has_one_for_each_utterance(
 
 
 def test_wrong_directories(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is not a directory: --data is a formatted one"):
+    with pytest.raises(UserError, match="nowhere is not a directory: give a formatted data directory"):
         run(tmp_path / "nowhere", tmp_path / "dst")
     with pytest.raises(UserError, match="is the data that is decoded"):
         run(data, data)
