@@ -227,7 +227,7 @@ def of_records(folder: Path) -> dict[str, Target]:
     labels = [DECODED, DECODED | {"nbest": []}]
     return {
         "score.json": record("test/score.json", alignment.read_score, SCORE),
-        "pseudo-labels' manifest": record("pseudo/manifest.json", mix.summary, LABELS),
+        "pseudo-labels' manifest": record("pseudo/manifest.json", mix.manifest_summary, LABELS),
         "shards' settings": record("shards/settings.json", parallel.read_settings, {"shards": 3, "a": {}}),
         "run.json": record("exp2/run.json", runs._read, RUN),
         "decoded shard": file(

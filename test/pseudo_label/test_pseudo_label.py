@@ -172,7 +172,7 @@ def test_two_runs_do_not_share_a_directory(data: Path, teacher: FakeTeacher, tmp
 
 def test_nothing_is_written_when_nothing_is_left(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"no utterance passes the filters \(1 by empty, 4 by score\): loosen"
+        UserError, match=r"no utterance passes the filters \(1 by empty, 4 by score\): give wider limits"
     ):
         run(data, tmp_path / "dst", "--min_score", "0")
     assert not (tmp_path / "dst/wav.scp").exists()
@@ -210,10 +210,10 @@ def test_a_directory_without_speakers_has_one_for_each_utterance(
 def test_wrong_directories(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is not a directory: give a formatted data directory"):
         run(tmp_path / "nowhere", tmp_path / "dst")
-    with pytest.raises(UserError, match="is the data that is decoded"):
+    with pytest.raises(UserError, match="is the data to decode"):
         run(data, data)
     other = write_kaldi(tmp_path / "other", text="a A\n")
-    with pytest.raises(UserError, match="other holds something else than pseudo-labels"):
+    with pytest.raises(UserError, match="other holds other files than pseudo-labels"):
         run(data, other)
     with pytest.raises(UserError, match="other holds something else than decoded shards"):
         run(data, tmp_path / "dst", "--decode_dir", str(other))
