@@ -47,7 +47,7 @@ class Teacher:
     rate: int | None
 
     def settings(self) -> dict[str, Any]:
-        """What a hypothesis depends on; a file stands by its content, wherever it lies."""
+        """Return everything that a hypothesis depends on, with fingerprints for files."""
         options = {k: _identity(v) for k, v in self.options.items()}
         return {
             "teacher": {
@@ -98,7 +98,7 @@ def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
 
 
 def _absolute(value: Any) -> Any:
-    """A file's absolute path; any other value as it is."""
+    """Return the absolute path of a file, and any other value unchanged."""
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value
 
 
@@ -113,7 +113,7 @@ _ONE_AT_A_TIME = threading.Lock()  # a search keeps its state in itself
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker has to know, in plain values.
+    """Everything that a worker needs to decode, as plain values.
 
     Attributes:
         config: path of a config.yaml with absolute paths.
@@ -139,7 +139,7 @@ def work(shard: Shard, spec: Spec) -> Shard:
 
 @lru_cache(maxsize=1)
 def load(spec: Spec) -> "Decoder":
-    """The decoder of a specification.
+    """Return the decoder of a specification.
 
     Raises:
         UserError: ESPnet cannot build it.
@@ -154,7 +154,7 @@ def load(spec: Spec) -> "Decoder":
 
 
 class Decoder:
-    """An utterance's n-best list by stock inference."""
+    """Decodes utterances to n-best lists by ESPnet's inference."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""Decode what is not decoded yet: from the options of the command to complete shards."""
+"""Decode the shards of a data set that are missing."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ TEACHER_CONFIG = "teacher.yaml"
 def decode_with_teacher(
     args: argparse.Namespace, source: dump.Dump, decode_dir: Path, where: parallel.Cluster
 ) -> dict[str, Any]:
-    """Make the shards that are missing; returns what they were made with.
+    """Decode the missing shards with one teacher, and return their settings.
 
     Raises:
         UserError: the teacher or an option is unfit, or an utterance cannot be decoded.
@@ -59,12 +59,12 @@ def decode(
     where: parallel.Cluster,
     prepare: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Make the shards that are missing.
+    """Decode the missing shards.
 
     Args:
-        settings: what the hypotheses depend on besides the speech.
-        count: of shards, or None.
-        work: makes one.
+        settings: everything that the hypotheses depend on besides the speech.
+        count: number of shards, or None for the default.
+        work: decodes one shard.
         prepare: called before anything is decoded.
 
     Returns:
