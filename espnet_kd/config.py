@@ -24,10 +24,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is several t
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping; an empty file is an empty one.
+    """Read a YAML mapping; an empty file gives an empty mapping.
 
     Raises:
-        UserError: see ``read_yaml``; or it is no mapping.
+        UserError: see ``read_yaml``; or the content is not a mapping.
     """
     content = read_yaml(path)
     if content is None:
@@ -57,11 +57,11 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def parse_yaml(text: str, source: str = "YAML") -> Any:
-    """Construct what a YAML text says, of plain types only.
+    """Parse a YAML text to values of plain types.
 
     Args:
         text: one document.
-        source: of the text, for the message of an error.
+        source: name of the text, for error messages.
 
     Raises:
         UserError: it is not YAML, too large, also by aliases, too deep, or has a key twice.
@@ -125,14 +125,14 @@ def refuse_unknown(name: str, mapping: object, known: Sequence[str]) -> None:
 
 
 class _Graph:
-    """Sizes of the nodes of a document before anything is constructed of it; an alias is the same node."""
+    """Measures the nodes of a document before values are constructed; aliases share a node."""
 
     def __init__(self, loader: Any, source: str) -> None:
         self.loader, self.source = loader, source
         self.known: dict[int, tuple[int, int] | None] = {}  # of a node: characters and levels
 
     def measure(self, node: yaml.Node, depth: int) -> tuple[int, int]:
-        """Characters and levels of a node with every alias written out.
+        """Return the characters and levels of a node with every alias written out.
 
         Raises:
             UserError: they are too many, or a mapping has a key twice.
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def split_words(options: str, name: str) -> list[str]:
-    """The words of an option that holds options, as a shell divides them.
+    """Split the value of an option that holds options, as a shell does.
 
     Raises:
         UserError: a quotation is not closed; with the name of the option.
@@ -234,7 +234,7 @@ def merge_files(paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key; anything else, lists too, is replaced by the later value."""
+    """Merge two mappings key by key; other values, also lists, are replaced by those of ``over``."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -243,5 +243,5 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dump_yaml(config: Mapping[str, Any]) -> str:
-    """YAML text in the order of the keys."""
+    """Return a mapping as YAML text, with its order of keys."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)

@@ -1,19 +1,19 @@
-"""The one exception that a user's mistake raises outside the criteria, and text that is safe to show."""
+"""The exception for mistakes of the user, and functions that make text safe to print."""
 
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What moves a terminal's cursor, breaks a line, turns the direction of writing, or cannot be encoded.
+# Characters that move the cursor, break a line, change the direction of writing, or cannot be encoded.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-LONGEST = 2000  # characters of a message, which may quote a foreign file
+LONGEST = 2000  # characters of a message, which may quote a file
 # Set to 1 it does what `espnet-kd --debug` does, for commands that a recipe runs.
 DEBUG = "ESPNET_KD_DEBUG"
 
 
 class UserError(ValueError):
-    """Something the user can put right; its message is one line that says what and how."""
+    """A mistake that the user can correct; the message is one line that names it and the correction."""
 
     def __str__(self) -> str:
         text = printable(super().__str__())
@@ -52,7 +52,13 @@ def error_line(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Text in one line that a terminal shows and does not obey: control characters as ``\x1b`` and so on."""
-    if text.isascii() and text.isprintable():  # most are, and this is ten times as fast
+    r"""Return a text on one line in which control characters are escaped as ``\x1b`` and so on."""
+    if text.isascii() and text.isprintable():  # true of most texts, and ten times as fast
         return text
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """Return the first line of an error's message, or the name of its type if it has no message."""
+    text = str(error).strip()
+    return text.splitlines()[0][:longest] if text else type(error).__name__

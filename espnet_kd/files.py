@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and Kaldi tables."""
+"""Write files completely or not at all, lock directories, and read and write Kaldi tables."""
 
 import errno
 import fcntl
@@ -16,9 +16,9 @@ from typing import Any
 
 from espnet_kd.errors import CONTROL, UserError
 
-LOCK = ".lock"  # in a directory that is held
+LOCK = ".lock"  # file in a locked directory
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LITTLE = 1 << 20  # bytes that are left on a full disk, at most
+LITTLE = 1 << 20  # bytes; a disk with less free space counts as full
 
 
 @contextmanager
@@ -63,10 +63,9 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 
 def space_error(error: Exception, place: Path) -> UserError | None:
-    """What to say of an error of writing at ``place`` if its disk is full; None if that is not why.
+    """Return an error for the user if writing at ``place`` failed because its disk is full, otherwise None.
 
-    Libraries that write by themselves, as libsndfile and PyTorch do, raise an error without a reason: then
-    the space that is left tells.
+    libsndfile and PyTorch raise errors without a reason; then the free space decides.
     """
     if isinstance(error, UserError):
         return None
@@ -86,7 +85,7 @@ def space_error(error: Exception, place: Path) -> UserError | None:
 
 @contextmanager
 def locked(directory: Path, busy: str) -> Iterator[None]:
-    """Make a directory and hold it, by a lock on ``.lock`` in it, for this process alone.
+    """Make a directory and lock it for this process by a lock on its file ``.lock``.
 
     Raises:
         UserError: it cannot be written, or another process holds it; the message is ``busy``.
@@ -97,7 +96,7 @@ def locked(directory: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def lock_file(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock on a file, which stays behind, empty.
+    """Lock a file in the block; the empty file is kept afterwards.
 
     Raises:
         UserError: its directory cannot be written, or another process holds it; the message is ``busy``.
@@ -141,7 +140,7 @@ def read_table(path: str | Path) -> dict[str, str]:
 
 
 def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
-    """The content of a text file, without the U+FEFF that editors on Windows begin it with.
+    """Return the content of a text file, without a U+FEFF at the start, as editors on Windows write.
 
     Raises:
         UserError: it cannot be read or has another encoding.
@@ -162,7 +161,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def iterate_lines(path: str | Path) -> Iterator[str]:
-    """The lines of ``read_lines``, one after the other."""
+    """Yield the lines of ``read_lines``."""
     with _reading(path), Path(path).open(encoding="utf-8-sig") as f:
         for line in f:
             yield line.removesuffix("\n")
@@ -198,12 +197,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def has_odd_characters(name: str) -> bool:
-    """True of a name with white space or control characters, which no table and no terminal can show."""
+    """Return True if a name has white space or control characters, which tables cannot hold."""
     return name.split() != [name] or CONTROL.search(name) is not None
 
 
 def table_files(path: str | Path) -> list[Path]:
-    """The files of a table: itself, or, where ESPnet's split_scps made a directory of it, the parts."""
+    """Return the files of a table: the file itself, or the parts in a directory of ESPnet's split_scps."""
     path = Path(path)
     return sorted(path.glob("split.*")) if path.is_dir() else [path]
 
@@ -214,12 +213,12 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
 
 
 def rows_of(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Key and value, sorted by key."""
+    """Yield key and value, sorted by key."""
     return ((key, table[key]) for key in sorted(table))
 
 
 def write_rows(path: str | Path, rows: Iterable[tuple[str, object]]) -> None:
-    """Write the rows, sorted, of a Kaldi table, one after the other, atomically.
+    """Write the sorted rows of a Kaldi table, atomically.
 
     Raises:
         UserError: a value has a line break, as the name of a file may, so that no table can hold it.
@@ -233,14 +232,14 @@ def write_rows(path: str | Path, rows: Iterable[tuple[str, object]]) -> None:
 
 
 def fsync(*paths: Path) -> None:
-    """Bring files to the disk, whatever happens to the machine."""
+    """Flush files to the disk, so that they survive a crash of the machine."""
     for path in paths:
         with path.open("rb") as f:
             os.fsync(f.fileno())
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file.
+    """Return the SHA-256 of a file, hexadecimal.
 
     Raises:
         UserError: it cannot be read.
@@ -264,7 +263,7 @@ def _temporary_beside(path: Path) -> Path:
 
 
 def _take_place(new: Path, path: Path) -> None:
-    """Give a directory its final name; what has it goes away whole, even if another process does the same."""
+    """Rename a directory to its final name and remove what had the name, safely for several processes."""
     is_dir = True
     with suppress(FileNotFoundError):  # one look: between two another process may take it away
         is_dir = stat.S_ISDIR(path.lstat().st_mode)

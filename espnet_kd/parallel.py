@@ -1,7 +1,7 @@
-"""Work on many utterances in shards: in this process, in others of this machine, or on a Dask cluster.
+"""Process many utterances in shards: in this process, in several processes, or on a Dask cluster.
 
-``DIR/settings.json`` says what the shards were made with; ``DIR/00001`` and so on hold the utterances, sorted
-by their ids, however many workers made them.
+``DIR/settings.json`` records the settings of the shards; ``DIR/00001`` and so on hold the utterances, sorted
+by their ids. The files do not depend on the number of workers.
 
 A YAML file describes a cluster; ``options`` go to the class of Dask or dask-jobqueue as they are::
 
@@ -9,10 +9,10 @@ A YAML file describes a cluster; ``options`` go to the class of Dask or dask-job
     workers: 16        # default of --workers
     options: {queue: gpu, cores: 1, processes: 1, memory: 8GB, walltime: "04:00:00"}
 
-All workers need the same files under the same paths, and an interpreter with espnet_kd. Whoever reaches a
-scheduler can have anything run by its workers: those that are started here take only encrypted connections
-with the key of this one run. A running scheduler is as safe as it was made: ``options: {address: "tls://...",
-security: {tls_ca_file: ..., tls_client_cert: ..., tls_client_key: ...}}``.
+All workers need the same files under the same paths, and a Python with espnet_kd. Whoever can connect to a
+scheduler can run any code on its workers, so schedulers that are started here accept only encrypted
+connections with a key of this run. A scheduler that is running already must be secured by its owner:
+``options: {address: "tls://...", security: {tls_ca_file: ..., tls_client_cert: ..., tls_client_key: ...}}``.
 """
 
 import importlib
@@ -28,19 +28,47 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.config import read_config
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path, locked, read_json
 
 SETTINGS = "settings.json"
-PER_SHARD = 100  # utterances; what a killed worker has to do again at most
+PER_SHARD = 100  # utterances, which limits what is repeated after a worker is killed
+KINDS = {
+    "local": ("dask.distributed", "LocalCluster"),
+    "ssh": ("dask.distributed", "SSHCluster"),
+    "scheduler": ("dask.distributed", "Client"),
+    "slurm": ("dask_jobqueue", "SLURMCluster"),
+    "pbs": ("dask_jobqueue", "PBSCluster"),
+    "sge": ("dask_jobqueue", "SGECluster"),
+    "lsf": ("dask_jobqueue", "LSFCluster"),
+    "oar": ("dask_jobqueue", "OARCluster"),
+    "moab": ("dask_jobqueue", "MoabCluster"),
+    "htcondor": ("dask_jobqueue", "HTCondorCluster"),
+}
+# One thread per worker, so that the result does not depend on the number of workers; no limit of memory.
+LOCAL = {"processes": True, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+# Dask's web pages are switched off, because they are not encrypted.
+NO_PAGES = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Utterances that are worked on together: id, and what a worker has to know of it."""
+    """Utterances that are processed together: their ids, and what a worker needs for each."""
 
     path: Path
     utterances: tuple[tuple[str, Any], ...]
+
+
+Work = Callable[[Shard], Shard]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Type, number of workers and options of a cluster."""
+
+    kind: str
+    workers: int
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def plan(
@@ -49,14 +77,14 @@ def plan(
     count: int | None = None,
     suffix: str = ".jsonl",
 ) -> list[Shard]:
-    """Cut the utterances, in order of their ids, into shards of equal size (give or take one).
+    """Divide the utterances, sorted by id, into shards whose sizes differ by at most one.
 
-    The number of workers is no matter, so that it may differ when the command is repeated.
+    The shards do not depend on the number of workers, so it may change when the command is repeated.
 
     Args:
-        utterances: id to what a worker has to know.
-        count: number of shards; None takes one for every ``PER_SHARD`` utterances.
-        suffix: of their names.
+        utterances: id -> what a worker needs.
+        count: number of shards; None for one per ``PER_SHARD`` utterances.
+        suffix: of the names of shards.
     """
     order = sorted(utterances)
     count = min(count or -(-len(order) // PER_SHARD), len(order))
@@ -72,13 +100,15 @@ def plan(
 
 @contextmanager
 def claimed(directory: Path, settings: Mapping[str, Any], what: str = "decoded shards") -> Iterator[None]:
-    """Hold a directory for shards of these settings; no other run gets it meanwhile.
+    """Lock a directory for shards with these settings in the block.
 
     Args:
-        what: is kept in it, for the message of an error.
+        directory: of the shards.
+        settings: everything that the shards depend on.
+        what: description of the shards, for error messages.
 
     Raises:
-        UserError: it has shards of other settings or other files, or another run works in it.
+        UserError: the directory has shards with other settings or other files, or another run uses it.
     """
     with locked(directory, f"another run works in {directory}: wait for it, or stop it"):
         _check_settings(directory, settings, what)
@@ -87,23 +117,8 @@ def claimed(directory: Path, settings: Mapping[str, Any], what: str = "decoded s
         _sweep(directory)
 
 
-def read_settings(directory: Path) -> dict[str, Any]:
-    """What the shards of a directory were made with.
-
-    Raises:
-        UserError: they have no or a damaged settings.json.
-    """
-    path = directory / SETTINGS
-    if not path.exists():
-        raise UserError(f"{directory} is not finished or something else: there is no {SETTINGS}")
-    try:
-        return read_json(path)
-    except UserError as e:
-        raise UserError(f"{e}: remove {directory} and make it again") from None
-
-
 def _check_settings(directory: Path, settings: Mapping[str, Any], what: str) -> None:
-    """Make ``directory`` ready: nothing in it is of other settings or half-written."""
+    """Check that a directory has only shards with these settings, and record the settings."""
     present = [p for p in directory.iterdir() if not p.name.startswith(".")]
     if (directory / SETTINGS).exists():
         before = read_settings(directory)
@@ -121,13 +136,13 @@ def _check_settings(directory: Path, settings: Mapping[str, Any], what: str) -> 
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what killed workers have left half-written."""
+    """Remove incomplete files that killed workers have left."""
     for leftover in directory.glob(".[0-9]*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> str:
-    """The first value that differs, such as ``beam_size 5, now 10``."""
+    """Describe the first value that differs, as in ``beam_size 5, now 10``."""
     one, two = before.get(key), now.get(key)
     while True:
         if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
@@ -145,44 +160,34 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-KINDS = {
-    "local": ("dask.distributed", "LocalCluster"),
-    "ssh": ("dask.distributed", "SSHCluster"),
-    "scheduler": ("dask.distributed", "Client"),
-    "slurm": ("dask_jobqueue", "SLURMCluster"),
-    "pbs": ("dask_jobqueue", "PBSCluster"),
-    "sge": ("dask_jobqueue", "SGECluster"),
-    "lsf": ("dask_jobqueue", "LSFCluster"),
-    "oar": ("dask_jobqueue", "OARCluster"),
-    "moab": ("dask_jobqueue", "MoabCluster"),
-    "htcondor": ("dask_jobqueue", "HTCondorCluster"),
-}
-# One thread a worker, so that the result does not depend on how many there are; models may take all memory.
-LOCAL = {"processes": True, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
-# Dask's web pages, which anyone could read, are left out: they are not encrypted.
-NO_PAGES = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-Work = Callable[[Shard], Shard]
+def read_settings(directory: Path) -> dict[str, Any]:
+    """Read the settings with which the shards of a directory were made.
 
-
-@dataclass(frozen=True)
-class Cluster:
-    """Which cluster, and how many workers on it."""
-
-    kind: str
-    workers: int
-    options: dict[str, Any] = field(default_factory=dict)
+    Raises:
+        UserError: settings.json is missing or damaged.
+    """
+    path = directory / SETTINGS
+    if not path.exists():
+        raise UserError(
+            f"{directory} has no {SETTINGS}: it is incomplete or has no shards; repeat the command that "
+            "makes it"
+        )
+    try:
+        return read_json(path)
+    except UserError as e:
+        raise UserError(f"{e}: remove {directory} and make it again") from None
 
 
 def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
-    """The cluster of the command line.
+    """Return the cluster that the command line asks for.
 
     Args:
         cluster: ``local`` or a YAML file.
-        workers: None takes what the file says; for this machine its number of cores, or of GPUs.
-        gpu: the work is done on GPUs.
+        workers: None for the number in the file, or else on this machine the number of cores or GPUs.
+        gpu: True if the workers use GPUs.
 
     Raises:
-        UserError: the file is not as above, or not one worker is wanted.
+        UserError: the file is malformed, or the number of workers is below 1.
     """
     config = {"type": "local"} if cluster == "local" else read_config(Path(cluster))
     unknown = config.keys() - {"type", "workers", "options"}
@@ -191,28 +196,39 @@ def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
         raise UserError(f"{cluster}: unknown key {unknown_key}: a cluster has type, workers and options")
     kind, options = config.get("type"), config.get("options") or {}
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{cluster}: no cluster type {kind!r}: there are {', '.join(KINDS)}")
+        raise UserError(f"{cluster}: no cluster type {kind!r}: known are {', '.join(KINDS)}")
     if not isinstance(options, dict):
         raise UserError(f"{cluster}: options are `key: value` lines, not a {type(options).__name__}")
     number = config.get("workers") if workers is None else workers
     if number is None and kind == "local":
         number = _processors(gpu)
     if number is None and KINDS[kind][0] == "dask_jobqueue":
-        raise UserError(f"{cluster}: how many workers? Give `workers` there or --workers")
-    number = 1 if number is None else number  # Dask knows how many there are
+        raise UserError(f"{cluster}: the number of workers is missing: give `workers` there or --workers")
+    number = 1 if number is None else number  # unused: Dask knows the number
     if type(number) is not int or number < 1:
         source = f"{cluster}: " if workers is None else "--"
-        raise UserError(f"{source}workers: {number!r} is not a number from 1 up")
+        raise UserError(f"{source}workers: {number!r} must be a whole number of at least 1")
     return Cluster(kind, number, options)
 
 
-def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
-    """Do all the work; yields shards as they are finished.
+def _processors(gpu: bool) -> int:
+    if not gpu:
+        return len(os.sched_getaffinity(0))
+    import torch
 
-    A worker that dies is replaced and its shard begun again, until it has died of that shard several times.
+    if not torch.cuda.is_available():
+        raise UserError("--ngpu 1: PyTorch finds no GPU on this machine: use --ngpu 0")
+    return torch.cuda.device_count()
+
+
+def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
+    """Process all shards; yield each one when it is finished.
+
+    A worker that is killed is replaced and its shard starts again, until workers have been killed by the same
+    shard several times.
 
     Raises:
-        UserError: the work did, the cluster does not start, or workers die of a shard.
+        UserError: ``work`` raises it, the cluster does not start, or a shard kills its workers.
     """
     if cluster.kind == "local" and cluster.workers == 1 and not cluster.options:
         yield from map(work, shards)
@@ -226,17 +242,47 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
                 yield future.result()
             except KilledWorker:
                 raise UserError(
-                    f"the worker of {futures[future].path} was killed again and again, perhaps for lack of "
-                    "memory: use fewer workers; the same command goes on"
+                    f"the worker of {futures[future].path} was killed several times, perhaps for lack of "
+                    "memory: repeat the command with fewer workers to resume"
                 ) from None
 
 
 @contextmanager
+def client(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
+    """Start a cluster and yield a client of it; both are closed at the end."""
+    from dask.distributed import Client
+
+    module, name = KINDS[cluster.kind]
+    make = getattr(importlib.import_module(module), name)
+    if module == "dask_jobqueue":  # without the command it would wait for ever
+        submit = shlex.split(make.job_cls.submit_command)[0]
+        if not shutil.which(submit):
+            raise UserError(
+                f"the {cluster.kind} cluster needs the command {submit}, which is not in the PATH"
+            )
+    local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
+    with ExitStack() as stack:
+        keys = stack.enter_context(secured(cluster, shared))
+        try:
+            made = stack.enter_context(make(**{**local, **cluster.options, **keys}))
+        except (ImportError, TypeError, ValueError, OSError, RuntimeError) as e:
+            reason = first_line(e)
+            raise UserError(f"the {cluster.kind} cluster does not start: {reason}") from None
+        if cluster.kind == "scheduler":
+            yield made
+            return
+        if module == "dask_jobqueue":
+            made.scale(n=workers)
+        yield stack.enter_context(Client(made))
+
+
+@contextmanager
 def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
-    """Options by which all of a cluster's connections are encrypted, with a key of its own.
+    """Yield the options that encrypt all connections of a cluster with a new key.
 
     Args:
-        shared: directory that all of its machines see; the key is in files there that only the user can read.
+        cluster: the cluster.
+        shared: directory that all its machines see, for files with the key that only the user can read.
 
     Raises:
         UserError: a package is missing.
@@ -270,7 +316,7 @@ def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write_keys(security: Any, directory: Path) -> dict[str, Any]:
-    """The arguments of ``Security`` with files in the place of keys, so that none is on a command line."""
+    """Write keys to files, so that none is on a command line, and return the arguments of ``Security``."""
     files: dict[str, Any] = {"require_encryption": True}
     for name in (
         "tls_ca_file", "tls_client_key", "tls_client_cert", "tls_scheduler_key", "tls_scheduler_cert",
@@ -283,45 +329,8 @@ def _write_keys(security: Any, directory: Path) -> dict[str, Any]:
     return files
 
 
-@contextmanager
-def client(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
-    """A client of a started cluster; both are closed at the end."""
-    from dask.distributed import Client
-
-    module, name = KINDS[cluster.kind]
-    make = getattr(importlib.import_module(module), name)
-    if module == "dask_jobqueue":  # it would wait for its workers for ever
-        submit = shlex.split(make.job_cls.submit_command)[0]
-        if not shutil.which(submit):
-            raise UserError(f"the {cluster.kind} cluster needs the command {submit}, which is not here")
-    local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
-    with ExitStack() as stack:
-        keys = stack.enter_context(secured(cluster, shared))
-        try:
-            made = stack.enter_context(make(**{**local, **cluster.options, **keys}))
-        except (ImportError, TypeError, ValueError, OSError, RuntimeError) as e:
-            reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-            raise UserError(f"the {cluster.kind} cluster does not start: {reason}") from None
-        if cluster.kind == "scheduler":
-            yield made
-            return
-        if module == "dask_jobqueue":
-            made.scale(n=workers)
-        yield stack.enter_context(Client(made))
-
-
-def _processors(gpu: bool) -> int:
-    if not gpu:
-        return len(os.sched_getaffinity(0))
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError("--ngpu 1: this machine shows no GPU to PyTorch")
-    return torch.cuda.device_count()
-
-
 def device_of_worker(kind: str) -> str:
-    """A GPU of this machine's for each of its workers in turn; workers of other clusters see their own."""
+    """Return the device of this worker; workers on one machine take its GPUs in turn."""
     if kind != "cuda":
         return kind
     import torch

@@ -80,4 +80,4 @@ if __name__ == "__main__":
     from fake_teacher import slow_work as work  # by its name in another process
 
     where = parallel.Cluster("local", int(sys.argv[3]))
-    shards.decode(dump.read(Path(sys.argv[1])), Path(sys.argv[2]), SETTINGS, 10, work, where)
+    shards.decode(dump.read_dump(Path(sys.argv[1])), Path(sys.argv[2]), SETTINGS, 10, work, where)

@@ -19,7 +19,7 @@ from espnet_kd.report.sections import DELAYS_FILE
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, write EXP/delay.json."""
+    """Run the command."""
     p = command_parser("delay")
     p.add_argument("--teacher", type=Path, required=True, help="experiment of a transducer")
     p.add_argument("--student", type=Path, required=True, help="the same")
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--inference_args", default="", help="options that override it, --KEY VALUE ...")
     args = p.parse_args(argv)
     if args.utterances < 1:
-        raise UserError(f"--utterances {args.utterances} is not a number from 1 up")
+        raise UserError(f"--utterances {args.utterances} must be at least 1")
     result = measured(args)
     with atomic_path(args.student / DELAYS_FILE) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """What is written."""
+    """Align both models with the transcripts and return the content of delay.json."""
     from espnet_kd.methods.delay import compare, frame_milliseconds
     from espnet_kd.teachers.experiment import load_experiment
 
@@ -76,7 +76,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def overrides(words: str) -> dict[str, Any]:
-    """What options of decoding say of chunks."""
+    """Return the options of decoding that determine the chunks."""
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -86,7 +86,7 @@ def overrides(words: str) -> dict[str, Any]:
 
 
 def chunks_of(inference: dict[str, Any], milliseconds: float) -> tuple[int, int] | None:
-    """Frames that streaming decoding sees at a time, and how many such chunks before; None: it sees all."""
+    """Return frames per chunk and number of earlier chunks of streaming decoding; None without streaming."""
     if not inference.get("streaming"):
         return None
     size = max(1, round(float(inference.get("decoding_window", 640)) / milliseconds))

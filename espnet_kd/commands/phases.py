@@ -9,7 +9,7 @@ from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import merge_files, read_config
-from espnet_kd.data.contents import inherit
+from espnet_kd.data.contents import inherit_fingerprints
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
 from espnet_kd.host.outputs import average_file, best_file
@@ -90,4 +90,4 @@ def join(sets: Sequence[Path], out: Path) -> None:
     with atomic_dir(out) as temporary:
         for name, table in joined.items():
             write_table(temporary / name, table)
-        inherit(temporary, sets)
+        inherit_fingerprints(temporary, sets)

@@ -107,12 +107,12 @@ def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
     found = {}
     for option in options:
         name, _, path = option.partition("=")
-        found[name] = contents.of_path(Path(path))
+        found[name] = contents.fingerprint_path(Path(path))
     for method in active(config):
         for name, files in method.inputs(config).items():
-            found[name] = " ".join(map(contents.of_path, files))
+            found[name] = " ".join(map(contents.fingerprint_path, files))
     for param in config.get("init_param") or ():
-        found[f"initial student {param}"] = contents.of_path(Path(str(param).split(":")[0]))
+        found[f"initial student {param}"] = contents.fingerprint_path(Path(str(param).split(":")[0]))
     return found
 
 

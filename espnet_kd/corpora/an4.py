@@ -17,7 +17,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_sha256, verify
 from espnet_kd.corpora.prepare import split_evenly, warn
-from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     root = find_root(find_corpus(args.source, args.downloads, args.sha256))
     if args.labelled is not None and not 0 < args.labelled < 100:
         raise UserError(f"--labelled {args.labelled} is not a percentage from 1 to 99")
-    with claimed(args.dst):
+    with lock_data_dirs(args.dst):
         prepare(root, args.dst, args.dev_speakers.split(), args.labelled)
 
 

@@ -16,7 +16,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.corpora import csj_text, prepare
 from espnet_kd.corpora.csj_text import Word, read_sdb, standard_texts
 from espnet_kd.corpora.prepare import warn
-from espnet_kd.data.datadir import Seconds, Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Seconds, Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 
 TALK = re.compile(
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     check_sets(sets, {talk.id for talk in talks}, args.root, args.allow_missing_eval)
     utterances = read_talks(talks, sets, rules)
     check_sizes(utterances, sets)
-    with claimed(args.dst):
+    with lock_data_dirs(args.dst):
         write_sets(utterances, args.dst, args.dev_utterances, args.repetitions)
 
 

@@ -21,7 +21,7 @@ import soundfile
 import soxr
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir
 
@@ -114,7 +114,7 @@ def prepare(dst: Path, counts: dict[str, int], seed: int, nj: int) -> None:
         UserError: espeakng_loader is not installed, ``dst`` cannot be written, or another run is writing it.
     """
     voices = split_voices(variants(), seed)
-    with claimed(dst):
+    with lock_data_dirs(dst):
         for part, count in counts.items():
             scripts = write_scripts(part, count, voices[part], seed)
             audio = dst / "audio" / part

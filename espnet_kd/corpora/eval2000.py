@@ -24,7 +24,7 @@ from espnet_kd.corpora.telephone import (
     find_recordings,
     numbered_lines,
 )
-from espnet_kd.data.datadir import Seconds, Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Seconds, Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 
 CALLS = 40
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     utterances = make_utterances(reference, add_margins(segments.values(), MARGIN), recordings)
     without_audio = {s.call for s in reference.values()} - recordings.keys()
     extra_files = {"stm": repaired_stm(stm, without=without_audio).encode("latin-1"), "glm": glm.read_bytes()}
-    with claimed(args.dst):
+    with lock_data_dirs(args.dst):
         write_data_dir(args.dst / "eval2000", utterances, extra_files)
     sides = len({u.speaker for u in utterances})
     print(f"{args.dst / 'eval2000'}: {len(utterances)} utterances, {sides} conversation sides")

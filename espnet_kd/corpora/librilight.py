@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.data.heads import read_flac_head
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_json
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.shortest <= args.longest or args.longest == 0 or args.pause < 0:
         raise UserError("expected 0 <= --shortest <= --longest, --longest above 0, and --pause 0 or more")
     cutting = Cutting(args.segments or args.cut, args.longest, args.shortest, args.pause)
-    with claimed(args.dst):
+    with lock_data_dirs(args.dst):
         prepare(args.root, args.dst / args.set, cutting)
 
 

@@ -13,7 +13,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_md5
 from espnet_kd.corpora.prepare import warn
-from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.data.heads import read_flac_head
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines, read_table
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     md5 = read_md5sums(args.md5sums) if args.md5sums else MD5
-    with claimed(args.dst):
+    with lock_data_dirs(args.dst):
         prepare(find_parts(args.source, choose_parts(args.parts), args.downloads, md5), args.dst)
 
 

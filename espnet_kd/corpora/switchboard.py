@@ -32,7 +32,7 @@ from espnet_kd.corpora.telephone import (
     find_recordings,
     numbered_lines,
 )
-from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
+from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 
 CALLS = (2435, 2438)  # of the release, without and with the calls that were added later
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     dev, rest = first_utterances(utterances, args.dev_utterances)
     sets = {"train": utterances, "train_dev": dev, "train_nodev": rest}
     sets["train_nodup"] = limit_repetitions(rest, args.repetitions)
-    with claimed(args.dst):
+    with lock_data_dirs(args.dst):
         for name, members in sets.items():
             write_data_dir(args.dst / name, members)
             hours = sum(u.end - u.start for u in members) / 3600

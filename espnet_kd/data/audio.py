@@ -1,4 +1,4 @@
-"""One utterance's audio: read, cut, change speed and rate, write."""
+"""Read, cut, resample and write the audio of utterances."""
 
 import re
 from os.path import isfile
@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 
 from espnet_kd.data.datadir import Utterance
 from espnet_kd.data.heads import find_damage, is_shortened
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path
 
-DEFAULT_RATE = 16000  # of ESPnet's front ends
+DEFAULT_RATE = 16000  # Hz, of ESPnet's front ends
+CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
+IN_ARK = re.compile(r"\.ark:\d+$")
+SEGMENT_TOLERANCE_SECONDS = 0.1  # rounded times of a segment may exceed its recording
+BLOCK = 1 << 20  # values read at once, so that memory depends on the data and not on the header
+UNKNOWN_LENGTH = 1 << 62  # libsndfile reports so many samples or more for FLAC written into a pipe
 
 
 def parse_rate(text: str) -> int:
-    """``16k``, ``22.05k`` or ``16000`` in Hz.
+    """Return a sampling rate such as ``16k``, ``22.05k`` or ``16000`` in Hz.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the text is not a sampling rate.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(k?)", text.strip().lower())
     hertz = float(match[1]) * (1000 if match[2] else 1) if match else 0
@@ -31,37 +36,21 @@ def parse_rate(text: str) -> int:
     return round(hertz)
 
 
-CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
-SEGMENT_TOLERANCE_SECONDS = 0.1  # transcribers' times may exceed the recording by rounding
-BLOCK = 1 << 20  # values read at once: memory follows what a file holds, not what its head claims
-UNKNOWN = 1 << 62  # frames from here on: libsndfile's word for FLAC that was written into a pipe
-
-
-class _Forward(soundfile.SoundFile):
-    """A file that is read onwards.
-
-    After every read soundfile seeks to where it is, which fails at the end of FLAC of unknown length.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
 def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
-    """The utterance's samples as they were recorded.
+    """Return the samples of an utterance at its own sampling rate and speed.
 
     Returns:
         (N,) float64, full scale 1, and the sampling rate in Hz.
 
     Raises:
-        UserError: missing, unreadable, cut off, several channels and none chosen, zero length, NaN or
-            infinite samples, or a segment beyond the end; names utterance and file.
+        UserError: the file is missing, unreadable, incomplete, of zero length, or has several channels of
+            which none is chosen; a sample is NaN or infinite; or the segment is beyond the end.
     """
     where = f"{utterance.id}: {utterance.audio}"
     if not isfile(utterance.audio):  # Path.is_file raises where a path is too long
         raise UserError(f"{where}: there is no such file")
     try:
-        with _Forward(utterance.audio) as f:
+        with _SequentialFile(utterance.audio) as f:
             channel = _channel(where, utterance, f.channels)
             rate, frames = f.samplerate, f.frames
             if damage := find_damage(utterance.audio, rate):
@@ -72,7 +61,7 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
         shortened = " (SPHERE compressed by shorten: unpack it with sph2pipe)"
         hint = shortened if is_shortened(utterance.audio) else ""
         raise UserError(f"{where}: cannot be read as audio{hint}: {e}") from None
-    if frames >= UNKNOWN:
+    if frames >= UNKNOWN_LENGTH:
         stop = _span(where, utterance, start + len(samples), rate)[1]
     if len(samples) < stop - start:
         raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")
@@ -81,18 +70,61 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
     return samples, rate
 
 
+def read_waveform(wav: str, utt: str) -> tuple[NDArray[np.float32], int]:
+    """Return the samples (N,) and the sampling rate of an audio file; N may be 0.
+
+    Raises:
+        UserError: the file cannot be read, is incomplete, or has several channels.
+    """
+    try:
+        info = soundfile.info(wav)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise UserError(f"{wav} of {utt} cannot be read: {e}") from None
+    if not info.frames:
+        return np.zeros(0, np.float32), info.samplerate
+    samples, rate = read_audio(Utterance(utt, utt, Path(wav), None))
+    return samples.astype(np.float32), rate
+
+
+def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
+    """Return samples (N,) and sampling rate as ESPnet's inference reads them.
+
+    Args:
+        wav: entry of wav.scp, an audio file or a position in a Kaldi ark.
+        utt: utterance, for messages.
+
+    Returns:
+        Samples of an audio file have full scale 1; those of an ark are as stored.
+
+    Raises:
+        UserError: the audio cannot be read, or has several channels.
+    """
+    if not IN_ARK.search(wav):
+        return read_waveform(wav, utt)
+    import kaldiio
+
+    try:
+        one, other = kaldiio.load_mat(wav)
+    except (OSError, ValueError, RuntimeError, AssertionError) as e:
+        raise UserError(f"{wav} of {utt} cannot be read: {first_line(e)}") from None
+    speech, rate = (one, other) if isinstance(other, int) else (other, one)
+    if speech.ndim > 1:
+        raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels instead of one: split the file")
+    return speech.astype(np.float32), rate
+
+
 def convert(samples: np.ndarray, rate: int, speed: float, fs: int) -> np.ndarray:
-    """Change speed and sampling rate in one resampling: (N,) to (N * fs / (rate * speed),)."""
+    """Change speed and sampling rate in one resampling, (N,) to (N * fs / (rate * speed),)."""
     if rate * speed == fs:
         return samples
     return soxr.resample(samples, rate * speed, fs)
 
 
 def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
-    """Round to 16 bits; 16-bit samples come back as they were.
+    """Round samples to 16 bits; samples that were read from 16 bits do not change.
 
     Returns:
-        (N,) int16, and how many samples were clipped.
+        (N,) int16, and the number of clipped samples.
     """
     scaled = np.rint(samples * 32768)
     clipped = np.count_nonzero((scaled > 32767) | (scaled < -32768))
@@ -100,10 +132,13 @@ def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: str) -> tuple[int, int]:
-    """Write one utterance's file; returns numbers of samples and of clipped samples.
+    """Write the audio of an utterance.
+
+    Returns:
+        The number of samples, and of clipped samples.
 
     Raises:
-        UserError: see ``read_audio``; or nothing is left after resampling.
+        UserError: see ``read_audio``; or the audio is too short to resample.
     """
     samples, rate = read_audio(utterance)
     pcm, clipped = to_int16(convert(samples, rate, utterance.speed, fs))
@@ -115,31 +150,42 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
 
 
 def finished_samples(target: Path) -> int | None:
-    """Length of a file that an earlier run wrote, whole under its final name; None if there is none."""
+    """Return the number of samples of a file from an earlier run; None if there is no such file."""
     try:
         return soundfile.info(target).frames
     except (OSError, soundfile.SoundFileError):
         return None
 
 
-def _read(f: _Forward, channel: int, start: int, stop: int) -> np.ndarray:
-    """Samples ``start`` to ``stop`` of a channel, or what there is of them: (N,) float64."""
-    if start:
-        f.seek(start)
-    blocks, left = [np.empty(0)], stop - start
-    while left > 0:
-        block = f.read(min(left, BLOCK // f.channels), dtype="float64", always_2d=True)
-        if not len(block):
-            break
-        blocks.append(block[:, channel].copy())
-        left -= len(block)
-    return np.concatenate(blocks)
+class _SequentialFile(soundfile.SoundFile):
+    """An audio file that is read from front to back.
+
+    After every read soundfile seeks to the current position, which fails at the end of FLAC of unknown
+    length.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _channel(where: str, utterance: Utterance, channels: int) -> int:
+    """Return the channel to read, counted from 0."""
+    if utterance.channel is None:
+        if channels != 1:
+            raise UserError(
+                f"{where}: {channels} channels instead of one: choose one in utt2ref_channels, or split "
+                "the file"
+            )
+        return 0
+    if utterance.channel >= channels:
+        raise UserError(f"{where}: utt2ref_channels names channel {utterance.channel} of 0 to {channels - 1}")
+    return utterance.channel
 
 
 def _span(where: str, utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
-    """First sample and end of the utterance in its file."""
+    """Return the first sample of the utterance in its file, and the end."""
     if not frames:
-        raise UserError(f"{where}: has zero length")
+        raise UserError(f"{where}: the file has no samples")
     if utterance.start is None or utterance.end is None:
         return 0, frames
     start, stop = round(utterance.start * rate), round(utterance.end * rate)
@@ -153,62 +199,15 @@ def _span(where: str, utterance: Utterance, frames: int, rate: int) -> tuple[int
     return start, min(stop, frames)
 
 
-def _channel(where: str, utterance: Utterance, channels: int) -> int:
-    """The channel to read, counted from 0."""
-    if utterance.channel is None:
-        if channels != 1:
-            raise UserError(
-                f"{where}: {channels} channels, one is needed: name it in utt2ref_channels, or split the file"
-            )
-        return 0
-    if utterance.channel >= channels:
-        raise UserError(f"{where}: utt2ref_channels names channel {utterance.channel} of 0 to {channels - 1}")
-    return utterance.channel
-
-
-def read_waveform(wav: str, utt: str) -> tuple[NDArray[np.float32], int]:
-    """Samples (N,) and rate of an audio file, which may be empty.
-
-    Raises:
-        UserError: it cannot be read, is cut off, or has several channels.
-    """
-    import soundfile
-
-    from espnet_kd.data.datadir import Utterance
-
-    try:
-        info = soundfile.info(wav)
-    except (soundfile.SoundFileError, OSError) as e:
-        raise UserError(f"{wav} of {utt} cannot be read: {e}") from None
-    if not info.frames:
-        return np.zeros(0, np.float32), info.samplerate
-    samples, rate = read_audio(Utterance(utt, utt, Path(wav), None))
-    return samples.astype(np.float32), rate
-
-
-IN_ARK = re.compile(r"\.ark:\d+$")
-
-
-def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
-    """Samples (N,) and rate as stock inference reads them: full scale is 1, but in an ark what is stored.
-
-    Raises:
-        UserError: it cannot be read, or has several channels.
-    """
-    if not IN_ARK.search(wav):
-        return read_waveform(wav, utt)
-    import kaldiio
-
-    try:
-        one, other = kaldiio.load_mat(wav)
-    except (OSError, ValueError, RuntimeError, AssertionError) as e:
-        raise UserError(f"{wav} of {utt} cannot be read: {_reason(e)}") from None
-    speech, rate = (one, other) if isinstance(other, int) else (other, one)
-    if speech.ndim > 1:
-        raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels, not one")
-    return speech.astype(np.float32), rate
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+def _read(f: _SequentialFile, channel: int, start: int, stop: int) -> np.ndarray:
+    """Return samples ``start`` to ``stop`` of a channel, fewer if the file ends before: (N,) float64."""
+    if start:
+        f.seek(start)
+    blocks, left = [np.empty(0)], stop - start
+    while left > 0:
+        block = f.read(min(left, BLOCK // f.channels), dtype="float64", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block[:, channel].copy())
+        left -= len(block)
+    return np.concatenate(blocks)

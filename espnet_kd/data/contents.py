@@ -1,8 +1,9 @@
-"""``espnet-kd contents``: fingerprints of data by what is in the files, whatever their names and times.
+"""``espnet-kd contents``: print fingerprints of files and data directories.
 
-Of a file it is the SHA-256; of a data directory that of its ids and of the content of their audio, so that
-two directories with the same speech have one fingerprint. A file is read again only if its size, time of
-modification or time of change (which no program can set) differs from what is on record.
+The fingerprint of a file is the SHA-256 of its content; that of a data directory is a hash of its utterance
+ids and the contents of their audio files, so that two directories with the same speech have one fingerprint.
+Fingerprints of files are cached; a file is read again only if its size, time of modification or time of
+change (which no program can set) differs from those in the cache.
 """
 
 import hashlib
@@ -18,88 +19,96 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, fingerprint, read_table
 
-CACHE = ".contents.json"  # beside wav.scp
-YOUNG = 2.0  # seconds; a younger file may be written again within the tick of the file system's clock
+CACHE_FILE = ".contents.json"  # beside wav.scp
+YOUNG = 2.0  # seconds; a younger file may change again without another time of modification
 IN_ARK = re.compile(r"(.*\.ark)(:\d+)")
-LENGTH = 32  # hexadecimal digits that are kept, 128 bits
+LENGTH = 32  # hexadecimal digits of a fingerprint, 128 bits
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``contents PATH...``: print the fingerprint of each data directory, wav.scp (its speech) or file."""
+    """Run ``contents PATH...``."""
     parser = command_parser("contents")
-    parser.add_argument("paths", nargs="+", type=Path, help="files, or directories with wav.scp")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        help="files, data directories, or the wav.scp of a directory for its speech without transcripts",
+    )
     for path in parser.parse_args(argv).paths:
-        print(of_speech(path.parent) if path.name == "wav.scp" else of_path(path))
+        print(fingerprint_speech(path.parent) if path.name == "wav.scp" else fingerprint_path(path))
 
 
-def of_path(path: Path) -> str:
-    """Fingerprint of a file, or of the speech and the transcripts, if there are any, of a data directory.
+def fingerprint_path(path: Path) -> str:
+    """Return the fingerprint of a file, or of the speech and transcripts of a data directory.
 
     Raises:
-        UserError: it, or an audio file, cannot be read.
+        UserError: a file cannot be read.
     """
     if not path.is_dir():
         return fingerprint(path)[:LENGTH]
     text = fingerprint(path / "text") if (path / "text").is_file() else ""
-    return _digest([of_speech(path), text])
+    return _digest([fingerprint_speech(path), text])
 
 
-def of_speech(directory: Path) -> str:
-    """Fingerprint of the ids of a data directory and of the content of their audio.
+def fingerprint_speech(directory: Path) -> str:
+    """Return the fingerprint of the ids of a data directory and the contents of their audio.
 
     Raises:
         UserError: wav.scp, or an audio file, cannot be read.
     """
     table = read_table(directory / "wav.scp")
     places = {utt: _file_and_rest(value) for utt, value in table.items()}
-    contents = Contents(directory / CACHE)
-    found = contents.of(file for file, _ in places.values() if file)
+    cache = FingerprintCache(directory / CACHE_FILE)
+    found = cache.fingerprints(file for file, _ in places.values() if file)
     for utt, (file, _) in places.items():
         if file and file not in found:
             raise UserError(f"{directory / 'wav.scp'}: {file} of {utt} does not exist or cannot be read")
-    contents.save()
+    cache.save()
     return _digest([utt, found.get(places[utt][0], ""), places[utt][1]] for utt in sorted(places))
 
 
-def inherit(directory: Path, sources: Iterable[Path]) -> None:
-    """Put what is on record of the audio of other data directories beside a new wav.scp, to read it once."""
+def inherit_fingerprints(directory: Path, sources: Iterable[Path]) -> None:
+    """Copy the caches of other data directories beside a new wav.scp, so that the audio is not read again."""
     rows: dict[str, list[object]] = {}
     for source in sources:
-        rows |= _read(source / CACHE)
+        rows |= _read_rows(source / CACHE_FILE)
     if rows:
-        _write(directory / CACHE, rows)
+        _write_rows(directory / CACHE_FILE, rows)
 
 
-class Contents:
-    """Fingerprints of files, kept in a table.
+class FingerprintCache:
+    """Fingerprints of files, cached in a JSON file.
 
     Args:
-        table: JSON of path to size, times in nanoseconds and fingerprint. A missing or damaged one is empty.
+        table: JSON file, path -> size, times in nanoseconds, and fingerprint. A missing or damaged file
+            counts as empty.
     """
 
     def __init__(self, table: Path) -> None:
         self.table = table
-        self._known = _read(table)
+        self._known = _read_rows(table)
         self._seen: dict[str, list[object]] = {}
 
-    def of(self, paths: Iterable[str]) -> dict[str, str]:
-        """The fingerprint of each file that can be read."""
+    def fingerprints(self, paths: Iterable[str]) -> dict[str, str]:
+        """Return path -> fingerprint of all files that can be read."""
         files = list(dict.fromkeys(paths))
         rows = {f: self._unchanged(f) for f in files}
         new = [f for f in files if rows[f] is None]
-        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:  # reading waits for the disk
+        with ThreadPoolExecutor(
+            min(8, len(os.sched_getaffinity(0)))
+        ) as pool:  # threads, because reading waits for the disk
             rows |= zip(new, pool.map(_row, new), strict=True)
         self._seen |= {f: row for f, row in rows.items() if row is not None}
         return {f: str(self._seen[f][-1]) for f in files if f in self._seen}
 
     def save(self) -> None:
-        """Keep what was read; where the directory cannot be written, it is read again the next time."""
+        """Write the cache, if the directory can be written."""
         if self._seen == self._known or not os.access(self.table.parent, os.W_OK):
             return
-        _write(self.table, self._seen)
+        _write_rows(self.table, self._seen)
 
     def _unchanged(self, path: str) -> list[object] | None:
-        """What is on record of a file, if that is true still."""
+        """Return the cached row of a file if its size and times have not changed."""
         known = self._known.get(path)
         try:
             return known if known is not None and known[:-1] == _state(path) else None
@@ -108,7 +117,7 @@ class Contents:
 
 
 def _row(path: str) -> list[object] | None:
-    """What to record of a file; None if it cannot be read."""
+    """Return the row of a file: size, times and fingerprint; None if it cannot be read."""
     try:
         before = _state(path)
         digest = fingerprint(Path(path))[:LENGTH]
@@ -123,12 +132,12 @@ def _state(path: str) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _write(table: Path, rows: Mapping[str, list[object]]) -> None:
+def _write_rows(table: Path, rows: Mapping[str, list[object]]) -> None:
     with atomic_path(table) as temporary:
         temporary.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read(table: Path) -> Mapping[str, list[object]]:
+def _read_rows(table: Path) -> Mapping[str, list[object]]:
     try:
         content = json.loads(table.read_text(encoding="utf-8"))
         return {path: row for path, row in content.items() if len(row) == 4 and isinstance(row[-1], str)}
@@ -137,7 +146,7 @@ def _read(table: Path) -> Mapping[str, list[object]]:
 
 
 def _file_and_rest(value: str) -> tuple[str, str]:
-    """The file that an entry of wav.scp names, and what else it says; a pipe names none."""
+    """Split an entry of wav.scp into the file, "" for a pipe, and the rest."""
     if value.endswith("|"):
         return "", value
     match = IN_ARK.fullmatch(value)

@@ -1,7 +1,8 @@
-"""Kaldi data directories: ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed][, utt2ref_channels]``.
+"""Read and write Kaldi data directories.
 
-``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): which channel
-of the audio is the utterance, counted from 0. So both sides of a call name one file, and no pipe splits it.
+They have ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed][, utt2ref_channels]``.
+``utt2ref_channels`` is ESPnet's table of that name (``format_wav_scp.sh --utt2ref_channels``): the channel of
+the audio that holds the utterance, counted from 0. So both sides of a call name the same file, without pipes.
 """
 
 import heapq
@@ -15,9 +16,9 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, locked, read_table, rows_of, write_rows
 
 Seconds = float
-Row = tuple[str, object]  # of a table
+Row = tuple[str, object]  # key and value of a table
 LONGEST: Seconds = 1e9
-SPEEDS = (0.1, 10)  # factors; beyond them resampling would fill the memory with a slip of the pen
+SPEEDS = (0.1, 10)  # factors; others are mistakes, for which resampling would fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,13 @@ class Utterance:
     """One utterance.
 
     Attributes:
-        id: sorts its speaker's utterances together when it starts with the speaker, as Kaldi advises.
-        audio: path as it will stand in wav.scp.
+        id: should begin with the speaker, as Kaldi advises, so that sorting groups speakers.
+        audio: path for wav.scp.
         text: transcript; None in a directory without transcripts.
-        start: with ``end`` and ``recording``, the piece of the recording that is the utterance.
+        recording: of which the utterance is the segment from ``start`` to ``end``; None if it is a whole
+            file.
         speed: factor that ``format`` applies; 1.1 is faster, higher and shorter.
-        channel: of the audio, counted from 0; None where it has only one.
+        channel: of the audio, counted from 0; None if it has only one.
     """
 
     id: str
@@ -49,11 +51,11 @@ class DataDir:
     """The tables of a data directory; all but ``wav`` are keyed by utterance.
 
     Attributes:
-        wav: audio path by recording, or by utterance where ``segments`` is empty.
+        wav: recording -> audio path; utterance -> audio path if ``segments`` is empty.
         text: empty in a directory without transcripts.
-        segments: (recording, start, end), empty where every utterance is a file of its own.
+        segments: (recording, start, end); empty if every utterance is a whole file.
         speed: factors other than 1.
-        channel: counted from 0, empty where the audio has one channel.
+        channel: counted from 0; empty if the audio has one channel.
     """
 
     path: Path
@@ -74,104 +76,22 @@ class DataDir:
             yield Utterance(utt, speaker, audio, text, recording, start, end, speed, channel)
 
 
-def claimed(dst: Path) -> AbstractContextManager[None]:
-    """Hold the place of a corpus' data directories for this process.
-
-    Raises:
-        UserError: another process prepares a corpus there.
-    """
-    busy = f"another run prepares data in {dst}: wait for it, or stop it"
-    place = dst.resolve()  # "." has no name
-    if place.is_dir() and not os.access(place.parent, os.W_OK):
-        return locked(place, busy)
-    # kd.sh holds .data.lock meanwhile
-    return lock_file(place.with_name(f".{place.name}.preparing.lock"), busy)
-
-
-def write_data_dir(
-    dst: str | Path, utterances: Iterable[Utterance], beside: Mapping[str, bytes] | None = None
-) -> None:
-    """Write a data directory, sorted as Kaldi sorts; it appears whole or not at all.
-
-    Args:
-        dst: the directory.
-        utterances: what its tables say.
-        beside: content of further files by name, such as a reference for another scorer.
-
-    Raises:
-        UserError: no utterances, an id twice or unfit, segments or transcripts for some only, or
-            ``dst`` is a directory of another kind.
-    """
-    dst = Path(dst)
-    by_id = _by_id(dst, utterances)
-    segmented = {u.recording is not None for u in by_id.values()}
-    if len(segmented) > 1:
-        raise UserError(f"{dst}: some utterances are pieces of recordings and some are whole files")
-    labelled = {u.text is not None for u in by_id.values()}
-    if len(labelled) > 1:
-        raise UserError(f"{dst}: some utterances have a transcript and some have none")
-    speaker = {u.id: u.speaker for u in by_id.values()}
-    tables: dict[str, Mapping[str, object]] = {"wav.scp": _recordings(dst, by_id.values())}
-    if True in labelled:
-        tables["text"] = {u.id: u.text for u in by_id.values()}
-    tables |= {"utt2spk": speaker, "spk2utt": spk2utt(speaker)}
-    if True in segmented:
-        tables["segments"] = {u.id: segment(u.recording, u.start, u.end) for u in by_id.values()}
-    tables["utt2speed"] = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
-    tables["utt2ref_channels"] = {u.id: u.channel for u in by_id.values() if u.channel is not None}
-    write_tables(dst, {name: rows_of(table) for name, table in tables.items() if table}, beside)
-
-
-def write_tables(
-    dst: Path, tables: Mapping[str, Iterable[Row]], beside: Mapping[str, bytes] | None = None
-) -> None:
-    """Write a data directory from the rows of its tables, each sorted; it appears whole or not at all.
-
-    Raises:
-        UserError: ``dst`` is a directory of another kind.
-    """
-    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
-        raise UserError(f"{dst} holds something else than a data directory: choose another name")
-    with atomic_dir(dst) as tmp:
-        for name, rows in tables.items():
-            write_rows(tmp / name, rows)
-        for name, content in (beside or {}).items():
-            (tmp / name).write_bytes(content)
-
-
-def merged(path: Path, copies: Iterable[Iterator[Row]]) -> Iterator[Row]:
-    """The rows of sorted tables as those of one; they come one after the other.
-
-    Args:
-        path: where they are from, for messages.
-        copies: the tables.
-
-    Raises:
-        UserError: while they come: two have a key in common.
-    """
-    last = None
-    for key, value in heapq.merge(*copies):
-        if key == last:
-            raise UserError(f"{path}: two utterances or speakers would be called {key}: rename one")
-        yield key, value
-        last = key
-
-
 def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
-    """Read a data directory and check that its files agree.
+    """Read a data directory and check that its tables have the same ids.
 
-    An utterance may have an empty transcript: stage 4 drops it and says so.
+    An utterance may have an empty transcript; stage 4 drops it with a message.
 
     Args:
-        labelled: False leaves transcripts alone and takes a directory without them.
+        path: the directory.
+        labelled: False for a directory without transcripts, or to ignore them.
 
     Raises:
-        UserError: a file is missing or malformed, an id occurs twice or not in every file,
-            or wav.scp names a pipe. One line with file and id.
+        UserError: a file is missing or malformed, an id occurs twice or is missing in a file, or wav.scp has
+            a pipe; names file and id.
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path} is not a directory: run the stage that makes it first")
+        raise UserError(f"{path} is not a directory: first run the stage that makes it")
     wav, speaker = (read_table(path / name) for name in ("wav.scp", "utt2spk"))
     text = read_table(path / "text") if labelled else {}
     segments = _read_segments(path / "segments")
@@ -189,7 +109,7 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
         check_same_keys(path, {"utt2spk": speaker, "wav.scp": wav})
     for key, value in wav.items():
         if value.endswith("|"):
-            raise UserError(f"{path}/wav.scp: {key} is a pipe, and pipes are not run: give a file's path")
+            raise UserError(f"{path}/wav.scp: {key} is a pipe, which is not run: give the path of a file")
         if not value:
             raise UserError(f"{path}/wav.scp: {key} has no path")
     if not speaker:
@@ -203,64 +123,8 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
 
 
 def validate_data_dir(path: str | Path) -> int:
-    """Check a data directory as ``read_data_dir`` does; returns the number of utterances."""
+    """Check a data directory as ``read_data_dir`` does, and return the number of utterances."""
     return len(read_data_dir(path).speaker)
-
-
-def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
-    """The table spk2utt of a table utt2spk."""
-    table: dict[str, list[str]] = {}
-    for utt in sorted(speaker):
-        table.setdefault(speaker[utt], []).append(utt)
-    return {name: " ".join(utts) for name, utts in table.items()}
-
-
-def segment(recording: str | None, start: Seconds | None, end: Seconds | None) -> str:
-    """A piece of a recording as ``segments`` has it."""
-    assert recording is not None and start is not None and end is not None
-    return f"{recording} {round(start, 6)} {round(end, 6)}"
-
-
-def check_id(where: str | Path, name: str) -> None:
-    """Refuse an id that cannot be a key of a Kaldi table and a file name as well."""
-    if not name or name.startswith(".") or "/" in name or has_odd_characters(name):
-        raise UserError(
-            f"{where}: {name!r} cannot be an id: no spaces, slashes or control characters, no dot in front"
-        )
-
-
-def check_same_keys(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
-    """Refuse tables of one directory that are not about the same utterances."""
-    (first, one), *others = tables.items()
-    for second, two in others:
-        differing = one.keys() ^ two.keys()
-        if differing:
-            utt = min(differing)
-            a, b = (first, second) if utt in one else (second, first)
-            more = f" ({len(differing)} ids differ)" if len(differing) > 1 else ""
-            raise UserError(f"{path}: {utt} is in {a} but not in {b}{more}")
-
-
-def _by_id(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Utterance]:
-    by_id: dict[str, Utterance] = {}
-    for u in utterances:
-        check_id(dst, u.id)
-        check_id(dst, u.speaker)
-        if u.id in by_id:
-            raise UserError(f"{dst}: two utterances are called {u.id} ({by_id[u.id].audio} and {u.audio})")
-        by_id[u.id] = u
-    if not by_id:
-        raise UserError(f"{dst} would have no utterances")
-    return by_id
-
-
-def _recordings(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Path]:
-    table: dict[str, Path] = {}
-    for u in utterances:
-        if table.setdefault(u.recording or u.id, u.audio) != u.audio:
-            first = table[u.recording or u.id]
-            raise UserError(f"{dst}: recording {u.recording} is two files, {first} and {u.audio}")
-    return table
 
 
 def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
@@ -272,14 +136,14 @@ def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
         except ValueError:
             raise UserError(f"{path}: {utt}: expected `recording start end`, not {value[:60]!r}") from None
         if not 0 <= float(start) < float(end) < LONGEST:
-            raise UserError(f"{path}: {utt} runs from {start} to {end}: 0 <= start < end is needed")
+            raise UserError(f"{path}: {utt} has start {start} and end {end}: 0 <= start < end must hold")
     return segments
 
 
 def _check_recordings(path: Path, wav: Mapping[str, str], segments: Mapping[str, tuple]) -> None:
     for utt, (recording, *_) in segments.items():
         if recording not in wav:
-            raise UserError(f"{path}: {utt} is a piece of {recording}, which is not in wav.scp")
+            raise UserError(f"{path}: {utt} is a segment of {recording}, which is not in wav.scp")
 
 
 def _read_speeds(path: Path) -> dict[str, float]:
@@ -301,3 +165,144 @@ def _read_channels(path: Path) -> dict[str, int]:
             raise UserError(f"{path}: {utt}: {value[:60]!r} is not the number of one channel, counted from 0")
         channels[utt] = int(value)
     return channels
+
+
+def check_id(where: str | Path, name: str) -> None:
+    """Refuse an id that cannot be both a key of a Kaldi table and a file name."""
+    if not name or name.startswith(".") or "/" in name or has_odd_characters(name):
+        raise UserError(
+            f"{where}: {name!r} cannot be an id: no spaces, slashes or control characters, no dot in front"
+        )
+
+
+def check_same_keys(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse tables of one directory that have different keys."""
+    (first, one), *others = tables.items()
+    for second, two in others:
+        differing = one.keys() ^ two.keys()
+        if differing:
+            utt = min(differing)
+            a, b = (first, second) if utt in one else (second, first)
+            more = f" ({len(differing)} ids differ)" if len(differing) > 1 else ""
+            raise UserError(f"{path}: {utt} is in {a} but not in {b}{more}")
+
+
+def write_data_dir(
+    dst: str | Path, utterances: Iterable[Utterance], extra_files: Mapping[str, bytes] | None = None
+) -> None:
+    """Write a data directory, sorted as Kaldi sorts; it appears when it is complete.
+
+    Args:
+        dst: the directory.
+        utterances: in any order.
+        extra_files: name -> content of further files, such as a reference for another scorer.
+
+    Raises:
+        UserError: there are no utterances, an id is invalid or occurs twice, only some utterances have
+            segments or transcripts, or ``dst`` is a directory of another kind.
+    """
+    dst = Path(dst)
+    by_id = _by_id(dst, utterances)
+    segmented = {u.recording is not None for u in by_id.values()}
+    if len(segmented) > 1:
+        raise UserError(f"{dst}: some utterances are segments of recordings and some are whole files")
+    labelled = {u.text is not None for u in by_id.values()}
+    if len(labelled) > 1:
+        raise UserError(f"{dst}: some utterances have a transcript and some have none")
+    speaker = {u.id: u.speaker for u in by_id.values()}
+    tables: dict[str, Mapping[str, object]] = {"wav.scp": _recordings(dst, by_id.values())}
+    if True in labelled:
+        tables["text"] = {u.id: u.text for u in by_id.values()}
+    tables |= {"utt2spk": speaker, "spk2utt": spk2utt(speaker)}
+    if True in segmented:
+        tables["segments"] = {u.id: format_segment(u.recording, u.start, u.end) for u in by_id.values()}
+    tables["utt2speed"] = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
+    tables["utt2ref_channels"] = {u.id: u.channel for u in by_id.values() if u.channel is not None}
+    write_tables(dst, {name: rows_of(table) for name, table in tables.items() if table}, extra_files)
+
+
+def _by_id(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Utterance]:
+    by_id: dict[str, Utterance] = {}
+    for u in utterances:
+        check_id(dst, u.id)
+        check_id(dst, u.speaker)
+        if u.id in by_id:
+            raise UserError(f"{dst}: two utterances have the id {u.id} ({by_id[u.id].audio} and {u.audio})")
+        by_id[u.id] = u
+    if not by_id:
+        raise UserError(f"{dst} would have no utterances")
+    return by_id
+
+
+def _recordings(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Path]:
+    table: dict[str, Path] = {}
+    for u in utterances:
+        if table.setdefault(u.recording or u.id, u.audio) != u.audio:
+            first = table[u.recording or u.id]
+            raise UserError(f"{dst}: recording {u.recording} has two files, {first} and {u.audio}")
+    return table
+
+
+def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
+    """Return the table spk2utt that belongs to a table utt2spk."""
+    table: dict[str, list[str]] = {}
+    for utt in sorted(speaker):
+        table.setdefault(speaker[utt], []).append(utt)
+    return {name: " ".join(utts) for name, utts in table.items()}
+
+
+def format_segment(recording: str | None, start: Seconds | None, end: Seconds | None) -> str:
+    """Return the value of a row of ``segments``."""
+    assert recording is not None and start is not None and end is not None
+    return f"{recording} {round(start, 6)} {round(end, 6)}"
+
+
+def write_tables(
+    dst: Path, tables: Mapping[str, Iterable[Row]], extra_files: Mapping[str, bytes] | None = None
+) -> None:
+    """Write a data directory from the sorted rows of its tables; it appears when it is complete.
+
+    Raises:
+        UserError: ``dst`` is a directory of another kind.
+    """
+    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
+        raise UserError(f"{dst} has files but is not a data directory: choose another name")
+    with atomic_dir(dst) as tmp:
+        for name, rows in tables.items():
+            write_rows(tmp / name, rows)
+        for name, content in (extra_files or {}).items():
+            (tmp / name).write_bytes(content)
+
+
+def merge_sorted(path: Path, copies: Iterable[Iterator[Row]]) -> Iterator[Row]:
+    """Yield the rows of several sorted tables in the order of their keys.
+
+    Args:
+        path: where the tables are from, for messages.
+        copies: the rows of each table.
+
+    Raises:
+        UserError: two tables have a key in common.
+    """
+    last = None
+    for key, value in heapq.merge(*copies):
+        if key == last:
+            raise UserError(
+                f"{path}: two utterances or speakers would have the name {key}: rename one of them"
+            )
+        yield key, value
+        last = key
+
+
+def lock_data_dirs(dst: Path) -> AbstractContextManager[None]:
+    """Lock the directory of the data directories of a corpus for this process.
+
+    Raises:
+        UserError: another process is preparing a corpus there.
+    """
+    busy = f"another run prepares data in {dst}: wait for it, or stop it"
+    place = dst.resolve()  # because "." has no name
+    if place.is_dir() and not os.access(place.parent, os.W_OK):
+        return locked(place, busy)
+    # kd.sh holds the lock .data.lock at the same time
+    return lock_file(place.with_name(f".{place.name}.preparing.lock"), busy)

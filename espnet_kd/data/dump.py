@@ -1,6 +1,7 @@
-"""Dump directories: formatted speech, pseudo-labels beside it, and subsets by length.
+"""Read dump directories, which hold formatted speech, and select utterances by length.
 
-The limits are those of ESPnet's asr.sh, stage 4: int(seconds * rate) samples, both excluded.
+``espnet-kd lengths`` does what stage 4 of ESPnet's asr.sh does: utterances of int(seconds * rate) samples at
+either limit are dropped, too.
 """
 
 import math
@@ -14,29 +15,45 @@ from pathlib import Path
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
-from espnet_kd.data.contents import inherit
+from espnet_kd.data.contents import inherit_fingerprints
 from espnet_kd.data.datadir import check_id, check_same_keys, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
 
-TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # one line an utterance
+TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # with one line per utterance
+MANIFEST = "manifest.json"
+PREFIX = "pseudo-"  # of ids of utterances and speakers with pseudo-labels
+# Copies and other speeds that are made afterwards put their prefix in front.
+PSEUDO_ID = re.compile(rf"(sp[\d.]+-|copy\d+-)*{PREFIX}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``lengths [--min S] [--max S] [--fs 16k] [--unlabelled] SRC DST``."""
+    """Run ``lengths [--min S] [--max S] [--fs 16k] [--unlabelled] SRC DST``."""
     parser = command_parser("lengths")
-    parser.add_argument("src", type=Path)
-    parser.add_argument("dst", type=Path)
-    parser.add_argument("--min", type=float, default=0.1, help="seconds, excluded (default: %(default)s)")
-    parser.add_argument("--max", type=float, default=20.0, help="seconds, excluded (default: %(default)s)")
+    parser.add_argument("src", type=Path, help="dump directory")
+    parser.add_argument("dst", type=Path, help="dump directory to write")
+    parser.add_argument(
+        "--min",
+        type=float,
+        default=0.1,
+        help="utterances of so many seconds or less are dropped (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max",
+        type=float,
+        default=20.0,
+        help="utterances of so many seconds or more are dropped (default: %(default)s)",
+    )
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
-    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
+    parser.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
     args = parser.parse_args(argv)
     if not math.isfinite(args.min) or math.isnan(args.max):
         raise UserError(f"--min {args.min:g} --max {args.max:g}: give seconds, such as 0.1 and 20")
     fs = parse_rate(args.fs)
-    tables = read_dump_dir(args.src, labelled=not args.unlabelled)
-    reasons = {utt: why for utt in tables["utt2spk"] if (why := _reason(tables, utt, args.min, args.max, fs))}
+    tables = read_dump_tables(args.src, labelled=not args.unlabelled)
+    reasons = {
+        utt: why for utt in tables["utt2spk"] if (why := _reason_to_drop(tables, utt, args.min, args.max, fs))
+    }
     counts = Counter(reasons.values())
     dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
     if len(reasons) == len(tables["utt2spk"]):
@@ -45,56 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.dst}: {len(tables['utt2spk']) - len(reasons)} utterances; dropped: {dropped}")
 
 
-def read_dump_dir(path: Path, labelled: bool = True) -> dict[str, dict[str, str]]:
-    """The per-utterance tables of a directory that ``format`` wrote.
-
-    Args:
-        labelled: False leaves transcripts alone and takes a directory without them.
-
-    Raises:
-        UserError: one is missing, they are not about the same utterances, or a count is no number.
-    """
-    return dict(dump_tables(path, labelled))
-
-
-def dump_tables(path: Path, labelled: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
-    """The tables of ``read_dump_dir``, one after the other."""
-    if not (path / "wav.scp").is_file():
-        raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
-    first: dict[str, None] = {}
-    for name in TABLES if labelled else (name for name in TABLES if name != "text"):
-        yield name, _checked(path, name, first)
-
-
-def _checked(path: Path, name: str, first: dict[str, None]) -> dict[str, str]:
-    """A table; the ids of the first one are put into ``first``, and those of the others are compared."""
-    table = read_table(path / name)
-    if name == TABLES[0]:
-        first.update(dict.fromkeys(table))
-    check_same_keys(path, {TABLES[0]: first, name: table})
-    for utt, value in table.items() if name == "utt2num_samples" else ():
-        if not value.isdecimal() or len(value) > 18:  # more than an exabyte
-            raise UserError(f"{path}/{name}: {utt}: {value!r} is not a number of samples")
-    return table
-
-
-def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], without: set[str]) -> None:
-    """Write ``dst`` as ``src`` without some utterances; other files are copied."""
-    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
-        raise UserError(f"{dst} holds something else than a dump directory: choose another name")
-    if src.resolve() == dst.resolve() or (dst / "data").exists():
-        raise UserError(f"{dst} holds audio that `format` wrote: give the filtered copy another name")
-    with atomic_dir(dst) as tmp:
-        for path in sorted(src.iterdir()):
-            if path.is_file() and path.name not in (*TABLES, "spk2utt") and not path.name.startswith("."):
-                shutil.copyfile(path, tmp / path.name)
-        inherit(tmp, [dst])  # else all of its audio is read once more
-        for name, table in tables.items():
-            write_table(tmp / name, {utt: value for utt, value in table.items() if utt not in without})
-        write_table(tmp / "spk2utt", spk2utt(read_table(tmp / "utt2spk")))
-
-
-def _reason(tables: dict[str, dict[str, str]], utt: str, low: float, high: float, fs: int) -> str | None:
+def _reason_to_drop(
+    tables: dict[str, dict[str, str]], utt: str, low: float, high: float, fs: int
+) -> str | None:
     samples = int(tables["utt2num_samples"][utt])
     if "text" in tables and not tables["text"][utt]:
         return "without text"
@@ -105,17 +75,65 @@ def _reason(tables: dict[str, dict[str, str]], utt: str, low: float, high: float
     return None
 
 
-MANIFEST = "manifest.json"
+def read_dump_tables(path: Path, labelled: bool = True) -> dict[str, dict[str, str]]:
+    """Read the tables with one line per utterance of a directory that ``format`` wrote.
+
+    Args:
+        path: the directory.
+        labelled: False for a directory without transcripts, or to ignore them.
+
+    Raises:
+        UserError: a table is missing, the tables have different utterances, or a number of samples is
+            malformed.
+    """
+    return dict(iterate_dump_tables(path, labelled))
+
+
+def iterate_dump_tables(path: Path, labelled: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the tables of ``read_dump_tables`` one at a time, as they are large."""
+    if not (path / "wav.scp").is_file():
+        raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
+    first: dict[str, None] = {}
+    for name in TABLES if labelled else (name for name in TABLES if name != "text"):
+        yield name, _read_checked(path, name, first)
+
+
+def _read_checked(path: Path, name: str, first: dict[str, None]) -> dict[str, str]:
+    """Read a table; keep the ids of the first in ``first``, and check that the others have the same."""
+    table = read_table(path / name)
+    if name == TABLES[0]:
+        first.update(dict.fromkeys(table))
+    check_same_keys(path, {TABLES[0]: first, name: table})
+    for utt, value in table.items() if name == "utt2num_samples" else ():
+        if not value.isdecimal() or len(value) > 18:  # so many samples fit on no disk
+            raise UserError(f"{path}/{name}: {utt}: {value!r} is not a number of samples")
+    return table
+
+
+def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], without: set[str]) -> None:
+    """Write a copy of a dump directory without some utterances."""
+    if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
+        raise UserError(f"{dst} has files but is not a dump directory: choose another name")
+    if src.resolve() == dst.resolve() or (dst / "data").exists():
+        raise UserError(f"{dst} holds audio that `format` wrote: choose another name")
+    with atomic_dir(dst) as tmp:
+        for path in sorted(src.iterdir()):
+            if path.is_file() and path.name not in (*TABLES, "spk2utt") and not path.name.startswith("."):
+                shutil.copyfile(path, tmp / path.name)
+        inherit_fingerprints(tmp, [dst])  # so that the audio is not read again
+        for name, table in tables.items():
+            write_table(tmp / name, {utt: value for utt, value in table.items() if utt not in without})
+        write_table(tmp / "spk2utt", spk2utt(read_table(tmp / "utt2spk")))
 
 
 @dataclass(frozen=True)
 class Dump:
-    """A formatted data directory; its transcripts, if it has any, are left alone.
+    """A formatted data directory, without its transcripts.
 
     Attributes:
-        wav: audio as wav.scp names it, by utterance.
-        speaker: the utterance itself in a directory without utt2spk.
-        kind: content of feats_type and audio_format, as far as they are there.
+        wav: utterance -> entry of wav.scp.
+        speaker: utterance -> speaker; the utterance itself if there is no utt2spk.
+        kind: content of feats_type and audio_format, if these files exist.
     """
 
     path: Path
@@ -124,23 +142,25 @@ class Dump:
     kind: dict[str, str]
 
     def absolute(self) -> dict[str, str]:
-        """``wav`` for a process in any directory."""
+        """Return ``wav`` with absolute paths."""
         return {utt: os.path.abspath(value) for utt, value in self.wav.items()}
 
 
-def read(path: Path) -> Dump:
-    """Read a directory that ``format`` or stage 3 of asr.sh wrote.
+def read_dump(path: Path) -> Dump:
+    """Read the speech of a directory that ``format`` or stage 3 of asr.sh wrote.
 
     Raises:
-        UserError: it is none, has no utterances, or its tables do not agree.
+        UserError: the directory is not formatted, has no utterances, or its tables have different utterances.
     """
     if not path.is_dir():
-        raise UserError(f"{path} is not a directory: --data is a formatted one, such as dump/raw/unlabelled")
+        raise UserError(
+            f"{path} is not a directory: give a formatted data directory, such as dump/raw/unlabelled"
+        )
     if not (path / "wav.scp").is_file():
         raise UserError(f"{path}/wav.scp does not exist: format the data first (stage 3)")
     if (path / "segments").exists():
         raise UserError(
-            f"{path} has segments of recordings: format it first (stage 3), one file an utterance"
+            f"{path} has segments of recordings: format it first (stage 3), to one file per utterance"
         )
     wav = read_table(path / "wav.scp")
     if not wav:
@@ -149,7 +169,7 @@ def read(path: Path) -> Dump:
         check_id(path / "wav.scp", utt)
         if not value or value.endswith("|"):
             raise UserError(
-                f"{path}/wav.scp: {utt} needs the path of a file: format the data first (stage 3)"
+                f"{path}/wav.scp: {utt} has no path of a file: format the data first (stage 3)"
             )
     speaker = {utt: utt for utt in wav}
     if (path / "utt2spk").exists():
@@ -159,11 +179,6 @@ def read(path: Path) -> Dump:
     return Dump(path, wav, speaker, {name: (path / name).read_text(encoding="utf-8") for name in names})
 
 
-PREFIX = "pseudo-"  # of the ids of utterances and speakers, as "sp0.9-" marks those at another speed
-# A copy or another speed that was made of a mixture afterwards stands before it.
-HYPOTHESIS = re.compile(rf"(sp[\d.]+-|copy\d+-)*{PREFIX}")
-
-
 def are_hypotheses(utt_ids: Sequence[str]) -> list[bool]:
-    """True for each utterance whose text is a hypothesis."""
-    return [HYPOTHESIS.match(utt) is not None for utt in utt_ids]
+    """Return for each utterance whether its text is a hypothesis (a pseudo-label)."""
+    return [PSEUDO_ID.match(utt) is not None for utt in utt_ids]

@@ -1,8 +1,8 @@
-"""``espnet-kd format``: write the audio of a data directory, one file an utterance, into dump/.
+"""``espnet-kd format``: write the audio of a data directory into dump/, one file per utterance.
 
-An audio file under its final name is whole, so a run that was killed goes on where it was;
-wav.scp comes last and says that everything is there. ``data/.sources.json`` and ``data/settings.json`` say
-what the files there were made of: content of the source, and how it was cut and converted.
+An audio file under its final name is complete, so that a run resumes after an interruption. wav.scp is
+written last and marks the directory as complete. ``data/.sources.json`` and ``data/settings.json`` record the
+content of the source audio and how it was cut and converted.
 """
 
 import hashlib
@@ -23,13 +23,16 @@ from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import CONTAINERS, finished_samples, parse_rate, write_utterance
-from espnet_kd.data.contents import Contents
+from espnet_kd.data.contents import FingerprintCache
 from espnet_kd.data.datadir import DataDir, Utterance, read_data_dir, spk2utt
 from espnet_kd.errors import UserError
 from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_table
 
 SETTINGS = "settings.json"
-SOURCES, CONTENTS = ".sources.json", ".contents.json"  # of the source, by utterance and by file
+SOURCES, CONTENTS = (
+    ".sources.json",
+    ".contents.json",
+)  # fingerprints of the source audio, by utterance and by file
 SPECIAL_SPACE = re.compile(r"[^\S ]")
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
@@ -44,16 +47,18 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``format [--nj N] [--fs 16k] [--audio_format flac] [--unlabelled | --scored] SRC DST``."""
+    """Run ``format [--nj N] [--fs 16k] [--audio_format flac] [--unlabelled | --scored] SRC DST``."""
     parser = command_parser("format")
-    parser.add_argument("src", type=Path)
-    parser.add_argument("dst", type=Path)
+    parser.add_argument("src", type=Path, help="data directory")
+    parser.add_argument("dst", type=Path, help="dump directory to write")
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--audio_format", choices=CONTAINERS, default="flac", help="default: %(default)s")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
-    kind.add_argument("--scored", action="store_true", help="a test set: no transcript may be empty")
+    kind.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
+    kind.add_argument(
+        "--scored", action="store_true", help="the directory is a test set: refuse empty transcripts"
+    )
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
         raise UserError(f"{args.src} cannot be formatted into itself")
@@ -62,16 +67,16 @@ def main(argv: list[str] | None = None) -> None:
     source, respaced = with_plain_spaces(source)
     if args.scored and (empty := [utt for utt, words in source.text.items() if not words]):
         raise UserError(
-            f"{args.src}/text: {empty[0]} has no words ({len(empty)} in all), but a test set cannot be "
-            "scored without: transcribe it, or leave it out"
+            f"{args.src}/text: {empty[0]} has no words ({len(empty)} in all), so the test set "
+            "cannot be scored: transcribe the utterance, or remove it"
         )
     if respaced:
         print(
             f"warning: {args.dst}/text: tabs or special spaces, such as U+00A0, of {respaced} transcripts "
-            "are plain spaces here",
+            "were replaced by plain spaces",
             file=sys.stderr,
         )
-    with locked(args.dst / "data", f"another run writes audio into {args.dst}: wait for it, or stop it"):
+    with locked(args.dst / "data", f"another run is writing audio into {args.dst}: wait for it, or stop it"):
         samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
     if clipped:
         print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
@@ -79,9 +84,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def with_plain_spaces(source: DataDir) -> tuple[DataDir, int]:
-    """The same with plain spaces where a transcript has tabs or special spaces, and how many have any.
+    """Replace tabs and special spaces of the transcripts by plain spaces.
 
-    Among characters ESPnet takes only the plain space for one, and any other for an unknown token.
+    With character tokens ESPnet maps every other space to the unknown token.
+
+    Returns:
+        The data directory, and the number of transcripts that were changed.
 
     Raises:
         UserError: a transcript has a control character.
@@ -99,14 +107,18 @@ def with_plain_spaces(source: DataDir) -> tuple[DataDir, int]:
 def format_data_dir(
     source: DataDir, dst: Path, nj: int, fs: int, audio_format: str
 ) -> tuple[dict[str, int], int]:
-    """Write ``dst``; returns the number of samples by utterance, and of clipped samples.
+    """Write the audio and the tables of a dump directory.
+
+    Returns:
+        Utterance -> number of samples, and the number of clipped samples.
 
     Raises:
-        UserError: an utterance's audio is unfit; names utterance and file. What was written stays.
+        UserError: the audio of an utterance cannot be used; names utterance and file. Files that are complete
+            are kept.
     """
     jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in source]
     check_settings(dst / "data", source, fs, audio_format, {job.target for job in jobs})
-    drop_outdated(dst / "data", jobs)
+    remove_outdated(dst / "data", jobs)
     found = {job.utterance.id: finished_samples(job.target) for job in jobs}
     todo = [job for job in jobs if found[job.utterance.id] is None]
     samples = {utt: n for utt, n in found.items() if n is not None}
@@ -122,42 +134,49 @@ def format_data_dir(
 
 
 def check_settings(data: Path, source: DataDir, fs: int, audio_format: str, targets: set[Path]) -> None:
-    """Make ``data`` ready: nothing in it is of other settings, half-written or of another utterance.
+    """Remove audio that was written with other settings, for other utterances, or incompletely.
+
+    Args:
+        data: directory of the audio.
+        source: data directory that is formatted.
+        fs: sampling rate in Hz.
+        audio_format: as in "flac".
+        targets: audio files of ``source``.
 
     Raises:
-        UserError: it holds files that no run of ours wrote.
+        UserError: ``data`` holds files that ``format`` has not written.
     """
     tables = [source.segments, source.speed, *filter(None, [source.channel])]
     cuts = json.dumps(tables, sort_keys=True).encode()
-    wanted = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
+    settings = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
     marker = data / SETTINGS
     ours = {data / name for name in (SETTINGS, SOURCES, CONTENTS, LOCK)}
     present = [p for p in data.rglob("*") if not p.is_dir() and p not in ours]
     if not marker.exists() and not all(p.name.startswith(".") for p in present):
         raise UserError(f"{data} holds other files: choose another directory")
-    same = marker.exists() and _settings(marker) == wanted
+    same = marker.exists() and _read_settings(marker) == settings
     for path in present:
         if not same or path not in targets:
             (data.parent / "wav.scp").unlink(missing_ok=True)
             path.unlink()
     if not same:
         with atomic_path(marker) as tmp:
-            tmp.write_text(json.dumps(wanted) + "\n")
-    for path in [p for name in TABLES for p in data.parent.glob(f".{name}.*")]:  # a killed run's
+            tmp.write_text(json.dumps(settings) + "\n")
+    for path in [p for name in TABLES for p in data.parent.glob(f".{name}.*")]:  # left by a killed run
         path.unlink()
     for path in data.iterdir():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
 
-def drop_outdated(data: Path, jobs: list[Job]) -> None:
-    """Remove the files that were made of a source with another content, and record what all are made of.
+def remove_outdated(data: Path, jobs: list[Job]) -> None:
+    """Remove audio whose source has changed, and record the fingerprints of all sources.
 
-    The record is written before any audio, so that it holds for whatever a killed run leaves. A source that
-    is gone counts as unchanged; times alone say nothing, since an archive brings its own.
+    The record is written before any audio, so that it is right for what a killed run leaves. A source that no
+    longer exists counts as unchanged. Times of files are not compared, because archives set them.
     """
-    contents = Contents(data / CONTENTS)
-    found = contents.of(str(job.utterance.audio) for job in jobs)
+    cache = FingerprintCache(data / CONTENTS)
+    found = cache.fingerprints(str(job.utterance.audio) for job in jobs)
     try:
         made_of = json.loads((data / SOURCES).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -171,33 +190,33 @@ def drop_outdated(data: Path, jobs: list[Job]) -> None:
     if now != made_of:
         with atomic_path(data / SOURCES) as tmp:
             tmp.write_text(json.dumps(now, ensure_ascii=False) + "\n", encoding="utf-8")
-    contents.save()
+    cache.save()
 
 
-def _settings(marker: Path) -> dict[str, Any] | None:
-    """What the audio beside a marker was written with, None if it is damaged: then all is written anew."""
+def _read_settings(marker: Path) -> dict[str, Any] | None:
+    """Read with which settings the audio was written; None if the file is damaged."""
     try:
         return read_json(marker)
     except UserError as e:
-        print(f"warning: {e}: the audio is written anew", file=sys.stderr)
+        print(f"warning: {e}: the audio is written again", file=sys.stderr)
         return None
 
 
 def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[tuple[int, int]]:
-    """Do the jobs; yields samples and clipped samples of each, in order."""
+    """Write the files; yield samples and clipped samples of each, in order."""
     work = partial(_work, fs=fs, audio_format=audio_format)
     nj = min(nj, len(jobs))
     if nj <= 1:
         yield from _progress(map(work, jobs), len(jobs))
         return
-    # spawn: a forked child would inherit the threads' locks of whatever the caller has imported
+    # spawn, because a forked child would inherit locks that threads of this process hold
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(nj, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
         try:
             yield from _progress(pool.map(work, jobs, chunksize=8), len(jobs))
         except BrokenProcessPool:
             raise UserError(
-                "a process was killed, perhaps for lack of memory: the same command goes on"
+                "a process was killed, perhaps for lack of memory: repeat the command to resume"
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -206,7 +225,7 @@ def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[t
 def write_tables(
     dst: Path, source: DataDir, samples: dict[str, int], targets: dict[str, Path], audio_format: str
 ) -> None:
-    """Write everything but the audio, wav.scp last."""
+    """Write the tables, wav.scp last."""
     if source.text:
         write_table(dst / "text", source.text)
     else:
@@ -225,7 +244,7 @@ def _work(job: Job, fs: int, audio_format: str) -> tuple[int, int]:
 
 
 def _progress(results: Iterable[tuple[int, int]], total: int) -> Iterable[tuple[int, int]]:
-    """The same, with a bar where a person watches."""
+    """Yield the results, and show a progress bar on a terminal."""
     if not sys.stdout.isatty():
         return results
     from rich.progress import track
@@ -234,7 +253,7 @@ def _progress(results: Iterable[tuple[int, int]], total: int) -> Iterable[tuple[
 
 
 def _end_with_parent(parent: int) -> None:
-    """A pool's worker waits for ever when its parent is killed; this ends it."""
+    """End this worker when its parent is killed; without this it would wait for ever."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""What the heads of audio files promise, read without decoding."""
+"""Read the headers of audio files, and detect incomplete files without decoding them."""
 
 import re
 from collections.abc import Callable
@@ -8,35 +8,53 @@ from typing import BinaryIO
 
 from espnet_kd.errors import UserError
 
-SLOPPY = 64  # bytes; some programs count the head as audio
-STREAMED = 0x7FFF0000  # from here on a size means that the writer did not know it, as in a pipe
+TOLERANCE = 64  # bytes; some programs count the header as audio
+STREAMED = 0x7FFF0000  # larger sizes mean that the writer did not know the size, as in a pipe
 MOST_CHUNKS = 1000
-RATES = (1000, 1_000_000)  # Hz; outside a head is damaged, and resampling would fill the memory
+RATES = (1000, 1_000_000)  # Hz; other rates are damage, for which resampling would fill the memory
+SPHERE_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")  # sample_count is per channel
+SPHERE_HEADER = 1024  # bytes
+
+FLAC_MAGIC = b"fLaC"
+STREAM_INFO = 0  # type of the first metadata block
+FLAC_HEAD = 42  # bytes of the magic number and of that block, RFC 9639, section 8
+# Bits: 20 for the rate, 3 for channels - 1, 5 for bits per sample - 1, 36 for the samples per channel.
+FLAC_FORMAT = slice(18, 26)
 
 
 def find_damage(path: Path, rate: int) -> str | None:
-    """Say what is wrong if a file is shorter than its head says, or its sampling rate cannot be.
+    """Describe the damage of a file that is shorter than its header says or has an impossible sampling rate.
 
-    The lengths of WAV, AIFF, AU and SPHERE are checked. FLAC, MP3 and CAF show it when they are decoded;
-    in Ogg and rare formats, such as W64 and VOC, it goes unnoticed.
+    Checks the lengths of WAV, AIFF, AU and SPHERE. In FLAC, MP3 and CAF decoding finds missing data; in Ogg
+    and rare formats, such as W64 and VOC, they go unnoticed.
 
     Args:
         path: an audio file that libsndfile can open.
-        rate: of its samples in Hz, as libsndfile found it.
+        rate: its sampling rate in Hz according to libsndfile.
+
+    Returns:
+        Predicate and advice for an error message; None if nothing is wrong.
     """
     if not RATES[0] <= rate <= RATES[1]:
-        return f"has {rate} samples a second by its head: copy it again"
+        return f"has {rate} samples per second according to its header: copy it again"
     with path.open("rb") as f:
         start = f.read(12)
         end = next((find(f) for magic, find in FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
         size = f.seek(0, 2)
-    if end is not None and size + SLOPPY < end:
+    if end is not None and size + TOLERANCE < end:
         return f"was cut off, it has {size} of {end} bytes: copy it again"
     return None
 
 
+def is_shortened(path: Path) -> bool:
+    """Return True for a SPHERE file that is compressed by shorten."""
+    with path.open("rb") as f:
+        header = f.read(SPHERE_HEADER)
+    return header.startswith(b"NIST_1A") and b"shorten" in header
+
+
 def _riff(f: BinaryIO) -> int | None:
-    """End of the data of RIFF, RIFX, RF64, or AIFF; None if unknown."""
+    """Return where the data of RIFF, RIFX, RF64 or AIFF end, in bytes; None if unknown."""
     f.seek(0)
     start = f.read(12)
     order = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
@@ -58,6 +76,7 @@ def _riff(f: BinaryIO) -> int | None:
 
 
 def _au(f: BinaryIO) -> int | None:
+    """Return where the data of AU end, in bytes; None if unknown."""
     f.seek(0)
     order = "big" if f.read(4) == b".snd" else "little"
     offset, size = (int.from_bytes(f.read(4), order) for _ in range(2))
@@ -65,32 +84,36 @@ def _au(f: BinaryIO) -> int | None:
 
 
 def _sphere(f: BinaryIO) -> int | None:
+    """Return where the data of SPHERE end, in bytes; None if unknown or compressed."""
     f.seek(0)
     head = f.read(1 << 14)
     if (size := re.match(rb"NIST_1A\n *(\d{1,6})\n", head)) is None or b"shorten" in head:
         return None
-    fields = [re.search(rb"\n%s -(?:i|s\d) (\d{1,15})\s" % name, head[: int(size[1])]) for name in SPHERE]
+    fields = [
+        re.search(rb"\n%s -(?:i|s\d) (\d{1,15})\s" % name, head[: int(size[1])]) for name in SPHERE_FIELDS
+    ]
     if None in fields:
         return None
     samples, channels, width = (int(field[1]) for field in fields if field)
     return int(size[1]) + samples * channels * width
 
 
-SPHERE = (b"sample_count", b"channel_count", b"sample_n_bytes")  # samples of a channel
 FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {
     b"RI(FF|FX)....WAVE|RF64....WAVE|FORM....AIF[FC]": _riff,
     rb"\.snd|dns\.": _au,
     b"NIST_1A": _sphere,
 }
-MAGIC = b"fLaC"
-STREAM_INFO = 0  # number of the metadata block that comes first
-HEAD = 42  # bytes of the magic number and of that block, RFC 9639, section 8
-FORMAT = slice(18, 26)  # 20 bits rate, 3 channels - 1, 5 bits a sample - 1, 36 samples per channel
 
 
 @dataclass(frozen=True)
 class FlacHead:
-    """Attributes: rate in Hz; channels; samples per channel, 0 where the encoder did not know."""
+    """Format of a FLAC file.
+
+    Attributes:
+        rate: in Hz.
+        channels: number of them.
+        samples: per channel; 0 if the encoder did not know.
+    """
 
     rate: int
     channels: int
@@ -98,31 +121,21 @@ class FlacHead:
 
 
 def read_flac_head(path: str | Path) -> FlacHead:
-    """Read the first 43 bytes of a file.
+    """Read the format of a FLAC file from its first 43 bytes.
 
     Raises:
-        UserError: it cannot be opened, is not FLAC, or ends where the audio would begin.
+        UserError: the file cannot be opened, is not FLAC, or ends before the audio.
     """
     try:
         with open(path, "rb", buffering=0) as f:
-            head = f.read(HEAD + 1)
+            head = f.read(FLAC_HEAD + 1)
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
     if not head:
         raise UserError(f"{path} is empty: copy it again")
-    if not head.startswith(MAGIC) or (len(head) > 4 and head[4] & 0x7F != STREAM_INFO):
+    if not head.startswith(FLAC_MAGIC) or (len(head) > 4 and head[4] & 0x7F != STREAM_INFO):
         raise UserError(f"{path} is not a FLAC file: copy it again")
-    if len(head) <= HEAD:
+    if len(head) <= FLAC_HEAD:
         raise UserError(f"{path} ends before the audio: copy it again")
-    bits = int.from_bytes(head[FORMAT])
+    bits = int.from_bytes(head[FLAC_FORMAT])
     return FlacHead(bits >> 44, (bits >> 41 & 0b111) + 1, bits & (1 << 36) - 1)
-
-
-HEADER_BYTES = 1024
-
-
-def is_shortened(path: Path) -> bool:
-    """True if the header of a SPHERE file says that its samples are compressed by shorten."""
-    with path.open("rb") as f:
-        header = f.read(HEADER_BYTES)
-    return header.startswith(b"NIST_1A") and b"shorten" in header

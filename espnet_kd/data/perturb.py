@@ -1,8 +1,8 @@
-"""``espnet-kd perturb``: a data directory with copies at other speeds.
+"""``espnet-kd perturb``: add copies of a data directory at other speeds.
 
-As with Kaldi's perturb_data_dir_speed.sh, ids and speakers of a copy get a prefix ``sp0.9-``.
-There the audio becomes a sox pipe and segments are rescaled; here nothing is run: audio and
-segments stay as they are, ``utt2speed`` says what ``format`` does when it writes the audio.
+As with Kaldi's perturb_data_dir_speed.sh, ids and speakers of a copy get a prefix such as ``sp0.9-``. Kaldi
+replaces the audio by a sox pipe and rescales segments; here audio and segments are unchanged, and
+``utt2speed`` has the factor that ``format`` applies when it writes the audio.
 """
 
 import math
@@ -11,33 +11,44 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.datadir import SPEEDS, DataDir, Row, merged, read_data_dir, segment, spk2utt, write_tables
+from espnet_kd.data.datadir import (
+    SPEEDS,
+    DataDir,
+    Row,
+    format_segment,
+    merge_sorted,
+    read_data_dir,
+    spk2utt,
+    write_tables,
+)
 from espnet_kd.errors import UserError
 
-Value = Callable[[Any, str], object]  # of a row, and the prefix of the copy
+MakeValue = Callable[[Any, str], object]  # from the value of a row and the prefix of the copy
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``perturb [--factors "0.9 1.0 1.1"] [--unlabelled] SRC DST``."""
+    """Run ``perturb [--factors "0.9 1.0 1.1"] [--unlabelled] SRC DST``."""
     parser = command_parser("perturb")
-    parser.add_argument("src", type=Path)
-    parser.add_argument("dst", type=Path)
-    parser.add_argument("--unlabelled", action="store_true", help="speech without transcripts")
-    parser.add_argument("--factors", default="0.9 1.0 1.1", help="speeds (default: %(default)s)")
+    parser.add_argument("src", type=Path, help="data directory")
+    parser.add_argument("dst", type=Path, help="data directory to write")
+    parser.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
+    parser.add_argument(
+        "--factors", default="0.9 1.0 1.1", help="speed factors, 1.1 is faster (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
         raise UserError(f"{args.src} cannot be perturbed into itself")
     factors = parse_factors(args.factors)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
-    write_tables(args.dst, perturbed(source, factors))
+    write_tables(args.dst, perturb_tables(source, factors))
     print(f"{args.dst}: {len(factors) * len(source.speaker)} utterances at {len(factors)} speeds")
 
 
 def parse_factors(text: str) -> list[str]:
-    """Speed factors as they are written, since the prefix repeats them.
+    """Return the speed factors as texts, because the prefixes repeat them as they are written.
 
     Raises:
-        UserError: a factor is no number within ``SPEEDS``, or occurs twice.
+        UserError: a factor is not a number within ``SPEEDS``, or occurs twice.
     """
     seen: set[float] = set()
     for word in text.split():
@@ -54,18 +65,21 @@ def parse_factors(text: str) -> list[str]:
     return text.split()
 
 
-def perturbed(source: DataDir, factors: list[str]) -> dict[str, Iterator[Row]]:
-    """The rows of all tables, sorted; they come one after the other, whatever the number of utterances.
+def perturb_tables(source: DataDir, factors: list[str]) -> dict[str, Iterator[Row]]:
+    """Return the sorted rows of each table of the perturbed directory, as iterators to save memory.
 
     Raises:
-        UserError: it is perturbed already, or while they come: a copy has the id of another utterance.
+        UserError: the directory is perturbed already; or, from an iterator, a copy has the id of another
+            utterance.
     """
     if source.speed:
-        raise UserError(f"{source.path} has utt2speed, so it is perturbed already")
+        raise UserError(
+            f"{source.path} has utt2speed, so it is perturbed already: give the original directory"
+        )
     prefixes = ["" if float(factor) == 1 else f"sp{factor}-" for factor in factors]
 
-    def rows(table: Mapping[str, Any], value: Value = lambda v, _: v) -> Iterator[Row]:
-        return merged(source.path, [_copies(table, prefix, value) for prefix in prefixes])
+    def rows(table: Mapping[str, Any], value: MakeValue = lambda v, _: v) -> Iterator[Row]:
+        return merge_sorted(source.path, [_copies(table, prefix, value) for prefix in prefixes])
 
     pieces = source.segments
     used = {recording for recording, *_ in pieces.values()} if pieces else source.speaker.keys()
@@ -77,17 +91,17 @@ def perturbed(source: DataDir, factors: list[str]) -> dict[str, Iterator[Row]]:
     if source.text:
         tables["text"] = rows(source.text)
     if pieces:
-        tables["segments"] = rows(pieces, lambda piece, prefix: prefix + segment(*piece))
+        tables["segments"] = rows(pieces, lambda piece, prefix: prefix + format_segment(*piece))
     if any(prefixes):
         speed = [_copies(source.speaker, prefix, _speed) for prefix in prefixes if prefix]
-        tables["utt2speed"] = merged(source.path, speed)
+        tables["utt2speed"] = merge_sorted(source.path, speed)
     if source.channel:
         tables["utt2ref_channels"] = rows(source.channel)
     return tables
 
 
-def _copies(table: Mapping[str, Any], prefix: str, value: Value) -> Iterator[Row]:
-    """The rows of a table at one speed."""
+def _copies(table: Mapping[str, Any], prefix: str, value: MakeValue) -> Iterator[Row]:
+    """Return the rows of a table at one speed."""
     return ((prefix + key, value(table[key], prefix)) for key in sorted(table))
 
 

@@ -1,8 +1,8 @@
-"""``espnet-kd statistics``: the statistics directory that fits a configuration.
+"""``espnet-kd statistics``: print the statistics directory for a configuration.
 
-Shapes and mean and variance of the features depend on the data, the tokens and the front end. Teacher and
-student share a directory, under asr.sh's name, as long as their front ends are equal. A configuration with
-another front end gets a directory of its own, whose name ends in a hash of the front end.
+The shapes, means and variances in it depend on the data, the tokens and the front end. Teacher and student
+share the directory that asr.sh uses if their front ends are equal. A configuration with another front end
+gets a separate directory, whose name ends in a hash of the front end.
 """
 
 import argparse
@@ -20,31 +20,42 @@ from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.host.options import NestedDictAction
 
-RECORD = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
+STATS_CONFIG = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``statistics BASE CONFIG... [--fs 16k] [--args=...]``: print a directory."""
+    """Run ``statistics BASE CONFIG... [--fs 16k] [--args=...]``."""
     parser = command_parser("statistics")
-    parser.add_argument("base", type=Path, help="asr.sh's name, such as exp/asr_stats_raw_char")
-    parser.add_argument("configs", nargs="+", type=Path, help="merged, a later one wins")
+    parser.add_argument("base", type=Path, help="directory that asr.sh uses, such as exp/asr_stats_raw_char")
+    parser.add_argument(
+        "configs",
+        nargs="+",
+        type=Path,
+        help="configurations; they are merged, and later ones override earlier ones",
+    )
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--args", default="", help="training options that override the configuration")
     args = parser.parse_args(argv)
     print(directory_for(args.base, front_end(merge_files(args.configs), args.args, args.fs)))
 
 
-def directory_for(base: Path, wanted: Mapping[str, Any]) -> Path:
-    """``base`` if it is free or was made with this front end, else ``base`` with a hash added."""
-    record = base / RECORD
-    if not record.exists() or front_end(read_config(record)) == wanted:
+def directory_for(base: Path, front_end_config: Mapping[str, Any]) -> Path:
+    """Return ``base`` if it is unused or has this front end, otherwise ``base`` with a hash appended."""
+    record = base / STATS_CONFIG
+    if not record.exists() or front_end(read_config(record)) == front_end_config:
         return base
-    text = json.dumps(wanted, sort_keys=True)
+    text = json.dumps(front_end_config, sort_keys=True)
     return base.with_name(f"{base.name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 
 
 def front_end(config: Mapping[str, Any], options: str = "", fs: str | None = None) -> dict[str, Any]:
-    """The part of a configuration that features depend on, overridden as a command line would."""
+    """Return the part of a configuration that determines the features.
+
+    Args:
+        config: of a training.
+        options: training options that override it.
+        fs: sampling rate that overrides it, such as "16k".
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--frontend")
     parser.add_argument("--frontend_conf", action=NestedDictAction, default={})

@@ -1,7 +1,7 @@
-"""``espnet-kd tokens``: the token list, as ESPnet's asr.sh makes it in stage 5.
+"""``espnet-kd tokens``: make the token list, as stage 5 of ESPnet's asr.sh does.
 
-tokens.txt has <blank>, <unk>, the tokens, <sos/eos>. For char and word ESPnet's own
-``espnet2.bin.tokenize_text`` counts them; BPE is trained by sentencepiece with asr.sh's options.
+tokens.txt has <blank>, <unk>, the tokens and <sos/eos>. ESPnet's ``espnet2.bin.tokenize_text`` counts
+characters and words; sentencepiece trains BPE models with the options of asr.sh.
 """
 
 import io
@@ -17,14 +17,16 @@ BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``tokens --token_type TYPE [--nbpe N] [--bpemode MODE] [--nlsyms FILE] --text FILE ... --out DIR``."""
+    """Run ``tokens --token_type TYPE [--nbpe N] [--bpemode MODE] --text FILE ... --out DIR``."""
     parser = command_parser("tokens")
     parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
     parser.add_argument("--nbpe", type=int, default=30, help="BPE vocabulary size (default: %(default)s)")
     parser.add_argument("--bpemode", choices=("unigram", "bpe"), default="unigram")
-    parser.add_argument("--nlsyms", type=Path, help="symbols that are tokens of their own, one a line")
+    parser.add_argument(
+        "--nlsyms", type=Path, help="file of non-linguistic symbols, one per line; each becomes a token"
+    )
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="Kaldi text files")
-    parser.add_argument("--out", type=Path, required=True, help="directory of tokens.txt")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
     args = parser.parse_args(argv)
     sentences = read_sentences(args.text)
     with atomic_path(args.out / "train.txt") as tmp:
@@ -38,19 +40,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_sentences(texts: list[Path]) -> list[str]:
-    """The transcripts of Kaldi text files, without ids; empty ones left out.
+    """Return the transcripts of Kaldi text files that are not empty.
 
     Raises:
-        UserError: there are none.
+        UserError: all are empty.
     """
     sentences = [" ".join(line.split()) for path in texts for line in read_table(path).values() if line]
     if not sentences:
-        raise UserError(f"{', '.join(map(str, texts))}: no transcript to make tokens from")
+        raise UserError(f"{', '.join(map(str, texts))}: there are no transcripts to make tokens from")
     return sentences
 
 
 def read_symbols(path: str | Path | None) -> list[str]:
-    """Non-linguistic symbols, one a line.
+    """Read a file of non-linguistic symbols, one per line; None gives none.
 
     Raises:
         UserError: the file cannot be read, or is not UTF-8.
@@ -58,21 +60,23 @@ def read_symbols(path: str | Path | None) -> list[str]:
     try:
         return [] if path is None else [line.strip() for line in read_lines(path) if line.strip()]
     except UserError as e:
-        raise UserError(f"--nlsyms {e}: it is a file with one symbol a line") from None
+        raise UserError(f"--nlsyms {e}: give a file with one symbol per line") from None
 
 
 def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], out: Path) -> list[str]:
-    """Write OUT/bpe.model and OUT/bpe.vocab; returns the pieces without <unk>, <s> and </s>.
+    """Train a BPE model, write OUT/bpe.model and OUT/bpe.vocab, and return its pieces.
+
+    The pieces <unk>, <s> and </s> are left out.
 
     Raises:
-        UserError: the text is too small for that many pieces, or has more characters than that.
+        UserError: the text is too small for so many pieces, or has more different characters.
     """
     import sentencepiece
 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),  # a file's name would end up in the model's bytes
+            sentence_iterator=iter(sentences),  # not a file, because its name would be written into the model
             model_writer=model,
             vocab_size=size,
             model_type=mode,
@@ -94,7 +98,7 @@ def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], ou
 
 
 def count_tokens(train: Path, token_type: str, nlsyms: Path | None) -> list[str]:
-    """Characters (a space is <space>) or words by falling frequency, as ESPnet counts them."""
+    """Return characters (a space is <space>) or words, the most frequent first, as counted by ESPnet."""
     read_symbols(nlsyms)
     from espnet_kd.host.options import write_token_counts
 
@@ -108,11 +112,13 @@ def write_token_list(path: Path, tokens: list[str]) -> None:
     """Write tokens.txt.
 
     Raises:
-        UserError: a special token is in the text, so it would be there twice.
+        UserError: a special token is in the text, so the list would have it twice.
     """
     for special in (BLANK, UNKNOWN, SOS_EOS):
         if special in tokens:
-            raise UserError(f"{path}: {special} is in the text, but means something else: rename it there")
+            raise UserError(
+                f"{path}: {special} is in the text, but is a special token: rename it in the text"
+            )
     with atomic_path(path) as tmp:
         tmp.write_text("".join(f"{t}\n" for t in (BLANK, UNKNOWN, *tokens, SOS_EOS)), encoding="utf-8")
 
@@ -121,5 +127,5 @@ def _explain(message: str) -> str:
     if match := re.search(r"<= (\d+)\.", message):
         return f"the text is too small for so many pieces, the largest possible number is {match[1]}"
     if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return f"the text has more characters, the smallest possible number is {match[1]}"
-    return f"sentencepiece cannot do it: {message}"
+        return f"the text has more different characters, the smallest possible number is {match[1]}"
+    return f"sentencepiece fails: {message}"

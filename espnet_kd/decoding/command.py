@@ -81,7 +81,7 @@ def decode(args: argparse.Namespace, data: Path, where: parallel.Cluster) -> Non
 
     settings = {"members": [m.settings() for m in members], "mean": args.mean, "device": device}
     work = partial(ensemble.work, specs=specs, mean=args.mean)
-    source = dump.read(data)
+    source = dump.read_dump(data)
     shards.decode(source, target / DECODE, settings, None, work, where, prepare)
     labels = [label(record) for record in records.read(target / DECODE, source.wav)]
     record(args, members[0].config)

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 from espnet_kd.config import read_config as read_yaml
 from espnet_kd.config import split_words
-from espnet_kd.data.audio import _reason, read_speech
+from espnet_kd.data.audio import read_speech
 from espnet_kd.decoding import records
 from espnet_kd.decoding.records import Hypothesis, Record
-from espnet_kd.errors import UserError
+from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint
 from espnet_kd.host.options import INFERENCE, decoding_options, search_arguments
 from espnet_kd.host.outputs import task_of
@@ -47,7 +47,7 @@ class Teacher:
     rate: int | None
 
     def settings(self) -> dict[str, Any]:
-        """What a hypothesis depends on; a file stands by its content, wherever it lies."""
+        """Return everything that a hypothesis depends on, with fingerprints for files."""
         options = {k: _identity(v) for k, v in self.options.items()}
         return {
             "teacher": {
@@ -98,7 +98,7 @@ def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
 
 
 def _absolute(value: Any) -> Any:
-    """A file's absolute path; any other value as it is."""
+    """Return the absolute path of a file, and any other value unchanged."""
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value
 
 
@@ -113,7 +113,7 @@ _ONE_AT_A_TIME = threading.Lock()  # a search keeps its state in itself
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker has to know, in plain values.
+    """Everything that a worker needs to decode, as plain values.
 
     Attributes:
         config: path of a config.yaml with absolute paths.
@@ -139,7 +139,7 @@ def work(shard: Shard, spec: Spec) -> Shard:
 
 @lru_cache(maxsize=1)
 def load(spec: Spec) -> "Decoder":
-    """The decoder of a specification.
+    """Return the decoder of a specification.
 
     Raises:
         UserError: ESPnet cannot build it.
@@ -150,11 +150,11 @@ def load(spec: Spec) -> "Decoder":
     try:
         return Decoder(spec)
     except Exception as e:
-        raise UserError(f"{spec.checkpoint} cannot be loaded for decoding: {_reason(e)}") from e
+        raise UserError(f"{spec.checkpoint} cannot be loaded for decoding: {first_line(e)}") from e
 
 
 class Decoder:
-    """An utterance's n-best list by stock inference."""
+    """Decodes utterances to n-best lists by ESPnet's inference."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -180,7 +180,7 @@ class Decoder:
         try:
             found = self.search(utt, speech, self.spec.seed)
         except (RuntimeError, ValueError, IndexError) as e:
-            raise UserError(f"{wav} of {utt} cannot be decoded: {_reason(e)}") from e
+            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
         return Record(utt, len(speech), rate, tuple(self._hypothesis(utt, *entry) for entry in found))
 
     def _hypothesis(

@@ -1,7 +1,7 @@
 """ESPnet's beam search on the mean posteriors of several CTC/attention models.
 
-The search is stock; only its scorers are shared out. It hands them the encoder output of all models, features
-beside features, and each model scores its own.
+The search is ESPnet's; only its scorers are replaced. It passes them the concatenated encoder outputs of all
+models, and each model scores its own part.
 """
 
 import threading
@@ -33,13 +33,13 @@ def mean_log(logs: Sequence[Tensor], mean: Mean) -> Tensor:
 
 
 class Encoders:
-    """In the place of the model: encodes with all of them."""
+    """Replaces the model in the search: encodes with all models."""
 
     def __init__(self, models: Sequence[Any]) -> None:
         self.models = models
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is as in the first."""
+        """Return any other attribute of the first model."""
         return getattr(self.models[0], name)
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ class Encoders:
 
 
 class CTC:
-    """In the place of the CTC layer."""
+    """Replaces the CTC layer in the search."""
 
     def __init__(self, models: Sequence[Any], mean: Mean) -> None:
         self.models, self.mean = models, mean
@@ -69,7 +69,7 @@ class CTC:
 
 
 class DecoderScorer(BatchScorerInterface):
-    """In the place of the attention decoder; a state is a list of the decoders' states."""
+    """Replaces the attention decoder in the search; a state is a list of the states of all decoders."""
 
     def __init__(self, models: Sequence[Any], mean: Mean) -> None:
         self.models, self.mean = models, mean
@@ -86,7 +86,7 @@ class DecoderScorer(BatchScorerInterface):
 
 
 def split(encoded: Tensor, models: Sequence[Any]) -> tuple[Tensor, ...]:
-    """The encoder output of each model."""
+    """Split concatenated encoder outputs into those of each model."""
     return encoded.split([model.encoder.output_size() for model in models], -1)
 
 
@@ -98,7 +98,7 @@ def work(shard: Shard, specs: tuple[Spec, ...], mean: Mean) -> Shard:
 
 @lru_cache(maxsize=1)
 def load(specs: tuple[Spec, ...], mean: Mean) -> Decoder:
-    """The first model's decoder, whose search asks all of them.
+    """Return the decoder of the first model, whose search scores with all models.
 
     Raises:
         UserError: ESPnet cannot build one, or its search scores hypotheses one by one.

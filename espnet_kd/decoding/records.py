@@ -1,4 +1,4 @@
-"""What a teacher decoded for one utterance, as a line of JSON in a shard.
+"""Decoded utterances, each a line of JSON in a shard.
 
 ``cat DIR/*.jsonl`` is the whole set, sorted by utterance.
 """
@@ -19,10 +19,10 @@ class Hypothesis:
     """One entry of an n-best list.
 
     Attributes:
-        tokens: their number, without start and end of sentence and blanks.
+        tokens: number of tokens, without start and end of sentence and blanks.
         unknown: how many of them are ``<unk>``.
-        score: total log-probability as the search weighs it.
-        scores: its parts by scorer, unweighted; empty for a transducer.
+        score: total log-probability, weighted by the search.
+        scores: scorer -> unweighted log-probability; empty for a transducer.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Record:
     """One decoded utterance.
 
     Attributes:
-        samples: its length at ``rate`` Hz.
+        samples: number of samples at ``rate`` Hz.
         nbest: best first; empty where the utterance is too short for the model or no hypothesis ended.
     """
 
@@ -48,15 +48,15 @@ class Record:
 
 
 def to_json(record: Record) -> str:
-    """One line, the same for the same record."""
+    """Return a record as a line of JSON."""
     return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
 
 
 def from_json(line: str) -> Record:
-    """The record of a line.
+    """Return the record of a line of JSON.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not one of ours.
+        ValueError, KeyError, TypeError: the line was not written by ``to_json``.
     """
     content: dict[str, Any] = json.loads(line)
     nbest = tuple(Hypothesis(**hypothesis) for hypothesis in content["nbest"])
@@ -71,9 +71,9 @@ def from_json(line: str) -> Record:
 
 
 def normalised_score(score: float, tokens: int) -> float:
-    """Log-probability per prediction, in nats; the end of the sentence is one prediction more.
+    """Return the log-probability per prediction in nats, counting the end of the sentence as a prediction.
 
-    ESPnet normalises in the same way, in its attention beam search as in its transducer one.
+    ESPnet normalises in the same way in its beam searches for attention models and transducers.
     """
     return score / (tokens + 1)
 
@@ -92,7 +92,7 @@ class Label:
 
 
 def label(record: Record) -> Label:
-    """The pseudo-label of a decoded utterance; where nothing was found, an empty one."""
+    """Return the pseudo-label of a decoded utterance; an empty one if there is no hypothesis."""
     seconds = record.samples / record.rate
     if not record.nbest:
         return Label(record.utt, seconds, record.samples, "", 0, 0, float("-inf"))
@@ -105,7 +105,7 @@ Decode = Callable[[str, str], Record]  # utterance id, audio as wav.scp names it
 
 
 def write(shard: Shard, decode: Decode) -> Shard:
-    """Decode a shard; the file appears when it is complete.
+    """Decode a shard, unless that is done; its file appears when it is complete.
 
     Raises:
         UserError: an utterance cannot be decoded.
@@ -121,14 +121,15 @@ def write(shard: Shard, decode: Decode) -> Shard:
 
 
 def read(directory: Path, utterances: Iterable[str] | None = None) -> Iterator[Record]:
-    """All records of a directory, sorted by utterance.
+    """Read all records of a directory, sorted by utterance.
 
     Args:
-        utterances: those that there must be, and no others; None takes what there is.
+        directory: of the shards.
+        utterances: the utterances that the shards must have; None accepts any.
 
     Raises:
-        UserError: it has no shards, they are not complete, a line is not one of ours, or an utterance is
-            there twice, missing, or of other data.
+        UserError: shards are missing or incomplete, a line is malformed, or an utterance occurs twice, is
+            missing, or is not in ``utterances``.
     """
     planned = None if utterances is None else iter(sorted(utterances))
     last = ""

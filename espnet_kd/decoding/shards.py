@@ -1,4 +1,4 @@
-"""Decode what is not decoded yet: from the options of the command to complete shards."""
+"""Decode the shards of a data set that are missing."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from espnet_kd import parallel
 from espnet_kd.config import dump_yaml
 from espnet_kd.data import dump
-from espnet_kd.data.contents import of_speech
+from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.files import atomic_path
 
 TEACHER_CONFIG = "teacher.yaml"
@@ -19,7 +19,7 @@ TEACHER_CONFIG = "teacher.yaml"
 def decode_with_teacher(
     args: argparse.Namespace, source: dump.Dump, decode_dir: Path, where: parallel.Cluster
 ) -> dict[str, Any]:
-    """Make the shards that are missing; returns what they were made with.
+    """Decode the missing shards with one teacher, and return their settings.
 
     Raises:
         UserError: the teacher or an option is unfit, or an utterance cannot be decoded.
@@ -59,19 +59,19 @@ def decode(
     where: parallel.Cluster,
     prepare: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Make the shards that are missing.
+    """Decode the missing shards.
 
     Args:
-        settings: what the hypotheses depend on besides the speech.
-        count: of shards, or None.
-        work: makes one.
+        settings: everything that the hypotheses depend on besides the speech.
+        count: number of shards, or None for the default.
+        work: decodes one shard.
         prepare: called before anything is decoded.
 
     Returns:
         ``settings``, the speech and the number of shards.
     """
     planned = parallel.plan(decode_dir.resolve(), source.absolute(), count)
-    speech = {"audio": of_speech(source.path), "utterances": len(source.wav)}
+    speech = {"audio": fingerprint_speech(source.path), "utterances": len(source.wav)}
     made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
     with parallel.claimed(decode_dir, {**made_with, "data": speech}):
         todo = [shard for shard in planned if not shard.path.exists()]

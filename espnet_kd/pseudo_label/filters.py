@@ -1,8 +1,8 @@
-"""Choose which pseudo-labels to keep: the filters one after the other, with a count of what each drops.
+"""Filter pseudo-labels: apply filters in turn, and count what each of them drops.
 
 Source:
-    Kahn et al. 2020, arXiv:1909.09116: looping hypotheses and the length-normalised score;
-    Hwang et al. 2022, arXiv:2210.05793, for where they are used.
+    Kahn et al. 2020, arXiv:1909.09116: filters for looping hypotheses and by length-normalised score;
+    Hwang et al. 2022, arXiv:2210.05793, use them.
 """
 
 import argparse
@@ -15,61 +15,13 @@ from espnet_kd.decoding.records import Label
 from espnet_kd.errors import UserError
 from espnet_kd.scoring.alignment import UNITS, align
 
-
-def speaking_rate(tokens: int, seconds: float) -> float:
-    """Tokens per second; infinite where tokens were found in no time."""
-    return tokens / seconds if seconds else math.inf
-
-
-def is_looping(text: str, longest: int, most: int) -> bool:
-    """True if a text repeats itself: a phrase or a string stands more than ``most`` times in a row.
-
-    Args:
-        longest: length of the phrases in words, and of the strings in characters, up to which is searched.
-        most: how many times in a row are allowed.
-    """
-    words = text.split()
-    return repeats(words, longest, most) or repeats(" ".join(words), longest, most)
-
-
-def repeats(units: Sequence[str], longest: int, most: int) -> bool:
-    """True if an n-gram of 1 to ``longest`` units stands more than ``most`` times in a row."""
-    for n in range(1, longest + 1):
-        run = 0  # units that equal the one n before
-        for i in range(n, len(units)):
-            run = run + 1 if units[i] == units[i - n] else 0
-            if run >= n * most:
-                return True
-    return False
-
-
-def disagreement(texts: Sequence[str], others: Sequence[str], unit: str) -> list[float]:
-    """Error rate in per cent of each text's other decode against it.
-
-    Args:
-        texts: not empty.
-        others: in the same order; may be empty.
-        unit: "word" or "character".
-    """
-    return [aligned.counts.rate for aligned in align(texts, others, unit)]
-
-
-def best(scores: Mapping[str, float], percent: float) -> set[str]:
-    """The utterances with the highest scores, that share of them; ties go by id.
-
-    Args:
-        scores: by utterance.
-        percent: above 0, up to 100; the number is rounded up.
-    """
-    ranked = sorted(scores, key=lambda utt: (-scores[utt], utt))
-    return set(ranked[: math.ceil(round(percent * len(ranked) / 100, 9))])
-
-
+Labels = Mapping[str, Label]
+Filter = tuple[str, dict[str, Any], Callable[[Labels], set[str]]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one filter did to what the filters before it had left."""
+    """Result of one filter: its limits, and how much it drops of what the filters before it kept."""
 
     name: str
     limits: dict[str, Any]
@@ -78,54 +30,69 @@ class Step:
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
-    """The filters' options.
+    """Add the options of the filters.
 
-    By default they allow what people say in any language and token: in the transcripts of AN4 are 1.3 to 19
-    characters per second, and no phrase stands more than three times in a row.
+    The defaults allow natural speech in any language and with any tokens: transcripts of AN4 have 1.3 to 19
+    characters per second, and no phrase more than three times in a row.
     """
     g = p.add_argument_group("filters", "empty hypotheses and those with <unk> are always dropped")
-    g.add_argument("--min_rate", type=float, default=0.3, help="tokens per second (default: %(default)s)")
-    g.add_argument("--max_rate", type=float, default=30, help="tokens per second (default: %(default)s)")
+    g.add_argument(
+        "--min_rate", type=float, default=0.3, help="fewest tokens per second (default: %(default)s)"
+    )
+    g.add_argument("--max_rate", type=float, default=30, help="most tokens per second (default: %(default)s)")
     g.add_argument(
         "--max_repeats",
         type=int,
         default=4,
-        help="times that a phrase may stand in a row (default: %(default)s)",
+        help="how often a phrase may occur in a row (default: %(default)s)",
     )
     g.add_argument(
         "--longest_ngram", type=int, default=4,
-        help="length of the phrases, in words and in characters (default: %(default)s)",
+        help="longest phrase that is searched, in words and in characters (default: %(default)s)",
     )  # fmt: skip
-    g.add_argument("--agree_with", help="another --dst or decode_dir, or a directory with a text file")
-    g.add_argument("--agree_by", choices=UNITS, default="wer", help="default: %(default)s")
+    g.add_argument(
+        "--agree_with",
+        help="second decode to compare with: another --dst or decode_dir, or a directory with a text file",
+    )
+    g.add_argument(
+        "--agree_by",
+        choices=UNITS,
+        default="wer",
+        help="error rate for --max_disagreement (default: %(default)s)",
+    )
     g.add_argument(
         "--max_disagreement", type=float, default=10,
-        help="error rate of the other decode against this one, in per cent (default: %(default)s)",
+        help="highest error rate of the second decode against this one, in per cent (default: %(default)s)",
     )  # fmt: skip
     either = g.add_mutually_exclusive_group()
-    either.add_argument("--min_score", type=float, help="log-probability per token (default: no limit)")
     either.add_argument(
-        "--keep_top", type=float, help="per cent of what the other filters leave, by score (default: all)"
+        "--min_score", type=float, help="lowest log-probability per token (default: no limit)"
+    )
+    either.add_argument(
+        "--keep_top",
+        type=float,
+        help="percentage that is kept of what passes the other filters, by score (default: all)",
     )
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse limits that cannot be met.
+    """Check the limits.
 
     Raises:
-        UserError: names the option.
+        UserError: a limit is impossible; names the option.
     """
     if not 0 <= args.min_rate < args.max_rate:
         raise UserError(
-            f"--min_rate {args.min_rate:g} and --max_rate {args.max_rate:g} leave nothing between"
+            f"--min_rate {args.min_rate:g} and --max_rate {args.max_rate:g} leave nothing between: give "
+            "a smaller --min_rate"
         )
     for name in ("max_repeats", "longest_ngram"):
         if getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)} is not a number from 1 up")
+            raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.max_disagreement < 0:
-        raise UserError(f"--max_disagreement {args.max_disagreement:g} is below 0 per cent")
+        raise UserError(f"--max_disagreement {args.max_disagreement:g} must be at least 0")
     if args.keep_top is not None and not 0 < args.keep_top <= 100:
-        raise UserError(f"--keep_top {args.keep_top:g} is not a share in per cent, above 0 and up to 100")
+        raise UserError(f"--keep_top {args.keep_top:g} is not a percentage above 0 and up to 100")
 
 
 def select(
@@ -134,12 +101,15 @@ def select(
     """Apply the filters in turn.
 
     Args:
-        labels: by utterance.
+        labels: utterance -> pseudo-label.
         options: see ``add_options``.
-        other: the texts of another decode by utterance, or None to leave agreement out.
+        other: utterance -> text of a second decode; None to leave out the filter by agreement.
+
+    Returns:
+        The pseudo-labels that pass all filters, and the result of each filter.
 
     Raises:
-        UserError: the other decode lacks an utterance.
+        UserError: the second decode lacks an utterance.
     """
     kept, steps = dict(labels), []
     for name, limits, passes in _filters(options, other):
@@ -151,12 +121,8 @@ def select(
     return kept, steps
 
 
-Labels = Mapping[str, Label]
-Filter = tuple[str, dict[str, Any], Callable[[Labels], set[str]]]
-
-
 def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Filter]:
-    """Name, limits, and which utterances pass; agreement and score come last, as they depend on the rest."""
+    """Return name, limits and function of each filter; those that depend on the others come last."""
 
     def each(good: Callable[[Label], bool]) -> Callable[[Labels], set[str]]:
         return lambda labels: {utt for utt, item in labels.items() if good(item)}
@@ -178,7 +144,7 @@ def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Fil
         table.append(("score", _limits(o, "min_score"), each(lambda x: x.score >= o.min_score)))
     if o.keep_top is not None:
         limits = _limits(o, "keep_top")
-        table.append(("score", limits, lambda x: best({u: x[u].score for u in x}, o.keep_top)))
+        table.append(("score", limits, lambda x: top_scores({u: x[u].score for u in x}, o.keep_top)))
     return table
 
 
@@ -189,9 +155,59 @@ def _limits(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _agreeing(labels: Labels, other: Mapping[str, str], o: argparse.Namespace) -> set[str]:
     for utt in labels:
         if utt not in other:
-            raise UserError(f"--agree_with {o.agree_with} lacks utterance {utt}: decode the same data there")
+            raise UserError(f"--agree_with {o.agree_with} lacks utterance {utt}: decode the same data for it")
     order = list(labels)
     rates = disagreement(
         [labels[u].text for u in order], [other[u] for u in order], UNITS[o.agree_by]
     )
     return {utt for utt, rate in zip(order, rates, strict=True) if rate <= o.max_disagreement}
+
+
+def speaking_rate(tokens: int, seconds: float) -> float:
+    """Return tokens per second; infinite if there are tokens but no duration."""
+    return tokens / seconds if seconds else math.inf
+
+
+def is_looping(text: str, longest: int, most: int) -> bool:
+    """Return True if a phrase or a string of characters occurs more than ``most`` times in a row.
+
+    Args:
+        text: of a hypothesis.
+        longest: length of the longest phrase in words, and of the longest string in characters.
+        most: allowed number of times in a row.
+    """
+    words = text.split()
+    return has_repeats(words, longest, most) or has_repeats(" ".join(words), longest, most)
+
+
+def has_repeats(units: Sequence[str], longest: int, most: int) -> bool:
+    """Return True if an n-gram of 1 to ``longest`` units occurs more than ``most`` times in a row."""
+    for n in range(1, longest + 1):
+        run = 0  # units that equal the one n before
+        for i in range(n, len(units)):
+            run = run + 1 if units[i] == units[i - n] else 0
+            if run >= n * most:
+                return True
+    return False
+
+
+def disagreement(texts: Sequence[str], others: Sequence[str], unit: str) -> list[float]:
+    """Return the error rate in per cent of a second hypothesis against each text.
+
+    Args:
+        texts: none of them empty.
+        others: hypotheses of the other decode in the same order; may be empty.
+        unit: "word" or "character".
+    """
+    return [aligned.counts.rate for aligned in align(texts, others, unit)]
+
+
+def top_scores(scores: Mapping[str, float], percent: float) -> set[str]:
+    """Return the given percentage of utterances, those with the highest scores.
+
+    Args:
+        scores: utterance -> score; of equal scores the smaller id comes first.
+        percent: above 0, up to 100; the number of utterances is rounded up.
+    """
+    ranked = sorted(scores, key=lambda utt: (-scores[utt], utt))
+    return set(ranked[: math.ceil(round(percent * len(ranked) / 100, 9))])

@@ -1,9 +1,9 @@
-"""``espnet-kd mix``: labelled and pseudo-labelled speech in one training set, at a given ratio.
+"""``espnet-kd mix``: combine labelled and pseudo-labelled speech to one training set at a given ratio.
 
-The ratio is that of an epoch: the side that is too small is repeated, an utterance either as often as its
-neighbours or once more. For every batch to have it, there is espnet_kd/methods/mixed_batches.py. Audio is not
-copied. Utterances with a pseudo-label get the prefix ``pseudo-``, copies ``copy2-`` and so on.
-``speech_shape`` and ``text_shape.<type>`` are as ESPnet would collect them.
+The ratio is that of an epoch: utterances of the smaller side are repeated, all equally often or some once
+more. espnet_kd/methods/mixed_batches.py makes batches with the same ratio. Audio is not copied. Utterances
+with a pseudo-label get the prefix ``pseudo-``, copies ``copy2-`` and so on. ``speech_shape`` and
+``text_shape.<type>`` are the same as ESPnet would collect.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
-from espnet_kd.data.contents import inherit
-from espnet_kd.data.datadir import Row, merged, spk2utt
-from espnet_kd.data.dump import HYPOTHESIS, MANIFEST, PREFIX, dump_tables
+from espnet_kd.data.contents import inherit_fingerprints
+from espnet_kd.data.datadir import Row, merge_sorted, spk2utt
+from espnet_kd.data.dump import MANIFEST, PREFIX, PSEUDO_ID, iterate_dump_tables
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
 
@@ -30,13 +30,22 @@ Table = dict[str, str]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read, repeat, write, print."""
+    """Run the command."""
     parser = command_parser("mix")
     parser.add_argument("--labelled", type=Path, required=True, help="dump directory with transcripts")
-    parser.add_argument("--pseudo", type=Path, nargs="+", required=True, help="results of pseudo-label")
-    parser.add_argument("--share", type=float, help="of pseudo-labelled speech, up to 1 (default: all, once)")
-    parser.add_argument("--generation", type=int, default=1, help="for the record (default: 1)")
-    parser.add_argument("--teacher", help="who labelled the speech, for the record")
+    parser.add_argument(
+        "--pseudo", type=Path, nargs="+", required=True, help="directories that pseudo-label wrote"
+    )
+    parser.add_argument(
+        "--share", type=float, help="share of pseudo-labelled speech, up to 1 (default: all speech, once)"
+    )
+    parser.add_argument(
+        "--generation",
+        type=int,
+        default=1,
+        help="number of the generation, which is only recorded (default: 1)",
+    )
+    parser.add_argument("--teacher", help="experiment that labelled the speech, which is only recorded")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
     parser.add_argument("--token_list", type=Path, required=True)
@@ -45,53 +54,57 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dst", type=Path)
     args = parser.parse_args(argv)
     if args.share is not None and not 0 < args.share <= 1:
-        raise UserError(f"--share {args.share:g} is not above 0 and up to 1")
+        raise UserError(f"--share {args.share:g} must be above 0 and at most 1")
     rate = parse_rate(args.fs)
     check_ids(args.labelled, args.pseudo)
-    times = repetitions(samples(args.labelled), sum(map(samples, args.pseudo)), args.share)
+    times = repetitions(total_samples(args.labelled), sum(map(total_samples, args.pseudo)), args.share)
     record = {
         "generation": args.generation,
         "teacher": args.teacher,
         "share": args.share,
         "labelled": {"data": str(args.labelled), "times": round(times.labelled, 4)},
-        "pseudo": [summary(path) for path in args.pseudo],
+        "pseudo": [manifest_summary(path) for path in args.pseudo],
         "times": round(times.pseudo, 4),
     }
-    sides = write(times, args, record)
+    sides = write_mixture(times, args, record)
     hours = " and ".join(f"{number / rate / 3600:.2f}" for number in sides)
     print(f"{args.dst}: labelled and pseudo-labelled speech, {hours} hours an epoch")
 
 
 @dataclass(frozen=True)
 class Times:
-    """How often each side stands in the mixture, on average."""
+    """How often each utterance of either side occurs in the mixture, on average."""
 
     labelled: float
     pseudo: float
 
 
 def repetitions(labelled: int, pseudo: int, share: float | None) -> Times:
-    """How often each side must stand so that its samples have the wanted share; the larger side stands once.
+    """Return how often each side must occur to reach the share; one side occurs once.
 
     Args:
-        labelled, pseudo: samples, > 0.
-        share: of the pseudo-labelled ones, in (0, 1]; None leaves both as they are, 1 has no labelled ones.
+        labelled: number of samples, > 0.
+        pseudo: number of samples, > 0.
+        share: of the pseudo-labelled samples, in (0, 1]; 1 leaves out the labelled ones. None takes both
+            sides once.
     """
     if share is None:
         return Times(1.0, 1.0)
     if share == 1:
         return Times(0.0, 1.0)
-    wanted = pseudo * (1 - share) / share / labelled
-    return Times(wanted, 1.0) if wanted >= 1 else Times(1.0, 1 / wanted)
+    times = pseudo * (1 - share) / share / labelled
+    return Times(times, 1.0) if times >= 1 else Times(1.0, 1 / times)
 
 
-def repeat(name: str, table: Table, times: float, front: str = "") -> list[Iterator[Row]]:
-    """Rows of a table and of its copies, each sorted; those utterances that have one more are spread evenly.
+def copies_of_table(name: str, table: Table, times: float, front: str = "") -> list[Iterator[Row]]:
+    """Return the sorted rows of a table and of each copy of it.
+
+    Where ``times`` is not whole, the utterances of the last copy are spread evenly.
 
     Args:
-        name: of the table; speakers of a copy have names of their own.
-        table: by utterance.
-        times: how often, on average.
+        name: of the table; in utt2spk speakers of a copy are renamed, too.
+        table: utterance -> value.
+        times: how often an utterance occurs on average.
         front: prefix of utterances and speakers.
     """
     order = sorted(table)
@@ -108,19 +121,22 @@ def repeat(name: str, table: Table, times: float, front: str = "") -> list[Itera
     return [copy(number) for number in range(1, math.ceil(times) + 1)]
 
 
-def both(dst: Path, name: str, labelled: Table, pseudo: Table, times: Times) -> Iterator[Row]:
-    """Rows of a table of the mixture, sorted."""
-    sides = repeat(name, labelled, times.labelled), repeat(name, pseudo, times.pseudo, PREFIX)
-    return merged(dst, [*sides[0], *sides[1]])
+def mixed_rows(dst: Path, name: str, labelled: Table, pseudo: Table, times: Times) -> Iterator[Row]:
+    """Return the sorted rows of a table of the mixture."""
+    sides = (
+        copies_of_table(name, labelled, times.labelled),
+        copies_of_table(name, pseudo, times.pseudo, PREFIX),
+    )
+    return merge_sorted(dst, [*sides[0], *sides[1]])
 
 
 def total(copies: Iterable[Iterator[Row]]) -> int:
-    """Sum of numbers of samples."""
+    """Return the sum of the values, which are numbers of samples."""
     return sum(int(str(value)) for rows in copies for _, value in rows)
 
 
 def copy_of(name: str, number: int) -> str:
-    """Name of the n-th copy; the prefix of the pseudo-labelled stays in front, where it is looked for."""
+    """Return the name of the n-th copy; the prefix of pseudo-labels stays in front of it."""
     if number == 1:
         return name
     front = PREFIX if name.startswith(PREFIX) else ""
@@ -128,10 +144,10 @@ def copy_of(name: str, number: int) -> str:
 
 
 def check_ids(labelled: Path, pseudo: Sequence[Path]) -> None:
-    """Refuse what would be called alike.
+    """Check that no two utterances would get the same id.
 
     Raises:
-        UserError: two unlabelled sets have an utterance in common, or a labelled one is a pseudo-label.
+        UserError: two sets of pseudo-labels have an utterance in common, or ``labelled`` has pseudo-labels.
     """
     found: set[str] = set()
     for path in pseudo:
@@ -140,45 +156,50 @@ def check_ids(labelled: Path, pseudo: Sequence[Path]) -> None:
             raise UserError(f"{path}: {common} is in another of the unlabelled sets, too")
         found |= utterances
     for utt in read_table(labelled / "utt2spk"):
-        if HYPOTHESIS.match(utt):
-            raise UserError(f"{labelled}: {utt} is a pseudo-label: --labelled is speech with transcripts")
+        if PSEUDO_ID.match(utt):
+            raise UserError(
+                f"{labelled}: {utt} is a pseudo-label: give speech with transcripts as --labelled"
+            )
 
 
-def samples(path: Path) -> int:
-    """Length of a set.
+def total_samples(path: Path) -> int:
+    """Return the number of samples of a dump directory.
 
     Raises:
-        UserError: it was not formatted, or its tables do not agree.
+        UserError: it was not formatted, or its tables have different utterances.
     """
-    counts = (table for name, table in dump_tables(path) if name == "utt2num_samples")
+    counts = (table for name, table in iterate_dump_tables(path) if name == "utt2num_samples")
     return sum(int(count) for table in counts for count in table.values())
 
 
-def summary(path: Path) -> dict[str, Any]:
-    """What the record keeps of a set of pseudo-labels."""
+def manifest_summary(path: Path) -> dict[str, Any]:
+    """Return the part of the manifest of pseudo-labels that is recorded in ``mix.json``."""
     manifest = read_json(path / MANIFEST)
     parts = ("decoded", "kept", "references")
     if not all(part in manifest for part in parts):
-        raise UserError(f"{path / MANIFEST} is not of pseudo-labels: --pseudo takes results of pseudo-label")
+        raise UserError(
+            f"{path / MANIFEST} does not belong to pseudo-labels: give directories that `espnet-kd "
+            "pseudo-label` wrote as --pseudo"
+        )
     kept = {part: manifest[part] for part in parts}
     return {"data": str(path), **kept}
 
 
-def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tuple[int, int]:
-    """Write the data directory, table by table; it appears when it is complete.
+def write_mixture(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tuple[int, int]:
+    """Write the data directory of the mixture, one table at a time; it appears when it is complete.
 
     Returns:
-        Samples of both sides.
+        Number of samples of the labelled and of the pseudo-labelled side.
     """
     sides = 0, 0
     with atomic_dir(args.dst) as tmp:
         for name in ("feats_type", "audio_format"):
             if (args.labelled / name).is_file():
                 (tmp / name).write_bytes((args.labelled / name).read_bytes())
-        for parts in zip(*map(dump_tables, (args.labelled, *args.pseudo)), strict=True):
+        for parts in zip(*map(iterate_dump_tables, (args.labelled, *args.pseudo)), strict=True):
             (name, labelled), *others = parts
             pseudo = {utt: value for _, table in others for utt, value in table.items()}
-            rows = partial(both, args.dst, name, labelled, pseudo, times)
+            rows = partial(mixed_rows, args.dst, name, labelled, pseudo, times)
             if name == "text":
                 sha = hashlib.sha256()
                 write_rows(tmp / name, hashed(rows(), sha))
@@ -191,17 +212,17 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
             elif name == "utt2num_samples":
                 shutil.copyfile(tmp / name, tmp / "speech_shape")
                 sides = (
-                    total(repeat(name, labelled, times.labelled)),
-                    total(repeat(name, pseudo, times.pseudo)),
+                    total(copies_of_table(name, labelled, times.labelled)),
+                    total(copies_of_table(name, pseudo, times.pseudo)),
                 )
             del parts, labelled, others, pseudo, rows  # before the next tables are read: they are large
-        inherit(tmp, [args.dst, args.labelled, *args.pseudo])
+        inherit_fingerprints(tmp, [args.dst, args.labelled, *args.pseudo])
         (tmp / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return sides
 
 
 def hashed(rows: Iterable[Row], sha: Any) -> Iterator[Row]:
-    """The rows; on their way the hash gets them as JSON."""
+    """Yield the rows, and update a hash with them as JSON."""
     sha.update(b"{")
     for number, (key, value) in enumerate(rows):
         sha.update(f"{', ' if number else ''}{json.dumps(key)}: {json.dumps(value)}".encode())
@@ -210,7 +231,7 @@ def hashed(rows: Iterable[Row], sha: Any) -> Iterator[Row]:
 
 
 def text_shapes(text: Iterable[Row], args: argparse.Namespace) -> Iterator[Row]:
-    """Utterance and ``tokens,V`` as stage 6 counts them."""
+    """Yield utterance and ``tokens,V`` as in ESPnet's statistics; V is the size of the token list."""
     from espnet_kd.host.options import token_counter
 
     bpemodel, symbols = (None if name == "none" else name for name in (args.bpemodel, args.nlsyms))

@@ -1,6 +1,6 @@
-"""What ``espnet-kd pseudo-label`` writes: a data directory, and ``manifest.json`` on how it was made.
+"""Write pseudo-labels: a data directory, and ``manifest.json`` with how they were made.
 
-It holds no times and no machine, so that the same command writes the same file.
+The manifest has no times and no names of machines, so that the same command writes the same file.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.data.contents import inherit
+from espnet_kd.data.contents import inherit_fingerprints
 from espnet_kd.data.datadir import spk2utt
 from espnet_kd.data.dump import MANIFEST, Dump
 from espnet_kd.data.tokens import read_symbols
@@ -19,34 +19,36 @@ from espnet_kd.files import atomic_path, read_table, write_table
 from espnet_kd.pseudo_label.filters import Step
 from espnet_kd.scoring.alignment import UNITS, Counts, align
 
-COPIED = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", MANIFEST, "wav.scp")
+WRITTEN = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", MANIFEST, "wav.scp")
 
 
-def check_target(source: Path, dst: Path) -> None:
-    """Refuse to write over anything but pseudo-labels.
+def check_destination(source: Path, dst: Path) -> None:
+    """Refuse to overwrite anything but pseudo-labels.
 
     Raises:
-        UserError: ``dst`` is the source, or holds something else.
+        UserError: ``dst`` is the source, or holds other files.
     """
     if dst.exists() and not dst.is_dir():
-        raise UserError(f"{dst} is a file: --dst is a directory")
+        raise UserError(f"{dst} is a file: --dst must be a directory")
     if source.resolve() == dst.resolve():
-        raise UserError(f"{dst} is the data that is decoded: give its pseudo-labels another directory")
+        raise UserError(f"{dst} is the data to decode: give another directory for the pseudo-labels")
     present = {p.name for p in dst.iterdir() if not p.name.startswith(".")} if dst.exists() else set()
     if present and not present & {MANIFEST, "decode"}:
-        raise UserError(f"{dst} holds something else than pseudo-labels: give another directory")
+        raise UserError(f"{dst} holds other files than pseudo-labels: give another directory")
 
 
 def write_labelled(source: Dump, dst: Path, labels: Mapping[str, Label], manifest: str) -> None:
-    """Write the data directory of the kept utterances; wav.scp comes last and says that all is there.
+    """Write the data directory of the kept utterances; wav.scp is last and marks it as complete.
 
     Args:
-        labels: of the kept utterances.
+        source: the data that were decoded.
+        dst: directory to write.
+        labels: utterance -> pseudo-label of the kept utterances.
         manifest: content of manifest.json.
     """
     dst.mkdir(parents=True, exist_ok=True)
     (dst / "wav.scp").unlink(missing_ok=True)
-    for path in [p for name in COPIED for p in dst.glob(f".{name}.*")]:  # a killed run's
+    for path in [p for name in WRITTEN for p in dst.glob(f".{name}.*")]:  # left by a killed run
         path.unlink()
     _write_text(dst / MANIFEST, manifest)
     write_table(dst / "text", {utt: item.text for utt, item in labels.items()})
@@ -56,7 +58,7 @@ def write_labelled(source: Dump, dst: Path, labels: Mapping[str, Label], manifes
     write_table(dst / "utt2num_samples", {utt: item.samples for utt, item in labels.items()})
     for name, content in source.kind.items():
         _write_text(dst / name, content)
-    inherit(dst, [source.path])
+    inherit_fingerprints(dst, [source.path])
     write_table(dst / "wav.scp", {utt: source.wav[utt] for utt in labels})
 
 
@@ -69,21 +71,21 @@ QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 Labels = Mapping[str, Label]
 
 
-def build(
+def make_manifest(
     settings: Mapping[str, Any],
     labels: Labels,
     kept: Labels,
     steps: list[Step],
     quality: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The manifest.
+    """Return the content of the manifest.
 
     Args:
         settings: of the decoding.
-        labels: all of them.
-        kept: those that the filters left.
-        steps: what each filter dropped.
-        quality: see ``Truth``; None without references.
+        labels: all pseudo-labels.
+        kept: pseudo-labels that pass the filters.
+        steps: result of each filter.
+        quality: see ``References.quality``; None without references.
     """
     return {
         **settings,
@@ -94,17 +96,19 @@ def build(
     }
 
 
-def render(manifest: Mapping[str, Any]) -> str:
-    """The text of the file."""
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """Return the manifest as the text of its file."""
     return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
-class Truth:
-    """True transcripts.
+class References:
+    """True transcripts, which are used for the manifest only.
 
     Attributes:
-        symbols: non-linguistic ones, which are not scored.
+        path: their file.
+        text: utterance -> transcript.
+        symbols: non-linguistic symbols, which are not scored.
     """
 
     path: Path
@@ -112,25 +116,27 @@ class Truth:
     symbols: frozenset[str]
 
     @classmethod
-    def read(cls, path: Path, symbols: str | None) -> "Truth":
+    def read(cls, path: Path, symbols: str | None) -> "References":
         """Read a Kaldi text and a file of symbols.
 
         Raises:
-            UserError: one does not exist or is malformed.
+            UserError: a file does not exist or is malformed.
         """
         return cls(path, read_table(path), frozenset(read_symbols(symbols)))
 
     def quality(self, labels: Labels, kept: Labels) -> dict[str, Any]:
-        """Errors of the pseudo-labels, before and after the filters.
+        """Count the errors of the pseudo-labels before and after the filters.
 
-        Utterances without a transcript, or with an empty one, are counted and left out.
+        Utterances without a transcript, or with an empty one, are not scored.
 
         Raises:
-            UserError: none of the utterances has one.
+            UserError: no utterance has a transcript.
         """
         order = [utt for utt in sorted(labels) if self.text.get(utt, "").split()]
         if not order:
-            raise UserError(f"--references {self.path} has none of the utterances: is it of the same data?")
+            raise UserError(
+                f"--references {self.path} has none of the utterances: give the transcripts of the same data"
+            )
         errors: dict[str, dict[str, Any]] = {"decoded": {}, "kept": {}}
         for kind, unit in UNITS.items():
             rows = align([self.text[u] for u in order], [labels[u].text for u in order], unit, self.symbols)
@@ -145,8 +151,8 @@ class Truth:
         }
 
 
-def report(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What the command prints."""
+def report_lines(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the lines that the command prints."""
     before, after = manifest["decoded"], manifest["kept"]
     lines = [f"{dst}: {before['utterances']} utterances decoded, {before['hours']:.2f} hours"]
     for step in manifest["filters"]:

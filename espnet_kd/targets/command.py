@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--store", type=path_text, help="directory of the targets (default: teacher.store of --config)"
     )
     p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
-    p.add_argument("--if_wanted", action="store_true", help="do nothing if --config has no teacher.store")
+    p.add_argument("--if_configured", action="store_true", help="do nothing if --config has no teacher.store")
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
     p.add_argument(
         "--teacher", type=path_text, nargs="+", help="trained experiments (default: teacher.exp of --config)"
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not args.config or not args.data:
         raise UserError("give --config YAML of the training and --data DIR of its speech")
-    if not args.if_wanted or asks_for_store(args):
+    if not args.if_configured or asks_for_store(args):
         make(args)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from espnet_kd.config import merge_files
 from espnet_kd.data import dump
 from espnet_kd.data.audio import DEFAULT_RATE
-from espnet_kd.data.contents import of_speech
+from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, read_table, table_files
 from espnet_kd.rnnt import Joint, OneBestTargets
@@ -97,7 +97,7 @@ class SourceData:
         return [
             {
                 "utterances": len(s.wav),
-                "audio": of_speech(s.path),
+                "audio": fingerprint_speech(s.path),
                 **({"text": fingerprint(s.path / "text")} if with_text else {}),
             }
             for s in self.sources
@@ -241,7 +241,7 @@ def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
     Raises:
         UserError: a directory is incomplete, an utterance has no transcript, or two have the same id.
     """
-    sources, found = [dump.read(path) for path in paths], {}
+    sources, found = [dump.read_dump(path) for path in paths], {}
     for source in sources:
         texts = read_table(source.path / "text") if with_text else {}
         for utt, wav in source.absolute().items():

@@ -29,7 +29,7 @@ from espnet_kd.criteria import CRITERIA
 from espnet_kd.data import statistics
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.datadir import read_data_dir
-from espnet_kd.data.dump import read_dump_dir
+from espnet_kd.data.dump import read_dump_tables
 from espnet_kd.data.heads import find_damage, is_shortened, read_flac_head
 from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
@@ -90,8 +90,8 @@ SCORE = {
 }
 PART = {"utterances": 4, "hours": 1.0, "tokens": 7, "score_quantiles": {"0": -1.0}}
 LABELS = {"decoded": PART, "kept": PART, "references": None, "filters": []}
-HYPOTHESIS = {"text": "A B", "tokens": 3, "unknown": 0, "score": -1.5, "scores": {"ctc": -3.0}}
-DECODED = {"utt": "u1", "samples": 16000, "rate": 16000, "nbest": [HYPOTHESIS, HYPOTHESIS]}
+PSEUDO_ID = {"text": "A B", "tokens": 3, "unknown": 0, "score": -1.5, "scores": {"ctc": -3.0}}
+DECODED = {"utt": "u1", "samples": 16000, "rate": 16000, "nbest": [PSEUDO_ID, PSEUDO_ID]}
 RUN = {
     **{"role": "student", "command": "./run.sh", "configs": ["a.yaml"], "teachers": [], "done": True},
     **{"mix": None, "previous": None, "generation": 1, "started": 1.5, "ended": 2.5, "interruptions": 0},
@@ -233,7 +233,7 @@ def of_records(folder: Path) -> dict[str, Target]:
     labels = [DECODED, DECODED | {"nbest": []}]
     return {
         "score.json": record("test/score.json", alignment.read_score, SCORE),
-        "pseudo-labels' manifest": record("pseudo/manifest.json", mix.summary, LABELS),
+        "pseudo-labels' manifest": record("pseudo/manifest.json", mix.manifest_summary, LABELS),
         "shards' settings": record("shards/settings.json", parallel.read_settings, {"shards": 3, "a": {}}),
         "run.json": record("exp2/run.json", runs._read, RUN),
         "decoded shard": file(
@@ -283,7 +283,7 @@ def of_directories(folder: Path) -> dict[str, Target]:
 
     return {
         "data directory": directory(folder / "data", DATA, read_data_dir, 2),
-        "dump directory": directory(folder / "dump", DUMP, read_dump_dir, 1),
+        "dump directory": directory(folder / "dump", DUMP, read_dump_tables, 1),
         "experiments": directory(recipe, members, report, SLOW),
     }
 

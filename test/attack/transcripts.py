@@ -41,10 +41,10 @@ def of_corpora(folder: Path) -> dict[str, Target]:
     def segments(path: Path) -> object:
         found = eval2000.read_stm(path)
         texts = {s.id: eval2000.plain_reference(s.words) for s in found.values()}
-        return texts, eval2000.widen(found.values(), 0.2), eval2000.repaired_stm(path)
+        return texts, eval2000.add_margins(found.values(), 0.2), eval2000.repaired_stm(path)
 
     def activity(path: Path) -> object:
-        return librilight.cutter(librilight.Cutting("speech", 30.0, 0.1, 0.2), [recording])(recording)
+        return librilight.make_cutter(librilight.Cutting("speech", 30.0, 0.1, 0.2), [recording])(recording)
 
     def damaged(path: Path, parse, where: str = "", share: float = 1.0) -> Target:
         return file(path, parse, path.read_bytes(), where=where, share=share)

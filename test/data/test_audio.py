@@ -143,13 +143,15 @@ def test_flac_from_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     fails(flac, r"the segment 0.5-1.2 s is beyond the end of the audio at 1.000 s", start=0.5, end=1.2)
 
 
-def test_a_head_that_claims_half_a_terabyte(tmp_path: Path) -> None:
+def test_a_header_that_gives_half_a_terabyte(tmp_path: Path) -> None:
     flac = with_samples(tmp_path / "x.flac", (1 << 36) - 1)
     fails(flac, "ends after 16000 of 68719476735 samples: the file is damaged")
 
 
 def test_a_sampling_rate_of_one(tmp_path: Path) -> None:
-    fails(with_samples(tmp_path / "x.flac", 16000, rate=1), "has 1 samples a second by its head")
+    fails(
+        with_samples(tmp_path / "x.flac", 16000, rate=1), "has 1 samples per second according to its header"
+    )
 
 
 def container(path: Path, kind: str) -> Path:
@@ -179,7 +181,7 @@ def test_audio_that_was_cut_off(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 32000 + 44])
-def test_wav_from_a_pipe_and_from_a_sloppy_program(wav: Path, size: int) -> None:
+def test_wav_from_a_pipe_and_wav_that_counts_its_header_are_read(wav: Path, size: int) -> None:
     data = bytearray(wav.read_bytes())
     assert data[36:40] == b"data"
     data[40:44] = size.to_bytes(4, "little")
@@ -213,12 +215,12 @@ def test_digital_silence(tmp_path: Path) -> None:
 
 def test_two_channels(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros((10, 2)), 16000)
-    fails(tmp_path / "x.wav", "2 channels, one is needed: .* utt2ref_channels")
+    fails(tmp_path / "x.wav", "2 channels instead of one: .* utt2ref_channels")
 
 
 def test_zero_length(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros(0), 16000)
-    fails(tmp_path / "x.wav", "has zero length")
+    fails(tmp_path / "x.wav", "has no samples")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -239,7 +241,7 @@ def test_bad_segments(wav: Path, start: float, end: float, message: str) -> None
     fails(wav, message, start=start, end=end)
 
 
-def test_nothing_left(tmp_path: Path) -> None:
+def test_audio_too_short_to_resample_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros(1), 48000)
     with pytest.raises(UserError, match="1 samples are too few to resample"):
         write_utterance(utterance(tmp_path / "x.wav"), tmp_path / "y.flac", 8000, "flac")

@@ -14,7 +14,7 @@ def utterance(name: str, speaker: str = "a", audio: str = "x.wav", **more: objec
     return Utterance(name, speaker, Path(audio), "YES", **more)
 
 
-def test_files_are_sorted_by_bytes_as_kaldi_wants(tmp_path: Path) -> None:
+def test_files_are_sorted_by_bytes_as_kaldi_requires(tmp_path: Path) -> None:
     write_data_dir(tmp_path / "d", [utterance("b-1", "b"), utterance("a-2"), utterance("B-1", "B")])
     assert (tmp_path / "d" / "utt2spk").read_text() == "B-1 B\na-2 a\nb-1 b\n"
     assert (tmp_path / "d" / "wav.scp").read_text() == "B-1 x.wav\na-2 x.wav\nb-1 x.wav\n"
@@ -75,9 +75,9 @@ def test_writing_again_gives_the_same_bytes_and_no_old_segments(tmp_path: Path) 
     assert contents(tmp_path) == first
 
 
-def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+def test_a_directory_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="is not a data directory"):
         write_data_dir(tmp_path, [utterance("a-1")])
     assert (tmp_path / "thesis.tex").exists()
 
@@ -88,7 +88,7 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
         ([], "no utterances"),
         (
             [utterance("a-1"), utterance("a-1", audio="y.wav")],
-            r"two utterances are called a-1 \(x.wav and y.wav\)",
+            r"two utterances have the id a-1 \(x.wav and y.wav\)",
         ),
         ([utterance("a 1")], "'a 1' cannot be an id"),
         ([utterance("a/1")], "'a/1' cannot be an id"),
@@ -100,7 +100,7 @@ def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
         ),
         (
             [utterance(f"a-{f}", audio=f, recording="r", start=0.0, end=1.0) for f in "xy"],
-            "recording r is two files, x and y",
+            "recording r has two files, x and y",
         ),
     ],
 )
@@ -145,7 +145,7 @@ def test_bad_utterances_are_refused(tmp_path: Path, utterances: list[Utterance],
         ({"wav_scp": "", "text": "", "utt2spk": ""}, "has no utterances"),
     ],
 )
-def test_a_directory_that_does_not_fit_together_is_refused(
+def test_tables_with_different_ids_are_refused(
     tmp_path: Path, tables: dict, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -156,13 +156,16 @@ def test_a_directory_that_does_not_fit_together_is_refused(
     ("tables", "message"),
     [
         ({"segments": "a-1 rec 0 1.5\n"}, "b-1 is in utt2spk but not in segments"),
-        ({"segments": "a-1 rec 0 1.5\nb-1 other 0 1\n"}, "b-1 is a piece of other, which is not in wav.scp"),
+        (
+            {"segments": "a-1 rec 0 1.5\nb-1 other 0 1\n"},
+            "b-1 is a segment of other, which is not in wav.scp",
+        ),
         ({"segments": "a-1 rec 0\nb-1 rec 0 1\n"}, "a-1: expected `recording start end`, not 'rec 0'"),
         ({"segments": "a-1 rec 1 x\nb-1 rec 0 1\n"}, "not 'rec 1 x'"),
-        ({"segments": "a-1 rec 1 1\nb-1 rec 0 1\n"}, "a-1 runs from 1 to 1"),
-        ({"segments": "a-1 rec 0 1e307\nb-1 rec 0 1\n"}, "a-1 runs from 0 to 1e307"),
-        ({"segments": "a-1 rec 0 nan\nb-1 rec 0 1\n"}, "a-1 runs from 0 to nan"),
-        ({"segments": "a-1 rec -1 1\nb-1 rec 0 1\n"}, "a-1 runs from -1 to 1"),
+        ({"segments": "a-1 rec 1 1\nb-1 rec 0 1\n"}, "a-1 has start 1 and end 1"),
+        ({"segments": "a-1 rec 0 1e307\nb-1 rec 0 1\n"}, "a-1 has start 0 and end 1e307"),
+        ({"segments": "a-1 rec 0 nan\nb-1 rec 0 1\n"}, "a-1 has start 0 and end nan"),
+        ({"segments": "a-1 rec -1 1\nb-1 rec 0 1\n"}, "a-1 has start -1 and end 1"),
     ],
 )
 def test_bad_segments_are_refused(tmp_path: Path, tables: dict, message: str) -> None:

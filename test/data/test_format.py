@@ -29,7 +29,7 @@ def formatted(src: Path, *options: str, name: str = "dst") -> Path:
     return src.parent / name
 
 
-def test_what_is_written(src: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tables_and_audio_are_written(src: Path, capsys: pytest.CaptureFixture) -> None:
     dst = formatted(src, "--nj", "1")
     assert (dst / "wav.scp").read_text() == (
         f"a-1 {dst}/data/a/a-1.flac\na-2 {dst}/data/a/a-2.flac\nb-1 {dst}/data/b/b-1.flac\n"
@@ -84,7 +84,7 @@ def test_another_channel_is_another_file(src: Path) -> None:
     assert not (dst / "utt2ref_channels").exists()
 
 
-def test_again_writes_nothing_anew(src: Path) -> None:
+def test_a_second_run_writes_no_audio(src: Path) -> None:
     dst = formatted(src, "--nj", "1")
     first, audio = contents(dst), dst / "data" / "a" / "a-1.flac"
     inode = audio.stat().st_ino
@@ -158,7 +158,7 @@ def test_another_source_is_noticed_by_its_content(src: Path, change: str) -> Non
     assert (dst / "data/a/a-1.flac").stat().st_ino == kept
 
 
-def test_equal_content_elsewhere_or_of_another_time_is_left_alone(src: Path) -> None:
+def test_a_source_with_equal_content_and_another_path_or_time_is_not_written_again(src: Path) -> None:
     dst = formatted(src, "--nj", "1")
     kept = {p: p.stat().st_ino for p in (dst / "data").rglob("*.flac")}
     os.utime(src / "a-1.wav", (time.time() + 9,) * 2)
@@ -246,7 +246,7 @@ def test_a_control_character_in_a_transcript(src: Path, character: str) -> None:
 @pytest.mark.parametrize("words", ["", " ", "\u00a0"])
 def test_an_empty_reference_of_a_test_set_is_refused(src: Path, words: str) -> None:
     write_kaldi(src, text=f"a-1 ONE\na-2 {words}\nb-1 ONE\n")
-    with pytest.raises(UserError, match=r"src/text: a-2 has no words \(1 in all\), but a test set"):
+    with pytest.raises(UserError, match=r"src/text: a-2 has no words \(1 in all\), so the test set"):
         formatted(src, "--scored")
     assert not (src.parent / "dst").exists()
     assert "a-2\n" in (formatted(src, "--nj", "1") / "text").read_text()  # stage 4 drops it
@@ -264,7 +264,7 @@ def test_bad_options(src: Path, options: tuple[str, str]) -> None:
         formatted(src, *options)
 
 
-def test_foreign_files_are_left_alone(src: Path) -> None:
+def test_foreign_files_are_not_removed(src: Path) -> None:
     (src.parent / "dst" / "data").mkdir(parents=True)
     (src.parent / "dst" / "data" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="data holds other files: choose another directory"):

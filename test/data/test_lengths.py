@@ -53,7 +53,7 @@ def test_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert contents(filtered(tmp_path / "src")) == first
 
 
-def test_nothing_left(tmp_path: Path) -> None:
+def test_an_empty_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no utterance is left \(4 of 5 s or less, 1 without text\): check"):
         filtered(dump(tmp_path / "src"), "--min", "5", "--max", "9")
     assert not (tmp_path / "dst").exists()
@@ -82,7 +82,7 @@ def test_audio_and_foreign_files_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds audio"):
         filtered(dump(tmp_path / "src"))
     (tmp_path / "dst" / "wav.scp").unlink()
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="has files but is not a dump directory"):
         filtered(tmp_path / "src")
 
 

@@ -4,7 +4,7 @@ import pytest
 from miniature import contents, write_kaldi
 
 from espnet_kd.data.datadir import read_data_dir
-from espnet_kd.data.perturb import main, perturbed
+from espnet_kd.data.perturb import main, perturb_tables
 from espnet_kd.errors import UserError
 
 FILES = {"wav_scp": "a-1 1.wav\nb-1 2.wav\n", "text": "a-1 YES\nb-1 NO\n", "utt2spk": "a-1 a\nb-1 b\n"}
@@ -61,13 +61,13 @@ def test_what_is_perturbed_is_not_perturbed_again(tmp_path: Path) -> None:
 
 def test_a_copy_with_the_id_of_another_utterance_is_refused(tmp_path: Path) -> None:
     files = {name: f"{table}sp0.9-{table.splitlines()[0]}\n" for name, table in FILES.items()}
-    with pytest.raises(UserError, match="would be called sp0.9-a-1"):
+    with pytest.raises(UserError, match="would have the name sp0.9-a-1"):
         perturb(tmp_path, "0.9 1.0", files)
     assert not (tmp_path / "dst").exists()
 
 
-def test_rows_come_one_after_the_other_and_sorted(tmp_path: Path) -> None:
+def test_rows_are_lazy_and_sorted(tmp_path: Path) -> None:
     source = read_data_dir(write_kaldi(tmp_path / "src", **FILES))
-    rows = perturbed(source, ["1.1", "1", "0.9"])["text"]
+    rows = perturb_tables(source, ["1.1", "1", "0.9"])["text"]
     assert next(rows) == ("a-1", "YES")
     assert [key for key, _ in rows] == ["b-1", "sp0.9-a-1", "sp0.9-b-1", "sp1.1-a-1", "sp1.1-b-1"]

@@ -27,5 +27,5 @@ def test_no_rates(text: str) -> None:
         ({"frontend": "s3prl", "frontend_conf": None}, None),
     ],
 )
-def test_what_a_model_hears(config: dict[str, object], hertz: int | None) -> None:
+def test_the_input_rate_of_a_model(config: dict[str, object], hertz: int | None) -> None:
     assert input_rate(config) == hertz

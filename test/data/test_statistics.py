@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_kd.data.statistics import RECORD, front_end, main
+from espnet_kd.data.statistics import STATS_CONFIG, front_end, main
 from espnet_kd.errors import UserError
 
 
@@ -20,7 +20,7 @@ def directory(capsys: pytest.CaptureFixture[str], base: Path, config: dict, *mor
 @pytest.fixture()
 def base(tmp_path: Path) -> Path:
     """Statistics made with 40 filters at 16 kHz."""
-    record = tmp_path / "stats" / RECORD
+    record = tmp_path / "stats" / STATS_CONFIG
     record.parent.mkdir(parents=True)
     record.write_text(
         yaml.safe_dump({"frontend": "default", "frontend_conf": {"n_mels": 40, "fs": "16k"}, "max_epoch": 9})
@@ -49,7 +49,7 @@ def test_an_equal_front_end_shares_it(base: Path, capsys: pytest.CaptureFixture[
         ({"frontend_conf": {"n_mels": 40}}, ("--fs", "8k")),
     ],
 )
-def test_another_front_end_has_a_directory_of_its_own(
+def test_another_front_end_gets_a_separate_directory(
     base: Path, capsys: pytest.CaptureFixture[str], config: dict, more: tuple[str, ...]
 ) -> None:
     other = directory(capsys, base, config, *more)
@@ -57,7 +57,7 @@ def test_another_front_end_has_a_directory_of_its_own(
     assert directory(capsys, base, config, *more) == other
 
 
-def test_front_end_is_what_the_command_line_leaves_of_it() -> None:
+def test_options_override_the_front_end() -> None:
     config = {"frontend_conf": {"n_fft": 400, "fs": "8k"}}
     wanted = {"frontend": "default", "frontend_conf": {"n_fft": 512, "fs": 16000}}
     assert front_end(config, "--lr 1 --frontend_conf n_fft=512", "16k") == wanted

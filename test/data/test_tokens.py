@@ -69,7 +69,7 @@ def test_a_symbol_is_one_character(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token_type", ["char", "word"])
-def test_the_list_is_espnets(text: Path, token_type: str) -> None:
+def test_the_token_list_equals_espnets(text: Path, token_type: str) -> None:
     from espnet2.bin.tokenize_text import main as stock
 
     command = ["--token_type", token_type, "--input", str(text), "--output", str(text.parent / "stock")]
@@ -134,27 +134,27 @@ def test_too_few_pieces_names_the_smallest_number(text: Path) -> None:
 
 def test_no_transcripts(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("u1\nu2\n")
-    with pytest.raises(UserError, match="no transcript to make tokens from"):
+    with pytest.raises(UserError, match="there are no transcripts to make tokens from"):
         tokens(tmp_path / "text", "--token_type", "char")
 
 
 def test_a_special_token_in_the_text(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("u1 YES <unk>\n")
-    with pytest.raises(UserError, match="<unk> is in the text, but means something else"):
+    with pytest.raises(UserError, match="<unk> is in the text, but is a special token"):
         tokens(tmp_path / "text", "--token_type", "word")
 
 
 def test_a_missing_file_is_named(text: Path) -> None:
     with pytest.raises(UserError, match="none does not exist"):
         tokens(text.parent / "none", "--token_type", "char")
-    with pytest.raises(UserError, match="--nlsyms .*none does not exist: it is a file with one symbol"):
+    with pytest.raises(UserError, match="--nlsyms .*none does not exist: give a file with one symbol"):
         tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "none"))
     (text.parent / "latin").write_bytes(b"<noise>\n<\xe9>\n")
     with pytest.raises(UserError, match="--nlsyms .*latin is not UTF-8 text"):
         tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "latin"))
 
 
-def test_words_that_yaml_reads_otherwise_stay_words(tmp_path: Path) -> None:
+def test_words_that_are_not_strings_in_yaml_stay_words(tmp_path: Path) -> None:
     import yaml
     from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 

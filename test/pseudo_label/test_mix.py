@@ -99,12 +99,12 @@ def test_the_record_says_where_it_came_from_and_again_gives_the_same(sets: tuple
 
 
 def test_what_does_not_fit_is_refused(sets: tuple[Path, Path]) -> None:
-    with pytest.raises(UserError, match="--share 90 is not above 0 and up to 1"):
+    with pytest.raises(UserError, match="--share 90 must be above 0 and at most 1"):
         mix(sets, "--share", "90")
     with pytest.raises(UserError, match="c-0 is in another of the unlabelled sets"):
         twice = shutil.copytree(sets[1], sets[1].with_name("again"))
         mix(sets, "--pseudo", str(sets[1]), str(twice), "--fs", "16k")
-    with pytest.raises(UserError, match="pseudo-c-0 is a pseudo-label: --labelled is"):
+    with pytest.raises(UserError, match="pseudo-c-0 is a pseudo-label: give speech with transcripts"):
         mix((mix(sets), sets[1]))
 
 

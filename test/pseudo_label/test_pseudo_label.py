@@ -9,7 +9,7 @@ from fake_teacher import FakeTeacher, install, record, run
 from miniature import contents, write_kaldi
 
 from espnet_kd.data.datadir import read_data_dir
-from espnet_kd.data.dump import read_dump_dir
+from espnet_kd.data.dump import read_dump_tables
 from espnet_kd.decoding import records
 from espnet_kd.decoding.records import to_json
 from espnet_kd.errors import UserError
@@ -59,7 +59,7 @@ def test_the_result_is_a_data_directory_of_what_was_kept(
         "manifest.json", "decode/.lock", "decode/settings.json", "decode/00001.jsonl",
     }  # fmt: skip
     assert read_data_dir(tmp_path / "dst").text["s2-c"] == "THREE"
-    assert read_dump_dir(tmp_path / "dst")["text"].keys() == TEXTS.keys() - {"s1-b"}
+    assert read_dump_tables(tmp_path / "dst")["text"].keys() == TEXTS.keys() - {"s1-b"}
 
 
 def test_lists_and_scores_of_all_utterances_are_kept_in_order(
@@ -172,7 +172,7 @@ def test_two_runs_do_not_share_a_directory(data: Path, teacher: FakeTeacher, tmp
 
 def test_nothing_is_written_when_nothing_is_left(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"no utterance passes the filters \(1 by empty, 4 by score\): loosen"
+        UserError, match=r"no utterance passes the filters \(1 by empty, 4 by score\): give wider limits"
     ):
         run(data, tmp_path / "dst", "--min_score", "0")
     assert not (tmp_path / "dst/wav.scp").exists()
@@ -183,7 +183,7 @@ def test_nothing_is_written_when_nothing_is_left(data: Path, teacher: FakeTeache
     [
         ("wav.scp", "", "has no utterances: wav.scp is empty"),
         ("wav.scp", None, "wav.scp does not exist: format the data first"),
-        ("wav.scp", "s1-a sox a.wav - |\n", "s1-a needs the path of a file"),
+        ("wav.scp", "s1-a sox a.wav - |\n", "s1-a has no path of a file"),
         ("segments", "s1-a s1 0 1\n", "has segments of recordings: format it first"),
         ("utt2spk", "s1-a s1\n", "is in wav.scp but not in utt2spk"),
     ],
@@ -208,12 +208,12 @@ def test_a_directory_without_speakers_has_one_for_each_utterance(
 
 
 def test_wrong_directories(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is not a directory: --data is a formatted one"):
+    with pytest.raises(UserError, match="nowhere is not a directory: give a formatted data directory"):
         run(tmp_path / "nowhere", tmp_path / "dst")
-    with pytest.raises(UserError, match="is the data that is decoded"):
+    with pytest.raises(UserError, match="is the data to decode"):
         run(data, data)
     other = write_kaldi(tmp_path / "other", text="a A\n")
-    with pytest.raises(UserError, match="other holds something else than pseudo-labels"):
+    with pytest.raises(UserError, match="other holds other files than pseudo-labels"):
         run(data, other)
     with pytest.raises(UserError, match="other holds something else than decoded shards"):
         run(data, tmp_path / "dst", "--decode_dir", str(other))

@@ -30,12 +30,12 @@ def test_a_file_names_a_cluster_its_workers_and_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("type: [slurm]\n", r"no cluster type \['slurm'\]: there are local"),
-        ("type: sslurm\n", "no cluster type 'sslurm': there are local, ssh"),
+        ("type: [slurm]\n", r"no cluster type \['slurm'\]: known are local"),
+        ("type: sslurm\n", "no cluster type 'sslurm': known are local, ssh"),
         ("type: slurm\nqueue: gpu\n", "unknown key queue: a cluster has type, workers and options"),
         ("type: slurm\noptions: [1]\n", "options are `key: value` lines, not a list"),
-        ("type: slurm\nworkers: 0\n", "cluster.yaml: workers: 0 is not a number from 1 up"),
-        ("type: slurm\n", "how many workers"),
+        ("type: slurm\nworkers: 0\n", "cluster.yaml: workers: 0 must be a whole number"),
+        ("type: slurm\n", "the number of workers is missing"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
@@ -44,7 +44,7 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_no_worker_is_refused() -> None:
-    with pytest.raises(UserError, match="workers: 0 is not"):
+    with pytest.raises(UserError, match="workers: 0 must be"):
         parse("local", 0)
 
 
@@ -53,7 +53,7 @@ def test_no_worker_is_refused() -> None:
     ("kind", "options", "message"),
     [
         ("local", {"processes": False, "no_such_option": 1}, "the local cluster does not start: "),
-        ("slurm", {}, "the slurm cluster needs the command sbatch, which is not here"),
+        ("slurm", {}, "the slurm cluster needs the command sbatch, which is not in the PATH"),
     ],
 )
 def test_a_cluster_that_does_not_start_is_one_line(

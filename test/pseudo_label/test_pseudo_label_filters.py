@@ -47,7 +47,7 @@ def test_the_rate_is_tokens_per_second() -> None:
     ],
 )
 def test_repeated_units_are_found(units: str, longest: int, most: int, expected: bool) -> None:
-    assert filters.repeats(units, longest, most) is expected
+    assert filters.has_repeats(units, longest, most) is expected
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,14 @@ def test_disagreement_is_the_error_rate_of_the_other_decode() -> None:
 
 def test_the_best_share_by_score() -> None:
     scores = {"a": -1.0, "b": -3.0, "c": -2.0, "d": -2.0}
-    assert filters.best(scores, 100) == set(scores)
-    assert filters.best(scores, 50) == {"a", "c"}  # c before d: by id
-    assert filters.best(scores, 51) == {"a", "c", "d"}
-    assert filters.best(scores, 0.1) == {"a"}
-    assert filters.best({f"u{i}": float(i) for i in range(1000)}, 14.3) == {f"u{i}" for i in range(857, 1000)}
-    assert filters.best({}, 50) == set()
+    assert filters.top_scores(scores, 100) == set(scores)
+    assert filters.top_scores(scores, 50) == {"a", "c"}  # c before d: by id
+    assert filters.top_scores(scores, 51) == {"a", "c", "d"}
+    assert filters.top_scores(scores, 0.1) == {"a"}
+    assert filters.top_scores({f"u{i}": float(i) for i in range(1000)}, 14.3) == {
+        f"u{i}" for i in range(857, 1000)
+    }
+    assert filters.top_scores({}, 50) == set()
 
 
 def test_a_label_is_the_best_hypothesis_with_single_spaces() -> None:
@@ -136,10 +138,10 @@ def test_agreement_needs_every_utterance() -> None:
     ("words", "message"),
     [
         (["--min_rate", "4", "--max_rate", "3"], "--min_rate 4 and --max_rate 3 leave nothing between"),
-        (["--keep_top", "0"], "--keep_top 0 is not a share"),
-        (["--keep_top", "101"], "--keep_top 101 is not a share"),
-        (["--max_repeats", "0"], "--max_repeats 0 is not a number from 1 up"),
-        (["--max_disagreement", "-1"], "below 0 per cent"),
+        (["--keep_top", "0"], "--keep_top 0 is not a percentage"),
+        (["--keep_top", "101"], "--keep_top 101 is not a percentage"),
+        (["--max_repeats", "0"], "--max_repeats 0 must be at least 1"),
+        (["--max_disagreement", "-1"], "--max_disagreement -1 must be at least 0"),
     ],
 )
 def test_limits_that_make_no_sense(words: list[str], message: str) -> None:

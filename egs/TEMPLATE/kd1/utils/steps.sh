@@ -270,7 +270,7 @@ write_targets() {
     [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
     read -ra words <<< "${targets_args}"
     for config in "${kd_configs[@]}"; do
-        "${python}" -m espnet_kd targets --if_wanted --config "${config}" --teacher "${teachers[@]}" \
+        "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
             --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
     done
 }
