@@ -85,7 +85,8 @@ def convert(samples: np.ndarray, rate: int, speed: float, fs: int) -> np.ndarray
     """Change speed and sampling rate in one resampling: (N,) to (N * fs / (rate * speed),)."""
     if rate * speed == fs:
         return samples
-    return soxr.resample(samples, rate * speed, fs)
+    resampled: np.ndarray = soxr.resample(samples, rate * speed, fs)
+    return resampled
 
 
 def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
@@ -117,7 +118,7 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
 def finished_samples(target: Path) -> int | None:
     """Length of a file that an earlier run wrote, whole under its final name; None if there is none."""
     try:
-        return soundfile.info(target).frames
+        return int(soundfile.info(target).frames)
     except (OSError, soundfile.SoundFileError):
         return None
 

@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from espnet_kd.errors import UserError
 
 SLOPPY = 64  # bytes; some programs count the head as audio
 STREAMED = 0x7FFF0000  # from here on a size means that the writer did not know it, as in a pipe
 MOST_CHUNKS = 1000
+ByteOrder = Literal["big", "little"]
 RATES = (1000, 1_000_000)  # Hz; outside a head is damaged, and resampling would fill the memory
 
 
@@ -39,7 +40,7 @@ def _riff(f: BinaryIO) -> int | None:
     """End of the data of RIFF, RIFX, RF64, or AIFF; None if unknown."""
     f.seek(0)
     start = f.read(12)
-    order = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
+    order: ByteOrder = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
     large = None
     for _ in range(MOST_CHUNKS):
         head = f.read(8)
@@ -59,7 +60,7 @@ def _riff(f: BinaryIO) -> int | None:
 
 def _au(f: BinaryIO) -> int | None:
     f.seek(0)
-    order = "big" if f.read(4) == b".snd" else "little"
+    order: ByteOrder = "big" if f.read(4) == b".snd" else "little"
     offset, size = (int.from_bytes(f.read(4), order) for _ in range(2))
     return offset + size if size < STREAMED else None
 

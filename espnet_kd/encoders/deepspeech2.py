@@ -78,9 +78,11 @@ class DeepSpeech2(AbsEncoder):
                 "give at least one layer and unit, and a lookahead of 0 or more"
             )
         self.convolutions = nn.ModuleList()
+        self.strides: list[int] = []  # over time
         channels, size = 1, input_size
         for i, mapping in enumerate(convolutions):
             self.convolutions.append(PlaneConvolution(channels, i, mapping))
+            self.strides.append(mapping["stride"][0])
             channels, size = mapping["channels"], strided(size, mapping["stride"][1])
         self.layers = nn.ModuleList()
         size *= channels
@@ -109,9 +111,9 @@ class DeepSpeech2(AbsEncoder):
             (B, T', output_size), zero in padding; (B,) frames; None.
         """
         x, olens = without_padding(xs_pad, ilens).unsqueeze(2), ilens  # (B, T, 1, F)
-        for convolution in self.convolutions:
-            olens = strided(olens, convolution.stride)
-            x = convolution(x, real_frames(olens, strided(x.shape[1], convolution.stride)))
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            olens = strided(olens, stride)
+            x = convolution(x, real_frames(olens, strided(x.shape[1], stride)))
         x, real = x.flatten(2), real_frames(olens, x.shape[1])
         for layer in self.layers:
             x = layer(x, olens, real)
@@ -141,11 +143,12 @@ class PlaneConvolution(nn.Module):
                 f"{name} is {mapping!r}: "
                 "write {channels: 32, kernel: [time, frequency], stride: [time, frequency]}"
             )
-        kernel = [odd(k, name) for k in mapping["kernel"]]
-        self.stride = mapping["stride"][0]
+        time, frequency = (odd(k, name) for k in mapping["kernel"])
+        self.stride: int = mapping["stride"][0]
         self.convolution = nn.Conv2d(
-            channels, mapping["channels"], kernel, mapping["stride"], [k // 2 for k in kernel], bias=False
-        )
+            channels, mapping["channels"], (time, frequency), mapping["stride"], (time // 2, frequency // 2),
+            bias=False,
+        )  # fmt: skip
         self.norm = MaskedBatchNorm(mapping["channels"])
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
@@ -163,11 +166,11 @@ class Backward:
         return reversed_in_time(y, lengths), state
 
 
-class BackwardGRU(Backward, nn.GRU):
+class BackwardGRU(Backward, nn.GRU):  # type: ignore[misc]  # lengths in the place of a first state
     """A GRU from the last frame to the first."""
 
 
-class BackwardLSTM(Backward, nn.LSTM):
+class BackwardLSTM(Backward, nn.LSTM):  # type: ignore[misc]  # as above
     """An LSTM from the last frame to the first."""
 
 

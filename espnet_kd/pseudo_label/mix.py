@@ -187,7 +187,7 @@ def write(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tup
             else:
                 write_rows(tmp / name, rows())
             if name == "utt2spk":
-                write_table(tmp / "spk2utt", spk2utt(dict(rows())))
+                write_table(tmp / "spk2utt", spk2utt({utt: str(value) for utt, value in rows()}))
             elif name == "utt2num_samples":
                 shutil.copyfile(tmp / name, tmp / "speech_shape")
                 sides = (

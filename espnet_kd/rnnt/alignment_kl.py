@@ -8,12 +8,12 @@ from torch import Tensor
 from espnet_kd.rnnt.alignment import Arcs, posterior
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Block, Lattice
-from espnet_kd.rnnt.soft import add_hard
+from espnet_kd.rnnt.soft import Soft, add_hard
 from espnet_kd.rnnt.sweep import Buffers, arc_scores, exponentiate
 
 
 @dataclass(frozen=True)
-class ArcGradient:
+class ArcGradient(Soft):
     """The gradient of a term that depends on softened log-probabilities of arcs alone, known beforehand.
 
     Attributes:

@@ -1,6 +1,6 @@
 """One sweep over the lattice: from gradients by arcs and nodes to gradients of the joint's tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class Gradients:
         pairs = zip(tensors, needed, strict=True)
         self.enc, self.dec, self.weight, self.bias = (torch.zeros_like(x) if n else None for x, n in pairs)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor | None]:
         return iter((self.enc, self.dec, self.weight, self.bias))
 
     def of_nodes(self, nodes: Joint) -> "Gradients":
@@ -99,8 +99,9 @@ def sweep(
     return total
 
 
-def _hard_gradient(x: Tensor, hard: Arcs, block: Block) -> Tensor:
+def _hard_gradient(x: Tensor, hard: Arcs | None, block: Block) -> Tensor:
     """Turn logits, (N, V), in place into the gradient that comes from the arcs."""
+    assert hard is not None  # without a teacher there is the RNN-T loss
     z, _ = exponentiate(x)
     add_hard(x, z, hard, block)
     return x

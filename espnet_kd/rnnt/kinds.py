@@ -14,6 +14,7 @@ from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
 from espnet_kd.rnnt.loss import transducer_gradient
 from espnet_kd.rnnt.path import along_path, sweep_path
+from espnet_kd.rnnt.scalar import Method
 from espnet_kd.rnnt.soft import Full, Grouped, Soft
 from espnet_kd.rnnt.sweep import arc_scores
 
@@ -24,7 +25,7 @@ Weight = float | None
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(Method):
     """Options of rnnt_distillation; the teacher is constant."""
 
     teacher: Joint | CollapsedTargets | PathTargets
@@ -70,6 +71,7 @@ class Distillation:
             kd, gradient = self._alignments(arcs[self.temperature], lattice, scale)
             return kd, None if gradients is None else gradient
         if self.kind == "one_best":
+            assert not isinstance(self.teacher, CollapsedTargets)  # those serve another kind
             path, at_path = along_path(self.teacher, lattice, self.delay, self.temperature, self.chunk)
             at_path = replace(at_path, weights=self._normalized(at_path.weights))
             return sweep_path(student, lattice, path, at_path, self.chunk, scale, gradients), None
@@ -95,7 +97,7 @@ class Distillation:
     def _alignments(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, Soft]:
         """Value by utterance, (B,), and the gradient."""
         temperature, delay = self.temperature, self.delay
-        kl, gradient = alignment_kl(arcs, self.teacher, lattice, delay, temperature, self.chunk)
+        kl, gradient = alignment_kl(arcs, self._joint, lattice, delay, temperature, self.chunk)
         factor = torch.full_like(kl, temperature**2)
         if self.normalize is not None:
             nodes = [
@@ -110,7 +112,7 @@ class Distillation:
         """The teacher at every node."""
         weights = lattice.real(self.delay).to(self._like)
         if self.kind == "occupancy":
-            (arcs,) = arc_scores(self.teacher, lattice, self.chunk)
+            (arcs,) = arc_scores(self._joint, lattice, self.chunk)
             nodes = posterior(arcs, lattice).nodes
             frames = nodes.shape[1]
             weights = weights * torch.nn.functional.pad(nodes, (0, 0, self.delay, 0))[:, :frames]
@@ -118,8 +120,14 @@ class Distillation:
         if isinstance(self.teacher, CollapsedTargets):
             return Grouped(weights, self.temperature, log_probs=self.teacher.log_probs, delay=self.delay)
         if self.kind == "collapsed":
-            return Grouped(weights, self.temperature, teacher=self.teacher, delay=self.delay)
-        return Full(self.teacher, weights, self.delay, self.temperature)
+            return Grouped(weights, self.temperature, teacher=self._joint, delay=self.delay)
+        return Full(self._joint, weights, self.delay, self.temperature)
+
+    @property
+    def _joint(self) -> Joint:
+        """The teacher's joint network, in the kinds that stored targets do not serve."""
+        assert isinstance(self.teacher, Joint)
+        return self.teacher
 
     @property
     def _like(self) -> Tensor:

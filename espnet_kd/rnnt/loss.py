@@ -9,12 +9,12 @@ from espnet_kd.rnnt.alignment import Arcs, log_likelihood, posterior
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice, default_chunk, lattice_of
-from espnet_kd.rnnt.scalar import Reduction, reduced
+from espnet_kd.rnnt.scalar import Method, Reduction, reduced
 from espnet_kd.rnnt.sweep import arc_scores
 
 
 @dataclass(frozen=True)
-class _Transducer:
+class _Transducer(Method):
     """The RNN-T loss alone."""
 
     chunk: int

@@ -50,7 +50,7 @@ def sweep_path(
     values = sweep(nodes, along, chunk, None, soft, scale, gathered)
     for b, length in enumerate(path.lengths):
         for whole, index in ((gradients.enc, path.frames), (gradients.dec, path.rows)):
-            if whole is not None:
+            if whole is not None and gathered.enc is not None:
                 whole[b].index_add_(0, index[b, :length], gathered.enc[b, :length])
     return values
 

@@ -1,6 +1,7 @@
 """From numbers by utterance to a loss with a gradient, which is formed in the forward pass."""
 
-from typing import Literal, NamedTuple, Protocol, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
 
 Reduction = Literal["mean", "sum", "none"]
+Compute = Callable[[Joint, Gradients | None], tuple[Tensor, ...]]
 
 
 class LatticeLoss(NamedTuple):
@@ -51,7 +53,9 @@ class _FormedInForward(torch.autograd.Function):
     """A scalar whose gradients are known when its value is."""
 
     @staticmethod
-    def forward(ctx, enc, dec, weight, bias, joint, compute):
+    def forward(
+        ctx: Any, enc: Tensor, dec: Tensor, weight: Tensor, bias: Tensor, joint: Joint, compute: Compute
+    ) -> tuple[Tensor, ...]:
         """The loss and its two parts, reduced."""
         detached = joint.with_tensors(*(x.detach() for x in (enc, dec, weight, bias)))
         needed = ctx.needs_input_grad[:4]
@@ -63,7 +67,7 @@ class _FormedInForward(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient, *_):
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what the forward pass formed."""
         return *(None if g is None else gradient * g for g in ctx.saved_tensors), None, None
 
