@@ -13,6 +13,7 @@ import torch
 from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.train.reporter import Reporter
+from fork_server import quick_python
 from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
@@ -45,14 +46,8 @@ def whole(recipe: Recipe) -> Path:
 
 
 def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "espnet_kd",
-        "train",
-        *recipe.training("exp/killed", "student", **OPTIONS),
-    ]
-    process = subprocess.Popen(command, cwd=recipe.root, stderr=subprocess.DEVNULL)
+    command = ["-m", "espnet_kd", "train", *recipe.training("exp/killed", "student", **OPTIONS)]
+    process = subprocess.Popen([sys.executable, *command], cwd=recipe.root, stderr=subprocess.DEVNULL)
     killed = recipe.root / "exp/killed"
     deadline = time.monotonic() + 120
     while not (killed / "2epoch.pth").exists():
@@ -62,7 +57,7 @@ def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
     process.wait()
     assert not (killed / "4epoch.pth").exists(), "it was killed too late to show anything"
 
-    subprocess.run(command, cwd=recipe.root, stderr=subprocess.DEVNULL, check=True)
+    quick_python(*command, cwd=recipe.root, check=True)
     same_models(killed, whole)
 
 

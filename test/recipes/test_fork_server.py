@@ -7,7 +7,8 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from shell import QUICK_PYTHON, environment, script
+from fork_server import QUICK_PYTHON
+from shell import environment, script
 
 PROGRAM = """
 import os, sys, time
