@@ -32,6 +32,7 @@ def test_flops_are_those_of_the_real_nodes():
     assert Case(1, 2, 3, 5, space=4).gemm_flops(4) == 6 * 20 * 2 * 4
 
 
+@pytest.mark.slow(seconds=5)
 def test_memory_is_measured_in_a_process_of_its_own():
     long = Case(1, 400, 40, 100, space=8)
     ours, plain = (peak(long, who, "full KL") for who in ("ours", "plain"))

@@ -14,6 +14,8 @@ from recipe import KL, Recipe
 
 from espnet_kd import __main__ as cli
 
+pytestmark = pytest.mark.slow(seconds=10)
+
 JASPER = {
     "prologue": {"channels": 16, "kernel": 5, "stride": 4, "dropout": 0.1},
     "blocks": [{"channels": 16, "kernel": 5}, {"channels": 24, "kernel": 7}],

@@ -12,6 +12,8 @@ from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
 
+pytestmark = pytest.mark.slow(seconds=10)
+
 # Runs first in a process where espnet_kd cannot be imported.
 WITHOUT_US = "import sys; sys.modules['espnet_kd'] = None\n"
 COMPARE = """

@@ -18,6 +18,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.methods.own import join_state
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow(seconds=10)
+
 RAMP = {"schedule": "linear", "from": 0.0, "to": 1.0, "begin": 1, "steps": 6}
 
 

@@ -21,6 +21,8 @@ from espnet_kd.methods.own import count_batches, keep_apart
 from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, ResumableTrainer, check_averages, repair
 from espnet_kd.teachers.checkpoint import not_finite
 
+pytestmark = pytest.mark.slow(seconds=20)
+
 CRITERIA = {
     "ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}},
     "hid": {"type": "hidden", "weight": 1.0, "tap": "encoder"},  # has a projection, which learns

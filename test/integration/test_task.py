@@ -28,6 +28,8 @@ from espnet_kd.tasks import train
 from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances
 from espnet_kd.teachers.experiment import find_checkpoint
 
+pytestmark = pytest.mark.slow(seconds=25)
+
 DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
 
 

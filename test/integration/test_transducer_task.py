@@ -12,6 +12,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.teachers.checkpoint import load_checkpoint
 from espnet_kd.teachers.options import term_options
 
+pytestmark = pytest.mark.slow(seconds=15)
+
 CHECKPOINT = "valid.loss_transducer.ave.pth"
 WITHOUT_US = """
 import sys; sys.modules["espnet_kd"] = None

@@ -17,6 +17,8 @@ from shell import TEMPLATE, environment, model, sh
 
 from espnet_kd.teachers.experiment import load_experiment
 
+pytestmark = pytest.mark.slow(seconds=20)
+
 HERE = Path(__file__).parent
 RUN = TEMPLATE / "utils" / "run.sh"
 KL = {"type": "kl", "weight": 0.5, "reduction": "utterance"}
