@@ -21,6 +21,10 @@ sys.path.insert(0, str(ROOT))
 atexit.register(warnings.filterwarnings, "ignore", "builtin type [Ss]wig")
 
 
+# ESPnet's tasks, asked for their defaults, read the command line, which here is pytest's.
+del sys.argv[1:]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, so that the two processes of `make test` end together."""
     seconds: dict[Path, float] = {}

@@ -14,7 +14,7 @@ from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_md5
 from espnet_kd.corpora.prepare import warn
 from espnet_kd.data.datadir import Utterance, claimed, write_data_dir
-from espnet_kd.data.heads import read_flac_head
+from espnet_kd.data.heads import flac_info
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines, read_table
 
@@ -286,10 +286,10 @@ def _read_chapter(directory: str, speaker: str, part: Part) -> None:
 
 
 def _check_audio(path: str) -> None:
-    head = read_flac_head(path)
-    if (head.rate, head.channels) != (SAMPLE_RATE, 1):
+    info = flac_info(path)
+    if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
         raise UserError(
-            f"{path} is {head.channels}-channel audio at {head.rate} Hz,"
+            f"{path} is {info.channels}-channel audio at {info.samplerate} Hz,"
             f" not LibriSpeech's 1-channel audio at {SAMPLE_RATE} Hz"
         )
 

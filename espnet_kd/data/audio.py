@@ -11,7 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from espnet_kd.data.datadir import Utterance
-from espnet_kd.data.heads import find_damage, is_shortened
+from espnet_kd.data.heads import UNKNOWN_FRAMES, find_damage, is_shortened
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 
@@ -34,7 +34,6 @@ def parse_rate(text: str) -> int:
 CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
 SEGMENT_TOLERANCE_SECONDS = 0.1  # transcribers' times may exceed the recording by rounding
 BLOCK = 1 << 20  # values read at once: memory follows what a file holds, not what its head claims
-UNKNOWN = 1 << 62  # frames from here on: libsndfile's word for FLAC that was written into a pipe
 
 
 class _Forward(soundfile.SoundFile):
@@ -72,7 +71,7 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
         shortened = " (SPHERE compressed by shorten: unpack it with sph2pipe)"
         hint = shortened if is_shortened(utterance.audio) else ""
         raise UserError(f"{where}: cannot be read as audio{hint}: {e}") from None
-    if frames >= UNKNOWN:
+    if frames >= UNKNOWN_FRAMES:
         stop = _span(where, utterance, start + len(samples), rate)[1]
     if len(samples) < stop - start:
         raise UserError(f"{where}: ends after {len(samples)} of {stop - start} samples: the file is damaged")

@@ -1,10 +1,12 @@
 """What the heads of audio files promise, read without decoding."""
 
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
+
+import soundfile
 
 from espnet_kd.errors import UserError
 
@@ -83,40 +85,28 @@ FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {
     rb"\.snd|dns\.": _au,
     b"NIST_1A": _sphere,
 }
-MAGIC = b"fLaC"
-STREAM_INFO = 0  # number of the metadata block that comes first
-HEAD = 42  # bytes of the magic number and of that block, RFC 9639, section 8
-FORMAT = slice(18, 26)  # 20 bits rate, 3 channels - 1, 5 bits a sample - 1, 36 samples per channel
+FLAC_HEAD = 42  # bytes of the magic number and the first metadata block, RFC 9639, section 8
+UNKNOWN_FRAMES = 1 << 62  # from here on: what libsndfile gives for FLAC that was written into a pipe
 
 
-@dataclass(frozen=True)
-class FlacHead:
-    """Attributes: rate in Hz; channels; samples per channel, 0 where the encoder did not know."""
-
-    rate: int
-    channels: int
-    samples: int
-
-
-def read_flac_head(path: str | Path) -> FlacHead:
-    """Read the first 43 bytes of a file.
+def flac_info(path: str | Path) -> Any:
+    """Return what ``soundfile.info`` finds in the head of a FLAC file: samplerate, channels, frames.
 
     Raises:
         UserError: it cannot be opened, is not FLAC, or ends where the audio would begin.
     """
     try:
-        with open(path, "rb", buffering=0) as f:
-            head = f.read(HEAD + 1)
+        size = os.stat(path).st_size
+        info = soundfile.info(path) if size > FLAC_HEAD else None  # which takes a mere head
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
-    if not head:
-        raise UserError(f"{path} is empty: copy it again")
-    if not head.startswith(MAGIC) or (len(head) > 4 and head[4] & 0x7F != STREAM_INFO):
-        raise UserError(f"{path} is not a FLAC file: copy it again")
-    if len(head) <= HEAD:
-        raise UserError(f"{path} ends before the audio: copy it again")
-    bits = int.from_bytes(head[FORMAT])
-    return FlacHead(bits >> 44, (bits >> 41 & 0b111) + 1, bits & (1 << 36) - 1)
+    except soundfile.SoundFileError:
+        raise UserError(f"{path} is not a FLAC file, or its head is damaged: copy it again") from None
+    if info is None:
+        raise UserError(f"{path} {'ends before the audio' if size else 'is empty'}: copy it again")
+    if info.format != "FLAC":
+        raise UserError(f"{path} is not a FLAC file but {info.format}: copy it again")
+    return info
 
 
 HEADER_BYTES = 1024
