@@ -153,7 +153,7 @@ def standard_texts(words: Sequence[Word], path: Path, extra_tags: Collection[str
         UserError: a tag is unknown, or an A tag has no written form; names file and line.
     """
     texts: list[str] = []
-    spans: list[Span] = []
+    spans: list[OpenTag] = []
     known = SPANS | EVENTS | frozenset(extra_tags)
     for word in words:
         if spans or ASCII.search(word.surface):

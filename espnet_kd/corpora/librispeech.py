@@ -294,9 +294,9 @@ def _check_audio(path: str) -> None:
         )
 
 
-def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
+def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry[str]]:
     """Return the directories in ``path``, sorted; other entries are added to ``ignored``."""
-    directories: list[os.DirEntry] = []
+    directories: list[os.DirEntry[str]] = []
     for entry in _entries(path):
         if entry.is_dir() and not entry.name.startswith("."):
             directories.append(entry)
@@ -305,7 +305,7 @@ def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
     return directories
 
 
-def _entries(path: str) -> list[os.DirEntry]:
+def _entries(path: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)

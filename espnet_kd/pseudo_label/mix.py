@@ -217,4 +217,4 @@ def text_shapes(text: Iterable[Row], args: argparse.Namespace) -> Iterator[Row]:
     count = token_counter(args.token_type, bpemodel, symbols)
     size = len(read_lines(args.token_list))
     for utt, words in text:
-        yield utt, f"{count(words)},{size}"
+        yield utt, f"{count(str(words))},{size}"
