@@ -117,7 +117,7 @@ def plan(args: argparse.Namespace) -> Plan:
     ensemble = len(experiments) > 1
     taps = {p: _tap(p, seen[p].values, terms, options.k, args.number, temperatures, ensemble) for p in paths}
     positions = {path: int(seen[path].lengths.max()) for path in paths}
-    joints = [seen[path].values for path, tap in taps.items() if tap.kind == "joint"]
+    joints = [seen[path].joint for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
     return Plan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
 
@@ -149,12 +149,14 @@ def rate_of(experiments: Sequence[Experiment]) -> int:
 
 def _lattice_tap(values: Joint | PathTargets, term: TermOptions, k: int | None, number: Any) -> Tap:
     """What the kind needs; all but two need the whole lattice, which its projected outputs stand for."""
-    criterion, ensemble = term.build(), isinstance(values, PathTargets)
-    size = values.tokens.shape[-1] if ensemble else values.classes
+    criterion = term.build()
+    size = values.tokens.shape[-1] if isinstance(values, PathTargets) else values.classes
+    temperature = 1.0 if criterion.temperature is None else criterion.temperature  # each of a lattice has one
     if criterion.kind == "collapsed":
-        return Tap("collapsed", size, 0, criterion.temperature, number)
+        return Tap("collapsed", size, 0, temperature, number)
     if criterion.kind == "one_best":
-        return Tap("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
+        return Tap("path", size, min(k or PATH_CLASSES, size), temperature, number)
+    assert isinstance(values, Joint)  # an ensemble gives a path
     return Tap("joint", values.enc.shape[-1], number=number)
 
 
@@ -187,8 +189,9 @@ def _tap(
     if path == LATTICE:
         return _lattice_tap(values, here[0], k, number)
     size = values.shape[-1]
-    needed = [t.build().k for t in here]
-    softened = {t.build().temperature for t in here if t.build().temperature is not None}
+    criteria = [t.build() for t in here]
+    needed = [c.k for c in criteria]
+    softened = {c.temperature for c in criteria if c.temperature is not None}
     if not here or None in needed or len(softened) > 1:
         return Tap("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)
@@ -334,10 +337,11 @@ def _unserved_term(taps: Mapping[str, Tap], t: TermOptions, ensemble: bool) -> s
     softened = tap.kind not in ("values", "joint") or ensemble
     if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
         return f"{tap.kind} targets are kept, not those of the kind {criterion.kind},"
-    if tap.kind == "topk" and criterion.k is None:
-        return f"only the {tap.k} most probable classes are kept, which serve the type topk alone,"
-    if tap.kind == "topk" and criterion.k > tap.k:
-        return f"{tap.k} classes are kept, not {criterion.k},"
+    if tap.kind == "topk":
+        if criterion.k is None:
+            return f"only the {tap.k} most probable classes are kept, which serve the type topk alone,"
+        if criterion.k > tap.k:
+            return f"{tap.k} classes are kept, not {criterion.k},"
     if softened and criterion.temperature not in (None, tap.temperature):
         return f"the temperature is {criterion.temperature}, that of the targets {tap.temperature}"
     return None

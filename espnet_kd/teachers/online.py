@@ -100,15 +100,18 @@ class OnlineTeacher:
         """
         temperature = self._temperatures.get(tap, 1.0)
         self._check_frame_rates(tap, [m.lengths for m in members])
-        length = min(m.values.shape[1] for m in members)
         lengths = torch.stack([m.lengths for m in members]).amin(0)
         if tap != LATTICE:
-            mean = self._mean([m.values[:, :length].float() / temperature for m in members])
+            length = min(m.tensor.shape[1] for m in members)
+            mean = self._mean([m.tensor[:, :length].float() / temperature for m in members])
             return Targets(mean * temperature, lengths)
-        first, *others = (replace(m.values, enc=m.values.enc[:, :length]) for m in members)
-        batch = (first, text, lengths, text_lengths)
-        options = {"k": first.classes, "temperature": temperature, "others": others, "mean": self._mean}
-        return Targets(path_targets(*batch, **options), lengths)
+        frames = min(m.joint.enc.shape[1] for m in members)
+        first, *others = (replace(m.joint, enc=m.joint.enc[:, :frames]) for m in members)
+        paths = path_targets(
+            first, text, lengths, text_lengths,
+            k=first.classes, temperature=temperature, others=others, mean=self._mean,
+        )  # fmt: skip
+        return Targets(paths, lengths)
 
     def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
         """Refuse members that give other numbers of positions, (B,) each, for the same speech."""
@@ -129,7 +132,7 @@ class OnlineTeacher:
         """
         logs = [x.log_softmax(-1) for x in logits]
         if self._mean_of == "log_posteriors":
-            return sum(weight * log for weight, log in zip(self._weights, logs, strict=True))
+            return torch.as_tensor(sum(w * log for w, log in zip(self._weights, logs, strict=True)))
         weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
         return torch.stack(weighted).logsumexp(0)
 
@@ -189,8 +192,9 @@ def record_taps(
         encoded, lengths = encode(model, speech, speech_lengths)
         if back is not None:
             encoded, lengths = encoded[back], lengths[back]
-        if {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
-            ctc_layer(model)(encoded)
+        layer = ctc_layer(model)
+        if layer is not None and {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
+            layer(encoded)
         if any(path.startswith("decoder") for path in taps.paths):
             text = text[:, : int(text_lengths.max())]
             model.decoder(encoded, lengths, decoder_prefix(model, text), text_lengths + 1)

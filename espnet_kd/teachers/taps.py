@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_kd.criteria import TopClasses
@@ -45,6 +46,18 @@ class Targets:
     lengths: Tensor
     utterances: Sequence[str] | None = None
 
+    @property
+    def tensor(self) -> Tensor:
+        """The values of a layer that a model has computed: neither read from a store nor a lattice."""
+        assert isinstance(self.values, Tensor)
+        return self.values
+
+    @property
+    def joint(self) -> Joint:
+        """The values of a whole lattice."""
+        assert isinstance(self.values, Joint)
+        return self.values
+
 
 def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[str] | None = None) -> None:
     """Refuse what a model gives at its taps where it is not finite; a logit may be -inf, probability 0.
@@ -64,7 +77,7 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
             rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
             largest = largest + sum(x.reshape(-1, 1) for x in rest)
         else:
-            largest = values.amax(-1)  # (B, P)
+            largest = targets.tensor.amax(-1)  # (B, P)
         real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
         bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
         if bad:
@@ -78,7 +91,7 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
 LATTICE = JOINT_NETWORK  # the tap
 
 
-def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+def lattice(model: AbsESPnetModel, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
     """Run the prediction network along the labels.
 
     Args:
@@ -144,7 +157,7 @@ class Taps:
         UserError: the model has no such submodule, or leaves it out of some steps of training.
     """
 
-    def __init__(self, model: nn.Module, paths: Sequence[str], owner: str = "the model"):
+    def __init__(self, model: AbsESPnetModel, paths: Sequence[str], owner: str = "the model"):
         self.paths = [path for path in dict.fromkeys(paths) if path != LATTICE]
         self.lattice = LATTICE in paths
         if self.lattice:
