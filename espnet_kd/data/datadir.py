@@ -208,11 +208,6 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
     return DataDir(path, wav, text, speaker, segments, speeds, channels)
 
 
-def validate_data_dir(path: str | Path) -> int:
-    """Check a data directory as ``read_data_dir`` does; returns the number of utterances."""
-    return len(read_data_dir(path).speaker)
-
-
 def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
     """The table spk2utt of a table utt2spk."""
     table: dict[str, list[str]] = {}

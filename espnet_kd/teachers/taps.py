@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_kd.criteria import TopClasses
@@ -15,6 +14,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.host.models import (
     CTC_PARTS,
     JOINT_NETWORK,
+    Model,
     blank,
     encoder_end,
     has_lattice,
@@ -91,7 +91,7 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
 LATTICE = JOINT_NETWORK  # the tap
 
 
-def lattice(model: AbsESPnetModel, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+def lattice(model: Model, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
     """Run the prediction network along the labels.
 
     Args:
@@ -157,7 +157,7 @@ class Taps:
         UserError: the model has no such submodule, or leaves it out of some steps of training.
     """
 
-    def __init__(self, model: AbsESPnetModel, paths: Sequence[str], owner: str = "the model"):
+    def __init__(self, model: Model, paths: Sequence[str], owner: str = "the model"):
         self.paths = [path for path in dict.fromkeys(paths) if path != LATTICE]
         self.lattice = LATTICE in paths
         if self.lattice:
