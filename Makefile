@@ -21,7 +21,7 @@ install:  ## what the other targets do first: everything into .venv (7 GB, some 
 demo: install  ## spoken digits: teacher, student, distilled student, table and pictures (10 minutes on 2 cores)
 	@cd egs/digits/kd1 && ./run.sh $(ARGS)
 
-test: install  ## all tests (ARGS="-k name" for some of them)
+test: install  ## all tests, 8 minutes (ARGS="-m 'not slow'" for 2 minutes of them, ARGS="-k name" for some)
 	@python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder test $(ARGS)
 
 attack: install  ## damaged inputs, stores, archives, audio, and kills at random moments (ARGS="fuzz kills" for parts)

@@ -1,12 +1,13 @@
 """Weights of losses that are constant or change with the training step."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from espnet_kd.config import as_number, refuse_unknown
 from espnet_kd.errors import UserError
 
-SHAPES = {
+SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda x: x,
     "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
 }

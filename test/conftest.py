@@ -10,11 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LONGEST = (
-    "test_twelve_stages", "test_librispeech_generations", "test_swbd", "test_transducer_recipe",
-    "test_resume", "test_phases_recipe", "test_mutual_recipe", "test_mutual_training",
-    "test_interrupted_stages",
-)  # fmt: skip
 
 # Before torch and matplotlib are imported; subprocesses inherit both.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,24 +18,20 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 sys.path.insert(0, str(ROOT))
 
 # sentencepiece's; the last of them comes when the interpreter ends and would follow pytest's closing line.
-SWIG = "builtin type [Ss]wig"
-atexit.register(warnings.filterwarnings, "ignore", SWIG)
+atexit.register(warnings.filterwarnings, "ignore", "builtin type [Ss]wig")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Hide warnings of others that nobody here can act on."""
-    config.addinivalue_line("filterwarnings", f"ignore:{SWIG}:DeprecationWarning")
+# ESPnet's tasks, asked for their defaults, read the command line, which here is pytest's.
+del sys.argv[1:]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that the two processes of `make test` end together."""
-    slow = ("recipes", "integration")
-
-    def place(item: pytest.Item) -> tuple[int, bool]:
-        name = item.path.stem
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST), item.path.parent.name not in slow
-
-    items.sort(key=place)
+    """Put the longest files first, so that the two processes of `make test` end together."""
+    seconds: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("slow")
+        seconds[item.path] = max(seconds.get(item.path, 0), marker.kwargs["seconds"] if marker else 0)
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ruff on all Python, mypy on the criteria, bash -n and shellcheck on all shell. Says all it has to say, then fails.
+# ruff on all Python, mypy on the package, bash -n and shellcheck on all shell. Says all it has to say, then fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

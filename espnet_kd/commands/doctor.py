@@ -145,7 +145,7 @@ def lattice(device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
     student.enc.requires_grad_()
     labels = torch.randint(1, 20, (2, 5), generator=generator).to(device)
     lens = torch.tensor([[30, 21], [5, 3]], device=device)
-    weights = {"rnnt_weight": 1.0, "kd_weight": 1.0}
-    loss = rnnt_distillation(student, teacher, labels, *lens, kind="full", **weights).loss
+    result = rnnt_distillation(student, teacher, labels, *lens, kind="full", rnnt_weight=1.0, kd_weight=1.0)
+    loss = result.loss
     (gradient,) = torch.autograd.grad(loss, student.enc)
     return torch.cat([loss.detach().reshape(1), gradient.flatten()]).double().cpu()

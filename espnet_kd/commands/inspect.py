@@ -12,7 +12,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.config import read_config
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import has_lattice
+from espnet_kd.host.models import encode, has_lattice
 from espnet_kd.host.outputs import task_of
 from espnet_kd.methods import active
 from espnet_kd.report.tables import table
@@ -81,7 +81,7 @@ def tappable(model: nn.Module, names: list[str], hertz: int) -> list[Layer]:
     found = []
     for name in names:
         try:
-            values = taps.get(name, lengths).values
+            values = taps.get(name, lengths).tensor
         except UserError:
             continue
         found.append(Layer(name, values.shape[1], values.shape[2]))
@@ -95,7 +95,7 @@ def frame_rate(model: nn.Module, hertz: int) -> float:
     for seconds in SECONDS:
         speech = noise(model, seconds, hertz)
         with torch.no_grad():
-            frames.append(int(model.encode(speech, torch.tensor([speech.shape[1]]))[1]))
+            frames.append(int(encode(model, speech, torch.tensor([speech.shape[1]]))[1]))
     return (frames[1] - frames[0]) / (SECONDS[1] - SECONDS[0])
 
 

@@ -93,9 +93,10 @@ class Log:
 
     def __init__(self, path: Path, new: bool = False):
         self.path = path
-        self.inode, self.position = (
-            (path.stat().st_ino, path.stat().st_size) if new and path.exists() else (None, 0)
-        )
+        self.inode: int | None = None
+        self.position = 0
+        if new and path.exists():
+            self.inode, self.position = path.stat().st_ino, path.stat().st_size
         self.rest = b""
 
     def lines(self) -> list[str]:

@@ -164,8 +164,8 @@ def read_set(root: Path, name: str) -> list[Utterance]:
         utterances[utt] = Utterance(f"{speaker}-{utt}", speaker, audio, texts[utt][0])
     for utt, (_, number) in texts.items():
         if utt not in utterances:
-            where = root / "etc" / f"an4_{name}.transcription"
-            raise UserError(f"{where}:{number}: {utt} is not in {path.name}")
+            transcripts = root / "etc" / f"an4_{name}.transcription"
+            raise UserError(f"{transcripts}:{number}: {utt} is not in {path.name}")
     return list(utterances.values())
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import locked
@@ -21,7 +21,9 @@ BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
     EOFError, RuntimeError, ValueError, LookupError, OverflowError,
 )  # fmt: skip
-MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open, b"]\0\0": lzma.open}
+MAGIC: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open, b"]\0\0": lzma.open,
+}  # fmt: skip
 # Speech hardly compresses and transcripts compress tenfold, but gzip can compress zeros a thousandfold.
 LARGEST_RATIO, ALLOWED = 50, 10_000_000  # limit of unpacked bytes: ratio * size of the archive + allowance
 HEADER = 512  # bytes that every member of a tar takes
@@ -102,11 +104,15 @@ class _Tar:
         return self._file.read(size)
 
 
+def _bounded(archive: Path, file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, _Tar(archive, file))  # has all that tarfile uses when it reads
+
+
 def _extract_tar(archive: Path, dst: Path) -> None:
     with archive.open("rb") as f:
         start = f.read(6)
-    decompress = next((opener for magic, opener in MAGIC.items() if start.startswith(magic)), open)
-    with decompress(archive, "rb") as f, tarfile.open(fileobj=_Tar(archive, f), mode="r:") as tar:
+    decompress = next((opener for magic, opener in MAGIC.items() if start.startswith(magic)), Path.open)
+    with decompress(archive, "rb") as f, tarfile.open(fileobj=_bounded(archive, f), mode="r:") as tar:
         members, size, packed = [], 0, archive.stat().st_size
         for m in tar:  # one by one: the list of members itself may be too large
             size += HEADER + (m.size if m.isreg() else 0)

@@ -344,11 +344,8 @@ def make_utterances(
             dropped["utterances that end before they begin"] += 1
         else:
             times = [t / 1000 if digits is None else float(f"{t / 1000:.{digits}g}") for t in (start, end)]
-            utterances.append(
-                Utterance(
-                    f"{speaker}_{start:07d}_{end:07d}", speaker, talk.audio[j.channel], text, speaker, *times
-                )
-            )
+            name, audio = f"{speaker}_{start:07d}_{end:07d}", talk.audio[j.channel]
+            utterances.append(Utterance(name, speaker, audio, text, speaker, times[0], times[1]))
     return utterances
 
 
@@ -359,9 +356,13 @@ def check_sizes(utterances: Mapping[str, Sequence[Utterance]], sets: Mapping[str
         whole = sets[name] == TALKS[name].split() and {u.speaker for u in found} == set(sets[name])
         if whole and len(found) != number:
             warn(
-                f"{name} has {len(found)} utterances and {sum(len(u.text) for u in found)} characters; "
+                f"{name} has {len(found)} utterances and {_characters(found)} characters; "
                 f"ESPnet reports {number} and {characters}"
             )
+
+
+def _characters(utterances: Iterable[Utterance]) -> int:
+    return sum(len(u.text or "") for u in utterances)
 
 
 def write_sets(utterances: Mapping[str, list[Utterance]], dst: Path, dev: int, repetitions: int) -> None:
@@ -388,6 +389,6 @@ def write_sets(utterances: Mapping[str, list[Utterance]], dst: Path, dev: int, r
             warn(f"{dst / name} is not written: it would be empty")
             continue
         write_data_dir(dst / name, found)
-        speakers, characters = len({u.speaker for u in found}), sum(len(u.text) for u in found)
+        speakers, characters = len({u.speaker for u in found}), _characters(found)
         print(f"{dst / name}: {len(found)} utterances, {characters} characters, {speakers} speakers")
     print(f"dropped from train_nodup: {len(train_nodev) - len(train_nodup)} repetitions of frequent texts")

@@ -152,7 +152,9 @@ def standard_texts(words: Sequence[Word], path: Path, extra_tags: Collection[str
     Raises:
         UserError: a tag is unknown, or an A tag has no written form; names file and line.
     """
-    texts, spans, known = [], [], SPANS | EVENTS | frozenset(extra_tags)
+    texts: list[str] = []
+    spans: list[OpenTag] = []
+    known = SPANS | EVENTS | frozenset(extra_tags)
     for word in words:
         if spans or ASCII.search(word.surface):
             texts.append(tidy(_untagged(word, spans, known, path)))

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -259,14 +260,13 @@ def add_noise(
 
 def coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> np.ndarray:
     """Return (samples,) noise of unit mean square whose power falls as 1 / frequency ** slope."""
-    length = (
-        1 << (samples - 1).bit_length()
-    )  # a power of two, because lengths with large prime factors are slow
+    length = 1 << (samples - 1).bit_length()  # a power of two: lengths with large prime factors are slow
     spectrum = np.fft.rfft(rng.standard_normal(length))
     spectrum[0] = 0
     spectrum[1:] /= np.arange(1, len(spectrum)) ** (slope / 2)
-    noise = np.fft.irfft(spectrum)[:samples]
-    return noise / np.sqrt(np.mean(noise**2))
+    noise: np.ndarray = np.fft.irfft(spectrum)[:samples]
+    noise /= np.sqrt(np.mean(noise**2))
+    return noise
 
 
 class Synthesiser:
@@ -329,7 +329,7 @@ class Synthesiser:
             raise RuntimeError(f"espeak-ng fails with status {status} on {text!r} in the voice {voice}")
         return np.frombuffer(b"".join(self._chunks), np.int16)
 
-    def _receive(self, samples, count: int, _events) -> int:
+    def _receive(self, samples: Any, count: int, _events: int | None) -> int:
         if samples and count > 0:
             self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
@@ -344,7 +344,7 @@ def variants() -> list[str]:
     return sorted(path.name for path in Path(_loader().get_data_path(), "voices", "!v").iterdir())
 
 
-def _loader():
+def _loader() -> Any:
     try:
         import espeakng_loader
     except ImportError:

@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from functools import partial
@@ -142,7 +143,7 @@ def file_md5(path: str | Path) -> str:
     )  # without this a FIPS system refuses MD5
 
 
-def _digest(path: str | Path, algorithm: Callable) -> str:
+def _digest(path: str | Path, algorithm: Any) -> str:
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, algorithm).hexdigest()
 
@@ -151,7 +152,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects to http and https only; urllib's own handler follows ftp, too."""
 
     def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Message, newurl: str
+        self, req: Any, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
             raise UserError(f"{req.full_url} redirects to {newurl}: only http:// and https:// are followed")

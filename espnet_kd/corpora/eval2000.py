@@ -226,12 +226,13 @@ def make_utterances(
         if reason := _reason_to_drop(segment, words, span, recordings):
             dropped.add(reason, segment.where)
             continue
+        assert span is not None  # else there is a reason
         for word in words:
             if not WORD.fullmatch(word):
                 odd.add(f"words with an unknown mark, {word}", segment.where)
         audio, channel = recordings[segment.call].path, SIDES.index(segment.side)
-        text, side = " ".join(words), segment.speaker
-        utterances.append(Utterance(name, side, audio, text, side, *span, channel=channel))
+        text, side, (start, end) = " ".join(words), segment.speaker, span
+        utterances.append(Utterance(name, side, audio, text, side, start, end, channel=channel))
     print(f"dropped: {dropped}")
     if odd:
         warn(f"kept: {odd}")

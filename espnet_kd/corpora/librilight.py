@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
-from espnet_kd.data.heads import read_flac_head
+from espnet_kd.data.datadir import Utterance, hours_of, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_json
 
@@ -105,8 +104,7 @@ def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
         silent += not pieces
         short += len(pieces) - len(kept)
     write_data_dir(dst, utterances)
-    hours = sum(u.end - u.start for u in utterances) / 3600
-    of = sum(r.duration for r in recordings) / 3600
+    hours, of = hours_of(utterances), sum(r.duration for r in recordings) / 3600
     print(f"{dst}: {len(utterances)} pieces of {len(recordings)} recordings, {hours:.2f} of {of:.2f} hours")
     for number, what in (
         (short, f"pieces shorter than {shortest:g} seconds"),
@@ -154,18 +152,19 @@ def find_recordings(root: Path) -> tuple[list[Recording], int]:
 
 
 def _read_header(path: Path, below: tuple[str, ...]) -> Recording:
-    head = read_flac_head(path)
-    if head.channels != 1:
-        raise UserError(f"{path} has {head.channels} channels instead of one: split the file")
-    if not head.samples or not head.rate:
+    info = flac_info(path)
+    seconds = info.frames / info.samplerate
+    if info.channels != 1:
+        raise UserError(f"{path} has {info.channels} channels instead of one: split the file")
+    if not 0 < info.frames < UNKNOWN_LENGTH:
         raise UserError(f"{path} has no duration in its header: encode it again from a file, not from a pipe")
-    if head.samples / head.rate > LONGEST:
+    if seconds > LONGEST:
         raise UserError(
-            f"{path} has {head.samples} samples at {head.rate} Hz according to its header: copy it again"
+            f"{path} has {info.frames} samples at {info.samplerate} Hz according to its header: copy it again"
         )
     speaker = "-".join(below) or path.stem
     name = "/".join([*below, path.name])
-    return Recording(name, "-".join([*below, path.stem]), speaker, path, head.samples / head.rate)
+    return Recording(name, "-".join([*below, path.stem]), speaker, path, seconds)
 
 
 def _raise_unreadable(error: OSError) -> None:

@@ -14,7 +14,6 @@ from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_md5
 from espnet_kd.corpora.prepare import warn
 from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
-from espnet_kd.data.heads import read_flac_head
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines, read_table
 
@@ -286,17 +285,17 @@ def _read_chapter(directory: str, speaker: str, part: Part) -> None:
 
 
 def _check_audio(path: str) -> None:
-    head = read_flac_head(path)
-    if (head.rate, head.channels) != (SAMPLE_RATE, 1):
+    info = flac_info(path)
+    if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
         raise UserError(
-            f"{path} is {head.channels}-channel audio at {head.rate} Hz,"
+            f"{path} is {info.channels}-channel audio at {info.samplerate} Hz,"
             f" not LibriSpeech's 1-channel audio at {SAMPLE_RATE} Hz"
         )
 
 
-def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
+def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry[str]]:
     """Return the directories in ``path``, sorted; other entries are added to ``ignored``."""
-    directories: list[os.DirEntry] = []
+    directories: list[os.DirEntry[str]] = []
     for entry in _entries(path):
         if entry.is_dir() and not entry.name.startswith("."):
             directories.append(entry)
@@ -305,7 +304,7 @@ def _list_directories(path: str, ignored: list[str]) -> list[os.DirEntry]:
     return directories
 
 
-def _entries(path: str) -> list[os.DirEntry]:
+def _entries(path: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)

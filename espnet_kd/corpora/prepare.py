@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from espnet_kd.command_line import example
 from espnet_kd.data.datadir import Utterance
@@ -94,7 +94,7 @@ def limit_repetitions(utterances: Iterable[Utterance], at_most: int = REPETITION
     if at_most < 2:
         raise UserError(f"--repetitions {at_most}: at least 2 are needed")
     ordered = _sorted(utterances)
-    words = [tuple(u.text.split()) for u in ordered]
+    words = [tuple((u.text or "").split()) for u in ordered]
     occurrences = Counter(words)
     kept, drawn = [], 0
     for u, key in zip(ordered, words, strict=True):
@@ -106,7 +106,7 @@ def limit_repetitions(utterances: Iterable[Utterance], at_most: int = REPETITION
     return kept
 
 
-def _sorted(utterances: Iterable[Utterance]) -> Sequence[Utterance]:
+def _sorted(utterances: Iterable[Utterance]) -> list[Utterance]:
     return sorted(utterances, key=lambda u: u.id)
 
 

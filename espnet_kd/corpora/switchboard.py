@@ -32,7 +32,7 @@ from espnet_kd.corpora.telephone import (
     find_recordings,
     numbered_lines,
 )
-from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
+from espnet_kd.data.datadir import Utterance, hours_of, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 
 CALLS = (2435, 2438)  # of the release, without and with the calls that were added later
@@ -96,9 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     with lock_data_dirs(args.dst):
         for name, members in sets.items():
             write_data_dir(args.dst / name, members)
-            hours = sum(u.end - u.start for u in members) / 3600
             sides = f"{len({u.speaker for u in members})} conversation sides"
-            print(f"{args.dst / name}: {len(members)} utterances, {sides}, {hours:.2f} hours")
+            print(f"{args.dst / name}: {len(members)} utterances, {sides}, {hours_of(members):.2f} hours")
 
 
 def find_acronyms(files: Iterable[Path], option: str | None) -> dict[str, str]:

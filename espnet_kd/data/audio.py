@@ -11,7 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from espnet_kd.data.datadir import Utterance
-from espnet_kd.data.heads import find_damage, is_shortened
+from espnet_kd.data.heads import UNKNOWN_LENGTH, find_damage, is_shortened
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path
 
@@ -20,7 +20,6 @@ CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
 IN_ARK = re.compile(r"\.ark:\d+$")
 SEGMENT_TOLERANCE_SECONDS = 0.1  # rounded times of a segment may exceed its recording
 BLOCK = 1 << 20  # values read at once, so that memory depends on the data and not on the header
-UNKNOWN_LENGTH = 1 << 62  # libsndfile reports so many samples or more for FLAC written into a pipe
 
 
 def parse_rate(text: str) -> int:
@@ -117,7 +116,8 @@ def convert(samples: np.ndarray, rate: int, speed: float, fs: int) -> np.ndarray
     """Change speed and sampling rate in one resampling, (N,) to (N * fs / (rate * speed),)."""
     if rate * speed == fs:
         return samples
-    return soxr.resample(samples, rate * speed, fs)
+    resampled: np.ndarray = soxr.resample(samples, rate * speed, fs)
+    return resampled
 
 
 def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
@@ -152,7 +152,7 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
 def finished_samples(target: Path) -> int | None:
     """Return the number of samples of a file from an earlier run; None if there is no such file."""
     try:
-        return soundfile.info(target).frames
+        return int(soundfile.info(target).frames)
     except (OSError, soundfile.SoundFileError):
         return None
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, locked, read_table, rows_of, write_rows
@@ -44,6 +45,11 @@ class Utterance:
     end: Seconds | None = None
     speed: float = 1.0
     channel: int | None = None
+
+
+def hours_of(utterances: Iterable[Utterance]) -> float:
+    """Return the total length of utterances that are pieces of recordings."""
+    return sum(u.end - u.start for u in utterances if u.end is not None and u.start is not None) / 3600
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
     return segments
 
 
-def _check_recordings(path: Path, wav: Mapping[str, str], segments: Mapping[str, tuple]) -> None:
+def _check_recordings(path: Path, wav: Mapping[str, str], segments: Mapping[str, tuple[Any, ...]]) -> None:
     for utt, (recording, *_) in segments.items():
         if recording not in wav:
             raise UserError(f"{path}: {utt} is a segment of {recording}, which is not in wav.scp")

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
     if len(reasons) == len(tables["utt2spk"]):
         raise UserError(f"{args.src}: no utterance is left ({dropped}): check --min, --max and --fs")
-    write_subset(args.src, args.dst, tables, reasons.keys())
+    write_subset(args.src, args.dst, tables, set(reasons))
     print(f"{args.dst}: {len(tables['utt2spk']) - len(reasons)} utterances; dropped: {dropped}")
 
 

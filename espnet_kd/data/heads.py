@@ -1,10 +1,12 @@
 """Read the headers of audio files, and detect incomplete files without decoding them."""
 
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
+
+import soundfile
 
 from espnet_kd.errors import UserError
 
@@ -15,11 +17,9 @@ RATES = (1000, 1_000_000)  # Hz; other rates are damage, for which resampling wo
 SPHERE_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")  # sample_count is per channel
 SPHERE_HEADER = 1024  # bytes
 
-FLAC_MAGIC = b"fLaC"
-STREAM_INFO = 0  # type of the first metadata block
-FLAC_HEAD = 42  # bytes of the magic number and of that block, RFC 9639, section 8
-# Bits: 20 for the rate, 3 for channels - 1, 5 for bits per sample - 1, 36 for the samples per channel.
-FLAC_FORMAT = slice(18, 26)
+FLAC_HEAD = 42  # bytes of the magic number and the first metadata block, RFC 9639, section 8
+UNKNOWN_LENGTH = 1 << 62  # libsndfile reports so many samples or more for FLAC written into a pipe
+ByteOrder = Literal["big", "little"]
 
 
 def find_damage(path: Path, rate: int) -> str | None:
@@ -57,7 +57,7 @@ def _riff(f: BinaryIO) -> int | None:
     """Return where the data of RIFF, RIFX, RF64 or AIFF end, in bytes; None if unknown."""
     f.seek(0)
     start = f.read(12)
-    order = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
+    order: ByteOrder = "big" if start[:4] in (b"RIFX", b"FORM") else "little"
     large = None
     for _ in range(MOST_CHUNKS):
         head = f.read(8)
@@ -78,7 +78,7 @@ def _riff(f: BinaryIO) -> int | None:
 def _au(f: BinaryIO) -> int | None:
     """Return where the data of AU end, in bytes; None if unknown."""
     f.seek(0)
-    order = "big" if f.read(4) == b".snd" else "little"
+    order: ByteOrder = "big" if f.read(4) == b".snd" else "little"
     offset, size = (int.from_bytes(f.read(4), order) for _ in range(2))
     return offset + size if size < STREAMED else None
 
@@ -105,37 +105,21 @@ FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {
 }
 
 
-@dataclass(frozen=True)
-class FlacHead:
-    """Format of a FLAC file.
-
-    Attributes:
-        rate: in Hz.
-        channels: number of them.
-        samples: per channel; 0 if the encoder did not know.
-    """
-
-    rate: int
-    channels: int
-    samples: int
-
-
-def read_flac_head(path: str | Path) -> FlacHead:
-    """Read the format of a FLAC file from its first 43 bytes.
+def flac_info(path: str | Path) -> Any:
+    """Return what ``soundfile.info`` finds in the header of a FLAC file: samplerate, channels, frames.
 
     Raises:
         UserError: the file cannot be opened, is not FLAC, or ends before the audio.
     """
     try:
-        with open(path, "rb", buffering=0) as f:
-            head = f.read(FLAC_HEAD + 1)
+        size = os.stat(path).st_size
+        info = soundfile.info(path) if size > FLAC_HEAD else None  # libsndfile opens a header without audio, too
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
-    if not head:
-        raise UserError(f"{path} is empty: copy it again")
-    if not head.startswith(FLAC_MAGIC) or (len(head) > 4 and head[4] & 0x7F != STREAM_INFO):
-        raise UserError(f"{path} is not a FLAC file: copy it again")
-    if len(head) <= FLAC_HEAD:
-        raise UserError(f"{path} ends before the audio: copy it again")
-    bits = int.from_bytes(head[FLAC_FORMAT])
-    return FlacHead(bits >> 44, (bits >> 41 & 0b111) + 1, bits & (1 << 36) - 1)
+    except soundfile.SoundFileError:
+        raise UserError(f"{path} is not a FLAC file, or its header is damaged: copy it again") from None
+    if info is None:
+        raise UserError(f"{path} {'ends before the audio' if size else 'is empty'}: copy it again")
+    if info.format != "FLAC":
+        raise UserError(f"{path} is not a FLAC file but {info.format}: copy it again")
+    return info

@@ -81,9 +81,11 @@ class DeepSpeech2(AbsEncoder):
                 "give at least one layer and one unit, and a lookahead of 0 or more"
             )
         self.convolutions = nn.ModuleList()
+        self.strides: list[int] = []  # over time
         channels, size = 1, input_size
         for i, mapping in enumerate(convolutions):
             self.convolutions.append(PlaneConvolution(channels, i, mapping))
+            self.strides.append(mapping["stride"][0])
             channels, size = mapping["channels"], strided(size, mapping["stride"][1])
         self.layers = nn.ModuleList()
         size *= channels
@@ -112,9 +114,9 @@ class DeepSpeech2(AbsEncoder):
             (B, T', output_size), zero in the padding; (B,) number of frames; None.
         """
         x, olens = without_padding(xs_pad, ilens).unsqueeze(2), ilens  # (B, T, 1, F)
-        for convolution in self.convolutions:
-            olens = strided(olens, convolution.stride)
-            x = convolution(x, real_frames(olens, strided(x.shape[1], convolution.stride)))
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            olens = strided(olens, stride)
+            x = convolution(x, real_frames(olens, strided(x.shape[1], stride)))
         x, real = x.flatten(2), real_frames(olens, x.shape[1])
         for layer in self.layers:
             x = layer(x, olens, real)
@@ -144,11 +146,12 @@ class PlaneConvolution(nn.Module):
                 f"{name} is {mapping!r}: "
                 "write {channels: 32, kernel: [time, frequency], stride: [time, frequency]}"
             )
-        kernel = [odd(k, name) for k in mapping["kernel"]]
-        self.stride = mapping["stride"][0]
+        time, frequency = (odd(k, name) for k in mapping["kernel"])
+        self.stride: int = mapping["stride"][0]
         self.convolution = nn.Conv2d(
-            channels, mapping["channels"], kernel, mapping["stride"], [k // 2 for k in kernel], bias=False
-        )
+            channels, mapping["channels"], (time, frequency), mapping["stride"], (time // 2, frequency // 2),
+            bias=False,
+        )  # fmt: skip
         self.norm = MaskedBatchNorm(mapping["channels"])
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     def _normalise(self, x: Tensor) -> Tensor:
         """Normalise (N, C) or (N, C, F)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         mean, variance = self.running_mean.to(dtype), self.running_var.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             y = F.batch_norm(

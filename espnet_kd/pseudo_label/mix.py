@@ -208,7 +208,7 @@ def write_mixture(times: Times, args: argparse.Namespace, record: dict[str, Any]
             else:
                 write_rows(tmp / name, rows())
             if name == "utt2spk":
-                write_table(tmp / "spk2utt", spk2utt(dict(rows())))
+                write_table(tmp / "spk2utt", spk2utt({utt: str(value) for utt, value in rows()}))
             elif name == "utt2num_samples":
                 shutil.copyfile(tmp / name, tmp / "speech_shape")
                 sides = (
@@ -238,4 +238,4 @@ def text_shapes(text: Iterable[Row], args: argparse.Namespace) -> Iterator[Row]:
     count = token_counter(args.token_type, bpemodel, symbols)
     size = len(read_lines(args.token_list))
     for utt, words in text:
-        yield utt, f"{count(words)},{size}"
+        yield utt, f"{count(str(words))},{size}"

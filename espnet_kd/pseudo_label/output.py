@@ -171,7 +171,7 @@ def _size(labels: Labels) -> dict[str, Any]:
     import numpy as np
 
     scores = [item.score for item in labels.values() if item.text]
-    values = np.quantile(scores, QUANTILES) if scores else []
+    values = list(np.quantile(scores, QUANTILES)) if scores else []
     return {
         "utterances": len(labels),
         "hours": round(sum(item.seconds for item in labels.values()) / 3600, 4),

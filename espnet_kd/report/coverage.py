@@ -87,7 +87,7 @@ def measure_coverage(args: argparse.Namespace) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for utt, (wav, text) in read_data([args.data], needs_text(taps)).utterances.items():
         for tap, seen in observer.observe(utt, wav, text)[2].items():
-            logits = seen.values[0, : int(seen.lengths[0])].float()
+            logits = seen.tensor[0, : int(seen.lengths[0])].float()
             add_utterance(curves, tap, (logits / args.temperature).softmax(-1).cpu().numpy())
     return curves
 

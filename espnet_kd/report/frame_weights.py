@@ -102,7 +102,7 @@ def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors
     seen = OnlineTeacher([teacher], [weighted.tap, CTC]).targets(
         torch.from_numpy(speech)[None], torch.tensor([len(speech)]), torch.tensor([[2]]), torch.tensor([1])
     )
-    hidden, logits = seen[weighted.tap].values[0], seen[CTC].values[0]
+    hidden, logits = seen[weighted.tap].tensor[0], seen[CTC].tensor[0]
     if len(hidden) != len(logits):
         raise UserError(f"{weighted.tap} of {weighted.teacher} gives no frames: choose one of its encoder")
     curves = [

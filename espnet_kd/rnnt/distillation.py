@@ -79,10 +79,10 @@ def rnnt_distillation(
         arXiv:2011.06110. Alignments: L_soft of Chang et al., ICLR 2023, arXiv:2312.10087.
     """
     lattice = lattice_of(student, labels, enc_lens, label_lens, blank)
-    weights = {"rnnt_weight": rnnt_weight, "kd_weight": kd_weight}
-    for name, value in (weights | {"fastemit": fastemit}).items():
-        if value is not None or name not in weights:
+    for name, value in (("rnnt_weight", rnnt_weight), ("kd_weight", kd_weight)):
+        if value is not None:
             check_number(name, value)
+    check_number("fastemit", fastemit)
     check_number("temperature", temperature, above_zero=True)
     _check_options(kind, delay, normalize, reduction)
     _check_teacher(student, teacher, kind, lattice)

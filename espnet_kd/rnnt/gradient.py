@@ -1,6 +1,6 @@
 """Turn gradients by arcs and nodes into gradients of the joint network's tensors, block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class Gradients:
         pairs = zip(tensors, needed, strict=True)
         self.enc, self.dec, self.weight, self.bias = (torch.zeros_like(x) if n else None for x, n in pairs)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor | None]:
         return iter((self.enc, self.dec, self.weight, self.bias))
 
     def for_gathered_nodes(self, nodes: Joint) -> "Gradients":

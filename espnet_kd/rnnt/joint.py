@@ -23,7 +23,8 @@ class InPlace(NamedTuple):
 
 
 def _sigmoid_backward(gradient: Tensor, y: Tensor) -> Tensor:
-    return torch.ops.aten.sigmoid_backward.grad_input(gradient, y, grad_input=gradient)
+    result: Tensor = torch.ops.aten.sigmoid_backward.grad_input(gradient, y, grad_input=gradient)
+    return result
 
 
 ACTIVATIONS: Mapping[str, InPlace] = {

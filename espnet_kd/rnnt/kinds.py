@@ -117,7 +117,7 @@ class DistillationTerms:
     def _alignments(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, NodeTerm]:
         """Compute the KL between distributions over alignments: (B,) values, and their gradient."""
         temperature, delay = self.temperature, self.delay
-        kl, gradient = alignment_kl(arcs, self.teacher, lattice, delay, temperature, self.chunk)
+        kl, gradient = alignment_kl(arcs, self._joint, lattice, delay, temperature, self.chunk)
         factor = torch.full_like(kl, temperature**2)
         if self.normalize is not None:
             nodes = [
@@ -132,7 +132,7 @@ class DistillationTerms:
         """Make the KL term that is summed over the nodes of the whole lattice."""
         weights = lattice.real(self.delay).to(self._like)
         if self.kind == "occupancy":
-            (arcs,) = arc_scores(self.teacher, lattice, self.chunk)
+            (arcs,) = arc_scores(self._joint, lattice, self.chunk)
             nodes = posterior(arcs, lattice).nodes
             frames = nodes.shape[1]
             weights = weights * torch.nn.functional.pad(nodes, (0, 0, self.delay, 0))[:, :frames]

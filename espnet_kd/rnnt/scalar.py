@@ -1,5 +1,6 @@
 """Reduce values per utterance to a loss whose gradient is computed in the forward pass."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -10,6 +11,7 @@ from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
 
 Reduction = Literal["mean", "sum", "none"]
+Compute = Callable[[Joint, Gradients | None], tuple[Tensor, ...]]
 
 
 class LatticeLoss(NamedTuple):

@@ -135,6 +135,7 @@ class GroupedKL(NodeTerm):
         if self.log_probs is not None:
             frames = _teacher_frames(block, self.delay, self.log_probs)
             return self.log_probs[block.utterance, frames, : block.rows].flatten(0, 1)
+        assert self.teacher is not None  # one of the two is given
         teacher = teacher_logits(self.teacher, block, self.delay, self.temperature, buffers)
         return group_classes(teacher, columns, block)[1]
 

@@ -105,4 +105,5 @@ def _draws(utterances: int, resamples: int) -> Iterator[Counts]:
 def _rate(errors: Counts, words: Counts, times: Counts) -> NDArray[np.float64]:
     """Return the error rate of each resample, (R,) per cent; ``times`` is (R, N), see ``_draws``."""
     # A resample may draw only utterances without words.
-    return 100 * (times @ errors) / np.maximum(times @ words, 1)
+    rate: NDArray[np.float64] = 100 * (times @ errors) / np.maximum(times @ words, 1)
+    return rate

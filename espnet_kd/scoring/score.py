@@ -79,8 +79,8 @@ def score_set(args: argparse.Namespace) -> alignment.Score:
     utt2spk = speakers_beside(args.ref, utterances)
     counts: dict[str, dict[str, Counts]] = {}
     for metric, unit in alignment.UNITS.items():
-        texts = (map(table.__getitem__, utterances) for table in (reference, hypothesis))
-        rows = zip(utterances, align(*texts, unit, symbols), strict=True)
+        references, hypotheses = (map(table.__getitem__, utterances) for table in (reference, hypothesis))
+        rows = zip(utterances, align(references, hypotheses, unit, symbols), strict=True)
         directory = Path(args.out) / f"score_{metric}"
         if (directory / "ref.trn").exists():
             print(f"{directory} was written by ESPnet's asr.sh and is kept")

@@ -142,7 +142,7 @@ def plan(args: argparse.Namespace) -> StorePlan:
     ensemble = len(experiments) > 1
     taps = {p: _tap(p, seen[p].values, terms, options.k, args.number, temperatures, ensemble) for p in paths}
     positions = {path: int(seen[path].lengths.max()) for path in paths}
-    joints = [seen[path].values for path, tap in taps.items() if tap.kind == "joint"]
+    joints = [seen[path].joint for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
     return StorePlan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
 
@@ -186,8 +186,9 @@ def _tap(
     if path == LATTICE:
         return _lattice_tap(values, here[0], k, number)
     size = values.shape[-1]
-    needed = [t.build().k for t in here]
-    softened = {t.build().temperature for t in here if t.build().temperature is not None}
+    criteria = [t.build() for t in here]
+    needed = [c.k for c in criteria]
+    softened = {c.temperature for c in criteria if c.temperature is not None}
     if not here or None in needed or len(softened) > 1:
         return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)

@@ -37,7 +37,7 @@ def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDA
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
         if isinstance(targets.values, OneBestTargets):
             return _path_rows(targets.values, tap)
-        values = targets.values[0, : int(targets.lengths[0])].float()
+        values = targets.tensor[0, : int(targets.lengths[0])].float()
         rows = np.zeros(len(values), tap.row)
         if tap.kind == "values":
             rows["values"] = values.cpu().numpy()

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.argv[:] = ["-m", "espnet_kd", "train", "--task", ours.task, *rest]  # ESPnet logs it
     module, name = TASKS[ours.task]
     task = getattr(importlib.import_module(module), name)
-    from torch.multiprocessing import ProcessExitedException
+    from torch.multiprocessing.spawn import ProcessExitedException
 
     try:
         task.main(cmd=rest)

@@ -102,10 +102,10 @@ class OnlineTeacher:
         """
         temperature = self._temperatures.get(tap, 1.0)
         self._check_frame_rates(tap, [m.lengths for m in members])
-        length = min(m.values.shape[1] for m in members)
         lengths = torch.stack([m.lengths for m in members]).amin(0)
         if tap != LATTICE:
-            mean = self._mean([m.values[:, :length].float() / temperature for m in members])
+            length = min(m.tensor.shape[1] for m in members)
+            mean = self._mean([m.tensor[:, :length].float() / temperature for m in members])
             return Targets(mean * temperature, lengths)
         first, *others = (replace(m.values, enc=m.values.enc[:, :length]) for m in members)
         batch = (first, text, lengths, text_lengths)
@@ -197,8 +197,9 @@ def record_taps(
         encoded, lengths = encode(model, speech, speech_lengths)
         if back is not None:
             encoded, lengths = encoded[back], lengths[back]
-        if {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
-            ctc_layer(model)(encoded)
+        layer = ctc_layer(model)
+        if layer is not None and {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
+            layer(encoded)
         if any(path.startswith("decoder") for path in taps.paths):
             text = text[:, : int(text_lengths.max())]
             model.decoder(encoded, lengths, decoder_prefix(model, text), text_lengths + 1)

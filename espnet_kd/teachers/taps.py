@@ -14,6 +14,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.host.models import (
     CTC_PARTS,
     JOINT_NETWORK,
+    Model,
     blank,
     encoder_end,
     has_lattice,
@@ -49,6 +50,18 @@ class Targets:
     lengths: Tensor
     utterances: Sequence[str] | None = None
 
+    @property
+    def tensor(self) -> Tensor:
+        """The values of a layer that a model has computed: neither read from a store nor a lattice."""
+        assert isinstance(self.values, Tensor)
+        return self.values
+
+    @property
+    def joint(self) -> Joint:
+        """The values of a whole lattice."""
+        assert isinstance(self.values, Joint)
+        return self.values
+
 
 class Taps:
     """Record the outputs of submodules by forward hooks.
@@ -73,7 +86,7 @@ class Taps:
         UserError: the model has no such submodule, or skips it in some steps of training.
     """
 
-    def __init__(self, model: nn.Module, paths: Sequence[str], owner: str = "the model"):
+    def __init__(self, model: Model, paths: Sequence[str], owner: str = "the model"):
         self.paths = [path for path in dict.fromkeys(paths) if path != LATTICE]
         self.lattice = LATTICE in paths
         if self.lattice:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), *(str(ROOT / "test" / name) for name in ("", "store", "recipes", "recipe"))]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "test" / name) for name in ("", "recipes"))]
 
 from espnet_kd.errors import UserError, printable  # noqa: E402
 

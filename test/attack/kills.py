@@ -23,8 +23,9 @@ import numpy as np
 import psutil
 import torch
 import yaml
+from fork_server import QUICK_PYTHON
 from harness import Outcome
-from shell import QUICK_PYTHON, environment, write_corpus, write_recipe
+from shell import environment, write_corpus, write_recipe
 
 TRIES = 66
 LONGEST = 180.0  # seconds of a command

@@ -30,7 +30,7 @@ from espnet_kd.data import statistics
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.data.dump import read_dump_tables
-from espnet_kd.data.heads import find_damage, is_shortened, read_flac_head
+from espnet_kd.data.heads import find_damage, flac_info, is_shortened
 from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding import records as decoded
@@ -195,7 +195,7 @@ def of_files(folder: Path) -> dict[str, Target]:
     log = folder / "exp/train.log"
     return {
         "audio head": file(folder / "audio", head, *heads, share=2),
-        "FLAC head": file(folder / "a.flac", read_flac_head, *flac),
+        "FLAC head": file(folder / "a.flac", flac_info, *flac),
         "table": file(folder / "text", read_table, *lines, share=4),
         "symbols": file(folder / "nlsyms.txt", read_symbols, b"<noise>\n<laugh>\n[x]\n"),
         "acronyms": file(folder / "sw-ms98-dict.text", read_acronyms, ACRONYMS),

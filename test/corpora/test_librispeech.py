@@ -168,7 +168,7 @@ def test_every_directory_and_file_is_opened_once(tmp_path: Path, monkeypatch: py
 
     part = write_librispeech(tmp_path, {"train-clean-100": 3000}, per_chapter=30) / "train-clean-100"
     monkeypatch.setattr(os, "scandir", counting("scandir", os.scandir))
-    monkeypatch.setattr(librispeech, "read_flac_head", counting("head", librispeech.read_flac_head))
+    monkeypatch.setattr(librispeech, "flac_info", counting("head", librispeech.flac_info))
     monkeypatch.setattr(librispeech, "read_table", counting("table", librispeech.read_table))
     found = librispeech.read_part(part)
     assert len(found.utterances) == 3000 and not found.ignored

@@ -1,3 +1,5 @@
+"""Switchboard: transcripts, acronyms, data directories."""
+
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,14 @@ from miniature import contents
 from miniature_switchboard import write_side, write_switchboard
 
 from espnet_kd.corpora import switchboard
+from espnet_kd.corpora.switchboard import (
+    LETTERS,
+    normalise,
+    plain_word,
+    read_acronyms,
+    spell_acronym,
+    unknown_marks,
+)
 from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.errors import UserError
 
@@ -193,3 +203,126 @@ def test_a_silence_of_zero_length_counts_as_silence(root: Path, capsys: pytest.C
     edit(root / SIDE_A, "0.250000 [silence]", "0.002000 [silence]")
     prepare(root)
     assert "dropped: 12 without words" in capsys.readouterr().out
+
+
+ACRONYMS = {"IBM": "i._b._m.", "TVs": "t._v.s", "PC's": "p._c.'s", "A": "a."}
+
+
+@pytest.mark.parametrize(
+    ("word", "plain"),
+    [
+        ("yeah", "yeah"),
+        ("uh-huh", "uh-huh"),
+        ("that's", "that's"),
+        ("[noise]", "[noise]"),
+        ("[vocalized-noise]", "[vocalized-noise]"),
+        ("[laughter]", "[laughter]"),
+        ("[laughter-story]", "story"),
+        ("[LAUGHTER-STORY]", "STORY"),
+        ("[laughter-it's]", "it's"),
+        ("[laughter-sto[ry]-]", "sto-"),
+        ("[laughter-yeah]-", "yeah-"),
+        ("[it'n/isn't]", "it'n"),
+        ("[yeam/yeah]", "yeam"),
+        ("[lem[guini]-/linguini]", "lem-"),
+        ("ab[solute]-", "ab-"),
+        ("ab[solute]", "ab-"),
+        ("ex[specially]-/especially]", "ex"),
+        ("-[an]y", "-y"),
+        ("[an]y", "-y"),
+        ("-[40]1k", "-1k"),
+        ("-[a]b[out]-", "-b-"),
+        ("{yuppiedom}", "yuppiedom"),
+        ("ammu[n]it-", "ammn-t-"),
+        ("them_1", "them"),
+        ("-", "-"),
+    ],
+)
+def test_marks_of_a_word(word: str, plain: str) -> None:
+    assert plain_word(word) == plain
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("hi um yeah I'd like to talk", "hi um yeah i'd like to talk"),
+        ("[silence]", ""),
+        ("[silence] yeah [SILENCE] [silence] right [silence]", "yeah right"),
+        ("<b_aside> hold on <e_aside> yeah", "hold on yeah"),
+        ("<B_ASIDE>hold on<E_ASIDE>", "hold on"),
+        ("<b_aside> [silence] <e_aside>", ""),
+        ("[noise] oh [laughter-no] [vocalized-noise]", "[noise] oh no [vocalized-noise]"),
+        ("at IBM", "at i b m"),
+        ("TVs and PC's", "t vs and p c's"),
+        ("[laughter-IBM]", "i b m"),
+        ("ibm", "ibm"),
+        ("vitamin A I guess", "vitamin a i guess"),
+        ("St. Louis", "st louis"),
+        ("", ""),
+    ],
+)
+def test_text_of_a_line(line: str, text: str) -> None:
+    assert " ".join(normalise(line.split(), ACRONYMS)) == text
+
+
+def test_without_acronyms_words_stay_together() -> None:
+    assert normalise(["IBM", "A"], {}) == ["ibm", "a"]
+
+
+@pytest.mark.parametrize("word", ["<foo>", "[cough]", "(x)", "a/b", "{", "[laughter"])
+def test_a_mark_that_no_rule_covers_is_found(word: str) -> None:
+    assert unknown_marks(["yeah", "[noise]", word]) == [word]
+
+
+@pytest.mark.parametrize(
+    ("word", "sounds", "spelled"),
+    [
+        ("IBM", "ay b iy eh m", "i._b._m."),
+        ("tv", "t iy v iy", "t._v."),
+        ("A", "ey", "a."),
+        ("TVs", "t iy v iy z", "t._v.s"),
+        ("IRAs", "ay aa r ey z", "i._r._a.s"),
+        ("CPAs", "s iy p iy ey s", "c._p._a.s"),
+        ("IBM's", "ay b iy eh m z", "i._b._m.'s"),
+        ("W", "d ah b ax l y uw", "w."),
+        ("US", "y uw eh s", "u._s."),
+        ("IBM", "ih b ah m", None),
+        ("do", "d uw", None),
+        ("is", "ih z", None),
+        ("as", "ey", None),
+        ("TVs", "t iy v iy", None),
+        ("s", "eh s", None),
+        ("'s", "z", None),
+        ("A-B", "ey b iy", None),
+        ("o'b", "ow b iy", None),
+        ("401k", "k ey", None),
+        ("yeah", "", None),
+        ("yes", "", None),
+    ],
+)
+def test_an_acronym_sounds_like_its_letters(word: str, sounds: str, spelled: str | None) -> None:
+    assert spell_acronym(word, sounds.split()) == spelled
+
+
+def test_every_letter_has_a_sound() -> None:
+    assert len(LETTERS) == 26 and LETTERS["w"] == ["d", "ah", "b", "ax", "l", "y", "uw"]
+
+
+def test_a_dictionary(tmp_path: Path) -> None:
+    path = tmp_path / "sw-ms98-dict.text"
+    path.write_text(
+        " file: $SWB/data/dictionary/sw-ms98-dict.text\n# a comment\n\n"
+        "IBM  ay b iy eh m\nIBM  ih b m\nNAACP eh ey ey s iy p iy\n[laughter-PC] p iy s iy\nyeah y ae\n"
+    )
+    acronyms = read_acronyms(path)
+    assert acronyms["IBM"] == "i._b._m." and acronyms["PC"] == "p._c."
+    assert acronyms["NAACP"] == "n._a._a._c._p."  # whose N the dictionary lacks
+    assert acronyms["Q"] == "q." and "yeah" not in acronyms and "NIT" not in acronyms
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("yeah y ae\n")
+    with pytest.raises(UserError, match="words has no word that is pronounced letter by letter"):
+        read_acronyms(tmp_path / "words")
+    with pytest.raises(UserError, match="none does not exist"):
+        read_acronyms(tmp_path / "none")

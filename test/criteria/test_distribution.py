@@ -1,10 +1,12 @@
+"""Criteria on distributions, whole and by their most probable classes."""
+
 from math import inf, log
 
 import pytest
 import torch
 from torch import tensor
 
-from espnet_kd.criteria import build_criterion
+from espnet_kd.criteria import TopClasses, build_criterion, top_classes
 from espnet_kd.criteria.distribution import LOG_ZERO
 
 ALL = [
@@ -110,3 +112,110 @@ def test_float16_logits_do_not_overflow_in_the_division_by_the_temperature():
 def test_temperature_must_be_a_positive_number(temperature):
     with pytest.raises(ValueError, match="criterion kl: temperature is .*: give a finite number above 0"):
         build_criterion("kl", temperature=temperature)
+
+
+V = 6
+MASK = torch.ones(2, 3, dtype=torch.bool)
+
+
+def logits(seed):
+    values = torch.randn(2, 3, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.requires_grad_(seed == 0)
+
+
+def run(name, student=None, teacher=None, **options):
+    """Value and gradient of the sum over positions."""
+    student, teacher = logits(0) if student is None else student, logits(1) if teacher is None else teacher
+    value = build_criterion(name, reduction="sum", **options)(student, teacher, MASK)
+    return value.detach(), torch.autograd.grad(value, student)[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("options", [{}, {"renorm": False}, {"tail": "other"}])
+def test_all_classes_are_ordinary_distillation(temperature, options):
+    value, gradient = run("topk", k=V, temperature=temperature, **options)
+    expected, of_kl = run("cross_entropy", temperature=temperature)[0], run("kl", temperature=temperature)[1]
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(gradient, of_kl, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_no_class_is_left_to_the_tail_of_all(stored):
+    student, teacher = (logits(seed).detach().float().requires_grad_(seed == 0) for seed in (0, 1))
+    if stored:  # as a store keeps them, with 3 decimal digits
+        top = top_classes(teacher, V)
+        teacher = TopClasses(top.tokens, top.log_probs.half().float())
+    value, gradient = run("topk", student, teacher, k=V, tail="other")
+    expected, of_kl = run("cross_entropy")[0], run("kl")[1]
+    torch.testing.assert_close(value.double(), expected, rtol=1e-3 if stored else 1e-6, atol=0)
+    torch.testing.assert_close(gradient.double(), of_kl, rtol=0, atol=1e-3 if stored else 1e-6)
+
+
+def test_one_class_is_the_hard_pseudo_label():
+    value, _ = run("topk", k=1)
+    labels = logits(1).argmax(-1).flatten()
+    hard = torch.nn.functional.cross_entropy(logits(0).flatten(0, 1), labels, reduction="sum")
+    torch.testing.assert_close(value, hard.detach())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("renorm", [True, False])
+def test_gradient_by_the_logits(temperature, renorm):
+    _, gradient = run("topk", k=2, renorm=renorm, temperature=temperature)
+    q, p = ((x.detach() / temperature).softmax(-1) for x in (logits(0), logits(1)))
+    kept = torch.zeros_like(p).scatter(-1, p.topk(2).indices, p.topk(2).values)
+    mass = kept.sum(-1, keepdim=True)
+    expected = q - kept / mass if renorm else mass * q - kept
+    torch.testing.assert_close(gradient, temperature * expected)  # T^2 of the loss, 1/T of the logits
+
+
+def test_the_tail_is_one_more_class():
+    # teacher (1/2, 1/4, 1/8, 1/8), student (1/4, 1/4, 1/4, 1/4), k = 1: 1/2 ln 4 + 1/2 ln (4/3)
+    teacher = tensor([[[log(4), log(2), 0.0, 0.0]]])
+    value = build_criterion("topk", k=1, tail="other")(torch.zeros(1, 1, 4), teacher, tensor([[True]]))
+    assert value.item() == pytest.approx(0.5 * log(4) + 0.5 * log(4 / 3), rel=1e-6)
+
+
+def test_the_tail_of_a_student_that_is_sure_has_a_gradient_in_float32():
+    student = tensor([[[30.0, 0.0, 0.0]]], requires_grad=True)  # 1 - q(0) is 0 in float32
+    value = build_criterion("topk", k=1, tail="other")(student, torch.zeros(1, 1, 3), tensor([[True]]))
+    # teacher (1/3, 2/3): 1/3 * 2 e^-30 + 2/3 (30 - ln 2)
+    assert value.item() == pytest.approx(2 / 3 * (30 - log(2)), rel=1e-6)
+    assert torch.autograd.grad(value, student)[0][0, 0].tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3])
+
+
+@pytest.mark.parametrize("options", [{}, {"renorm": False}, {"tail": "other"}, {"temperature": 2.0}])
+def test_stored_classes_are_the_same_as_logits_and_more_than_needed_may_be_stored(options):
+    stored = top_classes(logits(1), 4, options.get("temperature", 1.0))
+    online, kept = run("topk", k=3, **options), run("topk", teacher=stored, k=3, **options)
+    for one, other in zip(online, kept, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+
+
+def test_padding_of_stored_classes_is_invisible():
+    mask = MASK.clone()
+    mask[1, 2] = False
+    stored = top_classes(logits(1), 2)
+    dirty = TopClasses(stored.tokens.clone(), stored.log_probs.clone())
+    dirty.log_probs[1, 2], dirty.tokens[1, 2] = float("nan"), 0
+    criterion = build_criterion("topk", k=2)
+    assert torch.equal(criterion(logits(0), dirty, mask), criterion(logits(0), stored, mask))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 7}, r"k is 7, but student \(2, 3, 6\) and target \(2, 3, 6\) have fewer classes"),
+        ({"k": 0}, "k is 0: give an integer of at least 1"),
+        ({"renorm": "no"}, "renorm is 'no': give true or false"),
+        ({"tail": "others"}, "tail is 'others'; did you mean other?"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        run("topk", **{"k": 2, **options})
+
+
+def test_fewer_stored_classes_than_k():
+    with pytest.raises(ValueError, match=r"k is 3, but .*target \(2, 3, 2\) have fewer classes"):
+        run("topk", teacher=top_classes(logits(1), 2), k=3)

@@ -1,3 +1,5 @@
+"""Reading, converting and writing audio."""
+
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +8,10 @@ import soundfile
 from miniature import sphere, tone
 from miniature_switchboard import sphere_call
 
-from espnet_kd.data.audio import convert, read_audio, to_int16, write_utterance
+from espnet_kd.data.audio import convert, parse_rate, read_audio, to_int16, write_utterance
 from espnet_kd.data.datadir import Utterance
 from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import input_rate
 
 
 def utterance(
@@ -246,3 +249,29 @@ def test_audio_too_short_to_resample_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 samples are too few to resample"):
         write_utterance(utterance(tmp_path / "x.wav"), tmp_path / "y.flac", 8000, "flac")
     assert not (tmp_path / "y.flac").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "hertz"), [("16k", 16000), ("16K", 16000), ("22.05k", 22050), ("8000", 8000)]
+)
+def test_rates(text: str, hertz: int) -> None:
+    assert parse_rate(text) == hertz
+
+
+@pytest.mark.parametrize("text", ["", "0", "16 kHz", "-8k", "16.00001k", "k", "1e400", "9" * 400])
+def test_no_rates(text: str) -> None:
+    with pytest.raises(UserError, match="is not a sampling rate: write 16k or 16000"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "hertz"),
+    [
+        ({}, 16000),
+        ({"frontend_conf": {"fs": "8k"}}, 8000),
+        ({"frontend": "spectrogram", "frontend_conf": {"fs": 16000}}, 16000),
+        ({"frontend": "s3prl", "frontend_conf": None}, None),
+    ],
+)
+def test_what_a_model_hears(config: dict[str, object], hertz: int | None) -> None:
+    assert input_rate(config) == hertz

@@ -13,6 +13,8 @@ from recipe import KL, Recipe, model
 from test_encoders import CTC, DEEPSPEECH2, JASPER
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.slow(seconds=15)
+
 STEPS = 3
 HIDDEN = {"type": "hidden", "weight": 0.5, "tap": "encoder"}
 CRITERIA = {

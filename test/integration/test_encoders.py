@@ -3,16 +3,18 @@
 import contextlib
 import importlib
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from fork_server import quick_python
 from recipe import KL, Recipe
 
 from espnet_kd import __main__ as cli
+
+pytestmark = pytest.mark.slow(seconds=10)
 
 JASPER = {
     "prologue": {"channels": 16, "kernel": 5, "stride": 4, "dropout": 0.1},
@@ -70,9 +72,8 @@ def decoded(exp: Path) -> list[str]:
 
 
 def test_a_convolutional_teacher_decodes(recipe: Recipe, teacher: Path) -> None:
-    command = [sys.executable, "-m", "espnet_kd", *decoding(teacher, "valid.cer_ctc.ave.pth", 1.0)]
-    result = subprocess.run(command, cwd=recipe.root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    command = ("-m", "espnet_kd", *decoding(teacher, "valid.cer_ctc.ave.pth", 1.0))
+    quick_python(*command, cwd=recipe.root, check=True)
     assert decoded(teacher) == ["dev-0", "dev-1", "dev-2"]
 
 

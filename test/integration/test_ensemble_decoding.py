@@ -15,6 +15,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.pseudo_label import command as single
 
+pytestmark = pytest.mark.slow(seconds=5)
+
 OPTIONS = ["--inference_args", "--beam_size 3 --ctc_weight 0.5 --maxlenratio 0.2", "--workers", "1"]
 
 

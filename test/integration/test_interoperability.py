@@ -2,16 +2,17 @@
 
 import contextlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fork_server import quick_python
 from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
+
+pytestmark = pytest.mark.slow(seconds=10)
 
 # Runs first in a process where espnet_kd cannot be imported.
 WITHOUT_US = "import sys; sys.modules['espnet_kd'] = None\n"
@@ -40,7 +41,7 @@ def student(recipe: Recipe) -> Path:
 
 def test_stock_decoding_without_us(recipe: Recipe, student: Path, tmp_path: Path) -> None:
     program = WITHOUT_US + (COMPARE + DECODE).format(student.name)
-    subprocess.run([sys.executable, "-c", program], cwd=recipe.root, check=True, capture_output=True)
+    quick_python("-c", program, cwd=recipe.root, check=True)
     text = (student / "decoded/1best_recog/text").read_text().splitlines()
     assert [line.split()[0] for line in text] == ["dev-0", "dev-1", "dev-2"]
 
@@ -54,7 +55,7 @@ def test_the_check_itself_can_fail(recipe: Recipe, student: Path) -> None:
     torch.save(state, other / "valid.acc.ave.pth")
     (other / "config.yaml").write_bytes((student / "config.yaml").read_bytes())
     program = WITHOUT_US + COMPARE.format(other.name)
-    result = subprocess.run([sys.executable, "-c", program], cwd=recipe.root, capture_output=True, text=True)
+    result = quick_python("-c", program, cwd=recipe.root)
     assert result.returncode == 1 and "ctc.ctc_lo.bias" in result.stderr
 
 

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from fork_server import quick_python
 from recipe import Recipe
 from test_interoperability import COMPARE, DECODE, WITHOUT_US
 from test_mutual import ATT, MUTUAL, STILL
@@ -18,6 +17,8 @@ from espnet_kd.commands.peers import export
 from espnet_kd.errors import UserError
 from espnet_kd.methods.own import join_state
 from espnet_kd.teachers.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow(seconds=10)
 
 RAMP = {"schedule": "linear", "from": 0.0, "to": 1.0, "begin": 1, "steps": 6}
 
@@ -81,7 +82,7 @@ def test_every_peer_is_a_stock_experiment(recipe: Recipe, whole: Path) -> None:
         assert trained.keys() == exported.keys() and not any(name.startswith("kd_") for name in trained)
         assert all(torch.equal(trained[name], exported[name]) for name in exported)
     program = WITHOUT_US + COMPARE.format("peers_peer1") + (COMPARE + DECODE).format("peers_peer2")
-    subprocess.run([sys.executable, "-c", program], cwd=recipe.root, check=True, capture_output=True)
+    quick_python("-c", program, cwd=recipe.root, check=True)
     assert len((directories[1] / "decoded/1best_recog/text").read_text().splitlines()) == 3
 
 

@@ -13,12 +13,15 @@ import torch
 from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.train.reporter import Reporter
+from fork_server import quick_python
 from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods.own import count_batches, keep_apart
 from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, ResumableTrainer, check_averages, repair
 from espnet_kd.teachers.checkpoint import not_finite
+
+pytestmark = pytest.mark.slow(seconds=20)
 
 CRITERIA = {
     "ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}},
@@ -45,14 +48,8 @@ def whole(recipe: Recipe) -> Path:
 
 
 def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "espnet_kd",
-        "train",
-        *recipe.training("exp/killed", "student", **OPTIONS),
-    ]
-    process = subprocess.Popen(command, cwd=recipe.root, stderr=subprocess.DEVNULL)
+    command = ["-m", "espnet_kd", "train", *recipe.training("exp/killed", "student", **OPTIONS)]
+    process = subprocess.Popen([sys.executable, *command], cwd=recipe.root, stderr=subprocess.DEVNULL)
     killed = recipe.root / "exp/killed"
     deadline = time.monotonic() + 120
     while not (killed / "2epoch.pth").exists():
@@ -62,7 +59,7 @@ def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
     process.wait()
     assert not (killed / "4epoch.pth").exists(), "it was killed too late to show anything"
 
-    subprocess.run(command, cwd=recipe.root, stderr=subprocess.DEVNULL, check=True)
+    quick_python(*command, cwd=recipe.root, check=True)
     same_models(killed, whole)
 
 

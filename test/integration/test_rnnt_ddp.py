@@ -4,12 +4,15 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
 from espnet_kd.rnnt import Joint, rnnt_distillation
+
+pytestmark = pytest.mark.slow(seconds=5)
 
 
 class Student(nn.Module):

@@ -25,6 +25,8 @@ from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.options import Term, common_temperatures, teacher_options, term_options
 from espnet_kd.teachers.taps import Targets
 
+pytestmark = pytest.mark.slow(seconds=15)
+
 ENSEMBLE = ["exp/teacher", "exp/second"]
 TOPK = {"type": "topk", "weight": 0.5, "k": 3, "reduction": "utterance"}
 CRITERIA = {"ctc": {**TOPK, "tap": "ctc.ctc_lo"}, "att": {**TOPK, "tap": "decoder", "tail": "other"}}

@@ -1,7 +1,6 @@
 """ESPnet's own switches, on our task; the stand-in for python3 in a stock recipe."""
 
 import contextlib
-import os
 import shlex
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import torch
 import yaml
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
+from fork_server import quick_python
 from recipe import KL, MODELS, Recipe, own_tensors
 from torch.multiprocessing import ProcessExitedException
 
@@ -28,19 +28,13 @@ from espnet_kd.tasks import train
 from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances
 from espnet_kd.teachers.experiment import find_checkpoint
 
+pytestmark = pytest.mark.slow(seconds=25)
+
 DISTIL = {"teacher": {"exp": "exp/teacher"}, "criteria": {"ctc": KL}}
 
 
 def espnet_kd(recipe: Recipe, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "espnet_kd", *words]
-    return subprocess.run(
-        command,
-        cwd=recipe.root,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    return quick_python("-m", "espnet_kd", *words, cwd=recipe.root, **environment)
 
 
 def test_print_config_has_our_options(recipe: Recipe) -> None:

@@ -1,17 +1,18 @@
 """Transducers of stock ESPnet: trained with our loss, distilled on the lattice, decoded by stock ESPnet."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from fork_server import quick_python
 from recipe import KL, MODELS, Recipe, own_tensors
 
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.checkpoint import load_checkpoint
 from espnet_kd.teachers.options import term_options
+
+pytestmark = pytest.mark.slow(seconds=15)
 
 CHECKPOINT = "valid.loss_transducer.ave.pth"
 WITHOUT_US = """
@@ -69,7 +70,7 @@ def test_with_the_lattice_alone_other_heads_stay(recipe: Recipe, teacher: dict[s
 
 def test_stock_decoding_without_us(recipe: Recipe, student: Path) -> None:
     program = WITHOUT_US.format(f"exp/{student.name}", CHECKPOINT)
-    subprocess.run([sys.executable, "-c", program], cwd=recipe.root, check=True, capture_output=True)
+    quick_python("-c", program, cwd=recipe.root, check=True)
     text = (student / "decoded/1best_recog/text").read_text().splitlines()
     assert [line.split()[0] for line in text] == ["dev-0", "dev-1", "dev-2"]
 

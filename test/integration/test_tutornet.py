@@ -12,6 +12,8 @@ from test_encoders import CTC, DEEPSPEECH2, JASPER
 from espnet_kd.errors import UserError
 from espnet_kd.tasks.asr import ASRDistillationTask as Task
 
+pytestmark = pytest.mark.slow(seconds=5)
+
 HIDDEN = {"type": "hidden", "frame_weights": "nonblank", "reduction": "utterance"}
 RKD = {**HIDDEN, "student_tap": "encoder.layers.1", "teacher_tap": "encoder.blocks.1"}
 SKD = {"type": "softmax_l2", "tap": "ctc.ctc_lo", "reduction": "utterance"}

@@ -17,6 +17,8 @@ from espnet_kd.data import dump
 from espnet_kd.decoding import shards
 from espnet_kd.parallel import Cluster
 
+pytestmark = pytest.mark.slow(seconds=10)
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -14,10 +14,10 @@ import fork_server
 import numpy as np
 import soundfile
 import yaml
+from fork_server import QUICK_PYTHON
 
 # Time and place, which start what kd.sh logs.
 LOG_PLACE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d \([\w.]+\.sh:\d+:\w+\) ", re.MULTILINE)
-QUICK_PYTHON = Path(__file__).with_name("quick_python")
 TEMPLATE = Path(__file__).parents[2] / "egs" / "TEMPLATE" / "kd1"
 LETTERS = "abcd"
 RATE = 16000

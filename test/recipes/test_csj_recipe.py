@@ -12,6 +12,8 @@ import yaml
 from miniature_csj import make_parts, write_csj
 from shell import TEMPLATE, failure, link_template, model, run
 
+pytestmark = pytest.mark.slow(seconds=30)
+
 RECIPE = TEMPLATE.parents[1] / "csj" / "kd1"
 TALKS = {"A01F0055": 8, "A01M0110": 3, "A01M0056": 3, "S00M0112": 3, "S01F0001": 12, "D01F0002": 2}
 MINIATURE = "--allow_missing_eval --dev_utterances 4"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from shell import QUICK_PYTHON, environment, script
+from fork_server import QUICK_PYTHON
+from shell import environment, script
 
 PROGRAM = """
 import os, sys, time
@@ -38,6 +39,12 @@ def test_output_arguments_and_status_are_the_same(start, tmp_path: Path) -> None
     expected = true.communicate("input")
     assert quick.communicate("input") == expected and "a word input __main__" in expected[0]
     assert (quick.returncode, true.returncode) == (3, 3)
+
+
+def test_a_program_on_the_command_line() -> None:
+    program = "import sys; print(sys.argv, __name__); sys.exit(4)"
+    result = fork_server.quick_python("-c", program, "a b")
+    assert (result.returncode, result.stdout) == (4, "['-c', 'a b'] __main__\n")
 
 
 def test_the_program_dies_with_the_stand_in(start, tmp_path: Path) -> None:

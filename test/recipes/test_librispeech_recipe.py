@@ -7,6 +7,8 @@ import pytest
 from miniature_librispeech import write_librispeech
 from shell import TEMPLATE, failure, link_template, run
 
+pytestmark = pytest.mark.slow(seconds=10)
+
 RECIPE = TEMPLATE.parents[1] / "librispeech" / "kd1"
 PARTS = {"dev-clean": 2, "dev-other": 2, "test-clean": 3, "train-clean-100": 24, "train-clean-360": 2}
 HUNDRED_HOURS = ("--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "test_clean")

@@ -10,6 +10,8 @@ from shell import Finished, failure, model, run, script
 
 from espnet_kd.methods.own import saved_tensors
 
+pytestmark = pytest.mark.slow(seconds=15)
+
 RKD = {
     "task_weight": 0.0, "best_model_criterion": [["valid", "loss", "min"]],
     "criteria": {

@@ -1,12 +1,14 @@
 """Stock ESPnet works with what the recipe made, in a process where espnet_kd cannot be imported."""
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
+from fork_server import quick_python
 from shell import Finished
+
+pytestmark = pytest.mark.slow(seconds=10)
 
 STUDENT = "exp/asr_student_kl_raw_char_sp"
 TAG = "decode_asr_model_valid.acc.ave"
@@ -15,8 +17,7 @@ TAG = "decode_asr_model_valid.acc.ave"
 def stock(module: str, options: list[str], cwd: Path) -> None:
     """``python -m MODULE OPTIONS`` without us."""
     program = f"import sys; sys.modules['espnet_kd'] = None\nfrom {module} import main; main(cmd={options!r})"
-    result = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    quick_python("-c", program, cwd=cwd, check=True)
 
 
 def test_packed_student_decodes_elsewhere(finished: Finished, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from shell import TEMPLATE, Finished, failure, link_template, make_loud, model, 
 from espnet_kd.scoring import alignment
 from espnet_kd.targets.store import Store
 
+pytestmark = pytest.mark.slow(seconds=30)
+
 RECIPE = TEMPLATE.parents[1] / "swbd" / "kd1"
 # What the miniature cannot have of the size of the real one.
 SMALL = (

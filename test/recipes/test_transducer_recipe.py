@@ -11,6 +11,8 @@ import torch
 import yaml
 from shell import Finished, failure, run
 
+pytestmark = pytest.mark.slow(seconds=70)
+
 CHECKPOINT = "valid.loss_transducer.ave"
 OPTIONS = (
     "--asr_task", "asr_transducer", "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml",

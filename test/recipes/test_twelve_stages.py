@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from shell import Finished, failure, run
 
+pytestmark = pytest.mark.slow(seconds=65)
+
 TEACHER = Path("exp/asr_teacher_raw_char_sp")
 STUDENT = Path("exp/asr_student_kl_raw_char_sp")
 TAG = "decode_asr_model_valid.acc.ave"

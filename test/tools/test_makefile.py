@@ -1,4 +1,4 @@
-"""The Makefile's list of targets, and the one place where it cannot work."""
+"""What cleaning keeps, and the one place where the Makefile cannot work."""
 
 import os
 import shutil
@@ -11,17 +11,6 @@ from source import ROOT
 def make(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # of the `make test` we run in
     return subprocess.run(["make", *argv], cwd=folder, env=env, capture_output=True, text=True)
-
-
-def test_make_alone_lists_the_targets() -> None:
-    listed = [line.split()[0] for line in make(ROOT).stdout.splitlines()[1:]]
-    targets = "help install demo test attack bench docs lint clean distclean"
-    assert listed == targets.split()
-
-
-def test_every_target_but_cleaning_installs_first() -> None:
-    for target in ("demo", "test", "attack", "bench", "docs", "lint"):
-        assert make(ROOT, "-n", target).stdout.splitlines()[0] == "tools/install.sh"
 
 
 def test_cleaning_keeps_data_and_environment(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A process that has imported ESPnet; forks of it do ``python3 -m MODULE`` without importing it anew.
+"""A process that has imported ESPnet; forks of it run programs without importing it anew.
 
-``run`` gives recipes the interpreter ``quick_python``, which asks here. What a test kills runs under the true
-interpreter.
+The interpreter ``quick_python`` asks it for ``-m MODULE`` and ``-c PROGRAM``. What a test kills runs under
+the true interpreter.
 """
 
 import atexit
@@ -27,6 +27,17 @@ PROGRAMS = [f"espnet2.bin.{name}" for name in (
 )]  # fmt: skip
 LIBRARIES = ("dask.distributed", "jiwer", "matplotlib.pyplot")
 LONGEST_REQUEST = 1 << 20  # bytes
+QUICK_PYTHON = Path(__file__).with_name("quick_python")
+
+
+def quick_python(
+    *words: str, cwd: str | Path | None = None, check: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python3 WORDS`` without importing ESPnet anew; what it wrote is in stdout and stderr."""
+    env = {**os.environ, **environment, "ESPNET_KD_FORK_SERVER": start()}
+    result = subprocess.run([QUICK_PYTHON, *words], cwd=cwd, env=env, capture_output=True, text=True)
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 @functools.cache
@@ -90,15 +101,19 @@ def answer(connection: socket.socket) -> None:
 
 
 def become(files: list[int], argv: list[str], cwd: str, env: dict[str, str]) -> None:
-    """Do what ``python3 ARGV`` does; ARGV is ``-m MODULE ...``."""
+    """Do what ``python3 ARGV`` does; ARGV is ``-m MODULE ...`` or ``-c PROGRAM ...``."""
     for number, file in enumerate(files):
         os.dup2(file, number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     sys.path[0:1] = [cwd, *env.get("PYTHONPATH", "").split(os.pathsep)]
-    sys.argv = argv[1:]
-    runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    if argv[0] == "-c":
+        sys.argv = ["-c", *argv[2:]]
+        exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = argv[1:]
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

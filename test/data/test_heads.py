@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from miniature_librispeech import encode, speech
 
-from espnet_kd.data.heads import FlacHead, read_flac_head
+from espnet_kd.data.heads import flac_info
 from espnet_kd.errors import UserError
 
 
@@ -10,7 +10,8 @@ from espnet_kd.errors import UserError
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_head_is_what_was_encoded(tmp_path, samples: int, rate: int, channels: int) -> None:
     (tmp_path / "a.flac").write_bytes(encode(np.zeros((samples, channels)), rate))
-    assert read_flac_head(tmp_path / "a.flac") == FlacHead(rate, channels, samples)
+    info = flac_info(tmp_path / "a.flac")
+    assert (info.samplerate, info.channels, info.frames) == (rate, channels, samples)
 
 
 @pytest.mark.parametrize(
@@ -20,16 +21,18 @@ def test_the_head_is_what_was_encoded(tmp_path, samples: int, rate: int, channel
         (b"RIFF" + bytes(100), "a.flac is not a FLAC file"),
         (bytes(100), "a.flac is not a FLAC file"),
         (b"fLaC\x04" + bytes(100), "a.flac is not a FLAC file"),
-        (b"fL", "a.flac is not a FLAC file"),
+        (b"fL", "a.flac ends before the audio"),
         (speech("A")[:42], "a.flac ends before the audio"),
+        (speech("A")[:60], "a.flac is not a FLAC file, or its head is damaged"),
+        (speech("A")[:18] + bytes(2) + speech("A")[20:], "a.flac is not a FLAC file, or its head is damaged"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content: bytes, message: str) -> None:
     (tmp_path / "a.flac").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_flac_head(tmp_path / "a.flac")
+        flac_info(tmp_path / "a.flac")
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match="a.flac cannot be read: No such file"):
-        read_flac_head(tmp_path / "a.flac")
+        flac_info(tmp_path / "a.flac")
