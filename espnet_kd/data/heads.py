@@ -113,7 +113,7 @@ def flac_info(path: str | Path) -> Any:
     """
     try:
         size = os.stat(path).st_size
-        info = soundfile.info(path) if size > FLAC_HEAD else None  # libsndfile opens a header without audio, too
+        info = soundfile.info(path) if size > FLAC_HEAD else None  # which opens a mere header, too
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
     except soundfile.SoundFileError:
