@@ -244,4 +244,5 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def dump_yaml(config: Mapping[str, Any]) -> str:
     """Return a mapping as YAML text, with its order of keys."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return text

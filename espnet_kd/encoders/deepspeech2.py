@@ -169,11 +169,11 @@ class FromLastFrame:
         return reversed_in_time(y, lengths), state
 
 
-class BackwardGRU(FromLastFrame, nn.GRU):
+class BackwardGRU(FromLastFrame, nn.GRU):  # type: ignore[misc]  # lengths in the place of a first state
     """A GRU from the last frame to the first."""
 
 
-class BackwardLSTM(FromLastFrame, nn.LSTM):
+class BackwardLSTM(FromLastFrame, nn.LSTM):  # type: ignore[misc]  # as above
     """An LSTM from the last frame to the first."""
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from espnet_kd.rnnt.alignment import Arcs, posterior
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice, LatticeBlock
-from espnet_kd.rnnt.soft import arc_to_logit_gradient
+from espnet_kd.rnnt.soft import NodeTerm, arc_to_logit_gradient
 from espnet_kd.rnnt.sweep import Buffers, arc_scores, exponentiate
 
 
 @dataclass(frozen=True)
-class ArcGradient:
+class ArcGradient(NodeTerm):
     """A NodeTerm whose value is known already, and whose gradient is known for every arc.
 
     Attributes:

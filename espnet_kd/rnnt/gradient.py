@@ -99,8 +99,9 @@ def sweep(
     return total
 
 
-def _rnnt_logit_gradient(x: Tensor, arc_gradient: Arcs, block: LatticeBlock) -> Tensor:
+def _rnnt_logit_gradient(x: Tensor, arc_gradient: Arcs | None, block: LatticeBlock) -> Tensor:
     """Turn (N, V) logits in place into the gradient that arrives through the arcs."""
+    assert arc_gradient is not None  # without a teacher there is the RNN-T loss
     z, _ = exponentiate(x)
     arc_to_logit_gradient(x, z, arc_gradient, block)
     return x

@@ -14,6 +14,7 @@ from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
 from espnet_kd.rnnt.loss import rnnt_gradient
 from espnet_kd.rnnt.path import sweep_alignment, term_on_alignment
+from espnet_kd.rnnt.scalar import LatticeTerms
 from espnet_kd.rnnt.soft import FullKL, GroupedKL, NodeTerm
 from espnet_kd.rnnt.sweep import arc_scores
 
@@ -24,7 +25,7 @@ Weight = float | None  # None leaves the term out
 
 
 @dataclass(frozen=True)
-class DistillationTerms:
+class DistillationTerms(LatticeTerms):
     """Compute the RNN-T loss and the distillation term in the same passes over the lattice.
 
     The attributes are the checked arguments of rnnt_distillation.
@@ -90,6 +91,7 @@ class DistillationTerms:
             kd, gradient = self._alignments(arcs[self.temperature], lattice, scale)
             return kd, None if gradients is None else gradient
         if self.kind == "one_best":
+            assert not isinstance(self.teacher, CollapsedTargets)  # those serve another kind
             alignment, term = term_on_alignment(
                 self.teacher, lattice, self.delay, self.temperature, self.chunk
             )
@@ -140,8 +142,14 @@ class DistillationTerms:
         if isinstance(self.teacher, CollapsedTargets):
             return GroupedKL(weights, self.temperature, log_probs=self.teacher.log_probs, delay=self.delay)
         if self.kind == "collapsed":
-            return GroupedKL(weights, self.temperature, teacher=self.teacher, delay=self.delay)
-        return FullKL(self.teacher, weights, self.delay, self.temperature)
+            return GroupedKL(weights, self.temperature, teacher=self._joint, delay=self.delay)
+        return FullKL(self._joint, weights, self.delay, self.temperature)
+
+    @property
+    def _joint(self) -> Joint:
+        """The teacher's joint network, for the kinds that stored targets do not serve."""
+        assert isinstance(self.teacher, Joint)
+        return self.teacher
 
     @property
     def _like(self) -> Tensor:

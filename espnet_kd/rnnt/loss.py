@@ -9,12 +9,12 @@ from espnet_kd.rnnt.alignment import Arcs, log_likelihood, posterior
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice, default_chunk, lattice_of
-from espnet_kd.rnnt.scalar import Reduction, reduce_terms
+from espnet_kd.rnnt.scalar import LatticeTerms, Reduction, reduce_terms
 from espnet_kd.rnnt.sweep import arc_scores
 
 
 @dataclass(frozen=True)
-class _RnntTerm:
+class _RnntTerm(LatticeTerms):
     """Compute the RNN-T loss alone; see scalar.LatticeTerms."""
 
     chunk: int

@@ -57,7 +57,7 @@ def sweep_alignment(
     values = sweep(nodes, along, chunk, None, node_term, scale, gathered)
     for b, length in enumerate(alignment.lengths):
         for whole, index in ((gradients.enc, alignment.frames), (gradients.dec, alignment.rows)):
-            if whole is not None:
+            if whole is not None and gathered.enc is not None:
                 whole[b].index_add_(0, index[b, :length], gathered.enc[b, :length])
     return values
 

@@ -1,7 +1,7 @@
 """Reduce values per utterance to a loss whose gradient is computed in the forward pass."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -57,7 +57,9 @@ class _FormedInForward(torch.autograd.Function):
     """A scalar whose gradients are computed together with its value, in the forward pass."""
 
     @staticmethod
-    def forward(ctx, enc, dec, weight, bias, joint, compute):
+    def forward(
+        ctx: Any, enc: Tensor, dec: Tensor, weight: Tensor, bias: Tensor, joint: Joint, compute: Compute
+    ) -> tuple[Tensor, ...]:
         """Compute the loss and its two terms, and keep the gradients."""
         detached = joint.with_tensors(*(x.detach() for x in (enc, dec, weight, bias)))
         needed = ctx.needs_input_grad[:4]
@@ -69,7 +71,7 @@ class _FormedInForward(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient, *_):
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that the forward pass computed."""
         return *(None if g is None else gradient * g for g in ctx.saved_tensors), None, None
 

@@ -207,12 +207,14 @@ def _lattice_tap(values: Joint | OneBestTargets, term: TermOptions, k: int | Non
     `collapsed` and `one_best` have a compact form; all other kinds need the whole lattice, which is stored as
     the projected outputs of encoder and prediction network.
     """
-    criterion, ensemble = term.build(), isinstance(values, OneBestTargets)
-    size = values.tokens.shape[-1] if ensemble else values.classes
+    criterion = term.build()
+    size = values.tokens.shape[-1] if isinstance(values, OneBestTargets) else values.classes
+    temperature = 1.0 if criterion.temperature is None else criterion.temperature  # each of a lattice has one
     if criterion.kind == "collapsed":
-        return TapFormat("collapsed", size, 0, criterion.temperature, number)
+        return TapFormat("collapsed", size, 0, temperature, number)
     if criterion.kind == "one_best":
-        return TapFormat("path", size, min(k or PATH_CLASSES, size), criterion.temperature, number)
+        return TapFormat("path", size, min(k or PATH_CLASSES, size), temperature, number)
+    assert isinstance(values, Joint)  # an ensemble gives a path
     return TapFormat("joint", values.enc.shape[-1], number=number)
 
 
@@ -351,10 +353,11 @@ def _unserved_term(taps: Mapping[str, TapFormat], t: TermOptions, ensemble: bool
     softened = tap.kind not in ("values", "joint") or ensemble
     if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
         return f"the targets at {path} have the kind {tap.kind}, but the criterion compares {criterion.kind}"
-    if tap.kind == "topk" and criterion.k is None:
-        return f"only the {tap.k} most probable classes are stored at {path}, for criteria of type topk"
-    if tap.kind == "topk" and criterion.k > tap.k:
-        return f"{tap.k} classes are stored, but the criterion needs {criterion.k} at {path}"
+    if tap.kind == "topk":
+        if criterion.k is None:
+            return f"only the {tap.k} most probable classes are stored at {path}, for criteria of type topk"
+        if criterion.k > tap.k:
+            return f"{tap.k} classes are stored, but the criterion needs {criterion.k} at {path}"
     if softened and criterion.temperature not in (None, tap.temperature):
         return (
             f"the temperature at {path} is {criterion.temperature}, but the targets were made at "

@@ -107,10 +107,13 @@ class OnlineTeacher:
             length = min(m.tensor.shape[1] for m in members)
             mean = self._mean([m.tensor[:, :length].float() / temperature for m in members])
             return Targets(mean * temperature, lengths)
-        first, *others = (replace(m.values, enc=m.values.enc[:, :length]) for m in members)
-        batch = (first, text, lengths, text_lengths)
-        options = {"k": first.classes, "temperature": temperature, "others": others, "mean": self._mean}
-        return Targets(one_best_targets(*batch, **options), lengths)
+        frames = min(m.joint.enc.shape[1] for m in members)
+        first, *others = (replace(m.joint, enc=m.joint.enc[:, :frames]) for m in members)
+        targets = one_best_targets(
+            first, text, lengths, text_lengths,
+            k=first.classes, temperature=temperature, others=others, mean=self._mean,
+        )  # fmt: skip
+        return Targets(targets, lengths)
 
     def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
         """Check that the members have the same number of positions, (B,) each, for the same speech.
@@ -135,7 +138,7 @@ class OnlineTeacher:
         """
         logs = [x.log_softmax(-1) for x in logits]
         if self._averaged == "log_posteriors":
-            return sum(weight * log for weight, log in zip(self._weights, logs, strict=True))
+            return torch.as_tensor(sum(w * log for w, log in zip(self._weights, logs, strict=True)))
         weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
         return torch.stack(weighted).logsumexp(0)
 

@@ -221,7 +221,7 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
             )
 
 
-def lattice(model: nn.Module, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+def lattice(model: Model, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
     """Run the prediction network along the labels, and return the tensors of the lattice.
 
     Args:
@@ -279,7 +279,7 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
             rest = (values.dec.abs().amax((1, 2)), values.weight.abs().amax(), values.bias.amax())
             largest = largest + sum(x.reshape(-1, 1) for x in rest)
         else:
-            largest = values.amax(-1)  # (B, P)
+            largest = targets.tensor.amax(-1)  # (B, P)
         real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
         bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
         if bad:

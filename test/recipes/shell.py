@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,16 @@ def link_template(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for name in ("kd.sh", "path.sh", "cmd.sh", "utils"):
         (root / name).symlink_to(TEMPLATE / name)
+    return root
+
+
+def copy_recipe(recipe: Path, root: Path, *folders: str) -> Path:
+    """A copy of a recipe of egs/: its scripts and some of its folders."""
+    link_template(root)
+    for name in ("run.sh", "db.sh"):
+        shutil.copy(recipe / name, root / name)
+    for name in folders:
+        shutil.copytree(recipe / name, root / name)
     return root
 
 

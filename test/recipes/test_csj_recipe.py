@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 import yaml
 from miniature_csj import make_parts, write_csj
-from shell import TEMPLATE, failure, link_template, model, run
+from shell import TEMPLATE, copy_recipe, failure, model, run
 
 pytestmark = pytest.mark.slow(seconds=30)
 
@@ -44,12 +43,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture()
 def recipe(tmp_path: Path) -> Path:
     """A copy of the recipe."""
-    root = link_template(tmp_path / "csj" / "kd1")
-    for name in ("run.sh", "db.sh"):
-        shutil.copy(RECIPE / name, root / name)
-    for name in ("local", "conf"):
-        shutil.copytree(RECIPE / name, root / name)
-    return root
+    return copy_recipe(RECIPE, tmp_path / "csj" / "kd1", "local", "conf")
 
 
 def options(corpus: Path, last: int) -> tuple[str, ...]:

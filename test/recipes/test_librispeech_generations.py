@@ -1,13 +1,12 @@
 """The recipe for LibriSpeech from a tree of it to the second generation of students, on a miniature."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from miniature_librispeech import write_librispeech
-from shell import TEMPLATE, failure, link_template, make_loud, model, run
+from shell import TEMPLATE, copy_recipe, failure, make_loud, model, run
 
 pytestmark = pytest.mark.slow(seconds=40)
 
@@ -27,10 +26,7 @@ STUDENT = "asr_s_kl_raw_en_100_bpe30_train_clean_360_share0.5_max_rate1000_max_r
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the recipe with models of seconds; they hear nothing, but speak, see ``make_loud``."""
-    root = link_template(tmp_path_factory.mktemp("librispeech") / "kd1")
-    for name in ("run.sh", "db.sh"):
-        shutil.copy(RECIPE / name, root / name)
-    shutil.copytree(RECIPE / "local", root / "local")
+    root = copy_recipe(RECIPE, tmp_path_factory.mktemp("librispeech") / "kd1", "local")
     quick = {"init_param": ["loud.pth"]}
     configs = {
         "t": model(1) | quick,

@@ -1,11 +1,10 @@
 """The first stages of the recipe for LibriSpeech, on a miniature of it."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from miniature_librispeech import write_librispeech
-from shell import TEMPLATE, failure, link_template, run
+from shell import TEMPLATE, copy_recipe, failure, run
 
 pytestmark = pytest.mark.slow(seconds=10)
 
@@ -17,12 +16,7 @@ HUNDRED_HOURS = ("--train_set", "train_clean_100", "--lang", "en_100", "--test_s
 @pytest.fixture()
 def recipe(tmp_path: Path) -> Path:
     """A copy of the recipe."""
-    root = link_template(tmp_path / "kd1")
-    for name in ("run.sh", "db.sh"):
-        shutil.copy(RECIPE / name, root / name)
-    for name in ("local", "conf"):
-        shutil.copytree(RECIPE / name, root / name)
-    return root
+    return copy_recipe(RECIPE, tmp_path / "kd1", "local", "conf")
 
 
 @pytest.fixture(scope="module")

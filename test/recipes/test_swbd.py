@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from miniature_switchboard import write_eval2000, write_switchboard
-from shell import TEMPLATE, Finished, failure, link_template, make_loud, model, run, script, sh
+from shell import TEMPLATE, Finished, copy_recipe, failure, make_loud, model, run, script, sh
 
 from espnet_kd.scoring import alignment
 from espnet_kd.targets.store import Store
@@ -49,24 +49,15 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return ("--swbd", *parts, "--eval2000", str(test))
 
 
-def write_recipe(root: Path) -> Path:
-    link_template(root)
-    for name in ("run.sh", "db.sh"):
-        shutil.copy(RECIPE / name, root)
-    for name in ("local", "conf"):
-        shutil.copytree(RECIPE / name, root / name)
-    return root
-
-
 @pytest.fixture()
 def recipe(tmp_path: Path) -> Path:
-    return write_recipe(tmp_path / "swbd" / "kd1")
+    return copy_recipe(RECIPE, tmp_path / "swbd" / "kd1", "local", "conf")
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, corpora: tuple[str, ...]) -> Finished:
     """All twelve stages with models of seconds."""
-    root = write_recipe(tmp_path_factory.mktemp("swbd") / "kd1")
+    root = copy_recipe(RECIPE, tmp_path_factory.mktemp("swbd") / "kd1", "local", "conf")
     for name, config in CONFIGS.items():
         (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
     output = run(root, *corpora, *SMALL, "--stop_stage", "5")
