@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
     p.add_argument("--if_configured", action="store_true", help="do nothing if --config has no teacher.store")
+    # The name of earlier versions.
+    p.add_argument("--if_wanted", action="store_true", dest="if_configured", help=argparse.SUPPRESS)
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
     p.add_argument(
         "--teacher", type=path_text, nargs="+", help="trained experiments (default: teacher.exp of --config)"
