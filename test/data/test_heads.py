@@ -23,8 +23,8 @@ def test_the_head_is_what_was_encoded(tmp_path, samples: int, rate: int, channel
         (b"fLaC\x04" + bytes(100), "a.flac is not a FLAC file"),
         (b"fL", "a.flac ends before the audio"),
         (speech("A")[:42], "a.flac ends before the audio"),
-        (speech("A")[:60], "a.flac is not a FLAC file, or its head is damaged"),
-        (speech("A")[:18] + bytes(2) + speech("A")[20:], "a.flac is not a FLAC file, or its head is damaged"),
+        (speech("A")[:60], "not a FLAC file, or its header is damaged"),
+        (speech("A")[:18] + bytes(2) + speech("A")[20:], "not a FLAC file, or its header is damaged"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content: bytes, message: str) -> None:
