@@ -47,7 +47,8 @@ def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteri
         UserError: there is one; names the option that it is in.
     """
     for t in terms:
-        k = t.build().k
+        # A lattice has no k, and its criterion cannot be built before `delay: auto` is replaced by a number.
+        k = None if on_lattice(t.kind) else t.build().k
         if k is not None and k > classes:
             raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
 

@@ -89,7 +89,7 @@ def test_code_in_checkpoint_is_not_run(
     else:
         torch.save({"a": Payload()}, tmp_path / "evil.pth")
         replace_model(broken, (tmp_path / "evil.pth").read_bytes())
-    assert "refused" in train(recipe)
+    assert "holds code or damaged data" in train(recipe)
     assert not (recipe.root / "executed").exists()
 
 

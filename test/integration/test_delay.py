@@ -79,7 +79,7 @@ def test_speech_without_a_frame_has_no_delay_and_nan_is_an_error(student: Path) 
     speech = [(torch.zeros(samples).numpy(), tokens) for samples in (700, 16000)]
     assert measure(model, model, speech).utterances == 1
     torch.nn.init.constant_(model.joint_network.lin_out.bias, torch.nan)
-    with pytest.raises(UserError, match="delay: the model gives NaN"):
+    with pytest.raises(UserError, match="delay: the model computes NaN"):
         measure(model, model, speech)
 
 
