@@ -222,5 +222,5 @@ def test_utterance_reduction_is_exact_when_a_batch_is_split_over_processes():
 
 
 def test_shapes_without_a_batch_axis_are_refused():
-    with pytest.raises(ValueError, match=r"student \(5,\) and target \(5,\) need a batch axis"):
+    with pytest.raises(ValueError, match=r"student \(5,\) and target \(5,\) have no batch axis"):
         check_aligned(torch.zeros(5), torch.zeros(5), torch.ones((), dtype=torch.bool))
