@@ -34,7 +34,7 @@ from espnet_kd.data.heads import find_damage, flac_info, is_shortened
 from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding import records as decoded
-from espnet_kd.decoding.records import label
+from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.files import read_table
 from espnet_kd.methods import registered
 from espnet_kd.methods.mutual import mutual_options, peer_changes
@@ -238,7 +238,7 @@ def of_records(folder: Path) -> dict[str, Target]:
         "run.json": record("exp2/run.json", runs._read, RUN),
         "decoded shard": file(
             folder / "decode/00001.jsonl",
-            lambda path: [label(found) for found in decoded.read(path.parent)],
+            lambda path: [pseudo_label(found) for found in decoded.read_decoded(path.parent)],
             labels,
             text=rows,
         ),
