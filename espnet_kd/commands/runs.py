@@ -27,7 +27,7 @@ from espnet_kd.data import contents
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
-from espnet_kd.report.experiments import SHOWN
+from espnet_kd.report.experiments import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
@@ -186,7 +186,7 @@ def git_commit() -> str | None:
 
 def _relevant_options(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a configuration that can change the trained model."""
-    return {key: value for key, value in config.items() if key not in SHOWN}
+    return {key: value for key, value in config.items() if key not in DISPLAY_KEYS}
 
 
 def _read_record(exp: Path) -> dict[str, Any]:

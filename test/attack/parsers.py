@@ -202,7 +202,7 @@ def of_files(folder: Path) -> dict[str, Target]:
         "md5sums": file(folder / "md5sum.txt", read_md5sums, sums),
         "report of hubscr": words(lambda text: [a.counts for a in read_report(text).values()], REPORT),
         "training log, live": file(folder / "live.log", follow, LOG, share=SLOW),
-        "training log": file(log, lambda p: history.read(p.parent).seconds(), LOG, share=SLOW),
+        "training log": file(log, lambda p: history.read_history(p.parent).seconds(), LOG, share=SLOW),
     }
 
 
@@ -278,7 +278,7 @@ def of_directories(folder: Path) -> dict[str, Target]:
     members = {str(p.relative_to(recipe)): p.read_bytes() for p in paths}
 
     def report(exp: Path) -> object:
-        found = groups.make_groups(experiments.find(list(exp.iterdir()), ["test", "dev"], []))
+        found = groups.make_groups(experiments.find_runs(list(exp.iterdir()), ["test", "dev"], []))
         return tables.runs(found, ["test"]), tables.commands(found), tables.warnings(found, ["test"])
 
     return {

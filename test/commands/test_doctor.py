@@ -24,7 +24,11 @@ def test_this_installation_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
         ("torch>=2", None, ("ok", f"torch {TORCH}")),
         ("torch>=99", None, ("wrong", f"torch {TORCH} is not >=99")),
         ("nowhere>=1", None, ("wrong", "nowhere >=1 is missing: pip install 'nowhere>=1'")),
-        ("nowhere>=1", "demo", ("optional", "nowhere >=1 is missing: `make demo` synthesises speech with it")),
+        (
+            "nowhere>=1",
+            "demo",
+            ("optional", "nowhere >=1 is missing: `make demo` synthesises speech with it"),
+        ),
         ("torch>=99", "dev", ("optional", f"torch {TORCH} is not >=99")),
     ],
 )
@@ -68,4 +72,5 @@ def test_a_device_that_computes_wrongly(
     monkeypatch.setattr(doctor, "lattice_loss", wrong)
     with pytest.raises(SystemExit, match="doctor: 1 of "):
         doctor.main([])
-    assert "wrong     CPU: RNN-T distillation has an error of 1.0e-03, allowed 1e-04" in capsys.readouterr().out
+    message = "wrong     CPU: RNN-T distillation has an error of 1.0e-03, allowed 1e-04"
+    assert message in capsys.readouterr().out
