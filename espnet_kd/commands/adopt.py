@@ -1,4 +1,7 @@
-"""``espnet-kd adopt``: decode and score a teacher of another recipe here, its directory untouched."""
+"""``espnet-kd adopt``: make a directory in which a teacher of another recipe is decoded and scored.
+
+The teacher's own directory is not changed.
+"""
 
 import json
 from pathlib import Path
@@ -13,7 +16,7 @@ NO_FILE = (None, "", "none")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``adopt EXP --expdir exp [--model valid.acc.ave.pth]``: print the directory for its results."""
+    """Run ``adopt EXP --expdir exp [--model valid.acc.ave.pth]``: print the directory for its results."""
     parser = command_parser("adopt")
     parser.add_argument("exp", type=Path, help="trained experiment of any ESPnet recipe")
     parser.add_argument("--expdir", type=Path, default=Path("exp"), help="experiments of this recipe")
@@ -23,10 +26,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def adopt(exp: Path, expdir: Path, model: str) -> Path:
-    """``exp`` if it lies in ``expdir``, else a directory there with a config.yaml of absolute paths.
+    """Return ``exp`` if it is in ``expdir``, else a directory in ``expdir`` that refers to it.
+
+    That directory has a config.yaml with absolute paths and a link to the model.
 
     Raises:
-        UserError: the teacher is incomplete, or another one of its name is there.
+        UserError: the teacher is incomplete, or ``expdir`` has another experiment of its name.
     """
     if exp.resolve().parent == expdir.resolve():
         return exp
@@ -35,41 +40,42 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
             raise UserError(
                 f"{exp / name} does not exist: --teacher_exp takes directories of trained experiments"
             )
-    here, source = expdir / exp.name, str(exp.resolve())
-    record = here / "run.json"
-    if here.exists() and (not record.exists() or read_json(record).get("source") != source):
+    target, source = expdir / exp.name, str(exp.resolve())
+    record = target / "run.json"
+    if target.exists() and (not record.exists() or read_json(record).get("source") != source):
         raise UserError(
-            f"{here} is another experiment than {exp}: give the teacher by a symbolic link of another name"
+            f"{target} is another experiment than {exp}: give the teacher by a symbolic link of another name"
         )
-    # First of all, so that whatever is interrupted below can be done again.
-    _write(record, json.dumps({"role": "teacher", "source": source}, indent=1) + "\n")
-    _write(here / "config.yaml", dump_yaml(_with_absolute_paths(read_config(exp / "config.yaml"), exp)))
-    link = here / model
+    # First, so that the command can be repeated if it is interrupted below.
+    _write_if_changed(record, json.dumps({"role": "teacher", "source": source}, indent=1) + "\n")
+    config = _with_absolute_paths(read_config(exp / "config.yaml"), exp)
+    _write_if_changed(target / "config.yaml", dump_yaml(config))
+    link = target / model
     if not link.exists():
         link.unlink(missing_ok=True)
         link.symlink_to((exp / model).resolve())
-    return here
+    return target
 
 
 def _with_absolute_paths(config: dict[str, Any], exp: Path) -> dict[str, Any]:
-    """The files that ESPnet opens for decoding, found in the teacher's own recipe."""
+    """Return the configuration with absolute paths of the files that ESPnet opens for decoding."""
     conf = config.get("normalize_conf") or {}
     if conf.get("stats_file"):
-        config["normalize_conf"] = conf | {"stats_file": _find(conf["stats_file"], exp)}
+        config["normalize_conf"] = conf | {"stats_file": _find_file(conf["stats_file"], exp)}
     if config.get("bpemodel") not in NO_FILE:
-        config["bpemodel"] = _find(config["bpemodel"], exp)
+        config["bpemodel"] = _find_file(config["bpemodel"], exp)
     return config
 
 
-def _find(name: str, exp: Path) -> str:
+def _find_file(name: str, exp: Path) -> str:
     for root in exp.resolve().parents:
         if (root / name).is_file():
             return str(root / name)
     raise UserError(f"{exp / 'config.yaml'} names {name}, which is in none of the directories above it")
 
 
-def _write(path: Path, text: str) -> None:
+def _write_if_changed(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == text:
-        return  # decoding is repeated when the configuration is another
+        return  # a newer file would repeat decoding
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """``espnet-kd delay``: how much later than its teacher a transducer emits, on transcribed speech.
 
-Both are aligned with the same texts; the alignments speak of the moment in the speech at which a token comes,
-not of the time that computing takes, nor of the wait for the end of a chunk.
+Both are aligned with the same texts. The delay is measured in the speech, between the frames at which they
+emit a token; the time of computing and the wait for the end of a chunk are not part of it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""``espnet-kd doctor``: what this machine lacks, and whether its GPUs compute what the CPU does."""
+"""``espnet-kd doctor``: list what is missing on this machine, and compare its GPUs with the CPU."""
 
 import importlib.metadata as metadata
 import os
@@ -20,15 +20,15 @@ from espnet_kd.rnnt import Joint, rnnt_distillation
 
 OK, OPTIONAL, WRONG = "ok", "optional", "wrong"
 EXTRAS = {
-    "demo": "`make demo` synthesises speech by it",
+    "demo": "`make demo` synthesises speech with it",
     "dev": "`make test` and `make lint` use it",
-    "docs": "`make docs` builds the documentation by it",
+    "docs": "`make docs` builds the documentation with it",
 }
 PROGRAMS = {
-    "flock": "two runs in one recipe wait for each other by it",
+    "flock": "two runs in one recipe wait for each other with it",
     "git": "the record of a training names the commit by it",
     "hubscr.pl": "scores Hub5'00 officially (Debian package sctk)",
-    "sbatch": "cmd_backend=slurm submits by it",
+    "sbatch": "cmd_backend=slurm submits jobs with it",
 }
 TOLERANCE = 1e-4  # float32 of a device against float64 of the CPU, relative to the largest value
 
@@ -41,10 +41,10 @@ class Finding(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``doctor``: print the findings; exit status 1 if one is wrong."""
+    """Run ``doctor``: print the findings; exit with status 1 if one is wrong."""
     parser = command_parser("doctor")
     parser.parse_args(argv)
-    findings = [*machine(), *packages(), *plugins(), *programs(), *devices()]
+    findings = [*check_machine(), *check_packages(), *check_plugins(), *check_programs(), *check_devices()]
     for finding in findings:
         print(f"{finding.state:<10}{finding.text}")
     wrong = sum(finding.state == WRONG for finding in findings)
@@ -52,15 +52,15 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"espnet-kd doctor: {wrong} of {len(findings)} lines are wrong")
 
 
-def machine() -> Iterator[Finding]:
-    """Interpreter, cores and room on the disk."""
+def check_machine() -> Iterator[Finding]:
+    """Report the interpreter, the number of cores and the free space on the disk."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield Finding(OK, f"Python {platform.python_version()}: {sys.executable}")
     yield Finding(OK, f"{os.cpu_count()} CPU cores, {free:.0f} GB free in {Path.cwd()}")
 
 
-def packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
-    """What an installed distribution requires, against what is installed."""
+def check_packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
+    """Compare the requirements of a distribution with what is installed."""
     try:
         required = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:
@@ -68,11 +68,11 @@ def packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
         return
     for requirement in map(Requirement, required):
         extra = next((e for e in EXTRAS if requirement.marker and e in str(requirement.marker)), None)
-        yield _package(requirement, extra)
+        yield _check_package(requirement, extra)
 
 
-def _package(requirement: Requirement, extra: str | None) -> Finding:
-    wanted = f"{requirement.name} {requirement.specifier}"
+def _check_package(requirement: Requirement, extra: str | None) -> Finding:
+    required = f"{requirement.name} {requirement.specifier}"
     where = ""
     try:
         if requirement.name == "espnet" and (espnet := find_espnet()) is not None:
@@ -81,43 +81,43 @@ def _package(requirement: Requirement, extra: str | None) -> Finding:
             version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         if extra:
-            return Finding(OPTIONAL, f"{wanted} is missing: {EXTRAS[extra]}")
-        requirement.marker = None  # which says that it belongs to an extra
-        return Finding(WRONG, f"{wanted} is missing: pip install '{requirement}'")
-    if not _suits(version, requirement):
+            return Finding(OPTIONAL, f"{required} is missing: {EXTRAS[extra]}")
+        requirement.marker = None  # the marker only names the extra
+        return Finding(WRONG, f"{required} is missing: pip install '{requirement}'")
+    if not _satisfies(version, requirement):
         state = OPTIONAL if extra else WRONG
         return Finding(state, f"{requirement.name} {version}{where} is not {requirement.specifier}")
     return Finding(OK, f"{requirement.name} {version}{where}")
 
 
-def _suits(version: str, requirement: Requirement) -> bool:
+def _satisfies(version: str, requirement: Requirement) -> bool:
     try:
         return requirement.specifier.contains(version, prereleases=True)
     except InvalidVersion:  # a checkout without a version
         return False
 
 
-def plugins() -> Iterator[Finding]:
-    """Criteria of other packages."""
+def check_plugins() -> Iterator[Finding]:
+    """Load the criteria of other packages."""
     for entry in metadata.entry_points(group=PLUGINS):
         try:
             entry.load()
-        except Exception as e:  # whatever a package of somebody else raises
+        except Exception as e:  # the code of another package can raise anything
             yield Finding(WRONG, f"criterion {entry.name} ({entry.value}): {type(e).__name__}: {e}")
         else:
             yield Finding(OK, f"criterion {entry.name} ({entry.value})")
 
 
-def programs() -> Iterator[Finding]:
-    """Programs that some recipes use."""
+def check_programs() -> Iterator[Finding]:
+    """Look for the programs that some recipes use."""
     for name, use in PROGRAMS.items():
         path = shutil.which(name)
         yield Finding(OK, f"{name}: {path}") if path else Finding(OPTIONAL, f"{name} is missing: {use}")
 
 
-def devices() -> Iterator[Finding]:
-    """The same lattice distillation on the CPU and on every GPU."""
-    exact = lattice("cpu", torch.float64)
+def check_devices() -> Iterator[Finding]:
+    """Compute the same lattice distillation on the CPU and on every GPU, and compare."""
+    exact = lattice_loss("cpu", torch.float64)
     found = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     if not found:
         yield Finding(OPTIONAL, "no CUDA device: training runs on the CPU (--ngpu 0)")
@@ -126,13 +126,13 @@ def devices() -> Iterator[Finding]:
         if device.type == "cuda":
             properties = torch.cuda.get_device_properties(device)
             name = f"{device}, {properties.name}, {properties.total_memory / 1e9:.0f} GB"
-        error = ((lattice(device, torch.float32) - exact).abs().max() / exact.abs().max()).item()
-        text = f"{name}: RNN-T distillation is off by {error:.1e}, allowed {TOLERANCE:.0e}"
+        error = ((lattice_loss(device, torch.float32) - exact).abs().max() / exact.abs().max()).item()
+        text = f"{name}: RNN-T distillation has an error of {error:.1e}, allowed {TOLERANCE:.0e}"
         yield Finding(OK if error <= TOLERANCE else WRONG, text)
 
 
-def lattice(device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
-    """Loss, and gradient of the student's encoder output, of a small lattice: (1 + B T J,) on the CPU."""
+def lattice_loss(device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    """Return the loss of a small lattice and its gradient at the student's encoder output, (1 + B T J,)."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""``espnet-kd layers`` and ``espnet-kd sizes``: look into trained models and configurations."""
+"""``espnet-kd layers`` and ``espnet-kd sizes``: list layers of a model, and sizes of configurations."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from espnet_kd.teachers.online import record_taps
 from espnet_kd.teachers.taps import LATTICE, Taps
 
 TEXT = torch.tensor([[2, 3]])
-SECONDS = (1, 5)  # a rate is that of the additional frames: the first second has those of the edges, too
+SECONDS = (1, 5)  # the rate is (frames of 5 s - frames of 1 s) / 4 s, which leaves out the edges
 
 
 def main_layers(argv: list[str] | None = None) -> None:
-    """``layers EXP [--model FILE] [--depth N]``: print a table."""
+    """Run ``layers EXP [--model FILE] [--depth N]``: print a table."""
     parser = command_parser("layers")
     parser.add_argument("experiment", type=Path, help="directory with config.yaml and a checkpoint")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
@@ -40,7 +40,7 @@ def main_layers(argv: list[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one tap gives on a second of noise."""
+    """A layer that can be tapped, and the shape of its output for one second of noise."""
 
     path: str
     positions: int
@@ -48,11 +48,17 @@ class Layer:
 
 
 def layer_table(model: nn.Module, depth: int, hertz: int = DEFAULT_RATE) -> str:
-    """One line for each tappable layer whose path has at most so many parts, then what was left out."""
+    """Return one line for each layer that can be tapped, then the number of those left out.
+
+    Args:
+        model: an ESPnet model.
+        depth: layers whose path has more parts are left out.
+        hertz: sampling rate of the model.
+    """
     names = [name for name, _ in model.named_modules() if name]
     if has_lattice(model):  # tapped as a whole, as the lattice
         names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
-    layers = tappable(model, names, hertz)
+    layers = tappable_layers(model, names, hertz)
     shown = [layer for layer in layers if layer.path.count(".") < depth]
     rate = f"{frame_rate(model, hertz):g} per second"
     rows = [("tap", "on a second of noise", "rate")]
@@ -66,14 +72,14 @@ def layer_table(model: nn.Module, depth: int, hertz: int = DEFAULT_RATE) -> str:
     if hidden:
         lines.append(f"{hidden} more below them: --depth {depth + 1}")
     lines.append(
-        f"{others} modules cannot be tapped: not run just once, or no (batch, frames or steps, features) "
-        "tensor"
+        f"{others} modules cannot be tapped: they do not run exactly once, or give no (batch, frames or "
+        "steps, features) tensor"
     )
     return "\n".join(lines)
 
 
-def tappable(model: nn.Module, names: list[str], hertz: int) -> list[Layer]:
-    """The layers among submodules of a model in eval mode that give frames or steps."""
+def tappable_layers(model: nn.Module, names: list[str], hertz: int) -> list[Layer]:
+    """Return those of the named submodules that give frames or steps, for a model in eval mode."""
     taps, speech = Taps(model, names), noise(model, SECONDS[0], hertz)
     lengths = torch.tensor([TEXT.shape[1]])
     with torch.no_grad():
@@ -90,7 +96,7 @@ def tappable(model: nn.Module, names: list[str], hertz: int) -> list[Layer]:
 
 
 def frame_rate(model: nn.Module, hertz: int) -> float:
-    """Encoder frames in a second."""
+    """Return the encoder's frame rate in hertz."""
     frames = []
     for seconds in SECONDS:
         speech = noise(model, seconds, hertz)
@@ -100,7 +106,7 @@ def frame_rate(model: nn.Module, hertz: int) -> float:
 
 
 def noise(model: nn.Module, seconds: int, hertz: int) -> torch.Tensor:
-    """(1, samples), always the same.
+    """Return noise, (1, samples), the same in every call.
 
     Raises:
         UserError: the model takes features, not waveforms.
@@ -114,7 +120,7 @@ PARTS = ("encoder", "decoder", "joint_network", "ctc")
 
 
 def main_sizes(argv: list[str] | None = None) -> None:
-    """``sizes CONFIG.yaml... [--tokens N]``: print a table of millions."""
+    """Run ``sizes CONFIG.yaml... [--tokens N]``: print a table of millions of parameters."""
     parser = command_parser("sizes")
     parser.add_argument("configs", nargs="+", type=Path, help="configurations of teachers or students")
     parser.add_argument("--tokens", type=int, default=5000, help="(default: %(default)s)")
@@ -129,14 +135,14 @@ def main_sizes(argv: list[str] | None = None) -> None:
 
 
 def build(config: Path, tokens: Sequence[str]) -> nn.Module:
-    """The model that a configuration trains, of several peers the first; its tensors have shapes only."""
+    """Return the model that a configuration trains, peer 1 of several; its tensors are on the meta device."""
     return next(iter(build_all(config, tokens).values()))
 
 
 def build_all(config: Path, tokens: Sequence[str]) -> dict[str, nn.Module]:
-    """The models that a configuration trains, by "" or ", peer 1", ...; their tensors have shapes only.
+    """Return the models that a configuration trains, by "" or ", peer 1" and so on.
 
-    A teacher is not read: it can be missing.
+    The tensors are on the meta device. A teacher is not read: it can be missing.
     """
     is_transducer = task_of(read_config(config)) == "asr_transducer"
     task = TransducerDistillationTask if is_transducer else ASRDistillationTask

@@ -1,8 +1,8 @@
 """``espnet-kd peers EXP``: give every model of a training a stock experiment directory of its own.
 
-After mutual learning, ``EXP`` keeps all peers, to continue from: the models of peer 2 are in ``EXP/peer2``,
-and so on. Peer 1 gets ``EXP_peer1``, and so on, with its config.yaml and copies of the checkpoints that were
-selected and averaged by its own statistics.
+After mutual learning, ``EXP`` has all peers, so that the training can continue; the models of peer 2 are in
+``EXP/peer2``, and so on. Peer 1 gets ``EXP_peer1``, and so on, with its config.yaml and copies of the
+checkpoints that were selected and averaged by its own statistics.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from espnet_kd.methods import active
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``peers EXP``: print the directories of all peers, peer 1 first; EXP alone for any other training."""
+    """Run ``peers EXP``: print the directories of all peers, peer 1 first; EXP for other trainings."""
     parser = command_parser("peers")
     parser.add_argument("exp", type=Path, help="trained experiment")
     for directory in export(parser.parse_args(argv).exp):

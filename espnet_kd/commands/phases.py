@@ -1,6 +1,6 @@
-"""``espnet-kd phases``: the speech of a phase of distillation that needs no transcripts.
+"""``espnet-kd phases``: join the speech for a phase of distillation that needs no transcripts.
 
-Distillation in phases is several trainings, each of which starts from the student of the one before.
+Distillation in phases is a series of trainings; each starts from the student of the previous one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from espnet_kd.files import atomic_dir, read_table, write_table
 from espnet_kd.host.outputs import average_file, best_file
 from espnet_kd.methods.distillation import obstacle
 
-OWN = "kd_"  # projections and the step of the schedules belong to their phase
+OWN = "kd_"  # projections and the step of the schedules are not passed on to the next phase
 TABLES = ("wav.scp", "utt2num_samples")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``phases [--sets DIR... --out DIR] --config FILE...``: join speech for a phase without transcripts.
+    """Run ``phases [--sets DIR... --out DIR] --config FILE...``: join speech without transcripts.
 
-    Prints the directory, or without one `speech`; nothing if the phase needs transcripts.
+    Prints the directory, or ``speech`` without ``--out``; prints nothing if the phase needs transcripts.
     """
     parser = command_parser("phases")
     parser.add_argument("--sets", nargs="+", type=Path, default=[], help="dump directories")
@@ -32,23 +32,23 @@ def main(argv: list[str] | None = None) -> None:
     if needs_transcripts(merge_files(args.config)):
         return
     if args.out is not None:
-        join(args.sets, args.out)
+        join_speech(args.sets, args.out)
     print(args.out or "speech")
 
 
 def initial_student(previous: Path) -> list[str]:
-    """What ESPnet's ``init_param`` is to be, so that a training starts from the student of another.
+    """Return the ``init_param`` of ESPnet with which a training starts from the student of another one.
 
     Args:
-        previous: its experiment. The checkpoint is the average, or else the best one, by the first of its
-            ``best_model_criterion``.
+        previous: experiment of the other training. Its averaged checkpoint is used, or else the best one, by
+            the first of its ``best_model_criterion``.
 
     Raises:
         UserError: there is no such checkpoint, or ESPnet cannot read its path.
     """
     config = read_config(previous / "config.yaml")
-    wanted = [(phase, key) for phase, key, _ in config.get("best_model_criterion") or []]
-    files = [previous / name(*which) for which in wanted for name in (average_file, best_file)]
+    criteria = [(phase, key) for phase, key, _ in config.get("best_model_criterion") or []]
+    files = [previous / name(*which) for which in criteria for name in (average_file, best_file)]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(
@@ -61,15 +61,15 @@ def initial_student(previous: Path) -> list[str]:
 
 
 def needs_transcripts(config: Mapping[str, Any]) -> bool:
-    """False if nothing in the training looks at text: no task loss, and no layer of a decoder."""
+    """Return False if no loss of the training uses text: no task loss, and no layer of a decoder."""
     return obstacle(config.get("task_weight", 1.0), config.get("criteria") or {}) is not None
 
 
-def join(sets: Sequence[Path], out: Path) -> None:
-    """Write wav.scp and utt2num_samples of several dump directories together, into an experiment's ``out``.
+def join_speech(sets: Sequence[Path], out: Path) -> None:
+    """Join wav.scp and utt2num_samples of several dump directories into ``out``, a folder of an experiment.
 
     Raises:
-        UserError: a table is missing, two sets have an utterance of one name, or the experiment was trained
+        UserError: a table is missing, two sets have the same utterance id, or the experiment was trained
             on other speech.
     """
     joined: dict[str, dict[str, str]] = {name: {} for name in TABLES}

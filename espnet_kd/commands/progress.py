@@ -1,4 +1,4 @@
-"""``espnet-kd progress``: follow an ESPnet training log, with a bar on a terminal, else a line per tenth."""
+"""``espnet-kd progress``: follow an ESPnet training log, by a bar on a terminal, else by a line per tenth."""
 
 import math
 import os
@@ -24,7 +24,7 @@ VALUE = re.compile(r"(\w+)=([-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf))")
 
 
 def _number(text: str) -> float:
-    """NaN for what is none: lines of two processes may be mixed up."""
+    """Return the number of a text; NaN if it is none, as lines of two processes can be mixed up."""
     try:
         return float(text)
     except ValueError:
@@ -33,15 +33,15 @@ def _number(text: str) -> float:
 
 @dataclass
 class Training:
-    """What the lines of a log have said so far.
+    """The progress of a training, read from the lines of its log.
 
     Attributes:
-        epochs: that it will take, 0 while unknown.
-        epoch: in which it is, from 1.
-        batches: of an epoch, 0 while unknown.
-        batch: the last one logged in this epoch.
-        finished: epochs that are complete.
-        valid: the statistics of the last of them on the development set.
+        epochs: number of epochs, 0 while unknown.
+        epoch: number of the current epoch, from 1.
+        batches: number of batches in an epoch, 0 while unknown.
+        batch: number of the last batch that was logged in this epoch.
+        finished: number of complete epochs.
+        valid: statistics of the last complete epoch on the development set.
     """
 
     epochs: int = 0
@@ -52,7 +52,7 @@ class Training:
     valid: dict[str, float] | None = None
 
     def read(self, line: str) -> None:
-        """Take in one line."""
+        """Update from one line of the log."""
         if match := LOG_BATCHES.search(line):
             self.batches = int(match[1])
         elif match := LOG_EPOCH.search(line):
@@ -61,7 +61,7 @@ class Training:
             self.epoch, self.batch = int(match[1]), int(match[2])
         elif match := LOG_RESULTS.search(line):
             valid = [text for phase, text in LOG_PHASE.findall(match[2]) if phase == "valid"]
-            if not valid:  # mixed up with a line of another process
+            if not valid:  # the line is mixed up with one of another process
                 return
             self.finished = int(match[1])
             values = {key: _number(value) for key, value in VALUE.findall(valid[0])}
@@ -70,14 +70,14 @@ class Training:
 
     @property
     def fraction(self) -> float:
-        """How much of it is done, 0 to 1."""
+        """The part of the training that is done, 0 to 1."""
         if not self.epochs:
             return 0.0
         within = self.batch / self.batches if self.batches and self.epoch > self.finished else 0.0
         return min(1.0, (self.finished + min(within, 1.0)) / self.epochs)
 
     def __str__(self) -> str:
-        """``epoch 3/50, valid acc 0.712``."""
+        """Return a text such as ``epoch 3/50, valid acc 0.712``."""
         if not self.epochs:
             return "starting"
         parts = [f"epoch {max(self.epoch, self.finished)}/{self.epochs}"]
@@ -88,8 +88,8 @@ class Training:
         return ", ".join(parts)
 
 
-class Log:
-    """A file that grows, may not exist yet and may be replaced by a new one."""
+class GrowingFile:
+    """Reads the new lines of a file that may not exist yet, and may be replaced by a new one."""
 
     def __init__(self, path: Path, new: bool = False):
         self.path = path
@@ -99,8 +99,8 @@ class Log:
             self.inode, self.position = path.stat().st_ino, path.stat().st_size
         self.rest = b""
 
-    def lines(self) -> list[str]:
-        """The lines that are complete since the last call."""
+    def new_lines(self) -> list[str]:
+        """Return the lines that were completed since the last call."""
         try:
             with self.path.open("rb") as f:
                 status = os.fstat(f.fileno())
@@ -115,12 +115,12 @@ class Log:
         return [line.decode("utf-8", "replace") for line in lines]
 
 
-SECONDS_BETWEEN_LOOKS = 0.5
-LINES = 10  # so many lines of a training go to a file
+SECONDS_BETWEEN_UPDATES = 0.5
+LINES = 10  # number of lines per training where there is no terminal
 
 
-class Bar:
-    """A bar on a terminal."""
+class ProgressBar:
+    """Shows progress as a bar on a terminal."""
 
     def __init__(self, title: str):
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -140,12 +140,12 @@ class Bar:
         self.progress.stop()
 
     def update(self, training: Training, left: float | None) -> None:
-        """Redraw."""
+        """Redraw the bar."""
         self.progress.update(self.task, completed=training.fraction, status=_status(training, left))
 
 
-class Lines:
-    """A line whenever another tenth is done."""
+class ProgressLines:
+    """Prints a line after each tenth."""
 
     def __init__(self, title: str):
         self.title = title
@@ -158,21 +158,26 @@ class Lines:
         pass
 
     def update(self, training: Training, left: float | None) -> None:
-        """Print a line if there is something new to say."""
+        """Print a line if another tenth is done."""
         tenths = int(training.fraction * LINES + 1e-6)
         if training.epochs and tenths > self.tenths:
             self.tenths = tenths
             print(f"{self.title}: {100 * training.fraction:.0f} %, {_status(training, left)}", flush=True)
 
 
-class Clock:
-    """Estimates the time that is left from the progress made since the first look."""
+class RemainingTime:
+    """Estimates the remaining time from the progress since the first update."""
 
     def __init__(self) -> None:
         self.start: tuple[float, float] | None = None
 
-    def left(self, fraction: float, now: float) -> float | None:
-        """Seconds, None while unknown."""
+    def seconds(self, fraction: float, now: float) -> float | None:
+        """Return the remaining time in seconds; None while unknown.
+
+        Args:
+            fraction: part of the training that is done, 0 to 1.
+            now: time in seconds.
+        """
         if fraction <= 0:
             return None
         if self.start is None:
@@ -182,7 +187,7 @@ class Clock:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``progress LOG --pid PID [--title T] [--new]``."""
+    """Run ``progress LOG --pid PID [--title T] [--new]``."""
     parser = command_parser("progress")
     parser.add_argument("log", type=Path)
     parser.add_argument("--pid", type=int, required=True, help="stop when this process ends, or at SIGTERM")
@@ -191,22 +196,22 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
-    follow(Log(args.log, args.new), args.title, lambda: not stop and _alive(args.pid))
+    follow(GrowingFile(args.log, args.new), args.title, lambda: not stop and _alive(args.pid))
 
 
-def follow(log: Log, title: str, running: Callable[[], bool]) -> None:
+def follow(log: GrowingFile, title: str, running: Callable[[], bool]) -> None:
     """Show the progress until ``running()`` is false."""
-    training, clock = Training(), Clock()
-    show = Bar(title) if sys.stdout.isatty() else Lines(title)
+    training, clock = Training(), RemainingTime()
+    show = ProgressBar(title) if sys.stdout.isatty() else ProgressLines(title)
     with show:
         more = True
         while more:
-            more = running()  # before reading, so that the last lines are read, too
-            for line in log.lines():
+            more = running()  # asked before reading, so that the last lines are read, too
+            for line in log.new_lines():
                 training.read(line)
-            show.update(training, clock.left(training.fraction, time.monotonic()))
+            show.update(training, clock.seconds(training.fraction, time.monotonic()))
             if more:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_UPDATES)
 
 
 def _status(training: Training, left: float | None) -> str:

@@ -1,13 +1,14 @@
-"""``espnet-kd runs``: what made an experiment directory, and whether it is finished.
+"""``espnet-kd runs``: record what makes an experiment directory, and whether its training is finished.
 
-``EXP/train.yaml`` is the merged configuration that was trained; ``EXP/run.json`` says the rest::
+``EXP/train.yaml`` is the merged configuration that was trained; ``EXP/run.json`` has::
 
     {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
      "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
      "tag": name of its row in the table, or "", "previous": experiment of the phase before or null,
      "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
-     "data": {"token list": fingerprint, ...: see ``contents``; teachers and what else it learns from, too},
-     "started": seconds since 1970, "ended": the same or null, "interruptions": times resumed, "done": bool}
+     "data": {"token list": fingerprint, ... of all data, teachers and labels, by ``data/contents.py``},
+     "started": seconds since 1970, "ended": the same or null, "interruptions": how often it was resumed,
+     "done": bool}
 """
 
 import argparse
@@ -26,16 +27,16 @@ from espnet_kd.data import contents
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
-from espnet_kd.report.experiments import SHOWN
+from espnet_kd.report.experiments import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``runs start EXP --role R --config A.yaml ... -- COMMAND`` or ``runs finish EXP``."""
+    """Run ``runs start EXP --role R --config A.yaml ... -- COMMAND`` or ``runs finish EXP``."""
     words = sys.argv[1:] if argv is None else argv
-    words, command = _split(words)
+    words, command = _split_command(words)
     parser = command_parser("runs")
     commands = parser.add_subparsers(dest="action", required=True)
     begin = commands.add_parser(
@@ -66,44 +67,46 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def start(args: argparse.Namespace, command: str) -> bool:
-    """Record the start of a training; False if it is finished already.
+    """Record the start of a training; return False if it is finished already.
 
     Raises:
-        UserError: the directory holds a training with another configuration, or on other data.
+        UserError: the directory has a training with another configuration or other data.
     """
     config = merge_files(args.config)
     if args.teacher:
         config = merge(config, {"teacher": {"exp": list(args.teacher)}})
     if args.previous:
-        if not _read(args.previous).get("done"):
-            raise UserError(f"{args.previous} is not trained to its end: {args.exp} starts from its student")
+        if not _read_record(args.previous).get("done"):
+            raise UserError(
+                f"the training of {args.previous} is not finished: {args.exp} starts from its student"
+            )
         config["init_param"] = initial_student(args.previous)
     path = args.exp / CONFIG
     trained = any(args.exp.glob("*.pth"))
-    if trained and path.exists() and _learns(read_config(path)) != _learns(config):
+    if trained and path.exists() and _relevant_options(read_config(path)) != _relevant_options(config):
         raise UserError(
             f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
             f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
-    record = _read(args.exp) if trained else {}
+    record = _read_record(args.exp) if trained else {}
     mix = read_json(args.mix) if args.mix else None
     if record and record.get("mix") != mix:
         raise UserError(
             f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "
             f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
-    data = _data(args.data, config)
+    data = _fingerprints(args.data, config)
     _check_data(args, record.get("data"), data)
     if record.get("done"):
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(dump_yaml(config), encoding="utf-8")
-    _write(args.exp, _record(args, command, record) | {"mix": mix, "data": data})
+    _write_record(args.exp, _make_record(args, command, record) | {"mix": mix, "data": data})
     return True
 
 
-def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
-    """Return fingerprints by name: of --data, of what methods learn from, and of the first student."""
+def _fingerprints(options: list[str], config: dict[str, Any]) -> dict[str, str]:
+    """Return fingerprints by name: of ``--data``, of the inputs of methods, and of the initial student."""
     found = {}
     for option in options:
         name, _, path = option.partition("=")
@@ -117,10 +120,10 @@ def _data(options: list[str], config: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: dict[str, str]) -> None:
-    """Refuse to go on over other data; what has none on record, as in a stock recipe, is taken as it is.
+    """Check that a training continues on the same data; one without a record of its data is accepted.
 
     Raises:
-        UserError: names what differs.
+        UserError: the data differ; the message names them.
     """
     if before is None:
         return
@@ -130,20 +133,20 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
         names = ", ".join(f"{n} ({paths[n]})" if n in paths else n for n in sorted(differing))
         raise UserError(
             f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from "
-            "what is there now: remove it, or bring back what it was trained on, or give another --expdir"
+            "the present data: remove it, or restore its data, or give another --expdir"
         )
 
 
 def finish(exp: Path) -> None:
     """Mark a training as done."""
-    record = _read(exp)
+    record = _read_record(exp)
     if not record:
-        raise UserError(f"{exp / RECORD} does not exist: `runs start` comes first")
-    _write(exp, record | {"ended": round(time.time(), 1), "done": True})
+        raise UserError(f"{exp / RECORD} does not exist: run `espnet-kd runs start` first")
+    _write_record(exp, record | {"ended": round(time.time(), 1), "done": True})
 
 
-def _split(words: list[str]) -> tuple[list[str], str]:
-    """Our words, and the command line after ``--``; one word is a ready line."""
+def _split_command(words: list[str]) -> tuple[list[str], str]:
+    """Return the words before ``--`` and the command line after it; a single word is that line itself."""
     if "--" not in words:
         return words, ""
     place = words.index("--")
@@ -151,11 +154,11 @@ def _split(words: list[str]) -> tuple[list[str], str]:
     return words[:place], command[0] if len(command) == 1 else shlex.join(command)
 
 
-def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> dict[str, Any]:
+def _make_record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> dict[str, Any]:
     return {
         "role": args.role,
         "command": command,
-        "commit": commit(),
+        "commit": git_commit(),
         "configs": [str(path) for path in args.config],
         "teachers": list(args.teacher),
         "args": args.args,
@@ -169,8 +172,8 @@ def _record(args: argparse.Namespace, command: str, before: dict[str, Any]) -> d
     }
 
 
-def commit() -> str | None:
-    """The git commit of this espnet_kd, with ``-dirty`` if files differ from it; None outside git."""
+def git_commit() -> str | None:
+    """Return the git commit of this espnet_kd, with ``-dirty`` if files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     try:
         result = subprocess.run(
@@ -181,15 +184,15 @@ def commit() -> str | None:
     return result.stdout.strip()
 
 
-def _learns(config: dict[str, Any]) -> dict[str, Any]:
-    """What a configuration says about what is learnt."""
-    return {key: value for key, value in config.items() if key not in SHOWN}
+def _relevant_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a configuration that can change the trained model."""
+    return {key: value for key, value in config.items() if key not in DISPLAY_KEYS}
 
 
-def _read(exp: Path) -> dict[str, Any]:
+def _read_record(exp: Path) -> dict[str, Any]:
     return read_json(exp / RECORD) if (exp / RECORD).exists() else {}
 
 
-def _write(exp: Path, record: dict[str, Any]) -> None:
+def _write_record(exp: Path, record: dict[str, Any]) -> None:
     with atomic_path(exp / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

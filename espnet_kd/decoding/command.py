@@ -1,7 +1,8 @@
 """``espnet-kd decode-ensemble``: decode with the mean posteriors of several CTC/attention models.
 
 ``OUT/TAG/SET/text`` are the hypotheses, where ESPnet would put those of a model in ``OUT``, so that they are
-scored and reported as any other. ESPnet's own search; each utterance alone; an interrupted command goes on.
+scored and reported as any other. ESPnet's search decodes each utterance alone. An interrupted command
+continues when it is repeated.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml
 from espnet_kd.data import dump
 from espnet_kd.decoding import records, shards
-from espnet_kd.decoding.records import label
+from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, write_table
 
@@ -24,7 +25,7 @@ DECODE = "decode"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the parser of the command line."""
     from espnet_kd.teachers.online import Mean
 
     p = command_parser("decode-ensemble")
@@ -49,48 +50,48 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--teacher: an ensemble has at least two models")
     where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
     for data in args.data:
-        decode(args, data, where)
+        decode_set(args, data, where)
 
 
-def decode(args: argparse.Namespace, data: Path, where: parallel.Cluster) -> None:
-    """Decode one set; write its text and what the ensemble is."""
+def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) -> None:
+    """Decode one set; write its text and the description of the ensemble."""
     from espnet_kd.decoding import decoder, ensemble
     from espnet_kd.targets.plan import load
     from espnet_kd.teachers.options import TeacherOptions
 
     members = [
-        decoder.find(d, args.checkpoint, args.inference_config, args.inference_args, 1) for d in args.teacher
+        decoder.read_setup(d, args.checkpoint, args.inference_config, args.inference_args, 1)
+        for d in args.teacher
     ]
     if any(m.task != "asr" for m in members):
-        raise UserError("--teacher: only CTC/attention models can be decoded together, no transducers")
+        raise UserError("--teacher: only CTC/attention models can be decoded together, not transducers")
     target = args.out / args.inference_tag / data.name
     device = "cuda" if args.ngpu else "cpu"
     configs = [(target / DECODE).resolve() / f"teacher.{i}.yaml" for i in range(len(members))]
-    specs = tuple(
-        decoder.Spec(
-            m.task, str(config), str(m.checkpoint.resolve()), json.dumps(m.options), m.seed, m.rate, device
-        )
-        for m, config in zip(members, configs, strict=True)
-    )
+    specs = tuple(m.decoder_spec(config, device) for m, config in zip(members, configs, strict=True))
 
     def prepare() -> None:
-        load(TeacherOptions(tuple(map(str, args.teacher)), args.checkpoint))  # checks tensors and tokens
+        # Checks their tensors and token lists.
+        load(TeacherOptions(tuple(map(str, args.teacher)), args.checkpoint))
         for m, config in zip(members, configs, strict=True):
             with atomic_path(config) as temporary:
                 temporary.write_text(dump_yaml(m.config), encoding="utf-8")
 
     settings = {"members": [m.settings() for m in members], "mean": args.mean, "device": device}
-    work = partial(ensemble.work, specs=specs, mean=args.mean)
+    work = partial(ensemble.decode_shard, specs=specs, mean=args.mean)
     source = dump.read_dump(data)
-    shards.decode(source, target / DECODE, settings, None, work, where, prepare)
-    labels = [label(record) for record in records.read(target / DECODE, source.wav)]
-    record(args, members[0].config)
+    shards.decode_missing(source, target / DECODE, settings, None, work, where, prepare)
+    labels = [pseudo_label(utterance) for utterance in records.read_decoded(target / DECODE, source.wav)]
+    write_description(args, members[0].config)
     write_table(target / "text", {item.utt: item.text for item in labels})
     print(f"{target}/text: {len(labels)} utterances")
 
 
-def record(args: argparse.Namespace, first: Mapping[str, Any]) -> None:
-    """Make the directory one that a report has a row for; the seed is that of the first member."""
+def write_description(args: argparse.Namespace, first: Mapping[str, Any]) -> None:
+    """Write config.yaml and run.json, so that the ensemble has a row in the report.
+
+    Its seed is that of the first member.
+    """
     names = [str(directory) for directory in args.teacher]
     config = {key: first.get(key) for key in ("token_list", "seed")} | {"ensemble": names, "mean": args.mean}
     info = {"role": "teacher", "ensemble": names, "done": True}

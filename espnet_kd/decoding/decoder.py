@@ -12,7 +12,7 @@ from espnet_kd.config import read_config as read_yaml
 from espnet_kd.config import split_words
 from espnet_kd.data.audio import read_speech
 from espnet_kd.decoding import records
-from espnet_kd.decoding.records import Hypothesis, Record
+from espnet_kd.decoding.records import DecodedUtterance, Hypothesis
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint
 from espnet_kd.host.options import INFERENCE, decoding_options, search_arguments
@@ -22,20 +22,20 @@ from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.teachers import experiment
 from espnet_kd.teachers.experiment import input_rate
 
-# What decodes more than one speaker, or another model than the teacher.
+# Options that decode more than one speaker, or another model than the teacher.
 REFUSED = ("multi_asr", "enh_s2t_task", "model_tag")
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A trained experiment and how it is decoded.
+class DecodingSetup:
+    """A trained experiment and the options with which it is decoded.
 
     Attributes:
         task: "asr" or "asr_transducer".
-        config: its config.yaml with absolute paths.
-        options: arguments of the task's ``Speech2Text``, all of them but model and device.
-        seed: for decoding that draws random numbers.
-        rate: Hz that the model expects; None where its config.yaml does not say.
+        config: the content of its config.yaml, with absolute paths.
+        options: arguments of the task's ``Speech2Text`` except model and device.
+        seed: seed of random numbers in decoding.
+        rate: sampling rate in Hz that the model expects; None if config.yaml does not have it.
     """
 
     directory: Path
@@ -57,14 +57,24 @@ class Teacher:
             "inference": {"task": self.task, "seed": self.seed, **options},
         }
 
+    def decoder_spec(self, config: Path, device: str) -> "DecoderSpec":
+        """Return what a worker needs to decode with this setup.
 
-def find(
+        Args:
+            config: file that ``self.config`` will be written to.
+            device: "cpu" or "cuda".
+        """
+        checkpoint, options = str(self.checkpoint.resolve()), json.dumps(self.options)
+        return DecoderSpec(self.task, str(config), checkpoint, options, self.seed, self.rate, device)
+
+
+def read_setup(
     directory: Path, checkpoint: str | None, inference_config: Path | None, inference_args: str, nbest: int
-) -> Teacher:
-    """Find a trained experiment and read the options of its decoding, as stock inference does.
+) -> DecodingSetup:
+    """Find a trained experiment and parse the options of its decoding, as ESPnet's inference does.
 
     Raises:
-        UserError: the experiment is incomplete, or an option is unknown or unfit.
+        UserError: the experiment is incomplete, or an option is unknown or has a wrong value.
     """
     config = experiment.read_config(directory)
     task = task_of(config)
@@ -77,14 +87,15 @@ def find(
     options, seed = _stock_options(task, words)
     if "batch_size" in options:
         options["batch_size"] = 1  # so that no utterance depends on its neighbours
-    return Teacher(directory, path, task, config, {**options, "nbest": nbest}, seed, input_rate(config))
+    options["nbest"] = nbest
+    return DecodingSetup(directory, path, task, config, options, seed, input_rate(config))
 
 
 def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
-    """Arguments of ``Speech2Text`` by stock inference's own parser with its defaults, and the seed."""
+    """Return the arguments of ``Speech2Text`` as ESPnet's own parser gives them, and the seed."""
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"the options of decoding do not suit {INFERENCE[task]}: {message}")
+        raise UserError(f"the decoding options do not fit {INFERENCE[task]}: {message}")
 
     args = decoding_options(task, words, refuse)
     for name in REFUSED:
@@ -108,17 +119,17 @@ def _identity(value: Any) -> Any:
 
 UNKNOWN = "<unk>"
 DECIMALS = 4  # of scores: the last bits differ between processors
-_ONE_AT_A_TIME = threading.Lock()  # a search keeps its state in itself
+_ONE_AT_A_TIME = threading.Lock()  # a search object holds the state of one utterance
 
 
 @dataclass(frozen=True)
-class Spec:
+class DecoderSpec:
     """Everything that a worker needs to decode, as plain values.
 
     Attributes:
         config: path of a config.yaml with absolute paths.
         options: JSON of the arguments of ``Speech2Text``.
-        rate: Hz that the model expects, or None.
+        rate: sampling rate in Hz that the model expects, or None if unknown.
         device: "cpu" or "cuda".
     """
 
@@ -131,14 +142,14 @@ class Spec:
     device: str
 
 
-def work(shard: Shard, spec: Spec) -> Shard:
-    """Decode a shard; workers keep the teacher that they loaded for the next one."""
+def decode_shard(shard: Shard, spec: DecoderSpec) -> Shard:
+    """Decode a shard; the worker keeps the loaded teacher for its next shard."""
     with _ONE_AT_A_TIME:
-        return records.write(shard, load(spec))
+        return records.write_shard(shard, load_decoder(spec))
 
 
 @lru_cache(maxsize=1)
-def load(spec: Spec) -> "Decoder":
+def load_decoder(spec: DecoderSpec) -> "Decoder":
     """Return the decoder of a specification.
 
     Raises:
@@ -146,7 +157,7 @@ def load(spec: Spec) -> "Decoder":
     """
     import torch
 
-    torch.set_num_threads(1)  # sums of other numbers of threads differ in their last bits
+    torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
     try:
         return Decoder(spec)
     except Exception as e:
@@ -156,20 +167,20 @@ def load(spec: Spec) -> "Decoder":
 class Decoder:
     """Decodes utterances to n-best lists by ESPnet's inference."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: DecoderSpec) -> None:
         self.spec = spec
         device = device_of_worker(spec.device)
         self.search = Search(spec.task, spec.config, spec.checkpoint, device, json.loads(spec.options))
 
-    def __call__(self, utt: str, wav: str) -> Record:
+    def __call__(self, utt: str, wav: str) -> DecodedUtterance:
         """Decode one utterance.
 
         Args:
             utt: its id.
-            wav: its audio as wav.scp names it, by an absolute path.
+            wav: its audio as in wav.scp, with an absolute path.
 
         Raises:
-            UserError: the audio is unfit, or the model cannot take it; names the utterance.
+            UserError: the audio or the model cannot be used; the message names the utterance.
         """
         speech, rate = read_speech(wav, utt)
         if self.spec.rate not in (None, rate):
@@ -181,14 +192,15 @@ class Decoder:
             found = self.search(utt, speech, self.spec.seed)
         except (RuntimeError, ValueError, IndexError) as e:
             raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
-        return Record(utt, len(speech), rate, tuple(self._hypothesis(utt, *entry) for entry in found))
+        nbest = tuple(self._hypothesis(utt, *entry) for entry in found)
+        return DecodedUtterance(utt, len(speech), rate, nbest)
 
     def _hypothesis(
         self, utt: str, text: str | None, tokens: list[str], ids: list[int], found: Any
     ) -> Hypothesis:
         if text is None:
             raise UserError(
-                f"{self.spec.config} has no token_type: the teacher's tokens cannot be made a text"
+                f"{self.spec.config} has no token_type: the teacher's tokens cannot be joined to a text"
             )
         if not math.isfinite(found.score):
             raise UserError(f"{utt}: the teacher's score is {found.score}: has its training diverged?")

@@ -1,6 +1,6 @@
 """Decoded utterances, each a line of JSON in a shard.
 
-``cat DIR/*.jsonl`` is the whole set, sorted by utterance.
+``cat DIR/*.jsonl`` prints the whole set, sorted by utterance id.
 """
 
 import json
@@ -33,12 +33,13 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class DecodedUtterance:
     """One decoded utterance.
 
     Attributes:
         samples: number of samples at ``rate`` Hz.
-        nbest: best first; empty where the utterance is too short for the model or no hypothesis ended.
+        nbest: hypotheses, the best first; empty if the utterance is too short for the model or no hypothesis
+            ended.
     """
 
     utt: str
@@ -47,26 +48,26 @@ class Record:
     nbest: tuple[Hypothesis, ...]
 
 
-def to_json(record: Record) -> str:
-    """Return a record as a line of JSON."""
+def to_json(record: DecodedUtterance) -> str:
+    """Return a decoded utterance as a line of JSON."""
     return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
 
 
-def from_json(line: str) -> Record:
-    """Return the record of a line of JSON.
+def from_json(line: str) -> DecodedUtterance:
+    """Return the decoded utterance of a line of JSON.
 
     Raises:
         ValueError, KeyError, TypeError: the line was not written by ``to_json``.
     """
     content: dict[str, Any] = json.loads(line)
     nbest = tuple(Hypothesis(**hypothesis) for hypothesis in content["nbest"])
-    record = Record(content["utt"], content["samples"], content["rate"], nbest)
+    record = DecodedUtterance(content["utt"], content["samples"], content["rate"], nbest)
     kinds = [(record.utt, str), (record.samples, int), (record.rate, int)]
     kinds += [pair for h in nbest for pair in ((h.text, str), (h.tokens, int), (h.unknown, int))]
     if not all(isinstance(value, kind) for value, kind in kinds) or record.rate < 1 or record.samples < 0:
-        raise TypeError("a value is of another type")
+        raise TypeError("a value has a wrong type")
     if not all(isinstance(h.score, float | int) and h.tokens >= 0 for h in nbest):
-        raise TypeError("a score is no number")
+        raise TypeError("a score is not a number")
     return record
 
 
@@ -79,7 +80,7 @@ def normalised_score(score: float, tokens: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class PseudoLabel:
     """The best hypothesis of an utterance; ``score`` is normalised by its length."""
 
     utt: str
@@ -91,21 +92,21 @@ class Label:
     score: float
 
 
-def label(record: Record) -> Label:
+def pseudo_label(record: DecodedUtterance) -> PseudoLabel:
     """Return the pseudo-label of a decoded utterance; an empty one if there is no hypothesis."""
     seconds = record.samples / record.rate
     if not record.nbest:
-        return Label(record.utt, seconds, record.samples, "", 0, 0, float("-inf"))
+        return PseudoLabel(record.utt, seconds, record.samples, "", 0, 0, float("-inf"))
     top = record.nbest[0]
     text, score = " ".join(top.text.split()), normalised_score(top.score, top.tokens)
-    return Label(record.utt, seconds, record.samples, text, top.tokens, top.unknown, score)
+    return PseudoLabel(record.utt, seconds, record.samples, text, top.tokens, top.unknown, score)
 
 
-Decode = Callable[[str, str], Record]  # utterance id, audio as wav.scp names it
+Decode = Callable[[str, str], DecodedUtterance]  # utterance id, audio as wav.scp names it
 
 
-def write(shard: Shard, decode: Decode) -> Shard:
-    """Decode a shard, unless that is done; its file appears when it is complete.
+def write_shard(shard: Shard, decode: Decode) -> Shard:
+    """Decode a shard whose file does not exist yet; the file appears when it is complete.
 
     Raises:
         UserError: an utterance cannot be decoded.
@@ -120,8 +121,8 @@ def write(shard: Shard, decode: Decode) -> Shard:
     return shard
 
 
-def read(directory: Path, utterances: Iterable[str] | None = None) -> Iterator[Record]:
-    """Read all records of a directory, sorted by utterance.
+def read_decoded(directory: Path, utterances: Iterable[str] | None = None) -> Iterator[DecodedUtterance]:
+    """Read all decoded utterances of a directory, sorted by id.
 
     Args:
         directory: of the shards.
@@ -148,12 +149,12 @@ def read(directory: Path, utterances: Iterable[str] | None = None) -> Iterator[R
                 except (ValueError, KeyError, TypeError, RecursionError):
                     raise UserError(f"{path}:{number} is not a decoded utterance: {again}") from None
                 if record.utt <= last:
-                    twice = "is there twice" if record.utt == last else "is not in the order of ids"
+                    twice = "occurs twice" if record.utt == last else "is not in the order of ids"
                     raise UserError(f"{path}:{number}: {record.utt} {twice}: {again}")
                 if planned is not None and record.utt != (expected := next(planned, None)):
                     raise UserError(
-                        f"{path}:{number} is of {record.utt}, where {expected or 'nothing'} is planned: the "
-                        f"file is of other data or incomplete; {again}"
+                        f"{path}:{number} has {record.utt}, where {expected or 'nothing'} is planned: the "
+                        f"file belongs to other data or is incomplete; {again}"
                     )
                 last = record.utt
                 yield record

@@ -1,7 +1,6 @@
-"""Decode the shards of a data set that are missing."""
+"""Decode the shards of a data set that do not exist yet."""
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,35 +21,31 @@ def decode_with_teacher(
     """Decode the missing shards with one teacher, and return their settings.
 
     Raises:
-        UserError: the teacher or an option is unfit, or an utterance cannot be decoded.
+        UserError: the teacher or an option cannot be used, or an utterance cannot be decoded.
     """
-    from espnet_kd.decoding import decoder  # with ESPnet, seconds
+    from espnet_kd.decoding import decoder  # imports ESPnet, which takes seconds
     from espnet_kd.teachers.experiment import load_experiment
 
-    found = decoder.find(
+    setup = decoder.read_setup(
         args.teacher, args.checkpoint, args.inference_config, args.inference_args, args.nbest
     )
     device = "cuda" if args.ngpu else "cpu"
     config = decode_dir.resolve() / TEACHER_CONFIG
-    spec = decoder.Spec(
-        found.task, str(config), str(found.checkpoint.resolve()), json.dumps(found.options), found.seed,
-        found.rate, device,
-    )  # fmt: skip
 
     def prepare() -> None:
-        load_experiment(args.teacher, found.checkpoint.name)  # stock loading is lenient: wrong tensors pass
+        load_experiment(args.teacher, setup.checkpoint.name)  # checks names and shapes, which ESPnet does not
         with atomic_path(config) as temporary:
-            temporary.write_text(dump_yaml(found.config), encoding="utf-8")
+            temporary.write_text(dump_yaml(setup.config), encoding="utf-8")
 
-    work = partial(decoder.work, spec=spec)
-    made_with = decode(
-        source, decode_dir, {**found.settings(), "device": device}, args.shards, work, where, prepare
+    work = partial(decoder.decode_shard, spec=setup.decoder_spec(config, device))
+    made_with = decode_missing(
+        source, decode_dir, {**setup.settings(), "device": device}, args.shards, work, where, prepare
     )
-    names = {"experiment": str(args.teacher), "file": found.checkpoint.name}
+    names = {"experiment": str(args.teacher), "file": setup.checkpoint.name}
     return {**made_with, "teacher": {**names, **made_with["teacher"]}}
 
 
-def decode(
+def decode_missing(
     source: dump.Dump,
     decode_dir: Path,
     settings: Mapping[str, Any],

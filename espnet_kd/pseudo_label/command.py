@@ -12,7 +12,7 @@ from espnet_kd import parallel
 from espnet_kd.command_line import command_parser
 from espnet_kd.data import dump
 from espnet_kd.decoding import records, shards
-from espnet_kd.decoding.records import label
+from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.parallel import PER_SHARD, SETTINGS
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     references = output.References.read(args.references, args.nlsyms) if args.references else None
     decode_dir = args.decode_dir or args.dst / DECODE
     settings = shards.decode_with_teacher(args, source, decode_dir, where)
-    labels = {record.utt: label(record) for record in records.read(decode_dir, source.wav)}
+    labels = {record.utt: pseudo_label(record) for record in records.read_decoded(decode_dir, source.wav)}
     kept, steps = filters.select(labels, args, other)
     quality = references.quality(labels, kept) if references else None
     content = output.make_manifest(settings, labels, kept, steps, quality)
@@ -103,7 +103,7 @@ def other_decode(path: Path) -> dict[str, str]:
     """
     for directory in (path, path / DECODE):
         if (directory / SETTINGS).exists():
-            return {record.utt: label(record).text for record in records.read(directory)}
+            return {record.utt: pseudo_label(record).text for record in records.read_decoded(directory)}
     if not (path / "text").exists():
         raise UserError(
             f"--agree_with {path} has neither decoded shards nor a text: give the --dst of another decode"

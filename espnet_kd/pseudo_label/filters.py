@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from espnet_kd.decoding.records import Label
+from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
 from espnet_kd.scoring.alignment import UNITS, align
 
-Labels = Mapping[str, Label]
+Labels = Mapping[str, PseudoLabel]
 Filter = tuple[str, dict[str, Any], Callable[[Labels], set[str]]]
 
 
@@ -96,8 +96,8 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def select(
-    labels: Mapping[str, Label], options: argparse.Namespace, other: Mapping[str, str] | None = None
-) -> tuple[dict[str, Label], list[Step]]:
+    labels: Mapping[str, PseudoLabel], options: argparse.Namespace, other: Mapping[str, str] | None = None
+) -> tuple[dict[str, PseudoLabel], list[Step]]:
     """Apply the filters in turn.
 
     Args:
@@ -124,7 +124,7 @@ def select(
 def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Filter]:
     """Return name, limits and function of each filter; those that depend on the others come last."""
 
-    def each(good: Callable[[Label], bool]) -> Callable[[Labels], set[str]]:
+    def each(good: Callable[[PseudoLabel], bool]) -> Callable[[Labels], set[str]]:
         return lambda labels: {utt for utt, item in labels.items() if good(item)}
 
     rates, loops = _limits(o, "min_rate", "max_rate"), _limits(o, "max_repeats", "longest_ngram")

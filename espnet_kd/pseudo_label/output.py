@@ -13,7 +13,7 @@ from espnet_kd.data.contents import inherit_fingerprints
 from espnet_kd.data.datadir import spk2utt
 from espnet_kd.data.dump import MANIFEST, Dump
 from espnet_kd.data.tokens import read_symbols
-from espnet_kd.decoding.records import Label
+from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_table, write_table
 from espnet_kd.pseudo_label.filters import Step
@@ -37,7 +37,7 @@ def check_destination(source: Path, dst: Path) -> None:
         raise UserError(f"{dst} holds other files than pseudo-labels: give another directory")
 
 
-def write_labelled(source: Dump, dst: Path, labels: Mapping[str, Label], manifest: str) -> None:
+def write_labelled(source: Dump, dst: Path, labels: Mapping[str, PseudoLabel], manifest: str) -> None:
     """Write the data directory of the kept utterances; wav.scp is last and marks it as complete.
 
     Args:
@@ -68,7 +68,7 @@ def _write_text(path: Path, content: str) -> None:
 
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-Labels = Mapping[str, Label]
+Labels = Mapping[str, PseudoLabel]
 
 
 def make_manifest(

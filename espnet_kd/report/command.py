@@ -1,4 +1,4 @@
-"""``espnet-kd best``: the first of some experiments that has the lowest error rate on a set."""
+"""``espnet-kd report`` and ``espnet-kd best``: write RESULTS.md, and find the best of some experiments."""
 
 import argparse
 import os
@@ -11,12 +11,12 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.report import experiments, sections, tables
 from espnet_kd.report.experiments import Run
-from espnet_kd.report.groups import Group, learned_from, make_groups
+from espnet_kd.report.groups import Group, make_groups, methods_text
 from espnet_kd.report.tables import RATES
 from espnet_kd.scoring import alignment
 
-# What a value of another type raises where it is used.
-ODD = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
+# Errors that values of wrong types in config.yaml or run.json cause where they are used.
+TYPE_ERRORS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
 TYPES = {
     **dict.fromkeys(("criteria", "mutual", "mix"), dict),
     **dict.fromkeys(("ensemble", "init_param", "token_list"), list),
@@ -26,7 +26,7 @@ NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the parser of the command line of ``report``."""
     p = command_parser("report")
     p.add_argument("--expdir", type=path_text, default="exp", help="directory of the experiments")
     p.add_argument(
@@ -51,13 +51,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Collect, plot, write, print where."""
+    """Run ``report``: collect the results, draw the plots, write the report, and print where it is."""
     args = parser().parse_args(argv)
     sets = args.test_sets.split()
     valid = [args.valid_set] if args.valid_set and args.valid_set not in sets else []
     groups, unscored = collect(args, sets + valid)
     sets = [name for name in sets + valid if any(group.scored(name) for group in groups)]
-    images = draw(groups, sets, args)
+    images = draw_plots(groups, sets, args)
     text = render(args.title, groups, sets, valid, images, Path(args.out), unscored)
     with atomic_path(args.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], list[Run]]:
-    """Groups of scored runs, and the runs without a score.
+    """Return the groups of scored runs, and the runs without a score.
 
     Raises:
         UserError: no experiment has a score of any set.
@@ -81,10 +81,10 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
             run.info.setdefault("role", "teacher")
     scored = [run for run in runs if run.scores]
     if not scored:
-        wanted = " or ".join(sets)
-        raise UserError(f"{args.expdir}: no experiment has a score of {wanted}: decode and score first")
-    phases = {id(phase) for run in scored for phase in run.phases}  # no results of their own
-    # Trainings of which every peer has an experiment of its own.
+        names = " or ".join(sets)
+        raise UserError(f"{args.expdir}: no experiment has a score of {names}: decode and score first")
+    phases = {id(phase) for run in scored for phase in run.phases}  # reported by the last phase
+    # Trainings whose peers have experiments of their own.
     exported = {(run.directory / run.info["source"]).resolve() for run in scored if "source" in run.info}
     unscored = [
         run
@@ -97,25 +97,25 @@ def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], lis
 def read_runs(
     directories: list[Path], sets: list[str], inference_tags: list[str], checkpoint: str | None = None
 ) -> list[Run]:
-    """The experiments among some directories; one that cannot be shown is left out with a line."""
+    """Read the experiments among some directories; leave out, with a warning, those that cannot be shown."""
     runs = []
     for directory in sorted(set(directories)):
         try:
-            run = experiments.read(directory, sets, inference_tags, checkpoint)
+            run = experiments.read_run(directory, sets, inference_tags, checkpoint)
             if run is not None:
                 _check_values(run)
                 runs.append(run)
         except experiments.SeveralDecodings:
             raise
-        except ODD as e:
-            types = f"its config.yaml or run.json has values of other types than ours ({e!r:.100})"
+        except TYPE_ERRORS as e:
+            types = f"its config.yaml or run.json has values of wrong types ({e!r:.100})"
             reason = str(e) if isinstance(e, UserError) else types
             print(f"espnet-kd: warning: {directory} is left out: {reason}", file=sys.stderr)
-    return experiments.linked(runs)
+    return experiments.link_phases(runs)
 
 
 def _check_values(run: Run) -> None:
-    """Ask a run for all that tables and plots show of it; what is of another type fails here."""
+    """Read every value of a run that tables and plots show, to find values of wrong types."""
     for name in ("seed", "training_seed", "suffix", "generation", "distilled", "teachers", "finished"):
         getattr(run, name)
     for key, kinds in TYPES.items():
@@ -124,14 +124,14 @@ def _check_values(run: Run) -> None:
             raise UserError(f"{key} of its config.yaml or run.json is {value!r:.60}")
     for param in run.config.get("init_param") or ():
         param.split(":")
-    experiments.settings(run), experiments.architecture(run), learned_from(run)
-    sections.check(run)
-    sections.read(run.directory)
+    experiments.settings(run), experiments.architecture(run), methods_text(run)
+    sections.check_generation(run)
+    sections.read_delays(run.directory)
     _ = run.own_updates, run.own_seconds, run.parameters if run.scores else None
 
 
-def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
-    """Draw every plot that the data allow; caption -> file."""
+def draw_plots(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
+    """Draw every plot for which there are data; return caption -> file."""
     from espnet_kd.report import plots
 
     directory = Path(args.images)
@@ -146,20 +146,20 @@ def draw(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict
 
 
 def _draw_utterance(groups: list[Group], args: argparse.Namespace, directory: Path) -> dict[str, Path]:
-    """The plots that load models; a table without one of them is better than no table."""
+    """Draw the plots that load models; print a warning if one fails, so that the report is still written."""
     from espnet_kd.report import frame_weights, posteriors
 
     data, drawn = Path(args.dumpdir) / "raw" / args.valid_set, {}
     try:
-        models = posteriors.choose(groups, args.valid_set)
-        utt = posteriors.draw(models, data, directory / "posteriors.png", args.utterance)
+        models = posteriors.choose_models(groups, args.valid_set)
+        utt = posteriors.draw_posteriors(models, data, directory / "posteriors.png", args.utterance)
         drawn[f"CTC posteriors of {utt} (validation set)"] = directory / "posteriors.png"
-        weighted = frame_weights.find(groups)
+        weighted = frame_weights.find_weighted_layer(groups)
         if weighted is not None:
-            frame_weights.draw(weighted, data, directory / "frame_weights.png", args.utterance)
+            frame_weights.draw_weights(weighted, data, directory / "frame_weights.png", args.utterance)
             caption = "Frame weights of a hidden criterion and the teacher's CTC posteriors"
             drawn[caption] = directory / "frame_weights.png"
-    except Exception as e:  # ESPnet builds models here, of experiments that may be of other versions
+    except Exception as e:  # ESPnet builds models of experiments that other versions may have made
         picture = "frame weights" if drawn else "posteriors"
         print(f"espnet-kd: warning: no plot of {picture}: {e}", file=sys.stderr)
     return drawn
@@ -174,7 +174,7 @@ def render(
     out: Path,
     unscored: list[Run],
 ) -> str:
-    """The text of RESULTS.md."""
+    """Return the text of RESULTS.md."""
     parts = [f"# {title}", NOTE]
     for name in sets:
         aside = " (validation set: models were selected on it)" if name in valid else ""
@@ -204,7 +204,7 @@ if __name__ == "__main__":
 
 
 def main_best(argv: list[str] | None = None) -> None:
-    """``best [--metric wer] --decoded TAG/SET EXP...``: print its directory."""
+    """Run ``best [--metric wer] --decoded TAG/SET EXP...``: print the directory of the best experiment."""
     parser = command_parser("best")
     parser.add_argument("exp", nargs="+", type=Path)
     parser.add_argument("--metric", choices=tuple(RATES), default="wer", help="default: %(default)s")
@@ -214,12 +214,14 @@ def main_best(argv: list[str] | None = None) -> None:
 
 
 def best(experiments: list[Path], decoded: Path, metric: str) -> Path:
-    """The experiment of the lowest rate; those without a score are passed over.
+    """Return the first experiment with the lowest error rate; those without a score are left out.
 
     Raises:
-        UserError: none has one.
+        UserError: no experiment has a score.
     """
     scored = [exp for exp in experiments if (exp / decoded / alignment.SCORE_FILE).is_file()]
     if not scored:
-        raise UserError(f"{experiments[0] / decoded} has no score, nor has any other: decode and score first")
+        raise UserError(
+            f"{experiments[0] / decoded} has no score, nor have the others: decode and score first"
+        )
     return min(scored, key=lambda exp: alignment.read_score(exp / decoded).rate(metric))

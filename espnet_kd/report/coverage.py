@@ -1,6 +1,6 @@
-"""``espnet-kd kept-mass``: what the k most probable classes hold of a teacher's posteriors.
+"""``espnet-kd kept-mass``: measure how much of a teacher's posteriors the k most probable classes cover.
 
-``OUT.md`` is a table by k, ``OUT.png`` a picture: what to set k of a topk criterion to.
+``OUT.md`` is a table by k, ``OUT.png`` a plot; they help to choose ``k`` of a topk criterion.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BLANK = 0
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the teachers on a development set, write table and picture."""
+    """Run the teachers on a development set; write the table and the plot."""
     from espnet_kd.teachers.online import Mean
 
     p = command_parser("kept-mass")
@@ -38,53 +38,56 @@ def main(argv: list[str] | None = None) -> None:
     text = coverage_table(curves, f"{' '.join(args.teacher)} on {args.data}")
     with atomic_path(args.out.with_suffix(".md")) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    plot(curves, args.out.with_suffix(".png"))
+    plot_lost_mass(curves, args.out.with_suffix(".png"))
     print(text, end="")
 
 
-class Curve:
-    """Mean kept mass by k over positions of one kind."""
+class CoverageCurve:
+    """Mean coverage by k, over positions of one kind."""
 
     def __init__(self) -> None:
         self.positions = 0
         self.sums: NDArray[np.float64] = np.zeros(0)
 
     def add(self, posteriors: NDArray[np.floating[Any]]) -> None:
-        """Count some positions, (N, V) probabilities."""
+        """Add the probabilities at N positions, (N, V)."""
         best = -np.sort(-posteriors.astype(np.float64), axis=-1)[:, :LARGEST]
         self.sums = self.sums + best.cumsum(-1).sum(0) if self.positions else best.cumsum(-1).sum(0)
         self.positions += len(best)
 
     @property
     def mass(self) -> NDArray[np.float64]:
-        """By k, from 1; in [0, 1]."""
+        """Coverage by k, from k = 1; in [0, 1]."""
         return np.minimum(self.sums / self.positions, 1.0)
 
 
-def add_utterance(curves: dict[str, Curve], tap: str, posteriors: NDArray[np.floating[Any]]) -> None:
-    """Count one utterance, (P, V): decoder steps as one kind, frames as blank, other, and all of them."""
+def add_utterance(curves: dict[str, CoverageCurve], tap: str, posteriors: NDArray[np.floating[Any]]) -> None:
+    """Add the posteriors of one utterance, (P, V), to the curves of their kinds of positions.
+
+    Decoder steps are one kind; frames count as "all", and as "blank" or "non-blank".
+    """
     kinds = {f"{tap}: all": np.ones(len(posteriors), bool)}
     if tap.split(".")[0] != "decoder":
         blank = posteriors.argmax(-1) == BLANK
         kinds |= {f"{tap}: blank": blank, f"{tap}: non-blank": ~blank}
     for name, chosen in kinds.items():
         if chosen.any():
-            curves.setdefault(name, Curve()).add(posteriors[chosen])
+            curves.setdefault(name, CoverageCurve()).add(posteriors[chosen])
 
 
-def measure_coverage(args: argparse.Namespace) -> dict[str, Curve]:
-    """Curves by kind of position."""
+def measure_coverage(args: argparse.Namespace) -> dict[str, CoverageCurve]:
+    """Run the teachers on the data; return the curves by kind of position."""
     from espnet_kd.targets import worker
     from espnet_kd.targets.format import TapFormat
     from espnet_kd.targets.plan import load, needs_text, rate_of, read_data
     from espnet_kd.teachers.options import TeacherOptions
 
     options = TeacherOptions(tuple(args.teacher), args.checkpoint, mean=args.mean)
-    # Nothing is kept: the size of a row does not matter.
+    # Nothing is stored, so the size of a row does not matter.
     taps = {path: TapFormat("values", 1, temperature=args.temperature) for path in args.taps}
     rate = rate_of(load(options))
     observer = worker.load(worker.spec(options, taps, rate, "cuda" if args.ngpu else "cpu"))
-    curves: dict[str, Curve] = {}
+    curves: dict[str, CoverageCurve] = {}
     for utt, (wav, text) in read_data([args.data], needs_text(taps)).utterances.items():
         for tap, seen in observer.observe(utt, wav, text)[2].items():
             logits = seen.tensor[0, : int(seen.lengths[0])].float()
@@ -92,8 +95,8 @@ def measure_coverage(args: argparse.Namespace) -> dict[str, Curve]:
     return curves
 
 
-def coverage_table(curves: dict[str, Curve], title: str) -> str:
-    """Markdown: per cent by k."""
+def coverage_table(curves: dict[str, CoverageCurve], title: str) -> str:
+    """Return a Markdown table of the coverage in per cent by k."""
     from espnet_kd.report.tables import plain
 
     largest = max(len(curve.mass) for curve in curves.values())
@@ -111,8 +114,8 @@ def coverage_table(curves: dict[str, Curve], title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(curves: dict[str, Curve], path: Path) -> None:
-    """What is lost by k, on a logarithmic scale, where the differences are."""
+def plot_lost_mass(curves: dict[str, CoverageCurve], path: Path) -> None:
+    """Plot the mass that is lost by k, on a logarithmic scale, which shows small differences."""
     from matplotlib.figure import Figure
 
     from espnet_kd.report.plots import COLOURS, save

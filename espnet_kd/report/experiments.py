@@ -14,14 +14,14 @@ from espnet_kd.methods import active, idle_keys
 from espnet_kd.report import history
 from espnet_kd.scoring import alignment as score_files
 
-# Options that change how a training runs and what it shows, not what it learns.
-SHOWN = frozenset(
+# Options of a training's log and workers, which do not change the model.
+DISPLAY_KEYS = frozenset(
     """
     log_level log_interval num_workers num_att_plot use_matplotlib use_tensorboard create_graph_in_tensorboard
     """.split()
 )
-OWN_PREFIX = "kd_"  # parameters of distillation that the student is decoded without
-# Buffers: a state dict does not tell them from parameters, but nothing trains them.
+OWN_PREFIX = "kd_"  # parameters of distillation, which decoding does not use
+# Buffers, which are not trained; a state dict has them among the parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "melmat")
 BUFFER_MODULES = ("normalize.",)
 
@@ -48,7 +48,7 @@ def model_file(
 
 
 def count_parameters(path: Path) -> int:
-    """Number of parameters of the model in a file; own parameters of distillation and buffers are left out.
+    """Count the parameters of the model in a file, without buffers and parameters of distillation.
 
     Raises:
         UserError: the file is damaged or holds more than tensors.
@@ -70,23 +70,23 @@ def _is_parameter(name: str) -> bool:
     return not own and name.rpartition(".")[2] not in BUFFERS
 
 
-# Options that change how a training is run or where it writes, not what it learns.
-IRRELEVANT = SHOWN.union(
+# Options that change how a training runs or where it writes, but not the model.
+IRRELEVANT = DISPLAY_KEYS.union(
     """
     seed output_dir config print_config dry_run resume ngpu version keep_nbest_models save_strategy required
     collect_stats write_collected_feats distributed local_rank
     """.split()
 )
 IRRELEVANT_PREFIXES = ("dist_", "wandb_", "use_wandb")
-# What the student is, whatever it is taught by.
+# Options that define the model.
 MODEL_KEYS = (
     """
     token_list token_type frontend frontend_conf preencoder preencoder_conf encoder encoder_conf
     postencoder postencoder_conf decoder decoder_conf joint_net_conf joint_network_conf model
     """
 ).split()
-# Paths that may tell the seed: of a phase's own speech, of the student whose delay is measured.
-OF_OTHERS = frozenset({"train_data_path_and_name_and_type", "train_shape_file", "delay_student"})
+# Options with paths that may contain the seed.
+PATHS_WITH_SEED = frozenset({"train_data_path_and_name_and_type", "train_shape_file", "delay_student"})
 EMPTY: tuple[object, ...] = (None, {}, [], "")
 
 
@@ -100,7 +100,7 @@ class Run:
 
     ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
     are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training. ``checkpoint``
-    is the name of the file that was decoded, for an ``inference_tag`` that does not tell.
+    is the name of the file that was decoded, if ``inference_tag`` does not contain it.
     """
 
     directory: Path
@@ -128,12 +128,12 @@ class Run:
 
     @property
     def phases(self) -> "list[Run]":
-        """The trainings that made the model, first to last; it is the last of them."""
+        """The trainings that made the model, in their order; the last is this run."""
         return [*(self.before.phases if self.before else []), self]
 
     @property
     def distilled(self) -> bool:
-        """True if the model has learned from another in any phase."""
+        """True if the model has learnt from another model in any phase."""
         configs = [phase.config for phase in self.phases]
         taught = any(method.distils(config) for config in configs for method in active(config))
         return taught or bool(self.info.get("mix"))
@@ -151,7 +151,7 @@ class Run:
 
     @property
     def generation(self) -> int:
-        """Of repeated distillation, from 1."""
+        """Generation of repeated distillation, from 1."""
         return int(self.info.get("generation") or 1)
 
     @property
@@ -161,20 +161,20 @@ class Run:
 
     @property
     def teachers(self) -> list[Path]:
-        """Directories of its teachers."""
+        """Directories of the teachers of this training."""
         option = self.config.get("teacher") or {}
         exp = option.get("exp") if isinstance(option, dict) else option
         return [Path(d).resolve() for d in ([exp] if isinstance(exp, str) else exp or [])]
 
     @property
     def finished(self) -> bool:
-        """False if its record says that the training was not brought to its end."""
+        """False if run.json records that the training is not finished."""
         return bool(self.info.get("done", True))
 
     @cached_property
     def history(self) -> history.History:
-        """Statistics by epoch; those of a teacher from another recipe lie where it was trained (`adopt`)."""
-        return history.read(self.directory / self.info.get("source", "")).of_model(self.suffix)
+        """Statistics by epoch; for an adopted teacher, from the directory in which it was trained."""
+        return history.read_history(self.directory / self.info.get("source", "")).of_model(self.suffix)
 
     @cached_property
     def own_updates(self) -> int | None:
@@ -207,29 +207,30 @@ class Run:
 
     @cached_property
     def parameters(self) -> int | None:
-        """Size of the model, without what only distillation needs."""
+        """Number of parameters of the model, without those of distillation; None without a model file."""
         return count_parameters(self.model_file) if self.model_file else None
 
 
-def find(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:
+def find_runs(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:
     """Read the experiments among some directories with the scores of some sets.
 
     Args:
-        directories: those without a config.yaml of a training are passed over.
+        directories: those without the config.yaml of a training are left out.
         sets: names of decoded sets.
-        inference_tags: the first of them that an experiment has is taken; empty takes the only one.
+        inference_tags: names of decoding directories; the first that an experiment has is used. If empty, the
+            experiment must have only one.
 
     Raises:
         UserError: a file cannot be read, or an experiment was decoded in several ways and none is chosen.
     """
-    found = (read(directory, sets, inference_tags) for directory in sorted(set(directories)))
-    return linked([run for run in found if run is not None])
+    found = (read_run(directory, sets, inference_tags) for directory in sorted(set(directories)))
+    return link_phases([run for run in found if run is not None])
 
 
-def read(
+def read_run(
     directory: Path, sets: list[str], inference_tags: list[str], checkpoint: str | None = None
 ) -> Run | None:
-    """Read one experiment; None where there is none. Arguments and errors are those of ``find``."""
+    """Read one experiment; return None if there is none. Arguments and errors as ``find_runs``."""
     if not (directory / "config.yaml").is_file():
         return None
     config = read_config(directory / "config.yaml")
@@ -249,8 +250,8 @@ def read(
     return run
 
 
-def linked(runs: list[Run]) -> list[Run]:
-    """The runs, each with the one of the phase before it."""
+def link_phases(runs: list[Run]) -> list[Run]:
+    """Set ``before`` of each run to the run of its previous phase, and return the runs."""
     by_directory = {run.directory.resolve(): run for run in runs}
     for run in runs:
         previous = run.info.get("previous")
@@ -259,15 +260,15 @@ def linked(runs: list[Run]) -> list[Run]:
 
 
 def is_teacher(run: Run, runs: list[Run]) -> bool:
-    """By its own record, or else because another run was taught by it and it by none."""
+    """Return True if run.json says so, or else if another run was distilled from it, and it from none."""
     role = run.info.get("role")
     if role is not None:
         return bool(role == "teacher")
     return not run.distilled and any(run.directory.resolve() in other.teachers for other in runs)
 
 
-def relevant(run: Run) -> dict[str, Any]:
-    """The options that its training depends on, but the seed; none that does nothing."""
+def relevant_options(run: Run) -> dict[str, Any]:
+    """Return the options that can change the model, without the seed and options without effect."""
     left_out = IRRELEVANT | idle_keys(run.config)
     return {
         key: value
@@ -277,37 +278,38 @@ def relevant(run: Run) -> dict[str, Any]:
 
 
 def settings(run: Run) -> str:
-    """Everything that the training depends on but the seed, as a canonical text; all of its phases."""
-    kept = relevant(run)
-    of_others = OF_OTHERS | ({"teacher"} if run.generation > 1 else set())  # the student before, of one seed
-    for key in kept.keys() & of_others:
+    """Return the options of all phases that can change the model, without the seed, as a canonical text."""
+    kept = relevant_options(run)
+    # From generation 2, the teacher is a student of the previous generation and has a seed in its name.
+    with_seed = PATHS_WITH_SEED | ({"teacher"} if run.generation > 1 else set())
+    for key in kept.keys() & with_seed:
         kept[key] = without_seed(json.dumps(kept[key]))
     if run.before is not None:
-        kept["init_param"] = settings(run.before)  # not its path, which may tell the seed
+        kept["init_param"] = settings(run.before)  # instead of its path, which may contain the seed
     if "ensemble" in kept:
         kept["ensemble"] = [without_seed(name) for name in kept["ensemble"]]
     return json.dumps(kept, sort_keys=True, default=str)
 
 
 def architecture(run: Run) -> str:
-    """What is built, as a canonical text."""
+    """Return the options that define the model, as a canonical text."""
     return json.dumps({key: run.config.get(key) for key in MODEL_KEYS}, sort_keys=True, default=str)
 
 
 def without_seed(name: str) -> str:
-    """An experiment's name without the part that says the seed."""
+    """Return the name of an experiment without its seed."""
     return re.sub(r"[_.-]?seed[_=]?\d+", "", name) or name
 
 
-def _inference_tag(directory: Path, sets: list[str], wanted: list[str]) -> str | None:
+def _inference_tag(directory: Path, sets: list[str], tags: list[str]) -> str | None:
     files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.SCORE_FILE}")]
-    found = sorted({file.relative_to(directory).parts[0] for file in files})  # a set can be org/train_dev
-    for tag in wanted:
+    found = sorted({file.relative_to(directory).parts[0] for file in files})  # org/train_dev is a set, too
+    for tag in tags:
         if tag in found:
             return tag
-    if len(found) > 1 and not wanted:
+    if len(found) > 1 and not tags:
         raise SeveralDecodings(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
-    return found[0] if found and not wanted else None
+    return found[0] if found and not tags else None
 
 
 def _mapping(path: Path, load: Any, error: type[Exception]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``espnet-kd frame-weights``: how much each frame of an utterance counts, above the teacher's CTC spikes."""
+"""``espnet-kd frame-weights``: plot the frame weights of an utterance above the teacher's CTC posteriors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ CTC = "ctc.ctc_lo"
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """A teacher and the layer, by its path, whose frames a criterion weights."""
+class WeightedLayer:
+    """A teacher and the layer, by its module path, whose frames a criterion weights."""
 
     teacher: Path
     checkpoint: str | None = None
@@ -32,15 +32,15 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Weights of the T frames of an utterance, (T,), with mean 1."""
+class WeightCurve:
+    """Weights of the T frames of an utterance, (T,), with mean 1, and their name."""
 
     label: str
     weights: NDArray[np.float32]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``frame-weights EXP --data dump/raw/dev [--tap encoder] [--utterance ID] [--out FILE.png]``."""
+    """Run ``frame-weights EXP --data dump/raw/dev [--tap encoder] [--utterance ID] [--out FILE.png]``."""
     parser = command_parser("frame-weights")
     parser.add_argument("experiment", type=Path, help="the teacher's directory, with config.yaml")
     parser.add_argument("--model", help="checkpoint in it (default: as for a teacher)")
@@ -49,16 +49,16 @@ def main(argv: list[str] | None = None) -> None:
         "--tap", default="encoder", help="layer of `activation` and `deviation` (default: %(default)s)"
     )
     parser.add_argument("--power", type=float, default=1.0, help="weight_power (default: %(default)s)")
-    parser.add_argument("--utterance", help="default: one of a length that can be read")
+    parser.add_argument("--utterance", help="default: one of 1.5 to 4 s")
     parser.add_argument("--out", type=Path, default=Path("frame_weights.png"), help="default: %(default)s")
     args = parser.parse_args(argv)
-    teacher = Weighted(args.experiment, args.model, args.tap, args.power)
-    utt = draw(teacher, args.data, args.out, args.utterance)
+    teacher = WeightedLayer(args.experiment, args.model, args.tap, args.power)
+    utt = draw_weights(teacher, args.data, args.out, args.utterance)
     print(f"{args.out}: {utt}")
 
 
-def find(groups: list[Group]) -> Weighted | None:
-    """The teacher of the first student whose frames were weighted by it; None if there is none."""
+def find_weighted_layer(groups: list[Group]) -> WeightedLayer | None:
+    """Return the teacher and layer of the first student with frame weights; None if there is none."""
     for run in (run for group in groups for run in group.runs):
         for phase in run.phases:
             for entry in (phase.config.get("criteria") or {}).values():
@@ -66,33 +66,35 @@ def find(groups: list[Group]) -> Weighted | None:
                     tap = entry.get("teacher_tap") or entry["tap"]
                     checkpoint = phase.config["teacher"].get("checkpoint")
                     power = float(entry.get("weight_power", 1.0))
-                    return Weighted(phase.teachers[0], checkpoint, tap, power)
+                    return WeightedLayer(phase.teachers[0], checkpoint, tap, power)
     return None
 
 
-def draw(weighted: Weighted, data: Path, path: Path, utterance: str | None = None) -> str:
+def draw_weights(weighted: WeightedLayer, data: Path, path: Path, utterance: str | None = None) -> str:
     """Draw one utterance; return its id.
 
     Args:
         data: Kaldi directory with wav.scp and text.
         path: the PNG.
-        utterance: None takes one of a length that can be read.
+        utterance: its id; None chooses one that is neither too short nor too long for a plot.
 
     Raises:
         UserError: the utterance, its audio, the model or a layer cannot be read.
     """
     wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
-    utt = utterance or posteriors.readable(data, wavs)
+    utt = utterance or posteriors.choose_utterance(data, wavs)
     if utt not in wavs or utt not in texts:
         raise UserError(f"{data} has no utterance {utt}")
     speech, rate = read_waveform(wavs[utt], utt)
-    panel, curves = compute(weighted, speech)
-    plot(panel, curves, len(speech) / rate, f"{utt}: {texts[utt]}", path)
+    panel, curves = compute_weights(weighted, speech)
+    plot_weights(panel, curves, len(speech) / rate, f"{utt}: {texts[utt]}", path)
     return utt
 
 
-def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors.Panel, list[Curve]]:
-    """Posteriors of a teacher for one utterance (N,), and the weights that criteria give its frames."""
+def compute_weights(
+    weighted: WeightedLayer, speech: NDArray[np.float32]
+) -> tuple[posteriors.Panel, list[WeightCurve]]:
+    """Return the teacher's posteriors for one utterance (N,), and the weights of its frames by criterion."""
     import torch
 
     from espnet_kd.teachers.experiment import load_experiment
@@ -106,9 +108,9 @@ def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors
     if len(hidden) != len(logits):
         raise UserError(f"{weighted.tap} of {weighted.teacher} gives no frames: choose one of its encoder")
     curves = [
-        Curve("nonblank", _weights("nonblank", hidden, logits)),
+        WeightCurve("nonblank", _weights("nonblank", hidden, logits)),
         *(
-            Curve(f"{kind} of {weighted.tap}", _weights(kind, hidden, None, weighted.power))
+            WeightCurve(f"{kind} of {weighted.tap}", _weights(kind, hidden, None, weighted.power))
             for kind in ("activation", "deviation")
         ),
     ]
@@ -119,7 +121,7 @@ def compute(weighted: Weighted, speech: NDArray[np.float32]) -> tuple[posteriors
 def _weights(
     kind: "FrameWeights", hidden: "Tensor", guide: "Tensor | None", power: float = 1.0
 ) -> NDArray[np.float32]:
-    """What the criterion `hidden` gives (T, D) frames of one utterance: (T,)."""
+    """Return the weights (T,) that the criterion `hidden` gives to the frames (T, D) of one utterance."""
     import torch
 
     from espnet_kd.criteria.criterion import mean_one
@@ -131,11 +133,13 @@ def _weights(
     return mean_one(importance, frames, torch.ones(1, len(hidden), dtype=torch.bool)).numpy()
 
 
-def plot(panel: posteriors.Panel, curves: list[Curve], seconds: float, title: str, path: Path) -> None:
-    """The weights above the posteriors, on one axis of time."""
+def plot_weights(
+    panel: posteriors.Panel, curves: list[WeightCurve], seconds: float, title: str, path: Path
+) -> None:
+    """Plot the weights above the posteriors, on one axis of time."""
     from matplotlib.figure import Figure
 
-    from espnet_kd.report.plots import letters, save
+    from espnet_kd.report.plots import plain_text, save
 
     figure = Figure(figsize=(min(max(8.0, 4.0 * seconds), 18.0), 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
@@ -148,11 +152,11 @@ def plot(panel: posteriors.Panel, curves: list[Curve], seconds: float, title: st
     posteriors.draw_panel(below, _times(len(panel.posteriors), seconds), panel, posteriors.colours([panel]))
     below.set_xlabel("time (s); grey: blank")
     below.set_xlim(0, seconds)
-    below.set_title(letters(f"{panel.label}, {len(panel.posteriors)} frames"), loc="left", fontsize=10)
-    figure.suptitle(letters(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
+    below.set_title(plain_text(f"{panel.label}, {len(panel.posteriors)} frames"), loc="left", fontsize=10)
+    figure.suptitle(plain_text(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
     save(figure, path)
 
 
 def _times(frames: int, seconds: float) -> NDArray[Any]:
-    """Middles of the frames."""
+    """Return the times of the middles of the frames, in seconds."""
     return (np.arange(frames) + 0.5) * seconds / frames

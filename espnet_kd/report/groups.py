@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in the seed, what each is, and what it is to be compared with."""
+"""Group the runs that differ only in the seed; name each group and find its baseline."""
 
 import math
 import statistics
@@ -10,18 +10,18 @@ from espnet_kd.report.experiments import Run
 from espnet_kd.scoring import alignment, bootstrap
 
 KINDS = ("teacher", "student", "distilled")
-LONGEST_PART = 80  # characters of a name in a label
+LONGEST_PART = 80  # characters of a name that are added to a label
 EQUAL_UPDATES = 0.01  # relative: batches of equal size can split an epoch a little differently
 
 
 @dataclass
 class Group:
-    """Runs of one configuration, in order of their seeds.
+    """Runs of one configuration, sorted by seed.
 
     Attributes:
         kind: "teacher", "student" (without any method) or "distilled" (with one).
-        metric: the error rate that counts, "wer" or "cer".
-        label: what it is called in tables and plots.
+        metric: the error rate that is compared, "wer" or "cer".
+        label: its name in tables and plots.
         baseline: the undistilled student with equal updates; None for itself and for teachers.
     """
 
@@ -33,31 +33,31 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The experiments' name without the seed."""
+        """Name of the experiments without the seed."""
         return experiments.without_seed(self.runs[0].name)
 
     @property
     def updates(self) -> int | None:
-        """Optimiser steps of a run, the mean where the runs differ; None if unknown."""
+        """Optimiser steps of a run, or the mean if the runs differ; None if unknown."""
         known = [run.updates for run in self.runs if run.updates is not None]
         return round(statistics.mean(known)) if known else None
 
     def scored(self, name: str) -> list[Run]:
-        """Runs that have a score of a set."""
+        """Return the runs that have a score of a set."""
         return [run for run in self.runs if name in run.scores]
 
     def seeds(self, name: str) -> set[int]:
-        """Seeds of the trainings that have a score of a set."""
+        """Return the seeds of the trainings that have a score of a set."""
         return {run.training_seed for run in self.scored(name)}
 
     def counts(
         self, name: str, seeds: Collection[int] | None = None
     ) -> tuple[bootstrap.Counts, bootstrap.Counts]:
-        """Errors and words (or characters) of each utterance of a set, summed over the runs; each (N,).
+        """Return errors and words (or characters) of each utterance, summed over the runs; each (N,).
 
         Args:
-            name: the set.
-            seeds: those of the trainings to take; all if None.
+            name: name of the set.
+            seeds: seeds of the trainings to count; None counts all.
         """
         runs = self.scored(name)
         found = [run.scores[name] for run in runs if seeds is None or run.training_seed in seeds]
@@ -67,12 +67,12 @@ class Group:
         return bootstrap.pool([[score.utterances[self.metric][u] for u in order] for score in found])
 
     def rates(self, name: str, kind: str | None = None) -> list[float]:
-        """Error rate of each run in per cent."""
+        """Return the error rate of each run in per cent."""
         return [run.scores[name].rate(kind or self.metric) for run in self.scored(name)]
 
 
 def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
-    """Group runs, label the groups and find what each is compared with; in the order of a table."""
+    """Group runs, name the groups and find their baselines; return them in the order of a table."""
     by_settings: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         changed = run.distilled or any(phase.methods for phase in run.phases)
@@ -102,9 +102,9 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
 
 
 def comparison(group: Group, name: str) -> bootstrap.Difference | None:
-    """Error rate of a group less that of its baseline on a set; None where either is missing.
+    """Return the error rate of a group minus that of its baseline on a set; None if either is missing.
 
-    Over the seeds that both have; over all runs of both where they have none in common.
+    The rates are over the seeds that both have, or over all runs of both if they have no seed in common.
     """
     base = group.baseline
     if base is None or not group.scored(name) or not base.scored(name):
@@ -116,7 +116,7 @@ def comparison(group: Group, name: str) -> bootstrap.Difference | None:
 
 
 def _compare(family: list[Group]) -> None:
-    """Baselines and labels among students of one architecture."""
+    """Set the baselines and labels of the groups of one architecture."""
     plain = [group for group in family if group.kind == "student"]
     distilled = [group for group in family if group.kind == "distilled"]
     for group in distilled:
@@ -133,11 +133,11 @@ def _compare(family: list[Group]) -> None:
 
 
 def _distance(group: Group) -> Callable[[Group], tuple[int, str]]:
-    """Key by which the closest configuration is the smallest; the name decides among equals."""
-    mine = experiments.relevant(group.runs[0])
+    """Return a key by which the closest configuration is the smallest; equal ones are sorted by name."""
+    mine = experiments.relevant_options(group.runs[0])
 
     def key(base: Group) -> tuple[int, str]:
-        theirs = experiments.relevant(base.runs[0])
+        theirs = experiments.relevant_options(base.runs[0])
         return sum(mine.get(k) != theirs.get(k) for k in mine.keys() | theirs.keys()), base.name
 
     return key
@@ -150,13 +150,13 @@ def _equal_updates(a: Group, b: Group) -> bool:
 
 
 def _method(run: Run) -> str:
-    """Name a student by what changed its training in each phase."""
-    methods = ", then ".join(learned_from(phase) for phase in run.phases)
+    """Name a student by the methods of each phase."""
+    methods = ", then ".join(methods_text(phase) for phase in run.phases)
     return f"distilled: {methods}" if run.distilled else f"student, {methods}"
 
 
-def learned_from(run: Run) -> str:
-    """Name what changed one training: its methods, pseudo-labels and the generation."""
+def methods_text(run: Run) -> str:
+    """Name the methods, pseudo-labels and generation of one training."""
     others = {"pseudo-labels": run.info.get("mix"), f"generation {run.generation}": run.generation > 1}
     parts = run.methods + [name for name, holds in others.items() if holds]
     return ", ".join(parts) or ("task" if run.before else "teacher")
@@ -164,7 +164,7 @@ def learned_from(run: Run) -> str:
 
 def _longer(group: Group, base: Group) -> str:
     if _equal_updates(group, base):
-        part, _ = _distinct([group.name, base.name])
+        part, _ = _differing_parts([group.name, base.name])
         return "student, other settings" + (f" ({part})" if part else "")
     if group.updates is None or not base.updates:
         return "student, other number of epochs"
@@ -173,7 +173,7 @@ def _longer(group: Group, base: Group) -> str:
 
 
 def _rank(family: list[Group]) -> list[Group]:
-    """The baselines, the other undistilled students, the distilled ones."""
+    """Sort: baselines, then other undistilled students, then distilled ones."""
 
     def place(group: Group) -> tuple[bool, bool, float, str]:
         taught, first = group.kind == "distilled", group.label == "student"
@@ -183,15 +183,15 @@ def _rank(family: list[Group]) -> list[Group]:
 
 
 def _tell_apart(groups: list[Group]) -> None:
-    """Add to equal labels what differs in the names, as in "teacher (small)", or else a number.
+    """Make equal labels different by parts of the names, as in "teacher (small)", or by a number.
 
-    One of them may have nothing to add: "teacher" beside "teacher (small)".
+    One of the labels may stay as it is: "teacher" beside "teacher (small)".
     """
     by_label: dict[str, list[Group]] = {}
     for group in groups:
         by_label.setdefault(group.label, []).append(group)
     for same in (equal for equal in by_label.values() if len(equal) > 1):
-        parts = _distinct([group.name for group in same])
+        parts = _differing_parts([group.name for group in same])
         useful = len(set(parts)) == len(parts) and max(map(len, parts)) <= LONGEST_PART
         for number, (group, part) in enumerate(zip(same, parts, strict=True), 1):
             if not useful:
@@ -200,8 +200,8 @@ def _tell_apart(groups: list[Group]) -> None:
                 group.label += f" ({part})"
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """What is left of names without the words, divided by "_", that all have."""
+def _differing_parts(names: list[str]) -> list[str]:
+    """Return the names without the words, separated by "_", that all of them have."""
     words = [name.split("_") for name in names]
     common = set(words[0]).intersection(*words)
     return ["_".join(word for word in own if word not in common) for own in words]

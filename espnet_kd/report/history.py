@@ -1,4 +1,4 @@
-"""What a training reported epoch by epoch: from ESPnet's checkpoint, or else from its log."""
+"""Read the statistics of a training by epoch, from ESPnet's checkpoint, or else from its log."""
 
 import math
 import re
@@ -23,7 +23,7 @@ class History:
     epochs: dict[int, dict[str, Stats]]
 
     def curve(self, phase: str, *names: str) -> dict[int, float]:
-        """Epoch -> the first of the named statistics that is a number; without a decoder acc is none."""
+        """Return, by epoch, the first named statistic that is a number; acc is NaN without a decoder."""
         values = {}
         for epoch, phases in sorted(self.epochs.items()):
             stats = phases.get(phase, {})
@@ -48,19 +48,19 @@ class History:
         )
 
     def updates(self, accum_grad: int) -> int | None:
-        """Number of optimiser steps, None if nothing tells it."""
+        """Return the number of optimiser steps; None if unknown."""
         counts = self.curve("train", "total_count")
         return round(counts[max(counts)]) // accum_grad if counts else None
 
     def seconds(self) -> float | None:
-        """Time spent in training, validation and plots, in seconds; None if nothing tells it."""
+        """Return the time of training, validation and plots in seconds; None if unknown."""
         parts = [stats for phases in self.epochs.values() for stats in phases.values()]
         times = [stats["time"] for stats in parts if "time" in stats]
         return sum(times) if times else None
 
 
-def read(directory: Path) -> History:
-    """Read ``checkpoint.pth`` of a training, or ``train.log`` where there is none; else an empty history."""
+def read_history(directory: Path) -> History:
+    """Read ``checkpoint.pth`` of a training, or ``train.log`` if there is none; without both, it is empty."""
     if (directory / CHECKPOINT).is_file():
         found = _from_checkpoint(directory / CHECKPOINT)
         if found is not None:
@@ -78,12 +78,12 @@ def _from_checkpoint(path: Path) -> History | None:
         return History(reported(state))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError):
         return None
-    except AttributeError:  # no mapping where ours is one
+    except AttributeError:  # a value that should be a mapping is none
         return None
 
 
 def _from_log(path: Path) -> History:
-    """Later lines win: an epoch that was interrupted is reported again."""
+    """Read the log; later lines win, because an interrupted epoch is reported again."""
     epochs: dict[int, dict[str, Stats]] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):

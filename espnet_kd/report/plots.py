@@ -1,4 +1,4 @@
-"""Pictures for RESULTS.md: error rates with intervals, and learning curves."""
+"""Plots for RESULTS.md: error rates with intervals, and learning curves."""
 
 import math
 import re
@@ -19,8 +19,8 @@ from espnet_kd.report.groups import Group
 from espnet_kd.scoring import alignment
 from espnet_kd.scoring.bootstrap import rate_interval
 
-# Title of a panel -> names of the statistic, the first that an epoch has. A distilled student's
-# "loss" has the criteria in it, so that only its "loss_task" can be set beside another's loss.
+# Title of a panel -> names of statistics, of which the first that an epoch has is shown. The "loss" of a
+# distilled student includes the criteria, so its "loss_task" is compared with the loss of others.
 CURVES: Mapping[str, tuple[str, ...]] = {
     "CTC character error rate": ("cer_ctc",),
     "transducer character error rate": ("cer_transducer",),
@@ -38,7 +38,7 @@ DOT: Mapping[str, Any] = {
 }
 BESIDE: Mapping[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
 DPI = 120
-FAR = 1.2  # times the highest
+HEADROOM = 1.2  # top of a panel, relative to the highest value of undistilled models
 # For Japanese and Chinese tokens, which matplotlib's own font lacks.
 CJK_FONTS = (
     "Noto Sans CJK JP",
@@ -55,7 +55,7 @@ CJK_FONTS = (
 
 
 def fallback_fonts(installed: Collection[str]) -> list[str]:
-    """Those of the fonts for Japanese and Chinese that are installed."""
+    """Return the installed ones of the fonts for Japanese and Chinese."""
     return [name for name in CJK_FONTS if name in installed]
 
 
@@ -63,19 +63,19 @@ rcParams["font.family"] = ["sans-serif", *fallback_fonts(fontManager.get_font_na
 
 
 def colours(groups: list[Group]) -> dict[str, str]:
-    """Label -> colour, the same in every picture."""
+    """Return label -> colour, the same in every plot."""
     return {group.label: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
 
 
-def letters(text: str) -> str:
-    """Foreign text for a picture, to the letter: what stands between two $ would be a formula."""
+def plain_text(text: str) -> str:
+    """Return text of the user for a plot; $ is escaped, because matplotlib takes it as a formula."""
     return printable(text).replace("$", r"\$")
 
 
-def wrapped(label: str, width: int = 56) -> str:
-    """The label in lines of `width` characters, broken after spaces and underscores; words stay whole."""
+def wrap_label(label: str, width: int = 56) -> str:
+    """Break a label after spaces and underscores into lines of at most `width` characters, if words allow."""
     lines = [""]
-    for piece in re.findall(r"[^ _]*[ _]?", letters(label)):
+    for piece in re.findall(r"[^ _]*[ _]?", plain_text(label)):
         if lines[-1] and len(lines[-1] + piece) > width:
             lines.append("")
         lines[-1] += piece
@@ -87,20 +87,20 @@ def save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-    lacking = {str(w.message) for w in caught if "missing from font" in str(w.message)}
-    if lacking:  # matplotlib has a line for each
+    missing = {str(w.message) for w in caught if "missing from font" in str(w.message)}
+    if missing:  # matplotlib warns of each
         print(
-            f"espnet-kd: warning: {path}: {len(lacking)} characters are drawn as boxes: "
+            f"espnet-kd: warning: {path}: {len(missing)} characters are drawn as boxes: "
             f"install a font that has them, such as {CJK_FONTS[0]}",
             file=sys.stderr,
         )
     for warning in caught:
-        if str(warning.message) not in lacking:
+        if str(warning.message) not in missing:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
-    """A panel for each set: a bar for each model, its 95 % interval and a dot for each seed."""
+    """Plot a panel for each set: a bar for each model, its 95 % interval and a dot for each seed."""
     shown = [group for group in groups if any(group.scored(name) for name in sets)]
     colour = colours(groups)
     width = max(3.8 * len(sets), 4.5) + 2.8
@@ -112,17 +112,17 @@ def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
             if group.scored(name):
                 top = max(top, _bar(ax, y, group, name, colour[group.label]))
         unit = alignment.UNITS[groups[0].metric]
-        ax.set(title=letters(name), xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
-        ax.set_yticks(range(len(shown)), [wrapped(group.label) for group in shown])
+        ax.set(title=plain_text(name), xlabel=f"{unit} error rate (%)", xlim=(0, 1.18 * top or 1))
+        ax.set_yticks(range(len(shown)), [wrap_label(group.label) for group in shown])
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].invert_yaxis()  # shared: the first model on top in every panel
+    axes[0].invert_yaxis()  # all panels share it; the first model is on top
     save(figure, path)
 
 
 def _bar(ax: Any, y: int, group: Group, name: str, colour: str) -> float:
-    """Draw one bar; return how far to the right it reaches."""
+    """Draw one bar; return its right end."""
     interval = rate_interval(*group.counts(name))
     ax.barh(y, interval.value, height=0.62, color=colour, alpha=0.75)
     sides = [[interval.value - interval.low], [interval.high - interval.value]]
@@ -135,7 +135,7 @@ def _bar(ax: Any, y: int, group: Group, name: str, colour: str) -> float:
 
 
 def learning_curves(groups: list[Group], path: Path) -> bool:
-    """A panel for each statistic that any run has: bold the mean over seeds, thin each seed.
+    """Plot a panel for each statistic that any run has; the mean over seeds is bold, each seed is thin.
 
     Returns:
         False if no run reports any of them, and nothing was drawn.
@@ -151,23 +151,23 @@ def learning_curves(groups: list[Group], path: Path) -> bool:
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for label, seeds in curves.items():
             handles.setdefault(label, _curve(ax, seeds, colour[label]))
-        untaught = [group.label for group in groups if group.kind != "distilled"]
-        _cut(ax, [seed for label in untaught for seed in curves.get(label, [])])
+        undistilled = [group.label for group in groups if group.kind != "distilled"]
+        _limit_height(ax, [seed for label in undistilled for seed in curves.get(label, [])])
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("validation set")
-    labels = [wrapped(label, min(56, int(11 * width / columns) - 6)) for label in handles]
+    labels = [wrap_label(label, min(56, int(11 * width / columns) - 6)) for label in handles]
     figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=columns, frameon=False)
     save(figure, path)
     return True
 
 
-def _cut(ax: Any, untaught: list[dict[int, float]]) -> None:
-    """Leave out what is far above the curves of all untaught models: outputs that are not trained yet."""
-    values = [value for curve in untaught for value in curve.values() if math.isfinite(value)]
-    top = FAR * max([1.0, *values])
+def _limit_height(ax: Any, undistilled: list[dict[int, float]]) -> None:
+    """Cut values far above the curves of all undistilled models, as of outputs that are not trained yet."""
+    values = [value for curve in undistilled for value in curve.values() if math.isfinite(value)]
+    top = HEADROOM * max([1.0, *values])
     if values and ax.dataLim.ymax > top:
         ax.set_ylim(ax.dataLim.ymin - 0.05 * (top - ax.dataLim.ymin), top)
 

@@ -1,4 +1,4 @@
-"""What teacher and students believe frame by frame: CTC posteriors of one utterance over time."""
+"""Plot the CTC posteriors of teacher and students for one utterance over time."""
 
 import statistics
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from espnet_kd.report.groups import Group
 
 if TYPE_CHECKING:
     from espnet_kd.report.experiments import Run
-VISIBLE = 0.05  # a token whose posterior never reaches this is not drawn
-LABELLED = 0.3  # a peak of at least this height is named
-FLOOR = 0.01  # a token's curve is not drawn along the axis
-SECONDS = (1.5, 4.0)  # a default utterance: long enough to show something, short enough to be read
+VISIBLE = 0.05  # tokens whose posterior is always below this are not drawn
+LABELLED = 0.3  # peaks of at least this height get the name of the token
+FLOOR = 0.01  # below this, the curve of a token is not drawn
+SECONDS = (1.5, 4.0)  # length of the default utterance, so that the plot is readable
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,12 @@ class Panel:
     tokens: list[str]
 
 
-def choose(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
-    """Teacher, undistilled student and best distilled student on the validation set; label and first run."""
+def choose_models(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
+    """Choose teacher, undistilled student and best distilled student by the validation set.
+
+    Returns:
+        Label and first run of each.
+    """
 
     def rate(group: Group) -> tuple[float, str]:
         rates = group.rates(valid_set)
@@ -44,37 +48,39 @@ def choose(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
     chosen = []
     for kind in ("teacher", "student", "distilled"):
         of_kind = [g for g in groups if g.kind == kind and (kind != "student" or g.baseline is None)]
-        of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # that is no single model
+        of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # not a single model
         if of_kind:
             chosen.append(min(of_kind, key=rate))
     return [(f"{g.label} (seed {g.runs[0].seed})", g.runs[0]) for g in chosen]
 
 
-def draw(models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str | None = None) -> str:
+def draw_posteriors(
+    models: "list[tuple[str, Run]]", data: Path, path: Path, utterance: str | None = None
+) -> str:
     """Draw one utterance for several models, one below the other; return its id.
 
     Args:
         models: label and experiment of each panel.
         data: Kaldi directory with wav.scp and text.
         path: the PNG.
-        utterance: None takes one of a length that can be read.
+        utterance: its id; None chooses one that is neither too short nor too long for a plot.
 
     Raises:
         UserError: the utterance, its audio or a model cannot be read.
     """
     wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
-    utt = utterance or readable(data, wavs)
+    utt = utterance or choose_utterance(data, wavs)
     if utt not in wavs or utt not in texts:
         raise UserError(f"{data} has no utterance {utt}")
     speech, rate = read_waveform(wavs[utt], utt)
     if not models:
         raise UserError("there is no single model to draw")
-    panels = [compute(label, run, speech) for label, run in models]
-    plot(panels, len(speech) / rate, f"{utt}: {texts[utt]}", path)
+    panels = [compute_posteriors(label, run, speech) for label, run in models]
+    plot_panels(panels, len(speech) / rate, f"{utt}: {texts[utt]}", path)
     return utt
 
 
-def compute(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
+def compute_posteriors(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
     """Load a model and run its encoder and CTC layer on one utterance (N,)."""
     import torch
 
@@ -94,11 +100,11 @@ def compute(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
     return Panel(label, posteriors.numpy(), list(model.token_list))
 
 
-def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
-    """Draw panels above a common axis of time; each frame stands at its middle."""
+def plot_panels(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
+    """Draw panels above a common axis of time; the value of a frame is at its middle."""
     from matplotlib.figure import Figure
 
-    from espnet_kd.report.plots import letters, save
+    from espnet_kd.report.plots import plain_text, save
 
     colour = colours(panels)
     width = min(max(8.0, 4.0 * seconds), 18.0)
@@ -108,15 +114,15 @@ def plot(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
         frames = len(panel.posteriors)
         times = (np.arange(frames) + 0.5) * seconds / frames
         draw_panel(ax, times, panel, colour)
-        ax.set_title(letters(f"{panel.label}, {frames} frames"), loc="left", fontsize=10)
+        ax.set_title(plain_text(f"{panel.label}, {frames} frames"), loc="left", fontsize=10)
     axes[-1].set_xlabel("time (s); grey: blank")
     axes[0].set_xlim(0, seconds)
-    figure.suptitle(letters(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
+    figure.suptitle(plain_text(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
     save(figure, path)
 
 
 def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[str, Any]) -> None:
-    """The curves of a panel over the times of its frames, (T,)."""
+    """Draw the curves of a panel over the times of its frames, (T,)."""
     blank = panel.posteriors[:, 0]
     ax.fill_between(times, blank, color="0.88", linewidth=0)
     ax.plot(times, blank, color="0.7", linewidth=0.8)
@@ -126,9 +132,9 @@ def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[s
         token = panel.tokens[v]
         ax.plot(times, _without_floor(curve), color=colour[token], linewidth=1.5, marker=".", markersize=3)
         for t in peaks(curve):
-            if curve[t] >= others[t].max():  # of several tokens in one frame only the first is named
+            if curve[t] >= others[t].max():  # only the most probable token of a frame is named
                 ax.annotate(
-                    _shown(token), (times[t], curve[t]), xytext=(0, 3), textcoords="offset points",
+                    _token_text(token), (times[t], curve[t]), xytext=(0, 3), textcoords="offset points",
                     ha="center", color=colour[token], fontsize=9 if len(token) == 1 else 7,
                     annotation_clip=False,
                 )  # fmt: skip
@@ -137,27 +143,27 @@ def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[s
 
 
 def peaks(curve: NDArray[np.floating[Any]]) -> list[int]:
-    """The highest frame of each stretch of a curve (T,) above ``LABELLED``."""
+    """Return the highest frame of each stretch of a curve (T,) above ``LABELLED``."""
     high = np.flatnonzero(curve >= LABELLED)
     stretches = np.split(high, np.flatnonzero(np.diff(high) > 1) + 1)
     return [int(frames[curve[frames].argmax()]) for frames in stretches if len(frames)]
 
 
 def _without_floor(curve: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Leave out the frames where it is next to nothing, but for the ends of its slopes."""
+    """Replace values below ``FLOOR`` by NaN, except beside higher ones, so that slopes are complete."""
     there = np.pad(curve >= FLOOR, 1)
     return np.where(there[:-2] | there[1:-1] | there[2:], curve, np.nan)
 
 
-def _shown(token: str) -> str:
-    """A word boundary is a token among characters, the start of one in BPE."""
-    from espnet_kd.report.plots import letters
+def _token_text(token: str) -> str:
+    """Return the text of a token; a word boundary is a token of its own or, in BPE, the start of one."""
+    from espnet_kd.report.plots import plain_text
 
-    return "space" if token in ("<space>", "\u2581") else letters(token.replace("\u2581", "_"))
+    return "space" if token in ("<space>", "\u2581") else plain_text(token.replace("\u2581", "_"))
 
 
 def colours(panels: list[Panel]) -> dict[str, Any]:
-    """One colour for a token in all panels; neighbours in order of appearance differ."""
+    """Return token -> colour, the same in all panels; tokens that follow one another differ."""
     from matplotlib import colormaps
 
     palette = [colormaps["tab10"](i) for i in range(10) if i != 7]  # 7 is the grey of the blank
@@ -169,8 +175,8 @@ def colours(panels: list[Panel]) -> dict[str, Any]:
     return {token: palette[i % len(palette)] for i, token in enumerate(dict.fromkeys(order))}
 
 
-def readable(data: Path, wavs: dict[str, str]) -> str:
-    """The first utterance of a length within ``SECONDS``, or else the first."""
+def choose_utterance(data: Path, wavs: dict[str, str]) -> str:
+    """Return the first utterance with a length within ``SECONDS``, or else the first."""
     import soundfile
 
     for utt in sorted(wavs):

@@ -19,7 +19,7 @@ for which it waits; all: the whole of it."""
 
 
 def delays(groups: list[Group], sets: list[str]) -> list[str]:
-    """Heading, table and note; nothing where no delay was measured.
+    """Return heading, table and note on delays; empty if none was measured.
 
     Raises:
         UserError: a file of delays cannot be read.
@@ -27,7 +27,7 @@ def delays(groups: list[Group], sets: list[str]) -> list[str]:
     metric, rows = groups[0].metric, []
     for group in groups:
         for run in group.runs:
-            found = read(run.directory)
+            found = read_delays(run.directory)
             if found is None:
                 continue
             rates = [f"{run.scores[name].rate(metric):.1f}" if name in run.scores else "" for name in sets]
@@ -41,8 +41,8 @@ def delays(groups: list[Group], sets: list[str]) -> list[str]:
     return ["## Emission delay", table([*head, *delays], rows), DELAYS_NOTE]
 
 
-def read(directory: Path) -> dict[str, Any] | None:
-    """What `delay` wrote for an experiment, or None.
+def read_delays(directory: Path) -> dict[str, Any] | None:
+    """Read what ``espnet-kd delay`` wrote for an experiment; None if there is none.
 
     Raises:
         UserError: it is damaged.
@@ -66,11 +66,11 @@ pseudo-labelled speech in what the student is trained on, where it was asked for
 
 
 def generations(groups: list[Group], sets: list[str]) -> list[str]:
-    """Heading, table and note; nothing where no student learnt from pseudo-labels or from another student.
+    """Return heading, table and note on generations; empty if there are none and no pseudo-labels.
 
     Args:
-        groups: all of them, teachers too.
-        sets: scored ones.
+        groups: all groups, with teachers.
+        sets: names of scored sets.
     """
     runs = [run for group in groups if group.kind == "distilled" for run in group.runs]
     runs = [run for run in runs if run.info.get("mix") or run.generation > 1]
@@ -87,18 +87,18 @@ def generations(groups: list[Group], sets: list[str]) -> list[str]:
 
 
 def teacher_of(run: Run) -> Path | None:
-    """Directory of who labelled its speech, or else of its only teacher; None if there are several."""
+    """Return the teacher that made the pseudo-labels of a run, or else its only teacher; None for several."""
     mix = run.info.get("mix") or {}
     if mix.get("teacher"):
         return Path(mix["teacher"]).resolve()
     return run.teachers[0] if len(run.teachers) == 1 else None
 
 
-def check(run: Run) -> None:
-    """Read what the table shows of a run.
+def check_generation(run: Run) -> None:
+    """Read the values of a run that the table of generations shows.
 
     Raises:
-        TypeError, ValueError, KeyError, AttributeError: its record is not one of ours.
+        TypeError, ValueError, KeyError, AttributeError: run.json has wrong values.
     """
     teacher_of(run)
     _generation_row(run, None, [], "wer")
@@ -147,7 +147,7 @@ FLOAT16 = 2  # bytes
 
 
 def stores(groups: list[Group]) -> list[str]:
-    """Heading, table and note of the stores beside the experiments; nothing where there is none."""
+    """Return heading, table and note on the target stores beside the experiments; empty if there are none."""
     parents = {run.directory.parent for group in groups for run in group.runs}
     manifests = (path for parent in parents for path in parent.glob(f"*/{MANIFEST}"))
     found = sorted(path.parent for path in manifests if _is_store(path))
@@ -158,7 +158,7 @@ def stores(groups: list[Group]) -> list[str]:
 
 
 def _is_store(manifest: Path) -> bool:
-    """False for the manifest of pseudo-labels, say; what cannot be read may be one."""
+    """Return False for other manifests, as of pseudo-labels; one that cannot be read may be of a store."""
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -169,7 +169,7 @@ def _is_store(manifest: Path) -> bool:
 def _store_row(directory: Path) -> list[str]:
     try:
         store = Store(directory)
-        manifest, whole = store.manifest, _whole(store)
+        manifest, whole = store.manifest, _full_size(store)
         megabytes = manifest.size / 1e6
         return [
             code(store.directory.name),
@@ -180,7 +180,7 @@ def _store_row(directory: Path) -> list[str]:
             f"{megabytes / manifest.hours:.2f}",
             f"{100 * manifest.size / whole:.1f} %" if whole else "",
         ]
-    except (UserError, OSError, TypeError, AttributeError, ArithmeticError):  # or values of other types
+    except (UserError, OSError, TypeError, AttributeError, ArithmeticError):  # or values of wrong types
         return [code(directory.name), "damaged or of another version: make it again", *[""] * 5]
 
 
@@ -191,8 +191,8 @@ def _kept(manifest: Manifest) -> str:
     )
 
 
-def _whole(store: Store) -> int | None:
-    """Bytes of all values of the taps; None where one is a transducer's lattice."""
+def _full_size(store: Store) -> int | None:
+    """Return the bytes of all values of the layers; None if one is the lattice of a transducer."""
     total = 0
     for path, tap in store.manifest.taps.items():
         if tap.kind not in ("topk", "values"):

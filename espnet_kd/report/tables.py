@@ -1,4 +1,4 @@
-"""The Markdown of RESULTS.md. Nothing of the day or the machine enters: the same runs give the same text."""
+"""The Markdown tables of RESULTS.md. Without dates and machine names: the same runs give the same text."""
 
 import re
 import statistics
@@ -6,24 +6,24 @@ from collections.abc import Iterable
 
 from espnet_kd.errors import printable
 from espnet_kd.report.experiments import Run
-from espnet_kd.report.groups import Group, comparison, learned_from
+from espnet_kd.report.groups import Group, comparison, methods_text
 from espnet_kd.scoring.bootstrap import RESAMPLES
 
-# Metric -> columns of the error rates. Without spaces between words a WER would count whole utterances.
+# Metric -> columns of error rates. A language without spaces between words has no useful WER.
 RATES = {"wer": ["WER %", "errors/words", "CER %"], "cer": ["CER %", "errors/characters"]}
-# Markup of GitHub's Markdown and of HTML; an underscore within a word is none, and `table` sees to "|".
+# Markup of GitHub's Markdown and of HTML; not an underscore within a word; `table` escapes "|".
 MARKUP = re.compile(r"[\\`*<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def plain(text: str) -> str:
-    """Foreign text, such as names and ids, as Markdown that shows it to the letter."""
+    """Return text of the user, such as names and ids, as Markdown that shows it unchanged."""
     return MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def code(text: str) -> str:
-    """Foreign text as a piece of code within a line."""
+    """Return text of the user as code within a line."""
     text = printable(text)
-    if not text.strip() or "\\" in text and "|" in text:  # no table can have the latter as code
+    if not text.strip() or "\\" in text and "|" in text:  # a table cannot show the latter as code
         return plain(text)
     ticks = _fence(text, 1)
     space = " " if text[0] in "` " or text[-1] in "` " else ""
@@ -31,18 +31,18 @@ def code(text: str) -> str:
 
 
 def code_block(text: str, language: str = "") -> str:
-    """Foreign text as lines of code."""
+    """Return text of the user as a block of code."""
     text = "\n".join(printable(line) for line in text.split("\n"))
     return f"{_fence(text, 3)}{language}\n{text}\n{_fence(text, 3)}"
 
 
 def _fence(text: str, least: int) -> str:
-    """Backticks, one more than stand in a row anywhere in the text."""
+    """Return backticks, at least ``least``, and one more than the longest row of them in the text."""
     return "`" * max([least, *(len(ticks) + 1 for ticks in re.findall("`+", text))])
 
 
 def notes(metric: str) -> str:
-    """What the columns mean."""
+    """Return the note that explains the columns."""
     err, unit = metric.upper(), "words" if metric == "wer" else "characters"
     rates = "WER and CER" if metric == "wer" else "CER"
     return f"""\
@@ -54,7 +54,7 @@ taken together; they speak of the choice of utterances, the ± speaks of the see
 
 
 def results(groups: list[Group], name: str) -> str:
-    """The table of one set."""
+    """Return the table of one set."""
     rows = [_row(group, name) for group in groups if group.scored(name)]
     head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric]]
     return table([*head, "against the student", "95 % interval", "p"], rows)
@@ -88,13 +88,13 @@ def _row(group: Group, name: str) -> list[str]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard deviation; the mean alone of a single value."""
+    """Return mean ± standard deviation, or only the mean of a single value."""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def runs(groups: list[Group], sets: list[str]) -> str:
-    """A row per run."""
+    """Return a table with a row for each run."""
     rows, metric = [], groups[0].metric
     for group in groups:
         for run in group.runs:
@@ -110,7 +110,7 @@ def runs(groups: list[Group], sets: list[str]) -> str:
 
 
 def phases(groups: list[Group]) -> str:
-    """A row per training of the runs that were trained in phases; empty if there are none."""
+    """Return a table with a row for each phase of runs with several phases; empty if there are none."""
     rows = []
     for run in (run for group in groups for run in group.runs if run.before is not None):
         for number, phase in enumerate(run.phases, 1):
@@ -118,13 +118,13 @@ def phases(groups: list[Group]) -> str:
             hours = "unknown" if phase.own_seconds is None else f"{phase.own_seconds / 3600:.2f}"
             updates = "unknown" if phase.own_updates is None else str(phase.own_updates)
             start = [updates, hours, plain(initial) or "random"]
-            rows.append([code(run.name), str(number), plain(learned_from(phase)), str(run.seed), *start])
+            rows.append([code(run.name), str(number), plain(methods_text(phase)), str(run.seed), *start])
     head = ["run", "phase", "learns from", "seed", "updates", "hours", "starts from"]
     return table(head, rows) if rows else ""
 
 
 def commands(groups: list[Group]) -> str:
-    """The command and commit of each run."""
+    """Return the command and commit of each run."""
     parts = []
     for run in (run for group in groups for run in group.runs):
         commit = run.info.get("commit") or "unknown"
@@ -144,7 +144,7 @@ def _command(run: Run) -> str:
 
 
 def warnings(groups: list[Group], sets: list[str]) -> list[str]:
-    """What a reader must know to read the tables rightly."""
+    """Return warnings: missing scores, unequal seeds or updates, and unfinished trainings."""
     found = []
     for group in groups:
         base = group.baseline
@@ -172,6 +172,6 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table; names to the left, the rest to the right."""
+    """Return a Markdown table; the first column is aligned left, the others right."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -34,7 +34,7 @@ from espnet_kd.data.heads import find_damage, flac_info, is_shortened
 from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding import records as decoded
-from espnet_kd.decoding.records import label
+from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.files import read_table
 from espnet_kd.methods import registered
 from espnet_kd.methods.mutual import mutual_options, peer_changes
@@ -202,7 +202,7 @@ def of_files(folder: Path) -> dict[str, Target]:
         "md5sums": file(folder / "md5sum.txt", read_md5sums, sums),
         "report of hubscr": words(lambda text: [a.counts for a in read_report(text).values()], REPORT),
         "training log, live": file(folder / "live.log", follow, LOG, share=SLOW),
-        "training log": file(log, lambda p: history.read(p.parent).seconds(), LOG, share=SLOW),
+        "training log": file(log, lambda p: history.read_history(p.parent).seconds(), LOG, share=SLOW),
     }
 
 
@@ -238,7 +238,7 @@ def of_records(folder: Path) -> dict[str, Target]:
         "run.json": record("exp2/run.json", runs._read, RUN),
         "decoded shard": file(
             folder / "decode/00001.jsonl",
-            lambda path: [label(found) for found in decoded.read(path.parent)],
+            lambda path: [pseudo_label(found) for found in decoded.read_decoded(path.parent)],
             labels,
             text=rows,
         ),
@@ -278,7 +278,7 @@ def of_directories(folder: Path) -> dict[str, Target]:
     members = {str(p.relative_to(recipe)): p.read_bytes() for p in paths}
 
     def report(exp: Path) -> object:
-        found = groups.make_groups(experiments.find(list(exp.iterdir()), ["test", "dev"], []))
+        found = groups.make_groups(experiments.find_runs(list(exp.iterdir()), ["test", "dev"], []))
         return tables.runs(found, ["test"]), tables.commands(found), tables.warnings(found, ["test"])
 
     return {

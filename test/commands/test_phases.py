@@ -72,7 +72,7 @@ def test_the_record_names_the_phase_before(place: Path) -> None:
 
 def test_a_phase_that_is_not_finished_is_no_start(place: Path) -> None:
     Path("exp/first/run.json").write_text(json.dumps({"done": False}))
-    with pytest.raises(UserError, match="exp/first is not trained to its end: exp/second starts from its"):
+    with pytest.raises(UserError, match="training of exp/first is not finished: exp/second starts from its"):
         start()
     assert not Path("exp/second").exists()
 

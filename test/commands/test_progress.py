@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training_lines import HEAD, VALID, batches, results, started
 
-from espnet_kd.commands.progress import Clock, Lines, Log, Training
+from espnet_kd.commands.progress import GrowingFile, ProgressLines, RemainingTime, Training
 
 
 def training(*lines: str) -> Training:
@@ -57,34 +57,34 @@ def test_what_a_log_says(lines: tuple[str, ...], fraction: float, text: str) -> 
 
 def test_only_whole_lines_are_read_and_each_once(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
-    log = Log(path)
-    assert log.lines() == []
+    log = GrowingFile(path)
+    assert log.new_lines() == []
     path.write_text("one\ntw")
-    assert log.lines() == ["one"]
+    assert log.new_lines() == ["one"]
     with path.open("a") as f:
         f.write("o\nthree\n")
-    assert log.lines() == ["two", "three"]
-    assert log.lines() == []
+    assert log.new_lines() == ["two", "three"]
+    assert log.new_lines() == []
 
 
 def test_a_log_that_was_replaced_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     path.write_text("old\nhal")
-    log = Log(path)
-    log.lines()
+    log = GrowingFile(path)
+    log.new_lines()
     path.rename(tmp_path / "train.1.log")
     path.write_text("a longer new line\n")
-    assert log.lines() == ["a longer new line"]
+    assert log.new_lines() == ["a longer new line"]
 
 
 def test_new_passes_over_what_was_there_but_not_over_the_next_log(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     path.write_text("old\n")
-    log = Log(path, new=True)
-    assert log.lines() == []
+    log = GrowingFile(path, new=True)
+    assert log.new_lines() == []
     path.rename(tmp_path / "train.1.log")
     path.write_text("new\n")
-    assert log.lines() == ["new"]
+    assert log.new_lines() == ["new"]
 
 
 def test_a_damaged_line_ends_nothing() -> None:
@@ -96,14 +96,14 @@ PROGRAM = "import sys; from espnet_kd.commands.progress import main; main(sys.ar
 
 
 def test_time_that_is_left() -> None:
-    clock = Clock()
-    assert clock.left(0.0, 0.0) is None
-    assert clock.left(0.5, 100.0) is None  # a resumed training starts here
-    assert clock.left(0.6, 110.0) == pytest.approx(40.0)  # 0.1 in 10 s, 0.4 to go
+    clock = RemainingTime()
+    assert clock.seconds(0.0, 0.0) is None
+    assert clock.seconds(0.5, 100.0) is None  # a resumed training starts here
+    assert clock.seconds(0.6, 110.0) == pytest.approx(40.0)  # 0.1 in 10 s, 0.4 to go
 
 
 def test_a_line_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    lines, state = Lines("big"), Training(epochs=40)
+    lines, state = ProgressLines("big"), Training(epochs=40)
     for epoch in range(1, 41):
         state.finished = epoch
         lines.update(state, 90.0)

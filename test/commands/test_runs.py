@@ -219,4 +219,4 @@ def test_a_damaged_record_is_named(place: Path) -> None:
 
 def test_outside_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert runs.commit() is None
+    assert runs.git_commit() is None

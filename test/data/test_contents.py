@@ -61,7 +61,7 @@ def test_audio_of_joined_directories_is_read_once(tmp_path: Path, monkeypatch: p
     for part in parts:
         (part / "utt2num_samples").write_text(f"{part.name}-1 100\n")
         contents.fingerprint_speech(part)
-    phases.join(parts, tmp_path / "exp" / "speech")
+    phases.join_speech(parts, tmp_path / "exp" / "speech")
     monkeypatch.setattr(contents, "fingerprint", lambda path: pytest.fail(f"{path} is read again"))
     contents.fingerprint_speech(tmp_path / "exp" / "speech")
 

@@ -25,7 +25,7 @@ def decode(recipe: Recipe, out: str, *teachers: str, mean: str = "posteriors") -
     with contextlib.chdir(recipe.root):
         words = ["--teacher", *teachers, "--data", "dump/raw/dev", "--out", out, "--mean", mean]
         command.main([*words, *OPTIONS])
-    decoded = list(records.read(recipe.root / out / "inference/dev/decode"))
+    decoded = list(records.read_decoded(recipe.root / out / "inference/dev/decode"))
     found = {r.utt: " ".join(r.nbest[0].text.split()) for r in decoded}
     assert found == read_table(recipe.root / out / "inference/dev/text")
     return decoded
@@ -37,7 +37,7 @@ def test_an_ensemble_of_a_model_with_itself_is_the_model(recipe: Recipe, mean: s
     with contextlib.chdir(recipe.root):
         words = ["--teacher", "exp/teacher", "--data", "dump/raw/dev", "--dst", f"exp/single_{mean}"]
         single.main([*words, *OPTIONS, "--nbest", "1", "--min_rate", "0", "--max_repeats", "1000"])
-    alone = list(records.read(recipe.root / f"exp/single_{mean}/decode"))
+    alone = list(records.read_decoded(recipe.root / f"exp/single_{mean}/decode"))
     for one, other in zip(together, alone, strict=True):
         assert one.utt == other.utt and one.nbest[0].text == other.nbest[0].text
         assert one.nbest[0].score == pytest.approx(other.nbest[0].score, abs=2e-3)

@@ -64,7 +64,7 @@ def test_workers_say_what_stock_inference_says(recipe: Recipe, tmp_path: Path) -
                  "--data_path_and_name_and_type", "dump/raw/dev/wav.scp,speech,sound",
                  "--output_dir", str(tmp_path / "stock"), *SEARCH.split()]
         )  # fmt: skip
-    found = {r.utt: r.nbest for r in records.read(tmp_path / "one/decode")}
+    found = {r.utt: r.nbest for r in records.read_decoded(tmp_path / "one/decode")}
     lines = (tmp_path / "stock/1best_recog/text").read_text().splitlines()
     assert {utt: nbest[0].text.strip() for utt, nbest in found.items()} == {
         line.split(" ")[0]: line.partition(" ")[2].strip() for line in lines
@@ -115,7 +115,7 @@ def test_a_transducer_teaches(recipe: Recipe, transducer: str, tmp_path: Path) -
     search.write_text("beam_size: 2\nbeam_search_config: {search_type: alsd}\n")
     options = ["--inference_config", str(search), "--nbest", "2", "--workers", "1", "--max_rate", "1000"]
     label(recipe, tmp_path / "dst", *options, teacher=transducer)
-    found = {r.utt: r.nbest for r in records.read(tmp_path / "dst/decode")}
+    found = {r.utt: r.nbest for r in records.read_decoded(tmp_path / "dst/decode")}
     with contextlib.chdir(recipe.root):
         stock = Speech2Text(
             f"{transducer}/config.yaml",

@@ -66,7 +66,7 @@ def test_lists_and_scores_of_all_utterances_are_kept_in_order(
     data: Path, teacher: FakeTeacher, tmp_path: Path
 ) -> None:
     run(data, tmp_path / "dst", "--shards", "3")
-    decoded = list(records.read(tmp_path / "dst/decode"))
+    decoded = list(records.read_decoded(tmp_path / "dst/decode"))
     assert [r.utt for r in decoded] == sorted(TEXTS)
     assert decoded == [teacher.records[r.utt] for r in decoded]
     lines = (tmp_path / "dst/decode/00001.jsonl").read_text().splitlines()
@@ -241,10 +241,10 @@ def test_damaged_shards(data: Path, teacher: FakeTeacher, tmp_path: Path) -> Non
     # foreign, short, doubled: s2-c, s2-d and s3-e are planned
     lines = [to_json(record(utt, "ONE")) + "\n" for utt in ("s2-c", "s2-d", "s3-e", "s9-z")]
     for kept, message in (
-        (lines[1:3], "00002.jsonl:1 is of s2-d, where s2-c is planned: the file is of other data or inc"),
+        (lines[1:3], "00002.jsonl:1 has s2-d, where s2-c is planned: the file belongs to other data"),
         (lines[:2], "00002.jsonl lacks s3-e: remove the file and decode again"),
-        (lines, "00002.jsonl:4 is of s9-z, where nothing is planned"),
-        ([*lines[:2], *lines[1:3]], "00002.jsonl:3: s2-d is there twice"),
+        (lines, "00002.jsonl:4 has s9-z, where nothing is planned"),
+        ([*lines[:2], *lines[1:3]], "00002.jsonl:3: s2-d occurs twice"),
     ):
         (decode / "00002.jsonl").write_text("".join(kept))
         with pytest.raises(UserError, match=message):

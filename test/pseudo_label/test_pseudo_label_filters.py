@@ -6,7 +6,7 @@ import math
 import pytest
 from fake_teacher import record
 
-from espnet_kd.decoding.records import Label, label, normalised_score
+from espnet_kd.decoding.records import PseudoLabel, normalised_score, pseudo_label
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import filters
 from espnet_kd.pseudo_label.filters import select
@@ -20,8 +20,8 @@ def options(*words: str) -> argparse.Namespace:
     return args
 
 
-def labels(*records) -> dict[str, Label]:
-    return {r.utt: label(r) for r in records}
+def labels(*records) -> dict[str, PseudoLabel]:
+    return {r.utt: pseudo_label(r) for r in records}
 
 
 def test_the_score_is_per_token_and_end_of_sentence() -> None:
@@ -87,10 +87,10 @@ def test_the_best_share_by_score() -> None:
 
 
 def test_a_label_is_the_best_hypothesis_with_single_spaces() -> None:
-    found = label(record("u", "A  B ", score=-3.0, seconds=2))
+    found = pseudo_label(record("u", "A  B ", score=-3.0, seconds=2))
     assert (found.text, found.tokens, found.seconds, found.samples) == ("A B", 5, 2.0, 32000)
     assert found.score == -0.5  # -3 / (5 + 1)
-    assert label(record("u", "")).text == ""
+    assert pseudo_label(record("u", "")).text == ""
 
 
 def test_each_filter_counts_what_those_before_it_left() -> None:

@@ -73,5 +73,5 @@ def test_a_killed_worker_and_a_killed_job(
 
     monkeypatch.setattr(fake_teacher, "SECONDS", 0)
     here = Cluster("local", 1)
-    shards.decode(dump.read_dump(data), one, fake_teacher.SETTINGS, 10, fake_teacher.slow_work, here)
+    shards.decode_missing(dump.read_dump(data), one, fake_teacher.SETTINGS, 10, fake_teacher.slow_work, here)
     assert contents(one) == contents(two)

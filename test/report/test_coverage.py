@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_kd.report.coverage import add_utterance, coverage_table, plot
+from espnet_kd.report.coverage import add_utterance, coverage_table, plot_lost_mass
 
 # Blank first: two frames of blank, one of a token; two steps of the decoder.
 FRAMES = np.array([[0.9, 0.1, 0.0], [0.7, 0.1, 0.2], [0.0, 0.6, 0.4]])
@@ -46,5 +46,5 @@ def test_table_and_picture(tmp_path: Path) -> None:
     assert "| 1 | 73.333 | 80.000 | 60.000 | 75.000 |" in text and text.count("\n") == 7
     late = dict(reversed(curves().items()))  # a kind that the first utterance does not have
     assert coverage_table(late, "teacher on dev") == text
-    plot(curves(), tmp_path / "kept.png")
+    plot_lost_mass(curves(), tmp_path / "kept.png")
     assert (tmp_path / "kept.png").read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.report.experiments import (
     Run,
     count_parameters,
-    find,
+    find_runs,
     is_teacher,
     model_file,
     settings,
@@ -21,7 +21,7 @@ from espnet_kd.report.experiments import (
 
 
 def one(directory: Path, tags: list[str] | None = None) -> Run:
-    (run,) = find([directory], ["test"], tags or [])
+    (run,) = find_runs([directory], ["test"], tags or [])
     return run
 
 
@@ -37,7 +37,7 @@ def test_what_an_experiment_holds(tmp_path: Path) -> None:
 def test_directories_that_are_no_trainings_are_passed_over(tmp_path: Path) -> None:
     write_experiment(tmp_path / "stats", config(collect_stats=True))
     (tmp_path / "empty").mkdir()
-    assert find(sorted(tmp_path.iterdir()), ["test"], []) == []
+    assert find_runs(sorted(tmp_path.iterdir()), ["test"], []) == []
 
 
 def test_the_directories_of_a_stock_recipe(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_directories_of_a_stock_recipe(tmp_path: Path) -> None:
     write_experiment(tmp_path / "lm_train", {"token_list": ["a"], "lm": "transformer"})
     exp = write_experiment(tmp_path / "asr_a", config())
     write_score(exp, "org/train_dev", wrong=1)
-    (run,) = find(list(tmp_path.iterdir()), ["test", "org/train_dev"], [])
+    (run,) = find_runs(list(tmp_path.iterdir()), ["test", "org/train_dev"], [])
     assert run.directory == exp and list(run.scores) == ["org/train_dev"]
     assert run.inference_tag == TAG
 
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 def test_a_seed_that_is_no_number_is_named(tmp_path: Path) -> None:
     write_experiment(tmp_path / "s", config(seed="x"))
     with pytest.raises(UserError, match="s/config.yaml: seed is 'x', not a whole number"):
-        find([tmp_path / "s"], ["test"], [])
+        find_runs([tmp_path / "s"], ["test"], [])
 
 
 def test_of_several_decodings_one_must_be_chosen(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_who_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exp = Path("exp")
     teacher, lonely = write_experiment(exp / "teacher", config()), write_experiment(exp / "lonely", config())
     student = write_experiment(exp / "student", distilled())
-    runs = find([teacher, lonely, student], ["test"], [])
+    runs = find_runs([teacher, lonely, student], ["test"], [])
     assert {run.name: is_teacher(run, runs) for run in runs} == {
         "lonely": False, "student": False, "teacher": True
     }  # fmt: skip

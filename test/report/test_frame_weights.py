@@ -9,8 +9,8 @@ from fabricated import CRITERIA, distilled, write_checkpoint, write_experiment, 
 
 from espnet_kd.errors import UserError
 from espnet_kd.report import frame_weights
-from espnet_kd.report.experiments import find
-from espnet_kd.report.frame_weights import Curve, Weighted
+from espnet_kd.report.experiments import find_runs
+from espnet_kd.report.frame_weights import WeightCurve, WeightedLayer
 from espnet_kd.report.groups import make_groups
 from espnet_kd.report.posteriors import Panel
 
@@ -29,27 +29,28 @@ def test_the_teacher_of_a_weighted_phase_is_shown(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
 
     def groups() -> list:
-        return make_groups(find([p for p in Path("exp").iterdir()], ["dev"], []))
+        return make_groups(find_runs([p for p in Path("exp").iterdir()], ["dev"], []))
 
     hidden = {"type": "hidden", "student_tap": "encoder", "teacher_tap": "encoder.blocks.3"}
     first = distilled() | {"criteria": {"rkd": {**hidden, "frame_weights": "activation", "weight_power": 2}}}
     plain = distilled() | {"criteria": CRITERIA | {"h": hidden}}
     write_experiment(Path("exp/plain"), plain, {"role": "student"})
     write_score(Path("exp/plain"), "dev", wrong=3)
-    assert frame_weights.find(groups()) is None
+    assert frame_weights.find_weighted_layer(groups()) is None
     write_experiment(Path("exp/first"), first, {"role": "student"})
     write_experiment(Path("exp/second"), distilled(), {"role": "student", "previous": "exp/first"})
     for exp in ("plain", "first", "second"):
         write_checkpoint(Path("exp", exp), 20)
     write_score(Path("exp/second"), "dev", wrong=3)
-    assert frame_weights.find(groups()) == Weighted(tmp_path / "exp/teacher", None, "encoder.blocks.3", 2.0)
+    layer = WeightedLayer(tmp_path / "exp/teacher", None, "encoder.blocks.3", 2.0)
+    assert frame_weights.find_weighted_layer(groups()) == layer
 
 
 def test_a_plot(tmp_path: Path) -> None:
     posteriors = np.random.default_rng(0).dirichlet(np.ones(4), 30).astype(np.float32)
     panel = Panel("teacher", posteriors, ["<blank>", "a", "b", "c"])
-    curve = Curve("nonblank", np.ones(30, dtype=np.float32))
-    frame_weights.plot(panel, [curve], 1.2, "u: a b", tmp_path / "weights.png")
+    curve = WeightCurve("nonblank", np.ones(30, dtype=np.float32))
+    frame_weights.plot_weights(panel, [curve], 1.2, "u: a b", tmp_path / "weights.png")
     assert (tmp_path / "weights.png").stat().st_size > 5000
 
 
@@ -57,4 +58,4 @@ def test_an_unknown_utterance(tmp_path: Path) -> None:
     for name in ("wav.scp", "text"):
         (tmp_path / name).write_text("u x\n")
     with pytest.raises(UserError, match="has no utterance v"):
-        frame_weights.draw(Weighted(tmp_path), tmp_path, tmp_path / "w.png", "v")
+        frame_weights.draw_weights(WeightedLayer(tmp_path), tmp_path, tmp_path / "w.png", "v")

@@ -39,12 +39,12 @@ def test_the_first_of_the_lowest_is_the_best(exp: Path, capsys: pytest.CaptureFi
     write_score(exp / "s_gen2", "dev", 12)
     command.main_best(["--decoded", f"{TAG}/dev", *students])
     assert capsys.readouterr().out == f"{exp}/s_gen1\n"
-    with pytest.raises(UserError, match="has no score, nor has any other"):
+    with pytest.raises(UserError, match="has no score, nor have the others"):
         command.main_best(["--decoded", f"{TAG}/test", *students])
 
 
 def test_a_row_for_each_generation(exp: Path) -> None:
-    groups = make_groups(experiments.find(list(exp.iterdir()), ["dev"], []))
+    groups = make_groups(experiments.find_runs(list(exp.iterdir()), ["dev"], []))
     assert [g.label for g in groups if g.kind == "distilled"] == [
         "distilled: ctc, pseudo-labels",
         "distilled: ctc, pseudo-labels, generation 2",
@@ -60,4 +60,5 @@ def test_a_row_for_each_generation(exp: Path) -> None:
 def test_without_pseudo_labels_and_further_generations_there_is_no_table(tmp_path: Path) -> None:
     write_experiment(tmp_path / "s", distilled(), {"role": "student", "generation": 1, "mix": None})
     write_score(tmp_path / "s", "dev", 1)
-    assert sections.generations(make_groups(experiments.find([tmp_path / "s"], ["dev"], [])), ["dev"]) == []
+    groups = make_groups(experiments.find_runs([tmp_path / "s"], ["dev"], []))
+    assert sections.generations(groups, ["dev"]) == []

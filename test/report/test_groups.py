@@ -4,12 +4,12 @@ import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
 
 from espnet_kd.report import tables
-from espnet_kd.report.experiments import find
+from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.groups import Group, comparison, make_groups
 
 
 def groups(exp: Path) -> list[Group]:
-    return make_groups(find(list(exp.iterdir()), ["test", "dev"], []))
+    return make_groups(find_runs(list(exp.iterdir()), ["test", "dev"], []))
 
 
 def test_runs_that_differ_in_the_seed_are_one_row(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from fabricated import write_checkpoint
 
-from espnet_kd.report.history import read
+from espnet_kd.report.history import read_history
 
 LOG = """\
 [vm] 2026-01-01 INFO: 1epoch:train:1-50batch: loss_ctc=70.1, loss=61.3
@@ -19,7 +19,7 @@ time=5 seconds, total_count=0
 
 def test_a_log_is_read_and_its_later_lines_win(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG)
-    h = read(tmp_path)
+    h = read_history(tmp_path)
     assert h.curve("valid", "cer_ctc") == {1: 0.9, 2: 0.7}
     assert h.curve("valid", "loss_task", "loss") == {1: 50.1, 2: 30.0}
     assert h.epochs[1]["train"]["optim0_lr0"] == 1.5e-4
@@ -30,12 +30,12 @@ def test_a_log_is_read_and_its_later_lines_win(tmp_path: Path) -> None:
 def test_a_damaged_log_ends_nothing(tmp_path: Path) -> None:
     odd = "1epoch results: [train] loss=1.2.3, time=1.2.3 seconds, total_count=7, [valid] acc=an, x=-\n"
     (tmp_path / "train.log").write_text(odd + "9" * 5000 + "epoch results: [valid] acc=0.5\n")
-    assert read(tmp_path).epochs == {1: {"train": {"total_count": 7, "time": 2.3}, "valid": {}}}
+    assert read_history(tmp_path).epochs == {1: {"train": {"total_count": 7, "time": 2.3}, "valid": {}}}
 
 
 def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG.replace("cer_ctc=0.9", "cer_ctc=nan, acc=nan"))
-    h = read(tmp_path)
+    h = read_history(tmp_path)
     assert h.curve("valid", "acc") == {}  # a CTC model reports it in every epoch
     assert h.curve("valid", "cer_ctc", "loss") == {1: 50.1, 2: 0.7}
 
@@ -43,7 +43,7 @@ def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
 def test_a_checkpoint_is_read_before_the_log(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG)
     write_checkpoint(tmp_path, batches=100, epochs=3, cer_ctc=0.6)
-    h = read(tmp_path)
+    h = read_history(tmp_path)
     assert h.curve("valid", "cer_ctc") == pytest.approx({1: 0.6, 2: 0.3, 3: 0.2})
     assert h.seconds() == 300
     assert h.updates(1) == 300
@@ -53,17 +53,17 @@ def test_a_checkpoint_is_read_before_the_log(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_log(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG)
     (tmp_path / "checkpoint.pth").write_bytes(b"PK\x03\x04 cut off")
-    assert read(tmp_path).updates(1) == 692
+    assert read_history(tmp_path).updates(1) == 692
 
 
 def test_nothing_to_read_is_unknown_not_zero(tmp_path: Path) -> None:
-    h = read(tmp_path)
+    h = read_history(tmp_path)
     assert (h.updates(1), h.seconds(), h.curve("valid", "acc")) == (None, None, {})
 
 
 def test_a_peers_statistics_take_the_stock_names(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG.replace("cer_ctc=0.9", "cer_ctc=0.9, cer_ctc_peer2=0.6"))
-    h = read(tmp_path)
+    h = read_history(tmp_path)
     peer = h.of_model("_peer2")
     assert peer.curve("valid", "cer_ctc") == {1: 0.6, 2: 0.7}  # 2: the log has none of its own
     assert h.of_model("").curve("valid", "cer_ctc") == {1: 0.9, 2: 0.7}

@@ -6,14 +6,14 @@ import pytest
 from fabricated import write_recipe
 
 from espnet_kd.report import plots
-from espnet_kd.report.experiments import find
+from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.groups import Group, make_groups
 
 
 @pytest.fixture
 def groups(tmp_path: Path) -> list[Group]:
     write_recipe(tmp_path / "exp")
-    return make_groups(find(list((tmp_path / "exp").iterdir()), ["test", "dev"], []))
+    return make_groups(find_runs(list((tmp_path / "exp").iterdir()), ["test", "dev"], []))
 
 
 def picture(path: Path) -> np.ndarray:
@@ -90,6 +90,6 @@ def test_the_mean_of_seeds_is_over_the_epochs_that_all_have() -> None:
 
 
 def test_a_long_label_has_several_lines() -> None:
-    assert plots.wrapped("distilled: ctc (a_bc)", width=12) == "distilled: \nctc (a_bc)"
-    assert plots.wrapped("teacher_of_many", width=4) == "teacher_\nof_\nmany"
-    assert plots.wrapped("student", width=56) == "student"
+    assert plots.wrap_label("distilled: ctc (a_bc)", width=12) == "distilled: \nctc (a_bc)"
+    assert plots.wrap_label("teacher_of_many", width=4) == "teacher_\nof_\nmany"
+    assert plots.wrap_label("student", width=56) == "student"

@@ -7,7 +7,7 @@ import soundfile
 from espnet_kd.data.audio import read_waveform
 from espnet_kd.errors import UserError
 from espnet_kd.report import posteriors
-from espnet_kd.report.experiments import find
+from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.groups import make_groups
 from espnet_kd.report.posteriors import Panel, peaks
 
@@ -23,10 +23,10 @@ def test_panels_are_drawn_in_colour(tmp_path: Path) -> None:
     frames = np.full((20, 5), 0.001, dtype=np.float32)
     frames[np.arange(20), [0, 0, 2, 2, 0, 1, 0, 3, 0, 0] * 2] = 0.99
     panels = [Panel("teacher", frames, tokens), Panel("student", frames[::2], tokens)]
-    posteriors.plot(panels, 1.5, "u1: a b", tmp_path / "p.png")
-    posteriors.plot(panels[:1], 1.5, "u1: a b", tmp_path / "one.png")
+    posteriors.plot_panels(panels, 1.5, "u1: a b", tmp_path / "p.png")
+    posteriors.plot_panels(panels[:1], 1.5, "u1: a b", tmp_path / "one.png")
     odd = Panel("$x$", frames, ["<blank>", "$", r"\frac$", "$a^$", "<sos/eos>"])  # no formulae
-    posteriors.plot([odd], 1.5, "$HOME-x$: a \x1b[2J ^ $", tmp_path / "odd.png")
+    posteriors.plot_panels([odd], 1.5, "$HOME-x$: a \x1b[2J ^ $", tmp_path / "odd.png")
     from matplotlib.image import imread
 
     two, one = imread(tmp_path / "p.png")[..., :3], imread(tmp_path / "one.png")[..., :3]
@@ -58,18 +58,18 @@ def test_the_utterance_is_long_enough_to_show_something(data: Path, tmp_path: Pa
         return Panel(label, np.full((10, 2), 0.5, dtype=np.float32), ["<blank>", "x"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posteriors, "compute", compute)
-        assert posteriors.draw([("m", None)], data, tmp_path / "p.png") == "b"
-        assert posteriors.draw([("m", None)], data, tmp_path / "p.png", "c") == "c"
+        patch.setattr(posteriors, "compute_posteriors", compute)
+        assert posteriors.draw_posteriors([("m", None)], data, tmp_path / "p.png") == "b"
+        assert posteriors.draw_posteriors([("m", None)], data, tmp_path / "p.png", "c") == "c"
     assert seen == [32000, 48000]
     with pytest.raises(UserError, match="has no utterance z"):
-        posteriors.draw([], data, tmp_path / "p.png", "z")
+        posteriors.draw_posteriors([], data, tmp_path / "p.png", "z")
 
 
 def test_audio_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "b.wav").write_bytes(b"not audio")
     with pytest.raises(UserError, match="b.wav of b"):
-        posteriors.draw([], data, tmp_path / "p.png", "b")
+        posteriors.draw_posteriors([], data, tmp_path / "p.png", "b")
     soundfile.write(tmp_path / "b.wav", np.zeros(16000), 16000)
     assert read_waveform(str(tmp_path / "b.wav"), "b")[0].shape == (16000,)
     (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:16000])
@@ -90,8 +90,8 @@ def test_one_teacher_one_student_and_the_best_distilled_one_on_the_validation_se
     better = write_experiment(tmp_path / "zbetter", distilled(weight_decay=2))
     write_checkpoint(better, 50)
     write_score(better, "dev", wrong=10)
-    groups = make_groups(find(list(tmp_path.iterdir()), ["test", "dev"], []))
-    chosen = posteriors.choose(groups, "dev")
+    groups = make_groups(find_runs(list(tmp_path.iterdir()), ["test", "dev"], []))
+    chosen = posteriors.choose_models(groups, "dev")
     assert [run.name for _, run in chosen] == ["teacher", "student", "zbetter"]
     assert chosen[0][0] == "teacher (seed 1)"
 
@@ -126,20 +126,20 @@ def experiment(tmp_path: Path) -> Path:
 
 
 def test_a_stock_experiment_is_run(experiment: Path) -> None:
-    (run,) = find([experiment], ["dev"], [])
+    (run,) = find_runs([experiment], ["dev"], [])
     speech = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    panel = posteriors.compute("tiny", run, speech)
+    panel = posteriors.compute_posteriors("tiny", run, speech)
     # one second has 101 spectra; two convolutions of stride 2 leave (101 - 1) / 2 = 50, (50 - 1) / 2 = 24
     assert panel.posteriors.shape == (24, 6)
     assert panel.posteriors.sum(axis=1) == pytest.approx(np.ones(24), abs=1e-5)
     assert panel.tokens[3] == "a"
-    again = posteriors.compute("tiny", run, speech)  # no dropout, no SpecAugment
+    again = posteriors.compute_posteriors("tiny", run, speech)  # no dropout, no SpecAugment
     assert (again.posteriors == panel.posteriors).all()
 
 
 def test_parameters_are_those_that_espnet_trains(experiment: Path) -> None:
     from espnet_kd.teachers.experiment import load_experiment
 
-    (run,) = find([experiment], ["dev"], [])
+    (run,) = find_runs([experiment], ["dev"], [])
     model = load_experiment(experiment).model
     assert run.parameters == sum(p.numel() for p in model.parameters())
