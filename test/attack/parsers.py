@@ -235,7 +235,7 @@ def of_records(folder: Path) -> dict[str, Target]:
         "score.json": record("test/score.json", alignment.read_score, SCORE),
         "pseudo-labels' manifest": record("pseudo/manifest.json", mix.manifest_summary, LABELS),
         "shards' settings": record("shards/settings.json", parallel.read_settings, {"shards": 3, "a": {}}),
-        "run.json": record("exp2/run.json", runs._read, RUN),
+        "run.json": record("exp2/run.json", runs._read_record, RUN),
         "decoded shard": file(
             folder / "decode/00001.jsonl",
             lambda path: [pseudo_label(found) for found in decoded.read_decoded(path.parent)],
