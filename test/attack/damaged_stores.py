@@ -43,7 +43,7 @@ def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]
 def read_all(directory: Path) -> None:
     """Read every utterance; ``verify`` must notice what reading notices, and never raise."""
     with limited(30):
-        wanted = {record.utt: record for record in records()}
+        expected = {record.utt: record for record in records()}
         store = Store(directory)
         problems = list(verify(store))
         try:
@@ -53,9 +53,9 @@ def read_all(directory: Path) -> None:
             assert problems, "verify has no problem with what cannot be read"
             raise
         for utt, record in found.items():
-            assert (record.samples, record.text) == (wanted[utt].samples, wanted[utt].text), utt
+            assert (record.samples, record.text) == (expected[utt].samples, expected[utt].text), utt
             for tap in TAPS:
-                assert np.array_equal(record.rows[tap], wanted[utt].rows[tap]), f"{utt} at {tap} is another"
+                assert np.array_equal(record.rows[tap], expected[utt].rows[tap]), f"{utt} at {tap} is another"
 
 
 def _files(store: Path) -> list[Path]:

@@ -167,8 +167,8 @@ def attack(root: Path, name: str, way: str, rng: random.Random, whole: Whole) ->
         f"at {moment:.2f} s of {whole.seconds[name]:.2f}: the repeated command fails: {words[-400:]}"
     )
     result = stages.result(root)
-    wanted = whole.result[name]
-    differing = sorted(k for k in result.keys() | wanted.keys() if result.get(k) != wanted.get(k))
+    expected = whole.result[name]
+    differing = sorted(k for k in result.keys() | expected.keys() if result.get(k) != expected.get(k))
     assert not differing, f"at {moment:.2f} s of {whole.seconds[name]:.2f}: another {differing[:5]}"
 
 

@@ -51,7 +51,7 @@ def teacher(of: nn.Module, *taps: str) -> OnlineTeacher:
 
 
 def on_final_output(of: nn.Module) -> Tensor:
-    """What the CTC layer of a model in eval mode says of the last encoder layer."""
+    """Return what the CTC layer of a model in eval mode computes from the last encoder layer."""
     with torch.no_grad():
         encoded, _ = of.encode(batch()["speech"], batch()["speech_lengths"])
         return of.ctc.ctc_lo(encoded[0])

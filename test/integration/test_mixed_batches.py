@@ -91,10 +91,10 @@ def share(batch: list[str], length: dict[str, int]) -> float:
 
 
 def astray(batch: list[str], length: dict[str, int]) -> float:
-    """Seconds of transcribed speech too many or too few for what the batch has of the other."""
-    transcribed, heard = (sum(length[u] for u in side) / RATE for side in sides(batch))
+    """Return by how many seconds the transcribed speech of a batch is off its share."""
+    transcribed, pseudo = (sum(length[u] for u in side) / RATE for side in sides(batch))
     whole = share(list(length), length)
-    return abs(transcribed - heard * (1 - whole) / whole)
+    return abs(transcribed - pseudo * (1 - whole) / whole)
 
 
 def test_each_batch_has_the_share_of_the_set(
