@@ -58,7 +58,7 @@ def on_final_output(of: nn.Module) -> Tensor:
 
 
 def test_the_ctc_layer_of_self_conditioned_ctc() -> None:
-    """The encoder applies the CTC layer to an inner layer first, and validation applies it again at the end."""
+    """The encoder applies the CTC layer to an inner layer first, and validation applies it once more."""
     of = build(**SELF_CONDITIONED).eval()
     expected = on_final_output(of)
     torch.testing.assert_close(teacher(of, LAYER).targets(*batch().values())[LAYER].values, expected)
