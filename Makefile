@@ -1,4 +1,4 @@
-# Every target sets itself up: `make demo` or `make test` may be the first command in a fresh clone.
+# Every target installs what it needs: `make demo` or `make test` can be the first command in a fresh clone.
 SHELL := bash
 MAKEFLAGS += --no-print-directory
 
@@ -11,34 +11,34 @@ export PYTHON
 
 .PHONY: help install demo test attack bench docs lint clean distclean
 
-help:  ## this list
+help:  ## print this list
 	@echo "make TARGET [PYTHON=/path/to/python3.12]"
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  %-10s%s\n", $$1, $$2}' Makefile
 
-install:  ## what the other targets do first: everything into .venv (7 GB, some minutes)
+install:  ## install everything into .venv, as other targets do first (7 GB, some minutes)
 	@tools/install.sh
 
-demo: install  ## spoken digits: teacher, student, distilled student, table and pictures (10 minutes on 2 cores)
+demo: install  ## recipe of spoken digits: teacher, student, distilled student, table and plots (10 minutes on 2 cores)
 	@cd egs/digits/kd1 && ./run.sh $(ARGS)
 
-test: install  ## all tests, 8 minutes (ARGS="-m 'not slow'" for 2 minutes of them, ARGS="-k name" for some)
+test: install  ## run all tests, 8 minutes (ARGS="-m 'not slow'" for 2 minutes of them, ARGS="-k name" for some)
 	@python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder test $(ARGS)
 
-attack: install  ## damaged inputs, stores, archives, audio, and kills at random moments (ARGS="fuzz kills" for parts)
+attack: install  ## try damaged inputs, stores, archives, audio, and kills at random moments (ARGS="fuzz kills" for parts)
 	@python test/attack $(ARGS)
 
-bench: install  ## time and memory of the parts that must be fast (ARGS="online_teacher" for one of them)
+bench: install  ## measure time and memory of the parts that must be fast (ARGS="online_teacher" for one of them)
 	@python -m bench $(ARGS)
 
-docs: install  ## the documentation: tables from the code, then the site into site/index.html
+docs: install  ## build the documentation: tables from the code, then site/index.html
 	@python tools/doc_tables.py
 	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 	@echo "docs: site/index.html"
 
-lint: install  ## ruff, mypy, bash -n, shellcheck
+lint: install  ## run ruff, mypy, bash -n and shellcheck
 	@tools/lint.sh
 
-clean:  ## remove what tests and linters leave; data, experiments and .venv stay
+clean:  ## remove files of tests and linters; keep data, experiments and .venv
 	rm -rf build dist site espnet_kd.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -244,8 +244,8 @@ def command_parser(name: str, text: str = "") -> argparse.ArgumentParser:
     """Return an empty parser of options, whose ``--help`` describes a command and shows an example.
 
     Args:
-        name: of a command, or of one of its parts, such as ``prepare an4``.
-        text: what a part does; for a command the table says it.
+        name: name of a command, or of one of its parts, such as ``prepare an4``.
+        text: description of a part; for a command, the table has it.
     """
     command = name.split(" ")[0]
     text = text or COMMANDS[command].text

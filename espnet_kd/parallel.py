@@ -32,7 +32,7 @@ from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path, locked, read_json
 
 SETTINGS = "settings.json"
-PER_SHARD = 100  # utterances, which limits what is repeated after a worker is killed
+PER_SHARD = 100  # utterances; at most so many are repeated after a worker is killed
 KINDS = {
     "local": ("dask.distributed", "LocalCluster"),
     "ssh": ("dask.distributed", "SSHCluster"),
@@ -130,7 +130,7 @@ def _check_settings(directory: Path, settings: Mapping[str, Any], what: str) -> 
                 "give another directory, or remove this one"
             )
     elif present:
-        raise UserError(f"{directory} holds something else than {what}: give another directory")
+        raise UserError(f"{directory} has files other than {what}: give another directory")
     with atomic_path(directory / SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -179,7 +179,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
 
 
 def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
-    """Return the cluster that the command line asks for.
+    """Return the cluster of the options ``--cluster`` and ``--workers``.
 
     Args:
         cluster: ``local`` or a YAML file.
@@ -235,7 +235,7 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
         return
     from dask.distributed import KilledWorker, as_completed
 
-    with client(cluster, min(cluster.workers, len(shards)), shards[0].path.parent) as dask:
+    with start_cluster(cluster, min(cluster.workers, len(shards)), shards[0].path.parent) as dask:
         futures = {dask.submit(work, shard, pure=False): shard for shard in shards}
         for future in as_completed(futures):
             try:
@@ -248,13 +248,13 @@ def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
 
 
 @contextmanager
-def client(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
+def start_cluster(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
     """Start a cluster and yield a client of it; both are closed at the end."""
     from dask.distributed import Client
 
     module, name = KINDS[cluster.kind]
     make = getattr(importlib.import_module(module), name)
-    if module == "dask_jobqueue":  # without the command it would wait for ever
+    if module == "dask_jobqueue":  # without the command, Dask would wait for ever
         submit = shlex.split(make.job_cls.submit_command)[0]
         if not shutil.which(submit):
             raise UserError(
@@ -262,7 +262,7 @@ def client(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
             )
     local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
     with ExitStack() as stack:
-        keys = stack.enter_context(secured(cluster, shared))
+        keys = stack.enter_context(encryption_options(cluster, shared))
         try:
             made = stack.enter_context(make(**{**local, **cluster.options, **keys}))
         except (ImportError, TypeError, ValueError, OSError, RuntimeError) as e:
@@ -277,7 +277,7 @@ def client(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
+def encryption_options(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
     """Yield the options that encrypt all connections of a cluster with a new key.
 
     Args:
@@ -303,7 +303,7 @@ def secured(cluster: Cluster, shared: Path) -> Iterator[dict[str, Any]]:
         return
     shared.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tls-", dir=shared) as directory:
-        if KINDS[cluster.kind][0] == "dask_jobqueue":  # writes the files
+        if KINDS[cluster.kind][0] == "dask_jobqueue":  # Dask writes the files itself
             quiet = {**NO_PAGES, **(given.get("scheduler_options") or {})}
             yield {"security": security, "shared_temp_directory": directory, "scheduler_options": quiet}
             return

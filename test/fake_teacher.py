@@ -1,6 +1,6 @@
-"""A teacher that needs no model: it says of an utterance what a table says.
+"""A teacher without a model: it takes the hypotheses of an utterance from a table.
 
-As a program, ``fake_teacher.py DATA DECODE_DIR WORKERS`` decodes with one that takes its time.
+As a program, ``fake_teacher.py DATA DECODE_DIR WORKERS`` decodes with a slow one.
 """
 
 import sys

@@ -21,7 +21,7 @@ def imported(tree: ast.AST, folder: tuple[str, ...] = ()) -> set[str]:
 
     Args:
         tree: the module.
-        folder: the package it lies in, for relative imports.
+        folder: the package of the file, for relative imports.
     """
     names = set()
     for node in ast.walk(tree):

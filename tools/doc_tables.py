@@ -6,7 +6,7 @@ A page marks where a table belongs::
     <!-- end -->
 
 Names, types and defaults are those of signatures, texts those of docstrings ("Args:", and "Keys:" of
-functions that check a mapping of a configuration). Errors are what the code says to a wrong value.
+functions that check a mapping of a configuration). Error messages are those that wrong values cause.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from espnet_kd.tasks.asr import ASRDistillationTask, add_arguments  # noqa: E402
 from espnet_kd.teachers.options import teacher_options, term_options  # noqa: E402
 
 MARK = re.compile(r"(<!-- begin (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-WRONG = ("other", -1, 0.5, [0], {"other": 1})  # values of which most keys refuse at least one
+WRONG_VALUES = ("other", -1, 0.5, [0], {"other": 1})  # values of which most keys refuse at least one
 CLASSES = 30  # tokens of the model whose options are checked
 KL = {"type": "kl", "tap": "ctc.ctc_lo"}
 FROM_MODELS = ("student_dim", "teacher_dim")  # options that the program sets
@@ -53,7 +53,7 @@ class Key(NamedTuple):
 
 
 def table(keys: list[Key]) -> str:
-    """Markdown of a table of keys, without columns that are empty."""
+    """Return a table of keys in Markdown, without empty columns."""
     columns = {
         "key": lambda key: f"`{key.name}`",
         "type": lambda key: key.type,
@@ -69,19 +69,19 @@ def table(keys: list[Key]) -> str:
 
 
 def inline(text: str) -> str:
-    """A text of a docstring as Markdown in a cell of a table."""
+    """Return text of a docstring as Markdown for a cell of a table."""
     return text.replace("``", "`").replace("|", "\\|").replace("<", "&lt;")
 
 
 def code(text: str) -> str:
-    """A message of an error as code in a cell of a table."""
+    """Return an error message as code for a cell of a table."""
     fence = "``" if "`" in text else "`"
     pad = " " if fence == "``" else ""
     return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|") if text else ""
 
 
 def section(docstring: str, name: str) -> str:
-    """The indented text below a heading such as "Args:" of a docstring."""
+    """Return the indented text below a heading such as "Args:" of a docstring."""
     lines = inspect.cleandoc(docstring).split("\n")
     if f"{name}:" not in lines:
         return ""
@@ -94,14 +94,14 @@ def section(docstring: str, name: str) -> str:
 
 
 def entries(text: str) -> dict[str, str]:
-    """Names and texts of a section: lines that go on are indented."""
+    """Return name -> text of a section; continuation lines are indented."""
     joined = re.sub(r"\n\s+", " ", text)
     return dict(re.match(r"(.+?): (.*)", line).groups() for line in joined.split("\n") if line)
 
 
-def message(check: Callable[[Any], object]) -> str:
-    """What the first wrong value that is refused gives."""
-    for value in WRONG:
+def error_message(check: Callable[[Any], object]) -> str:
+    """Return the error message of the first wrong value that is refused."""
+    for value in WRONG_VALUES:
         try:
             check(value)
         except (ValueError, TypeError) as error:
@@ -109,20 +109,20 @@ def message(check: Callable[[Any], object]) -> str:
     return ""
 
 
-def documented(function: Callable[..., object], check: Callable[[str, Any], object]) -> str:
-    """The table of the keys that the docstring of a function lists, `name (type; default): meaning`."""
+def docstring_table(function: Callable[..., object], check: Callable[[str, Any], object]) -> str:
+    """Return the table of the keys in a docstring's "Keys:", `name (type; default): meaning`."""
     keys = []
     for head, meaning in entries(section(function.__doc__ or "", "Keys")).items():
         name, type_, default = re.fullmatch(r"(\w+) \(([^;)]*)(?:; ([^)]*))?\)", head).groups()
         if CHOICES.fullmatch(type_) and not KINDS & set(re.findall(r"\w+", type_)):
             type_ = re.sub(r"\b(?!or\b)\w+", r"`\g<0>`", type_)
-        error = message(lambda value, name=name: check(name, value))
+        error = error_message(lambda value, name=name: check(name, value))
         keys.append(Key(name, type_, default or "", meaning, error))
     return table(keys)
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a reader of YAML knows it."""
+    """Return the name of a type for readers of YAML."""
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if args := [a for a in get_args(annotation) if a is not type(None)]:
@@ -137,7 +137,7 @@ def type_name(annotation: Any) -> str:
 
 
 def default_of(parameter: inspect.Parameter) -> str:
-    """A default value as YAML has it; that of a published architecture is too long for a table."""
+    """Return a default value in YAML; long ones, of published architectures, as a phrase."""
     value = parameter.default
     if value is parameter.empty or value is None:
         return ""
@@ -145,8 +145,8 @@ def default_of(parameter: inspect.Parameter) -> str:
     return text if len(text) < 40 else "as published"
 
 
-def signature(cls: type, check: Callable[[str, Any], object] | None, leave_out: tuple[str, ...]) -> str:
-    """The table of the arguments of a class' constructor."""
+def argument_table(cls: type, check: Callable[[str, Any], object] | None, leave_out: tuple[str, ...]) -> str:
+    """Return the table of the arguments of a class."""
     texts = entries(section(cls.__doc__ or "", "Args"))
     hints = get_type_hints(cls.__init__)
     keys = []
@@ -154,42 +154,43 @@ def signature(cls: type, check: Callable[[str, Any], object] | None, leave_out: 
         if name in leave_out:
             continue
         default = default_of(parameter)
-        error = message(lambda value, name=name: check(name, value)) if check else ""
+        error = error_message(lambda value, name=name: check(name, value)) if check else ""
         keys.append(Key(name, type_name(hints[name]), default, texts[name], error))
     return table(keys)
 
 
-def linked(text: str) -> str:
-    """A source with links to its papers."""
+def link_papers(text: str) -> str:
+    """Return a source with links to its papers."""
     text = re.sub(r"\s+", " ", text)
     return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def criterion(name: str) -> str:
-    """A criterion: what it computes, its options, where it is from."""
+    """Return the section of a criterion: what it computes, its options and its source."""
     cls = CRITERIA[name]
     doc = inspect.cleandoc(cls.__doc__ or "")
     text = doc.split("\nArgs:")[0].strip()
-    own = signature(
+    own = argument_table(
         cls, lambda key, value: build_criterion(name, **{key: value}), ("reduction", *FROM_MODELS)
     )
     source = section(cls.__doc__ or "", "Source")
-    return f"{inline(text)}\n\n{own}" + (f"\nSource: {linked(source)}\n" if source else "")
+    return f"{inline(text)}\n\n{own}" + (f"\nSource: {link_papers(source)}\n" if source else "")
 
 
 def shared() -> str:
-    """The keys of every entry of `criteria`."""
+    """Return the keys that every entry of `criteria` has."""
 
     def check(key: str, value: Any) -> object:
         entry = {**KL, key: value}
         return [t.build() for t in term_options({"ctc": entry})]
 
-    rows = documented(term_options, check)
-    return rows + signature(Criterion, lambda key, value: Criterion(**{key: value}), ()).split("\n", 2)[2]
+    rows = docstring_table(term_options, check)
+    others = argument_table(Criterion, lambda key, value: Criterion(**{key: value}), ())
+    return rows + others.split("\n", 2)[2]
 
 
 def training() -> str:
-    """The top-level options, with the texts of `espnet-kd train --help`."""
+    """Return the top-level options, with the texts of `espnet-kd train --help`."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     stock = vars(ASRDistillationTask.get_parser().parse_args([]))
@@ -205,23 +206,25 @@ def training() -> str:
         mapping = action.default == {}
         kind = "mapping" if mapping else kinds[getattr(action.type, "__name__", None)]
         default = "" if mapping or action.default is None else str(action.default)
-        keys.append(Key(action.dest, kind, default, action.help, message(check)))
+        keys.append(Key(action.dest, kind, default, action.help, error_message(check)))
     return table(keys)
 
 
 def teacher() -> str:
-    """The keys of `teacher`."""
-    return documented(teacher_options, lambda key, value: teacher_options({"exp": "exp/teacher", key: value}))
+    """Return the keys of `teacher`."""
+    return docstring_table(
+        teacher_options, lambda key, value: teacher_options({"exp": "exp/teacher", key: value})
+    )
 
 
 def schedule() -> str:
-    """The keys of a schedule."""
+    """Return the keys of a schedule."""
     entry = {"from": 1.0, "to": 0.0, "steps": 100}
-    return documented(build_schedule, lambda key, value: build_schedule({**entry, key: value}, "weight"))
+    return docstring_table(build_schedule, lambda key, value: build_schedule({**entry, key: value}, "weight"))
 
 
 def mutual() -> str:
-    """The keys of `mutual`."""
+    """Return the keys of `mutual`."""
     entry = {"criteria": {"ctc": KL}}
 
     def check(key: str, value: Any) -> None:
@@ -230,25 +233,25 @@ def mutual() -> str:
         peer_changes(args)
         peer_weight(args)
 
-    return documented(mutual_options, check)
+    return docstring_table(mutual_options, check)
 
 
 def sampling() -> str:
-    """The keys of `scheduled_sampling`."""
-    return documented(
+    """Return the keys of `scheduled_sampling`."""
+    return docstring_table(
         sampling_probability,
         lambda key, value: sampling_probability(argparse.Namespace(scheduled_sampling={key: value})),
     )
 
 
 def architecture(name: str) -> str:
-    """The options of an encoder or front end of ours."""
+    """Return the options of an encoder or front end of espnet_kd."""
     cls = {**ENCODERS, **FRONTENDS}[name]
-    return signature(cls, None, ("input_size",))
+    return argument_table(cls, None, ("input_size",))
 
 
 def shell_options(file: Path) -> Iterator[tuple[str, list[Key]]]:
-    """Headings and options that a script of a recipe declares between "# options" and "# end of options"."""
+    """Yield headings and options that a script declares between "# options" and "# end of options"."""
     block = re.search(r"^# options\n(.*?)^# end of options", file.read_text(), re.MULTILINE | re.DOTALL)[1]
     heading, keys = "", []
     for line in block.split("\n"):
@@ -266,7 +269,7 @@ def shell_options(file: Path) -> Iterator[tuple[str, list[Key]]]:
 
 
 def kd_sh() -> str:
-    """The options of kd.sh."""
+    """Return the options of kd.sh."""
     parts = []
     for heading, keys in shell_options(ROOT / "egs/TEMPLATE/kd1/kd.sh"):
         parts.append(f"### {heading}\n\n" + table(keys).replace("| key |", "| option |"))
@@ -274,7 +277,7 @@ def kd_sh() -> str:
 
 
 def recipe_options() -> str:
-    """The options that recipes have besides."""
+    """Return the additional options of the recipes."""
     parts = []
     for file in sorted(ROOT.glob("egs/*/kd1/db.sh")):
         for _, keys in shell_options(file):
@@ -285,7 +288,7 @@ def recipe_options() -> str:
 
 
 def folders() -> str:
-    """The parts of the package with the first line of their docstrings."""
+    """Return the parts of the package with the first lines of their docstrings."""
     lines = ["| part | what |", "| --- | --- |"]
     package = ROOT / "espnet_kd"
     for file in [*sorted(package.glob("*/__init__.py")), *sorted(package.glob("[a-z]*.py"))]:
@@ -296,7 +299,7 @@ def folders() -> str:
 
 
 def commands() -> str:
-    """The commands by group, with an example of each."""
+    """Return the commands by group, with an example of each."""
     parts = []
     for group, members in GROUPS.items():
         parts += [f"## {group[0].upper()}{group[1:]}\n", "| command | what, and an example |"]
@@ -323,8 +326,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 
-def filled(page: str) -> str:
-    """A page with its tables as the code has them now."""
+def with_tables(page: str) -> str:
+    """Return a page with its tables made anew from the code."""
     return MARK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]().strip()}\n\n{found[3]}", page)
 
 
@@ -332,7 +335,7 @@ def main() -> None:
     """Update every page of docs/."""
     for page in sorted((ROOT / "docs").rglob("*.md")):
         text = page.read_text()
-        if (new := filled(text)) != text:
+        if (new := with_tables(text)) != text:
             page.write_text(new)
             print(f"{page.relative_to(ROOT)}: tables updated")
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Test espnet_kd with the oldest and the newest ESPnet that setup.py allows, each in an environment of its own.
-# Meant for every night: the environments stay, and only what has changed is installed. Prints one line for each,
-# then what broke in ESPnet, if anything did; fails if a test fails. Each environment takes about 7 GB.
+# Meant to run every night: the environments are kept, and only changed packages are installed. Prints one line for
+# each environment, then what has broken in ESPnet; fails if a test fails. Each environment takes about 7 GB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 dir=                            # folder of the environments and logs; required
-next=false                      # true: a third environment, with the newest ESPnet there is, allowed or not
-jobs=2                          # tests at a time
-tests="test/host test/integration"  # what is run
+next=false                      # true: also test the newest ESPnet of all, even if setup.py does not allow it
+jobs=2                          # number of tests that run at the same time
+tests="test/host test/integration"  # tests to run
 
 usage() {
     echo "usage: tools/espnet_versions.sh --dir FOLDER [--next true] [--jobs ${jobs}] [--tests \"${tests}\"]"
     echo "  oldest: the lowest versions of all that setup.py asks for; newest: the highest"
-    echo "  next: the newest ESPnet there is, whatever setup.py allows; tells whether its limit can be raised"
+    echo "  next: the newest ESPnet of all; shows whether the limit in setup.py can be raised"
 }
 
 while [[ $# -gt 0 ]]; do
@@ -45,7 +45,7 @@ resolve() {
         cp setup.py "${dir}/project.${name}/setup.py"
     fi
     : >"${dir}/${name}.constraints"
-    # torchaudio 2.11.1 says that it suits torch 2.11.0, and does not load beside it.
+    # torchaudio 2.11.1 allows torch 2.11.0, but cannot be imported with it.
     [[ ${resolution} != lowest-direct ]] || echo 'torchaudio==2.11.0' >"${dir}/${name}.constraints"
     [[ -e ${dir}/${name}/bin/python ]] || "${python}" -m venv "${dir}/${name}"
     "${dir}/uv/bin/python" -m uv pip compile --quiet --no-header --no-annotate --upgrade \
@@ -53,7 +53,7 @@ resolve() {
         --constraints "${dir}/${name}.constraints" --output-file "${dir}/${name}.txt" "${dir}/project.${name}/setup.py"
 }
 
-# fill NAME: install into an environment what is new in NAME.txt, and remove what is not there.
+# fill NAME: make the packages of an environment those of NAME.txt.
 fill() {
     local name=$1
     "${dir}/uv/bin/python" -m uv pip sync --quiet --compile-bytecode --python "${dir}/${name}/bin/python" "${dir}/${name}.txt"
@@ -61,7 +61,7 @@ fill() {
 
 version_of() { sed -n "s/^$2==//p" "${dir}/$1.txt"; }
 
-# try NAME: run the tests in an environment and say how they ended.
+# try NAME: run the tests in an environment and print the result.
 try() {
     local name=$1 log=${dir}/$1.log status=0 words versions
     read -ra words <<<"${tests}"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Print the path of a Python >= 3.12, < 3.14 that really runs; else one line on what to install.
-# $PYTHON, if set, is the only candidate.
+# Print the path of a working Python >= 3.12, < 3.14, or else one line on what to install.
+# If $PYTHON is set, no other Python is tried.
 set -euo pipefail
 
-# pyenv leaves shims on the PATH that exist and fail to run, and Debian splits ensurepip off: so run it.
+# Run each candidate: pyenv's shims on the PATH may fail, and Debian has ensurepip in a separate package.
 PROBE='
 import sys
 if not (3, 12) <= sys.version_info[:2] < (3, 14):
     sys.exit(3)
 import ctypes, ensurepip, ssl, venv
-print(sys._base_executable)  # of a virtual environment: the Python below it, which outlives it
+print(sys._base_executable)  # in a virtual environment: the Python that it was made with
 '
 incomplete=
 

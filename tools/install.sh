@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bring .venv up to date with setup.py; does nothing when it is.
-# The stamp is written last: without one the last installation was interrupted, and .venv is made anew.
+# The stamp file is written last: if there is none, an installation was interrupted, and .venv is made anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +19,7 @@ if [[ -n ${PYTHON:-} ]] && finished; then
 fi
 [[ ! -e ${stamp} ]] || exit 0
 
-# Two targets started at once must not build the same .venv.
+# Only one of several make commands may build .venv at a time.
 if command -v flock >/dev/null; then
     exec 9>"${venv}.lock"
     flock 9
@@ -35,7 +35,7 @@ fi
 rm -f "${venv}"/.installed-*
 if "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'; then
     export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
-    # Compiled here, because ESPnet's imports take twice as long where nobody may write bytecode.
+    # Compile now: without bytecode, importing ESPnet takes twice as long, and .venv may be read-only later.
     "${venv}/bin/python" -m uv pip install --compile-bytecode --python "${venv}/bin/python" -e '.[espnet,dev,demo,docs]'
 else
     "${venv}/bin/python" -m pip install --disable-pip-version-check -e '.[espnet,dev,demo,docs]'

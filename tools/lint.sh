@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ruff on all Python, mypy on the package, bash -n and shellcheck on all shell. Says all it has to say, then fails.
+# ruff on all Python, mypy on the package, bash -n and shellcheck on all shell. Runs all of them, then fails if one failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,7 +9,7 @@ mypy --config-file tools/mypy.ini || status=1
 
 scripts=(.ci/run)
 while IFS= read -r -d '' file; do
-    [[ -L ${file} || ! -e ${file} ]] || scripts+=("${file}")  # recipes link to the template
+    [[ -L ${file} || ! -e ${file} ]] || scripts+=("${file}")  # links of recipes to the template
 done < <(git ls-files -z --cached --others --exclude-standard '*.sh')
 for file in "${scripts[@]}"; do
     bash -n "${file}" || status=1

@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         file = ROOT / path
         if path not in added and not path.startswith("docs/"):
             if not file.is_file():
-                raise PluginError(f"a page links to {path}, which is no file of the repository")
+                raise PluginError(f"a page links to {path}, which is not a file of the repository")
             files.append(File.generated(config, site_path(path), abs_src_path=str(file)))
         added.add(path)
         if path.endswith(".md") and file.is_file():
@@ -77,7 +77,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Set formulas as MathML."""
+    """Convert formulas to MathML."""
     return MATH.sub(
         lambda found: convert(unescape(found[2]), display="block" if found[1] == "div" else "inline"), html
     )

@@ -76,7 +76,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
     if args.teacher:
         config = merge(config, {"teacher": {"exp": list(args.teacher)}})
     if args.previous:
-        if not _read_record(args.previous).get("done"):
+        if not read_record(args.previous).get("done"):
             raise UserError(
                 f"the training of {args.previous} is not finished: {args.exp} starts from its student"
             )
@@ -88,7 +88,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
             f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
-    record = _read_record(args.exp) if trained else {}
+    record = read_record(args.exp) if trained else {}
     mix = read_json(args.mix) if args.mix else None
     if record and record.get("mix") != mix:
         raise UserError(
@@ -139,7 +139,7 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
 
 def finish(exp: Path) -> None:
     """Mark a training as done."""
-    record = _read_record(exp)
+    record = read_record(exp)
     if not record:
         raise UserError(f"{exp / RECORD} does not exist: run `espnet-kd runs start` first")
     _write_record(exp, record | {"ended": round(time.time(), 1), "done": True})
@@ -189,7 +189,8 @@ def _relevant_options(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in DISPLAY_KEYS}
 
 
-def _read_record(exp: Path) -> dict[str, Any]:
+def read_record(exp: Path) -> dict[str, Any]:
+    """Return the record of a training; an empty one if there is none."""
     return read_json(exp / RECORD) if (exp / RECORD).exists() else {}
 
 

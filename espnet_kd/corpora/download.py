@@ -28,7 +28,7 @@ CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 
 
 @dataclass(frozen=True)
-class Part:
+class PartialFile:
     """The part of a file that has been downloaded.
 
     Attributes:
@@ -76,7 +76,7 @@ def download(
     if target.exists():
         verify(target, checksum)
         return target
-    part = Part(
+    part = PartialFile(
         target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.version"),
         checksum is not None, largest,
     )  # fmt: skip
@@ -170,7 +170,7 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _fetch_all(url: str, part: Part, pause: float) -> None:
+def _fetch_all(url: str, part: PartialFile, pause: float) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if _fetch(url, part):
@@ -194,7 +194,7 @@ def _fetch_all(url: str, part: Part, pause: float) -> None:
     raise UserError(f"{url}: {reason}; {kept if part.size() else 'repeat the command to try again'}")
 
 
-def _fetch(url: str, part: Part) -> bool:
+def _fetch(url: str, part: PartialFile) -> bool:
     """Download over one connection; return True if the file is now complete."""
     have = part.size()
     headers = {"User-Agent": "espnet-kd", "Accept-Encoding": "identity"}
@@ -232,7 +232,7 @@ def _version(headers: Message) -> str:
     return version if version.isprintable() and len(version) < 1000 else ""
 
 
-def _receive(response: http.client.HTTPResponse, part: Part, have: int, version: str) -> bool:
+def _receive(response: http.client.HTTPResponse, part: PartialFile, have: int, version: str) -> bool:
     """Write a response to the part from byte ``have`` on; return True if the file is complete."""
     length = (response.headers.get("Content-Length") or "").strip()
     if length and not re.fullmatch(r"[0-9]{1,18}", length):
@@ -256,7 +256,7 @@ def _receive(response: http.client.HTTPResponse, part: Part, have: int, version:
     return total is None or have >= total
 
 
-def _check_room(url: str, part: Part, total: int, have: int) -> None:
+def _check_room(url: str, part: PartialFile, total: int, have: int) -> None:
     if total > part.largest:
         part.remove()
         raise UserError(

@@ -47,7 +47,7 @@ class Cutting:
 
 
 @dataclass(frozen=True)
-class Recording:
+class BookRecording:
     """An audio file.
 
     Attributes:
@@ -116,7 +116,7 @@ def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
             print(f"{dst}: left out: {number} {what}")
 
 
-def find_recordings(root: Path) -> tuple[list[Recording], int]:
+def find_recordings(root: Path) -> tuple[list[BookRecording], int]:
     """Find all .flac files below ``root``; follow symbolic links, visit each directory once.
 
     Returns:
@@ -127,7 +127,7 @@ def find_recordings(root: Path) -> tuple[list[Recording], int]:
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a directory")
-    found: dict[str, Recording] = {}
+    found: dict[str, BookRecording] = {}
     ignored, seen = 0, set()
     for directory, subdirectories, files in os.walk(root, onerror=_raise_unreadable, followlinks=True):
         if (real := os.path.realpath(directory)) in seen:  # a link may point to a directory above it
@@ -152,7 +152,7 @@ def find_recordings(root: Path) -> tuple[list[Recording], int]:
     return list(found.values()), ignored
 
 
-def _read_header(path: Path, below: tuple[str, ...]) -> Recording:
+def _read_header(path: Path, below: tuple[str, ...]) -> BookRecording:
     info = flac_info(path)
     seconds = info.frames / info.samplerate
     if info.channels != 1:
@@ -165,14 +165,14 @@ def _read_header(path: Path, below: tuple[str, ...]) -> Recording:
         )
     speaker = "-".join(below) or path.stem
     name = "/".join([*below, path.name])
-    return Recording(name, "-".join([*below, path.stem]), speaker, path, seconds)
+    return BookRecording(name, "-".join([*below, path.stem]), speaker, path, seconds)
 
 
 def _raise_unreadable(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
 
-def make_cutter(cutting: Cutting, recordings: list[Recording]) -> Callable[[Recording], list[Region]]:
+def make_cutter(cutting: Cutting, recordings: list[BookRecording]) -> Callable[[BookRecording], list[Region]]:
     """Return the function that cuts a recording into pieces, including those that are too short.
 
     Raises:
@@ -192,12 +192,12 @@ def make_cutter(cutting: Cutting, recordings: list[Recording]) -> Callable[[Reco
     return lambda r: cut_by_length(r.duration, cutting.longest)
 
 
-def _voice_activity(recording: Recording) -> list[Region]:
+def _voice_activity(recording: BookRecording) -> list[Region]:
     path = recording.path.with_suffix(".json")
     return _checked(path, ACTIVITY_KEY, _read_object(path).get(ACTIVITY_KEY), recording)
 
 
-def _checked(path: Path, key: str, regions: object, recording: Recording) -> list[Region]:
+def _checked(path: Path, key: str, regions: object, recording: BookRecording) -> list[Region]:
     try:
         return check_regions(regions, recording.duration)
     except ValueError as e:
@@ -264,6 +264,6 @@ def check_regions(regions: object, duration: Seconds) -> list[Region]:
     return sorted(checked)
 
 
-def _make_utterance(r: Recording, start: Seconds, end: Seconds) -> Utterance:
+def _make_utterance(r: BookRecording, start: Seconds, end: Seconds) -> Utterance:
     name = f"{r.id}_{round(1000 * start):08d}-{round(1000 * end):08d}"
     return Utterance(name, r.speaker, r.path, None, r.id, start, end)

@@ -23,7 +23,7 @@ ByteOrder = Literal["big", "little"]
 
 
 def find_damage(path: Path, rate: int) -> str | None:
-    """Describe the damage of a file that is shorter than its header says or has an impossible sampling rate.
+    """Describe the damage of a file that is shorter than in its header or has an impossible sampling rate.
 
     Checks the lengths of WAV, AIFF, AU and SPHERE. In FLAC, MP3 and CAF decoding finds missing data; in Ogg
     and rare formats, such as W64 and VOC, they go unnoticed.

@@ -32,7 +32,7 @@ TOO_SHORT_ERRORS = (TooShortUttError, TransducerTooShort)
 
 
 def too_short_reason(error: Exception) -> str:
-    """Return what ESPnet says of an utterance that is too short, without what its decoding makes of that."""
+    """Return ESPnet's message on an utterance that is too short, without its remark on decoding."""
     return str(error).split(", return")[0]
 
 

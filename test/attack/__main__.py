@@ -1,4 +1,4 @@
-"""``make attack [ARGS="PART ..."]``: attack the package, print the figures; exit status 1 on a fault."""
+"""``make attack [ARGS="PART ..."]``: attack the package, print the results; exit with status 1 on a fault."""
 
 import argparse
 import importlib
@@ -10,8 +10,8 @@ from harness import table
 PARTS = {
     "fuzz": "every parser on damaged inputs",
     "damaged_stores": "stores of targets with bits flipped, files cut, swapped and foreign",
-    "hostile_archives": "archives that want to write elsewhere, or fill the disk",
-    "audio_headers": "audio whose heads are false",
+    "hostile_archives": "archives that try to write outside their directory, or to fill the disk",
+    "audio_headers": "audio with false headers",
     "kills": "kill -9 at random moments, and two runs at once",
 }
 

@@ -1,7 +1,7 @@
-"""Audio whose head or length is false: its samples are right, or it is refused, in bounded memory.
+"""Read audio files with a false header or length: samples are right, or it is refused, in bounded memory.
 
-A head may name another rate, another format or fewer samples without contradiction. But no file that was cut
-off is read, and what is read is as large as the file can hold.
+A header may have another rate, another format or fewer samples without contradiction. But files that were cut
+off must be refused, and there must be no more samples than the file can contain.
 """
 
 import functools
@@ -22,7 +22,7 @@ from espnet_kd.data.datadir import Utterance
 
 TRIES = 30_000
 SAMPLES = 3000
-MEGABYTES = 300  # that a file of some kilobytes may need
+MEGABYTES = 300  # limit of memory for a file of some kilobytes
 NUMBERS = [
     0,
     1,
@@ -46,7 +46,7 @@ NUMBERS = [
 
 @functools.cache
 def wholes() -> dict[str, bytes]:
-    """Whole files by kind."""
+    """Return undamaged files by kind."""
     files = {"SPHERE": sphere(tone(SAMPLES))}
     for name, container, subtype in (
         ("WAV", "WAV", "PCM_16"), ("WAV, 24 bits", "WAV", "PCM_24"), ("WAV, float", "WAV", "FLOAT"),
@@ -61,7 +61,7 @@ def wholes() -> dict[str, bytes]:
 
 
 def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]:
-    """Damage every kind of file in turn."""
+    """Damage the kinds of files in turn."""
     kinds = [name for name in wholes() if only in (None, name)]
     outcomes = {name: Outcome(f"audio: {name}") for name in kinds}
     started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -81,7 +81,7 @@ def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]
 
 
 def check(path: Path, kind: str, change: Callable[[bytes, random.Random], bytes]) -> None:
-    """Read it; it must be what the head describes, or nothing."""
+    """Read a damaged file; the result must agree with its header."""
     whole = _whole(kind)
     samples, rate = read_audio(Utterance("u", "s", path, None))
     assert samples.ndim == 1 and np.isfinite(samples).all() and rate > 0
@@ -102,24 +102,24 @@ def _whole(kind: str) -> np.ndarray:
 
 
 def cut(data: bytes, rng: random.Random) -> bytes:
-    """The end is missing, by more than the padding that some writers leave out."""
+    """Cut off the end, by more than the padding that some programs leave out."""
     return data[: rng.randrange(len(data) - 65)]
 
 
 def lengthen(data: bytes, rng: random.Random) -> bytes:
-    """Something follows."""
+    """Append bytes."""
     return data + rng.randbytes(rng.choice((1, 2, 100, 5000)))
 
 
 def number_in_head(data: bytes, rng: random.Random) -> bytes:
-    """A field of the head has another value."""
+    """Change a field of the header."""
     place, width = rng.randrange(80), rng.choice((1, 2, 4, 8))
     value = (rng.choice(NUMBERS) % 256**width).to_bytes(width, rng.choice(("little", "big")))
     return data[:place] + value + data[place + width :]
 
 
 def bits_in_head(data: bytes, rng: random.Random) -> bytes:
-    """Some bits of the head are others."""
+    """Flip some bits of the header."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         changed[rng.randrange(min(len(data), 120))] ^= 1 << rng.randrange(8)
@@ -127,7 +127,7 @@ def bits_in_head(data: bytes, rng: random.Random) -> bytes:
 
 
 def digits(data: bytes, rng: random.Random) -> bytes:
-    """A digit of a head in text is another; a bit elsewhere."""
+    """Change a digit of a text header, or a bit of another one."""
     places = [i for i, byte in enumerate(data[:400]) if byte in b"0123456789"]
     if not data.startswith(b"NIST"):
         return bits_in_head(data, rng)
@@ -136,13 +136,13 @@ def digits(data: bytes, rng: random.Random) -> bytes:
 
 
 def zeros(data: bytes, rng: random.Random) -> bytes:
-    """A part of the head is zeros, or all of a file."""
+    """Set a part of the header, or the whole file, to zeros."""
     start, end = sorted(rng.randrange(200) for _ in range(2))
     return bytes(len(data)) if rng.random() < 0.05 else data[:start] + bytes(end - start) + data[end:]
 
 
 def swapped(data: bytes, rng: random.Random) -> bytes:
-    """The head is that of another kind of file."""
+    """Replace the header by one of another kind of file."""
     other = rng.choice(list(wholes().values()))
     place = rng.choice((4, 12, 16, 36, 44, 100))
     return other[:place] + data[place:]

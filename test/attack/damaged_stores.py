@@ -1,7 +1,7 @@
-"""Stores of targets that were damaged: each is refused, or read as it was written.
+"""Read damaged target stores: each is refused, or gives the values that were written.
 
-What nothing can notice, a store that is whole but another one, is told by ``targets`` from its settings; here
-every file has its checksum, so nothing that differs in an utterance may pass.
+A complete store with other content is detected by ``targets``, from the settings. Here every file has its
+checksum, so that every change of an utterance must be detected.
 """
 
 import random
@@ -24,7 +24,7 @@ SHARDS = ("00001", "00002")
 
 
 def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]:
-    """Damage copies of a store in every way in turn."""
+    """Damage copies of a store in all ways in turn."""
     outcomes = {name: Outcome(f"store: {name}") for name in DAMAGES if only in (None, name)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -41,9 +41,9 @@ def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]
 
 
 def read_all(directory: Path) -> None:
-    """Read every utterance; ``verify`` must notice what reading notices, and never raise."""
+    """Read every utterance; ``verify`` must find what reading finds, and never raise."""
     with limited(30):
-        wanted = {record.utt: record for record in records()}
+        expected = {record.utt: record for record in records()}
         store = Store(directory)
         problems = list(verify(store))
         try:
@@ -53,9 +53,9 @@ def read_all(directory: Path) -> None:
             assert problems, "verify has no problem with what cannot be read"
             raise
         for utt, record in found.items():
-            assert (record.samples, record.text) == (wanted[utt].samples, wanted[utt].text), utt
+            assert (record.samples, record.text) == (expected[utt].samples, expected[utt].text), utt
             for tap in TAPS:
-                assert np.array_equal(record.rows[tap], wanted[utt].rows[tap]), f"{utt} at {tap} is another"
+                assert np.array_equal(record.rows[tap], expected[utt].rows[tap]), f"{utt} at {tap} differs"
 
 
 def _files(store: Path) -> list[Path]:
@@ -63,7 +63,7 @@ def _files(store: Path) -> list[Path]:
 
 
 def flip(store: Path, other: Path, rng: random.Random) -> None:
-    """One bit of any file."""
+    """Flip one bit of a file."""
     path = rng.choice(_files(store))
     data = bytearray(path.read_bytes())
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -71,25 +71,25 @@ def flip(store: Path, other: Path, rng: random.Random) -> None:
 
 
 def cut(store: Path, other: Path, rng: random.Random) -> None:
-    """The end of any file is missing."""
+    """Cut off the end of a file."""
     path = rng.choice(_files(store))
     path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
 
 
 def lengthen(store: Path, other: Path, rng: random.Random) -> None:
-    """Any file goes on."""
+    """Append bytes to a file."""
     path = rng.choice(_files(store))
     path.write_bytes(path.read_bytes() + rng.randbytes(rng.randint(1, 40)))
 
 
 def remove(store: Path, other: Path, rng: random.Random) -> None:
-    """Any file or shard is missing."""
+    """Remove a file or shard."""
     path = rng.choice([*_files(store), *(store / name for name in SHARDS)])
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def swap(store: Path, other: Path, rng: random.Random) -> None:
-    """Two shards, or the same file of both, have changed places."""
+    """Swap two shards, or the same file of both."""
     part = rng.choice(["", INDEX, *TAPS])
     one, two, third = store / SHARDS[0] / part, store / SHARDS[1] / part, store / "third"
     one.rename(third)
@@ -98,7 +98,7 @@ def swap(store: Path, other: Path, rng: random.Random) -> None:
 
 
 def foreign(store: Path, other: Path, rng: random.Random) -> None:
-    """A file, a shard or the manifest is that of another store."""
+    """Replace a file, a shard or the manifest by that of another store."""
     name = rng.choice([MANIFEST, *SHARDS, *(f"{s}/{f}" for s in SHARDS for f in (INDEX, *TAPS))])
     target = store / name
     shutil.rmtree(target) if target.is_dir() else target.unlink()
@@ -106,7 +106,7 @@ def foreign(store: Path, other: Path, rng: random.Random) -> None:
 
 
 def edit(store: Path, other: Path, rng: random.Random) -> None:
-    """A number of the manifest or of an index is another."""
+    """Change a number of the manifest or of an index."""
     path = rng.choice([p for p in _files(store) if p.suffix in (".json", ".jsonl")])
     text = path.read_text()
     places = [i for i, c in enumerate(text) if c.isdigit()]
@@ -116,7 +116,7 @@ def edit(store: Path, other: Path, rng: random.Random) -> None:
 
 
 def zeros(store: Path, other: Path, rng: random.Random) -> None:
-    """A block of a file is zeros, as after a crash of the machine."""
+    """Set a block of a file to zeros, as after a crash of the machine."""
     path = rng.choice(_files(store))
     data = bytearray(path.read_bytes())
     start = rng.randrange(len(data))
@@ -126,7 +126,7 @@ def zeros(store: Path, other: Path, rng: random.Random) -> None:
 
 
 def reverse(store: Path, other: Path, rng: random.Random) -> None:
-    """The rows of an utterance are those of another one, or in another order."""
+    """Replace the rows of an utterance by those of another one, or change their order."""
     tap = rng.choice(list(TAPS))
     path = store / rng.choice(SHARDS) / tap
     data, size = path.read_bytes(), 20

@@ -1,6 +1,6 @@
-"""Every parser of the package on damaged variants of valid inputs.
+"""Give damaged variants of valid inputs to every parser of the package.
 
-Right is what is read, refused what ends in a ``UserError`` of one line that names the file. The same seed,
+An input may be read, or refused by a ``UserError`` of one line that names the file. The same seed,
 target and number give the same input: ``make attack ARGS="fuzz --seed S --only TARGET --number N"``.
 """
 
@@ -22,7 +22,7 @@ CHUNK = 2000  # inputs that a process does at a time
 
 
 def run(seed: int, tries: int = TRIES, only: str | None = None, number: int | None = None) -> list[Outcome]:
-    """Attack all parsers, or one, with so many inputs; ``number`` shows and tries a single one."""
+    """Attack all parsers, or one, with ``tries`` inputs; with ``number``, show and try a single input."""
     names = [only] if only else list(targets())
     if number is not None:
         return [one(names[0], seed, number)]
@@ -43,13 +43,13 @@ def run(seed: int, tries: int = TRIES, only: str | None = None, number: int | No
 
 
 def bound() -> None:
-    """Make the targets, then bound the memory of a worker."""
+    """Make the targets, then limit the memory of this worker."""
     targets()
     bound_memory()
 
 
 def chunk(name: str, seed: int, start: int, count: int) -> Outcome:
-    """Some inputs of a target."""
+    """Try some inputs of a target."""
     outcome = Outcome(f"fuzz {name}")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         for number in range(start, start + count):
@@ -65,7 +65,7 @@ def one(name: str, seed: int, number: int) -> Outcome:
 
 
 def attack(outcome: Outcome, name: str, seed: int, number: int) -> None:
-    """One input."""
+    """Try one input."""
     target = targets()[name]
     data = make(target, seed, number)
     outcome.attempt(
@@ -74,7 +74,7 @@ def attack(outcome: Outcome, name: str, seed: int, number: int) -> None:
 
 
 def make(target: Target, seed: int, number: int) -> Any:
-    """The input of that number."""
+    """Return the input with that number."""
     rng = random.Random(seed * 10**9 + number)
     data = rng.choice(target.seeds)
     if isinstance(data, bytes):

@@ -1,4 +1,4 @@
-"""What the attacks share: how an attempt ends, its limits, and the table of figures."""
+"""Shared parts of the attacks: outcomes of attempts, limits, and the table of numbers."""
 
 import resource
 import signal
@@ -20,12 +20,12 @@ SHOWN = 20  # faults of an attack
 
 
 class Hang(BaseException):
-    """An attempt took too long; no handler of ordinary errors catches it."""
+    """Raised when an attempt takes too long; ``except Exception`` does not catch it."""
 
 
 @dataclass
 class Outcome:
-    """How the attempts of one attack ended; each fault with what repeats it."""
+    """Numbers of results of one attack, and its faults, each with the options that repeat it."""
 
     name: str
     tried: int = 0
@@ -41,7 +41,7 @@ class Outcome:
         also: tuple[type[Exception], ...] = (),
         seconds: float = SECONDS,
     ) -> None:
-        """Do something hostile: it must be right, or be refused by a ``UserError`` of one line.
+        """Try a hostile action: it must succeed, or be refused by a ``UserError`` of one line.
 
         Args:
             label: what repeats it.
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The figures, and the faults below."""
+    """Return the table of numbers, with the faults below it."""
     head = f"{'attack':<32}{'tried':>9}{'right':>9}{'refused':>9}{'faults':>8}"
     rows = [
         f"{o.name:<32}{o.tried:>9}{o.right:>9}{o.refused:>9}{len(o.faults):>8}"
@@ -89,7 +89,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def bound_memory() -> None:
-    """Let this process take no more than ``GIGABYTES`` beyond what it has; then it gets MemoryError."""
+    """Limit the memory of this process to ``GIGABYTES`` more than it has; else it gets MemoryError."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + int(GIGABYTES * 1e9)
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -120,7 +120,7 @@ def _problem(message: str, where: str) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The last lines of the package that it passed."""
+    """Return the last lines of the package in the traceback of an error."""
     places, tb = [], error.__traceback__
     while tb is not None:
         path = Path(tb.tb_frame.f_code.co_filename)

@@ -1,7 +1,7 @@
-"""Archives that want to write elsewhere, lead elsewhere or fill the disk.
+"""Unpack archives that try to write or link outside their directory, or to fill the disk.
 
-Right is an archive that is unpacked with everything in its directory and every link leading into it; nothing
-outside may change in any case, and nothing is left of what is refused.
+An archive may be unpacked if all its files and targets of links are in its directory. Nothing outside may
+change in any case, and a refused archive must leave no files.
 """
 
 import bz2
@@ -58,7 +58,7 @@ LINKS = [
 
 
 def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]:
-    """Unpack hostile archives of every kind in turn."""
+    """Unpack the kinds of hostile archives in turn."""
     outcomes = {name: Outcome(f"archive: {name}") for name in KINDS if only in (None, name)}
     warnings.filterwarnings("ignore", "Duplicate name")
     with tempfile.TemporaryDirectory() as name:
@@ -100,7 +100,7 @@ def unpack(root: Path) -> None:
 
 
 def outside(root: Path) -> dict[str, object]:
-    """Everything but ``box``."""
+    """Return the state of everything except ``box``."""
     paths = [p for p in sorted(root.rglob("*")) if "box" not in p.parts[len(root.parts) :]]
     paths += [Path("/etc/passwd")]
     return {
@@ -110,7 +110,7 @@ def outside(root: Path) -> dict[str, object]:
 
 
 def tar(members: list[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar of these members, as they are."""
+    """Return a tar with these members, unchanged."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=form) as archive:
         for info, content in members:
@@ -120,14 +120,14 @@ def tar(members: list[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FO
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
-    """A head."""
+    """Return the header of a member."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, link, mode
     return info
 
 
 def random_tar(rng: random.Random, root: Path) -> bytes:
-    """Files, links, devices and directories under good and bad names."""
+    """Make a tar of files, links, devices and directories with good and bad names."""
     kinds = [tarfile.REGTYPE] * 5 + [tarfile.SYMTYPE] * 4 + [tarfile.LNKTYPE] * 2 + [tarfile.DIRTYPE] * 2
     kinds += [tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE]
     members = []
@@ -143,7 +143,7 @@ def random_tar(rng: random.Random, root: Path) -> bytes:
 
 
 def links(rng: random.Random, root: Path) -> bytes:
-    """Links only inside, then a file under one of them, which another link has moved meanwhile."""
+    """Make a tar of links that stay inside, then a file below one that another link has moved meanwhile."""
     names = ["a", "b", "c", "d"]
     members = [(member("a", tarfile.DIRTYPE, mode=0o755), b"")]
     for _ in range(rng.randint(2, 7)):
@@ -156,7 +156,7 @@ def links(rng: random.Random, root: Path) -> bytes:
 
 
 def long_links(rng: random.Random, root: Path) -> bytes:
-    """CVE-2025-4517: a chain of links so long that the true path is not resolved, then a way out of it."""
+    """Make a tar as in CVE-2025-4517: links too long to be resolved, then a path out of the directory."""
     length, steps = rng.choice((200, 247, 255)), rng.randint(10, 20)
     component, path, members = "d" * length, "", []
     for letter in "abcdefghijklmnopqrst"[:steps]:
@@ -176,7 +176,7 @@ def long_links(rng: random.Random, root: Path) -> bytes:
 
 
 def damaged_tar(rng: random.Random, root: Path) -> bytes:
-    """Bytes of a tar are others, with a checksum that fits or without."""
+    """Change bytes of a tar, with or without a correct checksum."""
     members = [
         (member("a/b"), b"one" * 50),
         (member("a/l", tarfile.SYMTYPE, "b"), b""),
@@ -194,7 +194,7 @@ def damaged_tar(rng: random.Random, root: Path) -> bytes:
 
 
 def random_zip(rng: random.Random, root: Path) -> bytes:
-    """Good and bad names, links, and the same name twice."""
+    """Make a zip of good and bad names, links, and equal names."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for _ in range(rng.randint(1, 5)):
@@ -207,7 +207,7 @@ def random_zip(rng: random.Random, root: Path) -> bytes:
 
 
 def damaged_zip(rng: random.Random, root: Path) -> bytes:
-    """Bytes of a zip are others."""
+    """Change bytes of a zip."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/b", "one" * 50)
@@ -221,7 +221,7 @@ def _zeros(megabytes: int) -> bytes:
 
 
 def bomb(rng: random.Random, root: Path) -> bytes:
-    """A small archive that becomes large: by zeros, by its head, or by many members."""
+    """Make a small archive that becomes large: by zeros, by its header, or by many members."""
     kind = rng.randrange(5)
     if kind == 0:
         return _zeros(300)
@@ -230,11 +230,11 @@ def bomb(rng: random.Random, root: Path) -> bytes:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("zeros", bytes(200_000_000))
         data = bytearray(file.getvalue())
-        if rng.random() < 0.5:  # the directory says that it is small
+        if rng.random() < 0.5:  # the zip's directory has a small size
             place = data.rindex(b"PK\1\2")
             data[place + 24 : place + 28] = struct.pack("<I", 100)
         return bytes(data)
-    if kind == 2:  # a head that says 8 TB
+    if kind == 2:  # a header with a size of 8 TB
         head = bytearray(member("large").tobuf(tarfile.GNU_FORMAT))
         head[124:136] = b"\x80" + (8 * 2**40).to_bytes(11)
         head[148:156] = b" " * 8
@@ -252,7 +252,7 @@ def bomb(rng: random.Random, root: Path) -> bytes:
 
 
 def sometimes_bomb(rng: random.Random, root: Path) -> bytes:
-    """Bombs take seconds: one of twenty attempts."""
+    """Make a bomb in one of twenty attempts, because it takes seconds; else an archive of links."""
     return bomb(rng, root) if rng.random() < 0.05 else links(rng, root)
 
 

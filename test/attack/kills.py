@@ -1,7 +1,7 @@
-"""Stages of a miniature recipe, killed at random moments; then the same command gives the same result.
+"""Kill stages of a miniature recipe at random moments; the same command must then give the same result.
 
-Killed with -9 is either the whole process group or one process of it, whose parents go on and end by
-themselves; or a second run of the same command is started meanwhile.
+Either the whole process group is killed with -9, or one process of it, and its parents continue until they
+end; or a second run of the same command is started meanwhile.
 """
 
 import functools
@@ -37,14 +37,14 @@ KD = ("--kd_config", "conf/store.yaml")
 
 @dataclass(frozen=True)
 class Stages:
-    """Some stages: the options that run them, and what they make as names and digests."""
+    """Some stages: the options that run them, and a function that returns digests of their files by name."""
 
     options: tuple[str, ...]
     result: Callable[[Path], dict[str, str]]
 
 
 def files(*names: str) -> Callable[[Path], dict[str, str]]:
-    """Content of all files below some directories, but locks, logs, records with times, and audio's times."""
+    """Return a function that reads all files below some directories, except locks, logs, and times."""
 
     def read(root: Path) -> dict[str, str]:
         found = {}
@@ -58,7 +58,7 @@ def files(*names: str) -> Callable[[Path], dict[str, str]]:
 
 
 def digest(path: Path) -> str:
-    """Of what a file says: of tensors and arrays, not of the archive around them."""
+    """Return a digest of the content of a file: of tensors and arrays, not of the archive around them."""
     if path.suffix == ".pth":
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state) if path.name == "checkpoint.pth" else state
@@ -71,7 +71,7 @@ def digest(path: Path) -> str:
 
 
 def models(root: Path) -> dict[str, str]:
-    """The models of the student, and whether its record says that it is done."""
+    """Return the digests of the student's models, and whether run.json records that it is done."""
     found = {}
     for exp in sorted((root / "exp").glob("asr_student_*")):
         found |= {f"{exp.name}/{p.name}": digest(p) for p in sorted(exp.glob("*.pth"))}
@@ -80,7 +80,7 @@ def models(root: Path) -> dict[str, str]:
 
 
 def decoded(root: Path) -> dict[str, str]:
-    """Texts and scores of the student."""
+    """Return the digests of the student's texts and scores."""
     names = ("text", "token", "score", "score.json", "result.txt")
     paths = sorted(p for p in (root / "exp").glob("asr_student_*/decode_*/**/*") if p.name in names)
     return {str(p.relative_to(root)): digest(p) for p in paths if "logdir" not in p.parts}
@@ -97,7 +97,7 @@ BETWEEN = {"8, targets": ("--stage", "7", "--stop_stage", "7")}  # what is run, 
 
 
 def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]:
-    """Kill every group of stages in every way in turn."""
+    """Kill all groups of stages in all ways in turn."""
     outcomes = {f"{name}, {way}": Outcome(f"kill stages {name}, {way}") for name in STAGES for way in WAYS}
     kinds = [kind for kind in outcomes if only is None or only in kind]
     with tempfile.TemporaryDirectory(prefix="kills") as name:
@@ -115,7 +115,7 @@ def run(seed: int, tries: int = TRIES, only: str | None = None) -> list[Outcome]
 
 
 class Whole:
-    """A recipe that nobody killed: a copy before each group of stages, results and times."""
+    """A recipe that was not killed: a copy before each group of stages, results and times."""
 
     def __init__(self, folder: Path) -> None:
         corpus = write_corpus(folder / "corpus", train=16, dev=4, test=3)
@@ -154,7 +154,7 @@ def attack(root: Path, name: str, way: str, rng: random.Random, whole: Whole) ->
         elif way == "group":
             kill_group(first)
         elif found := family(first):
-            with_suppressed(rng.choice(found).kill)
+            ignore_ended(rng.choice(found).kill)
         wait(first)
     finally:
         kill_group(first)
@@ -167,8 +167,8 @@ def attack(root: Path, name: str, way: str, rng: random.Random, whole: Whole) ->
         f"at {moment:.2f} s of {whole.seconds[name]:.2f}: the repeated command fails: {words[-400:]}"
     )
     result = stages.result(root)
-    wanted = whole.result[name]
-    differing = sorted(k for k in result.keys() | wanted.keys() if result.get(k) != wanted.get(k))
+    expected = whole.result[name]
+    differing = sorted(k for k in result.keys() | expected.keys() if result.get(k) != expected.get(k))
     assert not differing, f"at {moment:.2f} s of {whole.seconds[name]:.2f}: another {differing[:5]}"
 
 
@@ -184,19 +184,19 @@ def start(root: Path, options: tuple[str, ...]) -> subprocess.Popen:
 
 
 def quickly() -> dict[str, str]:
-    """The environment in which programs are forks of one that has imported ESPnet."""
+    """Return an environment in which programs are forks of one that has imported ESPnet."""
     return environment(ESPNET_KD_FORK_SERVER=fork_server.start())
 
 
 def wait(process: subprocess.Popen) -> tuple[int, str]:
-    """Its exit status, and what it said."""
+    """Wait for a process; return its exit status and output."""
     status = process.wait(LONGEST)
     process.words.seek(0)  # type: ignore[attr-defined]
     return status, process.words.read()  # type: ignore[attr-defined]
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:
-    """The processes below it."""
+    """Return the processes below a process."""
     try:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -204,12 +204,12 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """Kill -9 all of it."""
-    with_suppressed(lambda: os.killpg(process.pid, signal.SIGKILL))
+    """Kill the process group with -9."""
+    ignore_ended(lambda: os.killpg(process.pid, signal.SIGKILL))
 
 
-def with_suppressed(action: Callable[[], object]) -> None:
-    """Do it; the process may have ended."""
+def ignore_ended(action: Callable[[], object]) -> None:
+    """Run an action; ignore that the process has ended."""
     try:
         action()
     except (ProcessLookupError, psutil.NoSuchProcess):

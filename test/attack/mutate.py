@@ -1,4 +1,4 @@
-"""Damaged variants of valid texts, bytes and trees of plain values; the same for the same random state."""
+"""Make damaged variants of valid texts, bytes and trees of plain values; the random state decides all."""
 
 import copy
 import random
@@ -26,7 +26,7 @@ NUMBER = frozenset(b"0123456789")
 
 
 def mutate_bytes(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """One to four changes of some bytes.
+    """Make one to four changes of some bytes.
 
     Args:
         data: a valid content.
@@ -99,7 +99,7 @@ def _lines(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def _digits(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """Another number in the place of one."""
+    """Replace a number by another one."""
     places = [i for i, byte in enumerate(data[:4000]) if byte in NUMBER]
     if not places:
         return _insert(data, rng, other)
@@ -129,7 +129,7 @@ CHANGES = (
 
 
 def mutate_tree(tree: Any, rng: random.Random) -> Any:
-    """One to three changes of nodes of mappings and lists."""
+    """Make one to three changes of nodes of mappings and lists."""
     root = [copy.deepcopy(tree)]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         places = list(_places(root))

@@ -1,4 +1,4 @@
-"""The parsers of the package, each with valid inputs; their files are in memory. ``harness`` comes first."""
+"""The parsers of the package, each with valid inputs; files are in memory. Import ``harness`` first."""
 
 import argparse
 import functools
@@ -130,7 +130,7 @@ WORDS = "--criteria|ctc={type: kl, tap: ctc.ctc_lo, weight: 0.5}|--teacher|exp=e
 
 @dataclass(frozen=True)
 class Target:
-    """A parser.
+    """A parser and its valid inputs.
 
     Attributes:
         seeds: valid inputs: bytes, or trees of plain values.
@@ -151,7 +151,7 @@ class Target:
 
 @functools.cache
 def targets() -> dict[str, Target]:
-    """All parsers by name; their files are in a folder of this process, in memory."""
+    """Return all parsers by name; their files are in memory, in a folder of this process."""
     folder = Path(tempfile.mkdtemp(prefix="attack", dir=MEMORY if MEMORY.is_dir() else None))
     Finalize(None, shutil.rmtree, (folder, True), exitpriority=1)
     from transcripts import of_corpora
@@ -161,7 +161,7 @@ def targets() -> dict[str, Target]:
 
 
 def file(path: Path, parse: Callable[[Path], object], *seeds: Any, where: str = "", **more: Any) -> Target:
-    """A parser of one file."""
+    """Return the target for a parser of one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def read(data: bytes) -> object:
@@ -172,12 +172,12 @@ def file(path: Path, parse: Callable[[Path], object], *seeds: Any, where: str = 
 
 
 def as_json(tree: Any) -> bytes:
-    """JSON, which is YAML, too."""
+    """Return JSON, which is YAML, too."""
     return json.dumps(tree).encode("utf-8", "surrogatepass")
 
 
 def of_files(folder: Path) -> dict[str, Target]:
-    """Tables, lists, logs and heads."""
+    """Return parsers of tables, lists, logs and headers."""
 
     def follow(path: Path) -> None:
         training = Training()
@@ -207,7 +207,7 @@ def of_files(folder: Path) -> dict[str, Target]:
 
 
 def of_records(folder: Path) -> dict[str, Target]:
-    """What the package writes, and reads again."""
+    """Return parsers of files that the package writes and reads."""
     store = folder / "store"
     make_store(store)
     manifest = json.loads((store / "manifest.json").read_text())
@@ -235,7 +235,7 @@ def of_records(folder: Path) -> dict[str, Target]:
         "score.json": record("test/score.json", alignment.read_score, SCORE),
         "pseudo-labels' manifest": record("pseudo/manifest.json", mix.manifest_summary, LABELS),
         "shards' settings": record("shards/settings.json", parallel.read_settings, {"shards": 3, "a": {}}),
-        "run.json": record("exp2/run.json", runs._read_record, RUN),
+        "run.json": record("exp2/run.json", runs.read_record, RUN),
         "decoded shard": file(
             folder / "decode/00001.jsonl",
             lambda path: [pseudo_label(found) for found in decoded.read_decoded(path.parent)],
@@ -248,7 +248,7 @@ def of_records(folder: Path) -> dict[str, Target]:
 
 
 def of_settings(folder: Path) -> dict[str, Target]:
-    """Configurations in YAML, and the list of an archive's members."""
+    """Return parsers of YAML configurations, and of the list of members of an archive."""
     files = sorted((ROOT / "egs").glob("*/kd1/conf/*.yaml"))
     configs = [parse_yaml(path.read_text()) for path in files if path.stat().st_size < 4000]
 
@@ -271,7 +271,7 @@ def of_settings(folder: Path) -> dict[str, Target]:
 
 
 def of_directories(folder: Path) -> dict[str, Target]:
-    """Data directories and experiments, of which one file is damaged."""
+    """Return parsers of data directories and experiments, of which one file is damaged."""
     recipe = folder / "recipe" / "exp"
     fabricated.write_recipe(recipe)
     paths = [p for p in recipe.rglob("*") if p.suffix in (".yaml", ".json")]
@@ -289,7 +289,7 @@ def of_directories(folder: Path) -> dict[str, Target]:
 
 
 def directory(root: Path, files: dict[str, bytes], parse: Callable[[Path], Any], share: float) -> Target:
-    """A parser of several files, one of which is damaged at a time; an input is name and content."""
+    """Return the target for a parser of several files, of which one is damaged; inputs: name and content."""
     for name, content in files.items():
         write(root / name, content)
 
@@ -308,7 +308,7 @@ def directory(root: Path, files: dict[str, bytes], parse: Callable[[Path], Any],
 
 
 def of_options(folder: Path) -> dict[str, Target]:
-    """What a configuration or a command line says of distillation."""
+    """Return parsers of options of distillation, from a configuration or a command line."""
 
     def terms(tree: Any) -> object:
         return [(t.build(), t.term.weight(3)) for t in term_options(tree)]
@@ -347,12 +347,12 @@ def of_options(folder: Path) -> dict[str, Target]:
 
 
 def words(parse: Callable[[str], object], *seeds: bytes, share: float = 1.0) -> Target:
-    """A parser of a text."""
+    """Return the target for a parser of a text."""
     return Target(list(seeds), lambda data: parse(data.decode("utf-8", "replace")), share=share)
 
 
 def write(path: Path, data: bytes) -> Path:
-    """A file, and its folder."""
+    """Write a file and, if needed, its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

@@ -1,4 +1,4 @@
-"""Every attack runs, a few times, and finds nothing; ``make attack`` does them in earnest."""
+"""Run every attack a few times: it must find no fault. ``make attack`` runs them many times."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""The parsers of corpora: their transcripts and lists."""
+"""Parsers of transcripts and lists of corpora."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ ACTIVITY = {"voice_activity": [[0.0, 3.0], [3.5, 59.0]], "speaker": "1"}
 
 
 def of_corpora(folder: Path) -> dict[str, Target]:
-    """Transcripts and lists of corpora."""
+    """Return the parsers of transcripts and lists of corpora."""
     call = Recording(folder / "sw02001.sph", 60.0)
     known = read_acronyms(write(folder / "dict.text", DICTIONARY.encode()))
     write_eval2000(folder / "hub5", utterances=4)
@@ -32,7 +32,7 @@ def of_corpora(folder: Path) -> dict[str, Target]:
     part = write_librispeech(folder / "LibriSpeech", {"dev-clean": 3}) / "dev-clean"
     chapter = next(part.rglob("*.trans.txt"))
     talk = miniature_csj.sdb("A01F0001", miniature_csj.make_parts(3))
-    recording = librilight.Recording("a.flac", "a", "a", folder / "a.flac", 60.0)
+    recording = librilight.BookRecording("a.flac", "a", "a", folder / "a.flac", 60.0)
 
     def ldc(path: Path) -> object:
         lines = numbered_lines(path)

@@ -33,13 +33,13 @@ def theirs(tmp_path: Path) -> Path:
     return exp
 
 
-def test_an_experiment_of_ours_is_its_own_directory(tmp_path: Path) -> None:
+def test_an_experiment_in_expdir_is_used_directly(tmp_path: Path) -> None:
     (tmp_path / "exp" / "t").mkdir(parents=True)
     assert adopt(tmp_path / "exp" / "t", tmp_path / "exp", MODEL) == tmp_path / "exp" / "t"
     assert not contents(tmp_path)
 
 
-def test_paths_become_absolute_and_theirs_is_left_alone(tmp_path: Path, theirs: Path) -> None:
+def test_paths_become_absolute_and_the_original_is_unchanged(tmp_path: Path, theirs: Path) -> None:
     before = contents(theirs)
     here = adopt(theirs, tmp_path / "exp", MODEL)
     assert here == tmp_path / "exp" / "asr_big"
@@ -81,7 +81,7 @@ def test_two_teachers_of_one_name_are_refused(tmp_path: Path, theirs: Path) -> N
         adopt(theirs, tmp_path / "exp", MODEL)
 
 
-def test_a_file_that_is_nowhere_is_named(tmp_path: Path, theirs: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, theirs: Path) -> None:
     (theirs.parents[1] / "data" / "bpe.model").unlink()
     with pytest.raises(UserError, match=r"config.yaml names data/bpe.model, which is in none"):
         adopt(theirs, tmp_path / "exp", MODEL)

@@ -89,7 +89,7 @@ def test_a_phase_that_is_not_finished_is_no_start(place: Path) -> None:
         ({"task_weight": 0}, True),
     ],
 )
-def test_what_needs_transcripts(settings: dict, needs: bool) -> None:
+def test_phases_that_need_transcripts(settings: dict, needs: bool) -> None:
     assert phases.needs_transcripts(settings) == needs
 
 

@@ -49,7 +49,7 @@ def training(*lines: str) -> Training:
         ),
     ],
 )
-def test_what_a_log_says(lines: tuple[str, ...], fraction: float, text: str) -> None:
+def test_progress_is_read_from_a_log(lines: tuple[str, ...], fraction: float, text: str) -> None:
     state = training(*lines)
     assert state.fraction == pytest.approx(fraction)
     assert str(state) == text
@@ -77,7 +77,7 @@ def test_a_log_that_was_replaced_is_read_from_its_start(tmp_path: Path) -> None:
     assert log.new_lines() == ["a longer new line"]
 
 
-def test_new_passes_over_what_was_there_but_not_over_the_next_log(tmp_path: Path) -> None:
+def test_new_skips_old_lines_but_not_the_next_log(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     path.write_text("old\n")
     log = GrowingFile(path, new=True)
@@ -87,7 +87,7 @@ def test_new_passes_over_what_was_there_but_not_over_the_next_log(tmp_path: Path
     assert log.new_lines() == ["new"]
 
 
-def test_a_damaged_line_ends_nothing() -> None:
+def test_a_damaged_line_raises_no_error() -> None:
     state = training(f" {'9' * 5000}/4epoch started", results(1, "acc=an, cer=-, loss=1.2.3, cer_ctc=0.5"))
     assert state.valid == {"loss": 1.2, "cer_ctc": 0.5} and state.epochs == 0
 

@@ -132,7 +132,7 @@ def test_the_same_data_elsewhere_are_the_same(place: Path, data: list[str]) -> N
     assert record()["interruptions"] == 1
 
 
-def test_a_record_of_old_without_data_is_taken_as_it_is(place: Path, data: list[str]) -> None:
+def test_an_old_record_without_data_is_accepted(place: Path, data: list[str]) -> None:
     begin(*data)
     Path("exp/s/1epoch.pth").touch()
     old = record()
@@ -179,7 +179,7 @@ def test_another_configuration_or_teacher_is_refused_once_there_are_models(
     assert Path("exp/s/train.yaml").read_text() != kept
 
 
-def test_what_is_only_shown_may_change(place: Path) -> None:
+def test_display_options_may_change(place: Path) -> None:
     begin()
     Path("exp/s/1epoch.pth").touch()
     Path("kd.yaml").write_text("task_weight: 0.5\nuse_matplotlib: false\n")
@@ -190,14 +190,14 @@ def test_what_is_only_shown_may_change(place: Path) -> None:
         begin()
 
 
-def test_models_of_a_stock_recipe_are_taken_as_they_are(place: Path) -> None:
+def test_models_of_a_stock_recipe_are_accepted(place: Path) -> None:
     Path("exp/s").mkdir(parents=True)
     Path("exp/s/checkpoint.pth").touch()
     begin()
     assert record()["interruptions"] == 0
 
 
-def test_one_word_is_a_ready_command_line(place: Path) -> None:
+def test_one_word_is_a_whole_command_line(place: Path) -> None:
     begin(command=("./run.sh --student_args '--seed 2'",))
     assert record()["command"] == "./run.sh --student_args '--seed 2'"
     begin(command=("./run.sh", "--student_args", "--seed 2"))

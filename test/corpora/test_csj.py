@@ -286,8 +286,8 @@ def test_an_utterance_without_duration_is_dropped_and_counted(tmp_path: Path) ->
 def test_words_without_text_or_part_of_speech_are_skipped(tmp_path: Path) -> None:
     noise = Part(2.1, 2.2, [("ざつ", "", "", "")])
     parts = [said(1, 2, "あ", "", "い"), noise, said(2.6, 3, "う")]  # with the noise the gap would be 0.4 s
-    wanted = [("0001000_0002000", "あい"), ("0002600_0003000", "う")]
-    assert brief(utterances(tmp_path / "a", *parts)) == wanted
+    expected = [("0001000_0002000", "あい"), ("0002600_0003000", "う")]
+    assert brief(utterances(tmp_path / "a", *parts)) == expected
 
 
 def test_the_sides_of_a_dialogue_are_speakers_with_a_recording_each(tmp_path: Path) -> None:

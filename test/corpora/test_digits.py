@@ -38,7 +38,7 @@ def test_data_directories_are_valid(corpus: Path) -> None:
             words = utterance.text.split()
             assert set(words) <= set(digits.DIGITS) and 3 <= len(words) <= 7
             assert rate == digits.SAMPLE_RATE
-            assert len(samples) > 0.15 * rate * len(words)  # nobody says a digit in less
+            assert len(samples) > 0.15 * rate * len(words)  # every digit takes longer
             assert 0.01 < np.sqrt(np.mean(samples**2)) < 0.3
 
 

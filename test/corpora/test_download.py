@@ -38,10 +38,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        wanted = self.headers["Range"]
-        self.server.asked.append(wanted)
+        expected = self.headers["Range"]
+        self.server.asked.append(expected)
         self.server.versions.append(self.headers["If-Range"])
-        start = int(wanted[6:-1]) if wanted and self.server.ranges else 0
+        start = int(expected[6:-1]) if expected and self.server.ranges else 0
         if self.headers["If-Range"] not in (None, self.server.version):
             start = 0
         if self.server.leads_to:

@@ -247,6 +247,6 @@ def test_the_sides_of_a_call_have_margins_of_their_own() -> None:
 def test_an_stm_for_the_scorer(tmp_path: Path) -> None:
     other = "sw_4390 B sw_4390_B 1.16 2 <O,sw,M,sw-M> ((SO) <B_ASIDE> WHAT"
     path = write(tmp_path / "x.stm", ";; en_4156 is a call", LINE, other)
-    mended = other.replace("((", "(").replace("<B_ASIDE>", "")
-    assert repaired_stm(path) == f";; en_4156 is a call\n{LINE}\n{mended}\n"
-    assert repaired_stm(path, without=["en_4156"]) == f";; en_4156 is a call\n{mended}\n"
+    repaired = other.replace("((", "(").replace("<B_ASIDE>", "")
+    assert repaired_stm(path) == f";; en_4156 is a call\n{LINE}\n{repaired}\n"
+    assert repaired_stm(path, without=["en_4156"]) == f";; en_4156 is a call\n{repaired}\n"

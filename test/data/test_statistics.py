@@ -59,8 +59,8 @@ def test_another_front_end_gets_a_separate_directory(
 
 def test_options_override_the_front_end() -> None:
     config = {"frontend_conf": {"n_fft": 400, "fs": "8k"}}
-    wanted = {"frontend": "default", "frontend_conf": {"n_fft": 512, "fs": 16000}}
-    assert front_end(config, "--lr 1 --frontend_conf n_fft=512", "16k") == wanted
+    expected = {"frontend": "default", "frontend_conf": {"n_fft": 512, "fs": 16000}}
+    assert front_end(config, "--lr 1 --frontend_conf n_fft=512", "16k") == expected
     assert config == {"frontend_conf": {"n_fft": 400, "fs": "8k"}}
 
 

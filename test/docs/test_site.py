@@ -82,9 +82,9 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_tables_are_those_of_the_code(page: Path) -> None:
-    from doc_tables import filled
+    from doc_tables import with_tables
 
-    assert filled(page.read_text()) == page.read_text(), "run `make docs`"
+    assert with_tables(page.read_text()) == page.read_text(), "run `make docs`"
 
 
 def test_options_of_kd_sh_are_those_of_its_help() -> None:

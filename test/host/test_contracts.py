@@ -1,4 +1,4 @@
-"""What we rely on in ESPnet by name: a test for each name and its arguments says what has broken.
+"""Test the names of ESPnet that we rely on, and their arguments: each failure names what has broken.
 
 What these names do is tested on models and trainings in test/integration/test_host.py.
 """
@@ -174,44 +174,44 @@ def found(name: str) -> Any:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_takes_what_it_took(name: str) -> None:
-    wanted, used_by = FUNCTIONS[name]
+    expected, used_by = FUNCTIONS[name]
     function = found(name)
     assert function is not None, f"ESPnet has no {name} any more: used by {used_by}"
     names = list(inspect.signature(function).parameters)
-    ours = [argument for argument in wanted.split() if argument != "..."]
-    if "..." in wanted.split():
+    ours = [argument for argument in expected.split() if argument != "..."]
+    if "..." in expected.split():
         names = [argument for argument in names if argument in ours]
     assert names == ours, f"ESPnet's {name} takes {names}, not {ours}: used by {used_by}"
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_options_have_the_fields_that_they_had(name: str) -> None:
-    wanted, used_by = FIELDS[name]
+    expected, used_by = FIELDS[name]
     fields = getattr(found(name), "__dataclass_fields__", {})
-    lost = [field for field in wanted.split() if field not in fields]
+    lost = [field for field in expected.split() if field not in fields]
     assert not lost, f"ESPnet's {name} has no {', '.join(lost)} any more: used by {used_by}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_the_options_that_it_had(name: str) -> None:
-    wanted, used_by = COMMANDS[name]
+    expected, used_by = COMMANDS[name]
     get_parser = found(f"{name}:get_parser")
     assert get_parser is not None, f"ESPnet has no {name} with get_parser() any more: used by {used_by}"
     options = re.findall(r"[\w-]+", get_parser().format_usage())
-    lost = [option for option in wanted.split() if option not in options]
+    lost = [option for option in expected.split() if option not in options]
     assert not lost, f"ESPnet's {name} has no {', '.join(lost)} any more: used by {used_by}"
 
 
 @pytest.mark.parametrize(
-    ("task", "wanted"),
+    ("task", "expected"),
     [
         ("espnet2.tasks.asr:ASRTask", OPTIONS + OF_ASR),
         ("espnet2.tasks.asr_transducer:ASRTransducerTask", OPTIONS + OF_TRANSDUCER),
     ],
 )
-def test_a_training_has_the_options_that_it_had(task: str, wanted: list[str]) -> None:
+def test_a_training_has_the_options_that_it_had(task: str, expected: list[str]) -> None:
     defaults = found(task).get_default_config()
-    lost = [option for option in wanted if option not in defaults]
+    lost = [option for option in expected if option not in defaults]
     assert not lost, f"the training command of ESPnet's {task} has no {', '.join(lost)} any more"
 
 

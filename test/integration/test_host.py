@@ -1,4 +1,4 @@
-"""What we rely on in ESPnet, tried on its models and on a training: each failure says what has broken."""
+"""Test what we rely on in ESPnet on its models and on a training: each failure names what has broken."""
 
 import argparse
 import subprocess
@@ -37,9 +37,9 @@ INTER = {"interctc_layer_idx": [1], "interctc_use_conditioning": False}
 def config(plain: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What ESPnet writes as config.yaml of a small model; mappings are merged."""
     merged = {k: {**plain[k], **v} if isinstance(v, dict) and k in plain else v for k, v in changes.items()}
-    wanted = plain | merged
-    task = training.TASKS[outputs.task_of(wanted)]
-    return task.get_default_config() | wanted | {"token_list": list(TOKENS), "specaug": None}
+    expected = plain | merged
+    task = training.TASKS[outputs.task_of(expected)]
+    return task.get_default_config() | expected | {"token_list": list(TOKENS), "specaug": None}
 
 
 def built(plain: dict[str, Any], **changes: Any) -> nn.Module:

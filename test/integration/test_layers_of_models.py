@@ -51,14 +51,14 @@ def teacher(of: nn.Module, *taps: str) -> OnlineTeacher:
 
 
 def on_final_output(of: nn.Module) -> Tensor:
-    """What the CTC layer of a model in eval mode says of the last encoder layer."""
+    """Return what the CTC layer of a model in eval mode computes from the last encoder layer."""
     with torch.no_grad():
         encoded, _ = of.encode(batch()["speech"], batch()["speech_lengths"])
         return of.ctc.ctc_lo(encoded[0])
 
 
 def test_the_ctc_layer_of_self_conditioned_ctc() -> None:
-    """Its encoder calls the layer on an inner layer first, and validation once more at the end."""
+    """The encoder applies the CTC layer to an inner layer first, and validation applies it once more."""
     of = build(**SELF_CONDITIONED).eval()
     expected = on_final_output(of)
     torch.testing.assert_close(teacher(of, LAYER).targets(*batch().values())[LAYER].values, expected)

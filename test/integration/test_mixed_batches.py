@@ -34,7 +34,7 @@ def test_any_run_of_the_order_has_about_the_share_of_the_whole(seed: int) -> Non
     rng = random.Random(seed)
     for _ in range(50):
         start = rng.randrange(200)
-        assert astray(order[start : rng.randrange(start, 240) + 1], length) < 2 * 10
+        assert seconds_off(order[start : rng.randrange(start, 240) + 1], length) < 2 * 10
 
 
 def test_copies_are_kept_apart() -> None:
@@ -90,11 +90,11 @@ def share(batch: list[str], length: dict[str, int]) -> float:
     return sum(length[u] for u in sides(batch)[1]) / sum(length[u] for u in batch)
 
 
-def astray(batch: list[str], length: dict[str, int]) -> float:
-    """Seconds of transcribed speech too many or too few for what the batch has of the other."""
-    transcribed, heard = (sum(length[u] for u in side) / RATE for side in sides(batch))
+def seconds_off(batch: list[str], length: dict[str, int]) -> float:
+    """Return by how many seconds the transcribed speech of a batch is off its share."""
+    transcribed, pseudo = (sum(length[u] for u in side) / RATE for side in sides(batch))
     whole = share(list(length), length)
-    return abs(transcribed - heard * (1 - whole) / whole)
+    return abs(transcribed - pseudo * (1 - whole) / whole)
 
 
 def test_each_batch_has_the_share_of_the_set(
@@ -105,9 +105,9 @@ def test_each_batch_has_the_share_of_the_set(
         mixed = batches(recipe, arguments(recipe, tmp_path))
     assert f"share_per_batch: pseudo-labelled speech is {100 * whole:.0f}"[:-1] in caplog.text
     assert sorted(chain(*mixed)) == sorted(mixture)
-    assert max(astray(batch, mixture) for batch in mixed) < 10  # the longest utterance
+    assert max(seconds_off(batch, mixture) for batch in mixed) < 10  # the longest utterance
     stock = batches(recipe, arguments(recipe, tmp_path, share_per_batch=False))
-    assert max(astray(batch, mixture) for batch in stock) > 20
+    assert max(seconds_off(batch, mixture) for batch in stock) > 20
     for batch in mixed:  # recurrent encoders need the longest first
         assert [mixture[u] for u in batch] == sorted((mixture[u] for u in batch), reverse=True)
 
@@ -140,7 +140,7 @@ def test_each_process_has_its_part_of_every_batch(
         parts.append(batches(recipe, arguments(recipe, tmp_path), distributed=True))
     assert sorted(chain(*parts[0], *parts[1])) == sorted(mixture)
     together = [[*first, *second] for first, second in zip(*parts, strict=True)]
-    assert max(astray(batch, mixture) for batch in together) < 10
+    assert max(seconds_off(batch, mixture) for batch in together) < 10
 
 
 def test_speech_of_one_kind_is_as_stock(recipe: Recipe, tmp_path: Path, mixture: dict[str, int]) -> None:

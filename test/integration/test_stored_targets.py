@@ -271,7 +271,7 @@ def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
     assert "4 shards, 2 to make" in capsys.readouterr().out
     assert contents(one) == before and all(path.stat().st_mtime_ns == t for path, t in times.items())
 
-    # What the message about a damaged shard says.
+    # The way out that the message about a damaged shard names.
     shutil.rmtree(one / "00003")
     (two / "manifest.json").write_text("{")
     for store in ("exp/one", "exp/two"):
@@ -374,7 +374,7 @@ def test_a_store_that_does_not_fit_is_refused(ensemble: Recipe, name: str) -> No
     if "encoder_conf" in changes:
         options["encoder_conf"] = {**MODELS["student"]["encoder_conf"], **changes["encoder_conf"]}
     with pytest.raises(UserError) as error:
-        ensemble.train("exp/misfit", "student", **options)
+        ensemble.train("exp/other", "student", **options)
     assert message in str(error.value)
 
 

@@ -30,7 +30,7 @@ def dump(path: Path, seconds: dict[str, int], text: str = "ONE TWO") -> Path:
 def sets(tmp_path: Path) -> tuple[Path, Path]:
     """Ten seconds with transcripts in two utterances, twenty with pseudo-labels in four."""
     labelled = dump(tmp_path / "train", {"a-1": 5, "b-1": 5})
-    pseudo = dump(tmp_path / "heard", {f"c-{i}": 5 for i in range(4)}, "SIX")
+    pseudo = dump(tmp_path / "unlabelled", {f"c-{i}": 5 for i in range(4)}, "SIX")
     part = {"hours": 1.0, "utterances": 4}
     manifest = {"decoded": part, "kept": part, "references": None, "filters": []}
     (pseudo / "manifest.json").write_text(json.dumps(manifest))
@@ -53,7 +53,7 @@ def test_all_of_both_once(sets: tuple[Path, Path]) -> None:
     path = mix(sets)
     assert utterances(path) == ["a-1", "b-1", *(f"pseudo-c-{i}" for i in range(4))]
     assert (path / "utt2spk").read_text().splitlines()[-1] == "pseudo-c-3 pseudo-c"
-    assert (path / "wav.scp").read_text().splitlines()[-1] == "pseudo-c-3 heard/c-3.flac"
+    assert (path / "wav.scp").read_text().splitlines()[-1] == "pseudo-c-3 unlabelled/c-3.flac"
     assert (path / "speech_shape").read_text().splitlines()[0] == "a-1 80000"
     # seven letters with the space, three letters; twelve tokens
     shapes = (path / "text_shape.char").read_text().splitlines()
@@ -64,8 +64,8 @@ def test_all_of_both_once(sets: tuple[Path, Path]) -> None:
     ("share", "labelled", "pseudo"),
     [
         ("0.5", 4, 4),  # 20 s against 20 s: each labelled utterance twice
-        ("0.4", 6, 4),  # 30 s are wanted: three times
-        ("0.9", 2, 18),  # 90 s are wanted: 4.5 times, so two utterances four times and two five times
+        ("0.4", 6, 4),  # 30 s are needed: three times
+        ("0.9", 2, 18),  # 90 s are needed: 4.5 times, so two utterances four times and two five times
         ("1", 0, 4),
     ],
 )

@@ -215,7 +215,7 @@ def test_wrong_directories(data: Path, teacher: FakeTeacher, tmp_path: Path) -> 
     other = write_kaldi(tmp_path / "other", text="a A\n")
     with pytest.raises(UserError, match="other holds other files than pseudo-labels"):
         run(data, other)
-    with pytest.raises(UserError, match="other holds something else than decoded shards"):
+    with pytest.raises(UserError, match="other has files other than decoded shards"):
         run(data, tmp_path / "dst", "--decode_dir", str(other))
     for option in (["--agree_with", str(data)], ["--references", str(tmp_path / "no")]):
         with pytest.raises(UserError, match="has neither decoded shards nor a text|no does not exist"):

@@ -99,7 +99,7 @@ def test_keys_of_other_machines_are_in_files_that_only_the_user_reads_and_go_awa
 ) -> None:
     monkeypatch.setattr("dask.distributed.Security", FakeSecurity)
     options = {"hosts": ["a", "b"], "worker_options": {"nthreads": 1}} if kind == "ssh" else {"queue": "gpu"}
-    with parallel.secured(Cluster(kind, 2, options), tmp_path / "new") as given:
+    with parallel.encryption_options(Cluster(kind, 2, options), tmp_path / "new") as given:
         security, directory = SHARED[kind](given)
         assert isinstance(security, FakeSecurity) and directory.stat().st_mode & 0o777 == 0o700
         assert directory.parent == tmp_path / "new"
@@ -120,10 +120,10 @@ def test_a_local_cluster_listens_on_this_machine_with_a_key_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dask.distributed.Security", FakeSecurity)
-    with parallel.secured(Cluster("local", 2), tmp_path) as given:
+    with parallel.encryption_options(Cluster("local", 2), tmp_path) as given:
         assert isinstance(given["security"], FakeSecurity) and given["host"] == "127.0.0.1"
     for own in ({"processes": False}, {"security": "mine"}):  # no connection, or the user's business
-        with parallel.secured(Cluster("local", 2, own), tmp_path) as given:
+        with parallel.encryption_options(Cluster("local", 2, own), tmp_path) as given:
             assert given == {}
 
 
@@ -132,7 +132,7 @@ def test_nobody_else_has_anything_run_by_the_workers(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     from dask.distributed import Client
 
-    with parallel.client(Cluster("local", 1), 1, tmp_path) as client:
+    with parallel.start_cluster(Cluster("local", 1), 1, tmp_path) as client:
         address = client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         with pytest.raises(OSError):

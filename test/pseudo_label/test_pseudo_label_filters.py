@@ -69,7 +69,7 @@ def test_a_loop_is_found_among_words_and_characters(text: str, expected: bool) -
 
 
 def test_disagreement_is_the_error_rate_of_the_other_decode() -> None:
-    # one of two words differs; nothing was heard; one character of four is missing
+    # one of two words differs; an empty hypothesis; one character of four is missing
     assert filters.disagreement(["A B", "A B"], ["A C", ""], "word") == [50, 100]
     assert filters.disagreement(["A BC"], ["A B"], "character") == [25]
 

@@ -156,7 +156,7 @@ def model(blocks: int) -> dict[str, object]:
 
 
 def make_loud(tokens: Path, out: Path) -> None:
-    """A bias by which a decoder that has learnt next to nothing says letters, and nothing else."""
+    """Return a bias that makes a decoder with almost no training emit letters, and nothing else."""
     import torch
 
     biases = [9.0 if name.isalpha() else -9.0 for name in tokens.read_text().splitlines()]

@@ -34,7 +34,7 @@ def test_formatting(tmp_path: Path) -> None:
 def test_decoding(finished: Finished, tmp_path: Path) -> None:
     root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
     directory = root / STUDENT / TAG / "dev"
-    wanted = contents(root / STUDENT / TAG)
+    expected = contents(root / STUDENT / TAG)
     options = ("--stage", "10", "--stop_stage", "10", "--kd_config", "conf/kl.yaml", "--inference_nj", "2")
     shutil.rmtree(root / STUDENT / TAG)
     one_by_one = {"decode_cmd": "utils/run.sh --max_jobs_run 1"}
@@ -46,7 +46,7 @@ def test_decoding(finished: Finished, tmp_path: Path) -> None:
     assert os.stat(first).st_mtime_ns == at, "a finished job was done again"
     for data in ("dev", "test"):
         for file in ("text", "token", "token_int", "score"):
-            assert (root / STUDENT / TAG / data / file).read_bytes() == wanted[f"{data}/{file}"]
+            assert (root / STUDENT / TAG / data / file).read_bytes() == expected[f"{data}/{file}"]
 
 
 def test_a_training_does_not_go_on_over_other_data(finished: Finished, tmp_path: Path) -> None:
@@ -63,11 +63,11 @@ def test_a_training_does_not_go_on_over_other_data(finished: Finished, tmp_path:
 def test_a_job_of_decoding_without_its_files_is_done_again(finished: Finished, tmp_path: Path) -> None:
     root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
     directory = root / TEACHER / TAG / "dev"
-    wanted = (directory / "text").read_bytes()
+    expected = (directory / "text").read_bytes()
     (directory / "text").unlink()
     shutil.rmtree(directory / "logdir/output.1")
     run(root, "--stage", "8", "--stop_stage", "8")
-    assert (directory / "text").read_bytes() == wanted
+    assert (directory / "text").read_bytes() == expected
 
 
 def test_other_audio_of_equal_length_is_counted_and_decoded_again(finished: Finished, tmp_path: Path) -> None:

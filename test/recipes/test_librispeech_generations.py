@@ -56,10 +56,10 @@ def test_all_stages_and_a_second_generation(recipe: Path, tmp_path: Path) -> Non
         assert record["mix"]["pseudo"][0]["references"]["decoded"]["wer"]["reference"] > 0
         data = recipe / "dump/raw/pseudo" / exp.name / "mix"
         names = [line.split()[0] for line in (data / "speech_shape").read_text().splitlines()]
-        heard = [name for name in names if name.startswith("pseudo-")]
+        pseudo = [name for name in names if name.startswith("pseudo-")]
         assert names == [line.split()[0] for line in (data / "text").read_text().splitlines()]
         assert "share_per_batch: pseudo-labelled speech is " in (exp / "train.log").read_text()
-        assert len(heard) > 6 and len(names) - len(heard) == 24  # those that were kept, repeatedly
+        assert len(pseudo) > 6 and len(names) - len(pseudo) == 24  # those that were kept, repeatedly
     table = (recipe / "RESULTS.md").read_text().partition("## Generations")[2]
     assert "| 1 | " in table and "| 2 | " in table
     assert len(list((recipe / "exp").glob("asr_s_*_gen?/*.zip"))) == 1

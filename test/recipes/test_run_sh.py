@@ -63,7 +63,7 @@ def test_ctrl_c_ends_the_jobs(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=environment(),
         start_new_session=True,
-        # What was started in the background ignores SIGINT, which a shell cannot undo by a trap.
+        # A process that was started in the background ignores SIGINT, which a shell cannot undo by a trap.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     files = [tmp_path / "pid.1", tmp_path / "pid.2"]

@@ -42,8 +42,8 @@ def test_an_array_of_jobs(tmp_path: Path, cluster: dict[str, str]) -> None:
         lines = (tmp_path / "log" / f"a.{job}.log").read_text().splitlines()
         assert lines[2] == f"part {job} of 'it' $HOME" and lines[-1] == "# ended with status 0"
     given = (tmp_path / "sbatch.options").read_text().split("\n")
-    wanted = {"--wait", "--gres=gpu:1", "--mem=8G", "--cpus-per-task=2", "--array=2-4%3", "--job-name=exp/a"}
-    assert wanted <= set(given)
+    options = {"--wait", "--gres=gpu:1", "--mem=8G", "--cpus-per-task=2", "--array=2-4%3", "--job-name=exp/a"}
+    assert options <= set(given)
 
 
 def test_a_single_job_asks_for_no_array_and_no_gpu(tmp_path: Path, cluster: dict[str, str]) -> None:

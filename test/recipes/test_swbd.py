@@ -102,7 +102,7 @@ def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(do
         for part in ("swbd", "callhm", "all")
     ]
     assert parts[0].reference + parts[1].reference == parts[2].reference > 0
-    assert parts[2].reference > parts[2].deletions  # something was heard
+    assert parts[2].reference > parts[2].deletions  # not every word is missing
     table = (done.root / "RESULTS.md").read_text()
     for heading in ("eval2000_swbd", "eval2000_callhm", "eval2000_all", "train_dev", "Stored targets"):
         assert f"\n## {heading}" in table

@@ -137,7 +137,7 @@ def test_noisy_students_follow_the_rule(recipe: Path) -> None:
 
 
 def make_talkative(tokens: Path, out: Path) -> None:
-    """An output layer by which a transducer that has learnt nothing says letters now and then."""
+    """Return an output layer that makes an untrained transducer emit letters now and then."""
     names = tokens.read_text().splitlines()
     weight = 8 * torch.randn(len(names), 16, generator=torch.Generator().manual_seed(0))
     bias = torch.tensor([0.0 if i == 0 else 2.0 if name.isalpha() else -9.0 for i, name in enumerate(names)])

@@ -38,9 +38,9 @@ def test_statistics_are_those_of_asr_sh(finished: Finished) -> None:
     stats = finished.root / "exp/asr_stats_raw_char_sp"
     vocabulary = (finished.root / "data/token_list/char/tokens.txt").read_text().count("\n")
     for part, data in (("train", "train_sp"), ("valid", "dev")):
-        wanted = keys(finished.root / f"dump/raw/{data}/wav.scp")
-        assert keys(stats / part / "speech_shape") == wanted
-        assert keys(stats / part / "text_shape.char") == wanted
+        expected = keys(finished.root / f"dump/raw/{data}/wav.scp")
+        assert keys(stats / part / "speech_shape") == expected
+        assert keys(stats / part / "text_shape.char") == expected
         assert all(
             line.endswith(f",{vocabulary}")
             for line in (stats / part / "text_shape.char").read_text().splitlines()
@@ -91,7 +91,7 @@ def test_a_second_run_does_nothing_again(again: Path) -> None:
         if p.suffix in (".pth", ".npz") or p.name == "text"
     }
     with (again / "conf/decode.yaml").open("a") as f:
-        f.write("# what a comment says does not matter\n")
+        f.write("# a comment does not change a configuration\n")
     output = run(again, *KD, "--stop_stage", "10")
     assert output.count("already trained") == 2
     assert output.count("already decoded") == 5  # dev by the teacher in stages 8 and 10

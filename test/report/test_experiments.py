@@ -25,7 +25,7 @@ def one(directory: Path, tags: list[str] | None = None) -> Run:
     return run
 
 
-def test_what_an_experiment_holds(tmp_path: Path) -> None:
+def test_an_experiment_is_read(tmp_path: Path) -> None:
     exp = write_experiment(tmp_path / "e", config(7), {"role": "student", "seconds": 12, "done": False})
     write_score(exp, "test", wrong=8)
     run = one(exp)
@@ -41,7 +41,7 @@ def test_directories_that_are_no_trainings_are_passed_over(tmp_path: Path) -> No
 
 
 def test_the_directories_of_a_stock_recipe(tmp_path: Path) -> None:
-    """Its language model is no recogniser, and its development set is decoded as org/train_dev."""
+    """A language model is left out, and a development set is decoded as org/train_dev."""
     write_experiment(tmp_path / "lm_train", {"token_list": ["a"], "lm": "transformer"})
     exp = write_experiment(tmp_path / "asr_a", config())
     write_score(exp, "org/train_dev", wrong=1)
@@ -92,7 +92,7 @@ def test_the_checkpoint_is_given_where_the_tag_does_not_name_it(tmp_path: Path) 
     assert model_file(exp, "greedy", "4epoch.pth") == exp / "valid.acc.ave.pth"
 
 
-def test_who_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teachers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exp = Path("exp")
     teacher, lonely = write_experiment(exp / "teacher", config()), write_experiment(exp / "lonely", config())
@@ -105,7 +105,7 @@ def test_who_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_teacher(runs[0], runs)
 
 
-def test_only_the_seed_and_the_place_do_not_matter(tmp_path: Path) -> None:
+def test_settings_are_equal_except_seed_and_directory(tmp_path: Path) -> None:
     def text(**options: object) -> str:
         return settings(Run(tmp_path, config() | options, {}))
 

@@ -27,13 +27,13 @@ def test_a_log_is_read_and_its_later_lines_win(tmp_path: Path) -> None:
     assert h.seconds() == pytest.approx(47.4 + 60.5 + 5 + 3661 + 1)
 
 
-def test_a_damaged_log_ends_nothing(tmp_path: Path) -> None:
+def test_a_damaged_log_raises_no_error(tmp_path: Path) -> None:
     odd = "1epoch results: [train] loss=1.2.3, time=1.2.3 seconds, total_count=7, [valid] acc=an, x=-\n"
     (tmp_path / "train.log").write_text(odd + "9" * 5000 + "epoch results: [valid] acc=0.5\n")
     assert read_history(tmp_path).epochs == {1: {"train": {"total_count": 7, "time": 2.3}, "valid": {}}}
 
 
-def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG.replace("cer_ctc=0.9", "cer_ctc=nan, acc=nan"))
     h = read_history(tmp_path)
     assert h.curve("valid", "acc") == {}  # a CTC model reports it in every epoch

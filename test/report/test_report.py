@@ -66,7 +66,7 @@ def test_characters_where_words_have_no_spaces_between_them(recipe: Path) -> Non
     assert cells(text, "distilled: ctc")[5:7] == ["22/560", "-7.14 (-64.5 %)"]
 
 
-def test_it_is_the_same_every_time(recipe: Path) -> None:
+def test_the_report_is_the_same_every_time(recipe: Path) -> None:
     first = report()
     images = {p.name: p.read_bytes() for p in Path("images").iterdir()}
     assert report() == first
@@ -123,7 +123,7 @@ def test_sets_have_their_own_tables_and_the_validation_set_is_last(recipe: Path)
     assert headings[:3] == ["test", "other", "dev (validation set: models were selected on it)"]
 
 
-def test_what_a_reader_must_know(recipe: Path) -> None:
+def test_warnings_are_listed(recipe: Path) -> None:
     (recipe / "exp/taught/decode_asr_model_valid.acc.ave/dev/score.json").unlink()
     write_experiment(recipe / "exp/lost", config())
     mutual = config(mutual={"peers": 2})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from source import ROOT
 
-# A Python that resolves to the version in a file, and whose tests end as a file says.
+# A Python that resolves packages to the version in a file, and whose tests end with the result in a file.
 FAKE_PYTHON = """#!/usr/bin/env bash
 root=@ROOT@ name=$(basename "$(dirname "$(dirname "$0")")")
 case "$*" in

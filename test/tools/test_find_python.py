@@ -51,27 +51,27 @@ def test_a_real_interpreter_passes_the_probe(machine: Machine) -> None:
 
 def test_the_first_on_the_path_is_taken(machine: Machine) -> None:
     machine.put(machine.path / "python3.13")
-    wanted = machine.put(machine.path / "python3.12")
-    assert machine.find().stdout == f"{wanted}\n"
+    expected = machine.put(machine.path / "python3.12")
+    assert machine.find().stdout == f"{expected}\n"
 
 
 def test_a_shim_that_does_not_run_is_passed_over_for_pyenvs_own(machine: Machine) -> None:
     machine.put(machine.path / "python3.12", BROKEN_SHIM)
     machine.put(machine.path / "python3", WRONG_VERSION)
-    wanted = machine.put(machine.pyenv / "versions" / "3.13.0" / "bin" / "python3.13")
-    assert machine.find().stdout == f"{wanted}\n"
+    expected = machine.put(machine.pyenv / "versions" / "3.13.0" / "bin" / "python3.13")
+    assert machine.find().stdout == f"{expected}\n"
 
 
 def test_python3_is_the_last_resort(machine: Machine) -> None:
-    wanted = machine.put(machine.path / "python3")
-    assert machine.find().stdout == f"{wanted}\n"
+    expected = machine.put(machine.path / "python3")
+    assert machine.find().stdout == f"{expected}\n"
 
 
 def test_the_users_choice_comes_first(machine: Machine) -> None:
     machine.put(machine.path / "python3.12")
-    wanted = machine.put(machine.path / "mine")
+    expected = machine.put(machine.path / "mine")
     machine.variables["PYTHON"] = "mine"
-    assert machine.find().stdout == f"{wanted}\n"
+    assert machine.find().stdout == f"{expected}\n"
 
 
 def test_the_users_choice_is_not_replaced_when_it_does_not_fit(machine: Machine) -> None:

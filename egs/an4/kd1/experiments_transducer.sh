@@ -14,7 +14,7 @@ export OMP_NUM_THREADS=1
 common=("$@" --asr_task asr_transducer --inference_asr_model valid.loss_transducer.ave.pth)
 all=(--expdir exp/transducer --results_md transducer/RESULTS.md)
 semi=(--expdir exp/semi --results_md semi/RESULTS.md --an4_labelled 20 --train_set train_20 --lang en_20)
-untaught=("${common[@]}" --speed_perturb_factors "" --teacher_config "")
+undistilled=("${common[@]}" --speed_perturb_factors "" --teacher_config "")
 full=(--student_config conf/student_transducer.yaml --inference_config conf/decode_transducer.yaml)
 streaming=(
     --student_config conf/student_transducer_streaming.yaml --inference_config conf/decode_streaming.yaml
@@ -31,7 +31,7 @@ teacher() {  # train a teacher, or prepare its training: OPTION...
 one() {  # write pseudo-labels if there are unlabelled sets; train, decode and score students: ARGUMENTS OPTION...
     local args=$1
     shift
-    ./run.sh "${untaught[@]}" --stage 8 --stop_stage 11 --student_args "${args}" "$@"
+    ./run.sh "${undistilled[@]}" --stage 8 --stop_stage 11 --student_args "${args}" "$@"
 }
 
 of_all() {  # SEED_ARGUMENTS; empty: seed 1, that of the configurations
@@ -84,8 +84,8 @@ second_thread() {
 }
 
 dev=decode_transducer_asr_model_valid.loss_transducer.ave/dev
-./run.sh "${untaught[@]}" "${all[@]}" "${full[@]}" --stop_stage 6
-./run.sh "${untaught[@]}" "${semi[@]}" "${full[@]}" "${hard[@]}" train_rest_80 --stop_stage 6
+./run.sh "${undistilled[@]}" "${all[@]}" "${full[@]}" --stop_stage 6
+./run.sh "${undistilled[@]}" "${semi[@]}" "${full[@]}" "${hard[@]}" train_rest_80 --stop_stage 6
 teacher_of_a_fifth=("${semi[@]}" --teacher_args "--num_iters_per_epoch 346")
 teacher "${all[@]}" --stop_stage 6
 teacher "${teacher_of_a_fifth[@]}" --stop_stage 6
@@ -97,4 +97,4 @@ semi+=(--teacher_exp exp/semi/asr_teacher_transducer_raw_en_20_char_num_iters_pe
 second_thread > semi.log 2>&1 &
 with_transcripts
 wait $! || { echo "a student with a fifth of the transcripts, or a streaming student, failed: see semi.log" >&2; exit 1; }
-./run.sh "${untaught[@]}" "${all[@]}" "${streaming[@]}" --stage 11 --stop_stage 11  # the results of both ways of decoding
+./run.sh "${undistilled[@]}" "${all[@]}" "${streaming[@]}" --stage 11 --stop_stage 11  # the results of both ways of decoding

@@ -15,7 +15,7 @@ export OMP_NUM_THREADS=1
 common=(
     "$@" --expdir exp/tutornet --results_md tutornet/RESULTS.md --inference_config conf/decode_ctc.yaml
 )
-untaught=("${common[@]}" --speed_perturb_factors "" --teacher_config "")
+undistilled=("${common[@]}" --speed_perturb_factors "" --teacher_config "")
 teacher=exp/tutornet/asr_teacher_jasper_raw_en_char_sp
 students=(student_jasper_mini student_deepspeech2)
 seeds=("--seed 2 " "--seed 3 ")  # besides seed 1, that of the configurations
@@ -23,7 +23,7 @@ seeds=("--seed 2 " "--seed 3 ")  # besides seed 1, that of the configurations
 one() {  # train and decode one student: STUDENT ARGUMENTS [KD_CONFIG...]
     local configs=("${@:3}") taught=()
     [ $# -eq 2 ] || taught=(--teacher_exp "${teacher}" --kd_config "${configs[*]/%/.yaml}")
-    ./run.sh "${untaught[@]}" --stage 9 --stop_stage 10 --student_config "conf/$1.yaml" --student_args "${2% }" \
+    ./run.sh "${undistilled[@]}" --stage 9 --stop_stage 10 --student_config "conf/$1.yaml" --student_args "${2% }" \
         "${taught[@]}"
 }
 
@@ -84,7 +84,7 @@ for frame_weights in activation none; do
     done
 done
 for student in "${students[@]}"; do  # the statistics of both
-    ./run.sh "${untaught[@]}" --stop_stage 6 --student_config "conf/${student}.yaml"
+    ./run.sh "${undistilled[@]}" --stop_stage 6 --student_config "conf/${student}.yaml"
 done
 jasper=("${common[@]}" --teacher_config conf/teacher_jasper.yaml --student_config "")
 ./run.sh "${jasper[@]}" --stop_stage 6
@@ -94,5 +94,5 @@ wait $! || { echo "a student without a teacher failed: see tutornet_jasper_mini.
 taught student_jasper_mini >> tutornet_jasper_mini.log 2>&1 &
 taught student_deepspeech2
 wait $! || { echo "a student of conf/student_jasper_mini.yaml failed: see tutornet_jasper_mini.log" >&2; exit 1; }
-./run.sh "${untaught[@]}" --stage 11 --stop_stage 11 --student_config conf/student_deepspeech2.yaml \
+./run.sh "${undistilled[@]}" --stage 11 --stop_stage 11 --student_config conf/student_deepspeech2.yaml \
     --teacher_exp "${teacher}" --kd_config conf/kd_rkd.yaml conf/kd_task.yaml

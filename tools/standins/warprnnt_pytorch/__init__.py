@@ -1,7 +1,7 @@
-"""Stands in for warprnnt_pytorch, which is not on PyPI, where ESPnet's ASR task imports it.
+"""A replacement for warprnnt_pytorch, which ESPnet's ASR task imports and PyPI does not have.
 
 For teachers and students with ``decoder: transducer``: ``export PYTHONPATH=<checkout>/tools/standins``.
-Students are better trained by ``--task asr_transducer``, which needs no such package and holds no lattice in
+For students, ``--task asr_transducer`` is better: it does not need this package and holds no lattice in
 memory.
 """
 
@@ -19,7 +19,7 @@ class RNNTLoss(torch.nn.Module):
         fastemit_lambda: 0 only.
 
     Raises:
-        ValueError: FastEmit is wanted.
+        ValueError: ``fastemit_lambda`` is not 0, which torchaudio does not support.
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean", fastemit_lambda: float = 0.0) -> None:
