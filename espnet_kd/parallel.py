@@ -71,7 +71,7 @@ class Cluster:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def plan(
+def plan_shards(
     directory: Path,
     utterances: Mapping[str, Any],
     count: int | None = None,
@@ -99,7 +99,7 @@ def plan(
 
 
 @contextmanager
-def claimed(directory: Path, settings: Mapping[str, Any], what: str = "decoded shards") -> Iterator[None]:
+def lock_shards(directory: Path, settings: Mapping[str, Any], what: str = "decoded shards") -> Iterator[None]:
     """Lock a directory for shards with these settings in the block.
 
     Args:
@@ -178,7 +178,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
         raise UserError(f"{e}: remove {directory} and make it again") from None
 
 
-def parse(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
+def parse_cluster(cluster: str, workers: int | None, gpu: bool = False) -> Cluster:
     """Return the cluster of the options ``--cluster`` and ``--workers``.
 
     Args:
@@ -221,7 +221,7 @@ def _processors(gpu: bool) -> int:
     return torch.cuda.device_count()
 
 
-def run(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
+def process_shards(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
     """Process all shards; yield each one when it is finished.
 
     A worker that is killed is replaced and its shard starts again, until workers have been killed by the same

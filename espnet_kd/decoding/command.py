@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if len(args.teacher) < 2:
         raise UserError("--teacher: an ensemble has at least two models")
-    where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
+    where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
     for data in args.data:
         decode_set(args, data, where)
 

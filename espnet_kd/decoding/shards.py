@@ -65,15 +65,15 @@ def decode_missing(
     Returns:
         ``settings``, the speech and the number of shards.
     """
-    planned = parallel.plan(decode_dir.resolve(), source.absolute(), count)
+    planned = parallel.plan_shards(decode_dir.resolve(), source.absolute(), count)
     speech = {"audio": fingerprint_speech(source.path), "utterances": len(source.wav)}
     made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
-    with parallel.claimed(decode_dir, {**made_with, "data": speech}):
+    with parallel.lock_shards(decode_dir, {**made_with, "data": speech}):
         todo = [shard for shard in planned if not shard.path.exists()]
         print(f"{decode_dir}: {len(planned)} shards, {len(todo)} to decode", flush=True)
         if todo:
             prepare()
-        for number, shard in enumerate(parallel.run(todo, work, where), 1):
+        for number, shard in enumerate(parallel.process_shards(todo, work, where), 1):
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
     return made_with

@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     filters.check_options(args)
-    where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
+    where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
     source = dump.read_dump(args.data)
     check_destination(args.data, args.dst)
     other = other_decode(Path(args.agree_with)) if args.agree_with else None

@@ -163,7 +163,7 @@ def make(args: argparse.Namespace) -> Store:
     from espnet_kd.targets.plan import needs_text, plan, read_data
     from espnet_kd.targets.worker import check_room, estimate
 
-    where = parallel.parse(args.cluster, args.workers, bool(args.ngpu))
+    where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
     asked = plan(args)
     data = read_data(args.data, needs_text(asked.taps))
     directory, device = Path(str(asked.teacher.store)), "cuda" if args.ngpu else "cpu"
@@ -171,8 +171,8 @@ def make(args: argparse.Namespace) -> Store:
     if (there := _served(directory, asked, settings)) is not None:
         print(f"{directory}: already there, {_summary(there.manifest)}")
         return there
-    planned = parallel.plan(directory.resolve(), data.utterances, args.shards, suffix="")
-    with parallel.claimed(directory, {**settings, "shards": len(planned)}, "targets"):
+    planned = parallel.plan_shards(directory.resolve(), data.utterances, args.shards, suffix="")
+    with parallel.lock_shards(directory, {**settings, "shards": len(planned)}, "targets"):
         todo = [shard for shard in planned if not shard.path.exists()]
         print(f"{directory}: {len(planned)} shards, {len(todo)} to make", flush=True)
         spec = worker.spec(asked.teacher, asked.taps, asked.rate, device)
@@ -181,7 +181,8 @@ def make(args: argparse.Namespace) -> Store:
             expected = estimate(data, worker.load(spec))
             check_room(directory, expected.size * len(todo) / len(planned))
             print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
-        for number, shard in enumerate(parallel.run(todo, partial(worker.work, spec=spec), where), 1):
+        work = partial(worker.work, spec=spec)
+        for number, shard in enumerate(parallel.process_shards(todo, work, where), 1):
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
         manifest = _manifest(directory, planned, asked, data, settings)

@@ -265,7 +265,7 @@ def of_settings(folder: Path) -> dict[str, Target]:
     workers = folder / "cluster.yaml"
     return {
         "YAML configuration": file(folder / "train.yaml", config, *configs, text=as_json, share=0.5),
-        "cluster": file(workers, lambda p: parallel.parse(str(p), None), *CLUSTERS, text=as_json),
+        "cluster": file(workers, lambda p: parallel.parse_cluster(str(p), None), *CLUSTERS, text=as_json),
         "members of an archive": Target([ARCHIVE], archive, "a.tar"),
     }
 

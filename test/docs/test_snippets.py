@@ -20,7 +20,7 @@ from espnet_kd.config import parse_yaml
 from espnet_kd.errors import UserError
 from espnet_kd.methods import registered
 from espnet_kd.methods.mutual import peer_changes
-from espnet_kd.parallel import parse as parse_cluster
+from espnet_kd.parallel import parse_cluster
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.teachers.options import term_options
 

@@ -13,7 +13,7 @@ from espnet_kd.data.dump import read_dump_tables
 from espnet_kd.decoding import records
 from espnet_kd.decoding.records import to_json
 from espnet_kd.errors import UserError
-from espnet_kd.parallel import claimed
+from espnet_kd.parallel import lock_shards
 
 TEXTS = {"s1-a": "ONE TWO", "s1-b": "", "s2-c": "THREE", "s2-d": "FOUR FIVE", "s3-e": "SIX"}
 
@@ -164,7 +164,7 @@ def test_settings_that_differ_are_refused(data: Path, teacher: FakeTeacher, tmp_
 
 def test_two_runs_do_not_share_a_directory(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:
     with (
-        claimed(tmp_path / "dst/decode", {}),
+        lock_shards(tmp_path / "dst/decode", {}),
         pytest.raises(UserError, match="another run works in"),
     ):
         run(data, tmp_path / "dst")
