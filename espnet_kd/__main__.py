@@ -1,6 +1,7 @@
 """``espnet-kd [--debug] COMMAND ...``, and the stand-in for ``python3`` in a stock ESPnet recipe."""
 
 import atexit
+import difflib
 import gc
 import importlib
 import os
@@ -113,7 +114,9 @@ def dispatch(argv: list[str]) -> None:
     elif argv[0].startswith("-") or argv[0].endswith(".py"):
         stand_in(argv)
     else:
-        sys.exit(f"{error_line(UserError(f'no command {argv[0]!r}'))}\n{usage()}")
+        near = difflib.get_close_matches(argv[0], COMMANDS, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        sys.exit(error_line(UserError(f"no command {argv[0]!r}{hint}; `espnet-kd --help` lists them all")))
 
 
 def _is_unread() -> bool:

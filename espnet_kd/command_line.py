@@ -198,21 +198,27 @@ def example(name: str) -> str:
     return f"espnet-kd {name} {COMMANDS[name].example}".rstrip()
 
 
+LARGEST = 2**31 - 1  # integers beyond it do not fit into the integers of C libraries
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses a path which the system cannot look up, before anything is done."""
+    """A parser that refuses values which the system or a library cannot use, before anything is done."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line.
 
         Raises:
             UserError: the name of a path is too long, a link in it leads back to itself, or a directory above
-                it cannot be entered. A path that does not exist is refused where it is read.
+                it cannot be entered; an integer has more than 32 bits. A path that does not exist is refused
+                where it is read.
         """
         parsed = super().parse_args(args, namespace)
-        for value in vars(parsed).values():
-            for path in value if isinstance(value, list) else [value]:
-                if isinstance(path, Path):
-                    check_path(path)
+        for option, values in vars(parsed).items():
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, Path):
+                    check_path(value)
+                elif isinstance(value, int) and abs(value) > LARGEST:
+                    raise UserError(f"--{option} {value}: give a number of at most {LARGEST}")
         return parsed
 
 

@@ -52,11 +52,61 @@ def test_every_command_has_its_module(name: str) -> None:
     assert importlib.util.find_spec(cli.COMMANDS[name].module.partition(":")[0])
 
 
-def test_an_unknown_command_fails_and_lists_the_known_ones() -> None:
-    result = espnet_kd("scoer")
+@pytest.mark.parametrize(
+    ("name", "hint"), [("scoer", "; did you mean score?"), ("tokns", "; did you mean tokens?"), ("xyz", "")]
+)
+def test_an_unknown_command_fails_and_names_one_like_it(name: str, hint: str) -> None:
+    result = espnet_kd(name)
     assert result.returncode == 1
-    assert result.stderr.startswith("espnet-kd: error: no command 'scoer'\nusage: ")
-    assert result.stdout == ""
+    expected = f"espnet-kd: error: no command '{name}'{hint}; `espnet-kd --help` lists them all\n"
+    assert (result.stdout, result.stderr) == ("", expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("tokens", "--token_type", "bpe", "--text", "a", "--out", "b", "--nbpe"), "--nbpe {}"),
+        (("prepare", "digits", "out", "--nj"), "--nj {}"),
+        (("progress", "log", "--pid"), "--pid {}"),
+    ],
+)
+def test_a_number_that_no_library_can_use_is_refused(words: tuple[str, ...], named: str) -> None:
+    huge = "1" + 29 * "0"
+    result = espnet_kd(*words, huge)
+    assert result.returncode == 1
+    assert result.stderr == f"espnet-kd: error: {named.format(huge)}: give a number of at most 2147483647\n"
+
+
+@pytest.mark.parametrize("tokens", ["0", "3", "20000000"])
+def test_sizes_refuses_a_number_of_tokens_that_no_model_has(tokens: str) -> None:
+    result = espnet_kd("sizes", "conf.yaml", "--tokens", tokens)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"espnet-kd: error: --tokens {tokens}: give a number from 4 to 10000000"
+    )
+
+
+@pytest.mark.parametrize("pid", ["0", "-1"])
+def test_progress_refuses_a_number_that_is_no_process(pid: str, tmp_path: Path) -> None:
+    result = espnet_kd("progress", str(tmp_path / "log"), "--pid", pid)
+    message = f"--pid {pid} is not the id of a process: give a number of at least 1"
+    assert (result.returncode, result.stderr) == (1, f"espnet-kd: error: {message}\n")
+
+
+def test_train_names_the_options_that_are_missing() -> None:
+    result = espnet_kd("train", "--task", "asr")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        "espnet-kd: error: train needs --output_dir, --token_list: give that, or write it into --config; "
+        "`espnet-kd train --help` lists all options"
+    )
+
+
+def test_an_unknown_task_is_refused_under_the_name_of_the_command() -> None:
+    result = espnet_kd("train", "--task", "tts")
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("espnet-kd train: error: argument --task: invalid choice")
 
 
 def test_a_command_gets_the_arguments_after_its_name(fake: SimpleNamespace) -> None:

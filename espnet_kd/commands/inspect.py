@@ -116,6 +116,7 @@ def noise(model: nn.Module, seconds: int, hertz: int) -> torch.Tensor:
     return torch.randn(1, seconds * hertz, generator=torch.Generator().manual_seed(0))
 
 
+MOST_TOKENS = 10_000_000  # far more than any model has; their names are held in memory
 PARTS = ("encoder", "decoder", "joint_network", "ctc")
 
 
@@ -125,6 +126,8 @@ def main_sizes(argv: list[str] | None = None) -> None:
     parser.add_argument("configs", nargs="+", type=Path, help="configurations of teachers or students")
     parser.add_argument("--tokens", type=int, default=5000, help="(default: %(default)s)")
     args = parser.parse_args(argv)
+    if not 4 <= args.tokens <= MOST_TOKENS:  # three are special ones
+        raise UserError(f"--tokens {args.tokens}: give a number from 4 to {MOST_TOKENS}")
     tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(args.tokens - 3)), "<sos/eos>"]
     rows = [
         [path.stem + name, *_millions(model)]

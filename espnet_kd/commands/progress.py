@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import LOG_BATCH, LOG_BATCHES, LOG_EPOCH, LOG_PHASE, LOG_RESULTS
 
 # (valid statistic, format), in the order of preference
@@ -194,6 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--title", default="training")
     parser.add_argument("--new", action="store_true", help="pass over what is in the log already")
     args = parser.parse_args(argv)
+    if args.pid < 1:  # os.kill takes these as groups of processes, which never end
+        raise UserError(f"--pid {args.pid} is not the id of a process: give a number of at least 1")
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     follow(GrowingFile(args.log, args.new), args.title, lambda: not stop and _alive(args.pid))

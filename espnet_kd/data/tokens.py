@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="Kaldi text files")
     parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
     args = parser.parse_args(argv)
+    if args.nbpe < 1:
+        raise UserError(f"--nbpe {args.nbpe}: must be at least 1")
     sentences = read_sentences(args.text)
     with atomic_path(args.out / "train.txt") as tmp:
         tmp.write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")

@@ -65,6 +65,21 @@ class WithMethods(AbsTask):
             raise
 
     @classmethod
+    def check_required_command_args(cls, args: argparse.Namespace) -> None:
+        """Refuse a command line without an option that is needed; ESPnet prints all its options before that.
+
+        Raises:
+            UserError: neither the command line nor --config has it.
+        """
+        missing = ", ".join(f"--{name}" for name in args.required if getattr(args, name) is None)
+        if missing:
+            raise UserError(
+                f"train needs {missing}: give that, or write it into --config; "
+                "`espnet-kd train --help` lists all options"
+            )
+        super().check_required_command_args(args)
+
+    @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add ESPnet's options, and those of every method."""
         super().add_task_arguments(parser)

@@ -18,7 +18,7 @@ TASKS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``train --task TASK OPTION ...``; the other options are ESPnet's and ours, see ``--help``."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser("espnet-kd train", add_help=False, allow_abbrev=False)
     parser.add_argument("--task", choices=list(TASKS), default="asr")
     parser.add_argument("--output_dir", type=Path)
     ours, rest = parser.parse_known_args(argv)

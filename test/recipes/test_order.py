@@ -92,6 +92,13 @@ def test_the_recipes_own_option_reaches_local_data_sh_whole(recipe: Path) -> Non
     assert (recipe / "seen").read_text() == "/with a space/'quote'|--fast|1|"
 
 
+@pytest.mark.parametrize(("first", "last"), [("13", "12"), ("5", "3"), ("0", "0")])
+def test_stages_that_do_not_exist_are_named(recipe: Path, first: str, last: str) -> None:
+    assert run(recipe, "--stage", first, "--stop_stage", last) == (
+        f"nothing to do: there is no stage from --stage {first} to --stop_stage {last}; they are 1 to 12\n"
+    )
+
+
 def test_a_failing_stage_ends_the_run(recipe: Path) -> None:
     script(recipe / "local" / "data.sh", "#!/usr/bin/env bash\necho broken >&2\nexit 3\n")
     assert failure(recipe, "--stop_stage", "2") == "broken\n"

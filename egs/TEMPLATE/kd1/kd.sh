@@ -406,6 +406,8 @@ is_chosen() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ]; }
 is_to_run() { is_chosen "$1" && [[ ${skipped} != *" $1 "* ]]; }
 left_out=$(for n in {1..12}; do if is_chosen "${n}" && ! is_to_run "${n}"; then printf ' %s' "${n}"; fi; done)
 [ -z "${left_out}" ] || log "skipped stages:${left_out}"
+[[ ${stage} -le ${stop_stage} && ${stage} -le 12 && ${stop_stage} -ge 1 ]] ||
+    log "nothing to do: there is no stage from --stage ${stage} to --stop_stage ${stop_stage}; they are 1 to 12"
 
 # run_stages FROM TO: run those of these stages that are to be run.
 run_stages() {
