@@ -13,6 +13,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from espnet_kd.report.experiments import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
 RECORD = "run.json"
+# An older espnet_kd took `teacher: {exp: TEXT}` for a list of letters: no fingerprint of the teacher is kept.
+OF_LETTER = re.compile("teacher .")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -127,6 +130,8 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
     """
     if before is None:
         return
+    if any(OF_LETTER.fullmatch(name) for name in before):
+        before, now = (_without_teachers(record) for record in (before, now))
     differing = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
     if differing:
         paths = dict(option.partition("=")[::2] for option in args.data)
@@ -135,6 +140,10 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
             f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from "
             "the present data: remove it, or restore its data, or give another --expdir"
         )
+
+
+def _without_teachers(data: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in data.items() if not name.startswith("teacher ")}
 
 
 def finish(exp: Path) -> None:

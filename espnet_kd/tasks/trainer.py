@@ -137,7 +137,7 @@ def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
         return
     _write_epoch(directory, without_own(states["model"]), reported_by(states), criteria, keep)
     if any(name.startswith(OWN_PREFIX) for name in states["model"]):
-        _convert(directory)
+        _convert(directory, others(saved_tensors(states)))
     for other in others(saved_tensors(states)):
         reporter = reported_by(states, other.suffix)
         _write_epoch(directory / other.folder, other.tensors, reporter, criteria, keep)
@@ -225,17 +225,18 @@ def _save_others(options: Any, finished: bool = False) -> None:
             average(place, reporter, criteria, keep, end)
 
 
-def _convert(directory: Path) -> None:
+def _convert(directory: Path, models: Collection[SavedModel]) -> None:
     """Take what is under ``kd_`` out of the epochs of an older espnet_kd; give other models their files."""
     for path in epoch_files(directory):
         tensors = load_tensors(path)
         for other in others(tensors):
             with atomic_path(directory / other.folder / path.name) as temporary:
                 torch.save(other.tensors, temporary)
-            for link in directory.glob(f"*{other.suffix}.*.pth"):
-                link.unlink()
         with atomic_path(path) as temporary:
             torch.save(without_own(tensors), temporary)
+    for model in models:  # the epoch files may be converted already
+        for link in directory.glob(f"*{model.suffix}.*.pth"):
+            link.unlink()
 
 
 def _last_whole_checkpoint(directory: Path) -> dict[str, Any] | None:

@@ -220,3 +220,21 @@ def test_a_damaged_record_is_named(place: Path) -> None:
 def test_outside_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert runs.git_commit() is None
+
+
+def test_an_old_record_of_a_teacher_by_letters_is_accepted(place: Path) -> None:
+    """An older espnet_kd recorded each letter of ``teacher: {exp: TEXT}``; other data are still compared."""
+    Path("data").write_text("a b")
+    Path("student.yaml").write_text("teacher: {exp: exp/t}\n")
+    begin("--data", "tokens=data")
+    old = record()
+    old["data"] = {name: text for name, text in old["data"].items() if not name.startswith("teacher ")}
+    old["data"] |= {f"teacher {letter}": "" for letter in "exp/t"}
+    Path("exp/s/run.json").write_text(json.dumps(old))
+    Path("exp/s/1epoch.pth").touch()
+    Path("data").write_text("a c")
+    with pytest.raises(UserError, match=r"its tokens \(data\) differs"):
+        begin("--data", "tokens=data")
+    Path("data").write_text("a b")
+    begin("--data", "tokens=data")
+    assert [name for name in record()["data"] if name.startswith("teacher")] == ["teacher exp/t"]

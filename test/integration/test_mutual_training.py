@@ -16,6 +16,7 @@ from test_resume import same_models
 from espnet_kd.commands.peers import export
 from espnet_kd.errors import UserError
 from espnet_kd.methods.own import join_state
+from espnet_kd.tasks.trainer import repair
 from espnet_kd.teachers.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow(seconds=10)
@@ -108,6 +109,22 @@ def test_a_training_of_an_older_version_goes_on(recipe: Recipe, whole: Path) -> 
     same_models(again, whole)
     kept = {path.name for path in (again / "peer2").glob("?epoch.pth")}
     assert kept <= {path.name for path in (whole / "peer2").glob("?epoch.pth")} and "3epoch.pth" in kept
+
+
+def test_links_of_an_older_version_are_removed_with_one_epoch(recipe: Recipe, whole: Path) -> None:
+    """The only epoch is written again from the checkpoint, so no epoch file has the peers any more."""
+    old = recipe.root / "exp/peers-one-epoch"
+    old.mkdir()
+    states = load_checkpoint(whole / "checkpoint.pth")
+    states["model"] |= states["optimizers"][0].pop("espnet_kd")["tensors"]
+    torch.save(states, old / "checkpoint.pth")
+    torch.save(states["model"], old / "3epoch.pth")
+    for name in ("valid.acc_peer2.best.pth", "valid.acc.best.pth"):
+        (old / name).symlink_to("3epoch.pth")
+    repair(old, [], 1)
+    names = {path.name for path in old.glob("*.pth")}
+    assert names == {"checkpoint.pth", "3epoch.pth", "latest.pth", "valid.acc.best.pth"}
+    assert (old / "peer2/3epoch.pth").exists()
 
 
 def test_epochs_of_a_peer_are_selected_by_its_own_accuracy(whole: Path) -> None:
