@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("slow")
         seconds[item.path] = max(seconds.get(item.path, 0), marker.kwargs["seconds"] if marker else 0)
     items.sort(key=lambda item: -seconds[item.path])
+
+
+@pytest.fixture(autouse=True)
+def own_arguments() -> Iterator[None]:
+    """Take back what a test puts into ``sys.argv``, where `espnet-kd train` and ESPnet look for options."""
+    before = sys.argv[:]
+    yield
+    sys.argv[:] = before
 
 
 @pytest.fixture(autouse=True)
