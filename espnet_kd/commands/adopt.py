@@ -5,14 +5,12 @@ The teacher's own directory is not changed.
 
 import json
 from pathlib import Path
-from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
-
-NO_FILE = (None, "", "none")
+from espnet_kd.host.outputs import absolute_paths
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,30 +46,13 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
         )
     # First, so that the command can be repeated if it is interrupted below.
     _write_if_changed(record, json.dumps({"role": "teacher", "source": source}, indent=1) + "\n")
-    config = _with_absolute_paths(read_config(exp / "config.yaml"), exp)
+    config = absolute_paths(read_config(exp / "config.yaml"), exp)
     _write_if_changed(target / "config.yaml", dump_yaml(config))
     link = target / model
     if not link.exists():
         link.unlink(missing_ok=True)
         link.symlink_to((exp / model).resolve())
     return target
-
-
-def _with_absolute_paths(config: dict[str, Any], exp: Path) -> dict[str, Any]:
-    """Return the configuration with absolute paths of the files that ESPnet opens for decoding."""
-    conf = config.get("normalize_conf") or {}
-    if conf.get("stats_file"):
-        config["normalize_conf"] = conf | {"stats_file": _find_file(conf["stats_file"], exp)}
-    if config.get("bpemodel") not in NO_FILE:
-        config["bpemodel"] = _find_file(config["bpemodel"], exp)
-    return config
-
-
-def _find_file(name: str, exp: Path) -> str:
-    for root in exp.resolve().parents:
-        if (root / name).is_file():
-            return str(root / name)
-    raise UserError(f"{exp / 'config.yaml'} names {name}, which is in none of the directories above it")
 
 
 def _write_if_changed(path: Path, text: str) -> None:

@@ -12,10 +12,9 @@ from espnet_kd.config import merge_files, read_config
 from espnet_kd.data.contents import inherit_fingerprints
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, read_table, write_table
-from espnet_kd.host.outputs import average_file, best_file
+from espnet_kd.host.outputs import OWN_PREFIX, average_file, best_file
 from espnet_kd.methods.distillation import obstacle
 
-OWN = "kd_"  # projections and the step of the schedules are not passed on to the next phase
 TABLES = ("wav.scp", "utt2num_samples")
 
 
@@ -57,7 +56,8 @@ def initial_student(previous: Path) -> list[str]:
         )
     if ":" in str(found):
         raise UserError(f"{found}: ESPnet's init_param takes no path with a colon: rename the directory")
-    return [f"{found}:::{OWN}"]
+    # Projections and the step of the schedules are not passed on to the next phase.
+    return [f"{found}:::{OWN_PREFIX}"]
 
 
 def needs_transcripts(config: Mapping[str, Any]) -> bool:

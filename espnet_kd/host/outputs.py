@@ -16,10 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.errors import UserError
+
 CHECKPOINT = "checkpoint.pth"  # what a training continues from; no model
 LATEST = "latest.pth"  # a link to the newest epoch
 LOG = "train.log"  # where ESPnet's recipes and ours send the output of a training
 IMAGES = "images"  # curves; ESPnet's packing always names this directory
+
+FILE_OPTIONS = (("normalize_conf", "stats_file"),)  # of a config.yaml, as section and key
+NO_FILE = (None, "", "none")
+OWN_PREFIX = "kd_"  # of what distillation adds to a model; ESPnet has no such names
 
 TRANSDUCER_KEY = "joint_network_conf"  # only the config.yaml of the task asr_transducer has it
 EPOCH_FILE = re.compile(r"\d+epoch\.pth")  # not valid.acc.ave_2best.till4epoch.pth, nor a user's own copy
@@ -85,3 +91,35 @@ def reported(checkpoint: Mapping[str, Any]) -> dict[int, dict[str, dict[str, flo
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     flat = {k: v.get("__timedelta_seconds__") if isinstance(v, dict) else v for k, v in values.items()}
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+
+
+def absolute_paths(config: dict[str, Any], experiment: Path) -> dict[str, Any]:
+    """Make the paths of the files that ESPnet opens for a config.yaml absolute.
+
+    Raises:
+        UserError: a file that the configuration names does not exist.
+    """
+    found = dict(config)
+    for section, key in FILE_OPTIONS:
+        if isinstance(config.get(section), dict) and config[section].get(key):
+            found[section] = {**config[section], key: str(find_file(config[section][key], experiment))}
+    if config.get("token_type", "bpe") == "bpe" and config.get("bpemodel") not in NO_FILE:
+        found["bpemodel"] = str(find_file(config["bpemodel"], experiment))
+    if config.get("non_linguistic_symbols") not in NO_FILE:
+        found["non_linguistic_symbols"] = str(find_file(config["non_linguistic_symbols"], experiment))
+    return found
+
+
+def find_file(name: str, experiment: Path) -> Path:
+    """Find a file that a config.yaml names, relative to one of the directories above the experiment.
+
+    Raises:
+        UserError: none of them has it.
+    """
+    experiment = experiment.resolve()
+    for root in (*experiment.parents, Path.cwd()):
+        if (root / name).is_file():
+            return root / name
+    raise UserError(
+        f"{experiment / 'config.yaml'} names {name}, which is in none of the directories above it"
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
+from espnet_kd.host.outputs import OWN_PREFIX
 from espnet_kd.methods.delay import set_delays
 from espnet_kd.methods.distillation import choose_targets
 from espnet_kd.methods.distilled import Objective, aligned, distil, ratio_of
@@ -21,7 +22,6 @@ from espnet_kd.methods.transducer import distil_transducer
 from espnet_kd.schedule import Schedule, build_schedule
 from espnet_kd.targets.plan import stored_teacher
 from espnet_kd.targets.teacher import StoredTeacher
-from espnet_kd.teachers.checkpoint import OWN_PREFIX
 from espnet_kd.teachers.experiment import Experiment, input_rate, load_experiment
 from espnet_kd.teachers.online import OnlineTeacher, observe
 from espnet_kd.teachers.options import (

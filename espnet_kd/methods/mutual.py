@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from espnet_kd.config import dump_yaml, read_config, refuse_unknown
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
-from espnet_kd.host.outputs import IMAGES, SELECTED_FILE
+from espnet_kd.host.outputs import IMAGES, OWN_PREFIX, SELECTED_FILE
 from espnet_kd.methods.method import BuildModel, Method, SavedModel
 from espnet_kd.schedule import Schedule, build_schedule
 
@@ -89,7 +89,7 @@ class MutualMethod(Method):
         """Clip the gradient of every peer by its own norm, instead of the common norm of all."""
         from torch.nn.utils import clip_grad_norm_
 
-        own = [p for name, p in model.named_parameters() if not name.startswith("kd_")]
+        own = [p for name, p in model.named_parameters() if not name.startswith(OWN_PREFIX)]
         everyone = [own, *(list(peer.parameters()) for peer in model.kd_peers.values())]
         limit, kind = options.grad_clip, options.grad_clip_type
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.checkpoint import OWN_PREFIX
+from espnet_kd.host.outputs import OWN_PREFIX
 
 KEY = "espnet_kd"
 PEERS = f"{OWN_PREFIX}peers."

@@ -9,7 +9,7 @@ from typing import Any
 
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
-from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES
+from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.methods import active, idle_keys
 from espnet_kd.report import history
 from espnet_kd.scoring import alignment as score_files
@@ -20,7 +20,6 @@ DISPLAY_KEYS = frozenset(
     log_level log_interval num_workers num_att_plot use_matplotlib use_tensorboard create_graph_in_tensorboard
     """.split()
 )
-OWN_PREFIX = "kd_"  # parameters of distillation, which decoding does not use
 # Buffers, which are not trained; a state dict has them among the parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "melmat")
 BUFFER_MODULES = ("normalize.",)

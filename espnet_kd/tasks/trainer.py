@@ -17,6 +17,7 @@ from espnet_kd.files import atomic_path
 from espnet_kd.host.outputs import (
     CHECKPOINT,
     LATEST,
+    OWN_PREFIX,
     average_file,
     best_file,
     epoch_file,
@@ -27,7 +28,7 @@ from espnet_kd.host.training import Reporter, average, reported_by
 from espnet_kd.methods import registered
 from espnet_kd.methods.method import SavedModel
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
-from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_checkpoint, load_tensors, not_finite
+from espnet_kd.teachers.checkpoint import load_checkpoint, load_tensors, not_finite
 from espnet_kd.teachers.short import TrackedBatches
 
 BACKUP = "checkpoint.previous.pth"

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 
-OWN_PREFIX = "kd_"  # of parameters that distillation adds to a stock model
-
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain values without executing any code in it.

@@ -16,9 +16,16 @@ from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import make_deterministic
-from espnet_kd.host.outputs import CHECKPOINT, average_file
+from espnet_kd.host.outputs import (
+    CHECKPOINT,
+    FILE_OPTIONS,
+    OWN_PREFIX,
+    absolute_paths,
+    average_file,
+    find_file,
+)
 from espnet_kd.host.training import build_model
-from espnet_kd.teachers.checkpoint import OWN_PREFIX, load_tensors, not_finite
+from espnet_kd.teachers.checkpoint import load_tensors, not_finite
 
 
 def input_rate(config: Mapping[str, Any]) -> int | None:
@@ -39,7 +46,6 @@ CHECKPOINTS = tuple(
     for statistic in ("acc", "cer_ctc", "cer", "cer_transducer", "loss_transducer", "loss")
 )
 # Options of a config.yaml whose files ESPnet opens when it builds a model.
-FILE_OPTIONS = (("normalize_conf", "stats_file"),)
 # A package that ESPnet's ASR task imports for `decoder: transducer`; tools/standins has a replacement.
 STANDS_IN = "warprnnt_pytorch"
 
@@ -181,15 +187,7 @@ def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, An
     Raises:
         UserError: a file that the configuration names does not exist.
     """
-    found = {**config, "init": None}
-    for section, key in FILE_OPTIONS:
-        if isinstance(config.get(section), dict) and config[section].get(key):
-            found[section] = {**config[section], key: str(find_file(config[section][key], directory))}
-    if config.get("token_type") == "bpe" and config.get("bpemodel"):
-        found["bpemodel"] = str(find_file(config["bpemodel"], directory))
-    if config.get("non_linguistic_symbols") not in (None, "", "none"):
-        found["non_linguistic_symbols"] = str(find_file(config["non_linguistic_symbols"], directory))
-    return found
+    return {**absolute_paths(config, directory), "init": None}
 
 
 def find_checkpoint(directory: Path, name: str | None) -> Path:
@@ -212,16 +210,3 @@ def find_checkpoint(directory: Path, name: str | None) -> Path:
     raise UserError(
         f"{directory} has no {names}; it has {', '.join(found) or 'no *.pth'}: choose with `checkpoint`"
     )
-
-
-def find_file(name: str, directory: Path) -> Path:
-    """Find a file that a config.yaml names, relative to one of the directories above the experiment.
-
-    Raises:
-        UserError: none of them has it.
-    """
-    directory = directory.resolve()
-    for root in (*directory.parents, Path.cwd()):
-        if (root / name).is_file():
-            return root / name
-    raise UserError(f"{directory / 'config.yaml'} names {name}, which is in none of the directories above it")

@@ -85,3 +85,11 @@ def test_a_missing_file_is_named(tmp_path: Path, theirs: Path) -> None:
     (theirs.parents[1] / "data" / "bpe.model").unlink()
     with pytest.raises(UserError, match=r"config.yaml names data/bpe.model, which is in none"):
         adopt(theirs, tmp_path / "exp", MODEL)
+
+
+def test_a_file_of_symbols_is_found_as_the_others_are(tmp_path: Path, theirs: Path) -> None:
+    (theirs.parents[1] / "data" / "nlsyms.txt").touch()
+    config = {"token_type": "char", "non_linguistic_symbols": "data/nlsyms.txt", "token_list": ["a"]}
+    (theirs / "config.yaml").write_text(yaml.safe_dump(config))
+    adopted = yaml.safe_load((adopt(theirs, tmp_path / "exp", MODEL) / "config.yaml").read_text())
+    assert adopted["non_linguistic_symbols"] == str(theirs.parents[1] / "data/nlsyms.txt")
