@@ -1,6 +1,6 @@
 """What an ESPnet training writes: names of its files, its ``checkpoint.pth`` and the lines of its log.
 
-Relied upon, and tried by test/integration/test_host_training.py on a training of the installed ESPnet:
+Relied upon, and tried by test/integration/test_host.py on a training of the installed ESPnet:
 
 - ``checkpoint.pth``, ``<N>epoch.pth``, ``latest.pth``, ``<phase>.<statistic>.best.pth`` and
   ``<phase>.<statistic>.ave[_<n>best][.till<N>epoch].pth``, all in the experiment directory;
