@@ -12,7 +12,7 @@ import espnet_kd
 COMMON = {"errors", "files", "command_line", "config", "parallel", "schedule", "data"}
 # The parts in the order in which they depend on each other; each may import those after it.
 ORDER = (
-    {"commands", "report"},
+    {"commands", "report", "experiments"},
     {"tasks"},
     {"methods"},
     {"decoding", "targets", "pseudo_label"},

@@ -28,7 +28,7 @@ from espnet_kd.data import contents
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
-from espnet_kd.report.experiments import DISPLAY_KEYS
+from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
 RECORD = "run.json"

@@ -9,9 +9,9 @@ from urllib.parse import quote
 from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.report import experiments, sections, tables
-from espnet_kd.report.experiments import Run
+from espnet_kd.report import sections, tables
 from espnet_kd.report.groups import Group, make_groups, methods_text
+from espnet_kd.report.run import Run, SeveralDecodings, architecture, link_phases, read_run, settings
 from espnet_kd.report.tables import RATES
 from espnet_kd.scoring import alignment
 
@@ -101,17 +101,17 @@ def read_runs(
     runs = []
     for directory in sorted(set(directories)):
         try:
-            run = experiments.read_run(directory, sets, inference_tags, checkpoint)
+            run = read_run(directory, sets, inference_tags, checkpoint)
             if run is not None:
                 _check_values(run)
                 runs.append(run)
-        except experiments.SeveralDecodings:
+        except SeveralDecodings:
             raise
         except TYPE_ERRORS as e:
             types = f"its config.yaml or run.json has values of wrong types ({e!r:.100})"
             reason = str(e) if isinstance(e, UserError) else types
             print(f"espnet-kd: warning: {directory} is left out: {reason}", file=sys.stderr)
-    return experiments.link_phases(runs)
+    return link_phases(runs)
 
 
 def _check_values(run: Run) -> None:
@@ -124,7 +124,7 @@ def _check_values(run: Run) -> None:
             raise UserError(f"{key} of its config.yaml or run.json is {value!r:.60}")
     for param in run.config.get("init_param") or ():
         param.split(":")
-    experiments.settings(run), experiments.architecture(run), methods_text(run)
+    settings(run), architecture(run), methods_text(run)
     sections.check_generation(run)
     sections.read_delays(run.directory)
     _ = run.own_updates, run.own_seconds, run.parameters if run.scores else None

@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from espnet_kd.report import experiments
-from espnet_kd.report.experiments import Run
+from espnet_kd.report.run import Run, architecture, is_teacher, relevant_options, settings, without_seed
 from espnet_kd.scoring import alignment, bootstrap
 
 KINDS = ("teacher", "student", "distilled")
@@ -34,7 +33,7 @@ class Group:
     @property
     def name(self) -> str:
         """Name of the experiments without the seed."""
-        return experiments.without_seed(self.runs[0].name)
+        return without_seed(self.runs[0].name)
 
     @property
     def updates(self) -> int | None:
@@ -76,8 +75,8 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     by_settings: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         changed = run.distilled or any(phase.methods for phase in run.phases)
-        kind = "teacher" if experiments.is_teacher(run, runs) else "distilled" if changed else "student"
-        key = (kind, experiments.settings(run), run.tag)
+        kind = "teacher" if is_teacher(run, runs) else "distilled" if changed else "student"
+        key = (kind, settings(run), run.tag)
         by_settings.setdefault(key, []).append(run)
     groups = [
         Group(sorted(same, key=lambda r: (r.seed, r.name)), kind, metric)
@@ -90,7 +89,7 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
             members = group.runs[0].config.get("ensemble")
             group.label = f"ensemble of {len(members)}" if members else "teacher"
         else:
-            families.setdefault(experiments.architecture(group.runs[0]), []).append(group)
+            families.setdefault(architecture(group.runs[0]), []).append(group)
     for family in families.values():
         _compare(family)
     ordered = [group for family in families.values() for group in _rank(family)]
@@ -134,10 +133,10 @@ def _compare(family: list[Group]) -> None:
 
 def _distance(group: Group) -> Callable[[Group], tuple[int, str]]:
     """Return a key by which the closest configuration is the smallest; equal ones are sorted by name."""
-    mine = experiments.relevant_options(group.runs[0])
+    mine = relevant_options(group.runs[0])
 
     def key(base: Group) -> tuple[int, str]:
-        theirs = experiments.relevant_options(base.runs[0])
+        theirs = relevant_options(base.runs[0])
         return sum(mine.get(k) != theirs.get(k) for k in mine.keys() | theirs.keys()), base.name
 
     return key

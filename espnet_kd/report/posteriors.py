@@ -14,7 +14,7 @@ from espnet_kd.files import read_table
 from espnet_kd.report.groups import Group
 
 if TYPE_CHECKING:
-    from espnet_kd.report.experiments import Run
+    from espnet_kd.report.run import Run
 VISIBLE = 0.05  # tokens whose posterior is always below this are not drawn
 LABELLED = 0.3  # peaks of at least this height get the name of the token
 FLOOR = 0.01  # below this, the curve of a token is not drawn

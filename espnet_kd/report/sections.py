@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.report.experiments import Run
 from espnet_kd.report.groups import Group
+from espnet_kd.report.run import Run
 from espnet_kd.report.tables import code, plain, table
 from espnet_kd.targets.format import MANIFEST, Manifest
 from espnet_kd.targets.store import Store

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable
 
 from espnet_kd.errors import printable
-from espnet_kd.report.experiments import Run
 from espnet_kd.report.groups import Group, comparison, methods_text
+from espnet_kd.report.run import Run
 from espnet_kd.scoring.bootstrap import RESAMPLES
 
 # Metric -> columns of error rates. A language without spaces between words has no useful WER.

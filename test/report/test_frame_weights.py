@@ -9,10 +9,10 @@ from fabricated import CRITERIA, distilled, write_checkpoint, write_experiment, 
 
 from espnet_kd.errors import UserError
 from espnet_kd.report import frame_weights
-from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.frame_weights import WeightCurve, WeightedLayer
 from espnet_kd.report.groups import make_groups
 from espnet_kd.report.posteriors import Panel
+from espnet_kd.report.run import find_runs
 
 
 def test_weights_on_paper() -> None:

@@ -6,8 +6,9 @@ import pytest
 from fabricated import TAG, config, distilled, write_experiment, write_score
 
 from espnet_kd.errors import UserError
-from espnet_kd.report import command, experiments, sections
+from espnet_kd.report import command, sections
 from espnet_kd.report.groups import make_groups
+from espnet_kd.report.run import find_runs
 
 COUNTS = {"errors": 3, "reference": 40}
 
@@ -44,7 +45,7 @@ def test_the_first_of_the_lowest_is_the_best(exp: Path, capsys: pytest.CaptureFi
 
 
 def test_a_row_for_each_generation(exp: Path) -> None:
-    groups = make_groups(experiments.find_runs(list(exp.iterdir()), ["dev"], []))
+    groups = make_groups(find_runs(list(exp.iterdir()), ["dev"], []))
     assert [g.label for g in groups if g.kind == "distilled"] == [
         "distilled: ctc, pseudo-labels",
         "distilled: ctc, pseudo-labels, generation 2",
@@ -60,5 +61,5 @@ def test_a_row_for_each_generation(exp: Path) -> None:
 def test_without_pseudo_labels_and_further_generations_there_is_no_table(tmp_path: Path) -> None:
     write_experiment(tmp_path / "s", distilled(), {"role": "student", "generation": 1, "mix": None})
     write_score(tmp_path / "s", "dev", 1)
-    groups = make_groups(experiments.find_runs([tmp_path / "s"], ["dev"], []))
+    groups = make_groups(find_runs([tmp_path / "s"], ["dev"], []))
     assert sections.generations(groups, ["dev"]) == []

@@ -4,8 +4,8 @@ import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
 
 from espnet_kd.report import tables
-from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.groups import Group, comparison, make_groups
+from espnet_kd.report.run import find_runs
 
 
 def groups(exp: Path) -> list[Group]:

@@ -6,8 +6,8 @@ import pytest
 from fabricated import write_recipe
 
 from espnet_kd.report import plots
-from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.groups import Group, make_groups
+from espnet_kd.report.run import find_runs
 
 
 @pytest.fixture

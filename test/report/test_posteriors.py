@@ -7,9 +7,9 @@ import soundfile
 from espnet_kd.data.audio import read_waveform
 from espnet_kd.errors import UserError
 from espnet_kd.report import posteriors
-from espnet_kd.report.experiments import find_runs
 from espnet_kd.report.groups import make_groups
 from espnet_kd.report.posteriors import Panel, peaks
+from espnet_kd.report.run import find_runs
 
 
 def test_a_peak_is_the_top_of_a_stretch() -> None:

@@ -9,7 +9,7 @@ import torch
 from fabricated import TAG, config, distilled, write_checkpoint, write_experiment, write_score
 
 from espnet_kd.errors import UserError
-from espnet_kd.report.experiments import (
+from espnet_kd.report.run import (
     Run,
     count_parameters,
     find_runs,

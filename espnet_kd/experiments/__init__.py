@@ -1,0 +1,1 @@
+"""Plans of experiments: what is trained, in which order, and what is compared with what."""

@@ -1,0 +1,418 @@
+"""Read a plan: the rows of a table, the trainings they stand for, and how the rows are compared.
+
+A plan is a YAML file, ``plans/NAME.yaml`` in a recipe. ``docs/experiments.md`` describes its keys. A row is
+what a table shows; with several lengths it has several variants, such as "student alone, 2x"; a variant has
+one training a seed, which is a ``Trial``.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.config import merge, read_config, refuse_unknown
+from espnet_kd.errors import UserError
+
+PLAN_KEYS = (
+    "title options args seeds metric valid_set test_sets lengths rows against groups frontier not_run"
+).split()
+ROW_KEYS = "like options args seeds lengths teacher best_of against".split()
+METRICS = ("wer", "cer")
+HEADLINE = 8  # variants of the first group: a table that can be read at once
+CURVES = 6  # lines of a plot of the frontier
+SEED = "{seed}"  # replaced by the seed in the values of options and arguments
+# Options that the runner sets itself, and those that would start something else.
+RESERVED = frozenset(
+    """
+    teacher_config teacher_exp teacher_tag teacher_args student_exp student_tag student_args stage stop_stage
+    skip_stages skip_data_prep skip_train skip_eval skip_packing results_md generation help
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher of a row: the training of a row with the same seed, or with each of ``seeds``."""
+
+    row: str
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the table stands for.
+
+    Attributes:
+        name: as a person wrote it.
+        options: of the recipe's run.sh, those of the plan included.
+        args: options of the training; a list repeats the option.
+        seeds: of its trainings.
+        lengths: names of lengths; empty for the length of its configuration.
+        teachers: the rows it learns from.
+        best_of: rows of which the best on the validation set is trained with more seeds and lengths.
+        against: rows it is compared with.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (1,)
+    lengths: tuple[str, ...] = ()
+    teachers: tuple[Teacher, ...] = ()
+    best_of: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Its name as a part of directories."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row at one length: what one line of a table shows."""
+
+    row: Row
+    length: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the row, and of the length if it has any."""
+        return self.row.name if self.length is None else f"{self.row.name}, {self.length}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a variant with one seed."""
+
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the variant and the seed, for the terminal."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def directory(self) -> Path:
+        """Its experiment, relative to the recipe."""
+        row = self.variant.row
+        parts = [row.slug, self.variant.length, f"seed{self.seed}"]
+        return Path(str(row.options.get("expdir", "exp"))) / "_".join(part for part in parts if part)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options of run.sh, with its seed put in."""
+        return {key: _with_seed(value, self.seed) for key, value in self.variant.row.options.items()}
+
+    def args(self, lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return the options of the training, ``--seed`` first."""
+        own = lengths[self.variant.length] if self.variant.length else {}
+        words = ["--seed", str(self.seed)]
+        for key, value in merge(own, self.variant.row.args).items():
+            for item in value if isinstance(value, list) else [value]:
+                words += [f"--{key}", _with_seed(item, self.seed)]
+        return words
+
+
+@dataclass(frozen=True)
+class Group:
+    """A table of some variants under a heading."""
+
+    title: str
+    variants: tuple[Variant, ...]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """A plot of error rate against compute: the student alone, and rows that are to beat it."""
+
+    title: str
+    alone: Row
+    methods: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that is complete and free of contradictions."""
+
+    path: Path
+    title: str
+    rows: dict[str, Row]
+    lengths: dict[str, dict[str, Any]]
+    groups: tuple[Group, ...]
+    frontier: tuple[Frontier, ...]
+    not_run: dict[str, str]
+    metric: str = "wer"
+    valid_set: str = "dev"
+    test_sets: tuple[str, ...] = ("test",)
+
+    @property
+    def variants(self) -> list[Variant]:
+        """All variants, in the order of the plan."""
+        return [variant for row in self.rows.values() for variant in variants_of(row)]
+
+    def trials(self, row: Row) -> list[Trial]:
+        """Return the trainings of a row: shorter ones and first seeds first."""
+        return [Trial(variant, seed) for seed in row.seeds for variant in variants_of(row)]
+
+    def teacher_trials(self, trial: Trial) -> list[Trial]:
+        """Return the trainings that a training needs as teachers.
+
+        A teacher has the seed of the student if it was trained with it, or else its only seed.
+        """
+        found = []
+        for teacher in trial.variant.row.teachers:
+            row = self.rows[teacher.row]
+            own = trial.seed if trial.seed in row.seeds else row.seeds[0]
+            found += [Trial(variants_of(row)[-1], seed) for seed in teacher.seeds or (own,)]
+        return found
+
+    def sets(self, trial: Trial) -> list[str]:
+        """Return the names of the sets that a training is tested on, the validation set last."""
+        options = trial.options
+        tests = str(options.get("test_sets", " ".join(self.test_sets))).split()
+        return [*tests, str(options.get("valid_set", self.valid_set))]
+
+
+def variants_of(row: Row) -> list[Variant]:
+    """Return the variants of a row, one a length."""
+    return [Variant(row, length) for length in row.lengths or (None,)]
+
+
+def chosen(row: Row, best: Row) -> Row:
+    """Return the row ``best`` with the name, seeds and lengths of the ``best_of`` row that chose it."""
+    return replace(best, seeds=row.seeds, lengths=row.lengths or best.lengths)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        UserError: it cannot be read, has an unknown key or a wrong value, or names a row or length that it
+            does not have.
+    """
+    path = Path(path)
+    content = read_config(path)
+    refuse_unknown(str(path), content, PLAN_KEYS)
+    specs = _mapping(path, "rows", content.get("rows"))
+    if not specs:
+        raise UserError(f"{path} has no rows: write `rows: {{NAME: {{options: {{...}}}}}}`")
+    lengths = {str(k): _mapping(path, f"lengths: {k}", v) for k, v in (content.get("lengths") or {}).items()}
+    reader = _Rows(path, content, specs, lengths)
+    rows = {str(name): reader.row(str(name)) for name in specs}
+    metric = str(content.get("metric", "wer"))
+    if metric not in METRICS:
+        raise UserError(f"{path}: metric: {metric} is not one of {', '.join(METRICS)}")
+    plan = Plan(
+        path,
+        title=str(content.get("title") or path.stem),
+        rows=rows,
+        lengths=lengths,
+        groups=tuple(_group(path, rows, spec) for spec in _list(path, "groups", content.get("groups"))),
+        frontier=tuple(
+            _frontier(path, rows, spec) for spec in _list(path, "frontier", content.get("frontier"))
+        ),
+        not_run={str(k): str(v) for k, v in _mapping(path, "not_run", content.get("not_run")).items()},
+        metric=metric,
+        valid_set=str(content.get("valid_set", "dev")),
+        test_sets=tuple(str(content.get("test_sets", "test")).split()),
+    )
+    _check(plan)
+    return plan
+
+
+class _Rows:
+    """Reads the rows of a plan, each after the row that it is ``like``."""
+
+    def __init__(self, path: Path, content: dict[str, Any], specs: dict[str, Any], lengths: Any) -> None:
+        self.path = path
+        self.content = content
+        self.specs = {str(name): spec for name, spec in specs.items()}
+        self.lengths = lengths
+
+    def row(self, name: str) -> Row:
+        """Return a row of the plan.
+
+        Raises:
+            UserError: the row has an unknown key or a wrong value.
+        """
+        where = f"{self.path}, row {name!r}"
+        spec = self._complete(name, ())
+        refuse_unknown(where, spec, ROW_KEYS)
+        options = merge(
+            _mapping(self.path, "options", self.content.get("options")),
+            _mapping(self.path, f"options of {name!r}", spec.get("options")),
+        )
+        reserved = sorted(RESERVED & options.keys())
+        if reserved:
+            raise UserError(f"{where}: --{reserved[0]} is set for every training by the plan: leave it out")
+        args = merge(self.content.get("args") or {}, spec.get("args") or {})
+        lengths = tuple(map(str, _list(self.path, f"lengths of {name!r}", spec.get("lengths"))))
+        for length in lengths:
+            _known(where, "length", length, self.lengths)
+        return Row(
+            name,
+            options,
+            args,
+            seeds=self._seeds(where, spec),
+            lengths=lengths,
+            teachers=tuple(self._teachers(where, spec.get("teacher"))),
+            best_of=self._names(where, "best_of", spec.get("best_of")),
+            against=self._names(where, "against", spec.get("against", self.content.get("against")), name),
+        )
+
+    def _complete(self, name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+        """Return what a row says, over what the row says that it is like."""
+        if name in seen:
+            raise UserError(f"{self.path}, row {name!r}: like: {' -> '.join([*seen, name])} is a circle")
+        spec = _mapping(self.path, f"row {name!r}", self.specs[name])
+        model = spec.get("like")
+        if model is None:
+            return spec
+        _known(f"{self.path}, row {name!r}: like", "row", str(model), self.specs)
+        base = self._complete(str(model), (*seen, name))
+        return merge({k: v for k, v in base.items() if k not in ("against", "like")}, spec)
+
+    def _seeds(self, where: str, spec: dict[str, Any]) -> tuple[int, ...]:
+        seeds = spec.get("seeds", self.content.get("seeds", [1]))
+        if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+            raise UserError(f"{where}: seeds: {seeds!r} is not a list of whole numbers, such as [1, 2, 3]")
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"{where}: seeds: {seeds!r} has a seed twice")
+        return tuple(seeds)
+
+    def _teachers(self, where: str, given: Any) -> Iterable[Teacher]:
+        for item in given if isinstance(given, list) else [] if given is None else [given]:
+            if isinstance(item, dict):
+                refuse_unknown(f"{where}: teacher", item, ("row", "seeds"))
+                teacher = Teacher(str(item.get("row")), self._seeds(f"{where}: teacher", item))
+            else:
+                teacher = Teacher(str(item))
+            _known(f"{where}: teacher", "row", teacher.row, self.specs)
+            yield teacher
+
+    def _names(self, where: str, key: str, given: Any, own: str = "") -> tuple[str, ...]:
+        names = [str(name) for name in _list(self.path, key, given)]
+        for name in names:
+            _known(f"{where}: {key}", "row", name, self.specs)
+        return tuple(name for name in names if name != own)
+
+
+def _group(path: Path, rows: Mapping[str, Row], spec: Any) -> Group:
+    spec = _mapping(path, "groups", spec)
+    refuse_unknown(f"{path}: groups", spec, ("title", "rows", "text"))
+    title = str(spec.get("title", ""))
+    found: list[Variant] = []
+    for name in _list(path, f"rows of the group {title!r}", spec.get("rows")):
+        found += find_variants(f"{path}, group {title!r}", rows.values(), str(name))
+    return Group(title, tuple(found), str(spec.get("text", "")))
+
+
+def find_variants(where: str, rows: Iterable[Row], name: str) -> list[Variant]:
+    """Return the variants of a name: all of a row, or the one that is called so.
+
+    Raises:
+        UserError: there is neither.
+    """
+    rows = list(rows)
+    variants = [variant for row in rows for variant in variants_of(row)]
+    found = [v for v in variants if v.row.name == name] or [v for v in variants if v.name == name]
+    if not found:
+        raise UserError(f"{where}: there is no row {name!r}; rows: {', '.join(row.name for row in rows)}")
+    return found
+
+
+def _frontier(path: Path, rows: Mapping[str, Row], spec: Any) -> Frontier:
+    spec = _mapping(path, "frontier", spec)
+    refuse_unknown(f"{path}: frontier", spec, ("title", "alone", "methods"))
+    title, names = str(spec.get("title", "")), [str(n) for n in _list(path, "methods", spec.get("methods"))]
+    where = f"{path}, frontier {title!r}"
+    for name in (alone := str(spec.get("alone")), *names):
+        _known(where, "row", name, rows)
+        if not rows[name].lengths:
+            raise UserError(f"{where}: the row {name!r} has no lengths, so it has no curve")
+    if len(names) >= CURVES:
+        raise UserError(f"{where}: {len(names)} methods and the student are more than {CURVES} lines")
+    return Frontier(title, rows[alone], tuple(rows[name] for name in names))
+
+
+def _check(plan: Plan) -> None:
+    """Check what concerns several rows.
+
+    Raises:
+        UserError: two rows have one directory; a row needs itself; a teacher has lengths, or seeds of which
+            none is the student's; the headline is too long; the candidates of ``best_of`` have no seed in
+            common.
+    """
+    slugs: dict[tuple[str, str], str] = {}
+    for row in plan.rows.values():
+        key = str(row.options.get("expdir", "exp")), row.slug
+        if key in slugs or not row.slug:
+            other = f"{slugs[key]!r} and {row.name!r} have" if row.slug else f"{row.name!r} has"
+            raise UserError(f"{plan.path}: {other} the directory name {row.slug!r}: rename the row")
+        slugs[key] = row.name
+        _check_row(plan, row)
+        _check_circle(plan, row, ())
+    if plan.groups and len(plan.groups[0].variants) > HEADLINE:
+        raise UserError(
+            f"{plan.path}: the first group has {len(plan.groups[0].variants)} lines; the headline table has "
+            f'at most {HEADLINE}: name single lengths, as in "{plan.groups[0].variants[0].name}"'
+        )
+
+
+def _check_row(plan: Plan, row: Row) -> None:
+    where = f"{plan.path}, row {row.name!r}"
+    for teacher in row.teachers:
+        found = plan.rows[teacher.row]
+        missing = set(teacher.seeds) - set(found.seeds)
+        if missing:
+            raise UserError(f"{where}: the teacher {found.name!r} has no seed {min(missing)}")
+        if not teacher.seeds and len(found.seeds) > 1 and not set(row.seeds) <= set(found.seeds):
+            seeds = ", ".join(map(str, sorted(set(row.seeds) - set(found.seeds))))
+            raise UserError(f"{where}: the teacher {found.name!r} has several seeds, but not {seeds}")
+    if row.best_of:
+        if row.teachers or len(row.best_of) < 2:
+            raise UserError(f"{where}: best_of needs two or more rows, and no teacher of its own")
+        candidates = [plan.rows[name] for name in row.best_of]
+        if not set(candidates[0].seeds).intersection(*(c.seeds for c in candidates)):
+            raise UserError(f"{where}: the rows of best_of have no seed in common")
+
+
+def _check_circle(plan: Plan, row: Row, seen: tuple[str, ...]) -> None:
+    if row.name in seen:
+        raise UserError(f"{plan.path}: rows need each other in a circle: {' -> '.join([*seen, row.name])}")
+    for name in (*(teacher.row for teacher in row.teachers), *row.best_of):
+        _check_circle(plan, plan.rows[name], (*seen, row.name))
+
+
+def _with_seed(value: Any, seed: int) -> str:
+    """Return the text of a value on a command line."""
+    if value is None:
+        return ""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.replace(SEED, str(seed))
+
+
+def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what}: {value!r:.60} is not a mapping")
+    return value
+
+
+def _list(path: Path, what: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise UserError(f"{path}: {what}: {value!r:.60} is not a list, such as [A, B]")
+    return value
+
+
+def _known(where: str, what: str, name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name not in names:
+        raise UserError(f"{where}: there is no {what} {name!r}; {what}s: {', '.join(map(str, names))}")

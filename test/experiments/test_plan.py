@@ -1,0 +1,162 @@
+"""Plans: what their rows train, and the mistakes that are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from espnet_kd.errors import UserError
+from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, read_plan
+
+TEXT = """
+title: Two students
+options: {inference_config: conf/decode_ctc.yaml, speed_perturb_factors: "", expdir: exp/two}
+seeds: [1, 2]
+lengths:
+  1x: {max_epoch: 18, scheduler_conf: max_steps=100}
+  2x: {max_epoch: 36, scheduler_conf: max_steps=200}
+rows:
+  Teacher:
+    options: {student_config: conf/teacher.yaml, speed_perturb_factors: "0.9 1.0 1.1"}
+    seeds: [1]
+  alone: {options: {student_config: conf/student.yaml}, lengths: [1x, 2x]}
+  "KL, weight 1":
+    like: alone
+    teacher: Teacher
+    options: {kd_config: conf/kd.yaml}
+    args: {criteria: [ctc.weight=1, att.weight=1]}
+    seeds: [1]
+    lengths: [1x]
+  "KL, weight 10": {like: "KL, weight 1", args: {criteria: ctc.weight=10}}
+  KL: {best_of: ["KL, weight 1", "KL, weight 10"], lengths: [1x, 2x]}
+against: [alone, Teacher]
+groups:
+- {title: Headline, rows: [Teacher, alone, "KL, 2x"], text: Look at the last.}
+frontier: [{title: Small, alone: alone, methods: [KL]}]
+not_run: {GPT: it does not exist}
+"""
+
+
+def plan_of(tmp_path: Path, text: str = TEXT) -> Plan:
+    path = tmp_path / "two.yaml"
+    path.write_text(text)
+    return read_plan(path)
+
+
+def test_a_row_has_the_options_of_the_plan_and_its_own(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    teacher = plan.rows["Teacher"]
+    assert teacher.options["speed_perturb_factors"] == "0.9 1.0 1.1"
+    assert plan.rows["alone"].options == {
+        "inference_config": "conf/decode_ctc.yaml",
+        "speed_perturb_factors": "",
+        "expdir": "exp/two",
+        "student_config": "conf/student.yaml",
+    }
+    assert teacher.seeds == (1,) and plan.rows["alone"].seeds == (1, 2)
+
+
+def test_a_row_starts_from_the_row_that_it_is_like(tmp_path: Path) -> None:
+    row = plan_of(tmp_path).rows["KL, weight 10"]
+    assert row.options["student_config"] == "conf/student.yaml"
+    assert row.options["kd_config"] == "conf/kd.yaml"
+    assert row.args == {"criteria": "ctc.weight=10"}
+    assert [teacher.row for teacher in row.teachers] == ["Teacher"]
+    assert (row.seeds, row.lengths) == ((1,), ("1x",))
+
+
+def test_a_training_has_the_schedule_of_its_length_and_a_directory(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    trial = Trial(Variant(plan.rows["KL, weight 1"], "1x"), 2)
+    assert (
+        trial.args(plan.lengths)
+        == (
+            "--seed 2 --max_epoch 18 --scheduler_conf max_steps=100 "
+            "--criteria ctc.weight=1 --criteria att.weight=1"
+        ).split()
+    )
+    assert trial.directory == Path("exp/two/kl-weight-1_1x_seed2")
+    assert trial.name == "KL, weight 1, 1x, seed 2"
+    assert plan.teacher_trials(trial) == [Trial(Variant(plan.rows["Teacher"]), 1)]
+
+
+def test_trials_are_in_order_of_seeds(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    names = [trial.name for trial in plan.trials(plan.rows["alone"])]
+    assert names == ["alone, 1x, seed 1", "alone, 2x, seed 1", "alone, 1x, seed 2", "alone, 2x, seed 2"]
+
+
+def test_the_best_row_is_trained_with_the_seeds_and_lengths_of_the_row_that_chose_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    row = chosen(plan.rows["KL"], plan.rows["KL, weight 10"])
+    assert (row.name, row.seeds, row.lengths) == ("KL, weight 10", (1, 2), ("1x", "2x"))
+
+
+def test_groups_and_frontiers_have_variants_and_rows(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    (group,) = plan.groups
+    assert [v.name for v in group.variants] == ["Teacher", "alone, 1x", "alone, 2x", "KL, 2x"]
+    assert plan.frontier[0].methods == (plan.rows["KL"],)
+    assert plan.rows["alone"].against == ("Teacher",)
+
+
+def test_a_seed_chooses_the_fold_and_its_teacher(tmp_path: Path) -> None:
+    text = TEXT.replace('speed_perturb_factors: "", ', 'train_set: "train_fold{seed}", ').replace(
+        "    seeds: [1]\n  alone", "    seeds: [1, 2]\n  alone"
+    )
+    plan = plan_of(tmp_path, text)
+    trial = Trial(Variant(plan.rows["KL, weight 1"], "1x"), 2)
+    assert trial.options["train_set"] == "train_fold2"
+    assert [t.name for t in plan.teacher_trials(trial)] == ["Teacher, seed 2"]
+
+
+def test_an_ensemble_has_several_teachers(tmp_path: Path) -> None:
+    text = TEXT.replace("    seeds: [1]\n  alone", "  alone").replace(
+        "teacher: Teacher", "teacher: {row: Teacher, seeds: [1, 2]}"
+    )
+    plan = plan_of(tmp_path, text)
+    trial = Trial(Variant(plan.rows["KL, weight 1"], "1x"), 1)
+    assert [t.name for t in plan.teacher_trials(trial)] == ["Teacher, seed 1", "Teacher, seed 2"]
+
+
+def test_sets_are_those_of_the_row(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, TEXT.replace("student.yaml}", 'student.yaml, test_sets: "a b", valid_set: v}'))
+    assert plan.sets(Trial(Variant(plan.rows["alone"], "1x"), 1)) == ["a", "b", "v"]
+    assert plan.sets(Trial(Variant(plan.rows["Teacher"]), 1)) == ["test", "dev"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title:", "titel:", "unknown key titel; known: title,"),
+        ("like: alone", "lik: alone", "unknown key lik; known: like,"),
+        ("teacher: Teacher", "teacher: teacher", "there is no row 'teacher'; rows: Teacher, alone,"),
+        ("like: alone", 'like: "KL, weight 10"', "is a circle"),
+        ('lengths: [1x, 2x]}\n  "KL', 'lengths: [3x]}\n  "KL', "there is no length '3x'; lengths: 1x, 2x"),
+        ('[Teacher, alone, "KL, 2x"]', "[nobody]", "there is no row 'nobody'"),
+        (
+            "  KL: {",
+            '  "KL weight 1": {best_of: [alone, Teacher]}\n  KL: {',
+            "have the directory name 'kl-weight-1'",
+        ),
+        ("seeds: [1, 2]", "seeds: [1, one]", "is not a list of whole numbers"),
+        ("seeds: [1, 2]", "seeds: [1, 1]", "has a seed twice"),
+        ("{kd_config: conf/kd.yaml}", "{stage: 9}", "--stage is set for every training by the plan"),
+        ("alone: alone", "alone: Teacher", "'Teacher' has no lengths, so it has no curve"),
+        ('best_of: ["KL, weight 1", ', "best_of: [KL, ", "rows need each other in a circle: KL -> KL"),
+        ("teacher: Teacher", "teacher: {row: Teacher, seeds: [7]}", "the teacher 'Teacher' has no seed 7"),
+        ("rows: [Teacher, alone,", "rows: [alone, alone, alone, alone,", "the headline table has at most 8"),
+        ("title: Two students", "metric: per", "metric: per is not one of wer, cer"),
+        ("rows:\n", "rows: []\nlist:\n", "unknown key list"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    with pytest.raises(UserError) as error:
+        plan_of(tmp_path, TEXT.replace(old, new, 1))
+    assert message in str(error.value)
+    assert str(tmp_path / "two.yaml") in str(error.value)
+
+
+def test_a_plan_needs_rows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no rows"):
+        plan_of(tmp_path, "title: empty\n")
