@@ -48,7 +48,8 @@ class Row:
         options: of the recipe's run.sh, those of the plan included.
         args: options of the training; a list repeats the option.
         seeds: of its trainings.
-        lengths: names of lengths; empty for the length of its configuration.
+        lengths: names of lengths, each with options of the training that hold for this row at this length;
+            empty for the length of its configuration.
         teachers: the rows it learns from.
         best_of: rows of which the best on the validation set is trained with more seeds and lengths.
         against: rows it is compared with.
@@ -58,7 +59,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1,)
-    lengths: tuple[str, ...] = ()
+    lengths: dict[str, dict[str, Any]] = field(default_factory=dict)
     teachers: tuple[Teacher, ...] = ()
     best_of: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
@@ -108,9 +109,10 @@ class Trial:
 
     def args(self, lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Return the options of the training, ``--seed`` first."""
-        own = lengths[self.variant.length] if self.variant.length else {}
+        row, length = self.variant.row, self.variant.length
         words = ["--seed", str(self.seed)]
-        for key, value in merge(own, self.variant.row.args).items():
+        given = merge(merge(lengths[length], row.args), row.lengths[length]) if length else row.args
+        for key, value in given.items():
             for item in value if isinstance(value, list) else [value]:
                 words += [f"--{key}", _with_seed(item, self.seed)]
         return words
@@ -179,7 +181,7 @@ class Plan:
 
 def variants_of(row: Row) -> list[Variant]:
     """Return the variants of a row, one a length."""
-    return [Variant(row, length) for length in row.lengths or (None,)]
+    return [Variant(row, length) for length in row.lengths] or [Variant(row)]
 
 
 def chosen(row: Row, best: Row) -> Row:
@@ -250,9 +252,7 @@ class _Rows:
         if reserved:
             raise UserError(f"{where}: --{reserved[0]} is set for every training by the plan: leave it out")
         args = merge(self.content.get("args") or {}, spec.get("args") or {})
-        lengths = tuple(map(str, _list(self.path, f"lengths of {name!r}", spec.get("lengths"))))
-        for length in lengths:
-            _known(where, "length", length, self.lengths)
+        lengths = self._lengths(where, spec.get("lengths"))
         return Row(
             name,
             options,
@@ -275,6 +275,13 @@ class _Rows:
         _known(f"{self.path}, row {name!r}: like", "row", str(model), self.specs)
         base = self._complete(str(model), (*seen, name))
         return merge({k: v for k, v in base.items() if k not in ("against", "like")}, spec)
+
+    def _lengths(self, where: str, given: Any) -> dict[str, dict[str, Any]]:
+        if not isinstance(given, dict):
+            given = dict.fromkeys(_list(self.path, f"{where}: lengths", given))
+        for length in given:
+            _known(where, "length", str(length), self.lengths)
+        return {str(k): _mapping(self.path, f"{where}: lengths: {k}", v) for k, v in given.items()}
 
     def _seeds(self, where: str, spec: dict[str, Any]) -> tuple[int, ...]:
         seeds = spec.get("seeds", self.content.get("seeds", [1]))

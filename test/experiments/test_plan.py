@@ -61,7 +61,7 @@ def test_a_row_starts_from_the_row_that_it_is_like(tmp_path: Path) -> None:
     assert row.options["kd_config"] == "conf/kd.yaml"
     assert row.args == {"criteria": "ctc.weight=10"}
     assert [teacher.row for teacher in row.teachers] == ["Teacher"]
-    assert (row.seeds, row.lengths) == ((1,), ("1x",))
+    assert (row.seeds, row.lengths) == ((1,), {"1x": {}})
 
 
 def test_a_training_has_the_schedule_of_its_length_and_a_directory(tmp_path: Path) -> None:
@@ -79,6 +79,16 @@ def test_a_training_has_the_schedule_of_its_length_and_a_directory(tmp_path: Pat
     assert plan.teacher_trials(trial) == [Trial(Variant(plan.rows["Teacher"]), 1)]
 
 
+def test_a_row_may_have_options_of_its_own_at_a_length(tmp_path: Path) -> None:
+    text = TEXT.replace("    lengths: [1x]", "    lengths: {1x: {accum_grad: 2, max_epoch: 9}, 2x: }", 1)
+    plan = plan_of(tmp_path, text)
+    row = plan.rows["KL, weight 10"]
+    assert Trial(Variant(row, "1x"), 1).args(plan.lengths)[2:] == (
+        "--max_epoch 9 --scheduler_conf max_steps=100 --criteria ctc.weight=10 --accum_grad 2".split()
+    )
+    assert "36" in Trial(Variant(row, "2x"), 1).args(plan.lengths)
+
+
 def test_trials_are_in_order_of_seeds(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     names = [trial.name for trial in plan.trials(plan.rows["alone"])]
@@ -88,7 +98,7 @@ def test_trials_are_in_order_of_seeds(tmp_path: Path) -> None:
 def test_the_best_row_is_trained_with_the_seeds_and_lengths_of_the_row_that_chose_it(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     row = chosen(plan.rows["KL"], plan.rows["KL, weight 10"])
-    assert (row.name, row.seeds, row.lengths) == ("KL, weight 10", (1, 2), ("1x", "2x"))
+    assert (row.name, row.seeds, list(row.lengths)) == ("KL, weight 10", (1, 2), ["1x", "2x"])
 
 
 def test_groups_and_frontiers_have_variants_and_rows(tmp_path: Path) -> None:
