@@ -53,10 +53,17 @@ NO_PAGES = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 @dataclass(frozen=True)
 class Shard:
-    """Utterances that are processed together: their ids, and what a worker needs for each."""
+    """Utterances that are processed together: their ids, and what a worker needs for each.
+
+    Attributes:
+        cpu_seconds: CPU time that a worker has spent on them; work that measures it returns a copy with it.
+        seconds: time from begin to end of that work.
+    """
 
     path: Path
     utterances: tuple[tuple[str, Any], ...]
+    cpu_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 Work = Callable[[Shard], Shard]

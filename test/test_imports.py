@@ -9,7 +9,7 @@ from source import PACKAGE, ROOT, imported, python_files, third_party
 import espnet_kd
 
 # What any part may import: they know no models.
-COMMON = {"errors", "files", "command_line", "config", "parallel", "schedule", "data"}
+COMMON = {"errors", "files", "command_line", "config", "parallel", "schedule", "data", "environment"}
 # The parts in the order in which they depend on each other; each may import those after it.
 ORDER = (
     {"commands", "report", "experiments"},
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "files", "command_line"},
     "schedule": {"errors", "config"},
     "parallel": {"errors", "files", "config"},
+    "environment": {"files", "host"},
     "data": {"errors", "files", "command_line", "config", "host"},
     "corpora": {"errors", "files", "command_line", "data"},
     "scoring": {"errors", "files", "command_line", "data"},

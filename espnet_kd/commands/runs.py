@@ -8,7 +8,9 @@
      "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
      "data": {"token list": fingerprint, ... of all data, teachers and labels, by ``data/contents.py``},
      "started": seconds since 1970, "ended": the same or null, "interruptions": how often it was resumed,
-     "done": bool}
+     "done": bool, "environment": what it was computed with, "cpu_seconds": CPU time of the training}
+
+The training itself writes the last two, see ``espnet_kd.environment``.
 """
 
 import argparse
@@ -25,13 +27,13 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.commands.phases import initial_student
 from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.data import contents
+from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
 from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
-RECORD = "run.json"
 # An older espnet_kd took `teacher: {exp: TEXT}` for a list of letters: no fingerprint of the teacher is kept.
 OF_LETTER = re.compile("teacher .")
 
@@ -176,8 +178,9 @@ def _make_record(args: argparse.Namespace, command: str, before: dict[str, Any])
         "generation": args.generation,
         "started": before.get("started", round(time.time(), 1)),
         "ended": None,
-        "interruptions": before["interruptions"] + 1 if before else 0,
+        "interruptions": before.get("interruptions", 0) + 1 if before else 0,
         "done": False,
+        **{key: before[key] for key in ("environment", "cpu_seconds") if key in before},
     }
 
 

@@ -23,12 +23,14 @@ from espnet_kd.files import fingerprint
 from espnet_kd.targets.format import (
     INDEX,
     OUTPUT_LAYER,
+    Cost,
     Manifest,
     Number,
     ShardEntry,
     TapFormat,
     audio_checksum,
     damage,
+    read_cost,
     read_index,
     write_output_layer,
 )
@@ -182,7 +184,12 @@ def make(args: argparse.Namespace) -> Store:
             check_room(directory, expected.size * len(todo) / len(planned))
             print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
         work = partial(worker.work, spec=spec)
+        # Without a record of the shards that are there, that of the others would be too small.
+        cost = read_cost(directory) or (Cost() if len(todo) == len(planned) else None)
         for number, shard in enumerate(parallel.process_shards(todo, work, where), 1):
+            if cost is not None:
+                cost = Cost(cost.cpu_seconds + shard.cpu_seconds, cost.seconds + shard.seconds)
+                cost.write(directory)
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
         manifest = _manifest(directory, planned, asked, data, settings)

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_lines
+from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_json, read_lines
 
 StorageKind = Literal["topk", "values", "collapsed", "path", "joint"]
 Number = Literal["float16", "float32"]
 MANIFEST = "manifest.json"
 INDEX = "index.jsonl"
 OUTPUT_LAYER = "output_layer.npz"
+COST = "cost.json"  # apart from the manifest, which is the same however long the work takes
 FORMAT = 2  # 1 had no checksums of audio
 
 
@@ -219,6 +220,39 @@ def read_manifest(directory: Path) -> Manifest:
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, SyntaxError):  # numpy's
         raise UserError(damaged) from None
     return manifest
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it has cost to write a store, or a part of one, once the teachers are loaded.
+
+    Attributes:
+        cpu_seconds: CPU time of all workers.
+        seconds: time of all workers from begin to end of their work; what counts where they use GPUs.
+    """
+
+    cpu_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def write(self, directory: Path) -> None:
+        """Write cost.json of a store."""
+        with atomic_path(directory / COST) as temporary:
+            temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+
+def read_cost(directory: Path) -> Cost | None:
+    """Read what the store in a directory has cost; None if it is not known, as for stores of older versions.
+
+    Raises:
+        UserError: cost.json is damaged.
+    """
+    path = directory / COST
+    if not path.exists():
+        return None
+    try:
+        return Cost(**{name: float(value) for name, value in read_json(path).items()})
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{path} is not the cost of a store: remove it") from None
 
 
 def checksum(content: Mapping[str, Any]) -> str:

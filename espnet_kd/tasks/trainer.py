@@ -12,6 +12,7 @@ import torch
 from espnet2.train.trainer import Trainer
 from torch import Tensor
 
+from espnet_kd.environment import Account, describe
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
 from espnet_kd.host.outputs import (
@@ -41,8 +42,11 @@ class ResumableTrainer(Trainer):
     ESPnet writes ``checkpoint.pth``, then ``<N>epoch.pth`` and its links, in place. Before each epoch the
     checkpoint is copied, and before training the files that an interruption left half written are repaired.
     ESPnet writes the student; models that a method trains beside it (peers) are written from the checkpoint
-    to folders of their own, in the same layout.
+    to folders of their own, in the same layout. After each epoch, run.json gets the environment and the CPU
+    time of the training.
     """
+
+    account: Account  # of the training that runs in this process; one process trains one model
 
     @classmethod
     def run(
@@ -58,6 +62,8 @@ class ResumableTrainer(Trainer):
             repair(directory, trainer_options.best_model_criterion, trainer_options.keep_nbest_models)
         if distributed_option.distributed:
             torch.distributed.barrier()
+        resumed = trainer_options.resume and (directory / CHECKPOINT).exists()
+        cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
         super().run(
             model=model,
             optimizers=optimizers,
@@ -65,6 +71,7 @@ class ResumableTrainer(Trainer):
             distributed_option=distributed_option,
             **kwargs,
         )
+        cls._record(distributed_option)
         if first:
             if others(own_tensors(model)):
                 _save_others(trainer_options, finished=True)
@@ -92,11 +99,12 @@ class ResumableTrainer(Trainer):
     def train_one_epoch(
         cls, model: Any, *, iterator: Any, options: Any, distributed_option: Any, **kwargs: Any
     ) -> bool:
-        """Copy the last epoch's checkpoint, then train one epoch.
+        """Record what the epochs so far have cost, copy the last checkpoint, then train one epoch.
 
         Raises:
             UserError: it has not updated the model once, or the model diverged.
         """
+        cls._record(distributed_option)
         checkpoint = Path(options.output_dir) / CHECKPOINT
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         if first and checkpoint.exists():
@@ -116,10 +124,33 @@ class ResumableTrainer(Trainer):
         return invalid
 
     @classmethod
+    def _record(cls, distributed_option: Any) -> None:
+        """Record environment and CPU time; every process of the training must call it."""
+        seconds = cls.account.spent()
+        if distributed_option.distributed:
+            device = "cuda" if distributed_option.ngpu > 0 else "cpu"
+            total = torch.tensor(seconds, dtype=torch.float64, device=device)
+            torch.distributed.all_reduce(total)
+            seconds = total.item()
+        if not distributed_option.distributed or distributed_option.dist_rank == 0:
+            cls.account.write(seconds)
+
+    @classmethod
     def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
         """Validate; errors about short utterances name them."""
         with TrackedBatches(iterator).naming(model) as batches:
             super().validate_one_epoch(model=model, iterator=batches, **kwargs)
+
+
+def _environment(options: Any, distributed_option: Any) -> dict[str, Any]:
+    """Describe what a training computes with, from ESPnet's options of its trainer."""
+    precision = options.train_dtype
+    if options.use_amp:
+        precision += f", autocast to {'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'}"
+    if torch.get_float32_matmul_precision() != "highest":
+        precision += ", products in TF32"
+    world = distributed_option.dist_world_size if distributed_option.distributed else None
+    return describe(precision, processes=world or 1, gpus=options.ngpu and (world or options.ngpu))
 
 
 def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:

@@ -31,7 +31,7 @@ TRIES = 66
 LONGEST = 180.0  # seconds of a command
 WAYS = ("group", "one process", "two runs")
 BUSY = ("another run", "another process", "is being", "works in")
-WITH_TIMES = (".lock", ".contents.json", ".sources.json", "run.json")
+WITH_TIMES = (".lock", ".contents.json", ".sources.json", "cost.json", "run.json")
 KD = ("--kd_config", "conf/store.yaml")
 
 

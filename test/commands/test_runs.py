@@ -60,6 +60,19 @@ def test_a_finished_training_is_not_started_again(place: Path, capsys: pytest.Ca
     assert record() == before
 
 
+def test_a_resumed_training_keeps_its_cost_and_environment(place: Path) -> None:
+    """The training writes both; `start` makes the rest of the record anew."""
+    begin()
+    measured = {"environment": {"torch": "2.14.1"}, "cpu_seconds": 12.5}
+    Path("exp/s/run.json").write_text(json.dumps(record() | measured))
+    begin()
+    assert not measured.keys() & record().keys(), "nothing was trained: it starts again"
+    Path("exp/s/1epoch.pth").touch()
+    Path("exp/s/run.json").write_text(json.dumps(measured))  # as of a training by a stock recipe
+    begin()
+    assert measured.items() <= record().items() and record()["interruptions"] == 1
+
+
 def test_other_pseudo_labels_are_another_training(place: Path) -> None:
     mix = Path("mix.json")
     mix.write_text('{"text": "a"}')

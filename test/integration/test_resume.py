@@ -1,11 +1,13 @@
 """kill -9 during training, then the same command: the files of an uninterrupted run."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from espnet2.train.reporter import Reporter
 from fork_server import quick_python
 from recipe import KL, Recipe, own_tensors
 
+from espnet_kd.environment import Account
 from espnet_kd.errors import UserError
 from espnet_kd.methods.own import count_batches, keep_apart
 from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, ResumableTrainer, check_averages, repair
@@ -58,9 +61,44 @@ def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "4epoch.pth").exists(), "it was killed too late to show anything"
+    before = json.loads((killed / "run.json").read_text())["cpu_seconds"]
+    assert before > 0, "epoch 1 is not counted"
 
     quick_python(*command, cwd=recipe.root, check=True)
     same_models(killed, whole)
+    assert json.loads((killed / "run.json").read_text())["cpu_seconds"] > before
+
+
+def test_the_record_keeps_cost_and_environment_of_all_parts(recipe: Recipe) -> None:
+    exp = recipe.train("exp/parts", "student", **{**OPTIONS, "max_epoch": 2})
+    path = exp / "run.json"
+    before = json.loads(path.read_text())
+    assert before["environment"]["threads"] == torch.get_num_threads()
+    assert before["environment"]["gpus"] == [] and "earlier" not in before["environment"]
+    elsewhere = before["environment"] | {"torch": "2.11.0"}
+    path.write_text(json.dumps({**before, "role": "student", "environment": elsewhere, "cpu_seconds": 1e6}))
+    recipe.train("exp/parts", "student", **{**OPTIONS, "max_epoch": 3})
+    after = json.loads(path.read_text())
+    assert after["environment"] == before["environment"] | {"earlier": [elsewhere]}
+    assert 1e6 < after["cpu_seconds"] < 1e6 + 600 and after["role"] == "student"
+    recipe.train("exp/parts", "student", **{**OPTIONS, "max_epoch": 1, "resume": False})  # a new training
+    again = json.loads(path.read_text())
+    assert again["environment"] == before["environment"] and again["cpu_seconds"] < 600
+
+
+@pytest.mark.parametrize(("rank", "files"), [(0, ["run.json"]), (1, [])])
+def test_the_cost_is_that_of_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, files: list[str]
+) -> None:
+    """Two processes spend 3 s and 4 s; the first one writes the record."""
+    account = Account(tmp_path, {}, resumed=False)
+    monkeypatch.setattr(account, "spent", lambda: 3.0)
+    monkeypatch.setattr(ResumableTrainer, "account", account, raising=False)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda seconds: seconds.add_(4.0))
+    ResumableTrainer._record(SimpleNamespace(distributed=True, dist_rank=rank, ngpu=0))
+    assert [path.name for path in tmp_path.iterdir()] == files
+    for path in tmp_path.iterdir():
+        assert json.loads(path.read_text())["cpu_seconds"] == 7.0
 
 
 @pytest.mark.parametrize("moment", ["checkpoint", "model", "link", "left over"])

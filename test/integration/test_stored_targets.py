@@ -20,6 +20,7 @@ from espnet_kd.files import read_table
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.schedule import Schedule
 from espnet_kd.targets import command, worker
+from espnet_kd.targets.format import read_cost
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.options import Term, common_temperatures, teacher_options, term_options
@@ -257,6 +258,8 @@ def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
     two = write(ensemble, "exp/two", CRITERIA, ENSEMBLE, *options, *cluster).directory
     before = contents(one)
     assert contents(two) == before
+    cost = read_cost(one)
+    assert cost and read_cost(two).cpu_seconds > 0 and 0 < cost.cpu_seconds < cost.seconds + 1
 
     # As a killed worker leaves it: a shard half-written, one not begun, no manifest.
     (one / "00002").rename(one / ".00002.abcdef")
@@ -270,18 +273,21 @@ def test_two_workers_write_what_one_does_and_an_interrupted_command_goes_on(
     write(ensemble, "exp/one", CRITERIA, ENSEMBLE, *options)
     assert "4 shards, 2 to make" in capsys.readouterr().out
     assert contents(one) == before and all(path.stat().st_mtime_ns == t for path, t in times.items())
+    assert read_cost(one).cpu_seconds > cost.cpu_seconds, "the time of two shards is added"
 
     # The way out that the message about a damaged shard names.
     shutil.rmtree(one / "00003")
+    (one / "cost.json").unlink()
     (two / "manifest.json").write_text("{")
     for store in ("exp/one", "exp/two"):
         write(ensemble, store, CRITERIA, ENSEMBLE, *options)
     assert contents(one) == contents(two) == before
+    assert read_cost(one) is None, "the cost of one shard is not that of the store"
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
-    """Files by their relative path."""
-    files = (p for p in directory.rglob("*") if p.is_file())
+    """Files by their relative path, without the one that holds times."""
+    files = (p for p in directory.rglob("*") if p.is_file() and p.name != "cost.json")
     return {p.relative_to(directory): p.read_bytes() for p in files}
 
 

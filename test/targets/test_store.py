@@ -10,7 +10,7 @@ import pytest
 from stores import NAMES, TAPS, make, records
 
 from espnet_kd.errors import UserError
-from espnet_kd.targets.format import TapFormat, text_checksum, write_shard
+from espnet_kd.targets.format import Cost, TapFormat, read_cost, text_checksum, write_shard
 from espnet_kd.targets.store import Store, verify
 
 
@@ -161,3 +161,18 @@ def test_values_too_large_for_float16_are_refused_and_nothing_is_written(tmp_pat
 
 def test_checksums_of_transcripts_tell_them_apart() -> None:
     assert text_checksum([1, 2]) == text_checksum((1, 2)) != text_checksum([2, 1])
+
+
+def test_the_cost_is_beside_the_store_and_may_be_unknown(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    assert read_cost(store.directory) is None, "a store of an older version"
+    Cost(2.5, 4.0).write(store.directory)
+    assert read_cost(store.directory) == Cost(2.5, 4.0)
+    assert not list(verify(Store(store.directory)))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"hours": 1}', '{"seconds": "x"}', '{"seconds": [1]}'])
+def test_a_damaged_cost_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cost.json").write_text(content)
+    with pytest.raises(UserError, match="cost.json"):
+        read_cost(tmp_path)
