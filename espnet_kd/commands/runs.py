@@ -94,6 +94,12 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
     record = read_record(args.exp) if trained else {}
+    before = record.get("args", args.args)
+    if before.split() != args.args.split():  # the directory's name need not contain them
+        raise UserError(
+            f"{args.exp} was trained with the options '{before}', not '{args.args}': "
+            "remove it, or give it another name"
+        )
     mix = read_json(args.mix) if args.mix else None
     if record and record.get("mix") != mix:
         raise UserError(

@@ -251,3 +251,12 @@ def test_an_old_record_of_a_teacher_by_letters_is_accepted(place: Path) -> None:
     Path("data").write_text("a b")
     begin("--data", "tokens=data")
     assert [name for name in record()["data"] if name.startswith("teacher")] == ["teacher exp/t"]
+
+
+def test_other_options_are_another_training(place: Path) -> None:
+    begin("--args=--seed 2")
+    begin("--args=--seed 3")  # nothing was trained yet
+    Path("exp/s/1epoch.pth").touch()
+    begin("--args= --seed  3")
+    with pytest.raises(UserError, match="exp/s was trained with the options ' --seed  3', not '--seed 4'"):
+        begin("--args=--seed 4")

@@ -162,3 +162,30 @@ def test_directories_with_spaces_and_names_by_tags(again: Path) -> None:
     assert "\n| small |" in results  # the row of the table
     (row,) = [line for line in results.splitlines() if line.startswith("| `asr_small_seed2` | small | 2 |")]
     assert row.endswith("| valid.acc.best.pth |")
+
+
+def test_a_student_in_a_directory_that_the_caller_names(again: Path) -> None:
+    results = (again / "RESULTS.md").read_bytes()
+    (again / "exp/plan").mkdir()
+    (again / "exp/plan/mine_phase1").symlink_to(f"../../{STUDENT}")
+    phases = ("--kd_config", "conf/kl.yaml", "conf/kl.yaml", "--student_exp", "exp/plan/mine/")
+    stages = ("--stage", "9", "--stop_stage", "11", "--results_md", "")
+    output = run(again, *phases, *stages)
+    assert "exp/plan/mine_phase1: already trained" in output and "stage 11: score\n" in output
+    record = json.loads((again / "exp/plan/mine/run.json").read_text())
+    assert (record["tag"], record["previous"]) == ("", "exp/plan/mine_phase1") and record["done"]
+    for data in ("dev", "test"):
+        assert (again / "exp/plan/mine" / TAG / data / "score.json").exists()
+    assert (again / "RESULTS.md").read_bytes() == results, "stage 11 wrote a table"
+    errors = failure(again, *phases, *stages, "--student_args", "--seed 2")  # the name does not contain them
+    assert errors.startswith(
+        "espnet-kd: error: exp/plan/mine_phase1 was trained with the options '', not '--seed 2'"
+    )
+    errors = failure(again, *phases, "--student_tag", "mine")
+    assert "--student_tag is a part of the directory's name: leave it out beside --student_exp" in errors
+
+
+def test_the_second_generation_of_a_student_in_a_directory_that_the_caller_names(again: Path) -> None:
+    (again / "exp/mine").symlink_to(STUDENT.name)
+    stage = ("--stage", "10", "--stop_stage", "10", "--generation", "2", "--student_exp", "exp/mine")
+    assert "stage 10 needs exp/mine_gen2/config.yaml" in failure(again, *KD, *stage)

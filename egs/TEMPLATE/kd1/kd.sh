@@ -55,6 +55,7 @@ teacher_args=               # training options that override teacher_config, suc
 student_config=             # training configuration of the student
 student_tag=                # name for the student's directory, expdir/asr_TAG, and for its row of the table; student_args
                             # are added to the directory, so that seeds share a row; empty: named like the teachers
+student_exp=                # directory of the student, instead of one that is named after configuration and options
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # list: configuration of the distillation; several are phases, each of which starts from the
                             # student of the one before; empty: the student is trained without a teacher
@@ -73,7 +74,7 @@ inference_tag=              # name of the directory of decoded sets in an experi
                             # options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
 metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
-results_md=RESULTS.md       # file of the results
+results_md=RESULTS.md       # file of the results; empty: stage 11 scores, but writes no table and no plots
 result_sets=                # list: sets of the results, if local/score.sh makes others than the test sets
 # end of options
 
@@ -135,6 +136,8 @@ if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
         error "--kd_config ${kd_config}: mutual learning has no teacher: leave out --generation and --unlabelled_sets"
     teacher_exp='' teacher_config='' teacher_tag=''
 fi
+[ -z "${student_exp}" ] || [ -z "${student_tag}" ] ||
+    error "--student_tag is a part of the directory's name: leave it out beside --student_exp"
 if [ -n "${teacher_exp}" ]; then  # as with asr.sh's --asr_exp, the experiment goes first
     [ -z "${teacher_tag}" ] || error "--teacher_tag is for teachers that are trained here: leave it out beside --teacher_exp"
     teacher_config=
@@ -210,7 +213,7 @@ titles=(
     "" "prepare data/" "perturb the speed of ${train_set}" "format audio into ${dumpdir}/"
     "drop utterances that are too short or too long" "make the token list" "collect statistics"
     "train the teacher" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
-    "score, ${results_md} and plots" "pack the student"
+    "score${results_md:+, ${results_md} and plots}" "pack the student"
 )
 stage_1() {
     local words
@@ -338,12 +341,8 @@ stage_11() {
     for dir in "${dirs[@]}"; do
         score "${dir}" "${evaluated[@]}"
     done
-    score_others
     measure_delay
-    "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
-        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" \
-        --inference_tag "${inference_tag}" "${teacher_inference_tag}" --checkpoint "${inference_asr_model}" \
-        --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
+    [ -z "${results_md}" ] || write_results
 }
 
 stage_12() {
@@ -360,9 +359,9 @@ stage_12() {
 # --- generations ---
 # student_of GENERATION [PHASES]: print the directory of its student after so many phases (default: all).
 student_of() {
-    local name phases=${2:-${#kd_configs[@]}}
-    if [ -n "${student_tag}" ]; then
-        name=${expdir}/asr_${student_tag}$(args_suffix "${student_args}")
+    local name=${student_exp%/} phases=${2:-${#kd_configs[@]}}
+    [ -z "${student_tag}" ] || name=${expdir}/asr_${student_tag}$(args_suffix "${student_args}")
+    if [ -n "${name}" ]; then
         [ "${phases}" -ge ${#kd_configs[@]} ] || name+=_phase${phases}
         [ "$1" -eq 1 ] || name+=_gen$1
         echo "${name}"
@@ -385,7 +384,9 @@ select_generation() {
     [ "$1" -eq 1 ] || { teachers=("${student}"); teacher_config=; }
     student=$(student_of "$1")
     students+=("${student}")
-    [ -z "${labelling}" ] || mixed=${raw}/pseudo/${student##*/}/mix
+    [ -n "${labelling}" ] || return 0
+    mixed=${student_exp:+${student//\//_}}  # the same name in two folders is possible
+    mixed=${raw}/pseudo/${mixed:-${student##*/}}/mix
 }
 
 # best_student: print the directory of the student with the lowest error rate on the development set.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: what its stages do with a model or a set.
 # Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation decode_cmd decode_ensemble evaluated
-#   expdir fs gpu_inference inference_args inference_asr_model inference_config inference_nj inference_tag
-#   kd_configs language mixed ngpu nj nlsyms_txt num_nodes peers python raw results_md run_line sp student
-#   student_args student_config student_tag targets_args teacher_config teacher_inference_config
-#   teacher_inference_tag teachers token_list token_type tokens train train_cmd unlabelled unlabelled_share
-#   valid_set
+#   dumpdir expdir fs gpu_inference inference_args inference_asr_model inference_config inference_nj inference_tag
+#   kd_configs language metric mixed ngpu nj nlsyms_txt num_nodes peers python raw result_sets results_md run_line
+#   sp student student_args student_config student_exp student_tag targets_args teacher_config
+#   teacher_inference_config teacher_inference_tag teachers tests token_list token_type tokens train train_cmd
+#   unlabelled unlabelled_share valid_set
 # Sets: common_options data_options training_data
 # shellcheck disable=SC2154
 
@@ -143,7 +143,9 @@ train() {
     )
     [ -z "${options}" ] || mapfile -t data <<< "${options}"
     read -ra words <<< "$4"
-    if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6"; then
+    if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6" && [[ " $4" != *" --delay_student "* ]]; then
+        [ -z "${student_exp}" ] || error "'delay: auto' in $6 needs the student without a teacher:" \
+            "name its directory in --student_args, as --delay_student DIRECTORY"
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
             error "'delay: auto' in $6 needs the student without a teacher, ${plain}: train it first, by this command" \
@@ -247,6 +249,15 @@ score_others() {
     done
 }
 
+# write_results: write the table of all experiments, and plots.
+write_results() {
+    score_others
+    "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" \
+        --inference_tag "${inference_tag}" "${teacher_inference_tag}" --checkpoint "${inference_asr_model}" \
+        --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
+}
+
 # together OUT MEMBERS SET...: decode and score an ensemble; MEMBERS is the name of an array of experiments.
 together() {
     declare -n members=$2
@@ -269,6 +280,7 @@ write_targets() {
     local config words options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
     [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
     read -ra words <<< "${targets_args}"
+    lock "${expdir}/targets"  # students of several seeds share a store
     for config in "${kd_configs[@]}"; do
         "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
             --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
