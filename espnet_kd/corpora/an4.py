@@ -6,9 +6,13 @@ ESPnet's recipe takes::
     an4/etc/an4_{train,test}.fileids        an4_clstk/fash/an251-fash-b
     an4/etc/an4_{train,test}.transcription  <s> YES </s> (an251-fash-b)
     an4/wav/{an4_clstk,an4test_clstk}/<speaker>/<utterance>.{wav,sph}
+
+A speaker's name is f or m, for the sex, and initials. A 2 at the end tells two persons with the same initials
+apart: the names, telephone numbers and dates of birth that the 84 speakers say or spell show 84 persons.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from os.path import isfile
 from pathlib import Path
@@ -29,6 +33,7 @@ KNOWN_SHA256 = {
 LARGEST = 2 << 30  # bytes of an archive; it has 64 MB
 COUNTS = {"train": 948, "test": 130}  # before the dev set is taken from train
 DEV_SPEAKERS = "fclc fkai ftal mblb mcsc mdxn mjgk msrb"  # 8 of the 74 training speakers
+FOLD_DEV_UTTERANCES = 100  # about as many as these speakers have
 SUFFIXES = (".wav", ".sph")
 TRANSCRIPT = re.compile(r"(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<name>[^\s()]+)\)\s*")
 
@@ -58,12 +63,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--dev_speakers", default=DEV_SPEAKERS, help="speakers of the dev set (default: %(default)s)"
     )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        help="also write speaker-disjoint folds of all utterances for cross-validation: 5 writes "
+        "train_fold1, dev_fold1, test_fold1 to train_fold5, dev_fold5, test_fold5",
+    )
     args = parser.parse_args(argv)
     root = find_root(find_corpus(args.source, args.downloads, args.sha256))
     if args.labelled is not None and not 0 < args.labelled < 100:
         raise UserError(f"--labelled {args.labelled} is not a percentage from 1 to 99")
     with lock_data_dirs(args.dst):
-        prepare(root, args.dst, args.dev_speakers.split(), args.labelled)
+        prepare(root, args.dst, args.dev_speakers.split(), args.labelled, args.folds)
 
 
 def find_corpus(source: str, downloads: Path, sha256: str | None = None) -> Path:
@@ -100,7 +111,13 @@ def find_root(directory: Path) -> Path:
     raise UserError(f"{directory} is not AN4: no etc/an4_train.fileids in it or below it")
 
 
-def prepare(root: Path, dst: Path, dev_speakers: Collection[str], labelled: int | None = None) -> None:
+def prepare(
+    root: Path,
+    dst: Path,
+    dev_speakers: Collection[str],
+    labelled: int | None = None,
+    folds: int | None = None,
+) -> None:
     """Write DST/{train,dev,test} from the AN4 tree at ``root``.
 
     Args:
@@ -109,20 +126,81 @@ def prepare(root: Path, dst: Path, dev_speakers: Collection[str], labelled: int 
         dev_speakers: training speakers that are held out as dev set.
         labelled: percentage of the training utterances that are also written as ``train_<labelled>``, and
             the others as ``train_rest_<100 - labelled>``; None for neither.
+        folds: number of folds of all utterances that are also written, see ``make_folds``; None for none.
+
+    Raises:
+        UserError: a list is malformed, audio is missing, the sets cannot be made, or DST has folds of another
+            number.
     """
     sets = {name: read_set(root, name) for name in COUNTS}
     for name, expected in COUNTS.items():
         if len(sets[name]) != expected:
             warn(f"{root}: {len(sets[name])} {name} utterances, the corpus has {expected}")
+    of_folds = {} if folds is None else make_folds(sets["train"] + sets["test"], folds)
+    left = {p.name for p in dst.glob("test_fold*")} - set(of_folds)
+    if of_folds and left:
+        raise UserError(
+            f"{dst / min(left)} is of another number of folds than {folds}: remove {dst}/*_fold* and what "
+            "was made from them, or write into another directory"
+        )
     held_out = choose_dev({u.speaker for u in sets["train"]}, dev_speakers)
     sets["dev"] = [u for u in sets["train"] if u.speaker in held_out]
     sets["train"] = [u for u in sets["train"] if u.speaker not in held_out]
     if labelled is not None:
         names = f"train_{labelled}", f"train_rest_{100 - labelled}"
         sets |= zip(names, split_evenly(sets["train"], labelled), strict=True)
-    for name in sets:
-        write_data_dir(dst / name, sets[name])
-        print(f"{dst / name}: {len(sets[name])} utterances, {len({u.speaker for u in sets[name]})} speakers")
+    for name, utterances in (sets | of_folds).items():
+        write_data_dir(dst / name, utterances)
+        speakers, words = len({u.speaker for u in utterances}), sum(map(_words, utterances))
+        print(f"{dst / name}: {len(utterances)} utterances, {speakers} speakers, {words} words")
+
+
+def make_folds(utterances: Collection[Utterance], number: int) -> dict[str, list[Utterance]]:
+    """Divide the speakers into folds for cross-validation.
+
+    Every utterance is in one test set, and no speaker is in two sets of a fold. The speakers of each sex, the
+    first letter of their names, are dealt out in turn, those with the most words first: each to the fold with
+    the fewest speakers of this sex, of these to the one with the fewest speakers, then the fewest words. The
+    development set of a fold has every n-th test speaker of the next fold (of the first, for the last), in
+    the order in which they were dealt out; n is such that they have about ``FOLD_DEV_UTTERANCES`` utterances.
+    The training set has all other speakers.
+
+    Args:
+        utterances: of the whole corpus, in any order; the folds do not depend on it.
+        number: of folds.
+
+    Returns:
+        ``train_fold1``, ``dev_fold1``, ``test_fold1``, ``train_fold2``, ... and their utterances.
+
+    Raises:
+        UserError: an utterance occurs twice, or there are too few speakers for the number of folds.
+    """
+    words, count = Counter[str](), Counter(u.id for u in utterances)
+    if twice := [utt for utt, times in count.items() if times > 1]:
+        raise UserError(f"{min(twice)} is in both lists, train and test: --folds needs it in one of them")
+    for u in utterances:
+        words[u.speaker] += _words(u)
+    if number < 2 or number > len(words):
+        raise UserError(f"--folds {number}: give a number from 2 to {len(words)}, the number of speakers")
+    folds: list[list[str]] = [[] for _ in range(number)]
+    for new in sorted(words, key=lambda s: (s[0], -words[s], s)):
+        fold = min(folds, key=lambda f: (sum(s[0] == new[0] for s in f), len(f), sum(words[s] for s in f)))
+        fold.append(new)
+    sets: dict[str, list[Utterance]] = {}
+    for index, test in enumerate(folds):
+        following = folds[(index + 1) % number]
+        step = max(1, round(sum(u.speaker in following for u in utterances) / FOLD_DEV_UTTERANCES))
+        dev = following[step // 2 :: step]
+        train = [s for s in words if s not in test and s not in dev]
+        if not train:
+            raise UserError(f"--folds {number} leaves fold {index + 1} no training speaker: give more folds")
+        for name, speakers in (("train", train), ("dev", dev), ("test", test)):
+            sets[f"{name}_fold{index + 1}"] = [u for u in utterances if u.speaker in speakers]
+    return sets
+
+
+def _words(utterance: Utterance) -> int:
+    return len((utterance.text or "").split())
 
 
 def choose_dev(speakers: Collection[str], dev_speakers: Collection[str]) -> set[str]:

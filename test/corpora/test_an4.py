@@ -1,3 +1,4 @@
+import random
 import shutil
 import tarfile
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 from miniature import contents, write_an4
 
 from espnet_kd.corpora import an4
+from espnet_kd.data.datadir import Utterance
 from espnet_kd.errors import UserError
 
 
@@ -173,3 +175,94 @@ def test_a_share_of_the_transcripts(tmp_path: Path, root: Path) -> None:
     assert (tmp_path / "data/train_rest_50/text").read_text() == "fash-an251-fash-b YES\n"
     with pytest.raises(UserError, match="--labelled 100 is not a percentage from 1 to 99"):
         an4.main([str(root), str(tmp_path / "data"), "--labelled", "100"])
+
+
+@pytest.fixture
+def speakers() -> list[Utterance]:
+    """19 speakers, 8 of them female, with 10 to 13 utterances of 1 to 6 words each."""
+    names = [f"{'f' if index % 5 in (0, 2) else 'm'}{chr(97 + index * 7 % 19)}" for index in range(19)]
+    return [
+        Utterance(f"{name}-{number:02}", name, Path(name), "A " * (1 + (index + number) % 6))
+        for index, name in enumerate(names)
+        for number in range(10 + index % 4)
+    ]
+
+
+@pytest.mark.parametrize("number", [3, 5, 19])
+def test_folds_test_each_utterance_once_and_share_no_speaker(speakers: list[Utterance], number: int) -> None:
+    sets = an4.make_folds(speakers, number)
+    assert list(sets) == [f"{name}_fold{i + 1}" for i in range(number) for name in ("train", "dev", "test")]
+    tested = [u.id for i in range(number) for u in sets[f"test_fold{i + 1}"]]
+    assert sorted(tested) == sorted(u.id for u in speakers)
+    for i in range(1, number + 1):
+        fold = [sets[f"{name}_fold{i}"] for name in ("train", "dev", "test")]
+        assert sorted(u.id for part in fold for u in part) == sorted(u.id for u in speakers)
+        assert sum(len({u.speaker for u in part}) for part in fold) == 19
+        following = {u.speaker for u in sets[f"test_fold{i % number + 1}"]}
+        assert {u.speaker for u in sets[f"dev_fold{i}"]} <= following
+
+
+def test_folds_are_balanced_and_do_not_depend_on_the_order(speakers: list[Utterance]) -> None:
+    sets = an4.make_folds(speakers, 4)
+    tests = [sets[f"test_fold{i}"] for i in range(1, 5)]
+    names = [{u.speaker for u in part} for part in tests]
+    assert sorted(len(part) for part in names) == [4, 5, 5, 5]
+    assert [sum(name[0] == "f" for name in part) for part in names] == [2, 2, 2, 2]
+    words = [sum(len((u.text or "").split()) for u in part) for part in tests]
+    largest = sorted(words)[1:]  # of those with five speakers, who have 32 to 48 words each
+    assert largest[-1] - largest[0] <= 48 - 32
+    shuffled = random.Random(1).sample(speakers, len(speakers))
+    again = an4.make_folds(shuffled, 4)
+    for name, part in sets.items():
+        assert {u.id for u in again[name]} == {u.id for u in part}, name
+
+
+def test_folds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"fa": 4, "fb": 3, "fc": 2, "fd": 1, "ma": 4, "mb": 3, "mc": 2, "md": 1}
+    utterances = [Utterance(f"{name}-1", name, Path(name), "A " * count) for name, count in words.items()]
+    # fa to fold 1, fb to fold 2, fc to fold 2 (3 words, fold 1 has 4), fd to fold 1 (one woman less);
+    # both have 2 speakers, 5 words: ma to fold 1, mb to fold 2, mc to fold 2 (8 words against 9), md to 1
+    expected = {
+        "test_fold1": "fa fd ma md", "dev_fold1": "fc mc", "train_fold1": "fb mb",
+        "test_fold2": "fb fc mb mc", "dev_fold2": "fd md", "train_fold2": "fa ma",
+    }  # fmt: skip
+    monkeypatch.setattr(an4, "FOLD_DEV_UTTERANCES", 2)  # of the 4 of the next fold: every second speaker
+    sets = an4.make_folds(utterances, 2)
+    assert {name: " ".join(u.speaker for u in part) for name, part in sets.items()} == expected
+    monkeypatch.setattr(an4, "FOLD_DEV_UTTERANCES", 4)
+    with pytest.raises(UserError, match="--folds 2 leaves fold 1 no training speaker: give more folds"):
+        an4.make_folds(utterances, 2)
+
+
+def test_folds_are_written_beside_the_official_sets(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    an4.main([str(root), str(tmp_path / "official")])
+    an4.main([str(root), str(tmp_path / "data"), "--folds", "3"])
+    out = capsys.readouterr().out
+    # by words: fash 7 (YES, H I N I C H), fcaw 6, fclc 2
+    for index, (test, dev, train) in enumerate(
+        [("fash", "fcaw", "fclc"), ("fcaw", "fclc", "fash"), ("fclc", "fash", "fcaw")], 1
+    ):
+        for name, speaker in (("test", test), ("dev", dev), ("train", train)):
+            found = (tmp_path / f"data/{name}_fold{index}/spk2utt").read_text().split()[0]
+            assert (name, index, found) == (name, index, speaker)
+    assert f"{tmp_path}/data/test_fold1: 2 utterances, 1 speakers, 7 words\n" in out
+    for name in ("train", "dev", "test"):
+        assert contents(tmp_path / "data" / name) == contents(tmp_path / "official" / name)
+
+
+def test_folds_that_cannot_be(tmp_path: Path, root: Path) -> None:
+    command = [str(root), str(tmp_path / "data"), "--folds"]
+    for number in ("1", "4", "-5", "0"):
+        with pytest.raises(UserError, match=f"--folds {number}: give a number from 2 to 3, the number of"):
+            an4.main([*command, number])
+    an4.main([*command, "3"])
+    shutil.copytree(tmp_path / "data/test_fold3", tmp_path / "data/test_fold4")  # as --folds 4 leaves it
+    with pytest.raises(UserError, match="data/test_fold4 is of another number of folds than 3: remove "):
+        an4.main([*command, "3"])
+    an4.main(command[:-1])  # without folds, those that are there stay
+    edit(root / "etc/an4_train.fileids", "an4_clstk/fash/an251-fash-b", "an4test_clstk/fcaw/an406-fcaw-b")
+    edit(root / "etc/an4_train.transcription", "(an251-fash-b)", "(an406-fcaw-b)")
+    with pytest.raises(UserError, match="fcaw-an406-fcaw-b is in both lists, train and test: --folds needs"):
+        an4.main([str(root), str(tmp_path / "other"), "--folds", "3"])

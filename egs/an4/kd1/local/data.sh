@@ -6,4 +6,5 @@ set -euo pipefail
 # shellcheck source=../db.sh
 [ -n "${an4:-}" ] || . ./db.sh
 
-"${python:-python3}" -m espnet_kd prepare an4 "${an4}" data ${an4_labelled:+--labelled "${an4_labelled}"}
+"${python:-python3}" -m espnet_kd prepare an4 "${an4}" data ${an4_labelled:+--labelled "${an4_labelled}"} \
+    ${an4_folds:+--folds "${an4_folds}"}
