@@ -100,7 +100,7 @@ class Trial:
         """Its experiment, relative to the recipe."""
         row = self.variant.row
         parts = [row.slug, self.variant.length, f"seed{self.seed}"]
-        return Path(str(row.options.get("expdir", "exp"))) / "_".join(part for part in parts if part)
+        return Path(self.options.get("expdir", "exp")) / "_".join(part for part in parts if part)
 
     @property
     def options(self) -> dict[str, str]:
@@ -274,7 +274,10 @@ class _Rows:
             return spec
         _known(f"{self.path}, row {name!r}: like", "row", str(model), self.specs)
         base = self._complete(str(model), (*seen, name))
-        return merge({k: v for k, v in base.items() if k not in ("against", "like")}, spec)
+        left_out = {"against", "like"} | (
+            {"lengths"} & spec.keys()
+        )  # lengths are not added to those of the base
+        return merge({k: v for k, v in base.items() if k not in left_out}, spec)
 
     def _lengths(self, where: str, given: Any) -> dict[str, dict[str, Any]]:
         if not isinstance(given, dict):

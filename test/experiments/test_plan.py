@@ -87,6 +87,8 @@ def test_a_row_may_have_options_of_its_own_at_a_length(tmp_path: Path) -> None:
         "--max_epoch 9 --scheduler_conf max_steps=100 --criteria ctc.weight=10 --accum_grad 2".split()
     )
     assert "36" in Trial(Variant(row, "2x"), 1).args(plan.lengths)
+    text = text.replace("args: {criteria: ctc.weight=10}", "lengths: {2x: }")
+    assert list(plan_of(tmp_path, text).rows["KL, weight 10"].lengths) == ["2x"]
 
 
 def test_trials_are_in_order_of_seeds(tmp_path: Path) -> None:
@@ -110,12 +112,13 @@ def test_groups_and_frontiers_have_variants_and_rows(tmp_path: Path) -> None:
 
 
 def test_a_seed_chooses_the_fold_and_its_teacher(tmp_path: Path) -> None:
-    text = TEXT.replace('speed_perturb_factors: "", ', 'train_set: "train_fold{seed}", ').replace(
-        "    seeds: [1]\n  alone", "    seeds: [1, 2]\n  alone"
-    )
+    text = TEXT.replace('speed_perturb_factors: "", ', 'train_set: "train_fold{seed}", ')
+    text = text.replace("expdir: exp/two", 'expdir: "exp/fold{seed}"')
+    text = text.replace("    seeds: [1]\n  alone", "    seeds: [1, 2]\n  alone")
     plan = plan_of(tmp_path, text)
     trial = Trial(Variant(plan.rows["KL, weight 1"], "1x"), 2)
     assert trial.options["train_set"] == "train_fold2"
+    assert trial.directory == Path("exp/fold2/kl-weight-1_1x_seed2")
     assert [t.name for t in plan.teacher_trials(trial)] == ["Teacher, seed 2"]
 
 
