@@ -4,7 +4,8 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from espnet_kd.errors import printable
 from espnet_kd.files import atomic_path
 from espnet_kd.report.groups import Group
+from espnet_kd.report.look import Kind
 from espnet_kd.scoring import alignment
 from espnet_kd.scoring.bootstrap import rate_interval
 
@@ -186,3 +188,69 @@ def _curve(ax: Any, seeds: list[dict[int, float]], colour: str) -> Any:
     mean = [sum(seed[e] for seed in seeds) / len(seeds) for e in epochs]
     marker = "o" if len(epochs) == 1 else None
     return ax.plot(epochs, mean, color=colour, linewidth=1.8, marker=marker)[0]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a picture of error rates, in per cent.
+
+    Attributes:
+        name: what a person calls it.
+        kind: "alone" for a student without a teacher; the first of them is the baseline.
+        mean: over the seeds.
+        low: lower end of its 95 % interval; NaN if there is none.
+        high: upper end.
+        dots: error rate of each seed.
+    """
+
+    name: str
+    kind: Kind
+    mean: float
+    low: float
+    high: float
+    dots: Sequence[float]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """One statistic of one model: for each seed, epoch -> value."""
+
+    name: str
+    kind: Kind
+    seeds: Sequence[Mapping[int, float]]
+
+
+def rate_rows(
+    panels: Mapping[str, Sequence[Row]],
+    path: Path,
+    unit: str = "word",
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """Plot a panel for each set: a row for each model, its mean, interval and a dot for each seed.
+
+    Args:
+        panels: name of a set -> at most 12 rows in the order of the table; a row may be missing in a set.
+        path: the PNG.
+        unit: of the errors, "word" or "character".
+        colours: name of a row -> colour, see `look.method_colours`; None colours the methods of this picture.
+
+    Raises:
+        ValueError: more than 12 rows, or none.
+    """
+    raise NotImplementedError
+
+
+def draw_learning_curves(
+    panels: Mapping[str, Sequence[LearningCurve]], path: Path, colours: Mapping[str, str] | None = None
+) -> None:
+    """Plot a panel for each statistic; the mean over seeds is bold, each seed is thin.
+
+    Args:
+        panels: title of a panel -> at most six curves.
+        path: the PNG.
+        colours: name of a method -> colour, see `look.method_colours`; None colours those of this picture.
+
+    Raises:
+        ValueError: more than six curves, or none.
+    """
+    raise NotImplementedError
