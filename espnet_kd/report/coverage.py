@@ -115,12 +115,12 @@ def coverage_table(curves: dict[str, CoverageCurve], title: str) -> str:
 
 
 def plot_lost_mass(curves: dict[str, CoverageCurve], path: Path) -> None:
-    """Plot the mass that is lost by k, a panel for each layer, on a logarithmic scale for small differences."""
+    """Plot the mass that is lost by k, a panel for each layer, on a scale that shows small differences."""
     from espnet_kd.report import look
 
     colours = {"all": look.INK, "blank": look.GREY, "non-blank": look.METHODS[0]}
     taps = list(dict.fromkeys(name.rsplit(": ", 1)[0] for name in sorted(curves)))
-    with look.picture(path, 4.6 * len(taps), 4.0) as figure:
+    with look.picture(path, 4.2 * len(taps), 4.0) as figure:
         axes = figure.subplots(1, len(taps), sharey=True, squeeze=False)[0]
         for ax, tap in zip(axes, taps, strict=True):
             for kind, colour in colours.items():

@@ -1,4 +1,4 @@
-"""Plot the error rate against the compute of the training: what each way of training gives for what it costs."""
+"""Plot the error rate against the compute of the training, for each way of training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,14 @@ SAMPLE = (1.03, 1.09)  # where the line is repeated beside its label, in widths 
 GAP = 6.0  # between labels, in pixels
 OCTAVES = 2.1  # least width of the axis of core-hours
 PER_CENT = 2.0  # least height of the axis of error rates
+CENTRED: Mapping[str, Any] = {
+    "xytext": (0, 0),
+    "textcoords": "offset points",
+    "ha": "center",
+    "va": "center",
+    "fontsize": 10,
+}
+PLACES = ((0, 11), (10, 9), (-10, 9), (0, -12), (-14, 0), (14, 0))  # of a length, from its point, in points
 TOGETHER = 0.2  # octaves: points of one length that are closer have one label
 
 
@@ -107,9 +115,9 @@ def _check(panels: Mapping[str, Sequence[Curve]]) -> None:
         for curve in curves:
             if not curve.points:
                 raise ValueError(f"frontier, {name}: {curve.name} has no points")
-            for point in () if curve.kind == "teacher" else (*curve.points, *curve.paid):
-                if not point.core_hours > 0:
-                    raise ValueError(f"frontier, {name}: {curve.name}, {point.label}: a cost of {point.core_hours}")
+            costs = () if curve.kind == "teacher" else (*curve.points, *curve.paid)
+            if not all(point.core_hours > 0 for point in costs):
+                raise ValueError(f"frontier, {name}: {curve.name} has a cost that is not above 0")
 
 
 def _draw_panel(ax: Any, curves: Sequence[Curve], colours: Mapping[str, str]) -> list[Any]:
@@ -122,17 +130,15 @@ def _draw_panel(ax: Any, curves: Sequence[Curve], colours: Mapping[str, str]) ->
         x, mean, low, high = _columns(curve.points)
         ax.plot(x, mean, **style)
         ax.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        if len(x) == 1:  # a band has no width
+            ax.vlines(x, low, high, color=style["color"], alpha=0.45, linewidth=3)
         if curve.paid:
             x, mean, _, _ = _columns(curve.paid)
             ax.plot(x, mean, **style | {"linestyle": (0, (1, 1.6)), "markerfacecolor": "white"})
     _scale(ax)
-    return [
-        ax.text(
-            SAMPLE[1] + 0.02, _end(curve)[1], look.wrap_label(curve.name, LABEL_WIDTH), va="center", fontsize=10,
-            linespacing=1.0, transform=ax.get_yaxis_transform(),
-        )
-        for curve in curves
-    ]  # fmt: skip
+    beside = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10, "linespacing": 1.0}
+    placed = [(SAMPLE[1] + 0.02, _end(curve)[1], curve.name) for curve in curves]
+    return [ax.text(x, y, look.wrap_label(name, LABEL_WIDTH), **beside) for x, y, name in placed]
 
 
 def _columns(points: Sequence[Point]) -> list[list[float]]:
@@ -148,7 +154,7 @@ def _end(curve: Curve) -> tuple[float, float]:
 
 
 def _scale(ax: Any) -> None:
-    """Make the axis of core-hours logarithmic, with plain numbers; show no differences larger than they are."""
+    """Make the axis of core-hours logarithmic, with plain numbers, and both axes long enough to be read."""
     ax.set_xscale("log", base=2)
     low, high = (math.log2(x) for x in ax.get_xlim())
     missing = max(0.0, OCTAVES - (high - low)) / 2
@@ -156,39 +162,33 @@ def _scale(ax: Any) -> None:
     bottom, top = ax.get_ylim()
     lacking = max(0.0, PER_CENT - (top - bottom)) / 2
     ax.set(xlim=(2**low, 2**high), ylim=(bottom - lacking, top + lacking))
-    ax.xaxis.set_major_locator(FixedLocator([2.0**e for e in range(math.ceil(low), math.floor(high) + 1)]))
+    exponents = range(math.ceil(low), math.floor(high) + 1)
+    ax.xaxis.set_major_locator(FixedLocator([2.0**exponent for exponent in exponents]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
     ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _place_labels(
-    ax: Any, curves: Sequence[Curve], labels: list[Any], colours: Mapping[str, str]
+    ax: Any, curves: Sequence[Curve], labels: Sequence[Any], colours: Mapping[str, str]
 ) -> None:
-    """Move the labels apart, and connect each with the end of its curve."""
-    box = ax.get_window_extent()
+    """Move the labels apart, repeat the line beside each, and connect it with the end of its curve."""
+    box, to_axes = ax.get_window_extent(), ax.transAxes.inverted()
+    ends = ax.transData.transform([_end(curve) for curve in curves])
     heights = [label.get_window_extent().height + GAP for label in labels]
-    ends = [_end(curve) for curve in curves]
-    pixels = ax.transData.transform(ends)
-    centres = spread(pixels[:, 1].tolist(), heights, box.y0, box.y1)
-    for curve, label, pixel, centre in zip(curves, labels, pixels, centres, strict=True):
+    centres = spread(ends[:, 1].tolist(), heights, box.y0, box.y1)
+    for curve, label, end, centre in zip(curves, labels, ends, centres, strict=True):
         y = (centre - box.y0) / box.height
         label.set(y=y, transform=ax.transAxes)
         style = look.line_style(curve.name, curve.kind, colours)
-        beside = {"transform": ax.transAxes, "clip_on": False}
-        ax.plot([*SAMPLE], [y, y], **style | beside | {"marker": None})
-        if curve.kind != "teacher":
-            middle = sum(SAMPLE) / 2
-            ax.plot(middle, y, **style | beside)
-        start = ax.transAxes.inverted().transform(pixel)
-        if curve.kind == "teacher":
-            start[0] = 1
-        ax.plot(
-            [start[0], SAMPLE[0]], [start[1], y], color=style["color"], linewidth=0.8, alpha=0.6, **beside
-        )
+        style |= {"transform": ax.transAxes, "clip_on": False}
+        ax.plot([SAMPLE[0], sum(SAMPLE) / 2, SAMPLE[1]], [y, y, y], **style, markevery=[1])
+        x_end, y_end = to_axes.transform(end)
+        thin = {"marker": None, "linestyle": "-", "linewidth": 0.8, "alpha": 0.6}
+        ax.plot([1 if curve.kind == "teacher" else x_end, SAMPLE[0]], [y_end, y], **style | thin)
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Return centres of labels that do not overlap, each as close as possible to where it should be.
+    """Return centres of labels that do not overlap, each close to where it should be.
 
     Args:
         wanted: where the centres should be.
@@ -196,45 +196,40 @@ def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: 
         low: where the lowest label may begin.
         high: where the highest may end; if all of them do not fit, they go beyond it.
     """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    blocks: list[tuple[list[int], float]] = []  # labels that touch each other, and where they begin
-    for i in order:
-        members, start = [i], wanted[i] - heights[i] / 2
+    blocks: list[list[int]] = []  # labels that touch each other, from below
+    starts: list[float] = []  # where each block begins
+    for label in sorted(range(len(wanted)), key=lambda i: wanted[i]):
+        block = [label]
         while True:
-            size = sum(heights[m] for m in members)
-            start = max(min(start, high - size), low)
-            if not blocks or blocks[-1][1] + sum(heights[m] for m in blocks[-1][0]) <= start:
+            below = np.cumsum([0.0, *(heights[i] for i in block)])  # what the others of the block take
+            begin = np.mean([wanted[i] - heights[i] / 2 - b for i, b in zip(block, below, strict=False)])
+            begin = max(min(float(begin), high - below[-1]), low)
+            if not blocks or starts[-1] + sum(heights[i] for i in blocks[-1]) <= begin:
                 break
-            members = blocks.pop()[0] + members
-            offsets = np.cumsum([0, *(heights[m] for m in members[:-1])])
-            start = float(np.mean([wanted[m] - heights[m] / 2 - o for m, o in zip(members, offsets, strict=True)]))
-        blocks.append((members, start))
+            starts.pop()
+            block = blocks.pop() + block
+        blocks.append(block)
+        starts.append(begin)
     centres = [0.0] * len(wanted)
-    for members, start in blocks:
-        for m in members:
-            centres[m] = start + heights[m] / 2
-            start += heights[m]
+    for block, begin in zip(blocks, starts, strict=True):
+        for i in block:
+            centres[i] = begin + heights[i] / 2
+            begin += heights[i]
     return centres
 
 
 def _mark_lengths(ax: Any, curves: Sequence[Curve]) -> None:
-    """Write the lengths beside the points, where they cover neither points nor each other.
-
-    Points of one length that are one above the other have one label, above the highest of them.
-    """
+    """Write the lengths beside the points, where they cover neither points nor each other."""
     points = [point for curve in curves if curve.kind != "teacher" for point in curve.points]
     pixels = ax.transData.transform([(point.core_hours, point.mean) for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
-    for point, (x, y) in sorted(zip(points, pixels.tolist(), strict=True), key=lambda found: -found[1][1]):
-        octaves = [math.log2(point.core_hours / p.core_hours) for p in points if p.label == point.label and p.mean > point.mean]
-        if any(abs(distance) <= TOGETHER for distance in octaves):
-            continue
-        text = ax.annotate(
-            look.plain_text(point.label), (point.core_hours, point.mean), xytext=(0, 0), ha="center", va="center",
-            textcoords="offset points", fontsize=10, zorder=5,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )  # fmt: skip
-        for place in ((0, 11), (10, 9), (-10, 9), (0, -12), (-14, 0), (14, 0)):
+    white = [withStroke(linewidth=3, foreground="white")]
+    for point in sorted(points, key=lambda point: (-point.mean, point.core_hours)):
+        if any(_is_above(other, point) for other in points):
+            continue  # one label serves both
+        where = (point.core_hours, point.mean)
+        text = ax.annotate(look.plain_text(point.label), where, **CENTRED, path_effects=white, zorder=5)
+        for place in PLACES:
             text.xyann = place
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
@@ -242,3 +237,9 @@ def _mark_lengths(ax: Any, curves: Sequence[Curve]) -> None:
                 break
         else:
             text.remove()
+
+
+def _is_above(other: Point, point: Point) -> bool:
+    """Return whether a point of the same length is above another, at about the same cost."""
+    octaves = abs(math.log2(other.core_hours / point.core_hours))
+    return other.label == point.label and other.mean > point.mean and octaves <= TOGETHER

@@ -1,7 +1,7 @@
 """The look of every picture: colours, fonts, sizes, and the file that is written.
 
-Colours: methods have five that colour-blind readers can tell apart, from each other and from the grey of
-the student alone (a distance of at least 24 in CIELAB for protan, deutan and tritan readers); the teacher is a dashed line.
+The five colours of methods can be told apart, also by colour-blind readers: from each other and from the grey
+of the student alone they are at least 24 apart in CIELAB, as seen without one of the three kinds of cones.
 """
 
 import re

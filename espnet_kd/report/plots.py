@@ -1,7 +1,7 @@
 """Plots of error rates, a row for each model, and of learning curves."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "task loss (nats)": ("loss_task", "loss"),
 }
 ROWS = 12  # at most in a picture
+ROW_INCHES = 0.4  # height of a row
 NAME_WIDTH = 34  # characters of a line of a name
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2)))
 HEADROOM = 1.2  # top of a panel of learning curves, relative to the highest value of models without a teacher
@@ -79,12 +80,14 @@ def rate_rows(
     if colours is None:
         colours = look.method_colours(name for name, kind in kinds.items() if kind == "method")
     names = [look.wrap_label(name, NAME_WIDTH) for name in kinds]
-    lines = sum(1 + 0.55 * name.count("\n") for name in names)
-    with look.picture(path, 3.4 + 3.6 * len(panels), 1.3 + 0.38 * lines) as figure:
+    heights = [1 + 0.5 * name.count("\n") for name in names]  # of a row; a single line has 1
+    centres = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
+    places = dict(zip(kinds, centres, strict=True))
+    with look.picture(path, 3.4 + 3.6 * len(panels), 1.2 + ROW_INCHES * sum(heights)) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (name, rows) in zip(axes, panels.items(), strict=True):
             for row in rows:
-                _draw_row(ax, list(kinds).index(row.name), row, colours)
+                _draw_row(ax, places[row.name], row, colours)
             for kind in ("alone", "teacher"):
                 for row in [row for row in rows if row.kind == kind][:1]:
                     style = look.line_style(row.name, row.kind, colours)
@@ -94,17 +97,17 @@ def rate_rows(
             ax.grid(axis="y", visible=False)
             ax.tick_params(axis="y", length=0)
             ax.spines["left"].set_visible(False)
-        axes[0].set_yticks(range(len(kinds)), names)
-        axes[0].set_ylim(len(kinds) - 0.4, -0.6)  # all panels share it; the first row is on top
+        axes[0].set_yticks(centres, names)
+        axes[0].set_ylim(sum(heights) + 0.1, -0.1)  # all panels share it; the first row is on top
 
 
-def _draw_row(ax: Any, y: int, row: Row, colours: Mapping[str, str]) -> None:
+def _draw_row(ax: Any, y: float, row: Row, colours: Mapping[str, str]) -> None:
     style = look.line_style(row.name, row.kind, colours)
     colour = style["color"]
-    ax.plot([row.low, row.high], [y, y], color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt", zorder=2.5)
+    ax.hlines(y, row.low, row.high, color=colour, linewidth=3, alpha=0.45, zorder=2.5)
     ax.plot(row.mean, y, marker=style.get("marker", "o"), color=colour, markersize=8, zorder=3)
     if len(row.dots) > 1:
-        below = [y + 0.26] * len(row.dots)
+        below = [y + 0.28] * len(row.dots)
         ax.plot(row.dots, below, "o", color="white", mec=colour, mew=0.9, markersize=3.5, zorder=4)
     ax.text(1.01, y, f"{row.mean:.1f}", va="center", fontsize=10, transform=ax.get_yaxis_transform())
 

@@ -1,6 +1,5 @@
 """Plot the CTC posteriors of teacher and students for one utterance over time."""
 
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,16 +44,12 @@ def choose_models(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]
         Label and first run of each.
     """
 
-    def rate(group: Group) -> tuple[float, str]:
-        rates = group.rates(valid_set)
-        return (statistics.mean(rates) if rates else float("inf"), group.name)
-
     chosen = []
     for kind in ("teacher", "student", "distilled"):
         of_kind = [g for g in groups if g.kind == kind and (kind != "student" or g.baseline is None)]
         of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # not a single model
         if of_kind:
-            chosen.append(min(of_kind, key=rate))
+            chosen.append(min(of_kind, key=lambda g: (g.mean_rate(valid_set), g.name)))
     return [(f"{g.label} (seed {g.runs[0].seed})", g.runs[0]) for g in chosen]
 
 
@@ -148,7 +143,7 @@ def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[s
         for t in peaks(curve):
             if curve[t] >= others[t].max():  # only the most probable token of a frame is named
                 ax.annotate(
-                    _token_text(token), (times[t], curve[t]), xytext=(0, 3), textcoords="offset points",
+                    _token_text(token), (times[t], curve[t]), xytext=(0, 4), textcoords="offset points",
                     ha="center", color=colour[token], fontsize=11 if len(_token_text(token)) == 1 else 8,
                     annotation_clip=False,
                 )  # fmt: skip
