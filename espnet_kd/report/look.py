@@ -48,7 +48,7 @@ def fallback_fonts(installed: Collection[str]) -> list[str]:
     return [name for name in CJK_FONTS if name in installed]
 
 
-STYLE: Mapping[str, Any] = {
+STYLE: Mapping[Any, Any] = {
     "font.family": ["sans-serif", *fallback_fonts(fontManager.get_font_names())],
     "font.size": 11,
     "axes.titlesize": 12,
