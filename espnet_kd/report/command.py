@@ -132,14 +132,10 @@ def _check_values(run: Run) -> None:
 
 def draw_plots(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
     """Draw every plot for which there are data; return caption -> file."""
-    from espnet_kd.report import plots
+    from espnet_kd.report import group_plots
 
     directory = Path(args.images)
-    bars = directory / f"{args.metric}.png"
-    plots.rate_bars(groups, sets, bars)
-    drawn = {f"{args.metric.upper()} with 95 % intervals (bootstrap over utterances); a dot is a seed": bars}
-    if plots.learning_curves(groups, directory / "learning_curves.png"):
-        drawn["Validation set by epoch; thin lines are seeds"] = directory / "learning_curves.png"
+    drawn = group_plots.draw_rates(groups, sets, directory) | group_plots.draw_curves(groups, sets, directory)
     if args.valid_set and not args.no_posteriors:
         drawn |= _draw_utterance(groups, args, directory)
     return drawn

@@ -115,18 +115,20 @@ def coverage_table(curves: dict[str, CoverageCurve], title: str) -> str:
 
 
 def plot_lost_mass(curves: dict[str, CoverageCurve], path: Path) -> None:
-    """Plot the mass that is lost by k, on a logarithmic scale, which shows small differences."""
-    from matplotlib.figure import Figure
+    """Plot the mass that is lost by k, a panel for each layer, on a scale that shows small differences."""
+    from espnet_kd.report import look
 
-    from espnet_kd.report.plots import COLOURS, save
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    ax = figure.subplots()
-    for (name, curve), colour in zip(sorted(curves.items()), COLOURS, strict=False):
-        lost = np.maximum(1 - curve.mass, 1e-6)
-        ax.plot(np.arange(1, len(lost) + 1), lost, label=f"{name} ({curve.positions})", color=colour)
-    ax.set(xlabel="k", ylabel="mass that is not kept, 1 - m", yscale="log")
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    save(figure, path)
+    colours = {"all": look.INK, "blank": look.GREY, "non-blank": look.METHODS[0]}
+    taps = list(dict.fromkeys(name.rsplit(": ", 1)[0] for name in sorted(curves)))
+    with look.picture(path, 4.2 * len(taps), 4.0) as figure:
+        axes = figure.subplots(1, len(taps), sharey=True, squeeze=False)[0]
+        for ax, tap in zip(axes, taps, strict=True):
+            for kind, colour in colours.items():
+                curve = curves.get(f"{tap}: {kind}")
+                if curve is not None:
+                    lost = np.maximum(1 - curve.mass, 1e-6)
+                    label = f"{kind} ({curve.positions} positions)"
+                    ax.plot(np.arange(1, len(lost) + 1), lost, label=label, color=colour)
+            ax.set(title=look.plain_text(tap), xlabel="k", yscale="log")
+            ax.legend(loc="upper right")
+        axes[0].set_ylabel("mass that is not kept")

@@ -137,24 +137,21 @@ def plot_weights(
     panel: posteriors.Panel, curves: list[WeightCurve], seconds: float, title: str, path: Path
 ) -> None:
     """Plot the weights above the posteriors, on one axis of time."""
-    from matplotlib.figure import Figure
+    from espnet_kd.report import look
 
-    from espnet_kd.report.plots import plain_text, save
-
-    figure = Figure(figsize=(min(max(8.0, 4.0 * seconds), 18.0), 4.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    for curve in curves:
-        above.plot(_times(len(curve.weights), seconds), curve.weights, label=curve.label, marker=".")
-    above.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
-    above.set(ylabel="frame weight, mean 1", ylim=(0, None))
-    above.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    above.spines[["top", "right"]].set_visible(False)
-    posteriors.draw_panel(below, _times(len(panel.posteriors), seconds), panel, posteriors.colours([panel]))
-    below.set_xlabel("time (s); grey: blank")
-    below.set_xlim(0, seconds)
-    below.set_title(plain_text(f"{panel.label}, {len(panel.posteriors)} frames"), loc="left", fontsize=10)
-    figure.suptitle(plain_text(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
-    save(figure, path)
+    with look.picture(path, posteriors.picture_width(seconds), 4.8) as figure:
+        above, below = figure.subplots(2, 1, sharex=True)
+        for curve, colour in zip(curves, look.METHODS, strict=False):
+            times = _times(len(curve.weights), seconds)
+            above.plot(times, curve.weights, label=look.plain_text(curve.label), marker=".", color=colour)
+        above.axhline(1.0, color=look.GREY, linewidth=1, linestyle=":")
+        above.set(ylabel="frame weight, mean 1", ylim=(0, None))
+        above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(curves))
+        times = _times(len(panel.posteriors), seconds)
+        posteriors.draw_panel(below, times, panel, posteriors.colours([panel]))
+        heading = look.plain_text(f"{panel.label}, {len(panel.posteriors)} frames")
+        below.set_title(heading, loc="left", fontsize=10)
+        posteriors.finish(figure, below, seconds, title)
 
 
 def _times(frames: int, seconds: float) -> NDArray[Any]:

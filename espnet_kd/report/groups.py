@@ -69,6 +69,11 @@ class Group:
         """Return the error rate of each run in per cent."""
         return [run.scores[name].rate(kind or self.metric) for run in self.scored(name)]
 
+    def mean_rate(self, name: str) -> float:
+        """Return the mean error rate of the runs in per cent; infinity if none has a score."""
+        rates = self.rates(name)
+        return statistics.mean(rates) if rates else math.inf
+
 
 def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     """Group runs, name the groups and find their baselines; return them in the order of a table."""

@@ -1,6 +1,5 @@
 """Plot the CTC posteriors of teacher and students for one utterance over time."""
 
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,14 @@ from espnet_kd.files import read_table
 from espnet_kd.report.groups import Group
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from espnet_kd.report.run import Run
 VISIBLE = 0.05  # tokens whose posterior is always below this are not drawn
 LABELLED = 0.3  # peaks of at least this height get the name of the token
 FLOOR = 0.01  # below this, the curve of a token is not drawn
+SPACE = "\u2423"  # a sign for it
+LONGEST_TITLE = 80  # characters
 SECONDS = (1.5, 4.0)  # length of the default utterance, so that the plot is readable
 
 
@@ -41,16 +44,12 @@ def choose_models(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]
         Label and first run of each.
     """
 
-    def rate(group: Group) -> tuple[float, str]:
-        rates = group.rates(valid_set)
-        return (statistics.mean(rates) if rates else float("inf"), group.name)
-
     chosen = []
     for kind in ("teacher", "student", "distilled"):
         of_kind = [g for g in groups if g.kind == kind and (kind != "student" or g.baseline is None)]
         of_kind = [g for g in of_kind if "ensemble" not in g.runs[0].info]  # not a single model
         if of_kind:
-            chosen.append(min(of_kind, key=rate))
+            chosen.append(min(of_kind, key=lambda g: (g.mean_rate(valid_set), g.name)))
     return [(f"{g.label} (seed {g.runs[0].seed})", g.runs[0]) for g in chosen]
 
 
@@ -102,30 +101,40 @@ def compute_posteriors(label: str, run: "Run", speech: NDArray[np.float32]) -> P
 
 def plot_panels(panels: list[Panel], seconds: float, title: str, path: Path) -> None:
     """Draw panels above a common axis of time; the value of a frame is at its middle."""
-    from matplotlib.figure import Figure
-
-    from espnet_kd.report.plots import plain_text, save
+    from espnet_kd.report import look
 
     colour = colours(panels)
-    width = min(max(8.0, 4.0 * seconds), 18.0)
-    figure = Figure(figsize=(width, 0.9 + 1.75 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, panel in zip(axes, panels, strict=True):
-        frames = len(panel.posteriors)
-        times = (np.arange(frames) + 0.5) * seconds / frames
-        draw_panel(ax, times, panel, colour)
-        ax.set_title(plain_text(f"{panel.label}, {frames} frames"), loc="left", fontsize=10)
-    axes[-1].set_xlabel("time (s); grey: blank")
-    axes[0].set_xlim(0, seconds)
-    figure.suptitle(plain_text(title if len(title) < 100 else f"{title[:97]}..."), fontsize=11)
-    save(figure, path)
+    with look.picture(path, picture_width(seconds), 0.9 + 1.75 * len(panels)) as figure:
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, panel in zip(axes, panels, strict=True):
+            frames = len(panel.posteriors)
+            times = (np.arange(frames) + 0.5) * seconds / frames
+            draw_panel(ax, times, panel, colour)
+            ax.set_title(look.plain_text(f"{panel.label}, {frames} frames"), loc="left", fontsize=10)
+        finish(figure, axes[-1], seconds, title)
 
 
-def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[str, Any]) -> None:
+def finish(figure: "Figure", lowest: Any, seconds: float, title: str) -> None:
+    """Write the title of a picture of an utterance, and its axis of time under the lowest panel."""
+    from espnet_kd.report import look
+
+    lowest.set(xlabel=f"time (s); grey: blank, {SPACE}: space", xlim=(0, seconds))
+    shown = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 3]}..."
+    figure.suptitle(look.plain_text(shown), fontsize=12)
+
+
+def picture_width(seconds: float) -> float:
+    """Return the width in inches of a picture of an utterance."""
+    return min(max(8.0, 3.2 * seconds), 14.0)
+
+
+def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[str, str]) -> None:
     """Draw the curves of a panel over the times of its frames, (T,)."""
+    from espnet_kd.report import look
+
     blank = panel.posteriors[:, 0]
-    ax.fill_between(times, blank, color="0.88", linewidth=0)
-    ax.plot(times, blank, color="0.7", linewidth=0.8)
+    ax.fill_between(times, blank, color=look.GREY, alpha=0.25, linewidth=0)
+    ax.plot(times, blank, color=look.GREY, linewidth=0.8)
     others = panel.posteriors[:, 1:]
     for v in np.flatnonzero(others.max(axis=0) >= VISIBLE) + 1:
         curve = panel.posteriors[:, v]
@@ -134,12 +143,12 @@ def draw_panel(ax: Any, times: NDArray[np.float64], panel: Panel, colour: dict[s
         for t in peaks(curve):
             if curve[t] >= others[t].max():  # only the most probable token of a frame is named
                 ax.annotate(
-                    _token_text(token), (times[t], curve[t]), xytext=(0, 3), textcoords="offset points",
-                    ha="center", color=colour[token], fontsize=9 if len(token) == 1 else 7,
+                    _token_text(token), (times[t], curve[t]), xytext=(0, 4), textcoords="offset points",
+                    ha="center", color=colour[token], fontsize=11 if len(_token_text(token)) == 1 else 8,
                     annotation_clip=False,
                 )  # fmt: skip
-    ax.set(ylim=(0, 1.2), ylabel="posterior", yticks=[0, 0.5, 1])
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(ylim=(0, 1.25), ylabel="posterior", yticks=[0, 0.5, 1])
+    ax.grid(visible=False)
 
 
 def peaks(curve: NDArray[np.floating[Any]]) -> list[int]:
@@ -157,22 +166,21 @@ def _without_floor(curve: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]
 
 def _token_text(token: str) -> str:
     """Return the text of a token; a word boundary is a token of its own or, in BPE, the start of one."""
-    from espnet_kd.report.plots import plain_text
+    from espnet_kd.report.look import plain_text
 
-    return "space" if token in ("<space>", "\u2581") else plain_text(token.replace("\u2581", "_"))
+    return SPACE if token in ("<space>", "\u2581") else plain_text(token.replace("\u2581", SPACE))
 
 
-def colours(panels: list[Panel]) -> dict[str, Any]:
+def colours(panels: list[Panel]) -> dict[str, str]:
     """Return token -> colour, the same in all panels; tokens that follow one another differ."""
-    from matplotlib import colormaps
+    from espnet_kd.report.look import CYCLE
 
-    palette = [colormaps["tab10"](i) for i in range(10) if i != 7]  # 7 is the grey of the blank
     order: list[str] = []
     for panel in panels:
         for v in panel.posteriors.argmax(axis=1):
             order.append(panel.tokens[v])
         order += [panel.tokens[v] for v in range(1, len(panel.tokens))]
-    return {token: palette[i % len(palette)] for i, token in enumerate(dict.fromkeys(order))}
+    return {token: CYCLE[i % len(CYCLE)] for i, token in enumerate(dict.fromkeys(order))}
 
 
 def choose_utterance(data: Path, wavs: dict[str, str]) -> str:
