@@ -25,18 +25,13 @@ def test_folds_at_the_same_time_keep_apart_and_leave_the_official_sets(tmp_path:
         names = [word for name, option in sets.items() for word in (option, f"{name}_fold{fold}")]
         run(recipe, *options, "--an4_folds", "3", *names, "--lang", f"en_fold{fold}")
 
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(prepare, (1, 2, 3)))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(prepare, (1, 2)))
     made = contents(recipe / "data") | contents(recipe / "dump")
     assert {name: made[name] for name in official} == official
-    tested = []
-    for fold, speaker in enumerate(("fclc", "fash", "fcaw"), 1):  # of the training set
+    for fold, speaker in ((1, "fclc"), (2, "fash")):  # of the training set
         text = (recipe / f"dump/raw/train_fold{fold}/text").read_text()
         assert {line.split("-")[0] for line in text.splitlines()} == {speaker}
         tokens = (recipe / f"data/en_fold{fold}_token_list/char/tokens.txt").read_text().split()
         words = [line.split(maxsplit=1)[1] for line in text.splitlines()]
         assert set(tokens[1:-1]) - {"<unk>", "<space>"} == set("".join(words)) - {" "}
-        tested += (recipe / f"dump/raw/test_fold{fold}/text").read_text().splitlines()
-    assert sorted(line.split()[0] for line in tested) == [
-        "fash-an251-fash-b", "fash-cen1-fash-b", "fcaw-an406-fcaw-b", "fclc-an101-fclc-b"
-    ]  # fmt: skip
