@@ -200,6 +200,9 @@ def test_folds_test_each_utterance_once_and_share_no_speaker(speakers: list[Utte
         assert sum(len({u.speaker for u in part}) for part in fold) == 19
         following = {u.speaker for u in sets[f"test_fold{i % number + 1}"]}
         assert {u.speaker for u in sets[f"dev_fold{i}"]} <= following
+    for sex in "fm":
+        names = [{u.speaker for u in sets[f"test_fold{i + 1}"] if u.speaker[0] == sex} for i in range(number)]
+        assert max(map(len, names)) - min(map(len, names)) <= 1
 
 
 def test_folds_are_balanced_and_do_not_depend_on_the_order(speakers: list[Utterance]) -> None:
@@ -232,6 +235,15 @@ def test_folds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(an4, "FOLD_DEV_UTTERANCES", 4)
     with pytest.raises(UserError, match="--folds 2 leaves fold 1 no training speaker: give more folds"):
         an4.make_folds(utterances, 2)
+
+
+def test_folds_share_out_each_sex_before_they_balance_words() -> None:
+    """The folds' women have 9 + 9, 9 + 5 and 9 words. By words alone, fold 3 would get three men, with a word each."""
+    words = {"fa": 9, "fb": 9, "fc": 9, "fd": 9, "fe": 5, "ma": 1, "mb": 1, "mc": 1, "md": 1, "me": 1}
+    utterances = [Utterance(f"{name}-1", name, Path(name), "A " * count) for name, count in words.items()]
+    sets = an4.make_folds(utterances, 3)
+    tests = [[u.speaker[0] for u in sets[f"test_fold{i}"]] for i in (1, 2, 3)]
+    assert [(names.count("f"), names.count("m")) for names in tests] == [(2, 1), (2, 2), (1, 2)]
 
 
 def test_folds_are_written_beside_the_official_sets(
