@@ -123,7 +123,7 @@ def rate_bars(groups: list[Group], sets: list[str], path: Path) -> None:
 
 def _bar(ax: Any, y: int, group: Group, name: str, colour: str) -> float:
     """Draw one bar; return its right end."""
-    interval = rate_interval(*group.counts(name))
+    interval = rate_interval(group.errors(name))
     ax.barh(y, interval.value, height=0.62, color=colour, alpha=0.75)
     sides = [[interval.value - interval.low], [interval.high - interval.value]]
     ax.errorbar(interval.value, y, xerr=sides, color="black", capsize=4, linewidth=1.2)
