@@ -137,7 +137,8 @@ def draw_plots(groups: list[Group], sets: list[str], args: argparse.Namespace) -
     directory = Path(args.images)
     bars = directory / f"{args.metric}.png"
     plots.rate_bars(groups, sets, bars)
-    drawn = {f"{args.metric.upper()} with 95 % intervals (bootstrap over seeds and utterances); a dot is a seed": bars}
+    err = args.metric.upper()
+    drawn = {f"{err} with 95 % intervals (bootstrap over seeds and utterances); a dot is a seed": bars}
     if plots.learning_curves(groups, directory / "learning_curves.png"):
         drawn["Validation set by epoch; thin lines are seeds"] = directory / "learning_curves.png"
     if args.valid_set and not args.no_posteriors:

@@ -52,8 +52,8 @@ def notes(metric: str) -> str:
     return f"""\
 {rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
 the seeds; S/D/I: substitutions, deletions and insertions among them. Against the student: {err} less that of
-the student that was trained without a teacher for the same number of updates, in percentage points and relative
-to it, over the seeds that both have. Interval and p: {BOOTSTRAP}"""
+the student that was trained without a teacher for the same number of updates, in percentage points and
+relative to it, over the seeds that both have. Interval and p: {BOOTSTRAP}"""
 
 
 def results(groups: list[Group], name: str) -> str:

@@ -11,9 +11,9 @@ Resampling n seeds underestimates their variance: on average by the factor (n - 
 the estimate itself is uncertain. So the deviations of the seeds are multiplied by sqrt(n / (n - 1)), and all
 deviations of a resample by sqrt(d / x), where x is drawn from the chi-squared distribution with d degrees of
 freedom, as in Student's t; d is n - 1 where the seeds make all of the variance, and large where the
-utterances do (Satterthwaite's formula). In simulations, ``test/scoring/test_bootstrap.py``, intervals of three
-and five seeds contain the true difference in 92 to 99 % of the cases, without these corrections in only
-84 % where the seeds make most of the variance, and over utterances alone in 56 %. With one seed, only
+utterances do (Satterthwaite's formula). In simulations, as in ``test/scoring/test_bootstrap.py``, intervals
+of three and five seeds contain the true difference in 92 to 99 % of the cases, without these corrections in
+only 84 % where the seeds make most of the variance, and over utterances alone in 56 %. With one seed, only
 utterances are drawn, and the interval speaks of that training alone.
 
 Source:
