@@ -11,7 +11,7 @@ from espnet_kd.commands.progress import GrowingFile, Training
 from espnet_kd.config import split_words
 from espnet_kd.errors import UserError, printable
 from espnet_kd.experiments import runner
-from espnet_kd.experiments.plan import Plan, Trial, Variant, read_plan, variants_of
+from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, read_plan, variants_of
 from espnet_kd.experiments.trials import RUN, State, select
 
 HOUR = 3600.0  # seconds
@@ -107,7 +107,7 @@ def estimated_hours(state: State, trial: Trial) -> float | None:
     """
     row, length = trial.variant.row, trial.variant.length
     if row.best_of:
-        candidate = state.plan.rows[row.best_of[0]]
+        candidate = chosen(row, state.plan.rows[row.best_of[0]])
         return estimated_hours(state, Trial(Variant(candidate, length), trial.seed))
     known: list[tuple[tuple[bool, ...], bool, int, float]] = []
     for other in state.trials():
@@ -164,9 +164,11 @@ def cell(state: State, trial: Trial) -> str:
     """Return the state of a trial in a word or two."""
     if trial.variant.row.best_of:
         return "waits"
-    if state.is_known(trial):
-        record = state.record(trial)
-        return f"{record.rate(state.plan.sets(trial)[-1], state.plan.metric):.1f}" if record else "done"
+    record = state.record(trial)
+    if record and state.is_recorded(trial):
+        return f"{record.rate(state.plan.sets(trial)[-1], state.plan.metric):.1f}"
+    if state.is_here(trial):
+        return "done"
     epoch = _epoch(trial)
     if runner.is_running(trial):
         return epoch or "starts"

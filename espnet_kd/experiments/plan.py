@@ -122,7 +122,7 @@ class Trial:
         """Name of the directory of decoded sets in an experiment: each way of decoding has its own."""
         given = self.options
         words = ["decode", *(given[key] for key in DECODING if given.get(key))]
-        return given.get("inference_tag") or re.sub(r"[^A-Za-z0-9.,=+]+", "-", "_".join(words)).strip("-.")
+        return given.get("inference_tag") or re.sub(r"[^A-Za-z0-9_.,=+]+", "-", "_".join(words)).strip("-.")
 
     @property
     def options(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -80,7 +81,12 @@ def tasks_of(state: State, trials: list[Trial], data_options: list[str]) -> list
 
 
 def run_logged(
-    words: list[str], directory: Path, log: Path, is_stopped: Callable[[], bool], pause: float = PAUSE
+    words: list[str],
+    directory: Path,
+    log: Path,
+    is_stopped: Callable[[], bool],
+    is_done: Callable[[], bool] = lambda: False,
+    pause: float = PAUSE,
 ) -> int:
     """Run a command, append what it prints to a log, and return its exit status.
 
@@ -89,6 +95,7 @@ def run_logged(
         directory: where it runs.
         log: locked while the command or one of its children lives.
         is_stopped: asked repeatedly; when it returns True, the command and its children are ended.
+        is_done: asked after the end of a command of an earlier run; when it returns True, there is nothing to do.
         pause: seconds between two questions.
 
     Returns:
@@ -96,10 +103,14 @@ def run_logged(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
+        waited = False
         while not _lock(out):  # a training of a run that was killed
             if is_stopped():
                 return STOPPED
+            waited = True
             time.sleep(pause)
+        if waited and is_done():
+            return 0
         out.write(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')}\n{shlex.join(words)}\n")
         out.flush()
         process = subprocess.Popen(
@@ -153,7 +164,7 @@ def _on_worker(words: list[str], directory: Path, log: Path, name: str) -> int:
     """Run a command on a worker of a Dask cluster, until the event of this name is set."""
     from dask.distributed import Event
 
-    return run_logged(words, directory, log, Event(name).is_set, 4 * PAUSE)
+    return run_logged(words, directory, log, Event(name).is_set, pause=4 * PAUSE)
 
 
 @dataclass
@@ -237,6 +248,9 @@ class Runner:
                 f"{task.trial.directory} has no scores of {sets}, or was trained by another command than "
                 "the plan's: remove it to train it again"
             )
+        self.record_finished()
+        if task.key in self.failed:
+            raise UserError(self.failed[task.key][1])
         # Rows of best_of count once they are decided.
         trials = [trial for trial in self.seen.values() if not trial.variant.row.best_of]
         done = sum(map(self.state.is_known, trials))
@@ -327,7 +341,12 @@ def caller(runner: Runner, cluster: parallel.Cluster | None) -> Iterator[Callabl
     """
     here = Path.cwd()
     if cluster is None:
-        yield lambda task: run_logged(task.words, here, task.log, runner.stop.is_set)
+
+        def call_here(task: Task) -> int:
+            is_done = partial(runner.state.is_here, task.trial) if task.trial else lambda: False
+            return run_logged(task.words, here, task.log, runner.stop.is_set, is_done)
+
+        yield call_here
         return
     from dask.distributed import Event, KilledWorker
 
