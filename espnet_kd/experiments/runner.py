@@ -95,7 +95,7 @@ def run_logged(
         directory: where it runs.
         log: locked while the command or one of its children lives.
         is_stopped: asked repeatedly; when it returns True, the command and its children are ended.
-        is_done: asked after the end of a command of an earlier run; when it returns True, there is nothing to do.
+        is_done: asked if another run of the command had to end first; when it returns True, nothing is done.
         pause: seconds between two questions.
 
     Returns:
