@@ -86,6 +86,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "--teacher exp/teacher --data dump/raw/dev --out coverage",
         ),
     },
+    "experiments": {
+        "experiments": Command(
+            "espnet_kd.experiments.command",
+            "train and decode the rows of a plan, or show what there is to do",
+            "plans/tutornet.yaml --dry_run",
+        ),
+    },
     "decode and score": {
         "decode-ensemble": Command(
             "espnet_kd.decoding.command",

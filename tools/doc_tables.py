@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from espnet_kd.command_line import GROUPS, example  # noqa: E402
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E402
 from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
+from espnet_kd.experiments.command import parser as experiments_parser  # noqa: E402
 from espnet_kd.methods import registered  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
 from espnet_kd.methods.sampling import sampling_probability  # noqa: E402
@@ -287,6 +288,13 @@ def recipe_options() -> str:
     return "\n".join(parts)
 
 
+def experiments() -> str:
+    """Return the options of `espnet-kd experiments`, with the texts of its `--help`."""
+    actions = [action for action in experiments_parser()._actions[1:] if action.option_strings]
+    keys = [Key(action.option_strings[0], "", "", action.help % vars(action)) for action in actions]
+    return table(keys).replace("| key |", "| option |")
+
+
 def folders() -> str:
     """Return the parts of the package with the first lines of their docstrings."""
     lines = ["| part | what |", "| --- | --- |"]
@@ -321,6 +329,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,
     "recipe options": recipe_options,
+    "experiments": experiments,
     "folders": folders,
     "commands": commands,
 }

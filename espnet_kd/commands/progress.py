@@ -220,10 +220,11 @@ def follow(log: GrowingFile, title: str, running: Callable[[], bool]) -> None:
 def _status(training: Training, left: float | None) -> str:
     if left is None or training.fraction >= 1:
         return str(training)
-    return f"{training}, {_duration(left)} left"
+    return f"{training}, {duration(left)} left"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as people read it, such as ``12 min``."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{round(seconds)} s"

@@ -30,6 +30,10 @@ RESERVED = frozenset(
     """.split()
 )
 
+# Options of run.sh that say how a model is decoded.
+DECODING = ("inference_config", "teacher_inference_config", "inference_args", "inference_asr_model")
+Key = tuple[str, int, str | None]  # row, seed, length: what tells one training of a plan from another
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -96,11 +100,29 @@ class Trial:
         return f"{self.variant.name}, seed {self.seed}"
 
     @property
+    def key(self) -> Key:
+        """Its row, seed and length."""
+        return self.variant.row.name, self.seed, self.variant.length
+
+    @property
     def directory(self) -> Path:
         """Its experiment, relative to the recipe."""
         row = self.variant.row
         parts = [row.slug, self.variant.length, f"seed{self.seed}"]
         return Path(self.options.get("expdir", "exp")) / "_".join(part for part in parts if part)
+
+    @property
+    def model(self) -> Path:
+        """The experiment that is decoded: of a mutual training, once there is one, that of its first peer."""
+        first = self.directory.with_name(f"{self.directory.name}_peer1")
+        return first if first.is_dir() else self.directory
+
+    @property
+    def inference_tag(self) -> str:
+        """Name of the directory of decoded sets in an experiment: each way of decoding has its own."""
+        given = self.options
+        words = ["decode", *(given[key] for key in DECODING if given.get(key))]
+        return given.get("inference_tag") or re.sub(r"[^A-Za-z0-9_.,=+]+", "-", "_".join(words)).strip("-.")
 
     @property
     def options(self) -> dict[str, str]:
@@ -186,7 +208,8 @@ def variants_of(row: Row) -> list[Variant]:
 
 def chosen(row: Row, best: Row) -> Row:
     """Return the row ``best`` with the name, seeds and lengths of the ``best_of`` row that chose it."""
-    return replace(best, seeds=row.seeds, lengths=row.lengths or best.lengths)
+    own = {length: merge(best.lengths.get(length, {}), given) for length, given in row.lengths.items()}
+    return replace(best, seeds=row.seeds, lengths=own or best.lengths)
 
 
 def read_plan(path: str | Path) -> Plan:

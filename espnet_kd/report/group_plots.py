@@ -34,7 +34,7 @@ def draw_rates(groups: list[Group], sets: list[str], directory: Path) -> dict[st
     for number, part in enumerate(parts, 1):
         path = directory / (f"{metric}.png" if number == 1 else f"{metric}_{number}.png")
         plots.rate_rows(part, path, alignment.UNITS[metric], _colours(groups, sets))
-        caption = f"{metric.upper()} with 95 % intervals (bootstrap over utterances); a circle is a seed"
+        caption = f"{metric.upper()} with 95 % intervals (bootstrap over seeds and utterances); a circle is a seed"
         drawn[f"{caption} ({number} of {len(parts)})" if len(parts) > 1 else caption] = path
     return drawn
 
@@ -76,11 +76,11 @@ def headline(groups: list[Group], name: str) -> list[Group]:
 
 
 def rows(groups: list[Group], name: str) -> list[Row]:
-    """Return the row of each group that has a score of a set; intervals are over utterances."""
+    """Return the row of each group that has a score of a set; intervals are over seeds and utterances."""
     found = []
     for group in groups:
         if group.scored(name):
-            interval = bootstrap.rate_interval(*group.counts(name))
+            interval = bootstrap.rate_interval(group.errors(name))
             ends = (interval.value, interval.low, interval.high)
             found.append(Row(group.label, KINDS[group.kind], *ends, group.rates(name)))
     return found

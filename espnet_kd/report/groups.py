@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from espnet_kd.report.run import Run, architecture, is_teacher, relevant_options, settings, without_seed
@@ -49,21 +49,25 @@ class Group:
         """Return the seeds of the trainings that have a score of a set."""
         return {run.training_seed for run in self.scored(name)}
 
-    def counts(
-        self, name: str, seeds: Collection[int] | None = None
-    ) -> tuple[bootstrap.Counts, bootstrap.Counts]:
-        """Return errors and words (or characters) of each utterance, summed over the runs; each (N,).
+    def total(self, name: str) -> alignment.Counts:
+        """Return the counts of a set, summed over the runs."""
+        return sum((run.scores[name].total[self.metric] for run in self.scored(name)), alignment.Counts())
+
+    def errors(self, name: str, seeds: Collection[int] | None = None) -> bootstrap.Runs:
+        """Return the errors of each run on a set, by the seed of its training.
 
         Args:
             name: name of the set.
             seeds: seeds of the trainings to count; None counts all.
         """
-        runs = self.scored(name)
-        found = [run.scores[name] for run in runs if seeds is None or run.training_seed in seeds]
-        for other in found[1:]:
-            alignment.check_comparable(found[0], other, self.metric)
-        order = sorted(found[0].utterances[self.metric])
-        return bootstrap.pool([[score.utterances[self.metric][u] for u in order] for score in found])
+        runs = [run for run in self.scored(name) if seeds is None or run.training_seed in seeds]
+        found: dict[Hashable, Mapping[str, Sequence[int]]] = {}
+        for run in runs:
+            alignment.check_comparable(runs[0].scores[name], run.scores[name], self.metric)
+            again = run.training_seed in found  # a seed may have been trained twice, under two names
+            key: Hashable = (run.training_seed, run.name) if again else run.training_seed
+            found[key] = run.scores[name].utterances[self.metric]
+        return found
 
     def rates(self, name: str, kind: str | None = None) -> list[float]:
         """Return the error rate of each run in per cent."""
@@ -116,7 +120,7 @@ def comparison(group: Group, name: str) -> bootstrap.Difference | None:
     first, second = (side.scored(name)[0].scores[name] for side in (group, base))
     alignment.check_comparable(first, second, group.metric)
     seeds = group.seeds(name) & base.seeds(name) or None
-    return bootstrap.paired_difference(group.counts(name, seeds), base.counts(name, seeds))
+    return bootstrap.difference(group.errors(name, seeds), base.errors(name, seeds))
 
 
 def _compare(family: list[Group]) -> None:

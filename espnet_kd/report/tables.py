@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from espnet_kd.errors import printable
 from espnet_kd.report.groups import Group, comparison, methods_text
 from espnet_kd.report.run import Run
-from espnet_kd.scoring.bootstrap import RESAMPLES
+from espnet_kd.scoring.alignment import Counts
+from espnet_kd.scoring.bootstrap import RESAMPLES, Difference
 
 # Metric -> columns of error rates. A language without spaces between words has no useful WER.
-RATES = {"wer": ["WER %", "errors/words", "CER %"], "cer": ["CER %", "errors/characters"]}
+RATES = {"wer": ["WER %", "errors/words", "S/D/I", "CER %"], "cer": ["CER %", "errors/characters", "S/D/I"]}
+BOOTSTRAP = f"""\
+bootstrap over seeds and utterances ({RESAMPLES} resamples), widened as Student's t for few seeds. A star: one
+side has a single seed, and the interval does not know how much another seed would change."""
 # Markup of GitHub's Markdown and of HTML; not an underscore within a word; `table` escapes "|".
 MARKUP = re.compile(r"[\\`*<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
@@ -47,10 +51,9 @@ def notes(metric: str) -> str:
     rates = "WER and CER" if metric == "wer" else "CER"
     return f"""\
 {rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
-the seeds. Against the student: {err} less that of the student that was trained without a teacher for the same
-number of updates, in percentage points and relative to it, over the seeds that both have. Interval and p:
-paired bootstrap over the utterances of the set ({RESAMPLES} resamples), the errors of these seeds of a side
-taken together; they speak of the choice of utterances, the ± speaks of the seeds."""
+the seeds; S/D/I: substitutions, deletions and insertions among them. Against the student: {err} less that of
+the student that was trained without a teacher for the same number of updates, in percentage points and
+relative to it, over the seeds that both have. Interval and p: {BOOTSTRAP}"""
 
 
 def results(groups: list[Group], name: str) -> str:
@@ -62,8 +65,8 @@ def results(groups: list[Group], name: str) -> str:
 
 def _row(group: Group, name: str) -> list[str]:
     runs = group.scored(name)
-    errors, words = group.counts(name)
-    rates = [spread(group.rates(name)), f"{errors.sum()}/{words.sum()}"]
+    total = group.total(name)
+    rates = [spread(group.rates(name)), f"{total.errors}/{total.reference}", kinds(total)]
     if group.metric == "wer":
         rates.append(spread(group.rates(name, "cer")))
     size = runs[0].parameters
@@ -72,7 +75,7 @@ def _row(group: Group, name: str) -> list[str]:
     if difference is not None:
         against = [
             f"{difference.value:+.2f} ({difference.relative:+.1f} %)",
-            f"{difference.low:+.2f} to {difference.high:+.2f}",
+            interval(difference),
             f"{difference.p:.2g}",
         ]
     elif group.kind == "distilled":
@@ -85,6 +88,16 @@ def _row(group: Group, name: str) -> list[str]:
         *rates,
         *against,
     ]
+
+
+def interval(difference: Difference) -> str:
+    """Return the confidence interval of a difference; a star marks one that knows a single seed."""
+    return f"{difference.low:+.2f} to {difference.high:+.2f}" + (r"\*" if difference.seeds == 1 else "")
+
+
+def kinds(counts: Counts) -> str:
+    """Return the substitutions, deletions and insertions of a cell."""
+    return f"{counts.substitutions}/{counts.deletions}/{counts.insertions}"
 
 
 def spread(values: list[float]) -> str:
@@ -124,14 +137,19 @@ def phases(groups: list[Group]) -> str:
 
 
 def commands(groups: list[Group]) -> str:
-    """Return the command and commit of each run."""
+    """Return the command and commit of each run, in a block that a reader opens."""
     parts = []
     for run in (run for group in groups for run in group.runs):
         commit = run.info.get("commit") or "unknown"
         decoded = code(run.inference_tag or "not decoded")
         parts.append(f"{code(run.name)}, commit {plain(str(commit))}, decoded as {decoded}:")
         parts.append(code_block(_command(run), "sh"))
-    return "\n\n".join(parts)
+    return collapsed("Command and commit of each run", "\n\n".join(parts))
+
+
+def collapsed(title: str, text: str) -> str:
+    """Return a block of which only the title is seen until a reader opens it."""
+    return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _command(run: Run) -> str:

@@ -170,12 +170,13 @@ class Score:
     Attributes:
         path: its file, for messages.
         total: "wer" or "cer" -> counts over the set.
-        utterances: "wer" or "cer" -> utterance id -> (errors, length of the reference).
+        utterances: "wer" or "cer" -> utterance id -> (errors, length of the reference, substitutions,
+            deletions, insertions); the last three are missing if an older espnet_kd scored the set.
     """
 
     path: str
     total: dict[str, Counts]
-    utterances: dict[str, dict[str, tuple[int, int]]]
+    utterances: dict[str, dict[str, tuple[int, ...]]]
 
     def rate(self, kind: str) -> float:
         """Return the error rate of the set in per cent."""
@@ -191,12 +192,10 @@ def write_score(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]
     """
     path = Path(directory) / SCORE_FILE
     total = {kind: sum(rows.values(), Counts()) for kind, rows in counts.items()}
-    utterances = {
-        kind: {utt: (c.errors, c.reference) for utt, c in rows.items()} for kind, rows in counts.items()
-    }
+    utterances = {kind: {utt: _row(c) for utt, c in rows.items()} for kind, rows in counts.items()}
     head: dict[str, object] = {"sentences": len(counts["wer"])}
     for kind, c in total.items():
-        wrong = sum(errors > 0 for errors, _ in utterances[kind].values())
+        wrong = sum(row[0] > 0 for row in utterances[kind].values())
         head[kind] = {**asdict(c), "reference": c.reference, "errors": c.errors, "wrong_sentences": wrong}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
@@ -206,6 +205,10 @@ def write_score(directory: str | Path, counts: Mapping[str, Mapping[str, Counts]
             f.write(f"{',\n' if number else ''}  {json.dumps(utt)}: {row}")
         f.write("\n}}\n")
     return Score(str(path), total, utterances)
+
+
+def _row(c: Counts) -> tuple[int, ...]:
+    return c.errors, c.reference, c.substitutions, c.deletions, c.insertions
 
 
 def read_score(directory: str | Path) -> Score:
@@ -234,7 +237,10 @@ def _compact(content: dict[str, Any]) -> Any:
     """Turn the mapping of an utterance into a tuple in the order of ``UNITS``: there may be a million."""
     if content.keys() != UNITS.keys():
         return content
-    return tuple((int(content[kind][0]), int(content[kind][1])) for kind in UNITS)
+    rows = tuple(tuple(int(number) for number in content[kind]) for kind in UNITS)
+    if any(len(row) not in (2, 5) for row in rows):
+        raise ValueError("neither (errors, length) nor these and the three kinds of errors")
+    return rows
 
 
 def check_comparable(first: Score, second: Score, kind: str = "wer") -> None:

@@ -118,7 +118,7 @@ def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:
 def summary(name: str, score: alignment.Score) -> str:
     """Describe a score in one line, ``test  WER 12.3 % (95/773: 60 S 20 D 15 I)  CER ...``."""
     parts = [f"{metric.upper()} {_counts(score.total[metric])}" for metric in alignment.UNITS]
-    wrong = sum(errors > 0 for errors, _ in score.utterances["wer"].values())
+    wrong = sum(row[0] > 0 for row in score.utterances["wer"].values())
     return "  ".join([name, *parts, f"{wrong} of {len(score.utterances['wer'])} utterances with errors"])
 
 
@@ -134,12 +134,10 @@ def worst_of(counts: Mapping[str, Counts], number: int) -> list[str]:
 
 def comparison(score: alignment.Score, other: alignment.Score, name: str) -> str:
     """Describe in one line how the WER differs from that of another run on the same set."""
-    from espnet_kd.scoring.bootstrap import RESAMPLES, paired_difference, pool
+    from espnet_kd.scoring.bootstrap import RESAMPLES, difference
 
     alignment.check_comparable(score, other)
-    order = sorted(score.utterances["wer"])
-    sides = [pool([[s.utterances["wer"][u] for u in order]]) for s in (score, other)]
-    d = paired_difference(sides[0], sides[1])
+    d = difference({0: score.utterances["wer"]}, {0: other.utterances["wer"]})
     return (
         f"against {name} (WER {other.rate('wer'):.1f} %): {d.value:+.2f} points ({d.relative:+.1f} %), "
         f"95 % interval {d.low:+.2f} to {d.high:+.2f}, p = {d.p:.2g}; {RESAMPLES} resamples of utterances"

@@ -39,7 +39,8 @@ from espnet_kd.files import read_table
 from espnet_kd.methods import registered
 from espnet_kd.methods.mutual import mutual_options, peer_changes
 from espnet_kd.pseudo_label import mix
-from espnet_kd.report import experiments, groups, history, tables
+from espnet_kd.report import groups, history, tables
+from espnet_kd.report.run import find_runs
 from espnet_kd.schedule import build_schedule
 from espnet_kd.scoring import alignment
 from espnet_kd.scoring.hub5 import read_report
@@ -278,7 +279,7 @@ def of_directories(folder: Path) -> dict[str, Target]:
     members = {str(p.relative_to(recipe)): p.read_bytes() for p in paths}
 
     def report(exp: Path) -> object:
-        found = groups.make_groups(experiments.find_runs(list(exp.iterdir()), ["test", "dev"], []))
+        found = groups.make_groups(find_runs(list(exp.iterdir()), ["test", "dev"], []))
         return tables.runs(found, ["test"]), tables.commands(found), tables.warnings(found, ["test"])
 
     return {

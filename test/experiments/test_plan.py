@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, read_plan
+from espnet_kd.experiments.plan import PLAN_KEYS, ROW_KEYS, Plan, Trial, Variant, chosen, read_plan
 
 TEXT = """
 title: Two students
@@ -173,3 +173,11 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) ->
 def test_a_plan_needs_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no rows"):
         plan_of(tmp_path, "title: empty\n")
+
+
+def test_the_documentation_has_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs/experiments.md").read_text()
+    for heading, keys in (("plan", PLAN_KEYS), ("row", ROW_KEYS)):
+        table = page.partition(f"| key of a {heading} |")[2].partition("\n\n")[0]
+        names = {name.strip(" `") for line in table.splitlines()[2:] for name in line.split("|")[1].split(",")}
+        assert names == set(keys)

@@ -25,11 +25,10 @@ def test_runs_that_differ_in_the_seed_are_one_row(tmp_path: Path) -> None:
     assert (student.baseline, longer.baseline, taught.baseline) == (None, student, student)
 
 
-def test_a_comparison_pools_the_seeds(tmp_path: Path) -> None:
+def test_a_comparison_is_over_the_errors_of_all_seeds(tmp_path: Path) -> None:
     write_recipe(tmp_path)
     taught = groups(tmp_path)[-1]
-    errors, words = taught.counts("test")
-    assert (errors.sum(), words.sum()) == (10 + 12, 2 * 80)
+    assert (taught.total("test").errors, taught.total("test").reference) == (10 + 12, 2 * 80)
     d = comparison(taught, "test")
     assert d is not None
     assert d.value == 100 * (22 - 62) / 160

@@ -42,28 +42,29 @@ def test_the_rows_are_as_on_paper(recipe: Path) -> None:
     text = report()
     assert NOTE in text
     # teacher: 4 of 80 words, and of 280 characters
-    assert cells(text, "teacher")[:7] == ["teacher", "0.00 M", "100", "1", "5.0", "4/80", "1.4"]
+    assert cells(text, "teacher")[:8] == ["teacher", "0.00 M", "100", "1", "5.0", "4/80", "4/0/0", "1.4"]
     # student: 30/80 and 32/80, mean 38.75, standard deviation 1.77
     assert cells(text, "student")[3:6] == ["1 2", "38.8 ± 1.8", "62/160"]
     # distilled: 10/80 and 12/80 = 13.75 %, 25 points or 64.5 % below
     row = cells(text, "distilled: ctc")
     assert row[4:6] == ["13.8 ± 1.8", "22/160"]
-    assert row[7] == "-25.00 (-64.5 %)"
-    low, high = map(float, row[8].split(" to "))
+    assert row[6] == "22/0/0"
+    assert row[8] == "-25.00 (-64.5 %)"
+    low, high = map(float, row[9].split(" to "))
     assert low < -25 < high < 0
-    assert float(row[9]) < 0.001
+    assert float(row[10]) < 0.001
     assert "student, trained longer (2 x)" in text
 
 
 def test_characters_where_words_have_no_spaces_between_them(recipe: Path) -> None:
     text = report("--metric", "cer")
-    assert "| CER % | errors/characters | against the student |" in text
+    assert "| CER % | errors/characters | S/D/I | against the student |" in text
     assert "| test CER % | dev CER % |" in text and "(images/cer.png)" in text
     assert not re.search(r"WER|word", text)
     # of "one two" in 40 utterances 280 characters; each wrong utterance has one character wrong
     assert cells(text, "teacher")[4:6] == ["1.4", "4/280"]
     # student 30/280 and 32/280, distilled 10/280 and 12/280: 40 of 560 fewer
-    assert cells(text, "distilled: ctc")[5:7] == ["22/560", "-7.14 (-64.5 %)"]
+    assert cells(text, "distilled: ctc")[5:8] == ["22/560", "22/0/0", "-7.14 (-64.5 %)"]
 
 
 def test_the_report_is_the_same_every_time(recipe: Path) -> None:
@@ -104,7 +105,7 @@ def test_foreign_names_and_commands_are_shown_to_the_letter(
     for written in (text, capsys.readouterr().out):
         assert not CONTROL.search(written.replace("\n", ""))
     html = ElementTree.fromstring(f"<page>{page.render(text.replace(NOTE, ''))}</page>")
-    allowed = "page h1 h2 p ul li img code pre table thead tbody tr th td"
+    allowed = "page details summary h1 h2 p ul li img code pre table thead tbody tr th td"
     assert {element.tag for element in html.iter()} <= set(allowed.split())
     for table in html.iter("table"):
         assert len({len(row) for row in table.iter("tr")}) == 1

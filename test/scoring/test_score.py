@@ -62,8 +62,23 @@ def test_score_json_has_errors_and_lengths_of_every_utterance(tree: Path) -> Non
     score("I")
     content = json.loads((tree / "exp/T/I/test/score.json").read_text())
     assert content["wer"]["errors"] == 3
-    assert content["utterances"]["u1"] == {"wer": [1, 3], "cer": [1, 13]}
-    assert alignment.read_score("exp/T/I/test").total["wer"].deletions == 2
+    assert content["utterances"]["u1"] == {"wer": [1, 3, 1, 0, 0], "cer": [1, 13, 1, 0, 0]}
+    assert content["utterances"]["u2"] == {"wer": [1, 1, 0, 1, 0], "cer": [4, 4, 0, 4, 0]}
+    read = alignment.read_score("exp/T/I/test")
+    assert read.total["wer"].deletions == 2
+    assert read.utterances["wer"]["u2"] == (1, 1, 0, 1, 0)
+
+
+def test_a_score_of_an_older_version_is_read(tree: Path) -> None:
+    score("I")
+    path = tree / "exp/T/I/test/score.json"
+    content = json.loads(path.read_text())
+    for row in content["utterances"].values():
+        for kind in row:
+            row[kind] = row[kind][:2]
+    path.write_text(json.dumps(content))
+    assert alignment.read_score("exp/T/I/test").utterances["wer"]["u2"] == (1, 1)
+    score("J", "--against", "exp/T/I/test")
 
 
 def test_a_comparison_prints_the_difference(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

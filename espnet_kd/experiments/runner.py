@@ -1,0 +1,369 @@
+"""Run the trials of a plan, several at a time, on this machine or on a cluster.
+
+What a trial prints goes to a log beside its directory, ``EXPDIR/NAME.log``. The log is locked as long as a
+process of the trial lives, also after this program was killed: so a second run of the plan waits for it, and
+``--status`` knows what runs.
+"""
+
+import fcntl
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from espnet_kd import parallel
+from espnet_kd.commands.progress import duration
+from espnet_kd.errors import UserError, first_line, printable
+from espnet_kd.experiments.plan import Key, Plan, Trial
+from espnet_kd.experiments.records import Record, make_record, records_path, write_records
+from espnet_kd.experiments.trials import State, command, data_command, prepared_mark
+from espnet_kd.files import atomic_path, lock_file
+
+STARTED = "# started "  # begins a run's part of a log
+ENDED = "# ended with status "  # the last line of it, if this program was not killed
+STOPPED = 130  # exit status of a trial that this program has ended
+GRACE = 10.0  # seconds between the signals that ask and that force a trial to end
+PAUSE = 0.5  # seconds between two looks at a trial
+LARGEST_TAIL = 1 << 16  # bytes at the end of a log in which the reason of a failure is looked for
+ERROR = re.compile(r"[\w./-]+: error: (.*)")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command of the recipe: a trial, or the preparation of the data of some trials.
+
+    Attributes:
+        name: for the terminal.
+        key: tells it from the others.
+        words: of the command.
+        log: file that it writes to.
+        trial: the trial; None for a preparation of data.
+        mark: file that exists after a preparation of data has succeeded.
+    """
+
+    name: str
+    key: Key | Path
+    words: list[str]
+    log: Path
+    trial: Trial | None = None
+    mark: Path | None = None
+
+
+def log_of(trial: Trial) -> Path:
+    """Return the file that a trial writes to."""
+    return trial.directory.with_name(f"{trial.directory.name}.log")
+
+
+def tasks_of(state: State, trials: list[Trial], data_options: list[str]) -> list[Task]:
+    """Return the tasks of pending trials, preparations of data first; a row that is not decided has none."""
+    data: dict[Path, Task] = {}
+    tasks = []
+    for trial in trials:
+        if trial.variant.row.best_of:
+            continue
+        mark = prepared_mark(trial)
+        if not mark.exists() and mark not in data:
+            log = trial.directory.parent / f"data_{mark.name}.log"
+            name = f"data of {trial.variant.row.name}"
+            data[mark] = Task(name, mark, data_command(trial) + data_options, log, mark=mark)
+        tasks.append(Task(trial.name, trial.key, command(state.plan, trial), log_of(trial), trial, mark))
+    return [*data.values(), *tasks]
+
+
+def run_logged(
+    words: list[str],
+    directory: Path,
+    log: Path,
+    is_stopped: Callable[[], bool],
+    is_done: Callable[[], bool] = lambda: False,
+    pause: float = PAUSE,
+) -> int:
+    """Run a command, append what it prints to a log, and return its exit status.
+
+    Args:
+        words: of the command.
+        directory: where it runs.
+        log: locked while the command or one of its children lives.
+        is_stopped: asked repeatedly; when it returns True, the command and its children are ended.
+        is_done: asked if another run of the command had to end first; when it returns True, nothing is done.
+        pause: seconds between two questions.
+
+    Returns:
+        The exit status, or ``STOPPED``.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as out:
+        waited = False
+        while not _lock(out):  # a training of a run that was killed
+            if is_stopped():
+                return STOPPED
+            waited = True
+            time.sleep(pause)
+        if waited and is_done():
+            return 0
+        out.write(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')}\n{shlex.join(words)}\n")
+        out.flush()
+        process = subprocess.Popen(
+            words, cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = None
+            while status is None:
+                if is_stopped():
+                    return STOPPED
+                with suppress(subprocess.TimeoutExpired):
+                    status = process.wait(pause)
+        finally:
+            _end(process)
+        out.write(f"{ENDED}{status}\n")
+    return status
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_running(trial: Trial) -> bool:
+    """Return True if a process of a trial lives."""
+    try:
+        with log_of(trial).open("r", encoding="utf-8") as log:
+            return not _lock(log)
+    except OSError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children: with a signal that lets them end cleanly, and then by force."""
+    deadline = time.monotonic() + GRACE
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            process.poll()
+            os.killpg(process.pid, 0)  # raises when all have ended
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _on_worker(words: list[str], directory: Path, log: Path, name: str) -> int:
+    """Run a command on a worker of a Dask cluster, until the event of this name is set."""
+    from dask.distributed import Event
+
+    return run_logged(words, directory, log, Event(name).is_set, pause=4 * PAUSE)
+
+
+@dataclass
+class Runner:
+    """Runs what is pending, and records what is finished.
+
+    Attributes:
+        state: of the plan.
+        chosen: gives the trials that are asked for, of a plan whose rows of ``best_of`` may be decided.
+        jobs: number of trials at a time.
+        data_options: words that are added to the commands that prepare data.
+        failed: what has failed, and why.
+        stop: set to end all trials.
+    """
+
+    state: State
+    chosen: Callable[[Plan], list[Trial]]
+    jobs: int
+    data_options: list[str] = field(default_factory=list)
+    failed: dict[Key | Path, tuple[str, str]] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    seen: dict[Key, Trial] = field(default_factory=dict)
+
+    def run(self, call: Callable[[Task], int]) -> None:
+        """Run everything that can be run; ``call`` runs one task and returns its exit status.
+
+        Raises:
+            UserError: the records cannot be written, or a command cannot be made of the plan.
+        """
+        running: dict[Future[int], tuple[Task, float]] = {}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                while True:
+                    for task in self._ready({task.key for task, _ in running.values()}):
+                        if len(running) < self.jobs:
+                            print(f"{task.name}: starts, log {task.log}", flush=True)
+                            running[pool.submit(call, task)] = task, time.monotonic()
+                    if not running:
+                        return
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        task, since = running.pop(future)
+                        print(self._outcome(task, future, time.monotonic() - since), flush=True)
+            except BaseException:  # also Ctrl-C: the threads end their trials, and then the pool
+                self.stop.set()
+                raise
+
+    def _ready(self, started: set[Key | Path]) -> list[Task]:
+        """Return the tasks that can start now: preparations of data one after the other, then trials."""
+        self.record_finished()
+        pending = self.state.pending(self.chosen(self.state.plan))
+        self.seen |= {trial.key: trial for trial in [*self.chosen(self.state.plan), *pending]}
+        tasks = tasks_of(self.state, pending, self.data_options)
+        tasks = [task for task in tasks if task.key not in self.failed and task.mark not in self.failed]
+        data = [task for task in tasks if task.trial is None]
+        if data:
+            return [] if any(task.key in started for task in data) else data[:1]
+        return [t for t in tasks if t.trial and t.key not in started and self.state.is_ready(t.trial)]
+
+    def _outcome(self, task: Task, future: Future[int], seconds: float) -> str:
+        """Return the line that says how a task ended."""
+        took = duration(seconds)
+        try:
+            status = future.result()
+            if status == 0:
+                return f"{task.name}: {self._success(task)} ({took})"
+            reason = "interrupted" if status == STOPPED else reason_of(task.log)
+        except (UserError, OSError) as e:
+            reason = first_line(e)
+        self.failed[task.key] = task.name, f"{printable(reason)}; log {task.log}"
+        return f"{task.name}: failed after {took}: {printable(reason)}"
+
+    def _success(self, task: Task) -> str:
+        if task.trial is None:
+            assert task.mark is not None
+            with atomic_path(task.mark) as temporary:
+                temporary.write_text(shlex.join(task.words) + "\n", encoding="utf-8")
+            return "done"
+        if not self.state.is_here(task.trial):
+            sets = " and ".join(self.state.plan.sets(task.trial))
+            raise UserError(
+                f"{task.trial.directory} has no scores of {sets}, or was trained by another command than "
+                "the plan's: remove it to train it again"
+            )
+        self.record_finished()
+        if task.key in self.failed:
+            raise UserError(self.failed[task.key][1])
+        # Rows of best_of count once they are decided.
+        trials = [trial for trial in self.seen.values() if not trial.variant.row.best_of]
+        done = sum(map(self.state.is_known, trials))
+        return f"{self.state.rates(task.trial)}; {done} of {len(trials)} trainings done"
+
+    def record_finished(self) -> None:
+        """Record the trials that are finished in their directories, and decide rows of ``best_of``.
+
+        Raises:
+            UserError: the records cannot be written.
+        """
+        fresh: dict[Key, Record] = {}
+        for trial in self.state.trials():
+            if trial.key in self.failed or self.state.is_recorded(trial) or not self.state.is_here(trial):
+                continue
+            try:
+                words = command(self.state.plan, trial)
+                fresh[trial.key] = replace(make_record(self.state.plan, trial), command=shlex.join(words))
+            except UserError as e:
+                self.failed[trial.key] = trial.name, f"its results cannot be read: {e}"
+        if fresh:
+            self.state.read_records()
+            kept = [record for record in self.state.records if record.elsewhere or record.key not in fresh]
+            self.state.records = [*kept, *fresh.values()]
+            write_records(records_path(self.state.plan), self.state.records)
+        self.state.decide()
+
+    def summary(self) -> list[str]:
+        """Return lines about what has failed, and what was not run because of that."""
+        lines = [f"{name}: failed: {reason}" for name, reason in self.failed.values()]
+        left = self.state.pending(self.chosen(self.state.plan))
+        names = [trial.name for trial in left if trial.key not in self.failed]
+        return lines + ([f"not run, as they need what has failed: {'; '.join(names)}"] if names else [])
+
+
+def reason_of(log: Path) -> str:
+    """Return the first error in the last run of a log, or else its last line."""
+    lines = _last_run(log)
+    errors = [match[1] for line in lines if (match := ERROR.match(line))]
+    lines = [line for line in lines if not line.startswith(ENDED)]
+    return errors[0] if errors else lines[-1] if lines else "it has printed nothing"
+
+
+def status_of(log: Path) -> int | None:
+    """Return the exit status of the last run of a log; None if there is none, or if it was interrupted."""
+    lines = _last_run(log)
+    word = lines[-1].removeprefix(ENDED) if lines and lines[-1].startswith(ENDED) else ""
+    return int(word) if re.fullmatch(r"-?\d{1,9}", word) else None
+
+
+def _last_run(log: Path) -> list[str]:
+    """Return the lines of the last run in a log, without empty ones and those that begin it."""
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LARGEST_TAIL))
+        text = file.read().decode("utf-8", "replace")
+    return [line for line in text.rpartition(STARTED)[2].splitlines()[2:] if line.strip()]
+
+
+@contextmanager
+def only_runner(plan: Plan) -> Iterator[None]:
+    """Exclude other runners of a plan, and let SIGTERM and SIGHUP end it as Ctrl-C does.
+
+    Raises:
+        UserError: another runner of the plan lives.
+    """
+    first = next(iter(plan.rows.values()))
+    path = Path(str(first.options.get("expdir", "exp"))) / f".plan_{plan.path.stem}.lock"
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with lock_file(path, f"another `espnet-kd experiments {plan.path}` runs here: wait for it, or stop it"):
+        try:
+            for number, handler in before.items():
+                if handler != signal.SIG_IGN:  # of nohup
+                    signal.signal(number, signal.default_int_handler)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def caller(runner: Runner, cluster: parallel.Cluster | None) -> Iterator[Callable[[Task], int]]:
+    """Yield a function that runs a task on this machine, or on a cluster, and returns its exit status.
+
+    Raises:
+        UserError: the cluster does not start.
+    """
+    here = Path.cwd()
+    if cluster is None:
+
+        def call_here(task: Task) -> int:
+            is_done = partial(runner.state.is_here, task.trial) if task.trial else lambda: False
+            return run_logged(task.words, here, task.log, runner.stop.is_set, is_done)
+
+        yield call_here
+        return
+    from dask.distributed import Event, KilledWorker
+
+    shared = runner.state.plan.path.parent.resolve()
+    with parallel.start_cluster(cluster, runner.jobs, shared) as client:
+        event = Event(client=client)
+
+        def call(task: Task) -> int:
+            words = (task.words, here, here / task.log, event.name)
+            future = client.submit(_on_worker, *words, pure=False)
+            while not future.done():
+                if runner.stop.wait(PAUSE):
+                    event.set()
+                    break
+            try:
+                return int(future.result(timeout=2 * GRACE if runner.stop.is_set() else None))
+            except KilledWorker:
+                raise UserError("its worker was killed several times, perhaps for lack of memory") from None
+
+        yield call

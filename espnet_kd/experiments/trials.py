@@ -1,0 +1,256 @@
+"""What a plan trains: the command of each training, what it needs, in which order, and what is finished."""
+
+import hashlib
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from espnet_kd.commands.runs import read_record
+from espnet_kd.errors import UserError
+from espnet_kd.experiments.plan import DECODING, Key, Plan, Row, Trial, chosen, variants_of
+from espnet_kd.experiments.records import Record, choose, comparable, read_records, records_path
+from espnet_kd.scoring import alignment
+
+RUN = "./run.sh"
+# Options of kd.sh that do not change the data which stages 1 to 5 make; the others are given to these stages.
+NOT_DATA = frozenset(DECODING) | frozenset(
+    """
+    asr_task student_config kd_config decode_ensemble peers unlabelled_share pseudo_label_args targets_args
+    cluster inference_tag metric result_sets expdir ngpu num_nodes gpu_inference inference_nj
+    """.split()
+)
+# Options that change neither the trained model nor its hypotheses.
+WITHOUT_EFFECT = frozenset("nj inference_nj python cluster stage stop_stage results_md metric".split())
+PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded
+
+
+def command(plan: Plan, trial: Trial) -> list[str]:
+    """Return the words of the command that trains, decodes and scores a trial in its recipe.
+
+    Raises:
+        UserError: a training option or a directory has a space, at which kd.sh would divide it.
+    """
+    where = f"{plan.path}, row {trial.variant.row.name!r}"
+    args = trial.args(plan.lengths)
+    teachers = [str(teacher.model) for teacher in plan.teacher_trials(trial)]
+    for word in (*args, *teachers):
+        if word.split() != [word]:
+            raise UserError(
+                f"{where}: {word!r} is a single value for a training, so it cannot be empty or have a space: "
+                "write `none` for an empty one, and a list for several"
+            )
+    options = {"nj": "1", "inference_nj": "1", "inference_tag": trial.inference_tag, **trial.options}
+    options |= {"teacher_config": ""} | ({"teacher_exp": " ".join(teachers)} if teachers else {})
+    options |= {"student_exp": str(trial.directory), "student_args": " ".join(args)}
+    return _run_sh(options | {"stage": "6", "stop_stage": "11", "results_md": ""})
+
+
+def data_command(trial: Trial) -> list[str]:
+    """Return the words of the command that prepares the data of a trial."""
+    options = {key: value for key, value in trial.options.items() if key not in NOT_DATA}
+    return _run_sh(options | {"stage": "1", "stop_stage": "5"})
+
+
+def prepared_mark(trial: Trial) -> Path:
+    """Return the file that exists after the preparation of a trial's data, by this run.sh, has succeeded."""
+    script = Path(RUN).read_bytes() if Path(RUN).is_file() else b""
+    name = hashlib.sha256(script + shlex.join(data_command(trial)).encode()).hexdigest()[:16]
+    return Path(trial.options.get("dumpdir", "dump")) / PREPARED / name
+
+
+def _run_sh(options: Mapping[str, str]) -> list[str]:
+    words = [RUN]
+    for key, value in options.items():
+        # kd.sh takes a single word after -- for an option of its own where it has one of that name
+        is_word = value.startswith("--") and " " not in value
+        words += [f"--{key}={value}"] if is_word else [f"--{key}", value]
+    return words
+
+
+def options_of(words: str | list[str], left_out: Iterable[str] = WITHOUT_EFFECT) -> dict[str, str]:
+    """Return the options of a command of run.sh, without some of them; an empty mapping for another text."""
+    try:
+        words = shlex.split(words) if isinstance(words, str) else words
+    except ValueError:
+        return {}
+    options: dict[str, str] = {}
+    rest = iter(words[1:])
+    for word in rest:
+        key, is_joined, value = word.removeprefix("--").partition("=")
+        options[key] = value if is_joined else next(rest, "")
+    return {key: value for key, value in options.items() if key not in left_out}
+
+
+@dataclass
+class State:
+    """What is known of the trials of a plan.
+
+    Attributes:
+        plan: the plan; ``decide`` replaces rows of ``best_of`` by their choice.
+        records: of finished trainings, from this machine or others.
+        finished: the trials that were found finished in their directories.
+    """
+
+    plan: Plan
+    records: list[Record] = field(default_factory=list)
+    finished: set[Key] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, plan: Plan) -> "State":
+        """Return the state of a plan with its records; rows of ``best_of`` are decided where they can be.
+
+        Raises:
+            UserError: the records are damaged.
+        """
+        state = cls(plan)
+        state.read_records()
+        state.decide()
+        return state
+
+    def read_records(self) -> None:
+        """Read the records, which a merge of git may have added to."""
+        self.records = read_records(records_path(self.plan))
+
+    def record(self, trial: Trial) -> Record | None:
+        """Return the record of a trial; None if there is none, or only those of repetitions elsewhere."""
+        return next((r for r in self.records if r.key == trial.key and not r.elsewhere), None)
+
+    def is_here(self, trial: Trial) -> bool:
+        """Return True if a trial's directory has its trained model and the scores of all its sets."""
+        if trial.key in self.finished:
+            return True
+        try:
+            record = read_record(trial.directory)
+        except UserError:  # damaged: the command of the trial will say so
+            return False
+        given = WITHOUT_EFFECT | set(DECODING) | {"inference_tag"}
+        asked = options_of(command(self.plan, trial), given)
+        if not record.get("done") or options_of(str(record.get("command", "")), given) != asked:
+            return False
+        scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
+        if not all(score.is_file() for score in scores):
+            return False
+        self.finished.add(trial.key)
+        return True
+
+    def is_recorded(self, trial: Trial) -> bool:
+        """Return True if the records have a trial, made by the command that the plan gives it now."""
+        record = self.record(trial)
+        return record is not None and options_of(record.command) == options_of(command(self.plan, trial))
+
+    def is_known(self, trial: Trial) -> bool:
+        """Return True if the results of a trial are in the records or here."""
+        return self.is_recorded(trial) or self.is_here(trial)
+
+    def trials(self) -> list[Trial]:
+        """Return all trials of the plan, without those of rows of ``best_of`` that are not decided."""
+        rows = [row for row in self.plan.rows.values() if not row.best_of]
+        return list({trial.key: trial for row in rows for trial in self.plan.trials(row)}.values())
+
+    def cpu_seconds(self, trial: Trial) -> float | None:
+        """Return the CPU time of a finished training, or else its duration; None if unknown."""
+        record = self.record(trial)
+        return None if record is None else record.cpu_seconds or record.seconds
+
+    def rates(self, trial: Trial) -> str:
+        """Return the error rates of a trial on its sets, as in ``WER 12.3 % on dev, 13.4 % on test``."""
+        record = self.record(trial)
+        metric, names = self.plan.metric, self.plan.sets(trial)
+        rates = [f"{record.rate(name, metric):.1f} % on {name}" for name in names if record is not None]
+        return f"{metric.upper()} {', '.join(rates)}"
+
+    def _scores(self, trial: Trial, name: str) -> Path:
+        return trial.model / trial.inference_tag / name
+
+    def decide(self) -> None:
+        """Put the choice in the place of each row of ``best_of`` whose candidates are scored."""
+        rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
+        self.plan = replace(self.plan, rows=rows)
+
+    def _decided(self, row: Row) -> Row:
+        if not row.best_of or any(self.plan.rows[name].best_of for name in row.best_of):
+            return row
+        if not all(self.is_recorded(trial) for trials in comparable(self.plan, row) for trial in trials):
+            return row
+        best = choose(self.plan, row, self.records)
+        return row if best is None else chosen(row, best)
+
+    def needs(self, trial: Trial) -> list[Trial]:
+        """Return what must be finished before a trial starts.
+
+        Of a row of ``best_of`` that is not decided these are the trials by which its candidates are compared.
+        """
+        row = trial.variant.row
+        if not row.best_of:
+            return self.plan.teacher_trials(trial)
+        undecided = [self.plan.rows[name] for name in row.best_of if self.plan.rows[name].best_of]
+        if undecided:
+            return [self.plan.trials(candidate)[0] for candidate in undecided]
+        return [trial for trials in comparable(self.plan, row) for trial in trials]
+
+    def is_ready(self, trial: Trial) -> bool:
+        """Return True if everything that a trial needs is there."""
+        return not trial.variant.row.best_of and all(map(self.is_here, self.needs(trial)))
+
+    def pending(self, requested: Iterable[Trial]) -> list[Trial]:
+        """Return what is still to be trained for some trials, everything after what it needs.
+
+        A training that the records know is repeated only if another one needs its model as a teacher.
+        """
+        found: dict[Key, Trial] = {}
+
+        def add(trial: Trial, is_teacher: bool) -> None:
+            done = self.is_here if is_teacher else self.is_known
+            is_open = bool(trial.variant.row.best_of)
+            if trial.key in found or (not is_open and done(trial)):
+                return
+            for need in self.needs(trial):
+                add(need, is_teacher=not is_open)
+            found[trial.key] = trial
+
+        for trial in requested:
+            add(trial, is_teacher=False)
+        return list(found.values())
+
+
+def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], list[Trial]]:
+    """Return a function that gives the chosen trials of the plan, first seeds and shorter lengths first.
+
+    The function takes the plan again, because rows of ``best_of`` are decided while it runs.
+
+    Args:
+        plan: the plan.
+        only: names of rows or variants, with * and ?; empty for all.
+        seeds: empty for all.
+
+    Raises:
+        UserError: a name or seed chooses nothing.
+    """
+    names = [v.name for v in plan.variants] + list(plan.rows)
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{plan.path}: no row is called {pattern!r}; rows: {', '.join(plan.rows)}")
+    for seed in seeds:
+        if not any(seed in row.seeds for row in plan.rows.values()):
+            raise UserError(f"{plan.path}: no row has the seed {seed}")
+
+    def is_chosen(name: str, length: str | None) -> bool:
+        own = (name, name if length is None else f"{name}, {length}")
+        return not only or any(fnmatchcase(text, pattern) for text in own for pattern in only)
+
+    def trials(now: Plan) -> list[Trial]:
+        order = list(now.lengths)
+        found = [
+            (place, order.index(trial.variant.length) if trial.variant.length else 0, trial)
+            for name, row in now.rows.items()
+            for place, seed in enumerate(row.seeds)
+            if not seeds or seed in seeds
+            for trial in (Trial(variant, seed) for variant in variants_of(row))
+            if is_chosen(name, trial.variant.length)
+        ]
+        found.sort(key=lambda entry: entry[:2])  # stable: of equal ones in the order of the plan
+        return list({trial.key: trial for _, _, trial in found}.values())
+
+    return trials

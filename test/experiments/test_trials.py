@@ -1,0 +1,149 @@
+"""What a plan would train, and what it would cost: ``--dry_run``, ``--status`` and ``--only``."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from experiment_recipe import PLAN, record_file, start, trained, until, write_recipe
+
+from espnet_kd.errors import UserError
+from espnet_kd.experiments.command import main
+from espnet_kd.experiments.plan import RESERVED, read_plan
+from espnet_kd.experiments.trials import NOT_DATA, State, command, options_of, select
+
+KD_SH = Path(__file__).parents[2] / "egs/TEMPLATE/kd1/kd.sh"
+
+
+@pytest.fixture()
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe with a plan, of which nothing has run; it is the current directory."""
+    root = write_recipe(tmp_path / "kd1")
+    monkeypatch.chdir(root)
+    return root
+
+
+def names(recipe: Path, *only: str, seeds: tuple[int, ...] = ()) -> list[str]:
+    """Names of what is pending for a choice."""
+    state = State.of(read_plan("plans/two.yaml"))
+    return [t.name for t in state.pending(select(state.plan, list(only), list(seeds))(state.plan))]
+
+
+def test_a_choice_has_all_that_it_needs(recipe: Path) -> None:
+    assert names(recipe, "alone", seeds=(2,)) == ["alone, 1x, seed 2", "alone, 2x, seed 2"]
+    assert names(recipe, "*, 2x", seeds=(1,)) == [
+        "alone, 2x, seed 1", "Teacher, seed 1", "KL, weight 1, 1x, seed 1", "KL, weight 10, 1x, seed 1",
+        "KL, 2x, seed 1",
+    ]  # fmt: skip
+    assert names(recipe, "KL, weight ?") == ["Teacher, seed 1", "KL, weight 1, 1x, seed 1"]
+    assert len(names(recipe)) == 11
+
+
+def test_a_name_or_seed_that_chooses_nothing(recipe: Path) -> None:
+    with pytest.raises(UserError, match="no row is called 'kl'; rows: Teacher, alone, KL, weight 1,"):
+        names(recipe, "KL", "kl")
+    with pytest.raises(UserError, match="no row has the seed 3"):
+        names(recipe, seeds=(3,))
+
+
+def test_a_choice_among_choices_and_a_chosen_teacher(recipe: Path) -> None:
+    plan = recipe / "plans/two.yaml"
+    best = "  best: {best_of: [KL, alone], lengths: [2x], seeds: [1]}\n"
+    plan.write_text(f"{PLAN}{best}  after: {{like: alone, teacher: KL}}\n")
+    pending = names(recipe, "after, 2x", "best", seeds=(1,))
+    assert pending[-4:] == ["KL, 1x, seed 1", "best, 2x, seed 1", "KL, 2x, seed 1", "after, 2x, seed 1"]
+    main([str(plan), "--jobs", "2"])
+    assert "after_2x_seed2" in trained(recipe) and len(trained(recipe)) == len(set(trained(recipe)))
+    after = [line for line in record_file(recipe).splitlines() if '"row":"after","seed":2' in line]
+    assert len(after) == 2 and all('"teacher_rows":[["KL, weight 1",2,"2x"]]' in line for line in after)
+
+
+def test_a_dry_run_prints_commands_and_hours(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plans/two.yaml", "--dry_run", "--only", "KL", "--data_options", "--corpus there"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "# data of Teacher"
+    assert lines[1].endswith("--stage 1 --stop_stage 5 --corpus there")
+    candidates = "KL, weight 1, 1x, seed 1; KL, weight 10, 1x, seed 1"
+    assert [line for line in lines if line.startswith("#")][2:] == [
+        "# Teacher, seed 1: ? core-hours", "# KL, weight 1, 1x, seed 1: ? core-hours",
+        "# KL, weight 10, 1x, seed 1: ? core-hours",
+        *(
+            f"# KL, {variant}: ? core-hours, the best row after {candidates}"
+            for variant in ("1x, seed 1", "2x, seed 1", "1x, seed 2", "2x, seed 2")
+        ),
+        "# 7 trainings, 0.0 core-hours and 7 of unknown length",
+    ]  # fmt: skip
+    assert not (recipe / "calls").exists() and not (recipe / "exp").exists()
+    main(["plans/two.yaml", "--only", "KL, weight 1", "--seeds", "1"])
+    capsys.readouterr()
+    main(["plans/two.yaml", "--dry_run", "--seeds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    hours = [line for line in lines if line.startswith("# ")]
+    # a training of 18 epochs took an hour of CPU time
+    assert hours[0] == "# alone, 1x, seed 1: 1.0 core-hours"
+    assert hours[2] == "# alone, 2x, seed 1: 2.0 core-hours"
+    assert hours[-1] == "# 5 trainings, 7.0 core-hours"
+
+
+def test_the_status_of_a_training_that_runs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe / "hold").touch()
+    process = start(recipe, "--only", "Teacher")
+    until(lambda: (recipe / "exp/two/teacher_seed1/train.log").exists())
+    (recipe / "exp/two/teacher_seed1/train.log").write_text(
+        "[host] 2026-01-01 00:00:00,000 (trainer:311) INFO: 3/18epoch started. Estimated time to finish: x\n"
+    )
+    main(["plans/two.yaml", "--status"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split(maxsplit=1) == ["Teacher", "epoch 3/18"]
+    process.terminate()
+    assert process.wait(60) == 130
+    main(["plans/two.yaml", "--status"])
+    assert capsys.readouterr().out.splitlines()[1].split(maxsplit=1) == ["Teacher", "epoch 3/18, stopped"]
+
+
+def test_what_decodes_in_another_way_has_a_directory_of_its_own(recipe: Path) -> None:
+    other = 'teacher.yaml, inference_config: conf/a.yaml, inference_args: "--beam_size 5",'
+    (recipe / "plans/two.yaml").write_text(PLAN.replace("teacher.yaml,", other))
+    plan = read_plan("plans/two.yaml")
+    trials = [plan.trials(plan.rows[name])[0] for name in ("Teacher", "alone")]
+    tags = [options_of(command(plan, trial))["inference_tag"] for trial in trials]
+    assert tags == ["decode_conf-a.yaml_-beam_size-5", "decode"]
+    assert all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.,+=-]*", tag) for tag in tags)  # what kd.sh takes
+
+
+@pytest.mark.parametrize("value", ["'a b'", "", "[a, {b: 1}]"])
+def test_a_value_that_kd_sh_would_divide_is_refused(recipe: Path, value: str) -> None:
+    plan = recipe / "plans/two.yaml"
+    plan.write_text(PLAN.replace("ctc.weight=10", value))
+    with pytest.raises(UserError, match="row 'KL, weight 10': .* is a single value for a training"):
+        main([str(plan), "--dry_run"])
+
+
+def test_a_value_that_looks_like_an_option_of_run_sh(recipe: Path) -> None:
+    plan = recipe / "plans/two.yaml"
+    plan.write_text(PLAN.replace("expdir: exp/two,", "expdir: exp/two, inference_args: --nj,"))
+    state = State.of(read_plan(plan))
+    words = command(state.plan, state.trials()[0])
+    assert "--inference_args=--nj" in words
+    options = options_of(words)
+    assert options["inference_args"] == "--nj" and options_of(shlex.join(words)) == options
+
+
+def test_every_option_of_kd_sh_belongs_to_the_data_or_not() -> None:
+    block = KD_SH.read_text().partition("# options\n")[2].partition("# end of options")[0]
+    sections = dict(re.findall(r"^# ([A-Z][\w ]+)\n((?:[a-z ].*\n)+)", block, re.MULTILINE))
+    options = {title: set(re.findall(r"^([a-z]\w*)=", s, re.MULTILINE)) for title, s in sections.items()}
+    assert set(options) == {"General", "Data", "Tokens", "Models", "Decoding and results"}
+    data = {"nj", "python", "dumpdir"} | options["Data"] | options["Tokens"] - {"unlabelled_share"}
+    everything = set().union(*options.values())
+    assert everything - NOT_DATA - RESERVED == data - {"unlabelled_share"}
+    assert NOT_DATA <= everything
+
+
+def test_not_in_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text(PLAN)
+    with pytest.raises(UserError, match="there is no ./run.sh here: run this in the directory of a recipe"):
+        main(["two.yaml"])
+    with pytest.raises(UserError, match="the configuration plans/x.yaml does not exist"):
+        main(["plans/x.yaml"])
