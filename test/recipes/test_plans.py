@@ -19,7 +19,6 @@ from espnet_kd.methods import active, registered
 from espnet_kd.methods.mutual import mutual_options
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask, read_numbers
 from espnet_kd.teachers.options import TermOptions, term_options
-from espnet_kd.teachers.taps import LATTICE
 
 PLANS = sorted(TEMPLATE.parents[1].glob("*/kd1/plans/*.yaml"))
 LINES, CHARACTERS = 60, 130  # at most
@@ -171,7 +170,8 @@ def test_every_training_is_accepted_and_can_be_decoded(
     plan = read_plan(path)
     for trial in trials(plan):
         options, teachers = trial.options, []
-        task, checkpoint = options.get("asr_task", "asr"), options.get("inference_asr_model", "valid.acc.ave.pth")
+        task = options.get("asr_task", "asr")
+        checkpoint = options.get("inference_asr_model", "valid.acc.ave.pth")
         for teacher in plan.teacher_trials(trial):
             assert [teacher.options.get(key) for key in TOKENS] == [options.get(key) for key in TOKENS]
             last = phases(plan, teacher, tmp_path)[-1]
