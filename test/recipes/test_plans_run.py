@@ -79,10 +79,11 @@ def test_essence_on_switchboard(tmp_path: Path) -> None:
         TEMPLATE.parents[1] / "swbd/kd1", tmp_path / "kd1", "essence", models,
         nbpe=36, local_data_opts="--dev_utterances 6",
     )  # fmt: skip
-    rows = ["hard labels, 1x", "all outputs", "K = [18]", "one teacher, K = 8"]
+    rows = ["K = 8", "one teacher, K = 8"]
     found = check(tmp_path / "kd1", plan, rows, f"--swbd {discs} --eval2000 {test}")
-    assert {"E-Branchformer, None", "hard labels, 1x", "K = 1, 1x", "K = 8, 1x"} <= found.keys()
-    assert len(found["K = 8, 1x"]["teacher_rows"]) == 3
+    teachers = ("E-Branchformer", "Conformer", "Transformer")
+    assert found.keys() == {*(f"{name}, None" for name in teachers), *(f"{name}, 1x" for name in rows)}
+    assert [name for name, *_ in found["K = 8, 1x"]["teacher_rows"]] == [*teachers]
     for record in found.values():
         assert {"train_dev", "eval2000_swbd", "eval2000_callhm", "eval2000_all"} == record["errors"].keys()
     for store in ("targets_essence", "targets_one_teacher"):
@@ -98,12 +99,9 @@ def test_mutual_learning_on_csj(tmp_path: Path) -> None:
         TEMPLATE.parents[1] / "csj/kd1", tmp_path / "kd1", "mutual_learning", models,
         local_data_opts="--allow_missing_eval --dev_utterances 4",
     )  # fmt: skip
-    rows = ["compact, 1x", "compact, distilled, 1x", "compact, two peers, 1x", "compact and large as peers"]
+    rows = ["compact, distilled, 1x", "compact, two peers, 1x"]
     found = check(tmp_path / "kd1", plan, rows, f"--csj {corpus}")
-    assert found.keys() == {
-        "large, 2x", "compact, 1x", "compact, distilled, 1x", "compact, two peers, 1x",
-        "compact and large as peers, 1x",
-    }  # fmt: skip
+    assert found.keys() == {"large, 2x", *rows}
     assert (tmp_path / "kd1/exp/mutual_learning/compact-two-peers_1x_seed1_peer1").is_dir()
 
 
@@ -115,8 +113,10 @@ def test_tutornet_on_librispeech(tmp_path: Path) -> None:
         TEMPLATE.parents[1] / "librispeech/kd1", tmp_path / "kd1", "tutornet", models,
         nbpe=40, train_set="train_clean_100", test_sets="test_clean",
     )  # fmt: skip
-    rows = ["Mini, 1x", "Mini, SKD, 2x", "Mini, RKD + SKD", "Mini, one training, 1x"]
+    rows = ["Mini, SKD, 2x", "Mini, RKD + SKD"]
     found = check(tmp_path / "kd1", plan, rows, f"--librispeech {corpus}")
-    assert {"Jasper, None", "Mini, 1x", "Mini, RKD + SKD, None", "Mini, one training, 1x"} <= found.keys()
-    assert sum(name.startswith("Mini, SKD") for name in found) == 4  # three weights, and the best one longer
+    tried = {f"Mini, SKD {weight}, 1x" for weight in ("0.1", "1", "10")}
+    assert {"Jasper, None", "Mini, RKD + SKD, None", *tried} < found.keys()
+    (longer,) = [name for name in found if name.endswith(", 2x")]  # the best of these
+    assert longer.replace("2x", "1x") in tried
     assert (tmp_path / "kd1/exp/tutornet/mini-rkd-skd_seed1_phase1/run.json").is_file()
