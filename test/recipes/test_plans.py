@@ -13,7 +13,7 @@ from shell import TEMPLATE, script, sh
 from torch import nn
 
 from espnet_kd.config import dump_yaml, merge, merge_files
-from espnet_kd.experiments.plan import Plan, Row, Trial, chosen, read_plan
+from espnet_kd.experiments.plan import Plan, Row, Trial, chosen, read_plan, variants_of
 from espnet_kd.host.training import named_classes, optim_classes, scheduler_classes
 from espnet_kd.methods import active, registered
 from espnet_kd.methods.mutual import mutual_options
@@ -45,6 +45,22 @@ def rows_to_train(plan: Plan) -> Iterator[Row]:
             yield row
 
 
+def decided(plan: Plan, trial: Trial) -> Trial:
+    """A training; of a row that chooses the best of others, that of the first of them."""
+    while (row := trial.variant.row).best_of:
+        row = chosen(row, plan.rows[row.best_of[0]])
+        (variant,) = [v for v in variants_of(row) if v.length in (trial.variant.length, None)]
+        trial = Trial(variant, trial.seed)
+    return trial
+
+
+def options_of(plan: Plan, trial: Trial) -> dict[str, str]:
+    """The options of run.sh, those that it gives itself included."""
+    text = (plan.path.parents[1] / "run.sh").read_text()
+    usual = re.findall(r'^ +--(\w+) ("[^"]*"|\S+)', text, re.M)
+    return {key: value.strip('"') for key, value in usual} | trial.options
+
+
 def trials(plan: Plan) -> list[Trial]:
     """The first training of every variant."""
     found = {}
@@ -67,12 +83,11 @@ def test_a_plan_is_read_in_a_minute(path: Path) -> None:
 def test_a_plan_shows_all_rows_and_a_student_alone_that_trains_longer(path: Path) -> None:
     plan = read_plan(path)
     shown = {variant.row.name for group in plan.groups for variant in group.variants}
-    assert shown == plan.rows.keys()
-    teachers = {teacher.row for row in plan.rows.values() for teacher in row.teachers}
-    assert plan.frontier and all(len(frontier.alone.lengths) > 1 for frontier in plan.frontier)
-    for row in rows_to_train(plan):
-        if row.teachers:  # compared with its teacher, or with a student that has none
-            assert {*row.against} & (teachers | {frontier.alone.name for frontier in plan.frontier})
+    curves = {row.name for plot in plan.frontier for row in (plot.alone, *plot.methods)}
+    needed = {name for row in plan.rows.values() for name in (*row.best_of, *(t.row for t in row.teachers))}
+    assert shown | curves | needed == plan.rows.keys()
+    assert plan.frontier and all(len(plot.alone.lengths) > 1 for plot in plan.frontier)
+    assert all(row.against for row in plan.rows.values() if row.teachers)
 
 
 @each_plan
@@ -96,7 +111,7 @@ def parser(task: str) -> argparse.ArgumentParser:
 
 def phases(plan: Plan, trial: Trial, tmp_path: Path) -> list[argparse.Namespace]:
     """The options of the trainings of a row, as kd.sh and `espnet-kd runs` make them of its files."""
-    recipe, options = plan.path.parents[1], trial.options
+    recipe, options = plan.path.parents[1], options_of(plan, trial)
     teachers = [str(teacher.directory) for teacher in plan.teacher_trials(trial)]
     found = []
     for kd_config in options.get("kd_config", "").replace(",", " ").split() or [None]:
@@ -169,17 +184,17 @@ def test_every_training_is_accepted_and_can_be_decoded(
     monkeypatch.chdir(path.parents[1])  # peers name configurations
     plan = read_plan(path)
     for trial in trials(plan):
-        options, teachers = trial.options, []
+        options, teachers = options_of(plan, trial), []
         task = options.get("asr_task", "asr")
         checkpoint = options.get("inference_asr_model", "valid.acc.ave.pth")
-        for teacher in plan.teacher_trials(trial):
-            assert [teacher.options.get(key) for key in TOKENS] == [options.get(key) for key in TOKENS]
+        for teacher in (decided(plan, teacher) for teacher in plan.teacher_trials(trial)):
+            others = options_of(plan, teacher)
+            assert [others.get(key) for key in TOKENS] == [options.get(key) for key in TOKENS]
             last = phases(plan, teacher, tmp_path)[-1]
-            teachers.append(model(teacher.options.get("asr_task", "asr"), last))
+            teachers.append(model(others.get("asr_task", "asr"), last))
             assert decodable(last, checkpoint), f"{trial.name} decodes its teacher {teacher.name}"
         for args in phases(plan, trial, tmp_path):
             check_training(task, args)
             check_terms(task, args, teachers)
         assert decodable(args, checkpoint), trial.name
-        for key in ("inference_config", "teacher_inference_config"):
-            assert key not in options or Path(options[key]).is_file()
+        assert all(Path(options[key]).is_file() for key in options if key.endswith("inference_config"))
