@@ -21,7 +21,7 @@ from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask,
 from espnet_kd.teachers.options import TermOptions, term_options
 
 PLANS = sorted(TEMPLATE.parents[1].glob("*/kd1/plans/*.yaml"))
-LINES, CHARACTERS = 60, 130  # at most
+LINES = 60  # at most
 TASKS: dict[str, Any] = {"asr": ASRDistillationTask, "asr_transducer": TransducerDistillationTask}
 # Options of run.sh that decide the token list.
 TOKENS = ("lang", "token_type", "nbpe", "bpemode", "nlsyms_txt", "fs")
@@ -76,7 +76,7 @@ def test_a_plan_is_read_in_a_minute(path: Path) -> None:
     head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
     assert all(re.search(rf"^# {word}: +\S", head, re.M) for word in ("Needs", "Cost", "Command"))
     assert f"espnet-kd experiments plans/{path.name}" in head
-    assert len(lines) <= LINES and max(map(len, lines)) <= CHARACTERS
+    assert len(lines) <= LINES
 
 
 @each_plan
@@ -86,7 +86,8 @@ def test_a_plan_shows_all_rows_and_a_student_alone_that_trains_longer(path: Path
     curves = {row.name for plot in plan.frontier for row in (plot.alone, *plot.methods)}
     needed = {name for row in plan.rows.values() for name in (*row.best_of, *(t.row for t in row.teachers))}
     assert shown | curves | needed == plan.rows.keys()
-    assert plan.frontier and all(len(plot.alone.lengths) > 1 for plot in plan.frontier)
+    alone = [row for row in plan.rows.values() if not row.teachers and not row.best_of]
+    assert any(len(row.lengths) > 1 for row in alone)
     assert all(row.against for row in plan.rows.values() if row.teachers)
 
 
