@@ -1,0 +1,201 @@
+"""The shipped plans: their commands are accepted, and what they train can be built and decoded."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shell import TEMPLATE, script, sh
+from torch import nn
+
+from espnet_kd.config import dump_yaml, merge, merge_files
+from espnet_kd.experiments.plan import Plan, Row, Trial, chosen, read_plan, variants_of
+from espnet_kd.host.training import named_classes, optim_classes, scheduler_classes
+from espnet_kd.methods import active, registered
+from espnet_kd.methods.mutual import mutual_options
+from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask, read_numbers
+from espnet_kd.teachers.options import TermOptions, term_options
+
+PLANS = sorted(TEMPLATE.parents[1].glob("*/kd1/plans/*.yaml"))
+LINES = 60  # at most
+TASKS: dict[str, Any] = {"asr": ASRDistillationTask, "asr_transducer": TransducerDistillationTask}
+# Options of run.sh that decide the token list.
+TOKENS = ("lang", "token_type", "nbpe", "bpemode", "nlsyms_txt", "fs")
+VOCABULARY = 100  # more than any plan keeps of a teacher's classes
+# What a model is built from.
+MODEL = re.compile("(encoder|decoder|joint_network|frontend|specaug|model|ctc|preencoder)(_conf)?|token_list")
+
+
+def identifier(path: Path) -> str:
+    return f"{path.parents[2].name}-{path.stem}"
+
+
+each_plan = pytest.mark.parametrize("path", PLANS, ids=identifier)
+
+
+def rows_to_train(plan: Plan) -> Iterator[Row]:
+    """All rows; for one that chooses the best of others, each of them with its seeds and lengths."""
+    for row in plan.rows.values():
+        yield from (chosen(row, plan.rows[name]) for name in row.best_of)
+        if not row.best_of:
+            yield row
+
+
+def decided(plan: Plan, trial: Trial) -> Trial:
+    """A training; of a row that chooses the best of others, that of the first of them."""
+    while (row := trial.variant.row).best_of:
+        row = chosen(row, plan.rows[row.best_of[0]])
+        (variant,) = [v for v in variants_of(row) if v.length in (trial.variant.length, None)]
+        trial = Trial(variant, trial.seed)
+    return trial
+
+
+def options_of(plan: Plan, trial: Trial) -> dict[str, str]:
+    """The options of run.sh, those that it gives itself included."""
+    text = (plan.path.parents[1] / "run.sh").read_text()
+    usual = re.findall(r'^ +--(\w+) ("[^"]*"|\S+)', text, re.M)
+    return {key: value.strip('"') for key, value in usual} | trial.options
+
+
+def trials(plan: Plan) -> list[Trial]:
+    """The first training of every variant."""
+    found = {}
+    for row in rows_to_train(plan):
+        found |= {t.variant.name: t for t in plan.trials(row) if t.seed == row.seeds[0]}
+    return list(found.values())
+
+
+@each_plan
+def test_a_plan_is_read_in_a_minute(path: Path) -> None:
+    text = path.read_text()
+    lines = text.splitlines()
+    head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    assert all(re.search(rf"^# {word}: +\S", head, re.M) for word in ("Needs", "Cost", "Command"))
+    assert f"espnet-kd experiments plans/{path.name}" in head
+    assert len(lines) <= LINES
+
+
+@each_plan
+def test_a_plan_shows_all_rows_and_a_student_alone_that_trains_longer(path: Path) -> None:
+    plan = read_plan(path)
+    shown = {variant.row.name for group in plan.groups for variant in group.variants}
+    curves = {row.name for plot in plan.frontier for row in (plot.alone, *plot.methods)}
+    needed = {name for row in plan.rows.values() for name in (*row.best_of, *(t.row for t in row.teachers))}
+    assert shown | curves | needed == plan.rows.keys()
+    alone = [row for row in plan.rows.values() if not row.teachers and not row.best_of]
+    assert any(len(row.lengths) > 1 for row in alone)
+    assert all(row.against for row in plan.rows.values() if row.teachers)
+
+
+@each_plan
+def test_run_sh_accepts_the_options_of_every_row(path: Path, tmp_path: Path) -> None:
+    python = script(tmp_path / "python", "#!/usr/bin/env bash\n")
+    recipe, seen = path.parents[1], set()
+    for trial in trials(read_plan(path)):
+        words = [word for key, value in trial.options.items() for word in (f"--{key}", value)]
+        if (tried := tuple(words)) not in seen:
+            seen.add(tried)
+            none = ("--stage", "12", "--stop_stage", "11", "--python", str(python))
+            result = sh(recipe, "./run.sh", *words, "--teacher_config", "", *none)
+            assert (result.stderr, result.returncode) == ("", 0), trial.name
+            assert "nothing to do" in result.stdout
+
+
+@cache
+def parser(task: str) -> argparse.ArgumentParser:
+    return TASKS[task].get_parser()
+
+
+def phases(plan: Plan, trial: Trial, tmp_path: Path) -> list[argparse.Namespace]:
+    """The options of the trainings of a row, as kd.sh and `espnet-kd runs` make them of its files."""
+    recipe, options = plan.path.parents[1], options_of(plan, trial)
+    teachers = [str(teacher.directory) for teacher in plan.teacher_trials(trial)]
+    found = []
+    for kd_config in options.get("kd_config", "").replace(",", " ").split() or [None]:
+        files = [recipe / options["student_config"], *([recipe / kd_config] if kd_config else [])]
+        config = merge_files(files)
+        if teachers and kd_config:
+            config = merge(config, {"teacher": {"exp": teachers}})
+        (tmp_path / "train.yaml").write_text(dump_yaml(config))
+        words = ["--config", str(tmp_path / "train.yaml"), "--output_dir", "unused"]
+        words += " ".join(trial.args(plan.lengths)).split()  # so does kd.sh
+        args = parser(options.get("asr_task", "asr")).parse_args(words)
+        args.token_type = "word"
+        args.token_list = ["<blank>", "<unk>", *(f"t{i}" for i in range(VOCABULARY - 3)), "<sos/eos>"]
+        found.append(args)
+    return found
+
+
+BUILT: dict[str, nn.Module] = {}
+
+
+def model(task: str, args: argparse.Namespace) -> nn.Module:
+    """The model of a training; its tensors have shapes only."""
+    key = repr([task, *sorted((k, v) for k, v in vars(args).items() if MODEL.fullmatch(k))])
+    if key not in BUILT:
+        with torch.device("meta"):
+            BUILT[key] = TASKS[task].build_stock(argparse.Namespace(**vars(args)))
+    return BUILT[key]
+
+
+def check_training(task: str, args: argparse.Namespace) -> None:
+    """What `espnet-kd train` checks before it needs data; and its optimizer and scheduler are built."""
+    read_numbers(args)
+    for option, names in named_classes(TASKS[task]).items():
+        assert getattr(args, option, None) in (None, *names)
+    for method in registered():
+        method.check(args, VOCABULARY)
+    optimizer = optim_classes[args.optim]([torch.zeros(1, requires_grad=True)], **args.optim_conf)
+    if args.scheduler:
+        scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+
+
+def check_terms(task: str, args: argparse.Namespace, teachers: list[nn.Module]) -> None:
+    """Criteria can be built, and their layers are in student, peers and teachers."""
+    configs = [one for method in active(vars(args)) for one in method.models(vars(args)).values()]
+    students = [model(task, argparse.Namespace(**one)) for one in configs or [vars(args)]]
+    terms: list[TermOptions] = term_options(args.criteria)
+    assert not (terms and not teachers), "there is no teacher"
+    if args.mutual:
+        terms = mutual_options(args.mutual)[1]
+    for term in terms:
+        term.build()
+        for part in students:
+            part.get_submodule(term.term.student_tap)
+        for part in teachers:
+            part.get_submodule(term.term.teacher_tap)
+        warped = args.specaug and (args.specaug_conf or {}).get("apply_time_warp", True)
+        assert not warped, "time warping moves frames away from the teacher's"
+
+
+def decodable(args: argparse.Namespace, checkpoint: str) -> bool:
+    """Whether a training leaves a checkpoint; that of its best epochs by a statistic, or of an epoch."""
+    selected = {f"{phase}.{statistic}" for phase, statistic, *_ in args.best_model_criterion}
+    return re.sub(r"\.(best|ave)(_\w+)?\.pth$", "", checkpoint) in selected or checkpoint == "latest.pth"
+
+
+@each_plan
+def test_every_training_is_accepted_and_can_be_decoded(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parents[1])  # peers name configurations
+    plan = read_plan(path)
+    for trial in trials(plan):
+        options, teachers = options_of(plan, trial), []
+        task = options.get("asr_task", "asr")
+        checkpoint = options.get("inference_asr_model", "valid.acc.ave.pth")
+        for teacher in (decided(plan, teacher) for teacher in plan.teacher_trials(trial)):
+            others = options_of(plan, teacher)
+            assert [others.get(key) for key in TOKENS] == [options.get(key) for key in TOKENS]
+            last = phases(plan, teacher, tmp_path)[-1]
+            teachers.append(model(others.get("asr_task", "asr"), last))
+            assert decodable(last, checkpoint), f"{trial.name} decodes its teacher {teacher.name}"
+        for args in phases(plan, trial, tmp_path):
+            check_training(task, args)
+            check_terms(task, args, teachers)
+        assert decodable(args, checkpoint), trial.name
+        assert all(Path(options[key]).is_file() for key in options if key.endswith("inference_config"))
