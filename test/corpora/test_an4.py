@@ -238,7 +238,7 @@ def test_folds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folds_share_out_each_sex_before_they_balance_words() -> None:
-    """The folds' women have 9 + 9, 9 + 5 and 9 words. By words alone, fold 3 would get three men, with a word each."""
+    """The folds' women have 18, 14 and 9 words. By words alone, fold 3 would get three men of a word each."""
     words = {"fa": 9, "fb": 9, "fc": 9, "fd": 9, "fe": 5, "ma": 1, "mb": 1, "mc": 1, "md": 1, "me": 1}
     utterances = [Utterance(f"{name}-1", name, Path(name), "A " * count) for name, count in words.items()]
     sets = an4.make_folds(utterances, 3)
