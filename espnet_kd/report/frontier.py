@@ -80,15 +80,14 @@ def frontier(
         path: the PNG.
         unit: of the errors, "word" or "character".
         colours: name of a method -> colour, as `look.method_colours` gives for all pictures of a report;
-            None colours the methods of this picture.
+            methods without one get those that are free.
 
     Raises:
         ValueError: no set, more than six curves in one, or a curve without points or with a cost of 0.
     """
     _check(panels)
-    if colours is None:
-        names = (curve.name for curves in panels.values() for curve in curves if curve.kind == "method")
-        colours = look.method_colours(names)
+    names = (curve.name for curves in panels.values() for curve in curves if curve.kind == "method")
+    colours = look.method_colours(names, colours)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with look.picture(path, 5.5 * columns, 4.2 * rows) as figure:
