@@ -18,6 +18,7 @@ LABEL_WIDTH = 17  # characters of a line of a label
 SAMPLE = (1.03, 1.09)  # where the line is repeated beside its label, in widths of a panel
 GAP = 6.0  # between labels, in pixels
 OCTAVES = 2.1  # least width of the axis of core-hours
+TICKS = 6  # about so many numbers fit on it
 PER_CENT = 2.0  # least height of the axis of error rates
 CENTRED: Mapping[str, Any] = {
     "xytext": (0, 0),
@@ -79,15 +80,14 @@ def frontier(
         path: the PNG.
         unit: of the errors, "word" or "character".
         colours: name of a method -> colour, as `look.method_colours` gives for all pictures of a report;
-            None colours the methods of this picture.
+            methods without one get those that are free.
 
     Raises:
         ValueError: no set, more than six curves in one, or a curve without points or with a cost of 0.
     """
     _check(panels)
-    if colours is None:
-        names = (curve.name for curves in panels.values() for curve in curves if curve.kind == "method")
-        colours = look.method_colours(names)
+    names = (curve.name for curves in panels.values() for curve in curves if curve.kind == "method")
+    colours = look.method_colours(names, colours)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with look.picture(path, 5.5 * columns, 4.2 * rows) as figure:
@@ -162,9 +162,10 @@ def _scale(ax: Any) -> None:
     bottom, top = ax.get_ylim()
     lacking = max(0.0, PER_CENT - (top - bottom)) / 2
     ax.set(xlim=(2**low, 2**high), ylim=(bottom - lacking, top + lacking))
-    exponents = range(math.ceil(low), math.floor(high) + 1)
+    step = math.ceil((high - low) / TICKS)
+    exponents = [e for e in range(math.ceil(low), math.floor(high) + 1) if e % step == 0]
     ax.xaxis.set_major_locator(FixedLocator([2.0**exponent for exponent in exponents]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}" if x > 1 else f"{x:.2g}"))
     ax.xaxis.set_minor_locator(NullLocator())
 
 
@@ -224,8 +225,9 @@ def _mark_lengths(ax: Any, curves: Sequence[Curve]) -> None:
     pixels = ax.transData.transform([(point.core_hours, point.mean) for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
     white = [withStroke(linewidth=3, foreground="white")]
+    marked: list[Point] = []
     for point in sorted(points, key=lambda point: (-point.mean, point.core_hours)):
-        if any(_is_above(other, point) for other in points):
+        if any(_same_length(point, above) for above in marked):
             continue  # one label serves both
         where = (point.core_hours, point.mean)
         text = ax.annotate(look.plain_text(point.label), where, **CENTRED, path_effects=white, zorder=5)
@@ -234,12 +236,12 @@ def _mark_lengths(ax: Any, curves: Sequence[Curve]) -> None:
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 taken.append(box)
+                marked.append(point)
                 break
         else:
             text.remove()
 
 
-def _is_above(other: Point, point: Point) -> bool:
-    """Return whether a point of the same length is above another, at about the same cost."""
-    octaves = abs(math.log2(other.core_hours / point.core_hours))
-    return other.label == point.label and other.mean > point.mean and octaves <= TOGETHER
+def _same_length(a: Point, b: Point) -> bool:
+    """Return whether two points are of one length and at about the same cost."""
+    return a.label == b.label and abs(math.log2(a.core_hours / b.core_hours)) <= TOGETHER

@@ -76,13 +76,20 @@ STYLE: Mapping[Any, Any] = {
 }
 
 
-def method_colours(names: Iterable[str]) -> dict[str, str]:
-    """Return name of a method -> colour: the first five differ, the others have that of text.
+def method_colours(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return name of a method -> colour: five differ, further methods have the colour of text.
 
     For several pictures of one report: give the methods of the headline first, and hand the result to each.
+    Variants of a method may then be added with its colour.
+
+    Args:
+        names: methods; the earlier come first where there are more than five.
+        given: colours that methods have in other pictures, which they keep.
     """
     own = dict.fromkeys(names)
-    return {name: METHODS[i] if i < len(METHODS) else INK for i, name in enumerate(own)}
+    found = {name: colour for name, colour in (given or {}).items() if name in own and colour != INK}
+    free = [colour for colour in METHODS if colour not in found.values()]
+    return {name: found[name] if name in found else free.pop(0) if free else INK for name in own}
 
 
 def line_style(name: str, kind: Kind, colours: Mapping[str, str]) -> dict[str, Any]:

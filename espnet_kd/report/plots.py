@@ -133,7 +133,8 @@ def draw_learning_curves(
     Args:
         panels: title of a panel -> curves, at most six and those of teachers.
         path: the PNG.
-        colours: name of a method -> colour, see `look.method_colours`; None colours those of this picture.
+        colours: name of a method -> colour, see `look.method_colours`; methods without one get those that
+            are free.
 
     Raises:
         ValueError: more than six curves, or no panel.
@@ -142,8 +143,7 @@ def draw_learning_curves(
     look.check_lines([name for name, kind in kinds.items() if kind != "teacher"], "learning curves")
     if not kinds:
         raise ValueError("learning curves: there are none")
-    if colours is None:
-        colours = look.method_colours(name for name, kind in kinds.items() if kind == "method")
+    colours = look.method_colours((name for name, kind in kinds.items() if kind == "method"), colours)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     styles = _line_styles(kinds, colours)

@@ -67,6 +67,9 @@ def test_the_axis_of_compute_doubles_and_has_plain_numbers(figures: list[Figure]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0.25", "0.5", "1", "2"]
     assert ax.get_xscale() == "log" and ax.get_yscale() == "linear"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("core-hours of training", "word error rate (%)")
+    dear = curve("KL", "method", [20.0, 16.0, 13.0], 0.02, teacher=9.0)  # 9 octaves
+    ticks = draw(figures, curve("student alone", "alone", [20.0, 16.0], 0.02), dear).get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["0.016", "0.062", "0.25", "1", "4"]
     ax = draw(figures, curve("student alone", "alone", [20.0]), unit="character")  # a single length
     assert len(ax.get_xticklabels()) >= 2 and ax.get_ylabel() == "character error rate (%)"
 

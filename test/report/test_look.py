@@ -39,6 +39,10 @@ def test_a_method_has_one_colour_and_the_sixth_that_of_text() -> None:
     assert list(found.values()) == [*look.METHODS, look.INK]
     kl, essence = (look.line_style(name, "method", found) for name in ("KL", "essence"))
     assert (kl["color"], essence["color"]) == look.METHODS[:2] and kl["marker"] != essence["marker"]
+    # "c" keeps its colour, "KL" has the first of the others; two variants may share one
+    given = {"c": look.METHODS[0], "c, 2x": look.METHODS[0], "f": look.INK}
+    kept = look.method_colours(["KL", "c", "c, 2x", "f"], given)
+    assert list(kept.values()) == [look.METHODS[i] for i in (1, 0, 0, 2)]
     assert look.line_style("KL", "alone", found)["color"] == look.GREY
     assert look.line_style("unknown", "method", found)["color"] == look.INK
 
