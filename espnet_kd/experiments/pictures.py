@@ -20,10 +20,10 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
     headline = results.all_lines(plan.groups[0].variants if plan.groups else plan.variants)
     headline = [line for line in headline if line.records]
     frontiers = [_curves(results, spec) for spec in plan.frontier]
-    methods = [line.name for line in headline if _kind(results, line) == "method"]
-    methods += [curve.name for panels in frontiers for curves in panels.values() for curve in curves
-                if curve.kind == "method"]  # fmt: skip
-    colours = look.method_colours(dict.fromkeys(methods))
+    methods = [line.variant.row.name for line in headline if _kind(results, line) == "method"]
+    colours = look.method_colours([*methods, *(row.name for spec in plan.frontier for row in spec.methods)])
+    colours |= {line.name: colours[line.variant.row.name] for line in headline
+                if _kind(results, line) == "method"}  # fmt: skip
     for number, panels in enumerate(frontiers, 1):
         if panels:
             path = directory / (f"frontier{number}.png" if number > 1 else "frontier.png")

@@ -92,8 +92,8 @@ def _legend(plan: Plan) -> str:
         f"{folds if _has_folds(plan) else ''}"
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed). Equal updates: the same length of the other row. Equal compute: "
-        "its shortest length that cost at least as much. Pays: at equal compute the interval is below zero on "
-        "every set; does not: above zero on every set. "
+        "its shortest length that cost at least as much. Pays: at equal compute the interval is below zero "
+        "on every set; does not: above zero on every set. "
         f"Interval and p: {BOOTSTRAP} {OTHER_ENVIRONMENT}: the two sides were trained in different "
         "environments, which alone can move an error rate."
     )

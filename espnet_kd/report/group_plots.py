@@ -34,7 +34,8 @@ def draw_rates(groups: list[Group], sets: list[str], directory: Path) -> dict[st
     for number, part in enumerate(parts, 1):
         path = directory / (f"{metric}.png" if number == 1 else f"{metric}_{number}.png")
         plots.rate_rows(part, path, alignment.UNITS[metric], _colours(groups, sets))
-        caption = f"{metric.upper()} with 95 % intervals (bootstrap over seeds and utterances); a circle is a seed"
+        err = metric.upper()
+        caption = f"{err} with 95 % intervals (bootstrap over seeds and utterances); a circle is a seed"
         drawn[f"{caption} ({number} of {len(parts)})" if len(parts) > 1 else caption] = path
     return drawn
 
