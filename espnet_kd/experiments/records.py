@@ -6,8 +6,8 @@ reference in words and characters::
     {"set": "dev", "reference": {"utt1": [3, 14], ...}}
 
 and then a line for each training: the fields of ``Record``, with the errors as [substitutions, deletions,
-insertions] of every utterance in the order of the line of the set. So tables are made without the experiments,
-and from trainings of several sittings and machines.
+insertions] of every utterance in the order of the line of the set. So tables are made without the
+experiments, and from trainings of several sittings and machines.
 """
 
 import json
@@ -93,13 +93,15 @@ def read_records(path: str | Path) -> list[Record]:
         try:
             content = json.loads(line)
             if "set" in content:
-                references[content["set"]] = {str(utt): list(map(int, n)) for utt, n in content["reference"].items()}
+                references[content["set"]] = {
+                    str(utt): list(map(int, n)) for utt, n in content["reference"].items()
+                }
             else:
                 found.append(_record(content, references))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise UserError(
-                f"{path}:{number}: not a record of a training: take the file from git, or remove the line and run "
-                "`espnet-kd experiments` again"
+                f"{path}:{number}: not a record of a training: take the file from git, or remove the line "
+                "and run `espnet-kd experiments` again"
             ) from None
     return found
 
@@ -134,10 +136,13 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
             first = seen.setdefault(name, record)
             if references.setdefault(name, found) != found:
                 raise UserError(
-                    f"{path}: {record.row!r}, seed {record.seed}, and {first.row!r}, seed {first.seed}, were tested on "
-                    f"different references of the set {name}: make the data again, or give the set another name"
+                    f"{path}: {record.row!r}, seed {record.seed}, and {first.row!r}, seed {first.seed}, were "
+                    f"tested on different references of the set {name}: make the data again, or give the set "
+                    "another name"
                 )
-    lines: list[dict[str, Any]] = [{"set": name, "reference": references[name]} for name in sorted(references)]
+    lines: list[dict[str, Any]] = [
+        {"set": name, "reference": references[name]} for name in sorted(references)
+    ]
     lines += [_plain(record, references) for record in records]
     with atomic_path(path) as temporary:
         text = (json.dumps(line, separators=(",", ":"), ensure_ascii=False) for line in lines)
@@ -169,7 +174,9 @@ def make_record(plan: Plan, trial: Trial) -> Record:
     run, result = found[trained], found[scored]
     missing = [name for name in sets if name not in result.scores]
     if missing:
-        raise UserError(f"{trial.name}: {scored} has no score of {', '.join(missing)}: run stages 10 and 11 again")
+        raise UserError(
+            f"{trial.name}: {scored} has no score of {', '.join(missing)}: run stages 10 and 11 again"
+        )
     errors: dict[str, Errors] = {name: result.scores[name].utterances for name in sets}
     for name in sets:
         if any(len(row) < 5 for row in errors[name]["wer"].values()):
@@ -237,7 +244,9 @@ def comparable(plan: Plan, row: Row) -> list[list[Trial]]:
     shared = [n for n in shared if all(n in [v.length for v in variants_of(c)] for c in candidates)]
     if not seeds or not shared:
         names = ", ".join(row.best_of)
-        raise UserError(f"{plan.path}: row {row.name!r}: {names} have no {'length' if seeds else 'seed'} in common")
+        raise UserError(
+            f"{plan.path}: row {row.name!r}: {names} have no {'length' if seeds else 'seed'} in common"
+        )
     return [[Trial(Variant(c, shared[-1]), seed) for seed in seeds] for c in candidates]
 
 

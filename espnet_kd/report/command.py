@@ -12,7 +12,7 @@ from espnet_kd.files import atomic_path
 from espnet_kd.report import sections, tables
 from espnet_kd.report.groups import Group, make_groups, methods_text
 from espnet_kd.report.run import Run, SeveralDecodings, architecture, link_phases, read_run, settings
-from espnet_kd.report.tables import RATES
+from espnet_kd.report.tables import NOTE, RATES
 from espnet_kd.scoring import alignment
 
 # Errors that values of wrong types in config.yaml or run.json cause where they are used.
@@ -22,7 +22,6 @@ TYPES = {
     **dict.fromkeys(("ensemble", "init_param", "token_list"), list),
     **dict.fromkeys(("role", "previous", "source", "commit"), str),
 }
-NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
         "--dumpdir", type=path_text, default="dump",
         help="directory of raw/VALID_SET, for the plot of posteriors",
     )
-    p.add_argument("--test_sets", required=True, help='names of the test sets, as in "test_clean test_other"')
+    p.add_argument(
+        "--plan", type=Path,
+        help="plan of experiments: write its tables from its records, into results/ beside it; the other "
+        "options are then not used",
+    )
+    p.add_argument("--test_sets", help='names of the test sets, as in "test_clean test_other"')
     p.add_argument("--valid_set", help="name of the validation set; its table comes last")
     p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
     p.add_argument("--checkpoint", help="model file that was decoded, if the inference tag does not name it")
@@ -53,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run ``report``: collect the results, draw the plots, write the report, and print where it is."""
     args = parser().parse_args(argv)
+    if args.plan is not None:
+        from espnet_kd.experiments.tables import write_report
+
+        print(f"tables: {write_report(args.plan)}")
+        return
+    if args.test_sets is None:
+        raise UserError("give --plan PLAN.yaml, or --test_sets for a report on the experiments in --expdir")
     sets = args.test_sets.split()
     valid = [args.valid_set] if args.valid_set and args.valid_set not in sets else []
     groups, unscored = collect(args, sets + valid)

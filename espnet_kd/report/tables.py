@@ -10,6 +10,7 @@ from espnet_kd.report.run import Run
 from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import RESAMPLES, Difference
 
+NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 # Metric -> columns of error rates. A language without spaces between words has no useful WER.
 RATES = {"wer": ["WER %", "errors/words", "S/D/I", "CER %"], "cer": ["CER %", "errors/characters", "S/D/I"]}
 BOOTSTRAP = f"""\

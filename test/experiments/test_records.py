@@ -14,6 +14,7 @@ from espnet_kd.experiments.records import choose, make_record, read_records, rec
 
 PLAN = """
 seeds: [1, 2]
+options: {inference_tag: decode_asr_model_valid.acc.ave}
 lengths: {1x: {max_epoch: 2}}
 rows:
   big: {seeds: [1]}

@@ -1,0 +1,273 @@
+"""What the records of a plan give: error rates and costs of its rows, and how rows differ from each other."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from espnet_kd.environment import differences
+from espnet_kd.experiments.plan import SEED, Key, Plan, Row, Trial, Variant, chosen, variants_of
+from espnet_kd.experiments.records import Record, choose
+from espnet_kd.scoring import bootstrap
+from espnet_kd.scoring.alignment import Counts
+from espnet_kd.scoring.bootstrap import Difference, Runs
+
+HOUR = 3600.0  # seconds
+PAYS, DOES_NOT, CANNOT_TELL = "pays", "does not", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A variant of the plan with its trainings: one line of a table.
+
+    Attributes:
+        variant: as in the plan.
+        row: what was trained; for a row of ``best_of`` its choice, or itself while there is none.
+        columns: names of its sets, the validation set last; "{seed}" in a name stands for a set a seed.
+        records: of its finished trainings by seed, in the order of the plan.
+    """
+
+    variant: Variant
+    row: Row
+    columns: tuple[str, ...]
+    records: dict[int, Record] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the variant."""
+        return self.variant.name
+
+    @property
+    def missing(self) -> list[int]:
+        """Seeds of the plan that are not trained yet."""
+        return [seed for seed in self.row.seeds if seed not in self.records]
+
+    def runs(self, column: str, metric: str, seeds: Iterable[int] | None = None) -> Runs:
+        """Return the errors of every utterance of a set by seed, of all seeds or of some."""
+        chosen_seeds = self.records if seeds is None else seeds
+        return {s: self.records[s].errors[_set(column, s)][metric] for s in chosen_seeds}
+
+    def rates(self, column: str, metric: str) -> list[float]:
+        """Return the error rate of each seed in per cent."""
+        return [record.rate(_set(column, seed), metric) for seed, record in self.records.items()]
+
+    def counts(self, column: str, metric: str) -> Counts:
+        """Return the errors of all seeds together."""
+        total = Counts()
+        for run in self.runs(column, metric).values():
+            for _, length, *kinds in run.values():
+                total += Counts(length - kinds[0] - kinds[1], *kinds)
+        return total
+
+    @property
+    def hours(self) -> float | None:
+        """What one of its trainings costs, see ``hours_of``: the mean over the seeds; None if unknown."""
+        return _mean([hours_of(record) for record in self.records.values()])
+
+    @property
+    def updates(self) -> list[int]:
+        """The different numbers of updates of its trainings."""
+        return sorted({r.updates for r in self.records.values() if r.updates is not None})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A line beside another line.
+
+    Attributes:
+        line: the one side.
+        other: the other side.
+        why: what the pair shows, such as "equal compute".
+        differences: by name of a set, error rate of the line less that of the other; a set is missing where
+            the two have nothing in common.
+        seeds: that both have; empty where all seeds of both are taken.
+        environments: what differs between the environments of the two; empty if nothing.
+    """
+
+    line: Line
+    other: Line
+    why: tuple[str, ...]
+    differences: dict[str, Difference]
+    seeds: tuple[int, ...]
+    environments: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the line is better than the other beyond chance on all sets, worse on all, or neither."""
+        found = self.differences.values()
+        if not found or any(d.seeds == 1 for d in found):
+            return f"{CANNOT_TELL}: one seed" if found else CANNOT_TELL
+        if all(d.high < 0 for d in found):
+            return PAYS
+        return DOES_NOT if all(d.low > 0 for d in found) else CANNOT_TELL
+
+
+class Results:
+    """The lines of a plan.
+
+    Args:
+        plan: the plan.
+        records: its records.
+    """
+
+    def __init__(self, plan: Plan, records: Sequence[Record]) -> None:
+        self.plan = plan
+        self.known: dict[Key, Record] = {r.key: r for r in records if not r.elsewhere}
+        self.elsewhere = [r for r in records if r.elsewhere]
+        self.choices: dict[str, Row] = {}
+        self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
+        for row in plan.rows.values():
+            best = choose(self._decided_plan(), row, records) if row.best_of else None
+            if best is not None:
+                self.choices[row.name] = chosen(row, best)
+        self.plan = self._decided_plan()
+        self.taught_by = {t.row for row in self.plan.rows.values() for t in row.teachers}
+        self._compared: dict[tuple[str, str], Comparison] = {}
+
+    def _decided_plan(self) -> Plan:
+        """Return the plan with the choice in the place of every decided row of ``best_of``."""
+        return replace(self.plan, rows=self.plan.rows | self.choices)
+
+    def line(self, variant: Variant) -> Line:
+        """Return the line of a variant of the plan."""
+        row = self.choices.get(variant.row.name, variant.row)
+        options = (self.rows[row.best_of[0]] if row.best_of else row).options
+        tests = str(options.get("test_sets", " ".join(self.plan.test_sets))).split()
+        columns = (*tests, str(options.get("valid_set", self.plan.valid_set)))
+        trials = [Trial(Variant(row, variant.length), seed) for seed in row.seeds]
+        found = {trial.seed: self.known[trial.key] for trial in trials if trial.key in self.known}
+        return Line(variant, row, columns, found)
+
+    def all_lines(self, variants: Iterable[Variant]) -> list[Line]:
+        """Return the lines of some variants; a choice may have lengths where its ``best_of`` has none."""
+        found = []
+        for variant in variants:
+            row = self.choices.get(variant.row.name)
+            lengths = list(row.lengths) if row is not None and variant.length is None else []
+            found += [self.line(Variant(variant.row, length)) for length in lengths or [variant.length]]
+        return found
+
+    def lines(self, row: Row) -> list[Line]:
+        """Return the lines of a row that have a training, shorter ones first."""
+        return [line for line in self.all_lines(variants_of(row)) if line.records]
+
+    def paid_hours(self, line: Line) -> float | None:
+        """Return the cost of a training with that of its teachers, theirs, and the target store; mean."""
+        return _mean([self._paid(record, set()) for record in line.records.values()])
+
+    def _paid(self, record: Record, counted: set[Key]) -> float | None:
+        """Return the cost of a training and of the teachers that are not ``counted`` yet."""
+        total = hours_of(record)
+        counted.add(record.key)
+        for key in record.teacher_rows:
+            if key in counted:
+                continue
+            teacher = self._paid(self.known[key], counted) if key in self.known else None
+            total = None if total is None or teacher is None else total + teacher
+        if total is not None and record.targets_cpu_seconds is not None:
+            total += record.targets_cpu_seconds / HOUR
+        return total
+
+    def compare(self, line: Line, other: Line, why: tuple[str, ...] = ()) -> Comparison:
+        """Compare two lines on all sets that both have.
+
+        Over the seeds that both have. All seeds of both are taken where they have none in common, and against
+        a teacher with a single seed: its seed has nothing to do with those of students. Sets of a seed
+        each, the folds, are compared only over common seeds.
+        """
+        key = line.name, other.name
+        if key not in self._compared:
+            self._compared[key] = self._compare(line, other)
+        return replace(self._compared[key], why=why)
+
+    def _compare(self, line: Line, other: Line) -> Comparison:
+        metric = self.plan.metric
+        common = tuple(seed for seed in line.records if seed in other.records)
+        is_teacher = other.row.name in self.taught_by and len(other.records) == 1
+        is_apart = not common or (is_teacher and len(line.records) > 1)
+        found: dict[str, Difference] = {}
+        for column in line.columns:
+            seeds = None if is_apart and SEED not in column else common
+            if column in other.columns and (seeds is None or seeds):
+                sides = line.runs(column, metric, seeds), other.runs(column, metric, seeds)
+                found[column] = bootstrap.difference(*sides)
+        environments = {
+            text: None
+            for a in other.records.values()
+            for b in line.records.values()
+            for text in differences(a.environment, b.environment)
+        }
+        return Comparison(line, other, (), found, () if is_apart else common, tuple(environments))
+
+    def comparisons(self, lines: Sequence[Line]) -> list[Comparison]:
+        """Compare the lines of a table with the rows that the plan names for them.
+
+        Of a row with lengths these are the same length (equal updates), the shortest length that cost at
+        least as much (equal compute), and the longest. With a row without lengths, such as a teacher, only
+        the last line of each row is compared. Two rows that are each to be compared with the other are
+        compared once, for the row that teaches no other.
+        """
+        last = {line.variant.row.name: line for line in lines if line.records}
+        found: list[Comparison] = []
+        for line in lines:
+            row = line.variant.row
+            for base in (self.rows[name] for name in row.against if line.records):
+                if base.name in (row.name, line.row.name) or self._is_mirrored(row, base):
+                    continue
+                if self._has_lengths(base) or line is last[row.name]:
+                    found += [self.compare(line, *pair) for pair in self._others(line, base)]
+        return found
+
+    def _others(self, line: Line, base: Row) -> list[tuple[Line, tuple[str, ...]]]:
+        """Return the lines of a row that a line is compared with, and for each what the pair shows."""
+        others = self.lines(base)
+        has_lengths = self._has_lengths(base)
+        if base.name in self.taught_by and not has_lengths:
+            return [(other, ("teacher",)) for other in others]
+        equal, pairs = at_least(line.hours, others), []
+        for other in others:
+            is_same = has_lengths and other.variant.length == line.variant.length
+            is_equal = bool(line.updates) and line.updates == other.updates
+            why = ["equal updates"] * (is_same or is_equal) + ["equal compute"] * (other is equal)
+            why += ["longest"] * (has_lengths and other is others[-1])
+            if why or not has_lengths:
+                pairs.append((other, tuple(why)))
+        return pairs
+
+    def _has_lengths(self, row: Row) -> bool:
+        return bool(self.choices.get(row.name, row).lengths)
+
+    def _is_mirrored(self, row: Row, base: Row) -> bool:
+        """Return True if ``base`` is compared with ``row``, and that is the better place to show it."""
+        if row.name not in base.against:
+            return False
+        teach = [r.name in self.taught_by for r in (row, base)]
+        order = list(self.plan.rows)
+        return teach[0] if teach[0] != teach[1] else order.index(row.name) < order.index(base.name)
+
+    def is_verdict(self, comparison: Comparison) -> bool:
+        """Return True if a comparison says whether a method pays: with a student alone at equal compute."""
+        return "equal compute" in comparison.why and not comparison.other.row.teachers
+
+
+def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
+    """Return the cheapest line that costs at least so much; None if there is none, or a cost is unknown."""
+    known = [(line.hours, place, line) for place, line in enumerate(lines) if line.hours is not None]
+    enough = [entry for entry in known if hours is not None and entry[0] is not None and entry[0] >= hours]
+    return min(enough, key=lambda entry: entry[:2])[-1] if enough else None
+
+
+def hours_of(record: Record) -> float | None:
+    """Return the cost of a training: core-hours, or on GPUs GPU-hours; None if unknown."""
+    gpus = record.environment.get("gpus")
+    if gpus:
+        return None if record.seconds is None else record.seconds * len(gpus) / HOUR
+    return None if record.cpu_seconds is None else record.cpu_seconds / HOUR
+
+
+def _set(column: str, seed: int) -> str:
+    """Return the name of the set that a training with a seed was tested on."""
+    return column.replace(SEED, str(seed))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

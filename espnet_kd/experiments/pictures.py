@@ -1,0 +1,118 @@
+"""Draw the pictures of a plan: error rates and learning curves of its headline, and the frontier."""
+
+import math
+from pathlib import Path
+
+from espnet_kd.experiments.comparisons import Line, Results
+from espnet_kd.experiments.plan import SEED, Frontier
+from espnet_kd.report import look
+from espnet_kd.report.frontier import Curve, Point, frontier
+from espnet_kd.report.look import Kind
+from espnet_kd.report.plots import CURVES, LearningCurve, Row, draw_learning_curves, rate_rows
+from espnet_kd.scoring.alignment import UNITS
+from espnet_kd.scoring.bootstrap import Interval, rate_interval
+
+
+def draw(results: Results, directory: Path) -> dict[str, Path]:
+    """Draw every picture for which there are records; return caption -> file in the directory."""
+    plan = results.plan
+    err, drawn = plan.metric.upper(), {}
+    headline = results.all_lines(plan.groups[0].variants if plan.groups else plan.variants)
+    headline = [line for line in headline if line.records]
+    frontiers = [_curves(results, spec) for spec in plan.frontier]
+    methods = [line.variant.row.name for line in headline if _kind(results, line) == "method"]
+    colours = look.method_colours([*methods, *(row.name for spec in plan.frontier for row in spec.methods)])
+    colours |= {line.name: colours[line.variant.row.name] for line in headline
+                if _kind(results, line) == "method"}  # fmt: skip
+    for number, panels in enumerate(frontiers, 1):
+        if panels:
+            path = directory / (f"frontier{number}.png" if number > 1 else "frontier.png")
+            frontier(panels, path, UNITS[plan.metric], colours)
+            title = plan.frontier[number - 1].title
+            drawn[
+                f"{err} against compute, {title}: bars are 95 % intervals, dashes the teacher's cost paid"
+            ] = path
+    if headline:
+        path = directory / f"{plan.metric}.png"
+        rate_rows(_rows(results, headline), path, UNITS[plan.metric], colours)
+        drawn[f"{err} with 95 % intervals; a dot is a seed"] = path
+    panels_of_curves = _learning_curves(results, headline)
+    if panels_of_curves:
+        path = directory / "learning_curves.png"
+        draw_learning_curves(panels_of_curves, path, colours)
+        drawn["Validation set by epoch; thin lines are seeds"] = path
+    return drawn
+
+
+def _kind(results: Results, line: Line) -> Kind:
+    """Return what a line is in a picture: the student alone is what the plan compares methods with."""
+    frontiers, name = results.plan.frontier, line.variant.row.name
+    if any(name == spec.alone.name for spec in frontiers):
+        return "alone"
+    if line.row.teachers or any(name == row.name for spec in frontiers for row in spec.methods):
+        return "method"
+    return "teacher" if name in results.taught_by else "alone"
+
+
+def _interval(results: Results, line: Line, column: str) -> Interval:
+    return rate_interval(line.runs(column, results.plan.metric))
+
+
+def _rows(results: Results, lines: list[Line]) -> dict[str, list[Row]]:
+    panels: dict[str, list[Row]] = {}
+    for column in dict.fromkeys(column for line in lines for column in line.columns):
+        for line in lines:
+            if column in line.columns:
+                i = _interval(results, line, column)
+                dots = line.rates(column, results.plan.metric)
+                row = Row(line.name, _kind(results, line), i.value, i.low, i.high, dots)
+                panels.setdefault(column.replace(SEED, "*"), []).append(row)
+    return panels
+
+
+def _curves(results: Results, spec: Frontier) -> dict[str, list[Curve]]:
+    """Return the curves of a frontier by set; a method without a measured cost has none."""
+    alone = results.lines(spec.alone)
+    panels: dict[str, list[Curve]] = {}
+    for column in alone[0].columns if alone else ():
+        found: list[Curve] = []
+        for row in (spec.alone, *spec.methods):
+            lines = [line for line in results.lines(row) if column in line.columns]
+            kind: Kind = "alone" if row is spec.alone else "method"
+            points = _points(results, lines, column, [line.hours for line in lines])
+            paid = _points(results, lines, column, [results.paid_hours(line) for line in lines])
+            if points:
+                found.append(Curve(row.name, kind, points, paid if kind == "method" else ()))
+        for teacher in dict.fromkeys(t.row for row in spec.methods for t in row.teachers):
+            lines = [line for line in results.lines(results.plan.rows[teacher]) if column in line.columns]
+            found += [Curve(teacher, "teacher", points) for line in lines[-1:]
+                      if (points := _points(results, [line], column, [line.hours or 1.0]))]  # fmt: skip
+        if any(curve.kind != "teacher" for curve in found):
+            panels[column.replace(SEED, "*")] = found
+    return panels
+
+
+def _points(results: Results, lines: list[Line], column: str, hours: list[float | None]) -> list[Point]:
+    points = []
+    for line, cost in zip(lines, hours, strict=True):
+        if cost:
+            i = _interval(results, line, column)
+            points.append(Point(cost, i.value, i.low, i.high, line.variant.length or ""))
+    return points
+
+
+def _learning_curves(results: Results, lines: list[Line]) -> dict[str, list[LearningCurve]]:
+    """Return the learning curves of the first lines of the headline that a plot can hold."""
+    shown = [line for line in lines if _kind(results, line) != "teacher"][: look.LINES]
+    panels: dict[str, list[LearningCurve]] = {}
+    for title, (name, *_) in CURVES.items():
+        for line in shown:
+            curves = [record.curve[name] for record in line.records.values() if record.curve.get(name)]
+            seeds = [
+                {epoch: value for epoch, value in enumerate(curve, 1) if math.isfinite(value)}
+                for curve in curves
+            ]
+            if seeds:
+                kind = _kind(results, line)
+                panels.setdefault(title, []).append(LearningCurve(line.name, kind, seeds))
+    return panels

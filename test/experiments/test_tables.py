@@ -1,0 +1,230 @@
+"""Tables of a plan from fabricated records: what they show, compare and warn of."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet_kd.errors import UserError
+from espnet_kd.experiments.comparisons import CANNOT_TELL, DOES_NOT, PAYS, Results, at_least
+from espnet_kd.experiments.plan import Plan, Variant, read_plan
+from espnet_kd.experiments.records import Record, records_path, write_records
+from espnet_kd.experiments.tables import render
+from espnet_kd.report.command import main
+
+PLAN = """
+title: Small students
+seeds: [1, 2, 3]
+lengths: {1x: {max_epoch: 1}, 2x: {max_epoch: 2}, 4x: {max_epoch: 4}}
+rows:
+  Teacher: {seeds: [1]}
+  alone: {lengths: [1x, 2x, 4x]}
+  "KL, weight 1": {teacher: Teacher, lengths: [1x], seeds: [1]}
+  "KL, weight 9": {like: "KL, weight 1"}
+  KL: {best_of: ["KL, weight 1", "KL, weight 9"], lengths: [1x, 2x]}
+against: [alone, Teacher]
+groups:
+- {title: Headline, rows: [Teacher, alone, KL], text: Look at 2x.}
+- {title: Weights, rows: ["KL, weight 1, 1x", "KL, weight 9, 1x"]}
+frontier: [{title: Small, alone: alone, methods: [KL]}]
+not_run: {GPT: it has *no* audio}
+"""
+BASES = ("alone, 1x", "alone, 2x", "alone, 4x", "Teacher")
+UTTERANCES = 30  # of 10 words each
+HERE = {"torch": "2.0", "threads": 1}
+
+
+def record(row: str, seed: int, length: str | None, wrong: int, hours: float = 1.0, **fields: Any) -> Record:
+    """A training with a number of wrong words on either set; of three in an utterance one is deleted."""
+    errors = {}
+    for place in range(UTTERANCES):
+        own = wrong // UTTERANCES + (place < wrong % UTTERANCES)
+        deleted = own // 3
+        errors[f"u{place:02d}"] = (own, 10, own - deleted, deleted, 0)
+    by_metric = {"wer": errors, "cer": errors}
+    known: dict[str, Any] = {
+        "command": "./run.sh", "commit": "c0ffee", "environment": HERE, "updates": 100,
+        "cpu_seconds": 3600 * hours, "seconds": None, "parameters": 2_000_000, "targets_cpu_seconds": None,
+        "teacher_rows": (("Teacher", 1, None),) if row.startswith("KL") else (),
+        "errors": {"test": by_metric, "dev": by_metric}, "curve": {"cer_ctc": [0.9, 0.5]},
+    }  # fmt: skip
+    return Record(row, seed, length, **known | fields)
+
+
+def trained() -> list[Record]:
+    """All trainings of the plan: KL of weight 1 is the better one, and costs 1.2 of the student alone."""
+    found = [record("Teacher", 1, None, 30, hours=5)]
+    for seed in (1, 2, 3):
+        for factor, wrong, same in ((1, 90, False), (2, 60, True), (4, 45, False)):
+            more = 0 if same else seed - 1
+            found.append(record("alone", seed, f"{factor}x", wrong + more, factor, updates=100 * factor))
+        found.append(record("KL, weight 1", seed, "1x", 66, 1.2))
+        found.append(record("KL, weight 1", seed, "2x", 40 + seed - 1, 2.4, updates=200))
+    return [*found, record("KL, weight 9", 1, "1x", 80, 1.2)]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    Path("plans").mkdir()
+    Path("plans/small.yaml").write_text(PLAN)
+    return read_plan("plans/small.yaml")
+
+
+def text_of(plan: Plan, records: Iterable[Record]) -> str:
+    return render(Results(plan, list(records)), {})
+
+
+def rows(text: str, *start: str) -> list[list[str]]:
+    """Cells of the lines of all tables that begin so."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {' | '.join(start)} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_headline_is_as_on_paper(plan: Plan) -> None:
+    text = text_of(plan, trained())
+    # 30 of 300 words; 10 utterances each with ... one error: none deleted
+    assert rows(text, "Teacher")[0] == ["Teacher", "2.00 M", "100", "5.00", "1", "10.0", "10.0", "30/0/0"]
+    # 90, 91, 92 of 300: 30.3 +- 0.33; 3 errors an utterance, one of them deleted, the fourth one not
+    line = rows(text, "alone, 1x")[0]
+    assert line == ["alone, 1x", "2.00 M", "100", "1.00", "1 2 3", "30.3 ± 0.3", "30.3 ± 0.3", "183/90/0"]
+    assert rows(text, "KL, 2x")[0][3:7] == ["2.40", "1 2 3", "13.7 ± 0.3", "13.7 ± 0.3"]
+    # 1 teacher, 3 x 3 alone, 2 x 3 KL and the other weight; 5 + 3 (1 + 2 + 4) + 3 (1.2 + 2.4) + 1.2 hours
+    assert "17 of 17 trainings are done; they took 38.0 core-hours. KL is KL, weight 1, the best of" in text
+    assert "| GPT | it has \\*no\\* audio |" in text
+
+
+def test_a_row_is_compared_at_equal_updates_and_at_equal_compute(plan: Plan) -> None:
+    text = text_of(plan, trained())
+    found = {(line[1], line[2]): line[3:] for line in rows(text, "KL, 2x") if line[1] in BASES}
+    assert set(found) == {
+        ("alone, 2x", "equal updates"), ("alone, 4x", "equal compute, longest"), ("Teacher", "teacher")
+    }  # fmt: skip
+    # 41 of 300 against 46, in every seed 5 fewer: -1.67 points, 11 % of 15.3
+    test, dev, verdict = found["alone, 4x", "equal compute, longest"]
+    assert test == dev and test.startswith("-1.67 (-11 %), -") and verdict == PAYS
+    assert found["alone, 2x", "equal updates"][2] == ""
+    assert (
+        found["Teacher", "teacher"][0].startswith("+3.67 (+37 %), +")
+        and "\\*" in found["Teacher", "teacher"][0]
+    )
+    first = {(line[1], line[2]): line[3:] for line in rows(text, "KL, 1x") if line[1] in BASES}
+    # at equal compute 66 of 300 against 60 of the student alone at 2x
+    assert first["alone, 2x", "equal compute"][0].startswith("+2.00 (+10 %)")
+    assert first["alone, 2x", "equal compute"][2] == DOES_NOT
+    assert ("alone, 1x", "equal updates") in first and ("alone, 4x", "longest") in first
+    assert len(rows(text, "alone, 1x", "Teacher")) == 0 and len(rows(text, "alone, 4x", "Teacher")) == 1
+
+
+def test_the_frontier_shows_the_teacher_free_and_paid(plan: Plan) -> None:
+    text = text_of(plan, trained())
+    assert rows(text, "KL, 2x", "200")[0][2:5] == ["2.40", "7.40", "1 2 3"]
+    assert rows(text, "KL, 2x", "free")[0][2] == "4x" and rows(text, "KL, 2x", "free")[0][-1] == PAYS
+    assert rows(text, "KL, 2x", "paid")[0][2] == "no length cost 7.40 or more"
+    # the student alone: 46 after 60 of 300 words
+    assert "From 2x to 4x, alone still improves on dev: -4.67 (-23 %), -" in text
+    store = [replace(r, targets_cpu_seconds=7200.0 if r.row.startswith("KL") else None) for r in trained()]
+    assert rows(text_of(plan, store), "KL, 2x", "200")[0][3] == "9.40"
+
+
+def test_one_seed_cannot_tell(plan: Plan) -> None:
+    text = text_of(plan, [r for r in trained() if r.seed == 1])
+    assert rows(text, "KL, 2x", "free")[0][-1] == f"{CANNOT_TELL}: one seed"
+    assert "- Not trained yet: alone, 1x (seed 2, 3); alone, 2x (seed 2, 3);" in text
+
+
+def test_only_common_seeds_are_compared(plan: Plan) -> None:
+    left = [r for r in trained() if r.seed != 3 or r.row != "KL, weight 1"]
+    results = Results(plan, left)
+    kl, alone = (results.line(Variant(plan.rows[name], "2x")) for name in ("KL", "alone"))
+    comparison = results.compare(kl, alone)
+    assert comparison.seeds == (1, 2)
+    assert comparison.differences["test"].value == pytest.approx(100 * (40.5 - 60) / 300)
+    apart = Results(
+        plan, [replace(r, seed=r.seed + 1) if r.row == "alone" else r for r in left if r.seed == 1]
+    )
+    assert apart.compare(kl, results.line(Variant(plan.rows["alone"], "2x"))).seeds == (1, 2)
+
+
+def test_the_cheapest_that_costs_at_least_as_much(plan: Plan) -> None:
+    lines = Results(plan, trained()).lines(plan.rows["alone"])
+    named = [getattr(at_least(hours, lines), "name", None) for hours in (0.5, 1.0, 1.01, 4.1, None)]
+    assert named == ["alone, 1x", "alone, 1x", "alone, 2x", None, None]
+
+
+def test_a_row_without_a_choice_has_no_trainings(plan: Plan) -> None:
+    text = text_of(plan, [r for r in trained() if r.row != "KL, weight 9"])
+    assert rows(text, "KL, 1x")[0] == ["KL, 1x", "", "", "", "none yet", "", "", ""]
+
+
+def test_warnings_name_what_differs(plan: Plan) -> None:
+    records = trained()
+    records[1] = replace(records[1], updates=99, commit="beef", environment={"torch": "3.0", "threads": 1})
+    text = text_of(plan, records)
+    assert records[1].key == ("alone", 1, "1x")
+    assert "- alone, 1x: updates differ between seeds: 99, 100." in text
+    assert (
+        "- † Trained in another environment than the other rows: alone, 1x (seed 1): torch 3.0, not 2.0."
+        in text
+    )
+    assert rows(text, "KL, 1x", "alone, 1x")[0][2] == "equal updates †"
+    assert rows(text, "KL, 1x", "alone, 2x")[0][2] == "equal compute"
+    assert (
+        "Trained at several commits, between which the code may differ: `c0ffee` Teacher (seed 1); alone"
+        in text
+    )
+
+
+def test_the_same_command_elsewhere_has_a_table(plan: Plan) -> None:
+    there = record("Teacher", 1, None, 36, elsewhere=True, environment={"torch": "2.0", "threads": 8})
+    text = text_of(plan, [*trained(), there])
+    assert rows(text, "Teacher", "1")[0] == ["Teacher", "1", "10.0 / 12.0", "10.0 / 12.0", "threads 8, not 1"]
+    assert rows(text, "Teacher")[0][5] == "10.0"  # the table of rows has the one from here
+
+
+def test_folds_are_summed(plan: Plan) -> None:
+    text = PLAN.replace(
+        "title: Small students", "options: {test_sets: 'test_fold{seed}', valid_set: 'dev_fold{seed}'}"
+    )
+    Path("plans/small.yaml").write_text(text.replace("Teacher: {seeds: [1]}", "Teacher: {}"))
+    records = []
+    for r in [*trained(), record("Teacher", 2, None, 30), record("Teacher", 3, None, 60)]:
+        errors = {}
+        for name, by_metric in r.errors.items():
+            own = {f"{r.seed}-{utt}": row for utt, row in by_metric["wer"].items()}
+            errors[f"{name}_fold{r.seed}"] = {"wer": own, "cer": own}
+        records.append(replace(r, errors=errors))
+    plan = read_plan("plans/small.yaml")
+    shown = text_of(plan, records)
+    assert "WER % test_fold\\*" in shown and "one for each seed" in shown
+    assert rows(shown, "Teacher")[0][5] == "13.3 ± 5.8"  # 10, 10 and 20 %
+    # against the teacher of the same fold: (40 + 41 + 42 - 30 - 30 - 60) / 900
+    assert rows(shown, "KL, 2x", "Teacher")[0][3].startswith("+0.33 (+2 %)")
+
+
+def test_commands_are_in_one_block_that_is_closed(plan: Plan) -> None:
+    text = text_of(plan, trained())
+    block = text[text.index("<details>") : text.index("</details>")]
+    assert "| `espnet-kd experiments plans/small.yaml --only alone` | `c0ffee` |" in block
+    assert "--only 'KL, weight 1'` |" in block
+    assert text.count("<details>") == 1
+
+
+def test_the_report_is_written_from_plan_and_records_alone(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(
+        UserError, match="plans/results/small.jsonl has no training: run `espnet-kd experiments"
+    ):
+        main(["--plan", "plans/small.yaml"])
+    write_records(records_path(plan), trained())
+    main(["--plan", "plans/small.yaml"])
+    assert capsys.readouterr().out == "tables: plans/results/small.md\n"
+    text = Path("plans/results/small.md").read_text()
+    links = ["small/frontier.png", "small/wer.png", "small/learning_curves.png"]
+    assert [line.split("](")[1][:-1] for line in text.splitlines() if line.startswith("![")] == links
+    assert all((Path("plans/results") / link).stat().st_size > 5000 for link in links)
+    main(["--plan", "plans/small.yaml"])
+    assert Path("plans/results/small.md").read_text() == text
