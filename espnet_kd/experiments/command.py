@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("plan", type=Path, help="YAML file of the plan, such as plans/tutornet.yaml")
     p.add_argument("--dry_run", action="store_true", help="print the commands that are left, with hours")
     p.add_argument("--status", action="store_true", help="print what is finished, runs, waits or has failed")
-    p.add_argument("--jobs", type=int, help="trainings at a time (default: number of cores)")
+    p.add_argument("--jobs", type=int, help="trainings at a time (default: number of GPUs, or else of cores)")
     p.add_argument(
         "--only", nargs="+", default=[], metavar="NAME",
         help="rows or variants and what they need; * and ? stand for any characters",
@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         print("\n".join(dry_run(state, state.pending(chosen(state.plan)), args)))
         return
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: give a number of at least 1")
     cluster = None if args.cluster == "local" else parallel.parse_cluster(args.cluster, args.jobs)
-    jobs = cluster.workers if cluster else parallel.parse_cluster("local", args.jobs).workers
+    here = args.jobs or len(runner.visible_gpus()) or None
+    jobs = (cluster or parallel.parse_cluster("local", here)).workers
     run = runner.Runner(state, chosen, jobs, split_words(args.data_options, "--data_options"))
     try:
         with runner.only_runner(plan), runner.caller(run, cluster) as call:
@@ -134,7 +137,7 @@ def status(state: State) -> str:
     """Return a table of variants and seeds, and below it what waits, and what has failed with which log."""
     seeds = sorted({seed for row in state.plan.rows.values() for seed in row.seeds})
     table = [["", *(f"seed {seed}" for seed in seeds)]]
-    waiting: dict[str, list[str]] = {}
+    waiting: dict[str, dict[str, None]] = {}  # what is waited for -> names of variants, in their order
     failed, seconds = [], 0.0
     for name, row in state.plan.rows.items():
         for variant in variants_of(row):
@@ -145,7 +148,7 @@ def status(state: State) -> str:
                 line.append(cell(state, trial) if seed in row.seeds else "")
                 if line[-1] == "waits":
                     needs = [t.name for t in state.needs(trial) if not state.is_known(t)]
-                    waiting.setdefault(", ".join(needs), []).append(trial.name)
+                    waiting.setdefault("; ".join(needs), {})[variant.name] = None
                 elif line[-1] == "failed":
                     log = runner.log_of(trial)
                     failed.append(f"failed: {trial.name}: {printable(runner.reason_of(log))}; log {log}")
@@ -156,7 +159,7 @@ def status(state: State) -> str:
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
     rates = f"numbers are {state.plan.metric.upper()} in per cent on {state.plan.valid_set}"
     lines += ["", f"{rates}; {seconds / HOUR:.1f} core-hours of training so far"]
-    lines += [f"waiting for {needs}: {'; '.join(names)}" for needs, names in waiting.items()]
+    lines += [f"waiting: {'; '.join(names)} for {needs}" for needs, names in waiting.items()]
     return "\n".join(lines + failed)
 
 

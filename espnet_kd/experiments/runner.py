@@ -7,18 +7,20 @@ process of the trial lives, also after this program was killed: so a second run 
 
 import fcntl
 import os
+import queue
 import re
 import shlex
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from espnet_kd import parallel
@@ -30,6 +32,7 @@ from espnet_kd.experiments.trials import State, command, data_command, prepared_
 from espnet_kd.files import atomic_path, lock_file
 
 STARTED = "# started "  # begins a run's part of a log
+GPU = "CUDA_VISIBLE_DEVICES"
 ENDED = "# ended with status "  # the last line of it, if this program was not killed
 STOPPED = 130  # exit status of a trial that this program has ended
 GRACE = 10.0  # seconds between the signals that ask and that force a trial to end
@@ -87,6 +90,7 @@ def run_logged(
     is_stopped: Callable[[], bool],
     is_done: Callable[[], bool] = lambda: False,
     pause: float = PAUSE,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Run a command, append what it prints to a log, and return its exit status.
 
@@ -97,6 +101,7 @@ def run_logged(
         is_stopped: asked repeatedly; when it returns True, the command and its children are ended.
         is_done: asked if another run of the command had to end first; when it returns True, nothing is done.
         pause: seconds between two questions.
+        environment: variables to set for the command.
 
     Returns:
         The exit status, or ``STOPPED``.
@@ -115,7 +120,7 @@ def run_logged(
         out.flush()
         process = subprocess.Popen(
             words, cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
         )  # fmt: skip
         try:
             status = None
@@ -332,6 +337,17 @@ def only_runner(plan: Plan) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def visible_gpus() -> list[str]:
+    """Return the names by which CUDA knows the GPUs of this machine, or those that the user allows."""
+    if GPU in os.environ:
+        return [name for name in os.environ[GPU].split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number in range(len(re.findall("^GPU ", listed, re.MULTILINE)))]
+
+
 @contextmanager
 def caller(runner: Runner, cluster: parallel.Cluster | None) -> Iterator[Callable[[Task], int]]:
     """Yield a function that runs a task on this machine, or on a cluster, and returns its exit status.
@@ -341,10 +357,22 @@ def caller(runner: Runner, cluster: parallel.Cluster | None) -> Iterator[Callabl
     """
     here = Path.cwd()
     if cluster is None:
+        gpus = visible_gpus()  # one for each training, as far as they go
+        free: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for number in range(runner.jobs if gpus else 0):
+            free.put(gpus[number % len(gpus)])
 
         def call_here(task: Task) -> int:
             is_done = partial(runner.state.is_here, task.trial) if task.trial else lambda: False
-            return run_logged(task.words, here, task.log, runner.stop.is_set, is_done)
+            several = task.trial is not None and int(task.trial.options.get("ngpu") or 0) > 1
+            gpu = {GPU: free.get()} if gpus and not several else {}
+            try:
+                return run_logged(
+                    task.words, here, task.log, runner.stop.is_set, is_done, environment=gpu
+                )
+            finally:
+                for device in gpu.values():
+                    free.put(device)
 
         yield call_here
         return
@@ -363,7 +391,8 @@ def caller(runner: Runner, cluster: parallel.Cluster | None) -> Iterator[Callabl
                     break
             try:
                 return int(future.result(timeout=2 * GRACE if runner.stop.is_set() else None))
-            except KilledWorker:
-                raise UserError("its worker was killed several times, perhaps for lack of memory") from None
+            except (KilledWorker, CancelledError) as e:
+                lost = "was killed several times" if isinstance(e, KilledWorker) else "is gone"
+                raise UserError(f"its worker {lost}, perhaps for lack of memory") from None
 
         yield call

@@ -41,6 +41,7 @@ printf 'token_list: [a]\\nseed: 1\\n' > "${exp}/config.yaml"
 line=${line//\\\\/\\\\\\\\}
 printf '{"done": true, "command": "%s", "cpu_seconds": 3600}' "${line//\\"/\\\\\\"}" > "${exp}/run.json"
 echo "${name}" >> trained
+echo "${CUDA_VISIBLE_DEVICES-}" >> gpus
 """
 PLAN = """
 title: Two students

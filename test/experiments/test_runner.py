@@ -12,6 +12,7 @@ from experiment_recipe import calls, experiments, record_file, start, trained, u
 
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.command import main
+from espnet_kd.experiments.runner import visible_gpus
 
 ALL = """
     teacher_seed1 alone_1x_seed1 kl-weight-1_1x_seed1 kl-weight-10_1x_seed1 alone_2x_seed1
@@ -30,7 +31,7 @@ KL, 1x             waits   waits
 KL, 2x             waits   waits
 
 numbers are WER in per cent on dev; 4.0 core-hours of training so far
-waiting for KL, weight 10, 1x, seed 1: KL, 1x, seed 1; KL, 1x, seed 2; KL, 2x, seed 1; KL, 2x, seed 2
+waiting: KL, 1x; KL, 2x for KL, weight 10, 1x, seed 1
 failed: KL, weight 10, 1x, seed 1: it went wrong; log exp/two/kl-weight-10_1x_seed1.log
 """
 
@@ -84,6 +85,31 @@ def test_several_trainings_run_at_a_time(recipe: Path) -> None:
     (recipe / "hold").unlink()
     assert process.wait(60) == 0
     assert set(trained(recipe)) == {"teacher_seed1", "alone_1x_seed1", "kl-weight-1_1x_seed1"}
+
+
+def test_every_training_has_a_gpu_of_its_own(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-7a")
+    assert visible_gpus() == ["2", "GPU-7a"]
+    (recipe / "hold").touch()
+    process = start(recipe, "--only", "alone, 1x", "--seeds", "1", "2")
+    until(lambda: len(list((recipe / "exp/two").glob("*/train.log"))) == 2)
+    (recipe / "hold").unlink()
+    assert process.wait(60) == 0
+    assert set((recipe / "gpus").read_text().split()) == {"2", "GPU-7a"}
+    (recipe / "gpus").unlink()
+    run("--only", "alone, 2x", "--jobs", "1")
+    assert (recipe / "gpus").read_text().split() == ["2", "2"]
+
+
+def test_gpus_are_listed_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert visible_gpus() == []
+    smi = tmp_path / "nvidia-smi"
+    lines = "GPU 0: A (UUID: GPU-1)", "  MIG x", "GPU 1: A (UUID: GPU-2)"
+    smi.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    smi.chmod(0o755)
+    assert visible_gpus() == ["0", "1"]
 
 
 def test_a_killed_runner_is_continued_and_its_trainings_are_waited_for(recipe: Path, tmp_path: Path) -> None:

@@ -147,3 +147,8 @@ def test_not_in_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         main(["two.yaml"])
     with pytest.raises(UserError, match="the configuration plans/x.yaml does not exist"):
         main(["plans/x.yaml"])
+
+
+def test_no_jobs(recipe: Path) -> None:
+    with pytest.raises(UserError, match="--jobs 0: give a number of at least 1"):
+        main(["plans/two.yaml", "--jobs", "0"])

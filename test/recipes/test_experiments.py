@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow(seconds=60)
 
 PLAN = f"""
 options: {{python: {QUICK_PYTHON}, speed_perturb_factors: ""}}
-args: {{max_epoch: 2}}
+args: {{max_epoch: 4}}
 rows:
   Teacher: {{options: {{student_config: conf/teacher.yaml}}}}
   KL: {{options: {{student_config: conf/student.yaml, kd_config: conf/kl.yaml}}, teacher: Teacher}}
@@ -37,7 +37,7 @@ def start(root: Path) -> subprocess.Popen[str]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, "the moment never came"
         time.sleep(0.01)
@@ -64,7 +64,7 @@ def results(root: Path) -> list[dict[str, object]]:
 def test_killed_and_continued(tmp_path: Path, corpus: Path) -> None:
     whole, killed = (write_recipe(tmp_path / name / "kd1", corpus) for name in ("whole", "killed"))
     uninterrupted = start(whole)
-    output = uninterrupted.communicate(timeout=600)[0]
+    output = uninterrupted.communicate(timeout=1200)[0]
     assert uninterrupted.returncode == 0, output
     first = start(killed)
     until((killed / "exp/teacher_seed1/1epoch.pth").exists)
@@ -76,10 +76,10 @@ def test_killed_and_continued(tmp_path: Path, corpus: Path) -> None:
     training = training_of(killed, "exp/kl_seed1")
     assert training is not None, "it was killed too late"
     os.kill(training, signal.SIGKILL)
-    output = second.communicate(timeout=600)[0]
+    output = second.communicate(timeout=1200)[0]
     assert second.returncode == 1 and "KL, seed 1: failed" in output, output
     third = start(killed)
-    output = third.communicate(timeout=600)[0]
+    output = third.communicate(timeout=1200)[0]
     assert third.returncode == 0 and "Teacher" not in output, output
     assert results(killed) == results(whole)
     log = (killed / "exp/teacher_seed1.log").read_text()
