@@ -75,7 +75,7 @@ def test_other_audio_of_equal_length_is_counted_and_decoded_again(finished: Fini
     audio = next((root / "dump/raw/org/dev/data").rglob("*.flac"))
     samples, rate = soundfile.read(audio, dtype="int16")
     soundfile.write(audio, samples[::-1], rate, "PCM_16")
-    assert "_sp: made by 2 jobs" in run(root, "--stage", "6", "--stop_stage", "6")
+    assert "_sp: made (parts: 1)" in run(root, "--stage", "6", "--stop_stage", "6")
     assert f"{TEACHER}/{TAG}/dev: decoded by 1 jobs" in run(root, "--stage", "8", "--stop_stage", "8")
     errors = failure(root, "--stage", "7", "--stop_stage", "7")
     assert "its development set (dump/raw/dev)" in errors and errors.count("\n") == 1

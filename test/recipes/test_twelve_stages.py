@@ -6,7 +6,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from shell import Finished, failure, run
+from miniature import contents
+from shell import Finished, failure, run, sh
+from source import ROOT
 
 pytestmark = pytest.mark.slow(seconds=65)
 
@@ -46,8 +48,31 @@ def test_statistics_are_those_of_asr_sh(finished: Finished) -> None:
             for line in (stats / part / "text_shape.char").read_text().splitlines()
         )
     assert (stats / "train/feats_stats.npz").exists()
-    assert len(list((stats / "logdir").glob("stats.*.log"))) == 2  # --nj 2
     assert not list((finished.root / "exp").glob("*.partial"))
+
+
+def test_statistics_do_not_depend_on_the_number_of_jobs(again: Path) -> None:
+    """Sums of float32 in other parts have other last digits, and with them every weight of a training."""
+    before = contents(again / "exp/asr_stats_raw_char_sp")
+    shutil.rmtree(again / "exp/asr_stats_raw_char_sp")
+    run(again, "--stage", "6", "--stop_stage", "6", "--nj", "3")
+    after = contents(again / "exp/asr_stats_raw_char_sp")
+    names = [f"{part}/{file}" for part in ("train", "valid") for file in ("speech_shape", "feats_stats.npz")]
+    assert [after[name] for name in names] == [before[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"), [((12, 4), 1), ((846, 102), 2), ((1001, 400), 3), ((900, 1), 1), ((99999, 99), 32)]
+)
+def test_the_number_of_parts_of_statistics_depends_on_the_data(
+    tmp_path: Path, lines: tuple[int, int], parts: int
+) -> None:
+    """One for 500 utterances, no more than 32; each part needs an utterance of both sets."""
+    for name, count in zip(("train", "valid"), lines, strict=True):
+        (tmp_path / name).write_text("line\n" * count)
+    steps = ROOT / "egs/TEMPLATE/kd1/utils/steps.sh"
+    command = f"eval \"$(sed -n '/^statistics_parts()/,/^}}/p' {steps})\"; statistics_parts train valid"
+    assert sh(tmp_path, "bash", "-c", command).stdout == f"{parts}\n"
 
 
 def test_both_models_are_trained_and_on_record(finished: Finished) -> None:

@@ -37,6 +37,16 @@ statistics_for() {
 # record, and are used.
 unchanged() { [ ! -e "$1" ] || [ "$(< "$1")" = "$2" ]; }
 
+# statistics_parts TABLE...: print into how many parts to divide tables whose statistics are collected. It depends on the
+# data alone: sums in float32 differ in their last digits with the parts, and so would every training on another machine.
+statistics_parts() {
+    local table
+    for table; do
+        wc -l < "${table}"
+    done | awk '{ n = int(($1 + 499) / 500) } n > most { most = n } NR == 1 || $1 < least { least = $1 }
+        END { if (most > 32) most = 32; print most < least ? most : least }'
+}
+
 # collect CONFIG ARGS: collect statistics; their directory gets its name when it is complete.
 collect() {
     local final partial inputs jobs part words set dirs=()
@@ -52,12 +62,12 @@ collect() {
     fi
     rm -rf "${partial}"
     mkdir -p "${partial}/logdir"
-    jobs=$(smallest "${nj}" "$(wc -l < "${raw}/${train}/wav.scp")" "$(wc -l < "${raw}/${valid_set}/wav.scp")")
+    jobs=$(statistics_parts "${raw}"/{"${train}","${valid_set}"}/wav.scp)
     split_keys "${raw}/${train}/wav.scp" "${jobs}" "${partial}/logdir/train"
     split_keys "${raw}/${valid_set}/wav.scp" "${jobs}" "${partial}/logdir/valid"
     read -ra words <<< "$2"
     training_data "${raw}/${train}"
-    ${train_cmd} JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
+    ${train_cmd} --max_jobs_run "${nj}" JOB=1:"${jobs}" "${partial}/logdir/stats.JOB.log" \
         "${python}" -m espnet_kd -m "espnet2.bin.${asr_task}_train" --collect_stats true --config "$1" "${data_options[@]}" "${training_data[@]}" \
         --train_shape_file "${partial}/logdir/train.JOB.scp" --valid_shape_file "${partial}/logdir/valid.JOB.scp" \
         --output_dir "${partial}/logdir/stats.JOB" "${words[@]}"
@@ -71,7 +81,7 @@ collect() {
     echo "${inputs}" > "${partial}/inputs"
     rm -rf "${final}"
     mv "${partial}" "${final}"
-    log "${final}: made by ${jobs} jobs"
+    log "${final}: made (parts: ${jobs})"
 }
 
 # train_student: train the student, in one phase after the other if there are several --kd_config.
