@@ -147,7 +147,7 @@ def status(state: State) -> str:
                 trial = Trial(variant, seed)
                 line.append(cell(state, trial) if seed in row.seeds else "")
                 if line[-1] == "waits":
-                    needs = [t.name for t in state.needs(trial) if not state.is_known(t)]
+                    needs = dict.fromkeys(t.variant.name for t in state.needs(trial) if not state.is_known(t))
                     waiting.setdefault("; ".join(needs), {})[variant.name] = None
                 elif line[-1] == "failed":
                     log = runner.log_of(trial)
@@ -157,7 +157,7 @@ def status(state: State) -> str:
         seconds += state.cpu_seconds(trial) or 0
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
-    rates = f"numbers are {state.plan.metric.upper()} in per cent on {state.plan.valid_set}"
+    rates = f"numbers are {state.plan.metric.upper()} in per cent on the validation set"
     lines += ["", f"{rates}; {seconds / HOUR:.1f} core-hours of training so far"]
     lines += [f"waiting: {'; '.join(names)} for {needs}" for needs, names in waiting.items()]
     return "\n".join(lines + failed)

@@ -120,9 +120,8 @@ class Trial:
     @property
     def inference_tag(self) -> str:
         """Name of the directory of decoded sets in an experiment: each way of decoding has its own."""
-        given = self.options
-        words = ["decode", *(given[key] for key in DECODING if given.get(key))]
-        return given.get("inference_tag") or re.sub(r"[^A-Za-z0-9_.,=+]+", "-", "_".join(words)).strip("-.")
+        words = "_".join(["decode", *(self.options[key] for key in DECODING if self.options.get(key))])
+        return self.options.get("inference_tag") or re.sub(r"[^A-Za-z0-9_.,=+]+", "-", words).strip("-.")
 
     @property
     def options(self) -> dict[str, str]:

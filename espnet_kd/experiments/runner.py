@@ -77,8 +77,8 @@ def tasks_of(state: State, trials: list[Trial], data_options: list[str]) -> list
         mark = prepared_mark(trial)
         if not mark.exists() and mark not in data:
             log = trial.directory.parent / f"data_{mark.name}.log"
-            name = f"data of {trial.variant.row.name}"
-            data[mark] = Task(name, mark, data_command(trial) + data_options, log, mark=mark)
+            words = data_command(trial) + data_options
+            data[mark] = Task(f"data of {trial.name}", mark, words, log, mark=mark)
         tasks.append(Task(trial.name, trial.key, command(state.plan, trial), log_of(trial), trial, mark))
     return [*data.values(), *tasks]
 
@@ -323,8 +323,8 @@ def only_runner(plan: Plan) -> Iterator[None]:
     Raises:
         UserError: another runner of the plan lives.
     """
-    first = next(iter(plan.rows.values()))
-    path = Path(str(first.options.get("expdir", "exp"))) / f".plan_{plan.path.stem}.lock"
+    first = plan.trials(next(iter(plan.rows.values())))[0]
+    path = first.directory.parent / f".plan_{plan.path.stem}.lock"
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with lock_file(path, f"another `espnet-kd experiments {plan.path}` runs here: wait for it, or stop it"):
         try:

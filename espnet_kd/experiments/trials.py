@@ -91,11 +91,13 @@ class State:
         plan: the plan; ``decide`` replaces rows of ``best_of`` by their choice.
         records: of finished trainings, from this machine or others.
         finished: the trials that were found finished in their directories.
+        directories: directory -> its trial, for all trials.
     """
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
     finished: set[Key] = field(default_factory=set)
+    directories: dict[Path, Trial] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> "State":
@@ -168,6 +170,7 @@ class State:
         """Put the choice in the place of each row of ``best_of`` whose candidates are scored."""
         rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
         self.plan = replace(self.plan, rows=rows)
+        self.directories = {trial.directory: trial for trial in self.trials()}
 
     def _decided(self, row: Row) -> Row:
         if not row.best_of or any(self.plan.rows[name].best_of for name in row.best_of):
@@ -178,13 +181,18 @@ class State:
         return row if best is None else chosen(row, best)
 
     def needs(self, trial: Trial) -> list[Trial]:
-        """Return what must be finished before a trial starts.
+        """Return what must be finished before a trial starts: teachers, and what its training reads by name.
 
         Of a row of ``best_of`` that is not decided these are the trials by which its candidates are compared.
         """
         row = trial.variant.row
         if not row.best_of:
-            return self.plan.teacher_trials(trial)
+            found = {need.key: need for need in self.plan.teacher_trials(trial)}
+            for word in trial.args(self.plan.lengths):
+                for path in (Path(word), *Path(word).parents):
+                    if path in self.directories and path != trial.directory:
+                        found.setdefault(self.directories[path].key, self.directories[path])
+            return list(found.values())
         undecided = [self.plan.rows[name] for name in row.best_of if self.plan.rows[name].best_of]
         if undecided:
             return [self.plan.trials(candidate)[0] for candidate in undecided]

@@ -30,8 +30,8 @@ KL, weight 10, 1x  failed
 KL, 1x             waits   waits
 KL, 2x             waits   waits
 
-numbers are WER in per cent on dev; 4.0 core-hours of training so far
-waiting: KL, 1x; KL, 2x for KL, weight 10, 1x, seed 1
+numbers are WER in per cent on the validation set; 4.0 core-hours of training so far
+waiting: KL, 1x; KL, 2x for KL, weight 10, 1x
 failed: KL, weight 10, 1x, seed 1: it went wrong; log exp/two/kl-weight-10_1x_seed1.log
 """
 
@@ -167,7 +167,7 @@ def test_a_teacher_that_fails_and_data_that_fail(recipe: Path, capsys: pytest.Ca
     shutil.rmtree(recipe / "dump")
     run(*SOME, status=1)
     output = capsys.readouterr().out
-    assert "data of Teacher: failed: there is no corpus; log exp/two/data_" in output
+    assert "data of Teacher, seed 1: failed: there is no corpus; log exp/two/data_" in output
     assert trained(recipe) == ["alone_1x_seed1"]
 
 
