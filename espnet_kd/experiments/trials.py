@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_kd.commands.runs import read_record
 from espnet_kd.errors import UserError
+from espnet_kd.experiments.logs import log_of, succeeded
 from espnet_kd.experiments.plan import DECODING, Key, Plan, Row, Trial, chosen, variants_of
 from espnet_kd.experiments.records import Record, choose, comparable, read_records, records_path
 from espnet_kd.scoring import alignment
@@ -22,7 +23,9 @@ NOT_DATA = frozenset(DECODING) | frozenset(
     """.split()
 )
 # Options that change neither the trained model nor its hypotheses.
-WITHOUT_EFFECT = frozenset("nj inference_nj python cluster stage stop_stage results_md metric".split())
+WITHOUT_EFFECT = frozenset(
+    "nj inference_nj python cluster stage stop_stage results_md metric inference_tag".split()
+)
 PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded
 
 
@@ -120,19 +123,24 @@ class State:
         return next((r for r in self.records if r.key == trial.key and not r.elsewhere), None)
 
     def is_here(self, trial: Trial) -> bool:
-        """Return True if a trial's directory has its trained model and the scores of all its sets."""
+        """Return True if a trial's directory has its trained model and the scores of all its sets.
+
+        It was made by the command that the plan gives it now; or that command has succeeded later, as kd.sh
+        accepts only what has the same configuration, options and data.
+        """
         if trial.key in self.finished:
             return True
         try:
             record = read_record(trial.directory)
         except UserError:  # damaged: the command of the trial will say so
             return False
-        given = WITHOUT_EFFECT | set(DECODING) | {"inference_tag"}
-        asked = options_of(command(self.plan, trial), given)
-        if not record.get("done") or options_of(str(record.get("command", "")), given) != asked:
-            return False
         scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
-        if not all(score.is_file() for score in scores):
+        if not record.get("done") or not all(score.is_file() for score in scores):
+            return False
+        given = WITHOUT_EFFECT | set(DECODING)
+        asked = options_of(command(self.plan, trial), given)
+        made_by = options_of(str(record.get("command", "")), given)
+        if asked not in (made_by, options_of(succeeded(log_of(trial)), given)):
             return False
         self.finished.add(trial.key)
         return True
