@@ -220,7 +220,7 @@ class Runner:
             return "done"
         if not self.state.is_here(task.trial):
             sets = " and ".join(self.state.plan.sets(task.trial))
-            raise UserError(f"{task.trial.directory} has no scores of {sets}, but run.sh ended without an error")
+            raise UserError(f"{task.trial.directory} has no scores of {sets}, but run.sh reported no error")
         self.record_finished()
         if task.key in self.failed:
             raise UserError(self.failed[task.key][1])

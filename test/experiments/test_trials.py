@@ -107,7 +107,7 @@ def test_what_decodes_in_another_way_has_a_directory_of_its_own(recipe: Path) ->
     plan = read_plan("plans/two.yaml")
     trials = [plan.trials(plan.rows[name])[0] for name in ("Teacher", "alone")]
     tags = [options_of(command(plan, trial), ())["inference_tag"] for trial in trials]
-    assert tags == ["a_--beam_size-5", "decode"]
+    assert tags == ["a_-beam_size-5", "decode"]
     assert all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.,+=-]*", tag) for tag in tags)  # what kd.sh takes
 
 
