@@ -10,7 +10,7 @@ from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.commands.progress import GrowingFile, Training
 from espnet_kd.config import split_words
 from espnet_kd.errors import UserError, printable
-from espnet_kd.experiments import runner
+from espnet_kd.experiments import logs, runner
 from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, read_plan, variants_of
 from espnet_kd.experiments.trials import RUN, State, select
 
@@ -147,17 +147,17 @@ def status(state: State) -> str:
                 trial = Trial(variant, seed)
                 line.append(cell(state, trial) if seed in row.seeds else "")
                 if line[-1] == "waits":
-                    needs = [t.name for t in state.needs(trial) if not state.is_known(t)]
+                    needs = dict.fromkeys(t.variant.name for t in state.needs(trial) if not state.is_known(t))
                     waiting.setdefault("; ".join(needs), {})[variant.name] = None
                 elif line[-1] == "failed":
-                    log = runner.log_of(trial)
-                    failed.append(f"failed: {trial.name}: {printable(runner.reason_of(log))}; log {log}")
+                    log = logs.log_of(trial)
+                    failed.append(f"failed: {trial.name}: {printable(logs.reason_of(log))}; log {log}")
             table.append(line)
     for trial in state.trials():
         seconds += state.cpu_seconds(trial) or 0
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
-    rates = f"numbers are {state.plan.metric.upper()} in per cent on {state.plan.valid_set}"
+    rates = f"numbers are {state.plan.metric.upper()} in per cent on the validation set"
     lines += ["", f"{rates}; {seconds / HOUR:.1f} core-hours of training so far"]
     lines += [f"waiting: {'; '.join(names)} for {needs}" for needs, names in waiting.items()]
     return "\n".join(lines + failed)
@@ -173,9 +173,9 @@ def cell(state: State, trial: Trial) -> str:
     if state.is_here(trial):
         return "done"
     epoch = _epoch(trial)
-    if runner.is_running(trial):
+    if logs.is_running(trial):
         return epoch or "starts"
-    if runner.status_of(runner.log_of(trial)) not in (None, 0):
+    if logs.status_of(logs.log_of(trial)) not in (None, 0):
         return "failed"
     if epoch:
         return f"{epoch}, stopped"

@@ -30,7 +30,6 @@ RESERVED = frozenset(
     """.split()
 )
 
-# Options of run.sh that say how a model is decoded.
 DECODING = ("inference_config", "teacher_inference_config", "inference_args", "inference_asr_model")
 Key = tuple[str, int, str | None]  # row, seed, length: what tells one training of a plan from another
 
@@ -120,9 +119,9 @@ class Trial:
     @property
     def inference_tag(self) -> str:
         """Name of the directory of decoded sets in an experiment: each way of decoding has its own."""
-        given = self.options
-        words = ["decode", *(given[key] for key in DECODING if given.get(key))]
-        return given.get("inference_tag") or re.sub(r"[^A-Za-z0-9_.,=+]+", "-", "_".join(words)).strip("-.")
+        words = dict.fromkeys(re.sub(r"\S*/|\.(yaml|pth)$", "", self.options.get(k, "")) for k in DECODING)
+        text = re.sub(r"[^\w.,=+]+", "-", "_".join(filter(None, words)), flags=re.ASCII).strip("-._")
+        return self.options.get("inference_tag") or text or "decode"
 
     @property
     def options(self) -> dict[str, str]:

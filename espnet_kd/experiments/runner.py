@@ -1,11 +1,8 @@
 """Run the trials of a plan, several at a time, on this machine or on a cluster.
 
-What a trial prints goes to a log beside its directory, ``EXPDIR/NAME.log``. The log is locked as long as a
-process of the trial lives, also after this program was killed: so a second run of the plan waits for it, and
-``--status`` knows what runs.
+A trial is a command of the recipe, whose output goes to a log, see ``logs``.
 """
 
-import fcntl
 import os
 import queue
 import re
@@ -21,24 +18,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from espnet_kd import parallel
 from espnet_kd.commands.progress import duration
 from espnet_kd.errors import UserError, first_line, printable
+from espnet_kd.experiments.logs import begin, end, lock, log_of, reason_of
 from espnet_kd.experiments.plan import Key, Plan, Trial
 from espnet_kd.experiments.records import Record, make_record, records_path, write_records
 from espnet_kd.experiments.trials import State, command, data_command, prepared_mark
 from espnet_kd.files import atomic_path, lock_file
 
-STARTED = "# started "  # begins a run's part of a log
 GPU = "CUDA_VISIBLE_DEVICES"
-ENDED = "# ended with status "  # the last line of it, if this program was not killed
 STOPPED = 130  # exit status of a trial that this program has ended
 GRACE = 10.0  # seconds between the signals that ask and that force a trial to end
 PAUSE = 0.5  # seconds between two looks at a trial
-LARGEST_TAIL = 1 << 16  # bytes at the end of a log in which the reason of a failure is looked for
-ERROR = re.compile(r"[\w./-]+: error: (.*)")
 
 
 @dataclass(frozen=True)
@@ -62,11 +55,6 @@ class Task:
     mark: Path | None = None
 
 
-def log_of(trial: Trial) -> Path:
-    """Return the file that a trial writes to."""
-    return trial.directory.with_name(f"{trial.directory.name}.log")
-
-
 def tasks_of(state: State, trials: list[Trial], data_options: list[str]) -> list[Task]:
     """Return the tasks of pending trials, preparations of data first; a row that is not decided has none."""
     data: dict[Path, Task] = {}
@@ -77,8 +65,8 @@ def tasks_of(state: State, trials: list[Trial], data_options: list[str]) -> list
         mark = prepared_mark(trial)
         if not mark.exists() and mark not in data:
             log = trial.directory.parent / f"data_{mark.name}.log"
-            name = f"data of {trial.variant.row.name}"
-            data[mark] = Task(name, mark, data_command(trial) + data_options, log, mark=mark)
+            words = data_command(trial) + data_options
+            data[mark] = Task(f"data of {trial.name}", mark, words, log, mark=mark)
         tasks.append(Task(trial.name, trial.key, command(state.plan, trial), log_of(trial), trial, mark))
     return [*data.values(), *tasks]
 
@@ -109,15 +97,14 @@ def run_logged(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
         waited = False
-        while not _lock(out):  # a training of a run that was killed
+        while not lock(out):  # a training of a run that was killed
             if is_stopped():
                 return STOPPED
             waited = True
             time.sleep(pause)
         if waited and is_done():
             return 0
-        out.write(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')}\n{shlex.join(words)}\n")
-        out.flush()
+        begin(out, words)
         process = subprocess.Popen(
             words, cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
@@ -131,25 +118,8 @@ def run_logged(
                     status = process.wait(pause)
         finally:
             _end(process)
-        out.write(f"{ENDED}{status}\n")
+        end(out, status)
     return status
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_running(trial: Trial) -> bool:
-    """Return True if a process of a trial lives."""
-    try:
-        with log_of(trial).open("r", encoding="utf-8") as log:
-            return not _lock(log)
-    except OSError:
-        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -181,8 +151,9 @@ class Runner:
         chosen: gives the trials that are asked for, of a plan whose rows of ``best_of`` may be decided.
         jobs: number of trials at a time.
         data_options: words that are added to the commands that prepare data.
-        failed: what has failed, and why.
+        failed: key of what has failed -> its name, and why.
         stop: set to end all trials.
+        seen: all trials that were asked for or needed.
     """
 
     state: State
@@ -249,10 +220,7 @@ class Runner:
             return "done"
         if not self.state.is_here(task.trial):
             sets = " and ".join(self.state.plan.sets(task.trial))
-            raise UserError(
-                f"{task.trial.directory} has no scores of {sets}, or was trained by another command than "
-                "the plan's: remove it to train it again"
-            )
+            raise UserError(f"{task.trial.directory} has no scores of {sets}, but run.sh reported no error")
         self.record_finished()
         if task.key in self.failed:
             raise UserError(self.failed[task.key][1])
@@ -291,31 +259,6 @@ class Runner:
         return lines + ([f"not run, as they need what has failed: {'; '.join(names)}"] if names else [])
 
 
-def reason_of(log: Path) -> str:
-    """Return the first error in the last run of a log, or else its last line."""
-    lines = _last_run(log)
-    errors = [match[1] for line in lines if (match := ERROR.match(line))]
-    lines = [line for line in lines if not line.startswith(ENDED)]
-    return errors[0] if errors else lines[-1] if lines else "it has printed nothing"
-
-
-def status_of(log: Path) -> int | None:
-    """Return the exit status of the last run of a log; None if there is none, or if it was interrupted."""
-    lines = _last_run(log)
-    word = lines[-1].removeprefix(ENDED) if lines and lines[-1].startswith(ENDED) else ""
-    return int(word) if re.fullmatch(r"-?\d{1,9}", word) else None
-
-
-def _last_run(log: Path) -> list[str]:
-    """Return the lines of the last run in a log, without empty ones and those that begin it."""
-    if not log.is_file():
-        return []
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LARGEST_TAIL))
-        text = file.read().decode("utf-8", "replace")
-    return [line for line in text.rpartition(STARTED)[2].splitlines()[2:] if line.strip()]
-
-
 @contextmanager
 def only_runner(plan: Plan) -> Iterator[None]:
     """Exclude other runners of a plan, and let SIGTERM and SIGHUP end it as Ctrl-C does.
@@ -323,8 +266,8 @@ def only_runner(plan: Plan) -> Iterator[None]:
     Raises:
         UserError: another runner of the plan lives.
     """
-    first = next(iter(plan.rows.values()))
-    path = Path(str(first.options.get("expdir", "exp"))) / f".plan_{plan.path.stem}.lock"
+    first = plan.trials(next(iter(plan.rows.values())))[0]
+    path = first.directory.parent / f".plan_{plan.path.stem}.lock"
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with lock_file(path, f"another `espnet-kd experiments {plan.path}` runs here: wait for it, or stop it"):
         try:
@@ -364,8 +307,8 @@ def caller(runner: Runner, cluster: parallel.Cluster | None) -> Iterator[Callabl
 
         def call_here(task: Task) -> int:
             is_done = partial(runner.state.is_here, task.trial) if task.trial else lambda: False
-            several = task.trial is not None and int(task.trial.options.get("ngpu") or 0) > 1
-            gpu = {GPU: free.get()} if gpus and not several else {}
+            asked = task.trial.options.get("ngpu", "") if task.trial else ""
+            gpu = {GPU: free.get()} if gpus and asked in ("", "0", "1") else {}
             try:
                 return run_logged(
                     task.words, here, task.log, runner.stop.is_set, is_done, environment=gpu

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_kd.commands.runs import read_record
 from espnet_kd.errors import UserError
+from espnet_kd.experiments.logs import log_of, succeeded
 from espnet_kd.experiments.plan import DECODING, Key, Plan, Row, Trial, chosen, variants_of
 from espnet_kd.experiments.records import Record, choose, comparable, read_records, records_path
 from espnet_kd.scoring import alignment
@@ -22,7 +23,9 @@ NOT_DATA = frozenset(DECODING) | frozenset(
     """.split()
 )
 # Options that change neither the trained model nor its hypotheses.
-WITHOUT_EFFECT = frozenset("nj inference_nj python cluster stage stop_stage results_md metric".split())
+WITHOUT_EFFECT = frozenset(
+    "nj inference_nj python cluster stage stop_stage results_md metric inference_tag".split()
+)
 PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded
 
 
@@ -91,11 +94,13 @@ class State:
         plan: the plan; ``decide`` replaces rows of ``best_of`` by their choice.
         records: of finished trainings, from this machine or others.
         finished: the trials that were found finished in their directories.
+        directories: directory -> its trial, for all trials.
     """
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
     finished: set[Key] = field(default_factory=set)
+    directories: dict[Path, Trial] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> "State":
@@ -118,19 +123,24 @@ class State:
         return next((r for r in self.records if r.key == trial.key and not r.elsewhere), None)
 
     def is_here(self, trial: Trial) -> bool:
-        """Return True if a trial's directory has its trained model and the scores of all its sets."""
+        """Return True if a trial's directory has its trained model and the scores of all its sets.
+
+        It was made by the command that the plan gives it now; or that command has succeeded later, as kd.sh
+        accepts only what has the same configuration, options and data.
+        """
         if trial.key in self.finished:
             return True
         try:
             record = read_record(trial.directory)
         except UserError:  # damaged: the command of the trial will say so
             return False
-        given = WITHOUT_EFFECT | set(DECODING) | {"inference_tag"}
-        asked = options_of(command(self.plan, trial), given)
-        if not record.get("done") or options_of(str(record.get("command", "")), given) != asked:
-            return False
         scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
-        if not all(score.is_file() for score in scores):
+        if not record.get("done") or not all(score.is_file() for score in scores):
+            return False
+        given = WITHOUT_EFFECT | set(DECODING)
+        asked = options_of(command(self.plan, trial), given)
+        made_by = options_of(str(record.get("command", "")), given)
+        if asked not in (made_by, options_of(succeeded(log_of(trial)), given)):
             return False
         self.finished.add(trial.key)
         return True
@@ -168,6 +178,7 @@ class State:
         """Put the choice in the place of each row of ``best_of`` whose candidates are scored."""
         rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
         self.plan = replace(self.plan, rows=rows)
+        self.directories = {trial.directory: trial for trial in self.trials()}
 
     def _decided(self, row: Row) -> Row:
         if not row.best_of or any(self.plan.rows[name].best_of for name in row.best_of):
@@ -178,13 +189,18 @@ class State:
         return row if best is None else chosen(row, best)
 
     def needs(self, trial: Trial) -> list[Trial]:
-        """Return what must be finished before a trial starts.
+        """Return what must be finished before a trial starts: teachers, and what its training reads by name.
 
         Of a row of ``best_of`` that is not decided these are the trials by which its candidates are compared.
         """
         row = trial.variant.row
         if not row.best_of:
-            return self.plan.teacher_trials(trial)
+            found = {need.key: need for need in self.plan.teacher_trials(trial)}
+            for word in trial.args(self.plan.lengths):
+                for path in (Path(word), *Path(word).parents):
+                    if path in self.directories and path != trial.directory:
+                        found.setdefault(self.directories[path].key, self.directories[path])
+            return list(found.values())
         undecided = [self.plan.rows[name] for name in row.best_of if self.plan.rows[name].best_of]
         if undecided:
             return [self.plan.trials(candidate)[0] for candidate in undecided]

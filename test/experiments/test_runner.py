@@ -30,8 +30,8 @@ KL, weight 10, 1x  failed
 KL, 1x             waits   waits
 KL, 2x             waits   waits
 
-numbers are WER in per cent on dev; 4.0 core-hours of training so far
-waiting: KL, 1x; KL, 2x for KL, weight 10, 1x, seed 1
+numbers are WER in per cent on the validation set; 4.0 core-hours of training so far
+waiting: KL, 1x; KL, 2x for KL, weight 10, 1x
 failed: KL, weight 10, 1x, seed 1: it went wrong; log exp/two/kl-weight-10_1x_seed1.log
 """
 
@@ -167,7 +167,7 @@ def test_a_teacher_that_fails_and_data_that_fail(recipe: Path, capsys: pytest.Ca
     shutil.rmtree(recipe / "dump")
     run(*SOME, status=1)
     output = capsys.readouterr().out
-    assert "data of Teacher: failed: there is no corpus; log exp/two/data_" in output
+    assert "data of Teacher, seed 1: failed: there is no corpus; log exp/two/data_" in output
     assert trained(recipe) == ["alone_1x_seed1"]
 
 
@@ -204,15 +204,12 @@ def test_another_plan_trains_again(recipe: Path) -> None:
     assert sorted(trained(recipe)[3:]) == ["alone_1x_seed1", "kl-weight-1_1x_seed1"]
 
 
-def test_a_training_that_run_sh_does_not_repeat_is_not_taken_for_another(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(*SOME)
-    (recipe / "run.sh").write_text("#!/bin/sh\necho exp/two/teacher_seed1: already trained\n")
-    plan = recipe / "plans/two.yaml"
-    plan.write_text(plan.read_text().replace("conf/teacher.yaml", "conf/other.yaml"))
+def test_a_run_that_leaves_no_scores_has_failed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe / "run.sh").write_text("#!/bin/sh\n")
     run("--only", "Teacher", status=1)
-    assert "Teacher, seed 1: failed: exp/two/teacher_seed1 has no scores" in capsys.readouterr().out
+    assert "Teacher, seed 1: failed after 0 s: exp/two/teacher_seed1 has no scores of test and dev" in (
+        capsys.readouterr().out
+    )
 
 
 def test_damaged_files(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,3 +240,16 @@ def test_trainings_on_a_cluster(recipe: Path) -> None:
     assert process.wait(60) == 130
     with (recipe / "exp/two/kl-weight-10_1x_seed1.log").open() as log:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_was_trained_by_hand_is_taken_if_run_sh_accepts_it(recipe: Path) -> None:
+    run("--only", "Teacher")
+    record = recipe / "exp/two/teacher_seed1/run.json"
+    record.write_text(record.read_text().replace("--nj 1", "--corpus there"))
+    (recipe / "plans/results/two.jsonl").unlink()
+    (recipe / "exp/two/teacher_seed1.log").unlink()
+    (recipe / "run.sh").write_text("#!/bin/sh\necho exp/two/teacher_seed1: already trained\n")
+    run("--only", "Teacher")
+    run("--only", "Teacher")
+    assert (recipe / "exp/two/teacher_seed1.log").read_text().count("already trained") == 1
+    assert '"row":"Teacher"' in record_file(recipe)

@@ -61,7 +61,7 @@ def test_a_choice_among_choices_and_a_chosen_teacher(recipe: Path) -> None:
 def test_a_dry_run_prints_commands_and_hours(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plans/two.yaml", "--dry_run", "--only", "KL", "--data_options", "--corpus there"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "# data of Teacher"
+    assert lines[0] == "# data of Teacher, seed 1"
     assert lines[1].endswith("--stage 1 --stop_stage 5 --corpus there")
     candidates = "KL, weight 1, 1x, seed 1; KL, weight 10, 1x, seed 1"
     assert [line for line in lines if line.startswith("#")][2:] == [
@@ -106,8 +106,8 @@ def test_what_decodes_in_another_way_has_a_directory_of_its_own(recipe: Path) ->
     (recipe / "plans/two.yaml").write_text(PLAN.replace("teacher.yaml,", other))
     plan = read_plan("plans/two.yaml")
     trials = [plan.trials(plan.rows[name])[0] for name in ("Teacher", "alone")]
-    tags = [options_of(command(plan, trial))["inference_tag"] for trial in trials]
-    assert tags == ["decode_conf-a.yaml_-beam_size-5", "decode"]
+    tags = [options_of(command(plan, trial), ())["inference_tag"] for trial in trials]
+    assert tags == ["a_-beam_size-5", "decode"]
     assert all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.,+=-]*", tag) for tag in tags)  # what kd.sh takes
 
 
@@ -152,3 +152,12 @@ def test_not_in_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_no_jobs(recipe: Path) -> None:
     with pytest.raises(UserError, match="--jobs 0: give a number of at least 1"):
         main(["plans/two.yaml", "--jobs", "0"])
+
+
+def test_a_file_of_another_training_is_waited_for(recipe: Path) -> None:
+    plan = recipe / "plans/two.yaml"
+    args = "{init_param: exp/two/kl-weight-1_1x_seed1/valid.acc.best.pth}"
+    plan.write_text(f"{PLAN}  after: {{like: alone, args: {args}, seeds: [1]}}\n")
+    assert names(recipe, "after") == [
+        "Teacher, seed 1", "KL, weight 1, 1x, seed 1", "after, 1x, seed 1", "after, 2x, seed 1"
+    ]  # fmt: skip
