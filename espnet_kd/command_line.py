@@ -116,7 +116,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "report": Command(
             "espnet_kd.report.command",
-            "write RESULTS.md and plots of the experiments of a recipe",
+            "write the tables and plots of a plan, or RESULTS.md of the experiments of a recipe",
             "--expdir exp --test_sets test --valid_set dev --out RESULTS.md",
         ),
     },

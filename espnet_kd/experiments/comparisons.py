@@ -106,12 +106,19 @@ class Results:
     Args:
         plan: the plan.
         records: its records.
+
+    Attributes:
+        known: the trainings that its tables show.
+        elsewhere: the same commands on other machines.
+        unused: trainings of rows, or without scores of sets, that the plan had before it was changed.
     """
 
     def __init__(self, plan: Plan, records: Sequence[Record]) -> None:
         self.plan = plan
-        self.known: dict[Key, Record] = {r.key: r for r in records if not r.elsewhere}
         self.elsewhere = [r for r in records if r.elsewhere]
+        self.unused = [r for r in records if not r.elsewhere and not _is_of(plan, r)]
+        records = [r for r in records if not r.elsewhere and r not in self.unused]
+        self.known: dict[Key, Record] = {r.key: r for r in records}
         self.choices: dict[str, Row] = {}
         self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
         for row in plan.rows.values():
@@ -141,7 +148,7 @@ class Results:
         found = []
         for variant in variants:
             row = self.choices.get(variant.row.name)
-            lengths = list(row.lengths) if row is not None and variant.length is None else []
+            lengths: list[str | None] = [*row.lengths] if row and variant.length is None else []
             found += [self.line(Variant(variant.row, length)) for length in lengths or [variant.length]]
         return found
 
@@ -261,6 +268,14 @@ def hours_of(record: Record) -> float | None:
     if gpus:
         return None if record.seconds is None else record.seconds * len(gpus) / HOUR
     return None if record.cpu_seconds is None else record.cpu_seconds / HOUR
+
+
+def _is_of(plan: Plan, record: Record) -> bool:
+    """Return True if a plan has the row of a record, and the record the sets of the row."""
+    row = plan.rows.get(record.row)
+    return row is not None and set(plan.sets(Trial(Variant(row, record.length), record.seed))) <= set(
+        record.errors
+    )
 
 
 def _set(column: str, seed: int) -> str:

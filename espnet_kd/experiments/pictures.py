@@ -8,7 +8,7 @@ from espnet_kd.experiments.plan import SEED, Frontier
 from espnet_kd.report import look
 from espnet_kd.report.frontier import Curve, Point, frontier
 from espnet_kd.report.look import Kind
-from espnet_kd.report.plots import CURVES, LearningCurve, Row, draw_learning_curves, rate_rows
+from espnet_kd.report.plots import CURVES, ROWS, LearningCurve, Row, draw_learning_curves, rate_rows
 from espnet_kd.scoring.alignment import UNITS
 from espnet_kd.scoring.bootstrap import Interval, rate_interval
 
@@ -34,7 +34,7 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
             ] = path
     if headline:
         path = directory / f"{plan.metric}.png"
-        rate_rows(_rows(results, headline), path, UNITS[plan.metric], colours)
+        rate_rows(_rows(results, headline[:ROWS]), path, UNITS[plan.metric], colours)
         drawn[f"{err} with 95 % intervals; a dot is a seed"] = path
     panels_of_curves = _learning_curves(results, headline)
     if panels_of_curves:

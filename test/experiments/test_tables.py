@@ -73,6 +73,15 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return read_plan("plans/small.yaml")
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report on all trainings."""
+    path = tmp_path_factory.mktemp("all") / "plans/small.yaml"
+    path.parent.mkdir()
+    path.write_text(PLAN)
+    return text_of(read_plan(path), trained())
+
+
 def text_of(plan: Plan, records: Iterable[Record]) -> str:
     return render(Results(plan, list(records)), {})
 
@@ -83,8 +92,7 @@ def rows(text: str, *start: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_headline_is_as_on_paper(plan: Plan) -> None:
-    text = text_of(plan, trained())
+def test_the_headline_is_as_on_paper(text: str) -> None:
     # 30 of 300 words; 10 utterances each with ... one error: none deleted
     assert rows(text, "Teacher")[0] == ["Teacher", "2.00 M", "100", "5.00", "1", "10.0", "10.0", "30/0/0"]
     # 90, 91, 92 of 300: 30.3 +- 0.33; 3 errors an utterance, one of them deleted, the fourth one not
@@ -96,8 +104,7 @@ def test_the_headline_is_as_on_paper(plan: Plan) -> None:
     assert "| GPT | it has \\*no\\* audio |" in text
 
 
-def test_a_row_is_compared_at_equal_updates_and_at_equal_compute(plan: Plan) -> None:
-    text = text_of(plan, trained())
+def test_a_row_is_compared_at_equal_updates_and_at_equal_compute(text: str) -> None:
     found = {(line[1], line[2]): line[3:] for line in rows(text, "KL, 2x") if line[1] in BASES}
     assert set(found) == {
         ("alone, 2x", "equal updates"), ("alone, 4x", "equal compute, longest"), ("Teacher", "teacher")
@@ -118,8 +125,7 @@ def test_a_row_is_compared_at_equal_updates_and_at_equal_compute(plan: Plan) -> 
     assert len(rows(text, "alone, 1x", "Teacher")) == 0 and len(rows(text, "alone, 4x", "Teacher")) == 1
 
 
-def test_the_frontier_shows_the_teacher_free_and_paid(plan: Plan) -> None:
-    text = text_of(plan, trained())
+def test_the_frontier_shows_the_teacher_free_and_paid(plan: Plan, text: str) -> None:
     assert rows(text, "KL, 2x", "200")[0][2:5] == ["2.40", "7.40", "1 2 3"]
     assert rows(text, "KL, 2x", "free")[0][2] == "4x" and rows(text, "KL, 2x", "free")[0][-1] == PAYS
     assert rows(text, "KL, 2x", "paid")[0][2] == "no length cost 7.40 or more"
@@ -177,6 +183,16 @@ def test_warnings_name_what_differs(plan: Plan) -> None:
     )
 
 
+def test_what_the_plan_has_no_more_is_left_out(plan: Plan, text: str) -> None:
+    gone = record("removed", 1, None, 5)
+    unscored = record("Teacher", 2, None, 5)
+    del unscored.errors["dev"]
+    changed = text_of(plan, [*trained(), gone, unscored])
+    note = "Left out, their rows or sets are not in the plan any more: removed (seed 1); Teacher (seed 2)."
+    assert note in changed and note not in text
+    assert rows(changed, "Teacher")[0] == rows(text, "Teacher")[0]
+
+
 def test_the_same_command_elsewhere_has_a_table(plan: Plan) -> None:
     there = record("Teacher", 1, None, 36, elsewhere=True, environment={"torch": "2.0", "threads": 8})
     text = text_of(plan, [*trained(), there])
@@ -204,8 +220,7 @@ def test_folds_are_summed(plan: Plan) -> None:
     assert rows(shown, "KL, 2x", "Teacher")[0][3].startswith("+0.33 (+2 %)")
 
 
-def test_commands_are_in_one_block_that_is_closed(plan: Plan) -> None:
-    text = text_of(plan, trained())
+def test_commands_are_in_one_block_that_is_closed(text: str) -> None:
     block = text[text.index("<details>") : text.index("</details>")]
     assert "| `espnet-kd experiments plans/small.yaml --only alone` | `c0ffee` |" in block
     assert "--only 'KL, weight 1'` |" in block
