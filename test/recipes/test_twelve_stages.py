@@ -1,13 +1,16 @@
 """All stages on a miniature corpus, and what a second run of them does."""
 
+import fcntl
 import json
 import shutil
+import subprocess
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from miniature import contents
-from shell import Finished, failure, run, sh
+from shell import Finished, environment, failure, run, sh
 from source import ROOT
 
 pytestmark = pytest.mark.slow(seconds=65)
@@ -59,6 +62,24 @@ def test_statistics_do_not_depend_on_the_number_of_jobs(again: Path) -> None:
     after = contents(again / "exp/asr_stats_raw_char_sp")
     names = [f"{part}/{file}" for part in ("train", "valid") for file in ("speech_shape", "feats_stats.npz")]
     assert [after[name] for name in names] == [before[name] for name in names]
+
+
+def test_statistics_get_another_name_if_one_front_end_waited_for_another(again: Path) -> None:
+    """Two first runs choose the same name; the second one gets it only when it is taken."""
+    stats = again / "exp/asr_stats_raw_char_sp"
+    of_first = stats.rename(again / "first")
+    log = again / "log"
+    command = "./run.sh --stage 6 --stop_stage 6 --teacher_config '' --student_args '--frontend_conf n_fft=256'"
+    with (again / "exp/.asr_stats_raw_char_sp.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(["bash", "-c", f"{command} > log 2>&1"], cwd=again, env=environment())
+        while not log.exists() or "waiting for another run" not in log.read_text():
+            assert waiting.poll() is None, log.read_text()
+            time.sleep(0.1)
+        of_first.rename(stats)
+    assert waiting.wait(timeout=300) == 0, log.read_text()
+    others = list((again / "exp").glob("asr_stats_raw_char_sp_*/train/feats_stats.npz"))
+    assert len(others) == 1
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,14 @@ statistics_parts() {
 
 # collect CONFIG ARGS: collect statistics; their directory gets its name when it is complete.
 collect() {
-    local final partial inputs jobs part words set dirs=()
-    final=$(statistics_for "$1" "$2")
-    partial=${final}.partial
+    local final='' partial inputs jobs part words set dirs=()
     inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}"
         "${python}" -m espnet_kd contents "${raw}"/{"${train}","${valid_set}"})
-    lock "${final}"
+    until [ "$(statistics_for "$1" "$2")" = "${final}" ]; do  # while it waits, another front end may take the name
+        final=$(statistics_for "$1" "$2")
+        lock "${final}"
+    done
+    partial=${final}.partial
     if all_exist "${final}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${final}/train/feats_stats.npz" &&
         unchanged "${final}/inputs" "${inputs}"; then
         log "${final}: already there"
