@@ -117,7 +117,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
 
 
 def _changes(args: str, config: dict[str, Any]) -> list[list[str]]:
-    """Return the options of a training with their values, without those that the configuration has already."""
+    """Return the options of a training and their values, without those that its configuration has."""
     options: list[list[str]] = []
     for word in args.split():
         if word.startswith("--"):
