@@ -95,7 +95,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
         )
     record = read_record(args.exp) if trained else {}
     before = record.get("args", args.args)
-    if before.split() != args.args.split():  # the directory's name need not contain them
+    if _changes(before, config) != _changes(args.args, config):  # the directory's name need not contain them
         raise UserError(
             f"{args.exp} was trained with the options '{before}', not '{args.args}': "
             "remove it, or give it another name"
@@ -114,6 +114,17 @@ def start(args: argparse.Namespace, command: str) -> bool:
         temporary.write_text(dump_yaml(config), encoding="utf-8")
     _write_record(args.exp, _make_record(args, command, record) | {"mix": mix, "data": data})
     return True
+
+
+def _changes(args: str, config: dict[str, Any]) -> list[list[str]]:
+    """Return the options of a training and their values, without those that its configuration has."""
+    options: list[list[str]] = []
+    for word in args.split():
+        if word.startswith("--"):
+            options.append([text for text in word.partition("=") if text not in ("", "=")])
+        elif options:
+            options[-1].append(word)
+    return [option for option in options if option[1:] != [str(config.get(option[0].removeprefix("--")))]]
 
 
 def _fingerprints(options: list[str], config: dict[str, Any]) -> dict[str, str]:

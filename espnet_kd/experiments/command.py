@@ -47,20 +47,20 @@ def main(argv: list[str] | None = None) -> None:
     plan = read_plan(args.plan)
     if not Path(RUN).is_file():
         raise UserError(f"there is no {RUN} here: run this in the directory of a recipe, such as egs/an4/kd1")
-    chosen = select(plan, args.only, args.seeds)
+    asked_for = select(plan, args.only, args.seeds)
     state = State.of(plan)
     if args.status:
         print(status(state))
         return
     if args.dry_run:
-        print("\n".join(dry_run(state, state.pending(chosen(state.plan)), args)))
+        print("\n".join(dry_run(state, state.pending(asked_for(state.plan)), args)))
         return
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give a number of at least 1")
     cluster = None if args.cluster == "local" else parallel.parse_cluster(args.cluster, args.jobs)
     here = args.jobs or len(runner.visible_gpus()) or None
     jobs = (cluster or parallel.parse_cluster("local", here)).workers
-    run = runner.Runner(state, chosen, jobs, split_words(args.data_options, "--data_options"))
+    run = runner.Runner(state, asked_for, jobs, split_words(args.data_options, "--data_options"))
     try:
         with runner.only_runner(plan), runner.caller(run, cluster) as call:
             run.run(call)

@@ -260,3 +260,7 @@ def test_other_options_are_another_training(place: Path) -> None:
     begin("--args= --seed  3")
     with pytest.raises(UserError, match="exp/s was trained with the options ' --seed  3', not '--seed 4'"):
         begin("--args=--seed 4")
+    begin("--args=--seed=3")
+    begin("--args=--seed 3 --max_epoch 3")  # as in student.yaml
+    with pytest.raises(UserError, match="not '--max_epoch 3'"):
+        begin("--args=--max_epoch 3")

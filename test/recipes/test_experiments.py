@@ -48,7 +48,7 @@ def training_of(root: Path, exp: str) -> int | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().decode().split("\0")
-            if "train" in words and exp in words and (process / "cwd").readlink() == root:
+            if "--task" in words and exp in words and (process / "cwd").readlink() == root:
                 return int(process.name)
         except OSError:
             pass
@@ -56,9 +56,10 @@ def training_of(root: Path, exp: str) -> int | None:
 
 
 def results(root: Path) -> list[dict[str, object]]:
-    """Return the records without what an interruption may change: costs."""
+    """Return the records without costs, which an interruption changes, and the commit of this checkout."""
     records = [json.loads(line) for line in (root / "plans/results/mini.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in ("seconds", "cpu_seconds")} for record in records]
+    left_out = ("seconds", "cpu_seconds", "commit")
+    return [{k: v for k, v in record.items() if k not in left_out} for record in records]
 
 
 def test_killed_and_continued(tmp_path: Path, corpus: Path) -> None:
