@@ -30,7 +30,7 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
             frontier(panels, path, UNITS[plan.metric], colours)
             title = plan.frontier[number - 1].title
             drawn[
-                f"{err} against compute, {title}: bars are 95 % intervals, dashes the teacher's cost paid"
+                f"{err} against compute, {title}: bands are 95 % intervals, dotted is with the teacher's cost"
             ] = path
     if headline:
         path = directory / f"{plan.metric}.png"
