@@ -34,12 +34,14 @@ def write_report(path: Path) -> Path:
         UserError: the plan or its records are damaged, or there are no records.
     """
     plan = read_plan(path)
-    records = read_records(records_path(plan))
-    if not records:
-        raise UserError(f"{records_path(plan)} has no training: run `espnet-kd experiments {path}` first")
+    results = Results(plan, read_records(records_path(plan)))
+    if not results.known:
+        raise UserError(
+            f"{records_path(plan)} has no training of the plan's rows: run "
+            f"`espnet-kd experiments {path}` first"
+        )
     from espnet_kd.experiments import pictures
 
-    results = Results(plan, records)
     out = records_path(plan).with_suffix(".md")
     images = pictures.draw(results, out.with_suffix(""))
     text = render(results, {caption: os.path.relpath(image, out.parent) for caption, image in images.items()})

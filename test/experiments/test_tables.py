@@ -233,7 +233,8 @@ def test_the_report_is_written_from_plan_and_records_alone(
     plan: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
-        UserError, match="plans/results/small.jsonl has no training: run `espnet-kd experiments"
+        UserError,
+        match="plans/results/small.jsonl has no training of the plan's rows: run `espnet-kd experiments",
     ):
         main(["--plan", "plans/small.yaml"])
     write_records(records_path(plan), trained())
