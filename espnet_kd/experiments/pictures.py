@@ -30,7 +30,7 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
             frontier(panels, path, UNITS[plan.metric], colours)
             title = plan.frontier[number - 1].title
             drawn[
-                f"{err} against compute, {title}: bars are 95 % intervals, dashes the teacher's cost paid"
+                f"{err} against compute, {title}: bands are 95 % intervals, dotted is with the teacher's cost"
             ] = path
     if headline:
         path = directory / f"{plan.metric}.png"
@@ -83,7 +83,8 @@ def _curves(results: Results, spec: Frontier) -> dict[str, list[Curve]]:
             paid = _points(results, lines, column, [results.paid_hours(line) for line in lines])
             if points:
                 found.append(Curve(row.name, kind, points, paid if kind == "method" else ()))
-        for teacher in dict.fromkeys(t.row for row in spec.methods for t in row.teachers):
+        methods = [results.choices.get(row.name, row) for row in spec.methods]
+        for teacher in dict.fromkeys(t.row for row in methods for t in row.teachers):
             lines = [line for line in results.lines(results.plan.rows[teacher]) if column in line.columns]
             found += [Curve(teacher, "teacher", points) for line in lines[-1:]
                       if (points := _points(results, [line], column, [line.hours or 1.0]))]  # fmt: skip

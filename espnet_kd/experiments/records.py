@@ -11,6 +11,7 @@ experiments, and from trainings of several sittings and machines.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,14 @@ from espnet_kd.scoring.alignment import UNITS
 
 # Metric -> utterance id -> (errors, length of the reference, substitutions, deletions, insertions).
 Errors = Mapping[str, Mapping[str, tuple[int, ...]]]
+NUMBER = (int, float, type(None))
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("row", "command"), str),
+    **dict.fromkeys(("length", "commit"), (str, type(None))),
+    **dict.fromkeys(("updates", "parameters"), (int, type(None))),
+    **dict.fromkeys(("cpu_seconds", "seconds", "targets_cpu_seconds"), NUMBER),
+    **{"seed": int, "environment": dict, "elsewhere": bool},
+}
 DIGITS = 5  # of the values of a curve
 
 
@@ -93,8 +102,8 @@ def read_records(path: str | Path) -> list[Record]:
         try:
             content = json.loads(line)
             if "set" in content:
-                references[content["set"]] = {
-                    str(utt): list(map(int, n)) for utt, n in content["reference"].items()
+                references[str(content["set"])] = {
+                    str(utt): [int(n[0]), int(n[1])] for utt, n in content["reference"].items()
                 }
             else:
                 found.append(_record(content, references))
@@ -112,13 +121,23 @@ def _record(content: dict[str, Any], references: dict[str, dict[str, list[int]]]
         reference = references[name]
         errors[name] = {
             metric: {
-                utt: (sum(kinds), lengths[place], *map(int, kinds))
+                utt: _counts(kinds, lengths[place])
                 for (utt, lengths), kinds in zip(reference.items(), by_metric[metric], strict=True)
             }
             for place, metric in enumerate(UNITS)
         }
-    keys = tuple((str(row), int(seed), length) for row, seed, length in content.get("teacher_rows", ()))
-    return Record(**{**content, "errors": errors, "teacher_rows": keys})
+    for key, kinds in TYPES.items():
+        value = content[key]
+        if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
+            raise TypeError(f"{key}: {value!r}")
+    keys = tuple((str(row), int(seed), length) for row, seed, length in content["teacher_rows"])
+    curve = {str(name): [float(value) for value in values] for name, values in content["curve"].items()}
+    return Record(**{**content, "errors": errors, "teacher_rows": keys, "curve": curve})
+
+
+def _counts(kinds: list[int], length: int) -> tuple[int, ...]:
+    substitutions, deletions, insertions = map(int, kinds)
+    return substitutions + deletions + insertions, length, substitutions, deletions, insertions
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:

@@ -8,7 +8,15 @@ from urllib.parse import quote
 
 from espnet_kd.environment import differences
 from espnet_kd.errors import UserError
-from espnet_kd.experiments.comparisons import Comparison, Line, Results, at_least, hours_of
+from espnet_kd.experiments.comparisons import (
+    CANNOT_TELL,
+    DOES_NOT,
+    Comparison,
+    Line,
+    Results,
+    at_least,
+    hours_of,
+)
 from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, read_plan, variants_of
 from espnet_kd.experiments.records import Record, read_records, records_path
 from espnet_kd.files import atomic_path
@@ -26,12 +34,14 @@ def write_report(path: Path) -> Path:
         UserError: the plan or its records are damaged, or there are no records.
     """
     plan = read_plan(path)
-    records = read_records(records_path(plan))
-    if not records:
-        raise UserError(f"{records_path(plan)} has no training: run `espnet-kd experiments {path}` first")
+    results = Results(plan, read_records(records_path(plan)))
+    if not results.known:
+        raise UserError(
+            f"{records_path(plan)} has no training of the plan's rows: run "
+            f"`espnet-kd experiments {path}` first"
+        )
     from espnet_kd.experiments import pictures
 
-    results = Results(plan, records)
     out = records_path(plan).with_suffix(".md")
     images = pictures.draw(results, out.with_suffix(""))
     text = render(results, {caption: os.path.relpath(image, out.parent) for caption, image in images.items()})
@@ -85,18 +95,22 @@ def _unit(records: Iterable[Record]) -> str:
 
 def _legend(plan: Plan) -> str:
     err = plan.metric.upper()
-    folds = f"A set with {plain('*')} is one for each seed, and the errors of all are summed. "
-    return (
-        f"{err} %: mean over the seeds, ± standard deviation of a seed. S/D/I: substitutions, deletions and "
-        "insertions of all seeds. Hours: of one training, without its teachers. "
-        f"{folds if _has_folds(plan) else ''}"
+    notes = [
+        f"{err} %: mean over the seeds, ± standard deviation of a seed.",
+        "S/D/I: substitutions, deletions and insertions of all seeds.",
+        "Hours: of one training, without its teachers.",
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
-        "against a teacher with one seed). Equal updates: the same length of the other row. Equal compute: "
-        "its shortest length that cost at least as much. Pays: at equal compute the interval is below zero "
-        "on every set; does not: above zero on every set. "
-        f"Interval and p: {BOOTSTRAP} {OTHER_ENVIRONMENT}: the two sides were trained in different "
-        "environments, which alone can move an error rate."
-    )
+        "against a teacher with one seed).",
+        "Equal updates: the same length of the other row. Equal compute: its shortest length that cost at "
+        "least as much. Longest: its longest.",
+        "Pays: at equal compute the interval is below zero on every set. Does not: above zero on every set.",
+        f"Interval and p: {BOOTSTRAP}",
+        f"{OTHER_ENVIRONMENT}: the two sides were trained in different environments, which alone can move an "
+        "error rate.",
+    ]
+    if _has_folds(plan):
+        notes.append(f"A set with {plain('*')} is one for each seed, and the errors of all are summed.")
+    return collapsed("How to read the tables", *_bullets(notes))
 
 
 def _has_folds(plan: Plan) -> bool:
@@ -142,7 +156,7 @@ def _rates(results: Results, lines: list[Line]) -> str:
 
 
 def _hours(hours: float | None) -> str:
-    return "" if hours is None else f"{hours:.2f}"
+    return "" if hours is None else f"{hours:.3f}" if hours < 1 else f"{hours:.2f}"
 
 
 def _rate(line: Line, column: str, metric: str) -> str:
@@ -186,7 +200,11 @@ def _warnings(results: Results, lines: list[Line]) -> list[str]:
     missing = [
         f"{plain(line.name)} (seed {', '.join(map(str, line.missing))})" for line in lines if line.missing
     ]
-    if missing:
+    if len(missing) > SHOWN:
+        number = sum(len(line.missing) for line in lines)
+        command = code(f"espnet-kd experiments {_plan_file(results.plan)} --status")
+        found.append(f"{number} trainings of these rows are not done yet; {command} lists them.")
+    elif missing:
         found.append(f"Not trained yet: {'; '.join(missing)}.")
     for line in lines:
         if len(line.updates) > 1:
@@ -257,7 +275,7 @@ def _frontier(results: Results, frontier: Frontier) -> list[str]:
         cells += [_hours(results.paid_hours(line)), " ".join(map(str, line.records))]
         costs.append(cells + [_rate(line, column, metric) for column in columns])
     parts = [f"## {plain(frontier.title)}: {metric.upper()} against compute", table(head, costs)]
-    parts += _bullets(_warnings(results, lines))
+    parts += _bullets(_environments([record for line in lines for record in line.records.values()]))
     rows = [
         row for method in methods for line in method for row in _against_alone(results, line, alone, columns)
     ]
@@ -275,17 +293,20 @@ def _frontier(results: Results, frontier: Frontier) -> list[str]:
 def _against_alone(results: Results, line: Line, alone: list[Line], columns: list[str]) -> list[list[str]]:
     rows = []
     for teacher, hours in (("free", line.hours), ("paid", results.paid_hours(line))):
-        other = at_least(hours, alone)
-        if other is None:
-            reason = "cost unknown" if hours is None else f"no length cost {hours:.2f} or more"
-            rows.append([plain(line.name), teacher, reason, *[""] * len(columns), ""])
+        if hours is None:
+            rows.append([plain(line.name), teacher, "cost unknown", *[""] * len(columns), ""])
             continue
+        enough = at_least(hours, alone)
+        other = enough or alone[-1]
         comparison = results.compare(line, other)
         cells = [_difference(comparison.differences.get(column)) for column in columns]
-        length = plain(other.variant.length or other.name) + (
-            f" {OTHER_ENVIRONMENT}" if comparison.environments else ""
-        )
-        rows.append([plain(line.name), teacher, length, *cells, comparison.verdict])
+        length = plain(other.variant.length or other.name)
+        verdict = comparison.verdict
+        if enough is None:  # the student alone cost less, so only its being better says anything
+            length += f", cheaper: {_hours(other.hours) or 'unknown'} of {_hours(hours)}"
+            verdict = verdict if verdict == DOES_NOT else CANNOT_TELL
+        mark = f" {OTHER_ENVIRONMENT}" if comparison.environments else ""
+        rows.append([plain(line.name), teacher, length + mark, *cells, verdict])
     return rows
 
 
@@ -348,15 +369,19 @@ def _notes(results: Results) -> list[str]:
 
 def _commands(results: Results) -> str:
     """Return the command and commits of each row, in a block that a reader opens."""
-    plan = Path(results.plan.path.parent.name) / results.plan.path.name
     lines = []
     for name, row in results.rows.items():
         records = [record for line in results.lines(row) for record in line.records.values()]
         commits = dict.fromkeys(record.commit or "unknown" for record in records)
         if records:
-            command = shlex.join(["espnet-kd", "experiments", str(plan), "--only", name])
+            command = shlex.join(["espnet-kd", "experiments", _plan_file(results.plan), "--only", name])
             lines.append([plain(name), code(command), ", ".join(code(commit[:12]) for commit in commits)])
     return collapsed("Command and commit of each row", table(["", "command", "commit"], lines))
+
+
+def _plan_file(plan: Plan) -> str:
+    """Return the file of a plan as it is called in the directory of its recipe."""
+    return f"{plan.path.parent.name}/{plan.path.name}"
 
 
 def _not_run(plan: Plan) -> list[str]:

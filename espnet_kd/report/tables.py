@@ -14,8 +14,8 @@ NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 # Metric -> columns of error rates. A language without spaces between words has no useful WER.
 RATES = {"wer": ["WER %", "errors/words", "S/D/I", "CER %"], "cer": ["CER %", "errors/characters", "S/D/I"]}
 BOOTSTRAP = f"""\
-bootstrap over seeds and utterances ({RESAMPLES} resamples), widened as Student's t for few seeds. A star: one
-side has a single seed, and the interval does not know how much another seed would change."""
+bootstrap over seeds and utterances ({RESAMPLES} resamples), widened as Student's t for few seeds. A star: \
+one side has a single seed, and the interval does not know how much another seed would change."""
 # Markup of GitHub's Markdown and of HTML; not an underscore within a word; `table` escapes "|".
 MARKUP = re.compile(r"[\\`*<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 

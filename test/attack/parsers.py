@@ -35,6 +35,8 @@ from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding import records as decoded
 from espnet_kd.decoding.records import pseudo_label
+from espnet_kd.experiments.comparisons import hours_of
+from espnet_kd.experiments.records import read_records
 from espnet_kd.files import read_table
 from espnet_kd.methods import registered
 from espnet_kd.methods.mutual import mutual_options, peer_changes
@@ -88,6 +90,13 @@ COUNTS = {"hits": 3, "substitutions": 1, "deletions": 0, "insertions": 2, "refer
 SCORE = {
     **{"sentences": 1, "wer": COUNTS, "cer": COUNTS},
     "utterances": {"u1": {"wer": [3, 4], "cer": [3, 4]}},
+}
+PLAN_SET = {"set": "dev", "reference": {"u1": [3, 14], "u2": [1, 4]}}
+PLAN_RECORD = {
+    **{"row": "a", "seed": 1, "length": "1x", "command": "./run.sh", "commit": None, "updates": 9},
+    **{"environment": {"gpus": []}, "cpu_seconds": 1.5, "seconds": 2.0, "parameters": 6, "elsewhere": False},
+    **{"teacher_rows": [["b", 1, None]], "targets_cpu_seconds": None, "curve": {"acc": [0.5]}},
+    "errors": {"dev": {"wer": [[1, 0, 0], [0, 1, 0]], "cer": [[1, 0, 0], [0, 4, 0]]}},
 }
 PART = {"utterances": 4, "hours": 1.0, "tokens": 7, "score_quantiles": {"0": -1.0}}
 LABELS = {"decoded": PART, "kept": PART, "references": None, "filters": []}
@@ -241,6 +250,12 @@ def of_records(folder: Path) -> dict[str, Target]:
             folder / "decode/00001.jsonl",
             lambda path: [pseudo_label(found) for found in decoded.read_decoded(path.parent)],
             labels,
+            text=rows,
+        ),
+        "records of a plan": file(
+            folder / "plan.jsonl",
+            lambda path: [(hours_of(found), found.rate("dev", "wer")) for found in read_records(path)],
+            [PLAN_SET, PLAN_RECORD],
             text=rows,
         ),
         "store's manifest": file(store / "manifest.json", use_manifest, manifest, where="store", text=signed),

@@ -147,6 +147,16 @@ def test_a_damaged_record_is_named(tmp_path: Path, line: str) -> None:
         read_records(tmp_path / "r.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("updates", "x"), ("environment", []), ("cpu_seconds", float("inf"))]
+)
+def test_a_value_of_another_type_is_refused(plan: Plan, field: str, value: Any) -> None:
+    train(trial(plan, "low"))
+    write_records("r.jsonl", [replace(make_record(plan, trial(plan, "low")), **{field: value})])
+    with pytest.raises(UserError, match="r.jsonl:3: not a record of a training"):
+        read_records("r.jsonl")
+
+
 def test_the_best_row_is_chosen_on_the_validation_set_over_common_seeds(plan: Plan) -> None:
     found = []
     for row, seed, wrong in (("low", 1, 5), ("low", 2, 5), ("high", 1, 8)):
