@@ -168,6 +168,9 @@ def check_terms(task: str, args: argparse.Namespace, teachers: list[nn.Module]) 
     if args.mutual:
         terms = mutual_options(args.mutual)[1]
     for term in terms:
+        if term.options.get("delay") == "auto":
+            assert args.delay_student
+            term.options["delay"] = 0  # a number by the time that it is built
         term.build()
         for part in students:
             part.get_submodule(term.term.student_tap)
@@ -189,6 +192,7 @@ def test_every_training_is_accepted_and_can_be_decoded(
 ) -> None:
     monkeypatch.chdir(path.parents[1])  # peers name configurations
     plan = read_plan(path)
+    directories = {str(trial.directory) for row in plan.rows.values() for trial in plan.trials(row)}
     for trial in trials(plan):
         options, teachers = options_of(plan, trial), []
         task = options.get("asr_task", "asr")
@@ -202,5 +206,6 @@ def test_every_training_is_accepted_and_can_be_decoded(
         for args in phases(plan, trial, tmp_path):
             check_training(task, args)
             check_terms(task, args, teachers)
+            assert args.delay_student in (None, *directories)
         assert decodable(args, checkpoint), trial.name
         assert all(Path(options[key]).is_file() for key in options if key.endswith("inference_config"))
