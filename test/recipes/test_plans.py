@@ -3,7 +3,6 @@
 import argparse
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +109,6 @@ def test_run_sh_accepts_the_commands_of_every_row(path: Path, tmp_path: Path) ->
                 assert "nothing to do" in result.stdout
 
 
-@cache
-def parser(task: str) -> argparse.ArgumentParser:
-    return TASKS[task].get_parser()
-
-
 def phases(plan: Plan, trial: Trial, tmp_path: Path) -> list[argparse.Namespace]:
     """The options of the trainings of a row, as kd.sh and `espnet-kd runs` make them of its files."""
     recipe, options = plan.path.parents[1], options_of(plan, trial)
@@ -128,7 +122,8 @@ def phases(plan: Plan, trial: Trial, tmp_path: Path) -> list[argparse.Namespace]
         (tmp_path / "train.yaml").write_text(dump_yaml(config))
         words = ["--config", str(tmp_path / "train.yaml"), "--output_dir", "unused"]
         words += " ".join(trial.args(plan.lengths)).split()  # so does kd.sh
-        args = parser(options.get("asr_task", "asr")).parse_args(words)
+        # A new parser each time: ESPnet writes options into its defaults.
+        args = TASKS[options.get("asr_task", "asr")].get_parser().parse_args(words)
         args.token_type = "word"
         args.token_list = ["<blank>", "<unk>", *(f"t{i}" for i in range(VOCABULARY - 3)), "<sos/eos>"]
         found.append(args)
@@ -168,6 +163,9 @@ def check_terms(task: str, args: argparse.Namespace, teachers: list[nn.Module]) 
     if args.mutual:
         terms = mutual_options(args.mutual)[1]
     for term in terms:
+        if term.options.get("delay") == "auto":
+            assert args.delay_student
+            term.options["delay"] = 0  # a number by the time that it is built
         term.build()
         for part in students:
             part.get_submodule(term.term.student_tap)
@@ -189,6 +187,7 @@ def test_every_training_is_accepted_and_can_be_decoded(
 ) -> None:
     monkeypatch.chdir(path.parents[1])  # peers name configurations
     plan = read_plan(path)
+    directories = {str(trial.directory) for row in plan.rows.values() for trial in plan.trials(row)}
     for trial in trials(plan):
         options, teachers = options_of(plan, trial), []
         task = options.get("asr_task", "asr")
@@ -202,5 +201,6 @@ def test_every_training_is_accepted_and_can_be_decoded(
         for args in phases(plan, trial, tmp_path):
             check_training(task, args)
             check_terms(task, args, teachers)
+            assert args.delay_student in (None, *directories)
         assert decodable(args, checkpoint), trial.name
         assert all(Path(options[key]).is_file() for key in options if key.endswith("inference_config"))
