@@ -69,10 +69,11 @@ def test_statistics_get_another_name_if_one_front_end_waited_for_another(again: 
     stats = again / "exp/asr_stats_raw_char_sp"
     of_first = stats.rename(again / "first")
     log = again / "log"
-    options = "--stage 6 --stop_stage 6 --teacher_config '' --student_args '--frontend_conf n_fft=256'"
+    args = "--student_args '--frontend_conf n_fft=256'"
+    command = f"./run.sh --stage 6 --stop_stage 6 --teacher_config '' {args} > log 2>&1"
     with (again / "exp/.asr_stats_raw_char_sp.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = subprocess.Popen(["bash", "-c", f"./run.sh {options} > log 2>&1"], cwd=again, env=environment())
+        waiting = subprocess.Popen(["bash", "-c", command], cwd=again, env=environment())
         while not log.exists() or "waiting for another run" not in log.read_text():
             assert waiting.poll() is None, log.read_text()
             time.sleep(0.1)
