@@ -157,7 +157,7 @@ class Results:
         return [line for line in self.all_lines(variants_of(row)) if line.records]
 
     def paid_hours(self, line: Line) -> float | None:
-        """Return the cost of a training with that of its teachers, theirs, and the target store; mean."""
+        """Return the cost of a training with that of its teachers and theirs; mean over the seeds."""
         return _mean([self._paid(record, set()) for record in line.records.values()])
 
     def _paid(self, record: Record, counted: set[Key]) -> float | None:
@@ -169,8 +169,6 @@ class Results:
                 continue
             teacher = self._paid(self.known[key], counted) if key in self.known else None
             total = None if total is None or teacher is None else total + teacher
-        if total is not None and record.targets_cpu_seconds is not None:
-            total += record.targets_cpu_seconds / HOUR
         return total
 
     def compare(self, line: Line, other: Line, why: tuple[str, ...] = ()) -> Comparison:
@@ -263,11 +261,13 @@ def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
 
 
 def hours_of(record: Record) -> float | None:
-    """Return the cost of a training: core-hours, or on GPUs GPU-hours; None if unknown."""
+    """Return the cost of a training: core-hours, or on GPUs GPU-hours; None if unknown.
+
+    A training pays for the whole target store that it reads, though others may read it, too.
+    """
     gpus = record.environment.get("gpus")
-    if gpus:
-        return None if record.seconds is None else record.seconds * len(gpus) / HOUR
-    return None if record.cpu_seconds is None else record.cpu_seconds / HOUR
+    trained = record.seconds and record.seconds * len(gpus) if gpus else record.cpu_seconds
+    return None if trained is None else (trained + (record.targets_cpu_seconds or 0)) / HOUR
 
 
 def _is_of(plan: Plan, record: Record) -> bool:

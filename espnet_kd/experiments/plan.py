@@ -195,9 +195,9 @@ class Plan:
 
     def sets(self, trial: Trial) -> list[str]:
         """Return the names of the sets that a training is tested on, the validation set last."""
-        options = trial.options
-        tests = str(options.get("test_sets", " ".join(self.test_sets))).split()
-        return [*tests, str(options.get("valid_set", self.valid_set))]
+        given = {"test_sets": " ".join(self.test_sets), "valid_set": self.valid_set}
+        given |= trial.variant.row.options
+        return _with_seed(f"{given['test_sets']} {given['valid_set']}", trial.seed).split()
 
 
 def variants_of(row: Row) -> list[Variant]:

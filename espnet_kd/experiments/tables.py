@@ -283,8 +283,8 @@ def _frontier(results: Results, frontier: Frontier) -> list[str]:
         name = plain(frontier.alone.name)
         parts.append(
             f"Each method against {name}, at the shortest length of {name} that cost at least as much: once "
-            "with the teacher for nothing, because it exists, and once with its training (in full, shared "
-            "with nothing) and the target store in the method's cost."
+            "with the teacher for nothing, because it exists, and once with its training in the method's "
+            "cost, in full, shared with nothing. The writing of a target store is always in it."
         )
         parts.append(table(["", "teacher", f"{name} at", *map(_label, columns), "pays?"], rows))
     return [*parts, *_last_step(results, alone)]

@@ -135,6 +135,8 @@ def test_sets_are_those_of_the_row(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TEXT.replace("student.yaml}", 'student.yaml, test_sets: "a b", valid_set: v}'))
     assert plan.sets(Trial(Variant(plan.rows["alone"], "1x"), 1)) == ["a", "b", "v"]
     assert plan.sets(Trial(Variant(plan.rows["Teacher"]), 1)) == ["test", "dev"]
+    folds = plan_of(tmp_path, 'test_sets: "test_fold{seed}"\nvalid_set: "dev_fold{seed}"' + TEXT)
+    assert folds.sets(Trial(Variant(folds.rows["Teacher"]), 1)) == ["test_fold1", "dev_fold1"]
 
 
 @pytest.mark.parametrize(
