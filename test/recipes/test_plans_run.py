@@ -13,7 +13,7 @@ from miniature_librispeech import write_librispeech
 from miniature_switchboard import write_eval2000, write_switchboard
 from shell import TEMPLATE, copy_recipe, model, sh
 
-pytestmark = pytest.mark.slow(seconds=120)
+pytestmark = pytest.mark.slow(seconds=40)
 
 # Training options that suit a real corpus: a miniature has a few batches an epoch.
 SIZES = {"batch_bins", "accum_grad", "optim_conf", "num_iters_per_epoch"}
@@ -79,15 +79,13 @@ def test_essence_on_switchboard(tmp_path: Path) -> None:
         TEMPLATE.parents[1] / "swbd/kd1", tmp_path / "kd1", "essence", models,
         nbpe=36, local_data_opts="--dev_utterances 6",
     )  # fmt: skip
-    rows = ["K = 8", "one teacher, K = 8"]
+    rows = ["one teacher, K = 8"]
     found = check(tmp_path / "kd1", plan, rows, f"--swbd {discs} --eval2000 {test}")
-    teachers = ("E-Branchformer", "Conformer", "Transformer")
-    assert found.keys() == {*(f"{name}, None" for name in teachers), *(f"{name}, 1x" for name in rows)}
-    assert [name for name, *_ in found["K = 8, 1x"]["teacher_rows"]] == [*teachers]
+    assert found.keys() == {"E-Branchformer, None", "one teacher, K = 8, 1x"}
+    assert found["one teacher, K = 8, 1x"]["teacher_rows"] == [["E-Branchformer", 1, None]]
     for record in found.values():
         assert {"train_dev", "eval2000_swbd", "eval2000_callhm", "eval2000_all"} == record["errors"].keys()
-    for store in ("targets_essence", "targets_one_teacher"):
-        assert (tmp_path / "kd1/exp" / store / "manifest.json").is_file()
+    assert (tmp_path / "kd1/exp/targets_one_teacher/manifest.json").is_file()
 
 
 def test_mutual_learning_on_csj(tmp_path: Path) -> None:
@@ -99,9 +97,8 @@ def test_mutual_learning_on_csj(tmp_path: Path) -> None:
         TEMPLATE.parents[1] / "csj/kd1", tmp_path / "kd1", "mutual_learning", models,
         local_data_opts="--allow_missing_eval --dev_utterances 4",
     )  # fmt: skip
-    rows = ["compact, distilled, 1x", "compact, two peers, 1x"]
-    found = check(tmp_path / "kd1", plan, rows, f"--csj {corpus}")
-    assert found.keys() == {"large, 2x", *rows}
+    rows = ["compact, two peers, 1x"]
+    assert check(tmp_path / "kd1", plan, rows, f"--csj {corpus}").keys() == set(rows)
     assert (tmp_path / "kd1/exp/mutual_learning/compact-two-peers_1x_seed1_peer1").is_dir()
 
 
@@ -113,10 +110,8 @@ def test_tutornet_on_librispeech(tmp_path: Path) -> None:
         TEMPLATE.parents[1] / "librispeech/kd1", tmp_path / "kd1", "tutornet", models,
         nbpe=40, train_set="train_clean_100", test_sets="test_clean",
     )  # fmt: skip
-    rows = ["Mini, SKD, 2x", "Mini, RKD + SKD"]
-    found = check(tmp_path / "kd1", plan, rows, f"--librispeech {corpus}")
+    found = check(tmp_path / "kd1", plan, ["Mini, SKD, 2x"], f"--librispeech {corpus}")
     tried = {f"Mini, SKD {weight}, 1x" for weight in ("0.1", "1", "10")}
-    assert {"Jasper, None", "Mini, RKD + SKD, None", *tried} < found.keys()
+    assert {"Jasper, None", *tried} < found.keys()
     (longer,) = [name for name in found if name.endswith(", 2x")]  # the best of these
     assert longer.replace("2x", "1x") in tried
-    assert (tmp_path / "kd1/exp/tutornet/mini-rkd-skd_seed1_phase1/run.json").is_file()
