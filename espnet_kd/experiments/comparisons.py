@@ -11,6 +11,7 @@ from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import Difference, Runs
 
 HOUR = 3600.0  # seconds
+CORE, GPU = "core-hours", "GPU-hours"
 PAYS, DOES_NOT, CANNOT_TELL = "pays", "does not", "cannot tell"
 
 
@@ -60,7 +61,14 @@ class Line:
     @property
     def hours(self) -> float | None:
         """What one of its trainings costs, see ``hours_of``: the mean over the seeds; None if unknown."""
+        if len({unit_of(record) for record in self.records.values()}) > 1:
+            return None
         return _mean([hours_of(record) for record in self.records.values()])
+
+    def in_its_unit(self, lines: Iterable["Line"]) -> list["Line"]:
+        """Return the lines whose trainings cost hours of the same kind: of cores, or of GPUs."""
+        units = {unit_of(record) for record in self.records.values()}
+        return [line for line in lines if {unit_of(record) for record in line.records.values()} == units]
 
     @property
     def updates(self) -> list[int]:
@@ -157,7 +165,12 @@ class Results:
         return [line for line in self.all_lines(variants_of(row)) if line.records]
 
     def paid_hours(self, line: Line) -> float | None:
-        """Return the cost of a training with that of its teachers and theirs; mean over the seeds."""
+        """Return the cost of a training with that of its teachers and theirs; mean over the seeds.
+
+        None if a cost is unknown, or in hours of cores where another is in hours of GPUs.
+        """
+        if line.hours is None:
+            return None
         return _mean([self._paid(record, set()) for record in line.records.values()])
 
     def _paid(self, record: Record, counted: set[Key]) -> float | None:
@@ -167,7 +180,9 @@ class Results:
         for key in record.teacher_rows:
             if key in counted:
                 continue
-            teacher = self._paid(self.known[key], counted) if key in self.known else None
+            other = self.known.get(key)
+            is_alike = other is not None and unit_of(other) == unit_of(record)
+            teacher = self._paid(other, counted) if other is not None and is_alike else None
             total = None if total is None or teacher is None else total + teacher
         return total
 
@@ -227,7 +242,7 @@ class Results:
         has_lengths = self._has_lengths(base)
         if base.name in self.taught_by and not has_lengths:
             return [(other, ("teacher",)) for other in others]
-        equal, pairs = at_least(line.hours, others), []
+        equal, pairs = at_least(line.hours, line.in_its_unit(others)), []
         for other in others:
             is_same = has_lengths and other.variant.length == line.variant.length
             is_equal = bool(line.updates) and line.updates == other.updates
@@ -258,6 +273,11 @@ def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
     known = [(line.hours, place, line) for place, line in enumerate(lines) if line.hours is not None]
     enough = [entry for entry in known if hours is not None and entry[0] is not None and entry[0] >= hours]
     return min(enough, key=lambda entry: entry[:2])[-1] if enough else None
+
+
+def unit_of(record: Record) -> str:
+    """Return what the cost of a training is counted in: nothing adds up hours of cores and of GPUs."""
+    return GPU if record.environment.get("gpus") else CORE
 
 
 def hours_of(record: Record) -> float | None:

@@ -10,12 +10,14 @@ from espnet_kd.environment import differences
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.comparisons import (
     CANNOT_TELL,
+    CORE,
     DOES_NOT,
     Comparison,
     Line,
     Results,
     at_least,
     hours_of,
+    unit_of,
 )
 from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, read_plan, variants_of
 from espnet_kd.experiments.records import Record, read_records, records_path
@@ -77,20 +79,24 @@ def _summary(results: Results) -> str:
     lines = results.all_lines(v for row in results.rows.values() for v in variants_of(row))
     wanted = {(line.row.name, seed, line.variant.length) for line in lines for seed in line.row.seeds}
     known = [results.known[key] for key in wanted if key in results.known]
-    hours = [h for record in known if (h := hours_of(record)) is not None]
-    cost = f"{sum(hours):.1f} {_unit(known)}" + (
-        " of those with a measured cost" if len(hours) < len(known) else ""
-    )
+    hours: dict[str, float] = {}
+    costly = [record for record in known if hours_of(record) is not None]
+    for record in costly:
+        hours[unit_of(record)] = hours.get(unit_of(record), 0.0) + (hours_of(record) or 0.0)
+    cost = " and ".join(f"{hours[unit]:.1f} {unit}" for unit in sorted(hours)) or "an unknown time"
+    whose = "they" if len(costly) in (0, len(known)) else f"the {len(costly)} of known cost"
+    if any(record.targets_cpu_seconds for record in costly):
+        cost += " (a target store counts once for each training that reads it)"
     chosen = "".join(
         f" {plain(name)} is {plain(row.name)}, the best of {plain(', '.join(results.rows[name].best_of))} "
         f"on {plain(results.plan.valid_set)}."
         for name, row in results.choices.items()
     )
-    return f"{len(known)} of {len(wanted)} trainings are done; they took {cost}.{chosen}"
+    return f"{len(known)} of {len(wanted)} trainings are done; {whose} took {cost}.{chosen}"
 
 
 def _unit(records: Iterable[Record]) -> str:
-    return "GPU-hours" if any(record.environment.get("gpus") for record in records) else "core-hours"
+    return " or ".join(sorted({unit_of(record) for record in records})) or CORE
 
 
 def _legend(plan: Plan) -> str:
@@ -296,8 +302,14 @@ def _against_alone(results: Results, line: Line, alone: list[Line], columns: lis
         if hours is None:
             rows.append([plain(line.name), teacher, "cost unknown", *[""] * len(columns), ""])
             continue
-        enough = at_least(hours, alone)
-        other = enough or alone[-1]
+        alike = line.in_its_unit(alone)
+        if not alike:
+            name = plain(alone[-1].variant.row.name)
+            cells = [plain(line.name), teacher, f"{name} has its cost in other hours"]
+            rows.append([*cells, *[""] * len(columns), ""])
+            continue
+        enough = at_least(hours, alike)
+        other = enough or alike[-1]
         comparison = results.compare(line, other)
         cells = [_difference(comparison.differences.get(column)) for column in columns]
         length = plain(other.variant.length or other.name)

@@ -137,6 +137,18 @@ def test_the_frontier_shows_the_teacher_free_and_paid(plan: Plan, text: str) -> 
     assert rows(text_of(plan, store), "KL, 2x", "200")[0][2:4] == ["4.40", "9.40"]  # 2.4 + 2 and 7.4 + 2
 
 
+def test_hours_of_cores_and_of_gpus_are_not_added_or_compared(plan: Plan) -> None:
+    gpu = {"environment": {**HERE, "gpus": ["H200"]}, "seconds": 1800.0}
+    text = text_of(plan, [replace(r, **gpu) if r.row == "Teacher" else r for r in trained()])
+    assert "they took 0.5 GPU-hours and 33.0 core-hours." in text
+    assert rows(text, "KL, 2x", "200")[0][2:4] == ["2.40", ""]
+    assert rows(text, "KL, 2x", "paid")[0][2] == "cost unknown"
+    text = text_of(plan, [replace(r, **gpu) if r.row.startswith("KL") else r for r in trained()])
+    found = {line[1]: line[2] for line in rows(text, "KL, 2x") if line[1] in BASES}
+    assert found == {"alone, 2x": "equal updates †", "alone, 4x": "longest †", "Teacher": "teacher †"}
+    assert rows(text, "KL, 2x", "free")[0][2] == "alone has its cost in other hours"
+
+
 def test_one_seed_cannot_tell(plan: Plan) -> None:
     text = text_of(plan, [r for r in trained() if r.seed == 1])
     assert rows(text, "KL, 2x", "free")[0][-1] == f"{CANNOT_TELL}: one seed"
