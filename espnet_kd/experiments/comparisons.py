@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from espnet_kd.environment import differences
 from espnet_kd.experiments.plan import SEED, Key, Plan, Row, Trial, Variant, chosen, variants_of
 from espnet_kd.experiments.records import Record, choose
+from espnet_kd.report.groups import EQUAL_UPDATES
 from espnet_kd.scoring import bootstrap
 from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import Difference, Runs
@@ -129,13 +130,14 @@ class Results:
         self.known: dict[Key, Record] = {r.key: r for r in records}
         self.choices: dict[str, Row] = {}
         self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
-        for row in plan.rows.values():
-            best = choose(self._decided_plan(), row, records) if row.best_of else None
-            if best is not None:
-                self.choices[row.name] = chosen(row, best)
-        self.plan = self._decided_plan()
+        for _ in plan.rows:  # a choice may be among rows that come later and are choices themselves
+            for row in self.plan.rows.values():
+                best = choose(self.plan, row, records) if row.best_of else None
+                if best is not None:
+                    self.choices[row.name] = chosen(row, best)
+            self.plan = self._decided_plan()
         self.taught_by = {t.row for row in self.plan.rows.values() for t in row.teachers}
-        self._compared: dict[tuple[str, str], Comparison] = {}
+        self._compared: dict[tuple[tuple[str, str | None], ...], Comparison] = {}
 
     def _decided_plan(self) -> Plan:
         """Return the plan with the choice in the place of every decided row of ``best_of``."""
@@ -193,7 +195,8 @@ class Results:
         a teacher with a single seed: its seed has nothing to do with those of students. Sets of a seed
         each, the folds, are compared only over common seeds.
         """
-        key = line.name, other.name
+        # Not their names: a row may be called like a variant of another.
+        key = tuple((side.variant.row.name, side.variant.length) for side in (line, other))
         if key not in self._compared:
             self._compared[key] = self._compare(line, other)
         return replace(self._compared[key], why=why)
@@ -230,7 +233,8 @@ class Results:
         for line in lines:
             row = line.variant.row
             for base in (self.rows[name] for name in row.against if line.records):
-                if base.name in (row.name, line.row.name) or self._is_mirrored(row, base):
+                is_itself = line.row.name in (base.name, self.choices.get(base.name, base).name)
+                if is_itself or base.name == row.name or self._is_mirrored(row, base):
                     continue
                 if self._has_lengths(base) or line is last[row.name]:
                     found += [self.compare(line, *pair) for pair in self._others(line, base)]
@@ -245,8 +249,10 @@ class Results:
         equal, pairs = at_least(line.hours, line.in_its_unit(others)), []
         for other in others:
             is_same = has_lengths and other.variant.length == line.variant.length
-            is_equal = bool(line.updates) and line.updates == other.updates
-            why = ["equal updates"] * (is_same or is_equal) + ["equal compute"] * (other is equal)
+            is_known = bool(line.updates and other.updates)
+            is_equal = is_known and _are_close([*line.updates, *other.updates])
+            why = ["equal updates"] * (is_equal or (is_same and not is_known))
+            why += ["same length"] * (is_same and not why) + ["equal compute"] * (other is equal)
             why += ["longest"] * (has_lengths and other is others[-1])
             if why or not has_lengths:
                 pairs.append((other, tuple(why)))
@@ -301,6 +307,11 @@ def _is_of(plan: Plan, record: Record) -> bool:
 def _set(column: str, seed: int) -> str:
     """Return the name of the set that a training with a seed was tested on."""
     return column.replace(SEED, str(seed))
+
+
+def _are_close(updates: list[int]) -> bool:
+    """Return True if numbers of updates are equal, but for batches that divide an epoch a little differently."""
+    return max(updates) - min(updates) <= EQUAL_UPDATES * max(updates)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -107,7 +107,7 @@ def _legend(plan: Plan) -> str:
         "Hours: of one training, without its teachers.",
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed).",
-        "Equal updates: the same length of the other row. Equal compute: its shortest length that cost at "
+        "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. Equal compute: its shortest length that cost at "
         "least as much. Longest: its longest.",
         "Pays: at equal compute the interval is below zero on every set. Does not: above zero on every set.",
         f"Interval and p: {BOOTSTRAP}",
@@ -363,7 +363,7 @@ def _notes(results: Results) -> list[str]:
     for record in results.known.values():
         commits.setdefault(record.commit or "unknown", []).append(record)
     if len(commits) > 1:
-        shown = ", ".join(f"{code(commit[:12])} {_trainings(records)}" for commit, records in commits.items())
+        shown = ", ".join(f"{code(_short(commit))} {_trainings(records)}" for commit, records in commits.items())
         found.append(f"Trained at several commits, between which the code may differ: {shown}.")
     from espnet_kd.experiments.trials import State
 
@@ -387,8 +387,14 @@ def _commands(results: Results) -> str:
         commits = dict.fromkeys(record.commit or "unknown" for record in records)
         if records:
             command = shlex.join(["espnet-kd", "experiments", _plan_file(results.plan), "--only", name])
-            lines.append([plain(name), code(command), ", ".join(code(commit[:12]) for commit in commits)])
+            lines.append([plain(name), code(command), ", ".join(code(_short(commit)) for commit in commits)])
     return collapsed("Command and commit of each row", table(["", "command", "commit"], lines))
+
+
+def _short(commit: str) -> str:
+    """Return the first digits of a commit, and whether files differed from it."""
+    digits, mark, dirty = commit.partition("-dirty")
+    return digits[:12] + mark + dirty
 
 
 def _plan_file(plan: Plan) -> str:

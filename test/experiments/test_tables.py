@@ -149,6 +149,48 @@ def test_hours_of_cores_and_of_gpus_are_not_added_or_compared(plan: Plan) -> Non
     assert rows(text, "KL, 2x", "free")[0][2] == "alone has its cost in other hours"
 
 
+def test_a_row_may_be_called_like_a_variant_of_another(plan: Plan) -> None:
+    Path("plans/small.yaml").write_text(PLAN.replace("rows:\n", 'rows:\n  "alone, 2x": {}\n', 1))
+    plan = read_plan("plans/small.yaml")
+    results = Results(plan, [*trained(), *(record("alone, 2x", seed, None, 10) for seed in (1, 2, 3))])
+    kl = results.line(Variant(plan.rows["KL"], "2x"))
+    two = (Variant(plan.rows["alone"], "2x"), Variant(plan.rows["alone, 2x"]))
+    values = [results.compare(kl, results.line(variant)).differences["test"].value for variant in two]
+    assert values == pytest.approx([100 * (41 - 60) / 300, 100 * (41 - 10) / 300])
+
+
+def test_a_row_is_not_compared_with_the_choice_that_it_is(plan: Plan) -> None:
+    text = PLAN.replace("{teacher: Teacher, lengths", "{teacher: Teacher, against: [KL], lengths")
+    Path("plans/small.yaml").write_text(text)
+    shown = text_of(read_plan("plans/small.yaml"), trained())
+    assert rows(shown, "KL, weight 1, 1x") and not rows(shown, "KL, weight 1, 1x", "KL, 1x")
+
+
+def test_a_choice_among_choices_may_come_first(plan: Plan) -> None:
+    first = "  Best: {best_of: [KL, alone], lengths: [1x]}\n  KL: {best_of"
+    Path("plans/small.yaml").write_text(PLAN.replace("  KL: {best_of", first))
+    results = Results(read_plan("plans/small.yaml"), trained())
+    assert {name: row.name for name, row in results.choices.items()} == dict.fromkeys(
+        ("Best", "KL"), "KL, weight 1"
+    )
+
+
+def test_lengths_are_in_the_order_of_the_plan(plan: Plan, text: str) -> None:
+    Path("plans/small.yaml").write_text(PLAN.replace("[1x, 2x, 4x]", "[4x, 1x, 2x]"))
+    assert text_of(read_plan("plans/small.yaml"), trained()) == text
+
+
+def test_the_same_length_with_other_updates_is_called_so(plan: Plan) -> None:
+    text = text_of(plan, [replace(r, updates=150) if r.row.startswith("KL") else r for r in trained()])
+    assert rows(text, "KL, 1x", "alone, 1x")[0][2] == "same length"
+
+
+def test_a_commit_with_changes_is_told_from_the_commit(plan: Plan) -> None:
+    commits = ("0" * 40, "0" * 40 + "-dirty")
+    text = text_of(plan, [replace(r, commit=commits[r.row == "alone"]) for r in trained()])
+    assert "`000000000000` Teacher (seed 1)" in text and "`000000000000-dirty` alone, 1x" in text
+
+
 def test_one_seed_cannot_tell(plan: Plan) -> None:
     text = text_of(plan, [r for r in trained() if r.seed == 1])
     assert rows(text, "KL, 2x", "free")[0][-1] == f"{CANNOT_TELL}: one seed"
