@@ -310,7 +310,7 @@ def _set(column: str, seed: int) -> str:
 
 
 def _are_close(updates: list[int]) -> bool:
-    """Return True if numbers of updates are equal, but for batches that divide an epoch a little differently."""
+    """Return True if numbers of updates are equal, but for a little: epochs may be divided differently."""
     return max(updates) - min(updates) <= EQUAL_UPDATES * max(updates)
 
 

@@ -20,7 +20,7 @@ from espnet_kd.experiments.comparisons import (
     unit_of,
 )
 from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, read_plan, variants_of
-from espnet_kd.experiments.records import Record, read_records, records_path
+from espnet_kd.experiments.records import Record, comparable, read_records, records_path
 from espnet_kd.files import atomic_path
 from espnet_kd.report.tables import BOOTSTRAP, NOTE, code, collapsed, interval, kinds, plain, spread, table
 from espnet_kd.scoring.bootstrap import Difference
@@ -88,11 +88,21 @@ def _summary(results: Results) -> str:
     if any(record.targets_cpu_seconds for record in costly):
         cost += " (a target store counts once for each training that reads it)"
     chosen = "".join(
-        f" {plain(name)} is {plain(row.name)}, the best of {plain(', '.join(results.rows[name].best_of))} "
-        f"on {plain(results.plan.valid_set)}."
+        f" {plain(name)} is {plain(row.name)}, the best of {plain('; '.join(results.rows[name].best_of))} "
+        f"on {plain(results.plan.valid_set)}{_search(results, name)}."
         for name, row in results.choices.items()
     )
     return f"{len(known)} of {len(wanted)} trainings are done; {whose} took {cost}.{chosen}"
+
+
+def _search(results: Results, name: str) -> str:
+    """Return what it has cost to find the best of some rows, which no other number has."""
+    trials = [t for of_row in comparable(results.plan, results.rows[name]) for t in of_row]
+    records = [results.known[trial.key] for trial in trials if trial.key in results.known]
+    hours = [h for record in records if (h := hours_of(record)) is not None]
+    if len(hours) < len(trials) or len({unit_of(record) for record in records}) > 1:
+        return ""
+    return f"; the {len(trials)} trainings of this choice took {sum(hours):.1f} {_unit(records)}"
 
 
 def _unit(records: Iterable[Record]) -> str:
@@ -104,11 +114,12 @@ def _legend(plan: Plan) -> str:
     notes = [
         f"{err} %: mean over the seeds, ± standard deviation of a seed.",
         "S/D/I: substitutions, deletions and insertions of all seeds.",
-        "Hours: of one training, without its teachers.",
+        "Hours: of one training, without its teachers and the search for the best of several rows.",
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed).",
-        "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. Equal compute: its shortest length that cost at "
-        "least as much. Longest: its longest.",
+        "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. "
+        "Equal compute: the shortest length of the other row that cost at least as much. Longest: its "
+        "longest.",
         "Pays: at equal compute the interval is below zero on every set. Does not: above zero on every set.",
         f"Interval and p: {BOOTSTRAP}",
         f"{OTHER_ENVIRONMENT}: the two sides were trained in different environments, which alone can move an "
@@ -166,7 +177,14 @@ def _hours(hours: float | None) -> str:
 
 
 def _rate(line: Line, column: str, metric: str) -> str:
-    return spread(line.rates(column, metric)) if line.records and column in line.columns else ""
+    if not line.records or column not in line.columns:
+        return ""
+    text = spread(line.rates(column, metric))
+    if SEED not in column:
+        return text
+    total = line.counts(column, metric)  # folds have unequal numbers of words
+    _, deviation, after = text.partition(" ")
+    return f"{100 * total.errors / max(1, total.reference):.1f}{deviation}{after}"
 
 
 def _comparisons(results: Results, comparisons: list[Comparison]) -> str:
@@ -290,7 +308,8 @@ def _frontier(results: Results, frontier: Frontier) -> list[str]:
         parts.append(
             f"Each method against {name}, at the shortest length of {name} that cost at least as much: once "
             "with the teacher for nothing, because it exists, and once with its training in the method's "
-            "cost, in full, shared with nothing. The writing of a target store is always in it."
+            "cost, in full, shared with nothing. The writing of a target store is always in it, the search "
+            "for the best of several rows never."
         )
         parts.append(table(["", "teacher", f"{name} at", *map(_label, columns), "pays?"], rows))
     return [*parts, *_last_step(results, alone)]
@@ -330,7 +349,9 @@ def _last_step(results: Results, alone: list[Line]) -> list[str]:
     step = results.compare(alone[-1], alone[-2]).differences.get(valid)
     if step is None:
         return []
-    ends = "still improves" if step.high < 0 else "does not improve beyond chance"
+    ends = "gets worse" if step.low > 0 else "does not improve beyond chance"
+    ends = "still improves" if step.high < 0 else ends
+    ends = f"{ends} (one seed)" if step.seeds == 1 else ends
     return [
         f"From {plain(alone[-2].variant.length or '')} to {plain(alone[-1].variant.length or '')}, "
         f"{plain(alone[-1].row.name)} {ends} on {_label(valid)}: {_difference(step)}."
@@ -348,7 +369,9 @@ def _elsewhere(results: Results) -> list[str]:
             rates = [f"{r.rate(name, metric):.1f}" if r and name in r.errors else "" for r in (here, record)]
             cells.append(" / ".join(rates))
         different = differences(here.environment, record.environment) if here else []
-        shown = _few(different) if different else "nothing" if here else "not trained here"
+        is_unknown = here is not None and not (here.environment and record.environment)
+        same = "unknown" if is_unknown else "nothing"
+        shown = _few(different) if different else same if here else "not trained here"
         name = record.row if record.length is None else f"{record.row}, {record.length}"
         rows.append([plain(name), str(record.seed), *cells, shown])
     head = ["", "seed", *(f"{metric.upper()} % {plain(name)}, here / there" for name in names)]
@@ -363,7 +386,7 @@ def _notes(results: Results) -> list[str]:
     for record in results.known.values():
         commits.setdefault(record.commit or "unknown", []).append(record)
     if len(commits) > 1:
-        shown = ", ".join(f"{code(_short(commit))} {_trainings(records)}" for commit, records in commits.items())
+        shown = ", ".join(f"{code(_short(c))} {_trainings(records)}" for c, records in commits.items())
         found.append(f"Trained at several commits, between which the code may differ: {shown}.")
     from espnet_kd.experiments.trials import State
 

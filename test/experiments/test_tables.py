@@ -101,6 +101,8 @@ def test_the_headline_is_as_on_paper(text: str) -> None:
     assert rows(text, "KL, 2x")[0][3:7] == ["2.40", "1 2 3", "13.7 ± 0.3", "13.7 ± 0.3"]
     # 1 teacher, 3 x 3 alone, 2 x 3 KL and the other weight; 5 + 3 (1 + 2 + 4) + 3 (1.2 + 2.4) + 1.2 hours
     assert "17 of 17 trainings are done; they took 38.0 core-hours. KL is KL, weight 1, the best of" in text
+    # 1.2 hours each, seed 1 at 1x
+    assert "KL, weight 1; KL, weight 9 on dev; the 2 trainings of this choice took 2.4 core-hours." in text
     assert "| GPT | it has \\*no\\* audio |" in text
 
 
@@ -273,6 +275,13 @@ def test_folds_are_summed(plan: Plan) -> None:
     shown = text_of(plan, records)
     assert "WER % test_fold\\*" in shown and "one for each seed" in shown
     assert rows(shown, "Teacher")[0][5] == "13.3 ± 5.8"  # 10, 10 and 20 %
+    for r in records:  # fold 3 has a third of its utterances
+        if r.seed == 3:
+            for by_metric in r.errors.values():
+                for utt in list(by_metric["wer"])[10:]:
+                    del by_metric["wer"][utt]
+    # (30 + 30 + 20) / (300 + 300 + 100)
+    assert rows(text_of(plan, records), "Teacher")[0][5] == "11.4 ± 5.8"
     # against the teacher of the same fold: (40 + 41 + 42 - 30 - 30 - 60) / 900
     assert rows(shown, "KL, 2x", "Teacher")[0][3].startswith("+0.33 (+2 %)")
 
