@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.host.installed import find_espnet
 
@@ -116,18 +117,33 @@ class Account:
         directory: of the experiment.
         environment: that this process computes with.
         resumed: whether it continues a training; if not, earlier records of the directory do not count.
+
+    Raises:
+        UserError: the record that it continues is damaged.
     """
 
     def __init__(self, directory: Path, environment: dict[str, Any], resumed: bool) -> None:
         self.path = directory / RECORD
         before = self._read() if resumed else {}
-        self.before = float(before.get("cpu_seconds") or 0.0)
+        self.before, earlier = self._kept(before)
         self.started = cpu_seconds()
         self.environment = environment
-        earlier = dict(before.get("environment") or {})
         others = [*earlier.pop(EARLIER, []), *([earlier] if earlier else [])]
         if others := [other for other in others if differences(other, environment)]:
             self.environment = {**environment, EARLIER: others}
+
+    def _kept(self, before: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        """Return CPU time and environment of a record.
+
+        Raises:
+            UserError: it has something else in their place.
+        """
+        seconds, environment = before.get("cpu_seconds") or 0.0, before.get("environment") or {}
+        parts = [environment, *environment.get(EARLIER, [])] if isinstance(environment, dict) else [None]
+        is_number = type(seconds) in (int, float) and 0 <= seconds < float("inf")
+        if not is_number or not all(isinstance(part, dict) for part in parts):
+            raise UserError(f"{self.path}: cpu_seconds or environment is damaged: remove both from the file")
+        return float(seconds), dict(environment)
 
     def spent(self) -> float:
         """Return the CPU time of this process since the account was opened, in seconds."""

@@ -10,6 +10,7 @@ import pytest
 
 from espnet_kd import environment
 from espnet_kd.environment import Account, describe, differences
+from espnet_kd.errors import UserError
 
 HERE: dict[str, Any] = {
     "python": "3.12.3", "torch": "2.14.1", "espnet": "202611", "numpy": "2.3", "libraries": ["MKL 2024.2"],
@@ -118,7 +119,23 @@ def test_a_training_in_three_places_names_the_others(tmp_path: Path) -> None:
     assert record == {"environment": HERE | {"earlier": [ON_GPU]}, "cpu_seconds": 30.0}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"cpu_seconds": "x"}',
+        '{"cpu_seconds": NaN}',
+        '{"environment": [1]}',
+        '{"environment": {"earlier": [3]}}',
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match="run.json: cpu_seconds or environment is damaged"):
+        Account(tmp_path, HERE, resumed=True)
+    Account(tmp_path, HERE, resumed=False)
+
+
 def test_cpu_time_is_that_of_computing_and_of_ended_children(tmp_path: Path) -> None:
     account = Account(tmp_path, HERE, resumed=False)
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
-    assert 0.3 <= account.spent() < 10
+    assert 0.25 <= account.spent() < 10  # the system counts in hundredths of a second

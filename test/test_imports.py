@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "files", "command_line"},
     "schedule": {"errors", "config"},
     "parallel": {"errors", "files", "config"},
-    "environment": {"files", "host"},
+    "environment": {"errors", "files", "host"},
     "data": {"errors", "files", "command_line", "config", "host"},
     "corpora": {"errors", "files", "command_line", "data"},
     "scoring": {"errors", "files", "command_line", "data"},

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from espnet_kd.environment import differences
 from espnet_kd.experiments.plan import SEED, Key, Plan, Row, Trial, Variant, chosen, variants_of
 from espnet_kd.experiments.records import Record, choose
+from espnet_kd.report.groups import EQUAL_UPDATES
 from espnet_kd.scoring import bootstrap
 from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import Difference, Runs
 
 HOUR = 3600.0  # seconds
+CORE, GPU = "core-hours", "GPU-hours"
 PAYS, DOES_NOT, CANNOT_TELL = "pays", "does not", "cannot tell"
 
 
@@ -60,7 +62,14 @@ class Line:
     @property
     def hours(self) -> float | None:
         """What one of its trainings costs, see ``hours_of``: the mean over the seeds; None if unknown."""
+        if len({unit_of(record) for record in self.records.values()}) > 1:
+            return None
         return _mean([hours_of(record) for record in self.records.values()])
+
+    def in_its_unit(self, lines: Iterable["Line"]) -> list["Line"]:
+        """Return the lines whose trainings cost hours of the same kind: of cores, or of GPUs."""
+        units = {unit_of(record) for record in self.records.values()}
+        return [line for line in lines if {unit_of(record) for record in line.records.values()} == units]
 
     @property
     def updates(self) -> list[int]:
@@ -121,13 +130,14 @@ class Results:
         self.known: dict[Key, Record] = {r.key: r for r in records}
         self.choices: dict[str, Row] = {}
         self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
-        for row in plan.rows.values():
-            best = choose(self._decided_plan(), row, records) if row.best_of else None
-            if best is not None:
-                self.choices[row.name] = chosen(row, best)
-        self.plan = self._decided_plan()
+        for _ in plan.rows:  # a choice may be among rows that come later and are choices themselves
+            for row in self.plan.rows.values():
+                best = choose(self.plan, row, records) if row.best_of else None
+                if best is not None:
+                    self.choices[row.name] = chosen(row, best)
+            self.plan = self._decided_plan()
         self.taught_by = {t.row for row in self.plan.rows.values() for t in row.teachers}
-        self._compared: dict[tuple[str, str], Comparison] = {}
+        self._compared: dict[tuple[tuple[str, str | None], ...], Comparison] = {}
 
     def _decided_plan(self) -> Plan:
         """Return the plan with the choice in the place of every decided row of ``best_of``."""
@@ -157,7 +167,12 @@ class Results:
         return [line for line in self.all_lines(variants_of(row)) if line.records]
 
     def paid_hours(self, line: Line) -> float | None:
-        """Return the cost of a training with that of its teachers and theirs; mean over the seeds."""
+        """Return the cost of a training with that of its teachers and theirs; mean over the seeds.
+
+        None if a cost is unknown, or in hours of cores where another is in hours of GPUs.
+        """
+        if line.hours is None:
+            return None
         return _mean([self._paid(record, set()) for record in line.records.values()])
 
     def _paid(self, record: Record, counted: set[Key]) -> float | None:
@@ -167,7 +182,9 @@ class Results:
         for key in record.teacher_rows:
             if key in counted:
                 continue
-            teacher = self._paid(self.known[key], counted) if key in self.known else None
+            other = self.known.get(key)
+            is_alike = other is not None and unit_of(other) == unit_of(record)
+            teacher = self._paid(other, counted) if other is not None and is_alike else None
             total = None if total is None or teacher is None else total + teacher
         return total
 
@@ -178,7 +195,8 @@ class Results:
         a teacher with a single seed: its seed has nothing to do with those of students. Sets of a seed
         each, the folds, are compared only over common seeds.
         """
-        key = line.name, other.name
+        # Not their names: a row may be called like a variant of another.
+        key = tuple((side.variant.row.name, side.variant.length) for side in (line, other))
         if key not in self._compared:
             self._compared[key] = self._compare(line, other)
         return replace(self._compared[key], why=why)
@@ -215,7 +233,8 @@ class Results:
         for line in lines:
             row = line.variant.row
             for base in (self.rows[name] for name in row.against if line.records):
-                if base.name in (row.name, line.row.name) or self._is_mirrored(row, base):
+                is_itself = line.row.name in (base.name, self.choices.get(base.name, base).name)
+                if is_itself or base.name == row.name or self._is_mirrored(row, base):
                     continue
                 if self._has_lengths(base) or line is last[row.name]:
                     found += [self.compare(line, *pair) for pair in self._others(line, base)]
@@ -227,11 +246,13 @@ class Results:
         has_lengths = self._has_lengths(base)
         if base.name in self.taught_by and not has_lengths:
             return [(other, ("teacher",)) for other in others]
-        equal, pairs = at_least(line.hours, others), []
+        equal, pairs = at_least(line.hours, line.in_its_unit(others)), []
         for other in others:
             is_same = has_lengths and other.variant.length == line.variant.length
-            is_equal = bool(line.updates) and line.updates == other.updates
-            why = ["equal updates"] * (is_same or is_equal) + ["equal compute"] * (other is equal)
+            is_known = bool(line.updates and other.updates)
+            is_equal = is_known and _are_close([*line.updates, *other.updates])
+            why = ["equal updates"] * (is_equal or (is_same and not is_known))
+            why += ["same length"] * (is_same and not why) + ["equal compute"] * (other is equal)
             why += ["longest"] * (has_lengths and other is others[-1])
             if why or not has_lengths:
                 pairs.append((other, tuple(why)))
@@ -260,6 +281,11 @@ def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
     return min(enough, key=lambda entry: entry[:2])[-1] if enough else None
 
 
+def unit_of(record: Record) -> str:
+    """Return what the cost of a training is counted in: nothing adds up hours of cores and of GPUs."""
+    return GPU if record.environment.get("gpus") else CORE
+
+
 def hours_of(record: Record) -> float | None:
     """Return the cost of a training: core-hours, or on GPUs GPU-hours; None if unknown.
 
@@ -281,6 +307,11 @@ def _is_of(plan: Plan, record: Record) -> bool:
 def _set(column: str, seed: int) -> str:
     """Return the name of the set that a training with a seed was tested on."""
     return column.replace(SEED, str(seed))
+
+
+def _are_close(updates: list[int]) -> bool:
+    """Return True if numbers of updates are equal, but for a little: epochs may be divided differently."""
+    return max(updates) - min(updates) <= EQUAL_UPDATES * max(updates)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from espnet_kd.experiments.comparisons import Line, Results
+from espnet_kd.experiments.comparisons import CORE, Line, Results, unit_of
 from espnet_kd.experiments.plan import SEED, Frontier
 from espnet_kd.report import look
 from espnet_kd.report.frontier import Curve, Point, frontier
@@ -27,7 +27,7 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
     for number, panels in enumerate(frontiers, 1):
         if panels:
             path = directory / (f"frontier{number}.png" if number > 1 else "frontier.png")
-            frontier(panels, path, UNITS[plan.metric], colours)
+            frontier(panels, path, UNITS[plan.metric], colours, _hours(results, plan.frontier[number - 1]))
             title = plan.frontier[number - 1].title
             drawn[
                 f"{err} against compute, {title}: bands are 95 % intervals, dotted is with the teacher's cost"
@@ -70,14 +70,23 @@ def _rows(results: Results, lines: list[Line]) -> dict[str, list[Row]]:
     return panels
 
 
+def _hours(results: Results, spec: Frontier) -> str:
+    """Return what the compute of a frontier is counted in."""
+    records = [record for line in results.lines(spec.alone) for record in line.records.values()]
+    return unit_of(records[-1]) if records else CORE
+
+
 def _curves(results: Results, spec: Frontier) -> dict[str, list[Curve]]:
-    """Return the curves of a frontier by set; a method without a measured cost has none."""
+    """Return the curves of a frontier by set.
+
+    A method without a measured cost has none, nor one whose cost is in other hours than the student's alone.
+    """
     alone = results.lines(spec.alone)
     panels: dict[str, list[Curve]] = {}
     for column in alone[0].columns if alone else ():
         found: list[Curve] = []
         for row in (spec.alone, *spec.methods):
-            lines = [line for line in results.lines(row) if column in line.columns]
+            lines = [line for line in alone[-1].in_its_unit(results.lines(row)) if column in line.columns]
             kind: Kind = "alone" if row is spec.alone else "method"
             points = _points(results, lines, column, [line.hours for line in lines])
             paid = _points(results, lines, column, [results.paid_hours(line) for line in lines])

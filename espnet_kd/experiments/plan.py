@@ -306,7 +306,8 @@ class _Rows:
             given = dict.fromkeys(_list(self.path, f"{where}: lengths", given))
         for length in given:
             _known(where, "length", str(length), self.lengths)
-        return {str(k): _mapping(self.path, f"{where}: lengths: {k}", v) for k, v in given.items()}
+        found = {str(k): _mapping(self.path, f"{where}: lengths: {k}", v) for k, v in given.items()}
+        return {length: found[length] for length in self.lengths if length in found}  # shorter ones first
 
     def _seeds(self, where: str, spec: dict[str, Any]) -> tuple[int, ...]:
         seeds = spec.get("seeds", self.content.get("seeds", [1]))

@@ -94,19 +94,34 @@ def read_records(path: str | Path) -> list[Record]:
     """Read the records of a plan; an empty list if there are none yet.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: a line is damaged, or two lines contradict each other, as after a merge of two files.
     """
     references: dict[str, dict[str, list[int]]] = {}
-    found = []
+    found: list[Record] = []
+    lines: dict[Key, int] = {}
     for number, line in enumerate(read_lines(path) if Path(path).exists() else [], 1):
         try:
             content = json.loads(line)
             if "set" in content:
-                references[str(content["set"])] = {
-                    str(utt): [int(n[0]), int(n[1])] for utt, n in content["reference"].items()
-                }
+                name = str(content["set"])
+                lengths = content["reference"].items()
+                reference = {str(utt): [int(n[0]), int(n[1])] for utt, n in lengths}
+                if references.setdefault(name, reference) != reference:
+                    raise UserError(
+                        f"{path}:{number}: other references of the set {name} than in a line above: keep "
+                        "the trainings that were tested on one of them, and their line of the set"
+                    )
             else:
-                found.append(_record(content, references))
+                record = _record(content, references)
+                found.append(record)
+                first = number if record.elsewhere else lines.setdefault(record.key, number)
+                if first != number:
+                    raise UserError(
+                        f"{path}:{number}: {record.row!r}, seed {record.seed}, is in line {first}, too: "
+                        'remove one of them, or give that of another machine "elsewhere": true'
+                    )
+        except UserError:
+            raise
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise UserError(
                 f"{path}:{number}: not a record of a training: take the file from git, or remove the line "
@@ -131,6 +146,8 @@ def _record(content: dict[str, Any], references: dict[str, dict[str, list[int]]]
         if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
             raise TypeError(f"{key}: {value!r}")
     keys = tuple((str(row), int(seed), length) for row, seed, length in content["teacher_rows"])
+    if not all(isinstance(length, str | None) for _, _, length in keys):
+        raise TypeError(f"teacher_rows: {keys}")
     curve = {str(name): [float(value) for value in values] for name, values in content["curve"].items()}
     return Record(**{**content, "errors": errors, "teacher_rows": keys, "curve": curve})
 

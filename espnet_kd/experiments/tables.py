@@ -10,15 +10,17 @@ from espnet_kd.environment import differences
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.comparisons import (
     CANNOT_TELL,
+    CORE,
     DOES_NOT,
     Comparison,
     Line,
     Results,
     at_least,
     hours_of,
+    unit_of,
 )
 from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, read_plan, variants_of
-from espnet_kd.experiments.records import Record, read_records, records_path
+from espnet_kd.experiments.records import Record, comparable, read_records, records_path
 from espnet_kd.files import atomic_path
 from espnet_kd.report.tables import BOOTSTRAP, NOTE, code, collapsed, interval, kinds, plain, spread, table
 from espnet_kd.scoring.bootstrap import Difference
@@ -77,20 +79,34 @@ def _summary(results: Results) -> str:
     lines = results.all_lines(v for row in results.rows.values() for v in variants_of(row))
     wanted = {(line.row.name, seed, line.variant.length) for line in lines for seed in line.row.seeds}
     known = [results.known[key] for key in wanted if key in results.known]
-    hours = [h for record in known if (h := hours_of(record)) is not None]
-    cost = f"{sum(hours):.1f} {_unit(known)}" + (
-        " of those with a measured cost" if len(hours) < len(known) else ""
-    )
+    hours: dict[str, float] = {}
+    costly = [record for record in known if hours_of(record) is not None]
+    for record in costly:
+        hours[unit_of(record)] = hours.get(unit_of(record), 0.0) + (hours_of(record) or 0.0)
+    cost = " and ".join(f"{hours[unit]:.1f} {unit}" for unit in sorted(hours)) or "an unknown time"
+    whose = "they" if len(costly) in (0, len(known)) else f"the {len(costly)} of known cost"
+    if any(record.targets_cpu_seconds for record in costly):
+        cost += " (a target store counts once for each training that reads it)"
     chosen = "".join(
-        f" {plain(name)} is {plain(row.name)}, the best of {plain(', '.join(results.rows[name].best_of))} "
-        f"on {plain(results.plan.valid_set)}."
+        f" {plain(name)} is {plain(row.name)}, the best of {plain('; '.join(results.rows[name].best_of))} "
+        f"on {plain(results.plan.valid_set)}{_search(results, name)}."
         for name, row in results.choices.items()
     )
-    return f"{len(known)} of {len(wanted)} trainings are done; they took {cost}.{chosen}"
+    return f"{len(known)} of {len(wanted)} trainings are done; {whose} took {cost}.{chosen}"
+
+
+def _search(results: Results, name: str) -> str:
+    """Return what it has cost to find the best of some rows, which no other number has."""
+    trials = [t for of_row in comparable(results.plan, results.rows[name]) for t in of_row]
+    records = [results.known[trial.key] for trial in trials if trial.key in results.known]
+    hours = [h for record in records if (h := hours_of(record)) is not None]
+    if len(hours) < len(trials) or len({unit_of(record) for record in records}) > 1:
+        return ""
+    return f"; the {len(trials)} trainings of this choice took {sum(hours):.1f} {_unit(records)}"
 
 
 def _unit(records: Iterable[Record]) -> str:
-    return "GPU-hours" if any(record.environment.get("gpus") for record in records) else "core-hours"
+    return " or ".join(sorted({unit_of(record) for record in records})) or CORE
 
 
 def _legend(plan: Plan) -> str:
@@ -98,11 +114,12 @@ def _legend(plan: Plan) -> str:
     notes = [
         f"{err} %: mean over the seeds, ± standard deviation of a seed.",
         "S/D/I: substitutions, deletions and insertions of all seeds.",
-        "Hours: of one training, without its teachers.",
+        "Hours: of one training, without its teachers and the search for the best of several rows.",
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed).",
-        "Equal updates: the same length of the other row. Equal compute: its shortest length that cost at "
-        "least as much. Longest: its longest.",
+        "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. "
+        "Equal compute: the shortest length of the other row that cost at least as much. Longest: its "
+        "longest.",
         "Pays: at equal compute the interval is below zero on every set. Does not: above zero on every set.",
         f"Interval and p: {BOOTSTRAP}",
         f"{OTHER_ENVIRONMENT}: the two sides were trained in different environments, which alone can move an "
@@ -160,7 +177,14 @@ def _hours(hours: float | None) -> str:
 
 
 def _rate(line: Line, column: str, metric: str) -> str:
-    return spread(line.rates(column, metric)) if line.records and column in line.columns else ""
+    if not line.records or column not in line.columns:
+        return ""
+    text = spread(line.rates(column, metric))
+    if SEED not in column:
+        return text
+    total = line.counts(column, metric)  # folds have unequal numbers of words
+    _, deviation, after = text.partition(" ")
+    return f"{100 * total.errors / max(1, total.reference):.1f}{deviation}{after}"
 
 
 def _comparisons(results: Results, comparisons: list[Comparison]) -> str:
@@ -284,7 +308,8 @@ def _frontier(results: Results, frontier: Frontier) -> list[str]:
         parts.append(
             f"Each method against {name}, at the shortest length of {name} that cost at least as much: once "
             "with the teacher for nothing, because it exists, and once with its training in the method's "
-            "cost, in full, shared with nothing. The writing of a target store is always in it."
+            "cost, in full, shared with nothing. The writing of a target store is always in it, the search "
+            "for the best of several rows never."
         )
         parts.append(table(["", "teacher", f"{name} at", *map(_label, columns), "pays?"], rows))
     return [*parts, *_last_step(results, alone)]
@@ -296,8 +321,14 @@ def _against_alone(results: Results, line: Line, alone: list[Line], columns: lis
         if hours is None:
             rows.append([plain(line.name), teacher, "cost unknown", *[""] * len(columns), ""])
             continue
-        enough = at_least(hours, alone)
-        other = enough or alone[-1]
+        alike = line.in_its_unit(alone)
+        if not alike:
+            name = plain(alone[-1].variant.row.name)
+            cells = [plain(line.name), teacher, f"{name} has its cost in other hours"]
+            rows.append([*cells, *[""] * len(columns), ""])
+            continue
+        enough = at_least(hours, alike)
+        other = enough or alike[-1]
         comparison = results.compare(line, other)
         cells = [_difference(comparison.differences.get(column)) for column in columns]
         length = plain(other.variant.length or other.name)
@@ -318,7 +349,9 @@ def _last_step(results: Results, alone: list[Line]) -> list[str]:
     step = results.compare(alone[-1], alone[-2]).differences.get(valid)
     if step is None:
         return []
-    ends = "still improves" if step.high < 0 else "does not improve beyond chance"
+    ends = "gets worse" if step.low > 0 else "does not improve beyond chance"
+    ends = "still improves" if step.high < 0 else ends
+    ends = f"{ends} (one seed)" if step.seeds == 1 else ends
     return [
         f"From {plain(alone[-2].variant.length or '')} to {plain(alone[-1].variant.length or '')}, "
         f"{plain(alone[-1].row.name)} {ends} on {_label(valid)}: {_difference(step)}."
@@ -336,7 +369,9 @@ def _elsewhere(results: Results) -> list[str]:
             rates = [f"{r.rate(name, metric):.1f}" if r and name in r.errors else "" for r in (here, record)]
             cells.append(" / ".join(rates))
         different = differences(here.environment, record.environment) if here else []
-        shown = _few(different) if different else "nothing" if here else "not trained here"
+        is_unknown = here is not None and not (here.environment and record.environment)
+        same = "unknown" if is_unknown else "nothing"
+        shown = _few(different) if different else same if here else "not trained here"
         name = record.row if record.length is None else f"{record.row}, {record.length}"
         rows.append([plain(name), str(record.seed), *cells, shown])
     head = ["", "seed", *(f"{metric.upper()} % {plain(name)}, here / there" for name in names)]
@@ -351,7 +386,7 @@ def _notes(results: Results) -> list[str]:
     for record in results.known.values():
         commits.setdefault(record.commit or "unknown", []).append(record)
     if len(commits) > 1:
-        shown = ", ".join(f"{code(commit[:12])} {_trainings(records)}" for commit, records in commits.items())
+        shown = ", ".join(f"{code(_short(c))} {_trainings(records)}" for c, records in commits.items())
         found.append(f"Trained at several commits, between which the code may differ: {shown}.")
     from espnet_kd.experiments.trials import State
 
@@ -375,8 +410,14 @@ def _commands(results: Results) -> str:
         commits = dict.fromkeys(record.commit or "unknown" for record in records)
         if records:
             command = shlex.join(["espnet-kd", "experiments", _plan_file(results.plan), "--only", name])
-            lines.append([plain(name), code(command), ", ".join(code(commit[:12]) for commit in commits)])
+            lines.append([plain(name), code(command), ", ".join(code(_short(commit)) for commit in commits)])
     return collapsed("Command and commit of each row", table(["", "command", "commit"], lines))
+
+
+def _short(commit: str) -> str:
+    """Return the first digits of a commit, and whether files differed from it."""
+    digits, mark, dirty = commit.partition("-dirty")
+    return digits[:12] + mark + dirty
 
 
 def _plan_file(plan: Plan) -> str:

@@ -246,7 +246,7 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
     """
     names = [v.name for v in plan.variants] + list(plan.rows)
     for pattern in only:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(_matches(name, pattern) for name in names):
             raise UserError(f"{plan.path}: no row is called {pattern!r}; rows: {', '.join(plan.rows)}")
     for seed in seeds:
         if not any(seed in row.seeds for row in plan.rows.values()):
@@ -254,7 +254,7 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
 
     def is_chosen(name: str, length: str | None) -> bool:
         own = (name, name if length is None else f"{name}, {length}")
-        return not only or any(fnmatchcase(text, pattern) for text in own for pattern in only)
+        return not only or any(_matches(text, pattern) for text in own for pattern in only)
 
     def trials(now: Plan) -> list[Trial]:
         order = list(now.lengths)
@@ -270,3 +270,8 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
         return list({trial.key: trial for _, _, trial in found}.values())
 
     return trials
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return True if a name fits a pattern, in which only * and ? stand for something else."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))

@@ -72,6 +72,7 @@ def frontier(
     path: Path,
     unit: str = "word",
     colours: Mapping[str, str] | None = None,
+    hours: str = "core-hours",
 ) -> None:
     """Plot a panel for each set: error rate against core-hours, a line for each way of training.
 
@@ -81,6 +82,7 @@ def frontier(
         unit: of the errors, "word" or "character".
         colours: name of a method -> colour, as `look.method_colours` gives for all pictures of a report;
             methods without one get those that are free.
+        hours: what `core_hours` of the points are, for the label of the axis.
 
     Raises:
         ValueError: no set, more than six curves in one, or a curve without points or with a cost of 0.
@@ -96,7 +98,7 @@ def frontier(
         for ax, (name, curves) in zip(grid, panels.items(), strict=False):
             paid = " (dotted: the teacher's included)" if any(curve.paid for curve in curves) else ""
             ax.set(title=look.plain_text(name), ylabel=f"{unit} error rate (%)")
-            ax.set_xlabel(f"core-hours of training{paid}")
+            ax.set_xlabel(f"{hours} of training{paid}")
             drawn.append((ax, curves, _draw_panel(ax, curves, colours)))
         for ax in grid[len(panels) :]:
             ax.remove()

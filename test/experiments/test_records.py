@@ -140,6 +140,22 @@ def test_a_set_has_one_reference(plan: Plan) -> None:
         write_records("r.jsonl", [one, other])
 
 
+def test_lines_that_contradict_each_other_after_a_merge_are_named(plan: Plan) -> None:
+    train(trial(plan, "low"))
+    record = make_record(plan, trial(plan, "low"))
+    path = Path("r.jsonl")
+    write_records(path, [record, replace(record, elsewhere=True), replace(record, elsewhere=True)])
+    assert len(read_records(path)) == 3
+    text = path.read_text()
+    write_records(path, [record, replace(record, commit="beef")])
+    with pytest.raises(UserError, match="r.jsonl:4: 'low', seed 1, is in line 3, too: remove one of them"):
+        read_records(path)
+    other = {"set": "dev", "reference": {"u00": [9, 9]}}
+    path.write_text(f"{text}{json.dumps(other)}\n")
+    with pytest.raises(UserError, match="r.jsonl:6: other references of the set dev than in a line above"):
+        read_records(path)
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"set": "a"}', '{"row": "a"}', '{"errors": {"dev": {}}}'])
 def test_a_damaged_record_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "r.jsonl").write_text(f'{{"set": "x", "reference": {{}}}}\n{line}\n')
@@ -148,7 +164,13 @@ def test_a_damaged_record_is_named(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("updates", "x"), ("environment", []), ("cpu_seconds", float("inf"))]
+    ("field", "value"),
+    [
+        ("updates", "x"),
+        ("environment", []),
+        ("cpu_seconds", float("inf")),
+        ("teacher_rows", [("big", 1, [])]),
+    ],
 )
 def test_a_value_of_another_type_is_refused(plan: Plan, field: str, value: Any) -> None:
     train(trial(plan, "low"))

@@ -101,6 +101,8 @@ def test_the_headline_is_as_on_paper(text: str) -> None:
     assert rows(text, "KL, 2x")[0][3:7] == ["2.40", "1 2 3", "13.7 ± 0.3", "13.7 ± 0.3"]
     # 1 teacher, 3 x 3 alone, 2 x 3 KL and the other weight; 5 + 3 (1 + 2 + 4) + 3 (1.2 + 2.4) + 1.2 hours
     assert "17 of 17 trainings are done; they took 38.0 core-hours. KL is KL, weight 1, the best of" in text
+    # 1.2 hours each, seed 1 at 1x
+    assert "KL, weight 1; KL, weight 9 on dev; the 2 trainings of this choice took 2.4 core-hours." in text
     assert "| GPT | it has \\*no\\* audio |" in text
 
 
@@ -135,6 +137,60 @@ def test_the_frontier_shows_the_teacher_free_and_paid(plan: Plan, text: str) -> 
     assert "From 2x to 4x, alone still improves on dev: -4.67 (-23 %), -" in text
     store = [replace(r, targets_cpu_seconds=7200.0 if r.row.startswith("KL") else None) for r in trained()]
     assert rows(text_of(plan, store), "KL, 2x", "200")[0][2:4] == ["4.40", "9.40"]  # 2.4 + 2 and 7.4 + 2
+
+
+def test_hours_of_cores_and_of_gpus_are_not_added_or_compared(plan: Plan) -> None:
+    gpu = {"environment": {**HERE, "gpus": ["H200"]}, "seconds": 1800.0}
+    text = text_of(plan, [replace(r, **gpu) if r.row == "Teacher" else r for r in trained()])
+    assert "they took 0.5 GPU-hours and 33.0 core-hours." in text
+    assert rows(text, "KL, 2x", "200")[0][2:4] == ["2.40", ""]
+    assert rows(text, "KL, 2x", "paid")[0][2] == "cost unknown"
+    text = text_of(plan, [replace(r, **gpu) if r.row.startswith("KL") else r for r in trained()])
+    found = {line[1]: line[2] for line in rows(text, "KL, 2x") if line[1] in BASES}
+    assert found == {"alone, 2x": "equal updates †", "alone, 4x": "longest †", "Teacher": "teacher †"}
+    assert rows(text, "KL, 2x", "free")[0][2] == "alone has its cost in other hours"
+
+
+def test_a_row_may_be_called_like_a_variant_of_another(plan: Plan) -> None:
+    Path("plans/small.yaml").write_text(PLAN.replace("rows:\n", 'rows:\n  "alone, 2x": {}\n', 1))
+    plan = read_plan("plans/small.yaml")
+    results = Results(plan, [*trained(), *(record("alone, 2x", seed, None, 10) for seed in (1, 2, 3))])
+    kl = results.line(Variant(plan.rows["KL"], "2x"))
+    two = (Variant(plan.rows["alone"], "2x"), Variant(plan.rows["alone, 2x"]))
+    values = [results.compare(kl, results.line(variant)).differences["test"].value for variant in two]
+    assert values == pytest.approx([100 * (41 - 60) / 300, 100 * (41 - 10) / 300])
+
+
+def test_a_row_is_not_compared_with_the_choice_that_it_is(plan: Plan) -> None:
+    text = PLAN.replace("{teacher: Teacher, lengths", "{teacher: Teacher, against: [KL], lengths")
+    Path("plans/small.yaml").write_text(text)
+    shown = text_of(read_plan("plans/small.yaml"), trained())
+    assert rows(shown, "KL, weight 1, 1x") and not rows(shown, "KL, weight 1, 1x", "KL, 1x")
+
+
+def test_a_choice_among_choices_may_come_first(plan: Plan) -> None:
+    first = "  Best: {best_of: [KL, alone], lengths: [1x]}\n  KL: {best_of"
+    Path("plans/small.yaml").write_text(PLAN.replace("  KL: {best_of", first))
+    results = Results(read_plan("plans/small.yaml"), trained())
+    assert {name: row.name for name, row in results.choices.items()} == dict.fromkeys(
+        ("Best", "KL"), "KL, weight 1"
+    )
+
+
+def test_lengths_are_in_the_order_of_the_plan(plan: Plan, text: str) -> None:
+    Path("plans/small.yaml").write_text(PLAN.replace("[1x, 2x, 4x]", "[4x, 1x, 2x]"))
+    assert text_of(read_plan("plans/small.yaml"), trained()) == text
+
+
+def test_the_same_length_with_other_updates_is_called_so(plan: Plan) -> None:
+    text = text_of(plan, [replace(r, updates=150) if r.row.startswith("KL") else r for r in trained()])
+    assert rows(text, "KL, 1x", "alone, 1x")[0][2] == "same length"
+
+
+def test_a_commit_with_changes_is_told_from_the_commit(plan: Plan) -> None:
+    commits = ("0" * 40, "0" * 40 + "-dirty")
+    text = text_of(plan, [replace(r, commit=commits[r.row == "alone"]) for r in trained()])
+    assert "`000000000000` Teacher (seed 1)" in text and "`000000000000-dirty` alone, 1x" in text
 
 
 def test_one_seed_cannot_tell(plan: Plan) -> None:
@@ -219,6 +275,13 @@ def test_folds_are_summed(plan: Plan) -> None:
     shown = text_of(plan, records)
     assert "WER % test_fold\\*" in shown and "one for each seed" in shown
     assert rows(shown, "Teacher")[0][5] == "13.3 ± 5.8"  # 10, 10 and 20 %
+    for r in records:  # fold 3 has a third of its utterances
+        if r.seed == 3:
+            for by_metric in r.errors.values():
+                for utt in list(by_metric["wer"])[10:]:
+                    del by_metric["wer"][utt]
+    # (30 + 30 + 20) / (300 + 300 + 100)
+    assert rows(text_of(plan, records), "Teacher")[0][5] == "11.4 ± 5.8"
     # against the teacher of the same fold: (40 + 41 + 42 - 30 - 30 - 60) / 900
     assert rows(shown, "KL, 2x", "Teacher")[0][3].startswith("+0.33 (+2 %)")
 

@@ -161,3 +161,9 @@ def test_a_file_of_another_training_is_waited_for(recipe: Path) -> None:
     assert names(recipe, "after") == [
         "Teacher, seed 1", "KL, weight 1, 1x, seed 1", "after, 1x, seed 1", "after, 2x, seed 1"
     ]  # fmt: skip
+
+
+def test_a_row_is_chosen_by_its_name_though_it_has_signs_of_patterns(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text('rows: {"KL [k=1]": {}, "KL k": {}}')
+    plan = read_plan(tmp_path / "p.yaml")
+    assert [trial.name for trial in select(plan, ["KL [k=1]"], [])(plan)] == ["KL [k=1], seed 1"]
