@@ -54,8 +54,11 @@ def is_running(trial: Trial) -> bool:
 
 
 def reason_of(log: Path) -> str:
-    """Return the first error in the last run of a log, or else its last line."""
-    lines = _last_run(log)[1:]
+    """Return the first error in the last run of a log, or else its last line.
+
+    kd.sh shows the end of another log after "  | ".
+    """
+    lines = [line.removeprefix("  | ") for line in _last_run(log)[1:]]
     errors = [match[1] for line in lines if (match := ERROR.match(line))]
     lines = [line for line in lines if not line.startswith(ENDED)]
     return errors[0] if errors else lines[-1] if lines else "it has printed nothing"

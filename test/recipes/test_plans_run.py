@@ -15,8 +15,11 @@ from shell import TEMPLATE, copy_recipe, model, sh
 
 pytestmark = pytest.mark.slow(seconds=40)
 
-# Training options that suit a real corpus: a miniature has a few batches an epoch, and no masks.
-SIZES = {"batch_bins", "accum_grad", "optim_conf", "num_iters_per_epoch", "specaug"}
+# Training options that suit a real corpus: a miniature has few batches, and its model no techniques.
+SIZES = {
+    "batch_bins", "accum_grad", "optim_conf", "num_iters_per_epoch", "specaug", "scheduled_sampling",
+    "model_conf",
+}  # fmt: skip
 GREEDY = {"beam_size": 1, "ctc_weight": 1.0, "maxlenratio": 0.1}
 SMALL = {
     "python": str(QUICK_PYTHON), "ngpu": 0, "gpu_inference": False, "nj": 1, "inference_nj": 1,
