@@ -30,6 +30,8 @@ RESERVED = frozenset(
     """.split()
 )
 
+# Options of a training that the plan sets itself.
+RESERVED_ARGS = frozenset(("seed", "config", "output_dir", "resume"))
 DECODING = ("inference_config", "teacher_inference_config", "inference_args", "inference_asr_model")
 Key = tuple[str, int, str | None]  # row, seed, length: what tells one training of a plan from another
 
@@ -224,7 +226,10 @@ def read_plan(path: str | Path) -> Plan:
     specs = _mapping(path, "rows", content.get("rows"))
     if not specs:
         raise UserError(f"{path} has no rows: write `rows: {{NAME: {{options: {{...}}}}}}`")
-    lengths = {str(k): _mapping(path, f"lengths: {k}", v) for k, v in (content.get("lengths") or {}).items()}
+    lengths = {
+        str(k): _args(path, f"lengths: {k}", v)
+        for k, v in _mapping(path, "lengths", content.get("lengths")).items()
+    }
     reader = _Rows(path, content, specs, lengths)
     rows = {str(name): reader.row(str(name)) for name in specs}
     metric = str(content.get("metric", "wer"))
@@ -241,8 +246,8 @@ def read_plan(path: str | Path) -> Plan:
         ),
         not_run={str(k): str(v) for k, v in _mapping(path, "not_run", content.get("not_run")).items()},
         metric=metric,
-        valid_set=str(content.get("valid_set", "dev")),
-        test_sets=tuple(str(content.get("test_sets", "test")).split()),
+        valid_set=_text(path, "valid_set", content.get("valid_set", "dev")),
+        test_sets=tuple(_text(path, "test_sets", content.get("test_sets", "test")).split()),
     )
     _check(plan)
     return plan
@@ -273,7 +278,15 @@ class _Rows:
         reserved = sorted(RESERVED & options.keys())
         if reserved:
             raise UserError(f"{where}: --{reserved[0]} is set for every training by the plan: leave it out")
-        args = merge(self.content.get("args") or {}, spec.get("args") or {})
+        for key, value in options.items():
+            _text(self.path, f"options of {name!r}: {key}", value)
+        args = merge(
+            _args(self.path, "args", self.content.get("args")),
+            _args(self.path, f"args of {name!r}", spec.get("args")),
+        )
+        for key in ("options", "args"):
+            if spec.get("best_of") and spec.get(key):
+                raise UserError(f"{where}: best_of trains one of its rows as it is: leave out `{key}`")
         lengths = self._lengths(where, spec.get("lengths"))
         return Row(
             name,
@@ -302,11 +315,13 @@ class _Rows:
         return merge({k: v for k, v in base.items() if k not in left_out}, spec)
 
     def _lengths(self, where: str, given: Any) -> dict[str, dict[str, Any]]:
+        row = where.removeprefix(f"{self.path}, ")
         if not isinstance(given, dict):
-            given = dict.fromkeys(_list(self.path, f"{where}: lengths", given))
+            given = dict.fromkeys(_list(self.path, f"{row}: lengths", given))
         for length in given:
             _known(where, "length", str(length), self.lengths)
-        return {str(k): _mapping(self.path, f"{where}: lengths: {k}", v) for k, v in given.items()}
+        found = {str(k): _args(self.path, f"{row}: lengths: {k}", v) for k, v in given.items()}
+        return {length: found[length] for length in self.lengths if length in found}
 
     def _seeds(self, where: str, spec: dict[str, Any]) -> tuple[int, ...]:
         seeds = spec.get("seeds", self.content.get("seeds", [1]))
@@ -397,7 +412,8 @@ def _check(plan: Plan) -> None:
 
 def _check_row(plan: Plan, row: Row) -> None:
     where = f"{plan.path}, row {row.name!r}"
-    for teacher in row.teachers:
+    candidates = [plan.rows[name] for name in row.best_of]
+    for teacher in (teacher for r in (row, *candidates) for teacher in r.teachers):
         found = plan.rows[teacher.row]
         missing = set(teacher.seeds) - set(found.seeds)
         if missing:
@@ -408,9 +424,15 @@ def _check_row(plan: Plan, row: Row) -> None:
     if row.best_of:
         if row.teachers or len(row.best_of) < 2:
             raise UserError(f"{where}: best_of needs two or more rows, and no teacher of its own")
-        candidates = [plan.rows[name] for name in row.best_of]
         if not set(candidates[0].seeds).intersection(*(c.seeds for c in candidates)):
             raise UserError(f"{where}: the rows of best_of have no seed in common")
+        for length in (length for length, given in row.lengths.items() if given):
+            for candidate in candidates:
+                if length in candidate.lengths:
+                    raise UserError(
+                        f"{where}: options at the length {length} would change the training that "
+                        f"{candidate.name!r} has at it: give them to that row"
+                    )
 
 
 def _check_circle(plan: Plan, row: Row, seen: tuple[str, ...]) -> None:
@@ -434,6 +456,23 @@ def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: {what}: {value!r:.60} is not a mapping")
     return value
+
+
+def _args(path: Path, what: str, value: Any) -> dict[str, Any]:
+    """Return options of a training, without those that the plan sets itself."""
+    found = _mapping(path, what, value)
+    reserved = sorted(RESERVED_ARGS & found.keys())
+    if reserved:
+        option = f"--{reserved[0]}"
+        raise UserError(f"{path}: {what}: {option} is set for every training by the plan: leave it out")
+    return found
+
+
+def _text(path: Path, what: str, value: Any) -> str:
+    """Return a value as text; a list of names is one text in run.sh."""
+    if isinstance(value, (list, dict)):
+        raise UserError(f"{path}: {what}: {value!r:.60} is not a single text: write several words as `A B`")
+    return str(value)
 
 
 def _list(path: Path, what: str, value: Any) -> list[Any]:
