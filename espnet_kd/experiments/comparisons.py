@@ -121,8 +121,9 @@ class Results:
         self.known: dict[Key, Record] = {r.key: r for r in records}
         self.choices: dict[str, Row] = {}
         self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
-        for row in plan.rows.values():
-            best = choose(self._decided_plan(), row, records) if row.best_of else None
+        open_rows = [row for row in plan.rows.values() if row.best_of]
+        for row in open_rows * len(open_rows):  # again, as a choice may be among rows that come after it
+            best = choose(self._decided_plan(), row, records)
             if best is not None:
                 self.choices[row.name] = chosen(row, best)
         self.plan = self._decided_plan()

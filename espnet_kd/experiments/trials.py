@@ -176,8 +176,10 @@ class State:
 
     def decide(self) -> None:
         """Put the choice in the place of each row of ``best_of`` whose candidates are scored."""
-        rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
-        self.plan = replace(self.plan, rows=rows)
+        before = None
+        while before != (before := [name for name, row in self.plan.rows.items() if row.best_of]):
+            rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
+            self.plan = replace(self.plan, rows=rows)
         self.directories = {trial.directory: trial for trial in self.trials()}
 
     def _decided(self, row: Row) -> Row:
@@ -246,7 +248,7 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
     """
     names = [v.name for v in plan.variants] + list(plan.rows)
     for pattern in only:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(_matches(name, pattern) for name in names):
             raise UserError(f"{plan.path}: no row is called {pattern!r}; rows: {', '.join(plan.rows)}")
     for seed in seeds:
         if not any(seed in row.seeds for row in plan.rows.values()):
@@ -254,7 +256,7 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
 
     def is_chosen(name: str, length: str | None) -> bool:
         own = (name, name if length is None else f"{name}, {length}")
-        return not only or any(fnmatchcase(text, pattern) for text in own for pattern in only)
+        return not only or any(_matches(text, pattern) for text in own for pattern in only)
 
     def trials(now: Plan) -> list[Trial]:
         order = list(now.lengths)
@@ -270,3 +272,8 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
         return list({trial.key: trial for _, _, trial in found}.values())
 
     return trials
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return True if a name is called so, also with brackets, or fits a pattern with * and ?."""
+    return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))
