@@ -52,7 +52,8 @@ class Record:
         seconds: duration of the training; None if unknown.
         parameters: of the model; None if unknown.
         teacher_rows: row, seed and length of each teacher.
-        targets_cpu_seconds: CPU time of writing the target store that it read; None without one.
+        targets_cpu_seconds: CPU time of writing the target store that it read, of a training on GPUs the
+            time from begin to end; None without one.
         errors: set -> errors of its utterances.
         curve: name of a statistic -> its value on the validation set after each epoch.
         elsewhere: True for the same command on another machine, which tables show apart.
@@ -94,10 +95,11 @@ def read_records(path: str | Path) -> list[Record]:
     """Read the records of a plan; an empty list if there are none yet.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: a line is damaged, or two lines are of one training, as after a merge of git.
     """
     references: dict[str, dict[str, list[int]]] = {}
-    found = []
+    found: list[Record] = []
+    lines: dict[Key, int] = {}
     for number, line in enumerate(read_lines(path) if Path(path).exists() else [], 1):
         try:
             content = json.loads(line)
@@ -112,6 +114,13 @@ def read_records(path: str | Path) -> list[Record]:
                 f"{path}:{number}: not a record of a training: take the file from git, or remove the line "
                 "and run `espnet-kd experiments` again"
             ) from None
+        if "set" not in content and not found[-1].elsewhere:
+            first = lines.setdefault(found[-1].key, number)
+            if first != number:
+                raise UserError(
+                    f"{path}:{number}: {found[-1].row!r}, seed {found[-1].seed}, is in line {first} as well: "
+                    'keep one of them, and remove the other or mark it by "elsewhere":true'
+                )
     return found
 
 
@@ -200,6 +209,7 @@ def make_record(plan: Plan, trial: Trial) -> Record:
     for name in sets:
         if any(len(row) < 5 for row in errors[name]["wer"].values()):
             raise UserError(f"{result.scores[name].path} is of an older espnet_kd: run stage 11 again")
+    is_on_gpus = bool((run.info.get("environment") or {}).get("gpus"))
     stores = sorted({store for phase in run.phases if (store := _store(phase)) is not None})
     return Record(
         *trial.key,
@@ -211,7 +221,7 @@ def make_record(plan: Plan, trial: Trial) -> Record:
         seconds=_sum([run.seconds]),
         parameters=result.parameters,
         teacher_rows=tuple(teacher.key for teacher in plan.teacher_trials(trial)),
-        targets_cpu_seconds=_sum(map(_cost, stores)) if stores else None,
+        targets_cpu_seconds=_sum(_cost(store, is_on_gpus) for store in stores) if stores else None,
         errors=errors,
         curve=_curves(result),
     )
@@ -224,11 +234,11 @@ def _store(run: Run) -> Path | None:
     return Path(store) if store else None
 
 
-def _cost(store: Path) -> float | None:
+def _cost(store: Path, is_on_gpus: bool) -> float | None:
     from espnet_kd.targets.format import read_cost
 
     cost = read_cost(store)
-    return None if cost is None else cost.cpu_seconds
+    return None if cost is None else cost.seconds if is_on_gpus else cost.cpu_seconds
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -128,6 +128,16 @@ def test_records_are_read_as_they_were_written_in_any_order(plan: Plan) -> None:
     assert [json.loads(line).get("set") for line in text.splitlines()] == ["dev", "test", None, None, None]
 
 
+def test_a_training_is_recorded_once(plan: Plan) -> None:
+    train(trial(plan, "low"))
+    one = make_record(plan, trial(plan, "low"))
+    write_records("r.jsonl", [one, replace(one, commit="feed", elsewhere=True)])
+    assert len(read_records("r.jsonl")) == 2
+    write_records("r.jsonl", [one, replace(one, commit="feed")])
+    with pytest.raises(UserError, match="r.jsonl:4: 'low', seed 1, is in line 3 as well: keep one of them"):
+        read_records("r.jsonl")
+
+
 def test_a_set_has_one_reference(plan: Plan) -> None:
     train(trial(plan, "low"))
     one = make_record(plan, trial(plan, "low"))
