@@ -28,7 +28,7 @@ Errors = Mapping[str, Mapping[str, tuple[int, ...]]]
 NUMBER = (int, float, type(None))
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("row", "command"), str),
-    **dict.fromkeys(("length", "commit"), (str, type(None))),
+    **dict.fromkeys(("length", "commit", "contents"), (str, type(None))),
     **dict.fromkeys(("updates", "parameters"), (int, type(None))),
     **dict.fromkeys(("cpu_seconds", "seconds", "targets_cpu_seconds"), NUMBER),
     **{"seed": int, "environment": dict, "elsewhere": bool},
@@ -57,6 +57,8 @@ class Record:
         errors: set -> errors of its utterances.
         curve: name of a statistic -> its value on the validation set after each epoch.
         elsewhere: True for the same command on another machine, which tables show apart.
+        contents: checksum of its configurations and of how its teachers are trained, which the command only
+            names, see ``State.contents``; None in older records, which are taken as they are.
     """
 
     row: str
@@ -74,6 +76,7 @@ class Record:
     errors: dict[str, Errors]
     curve: dict[str, list[float]] = field(default_factory=dict)
     elsewhere: bool = False
+    contents: str | None = None
 
     @property
     def key(self) -> Key:
@@ -136,7 +139,7 @@ def _record(content: dict[str, Any], references: dict[str, dict[str, list[int]]]
             for place, metric in enumerate(UNITS)
         }
     for key, kinds in TYPES.items():
-        value = content[key]
+        value = content.get(key) if key == "contents" else content[key]
         if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
             raise TypeError(f"{key}: {value!r}")
     keys = tuple((str(row), int(seed), length) for row, seed, length in content["teacher_rows"])

@@ -359,7 +359,10 @@ def _notes(results: Results) -> list[str]:
     trials = {trial.key: trial for trial in state.trials()}
     stale = [r for t in trials.values() if (r := state.record(t)) is not None and not state.is_recorded(t)]
     if stale:
-        found.append(f"Trained by another command than the plan gives now: {_trainings(stale)}.")
+        found.append(
+            "Trained by another command, configuration or teacher than the plan gives now: "
+            f"{_trainings(stale)}."
+        )
     if results.unused:
         found.append(
             f"Left out, their rows or sets are not in the plan any more: {_trainings(results.unused)}."
