@@ -82,8 +82,8 @@ def _summary(results: Results) -> str:
         " of those with a measured cost" if len(hours) < len(known) else ""
     )
     chosen = "".join(
-        f" {plain(name)} is {plain(row.name)}, the best of {plain(', '.join(results.rows[name].best_of))} "
-        f"on {plain(results.plan.valid_set)}."
+        f' "{plain(name)}" is "{plain(row.name)}", the best on {_label(results.plan.valid_set)} of '
+        f"{', '.join(f'"{plain(candidate)}"' for candidate in results.rows[name].best_of)}."
         for name, row in results.choices.items()
     )
     return f"{len(known)} of {len(wanted)} trainings are done; they took {cost}.{chosen}"
@@ -384,7 +384,8 @@ def _commands(results: Results) -> str:
 
 def _plan_file(plan: Plan) -> str:
     """Return the file of a plan as it is called in the directory of its recipe."""
-    return f"{plan.path.parent.name}/{plan.path.name}"
+    path = plan.path.resolve()
+    return f"{path.parent.name}/{path.name}"
 
 
 def _not_run(plan: Plan) -> list[str]:

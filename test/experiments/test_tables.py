@@ -100,7 +100,7 @@ def test_the_headline_is_as_on_paper(text: str) -> None:
     assert line == ["alone, 1x", "2.00 M", "100", "1.00", "1 2 3", "30.3 ± 0.3", "30.3 ± 0.3", "183/90/0"]
     assert rows(text, "KL, 2x")[0][3:7] == ["2.40", "1 2 3", "13.7 ± 0.3", "13.7 ± 0.3"]
     # 1 teacher, 3 x 3 alone, 2 x 3 KL and the other weight; 5 + 3 (1 + 2 + 4) + 3 (1.2 + 2.4) + 1.2 hours
-    assert "17 of 17 trainings are done; they took 38.0 core-hours. KL is KL, weight 1, the best of" in text
+    assert '17 of 17 trainings are done; they took 38.0 core-hours. "KL" is "KL, weight 1"' in text
     assert "| GPT | it has \\*no\\* audio |" in text
 
 
