@@ -253,6 +253,8 @@ class Runner:
             self.state.records = [*kept, *fresh.values()]
             write_records(records_path(self.state.plan), self.state.records)
         self.state.decide()
+        if fresh:  # what a row of best_of has chosen now may be trained already
+            self.record_finished()
 
     def summary(self) -> list[str]:
         """Return lines about what has failed, and what was not run because of that."""

@@ -196,6 +196,14 @@ def test_records_replace_experiments_that_are_gone(recipe: Path) -> None:
     assert record["command"] == shlex.join(calls(recipe)[-1])
 
 
+def test_experiments_replace_records_that_are_gone(recipe: Path) -> None:
+    run()
+    before = record_file(recipe)
+    (recipe / "plans/results/two.jsonl").unlink()
+    run()
+    assert record_file(recipe) == before and len(trained(recipe)) == len(ALL)
+
+
 def test_another_plan_trains_again(recipe: Path) -> None:
     run(*SOME)
     plan = recipe / "plans/two.yaml"
