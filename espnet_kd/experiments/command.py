@@ -11,7 +11,8 @@ from espnet_kd.commands.progress import GrowingFile, Training
 from espnet_kd.config import split_words
 from espnet_kd.errors import UserError, printable
 from espnet_kd.experiments import logs, runner
-from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, read_plan, variants_of
+from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, variants_of
+from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.trials import RUN, State, select
 
 HOUR = 3600.0  # seconds

@@ -20,6 +20,8 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
     headline = results.all_lines(plan.groups[0].variants if plan.groups else plan.variants)
     headline = [line for line in headline if line.records]
     frontiers = [_curves(results, spec) for spec in plan.frontier]
+    single = any(len(line.records) == 1 for line in headline)
+    note = "; an interval of one seed says nothing of other seeds" if single else ""
     methods = [line.variant.row.name for line in headline if _kind(results, line) == "method"]
     colours = look.method_colours([*methods, *(row.name for spec in plan.frontier for row in spec.methods)])
     colours |= {line.name: colours[line.variant.row.name] for line in headline
@@ -31,11 +33,12 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
             title = plan.frontier[number - 1].title
             drawn[
                 f"{err} against compute, {title}: bands are 95 % intervals, dotted is with the teacher's cost"
+                f"{note}"
             ] = path
     if headline:
         path = directory / f"{plan.metric}.png"
         rate_rows(_rows(results, headline[:ROWS]), path, UNITS[plan.metric], colours)
-        drawn[f"{err} with 95 % intervals; a dot is a seed"] = path
+        drawn[f"{err} with 95 % intervals; a dot is a seed{note}"] = path
     panels_of_curves = _learning_curves(results, headline)
     if panels_of_curves:
         path = directory / "learning_curves.png"

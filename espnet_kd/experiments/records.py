@@ -28,7 +28,7 @@ Errors = Mapping[str, Mapping[str, tuple[int, ...]]]
 NUMBER = (int, float, type(None))
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("row", "command"), str),
-    **dict.fromkeys(("length", "commit"), (str, type(None))),
+    **dict.fromkeys(("length", "commit", "contents"), (str, type(None))),
     **dict.fromkeys(("updates", "parameters"), (int, type(None))),
     **dict.fromkeys(("cpu_seconds", "seconds", "targets_cpu_seconds"), NUMBER),
     **{"seed": int, "environment": dict, "elsewhere": bool},
@@ -52,10 +52,13 @@ class Record:
         seconds: duration of the training; None if unknown.
         parameters: of the model; None if unknown.
         teacher_rows: row, seed and length of each teacher.
-        targets_cpu_seconds: CPU time of writing the target store that it read; None without one.
+        targets_cpu_seconds: CPU time of writing the target store that it read, of a training on GPUs the
+            time from begin to end; None without one.
         errors: set -> errors of its utterances.
         curve: name of a statistic -> its value on the validation set after each epoch.
         elsewhere: True for the same command on another machine, which tables show apart.
+        contents: checksum of its configurations and of how its teachers are trained, which the command only
+            names, see ``State.contents``; None in older records, which are taken as they are.
     """
 
     row: str
@@ -73,6 +76,7 @@ class Record:
     errors: dict[str, Errors]
     curve: dict[str, list[float]] = field(default_factory=dict)
     elsewhere: bool = False
+    contents: str | None = None
 
     @property
     def key(self) -> Key:
@@ -112,14 +116,7 @@ def read_records(path: str | Path) -> list[Record]:
                         "the trainings that were tested on one of them, and their line of the set"
                     )
             else:
-                record = _record(content, references)
-                found.append(record)
-                first = number if record.elsewhere else lines.setdefault(record.key, number)
-                if first != number:
-                    raise UserError(
-                        f"{path}:{number}: {record.row!r}, seed {record.seed}, is in line {first}, too: "
-                        'remove one of them, or give that of another machine "elsewhere": true'
-                    )
+                found.append(_record(content, references))
         except UserError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -127,6 +124,13 @@ def read_records(path: str | Path) -> list[Record]:
                 f"{path}:{number}: not a record of a training: take the file from git, or remove the line "
                 "and run `espnet-kd experiments` again"
             ) from None
+        if "set" not in content and not found[-1].elsewhere:
+            first = lines.setdefault(found[-1].key, number)
+            if first != number:
+                raise UserError(
+                    f"{path}:{number}: {found[-1].row!r}, seed {found[-1].seed}, is in line {first} as well: "
+                    'keep one of them, and remove the other or mark it by "elsewhere":true'
+                )
     return found
 
 
@@ -142,7 +146,7 @@ def _record(content: dict[str, Any], references: dict[str, dict[str, list[int]]]
             for place, metric in enumerate(UNITS)
         }
     for key, kinds in TYPES.items():
-        value = content[key]
+        value = content.get(key) if key == "contents" else content[key]
         if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
             raise TypeError(f"{key}: {value!r}")
     keys = tuple((str(row), int(seed), length) for row, seed, length in content["teacher_rows"])
@@ -217,6 +221,7 @@ def make_record(plan: Plan, trial: Trial) -> Record:
     for name in sets:
         if any(len(row) < 5 for row in errors[name]["wer"].values()):
             raise UserError(f"{result.scores[name].path} is of an older espnet_kd: run stage 11 again")
+    is_on_gpus = bool((run.info.get("environment") or {}).get("gpus"))
     stores = sorted({store for phase in run.phases if (store := _store(phase)) is not None})
     return Record(
         *trial.key,
@@ -228,7 +233,7 @@ def make_record(plan: Plan, trial: Trial) -> Record:
         seconds=_sum([run.seconds]),
         parameters=result.parameters,
         teacher_rows=tuple(teacher.key for teacher in plan.teacher_trials(trial)),
-        targets_cpu_seconds=_sum(map(_cost, stores)) if stores else None,
+        targets_cpu_seconds=_sum(_cost(store, is_on_gpus) for store in stores) if stores else None,
         errors=errors,
         curve=_curves(result),
     )
@@ -241,11 +246,11 @@ def _store(run: Run) -> Path | None:
     return Path(store) if store else None
 
 
-def _cost(store: Path) -> float | None:
+def _cost(store: Path, is_on_gpus: bool) -> float | None:
     from espnet_kd.targets.format import read_cost
 
     cost = read_cost(store)
-    return None if cost is None else cost.cpu_seconds
+    return None if cost is None else cost.seconds if is_on_gpus else cost.cpu_seconds
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -218,9 +218,10 @@ class Runner:
             with atomic_path(task.mark) as temporary:
                 temporary.write_text(shlex.join(task.words) + "\n", encoding="utf-8")
             return "done"
-        if not self.state.is_here(task.trial):
+        if not self.state.is_scored(task.trial):
             sets = " and ".join(self.state.plan.sets(task.trial))
             raise UserError(f"{task.trial.directory} has no scores of {sets}, but run.sh reported no error")
+        self.state.finished.add(task.trial.key)
         self.record_finished()
         if task.key in self.failed:
             raise UserError(self.failed[task.key][1])
@@ -241,7 +242,9 @@ class Runner:
                 continue
             try:
                 words = command(self.state.plan, trial)
-                fresh[trial.key] = replace(make_record(self.state.plan, trial), command=shlex.join(words))
+                record = make_record(self.state.plan, trial)
+                contents = self.state.contents(trial)
+                fresh[trial.key] = replace(record, command=shlex.join(words), contents=contents)
             except UserError as e:
                 self.failed[trial.key] = trial.name, f"its results cannot be read: {e}"
         if fresh:
@@ -250,6 +253,8 @@ class Runner:
             self.state.records = [*kept, *fresh.values()]
             write_records(records_path(self.state.plan), self.state.records)
         self.state.decide()
+        if fresh:  # what a row of best_of has chosen now may be trained already
+            self.record_finished()
 
     def summary(self) -> list[str]:
         """Return lines about what has failed, and what was not run because of that."""

@@ -19,7 +19,8 @@ from espnet_kd.experiments.comparisons import (
     hours_of,
     unit_of,
 )
-from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, read_plan, variants_of
+from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, variants_of
+from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.records import Record, comparable, read_records, records_path
 from espnet_kd.files import atomic_path
 from espnet_kd.report.tables import BOOTSTRAP, NOTE, code, collapsed, interval, kinds, plain, spread, table
@@ -88,8 +89,9 @@ def _summary(results: Results) -> str:
     if any(record.targets_cpu_seconds for record in costly):
         cost += " (a target store counts once for each training that reads it)"
     chosen = "".join(
-        f" {plain(name)} is {plain(row.name)}, the best of {plain('; '.join(results.rows[name].best_of))} "
-        f"on {plain(results.plan.valid_set)}{_search(results, name)}."
+        f' "{plain(name)}" is "{plain(row.name)}", the best on {_label(results.plan.valid_set)} of '
+        f"{', '.join(f'"{plain(candidate)}"' for candidate in results.rows[name].best_of)}"
+        f"{_search(results, name)}."
         for name, row in results.choices.items()
     )
     return f"{len(known)} of {len(wanted)} trainings are done; {whose} took {cost}.{chosen}"
@@ -394,7 +396,10 @@ def _notes(results: Results) -> list[str]:
     trials = {trial.key: trial for trial in state.trials()}
     stale = [r for t in trials.values() if (r := state.record(t)) is not None and not state.is_recorded(t)]
     if stale:
-        found.append(f"Trained by another command than the plan gives now: {_trainings(stale)}.")
+        found.append(
+            "Trained by another command, configuration or teacher than the plan gives now: "
+            f"{_trainings(stale)}."
+        )
     if results.unused:
         found.append(
             f"Left out, their rows or sets are not in the plan any more: {_trainings(results.unused)}."
@@ -422,7 +427,8 @@ def _short(commit: str) -> str:
 
 def _plan_file(plan: Plan) -> str:
     """Return the file of a plan as it is called in the directory of its recipe."""
-    return f"{plan.path.parent.name}/{plan.path.name}"
+    path = plan.path.resolve()
+    return f"{path.parent.name}/{path.name}"
 
 
 def _not_run(plan: Plan) -> list[str]:

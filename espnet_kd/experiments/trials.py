@@ -1,6 +1,7 @@
 """What a plan trains: the command of each training, what it needs, in which order, and what is finished."""
 
 import hashlib
+import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from espnet_kd.commands.runs import read_record
+from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.logs import log_of, succeeded
 from espnet_kd.experiments.plan import DECODING, Key, Plan, Row, Trial, chosen, variants_of
@@ -26,6 +28,7 @@ NOT_DATA = frozenset(DECODING) | frozenset(
 WITHOUT_EFFECT = frozenset(
     "nj inference_nj python cluster stage stop_stage results_md metric inference_tag".split()
 )
+CONFIGURATIONS = ("student_config", "kd_config", "inference_config")
 PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded
 
 
@@ -95,12 +98,14 @@ class State:
         records: of finished trainings, from this machine or others.
         finished: the trials that were found finished in their directories.
         directories: directory -> its trial, for all trials.
+        checksums: what ``contents`` has returned.
     """
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
     finished: set[Key] = field(default_factory=set)
     directories: dict[Path, Trial] = field(default_factory=dict)
+    checksums: dict[Key, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan) -> "State":
@@ -130,25 +135,53 @@ class State:
         """
         if trial.key in self.finished:
             return True
-        try:
-            record = read_record(trial.directory)
-        except UserError:  # damaged: the command of the trial will say so
+        if not self.is_scored(trial):
             return False
-        scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
-        if not record.get("done") or not all(score.is_file() for score in scores):
-            return False
+        if (known := self.record(trial)) is not None and not self._has_contents(trial, known):
+            return False  # the command of the trial says what has changed, or that it does not matter
         given = WITHOUT_EFFECT | set(DECODING)
         asked = options_of(command(self.plan, trial), given)
-        made_by = options_of(str(record.get("command", "")), given)
+        made_by = options_of(str(read_record(trial.directory).get("command", "")), given)
         if asked not in (made_by, options_of(succeeded(log_of(trial)), given)):
             return False
         self.finished.add(trial.key)
         return True
 
+    def is_scored(self, trial: Trial) -> bool:
+        """Return True if a trial's directory has a trained model and scores of all its sets."""
+        try:
+            is_done = read_record(trial.directory).get("done")
+        except UserError:  # damaged: the command of the trial will say so
+            return False
+        scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
+        return bool(is_done) and all(score.is_file() for score in scores)
+
     def is_recorded(self, trial: Trial) -> bool:
         """Return True if the records have a trial, made by the command that the plan gives it now."""
         record = self.record(trial)
-        return record is not None and options_of(record.command) == options_of(command(self.plan, trial))
+        if record is None or options_of(record.command) != options_of(command(self.plan, trial)):
+            return False
+        return self._has_contents(trial, record)
+
+    def _has_contents(self, trial: Trial, record: Record) -> bool:
+        return record.contents in (None, self.contents(trial))
+
+    def contents(self, trial: Trial) -> str:
+        """Return a checksum of what the command of a trial only names.
+
+        This is the content of its configurations without comments, and of its teachers the options and the
+        same checksum.
+        """
+        if trial.key not in self.checksums:
+            root = self.plan.path.parent.parent  # of a plan in plans/, the directory of the recipe
+            names = [name for key in CONFIGURATIONS for name in trial.options.get(key, "").split()]
+            files = [root / name for name in names]
+            found = [read_config(file) if file.is_file() else None for file in files]
+            needs = self.needs(trial)
+            teachers = [[options_of(command(self.plan, need)), self.contents(need)] for need in needs]
+            text = json.dumps([found, teachers], sort_keys=True, default=str)
+            self.checksums[trial.key] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.checksums[trial.key]
 
     def is_known(self, trial: Trial) -> bool:
         """Return True if the results of a trial are in the records or here."""
@@ -176,8 +209,12 @@ class State:
 
     def decide(self) -> None:
         """Put the choice in the place of each row of ``best_of`` whose candidates are scored."""
-        rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
-        self.plan = replace(self.plan, rows=rows)
+        before = None
+        while before != (before := [name for name, row in self.plan.rows.items() if row.best_of]):
+            rows = {name: self._decided(row) for name, row in self.plan.rows.items()}
+            if rows != self.plan.rows:
+                self.checksums = {}  # a teacher may be another one
+            self.plan = replace(self.plan, rows=rows)
         self.directories = {trial.directory: trial for trial in self.trials()}
 
     def _decided(self, row: Row) -> Row:
@@ -273,5 +310,5 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Return True if a name fits a pattern, in which only * and ? stand for something else."""
-    return fnmatchcase(name, pattern.replace("[", "[[]"))
+    """Return True if a name is called so, also with brackets, or fits a pattern with * and ?."""
+    return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))

@@ -18,7 +18,7 @@ from espnet_kd import __main__ as cli
 from espnet_kd.command_line import COMMANDS
 from espnet_kd.config import parse_yaml
 from espnet_kd.errors import UserError
-from espnet_kd.experiments.plan import read_plan
+from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.methods import registered
 from espnet_kd.methods.mutual import peer_changes
 from espnet_kd.parallel import parse_cluster

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.experiments.plan import PLAN_KEYS, ROW_KEYS, Plan, Trial, Variant, chosen, read_plan
+from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen
+from espnet_kd.experiments.plan_file import PLAN_KEYS, ROW_KEYS, read_plan
 
 TEXT = """
 title: Two students
@@ -162,6 +163,14 @@ def test_sets_are_those_of_the_row(tmp_path: Path) -> None:
         ("rows: [Teacher, alone,", "rows: [alone, alone, alone, alone,", "the headline table has at most 8"),
         ("title: Two students", "metric: per", "metric: per is not one of wer, cer"),
         ("rows:\n", "rows: []\nlist:\n", "unknown key list"),
+        ("args: {criteria: ctc.weight=10}", "args: ctc.weight=10", "'ctc.weight=10' is not a mapping"),
+        ("args: {criteria: ctc.weight=10}", "args: {seed: 5}", "--seed is set for every training"),
+        ("1x: {max_epoch: 18,", "1x: {seed: 5, max_epoch: 18,", "--seed is set for every training"),
+        ("lengths:\n", "lengths: [1x]\nmetric:\n", "['1x'] is not a mapping"),
+        ("{kd_config: conf/kd.yaml}", "{test_sets: [a, b]}", "is not a single text: write several words as"),
+        ("title: Two students", "test_sets: [a, b]", "is not a single text: write several words as"),
+        ("lengths: [1x, 2x]}\nagainst", "args: {lr: 1}}\nagainst", "as it is: leave out `args`"),
+        ("lengths: [1x, 2x]}\nagainst", "lengths: {1x: {lr: 1}, 2x: }}\nagainst", "give them to that row"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -170,6 +179,19 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) ->
         plan_of(tmp_path, TEXT.replace(old, new, 1))
     assert message in str(error.value)
     assert str(tmp_path / "two.yaml") in str(error.value)
+
+
+def test_lengths_of_a_row_are_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    text = TEXT.replace("student.yaml}, lengths: [1x, 2x]", "student.yaml}, lengths: [2x, 1x]")
+    plan = plan_of(tmp_path, text)
+    assert list(plan.rows["alone"].lengths) == ["1x", "2x"]
+
+
+def test_a_choice_has_no_seed_without_a_teacher(tmp_path: Path) -> None:
+    text = TEXT.replace("    seeds: [1]\n  alone", "    seeds: [1, 2]\n  alone")
+    text = text.replace("lengths: [1x, 2x]}\nagainst", "seeds: [1, 2, 3], lengths: [1x, 2x]}\nagainst")
+    with pytest.raises(UserError, match="row 'KL': the teacher 'Teacher' has several seeds, but not 3"):
+        plan_of(tmp_path, text)
 
 
 def test_a_plan_needs_rows(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_score
 
 from espnet_kd.errors import UserError
-from espnet_kd.experiments.plan import Plan, Trial, read_plan, variants_of
+from espnet_kd.experiments.plan import Plan, Trial, variants_of
+from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.records import choose, make_record, read_records, records_path, write_records
 
 PLAN = """
@@ -128,6 +129,16 @@ def test_records_are_read_as_they_were_written_in_any_order(plan: Plan) -> None:
     assert [json.loads(line).get("set") for line in text.splitlines()] == ["dev", "test", None, None, None]
 
 
+def test_a_training_is_recorded_once(plan: Plan) -> None:
+    train(trial(plan, "low"))
+    one = make_record(plan, trial(plan, "low"))
+    write_records("r.jsonl", [one, replace(one, commit="feed", elsewhere=True)])
+    assert len(read_records("r.jsonl")) == 2
+    write_records("r.jsonl", [one, replace(one, commit="feed")])
+    with pytest.raises(UserError, match="r.jsonl:4: 'low', seed 1, is in line 3 as well: keep one of them"):
+        read_records("r.jsonl")
+
+
 def test_a_set_has_one_reference(plan: Plan) -> None:
     train(trial(plan, "low"))
     one = make_record(plan, trial(plan, "low"))
@@ -148,7 +159,7 @@ def test_lines_that_contradict_each_other_after_a_merge_are_named(plan: Plan) ->
     assert len(read_records(path)) == 3
     text = path.read_text()
     write_records(path, [record, replace(record, commit="beef")])
-    with pytest.raises(UserError, match="r.jsonl:4: 'low', seed 1, is in line 3, too: remove one of them"):
+    with pytest.raises(UserError, match="r.jsonl:4: .low., seed 1, is in line 3 as well: keep one of them"):
         read_records(path)
     other = {"set": "dev", "reference": {"u00": [9, 9]}}
     path.write_text(f"{text}{json.dumps(other)}\n")

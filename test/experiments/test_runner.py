@@ -196,12 +196,41 @@ def test_records_replace_experiments_that_are_gone(recipe: Path) -> None:
     assert record["command"] == shlex.join(calls(recipe)[-1])
 
 
+def test_experiments_replace_records_that_are_gone(recipe: Path) -> None:
+    run()
+    before = record_file(recipe)
+    (recipe / "plans/results/two.jsonl").unlink()
+    run()
+    assert record_file(recipe) == before and len(trained(recipe)) == len(ALL)
+
+
 def test_another_plan_trains_again(recipe: Path) -> None:
     run(*SOME)
     plan = recipe / "plans/two.yaml"
     plan.write_text(plan.read_text().replace("max_epoch: 18", "max_epoch: 20"))
     run(*SOME)  # kd.sh would refuse to go on in these directories; this run.sh does not
     assert sorted(trained(recipe)[3:]) == ["alone_1x_seed1", "kl-weight-1_1x_seed1"]
+
+
+def test_a_change_of_a_configuration_or_of_a_teacher_is_noticed(recipe: Path) -> None:
+    (recipe / "conf").mkdir()
+    for name in ("teacher", "student", "kd"):
+        (recipe / f"conf/{name}.yaml").write_text("max_epoch: 1  # short\n")
+    run(*SOME)
+    (recipe / "conf/kd.yaml").write_text("max_epoch: 1\n")
+    run(*SOME)
+    assert len(trained(recipe)) == 3, "a comment changes no training"
+    (recipe / "conf/teacher.yaml").write_text("max_epoch: 2\n")
+    run(*SOME)  # kd.sh would refuse to go on in these directories; this run.sh does not
+    assert trained(recipe)[3:] == ["teacher_seed1", "kl-weight-1_1x_seed1"]
+    shutil.rmtree(recipe / "exp")
+    run(*SOME)
+    assert len(trained(recipe)) == 5
+    (recipe / "conf/student.yaml").write_text("max_epoch: 2\n")
+    run(*SOME)
+    assert sorted(trained(recipe)[5:]) == ["alone_1x_seed1", "kl-weight-1_1x_seed1", "teacher_seed1"]
+    run(*SOME)
+    assert len(trained(recipe)) == 8
 
 
 def test_a_run_that_leaves_no_scores_has_failed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

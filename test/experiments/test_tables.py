@@ -9,7 +9,8 @@ import pytest
 
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.comparisons import CANNOT_TELL, DOES_NOT, PAYS, Results, at_least
-from espnet_kd.experiments.plan import Plan, Variant, read_plan
+from espnet_kd.experiments.plan import Plan, Variant
+from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.records import Record, records_path, write_records
 from espnet_kd.experiments.tables import render
 from espnet_kd.report.command import main
@@ -100,9 +101,9 @@ def test_the_headline_is_as_on_paper(text: str) -> None:
     assert line == ["alone, 1x", "2.00 M", "100", "1.00", "1 2 3", "30.3 ± 0.3", "30.3 ± 0.3", "183/90/0"]
     assert rows(text, "KL, 2x")[0][3:7] == ["2.40", "1 2 3", "13.7 ± 0.3", "13.7 ± 0.3"]
     # 1 teacher, 3 x 3 alone, 2 x 3 KL and the other weight; 5 + 3 (1 + 2 + 4) + 3 (1.2 + 2.4) + 1.2 hours
-    assert "17 of 17 trainings are done; they took 38.0 core-hours. KL is KL, weight 1, the best of" in text
+    assert '17 of 17 trainings are done; they took 38.0 core-hours. "KL" is "KL, weight 1", the best' in text
     # 1.2 hours each, seed 1 at 1x
-    assert "KL, weight 1; KL, weight 9 on dev; the 2 trainings of this choice took 2.4 core-hours." in text
+    assert '"KL, weight 9"; the 2 trainings of this choice took 2.4 core-hours.' in text
     assert "| GPT | it has \\*no\\* audio |" in text
 
 

@@ -9,7 +9,9 @@ from experiment_recipe import PLAN, record_file, start, trained, until, write_re
 
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.command import main
-from espnet_kd.experiments.plan import RESERVED, read_plan
+from espnet_kd.experiments.comparisons import Results
+from espnet_kd.experiments.plan_file import RESERVED, read_plan
+from espnet_kd.experiments.records import read_records
 from espnet_kd.experiments.trials import NOT_DATA, State, command, options_of, select
 
 KD_SH = Path(__file__).parents[2] / "egs/TEMPLATE/kd1/kd.sh"
@@ -46,6 +48,13 @@ def test_a_name_or_seed_that_chooses_nothing(recipe: Path) -> None:
         names(recipe, seeds=(3,))
 
 
+def test_a_name_with_brackets(recipe: Path) -> None:
+    plan = recipe / "plans/two.yaml"
+    plan.write_text(f'{PLAN}  "alone [b]": {{like: alone, seeds: [1]}}\n')
+    assert names(recipe, "alone [b]") == ["alone [b], 1x, seed 1", "alone [b], 2x, seed 1"]
+    assert names(recipe, "* [b], 2x") == ["alone [b], 2x, seed 1"]
+
+
 def test_a_choice_among_choices_and_a_chosen_teacher(recipe: Path) -> None:
     plan = recipe / "plans/two.yaml"
     best = "  best: {best_of: [KL, alone], lengths: [2x], seeds: [1]}\n"
@@ -56,6 +65,16 @@ def test_a_choice_among_choices_and_a_chosen_teacher(recipe: Path) -> None:
     assert "after_2x_seed2" in trained(recipe) and len(trained(recipe)) == len(set(trained(recipe)))
     after = [line for line in record_file(recipe).splitlines() if '"row":"after","seed":2' in line]
     assert len(after) == 2 and all('"teacher_rows":[["KL, weight 1",2,"2x"]]' in line for line in after)
+
+
+def test_a_choice_among_choices_is_made_in_any_order_of_the_rows(recipe: Path) -> None:
+    plan = recipe / "plans/two.yaml"
+    best = "  best: {best_of: [KL, alone], lengths: [2x], seeds: [1]}\n"
+    plan.write_text(PLAN.replace("rows:\n", f"rows:\n{best}"))
+    main([str(plan), "--jobs", "2"])
+    assert not any(row.best_of for row in State.of(read_plan(plan)).plan.rows.values())
+    results = Results(read_plan(plan), read_records(recipe / "plans/results/two.jsonl"))
+    assert results.choices.keys() == {"best", "KL"}
 
 
 def test_a_dry_run_prints_commands_and_hours(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from shell import TEMPLATE, script, sh
 from torch import nn
 
 from espnet_kd.config import dump_yaml, merge, merge_files
-from espnet_kd.experiments.plan import Plan, Row, Trial, chosen, read_plan, variants_of
+from espnet_kd.experiments.plan import Plan, Row, Trial, chosen, variants_of
+from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.trials import command, data_command
 from espnet_kd.host.training import named_classes, optim_classes, scheduler_classes
 from espnet_kd.methods import active, registered
