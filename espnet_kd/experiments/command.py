@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
         "--data_options", default="",
         help="options of run.sh for preparing the data, such as '--an4 DIRECTORY'",
     )
+    p.add_argument(
+        "--again", action="store_true",
+        help="train rows although they are on record, and record them as the same command elsewhere",
+    )
     p.add_argument("--report", action="store_true", help="write the tables of the plan in the end")
     return p
 
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if not Path(RUN).is_file():
         raise UserError(f"there is no {RUN} here: run this in the directory of a recipe, such as egs/an4/kd1")
     asked_for = select(plan, args.only, args.seeds)
-    state = State.of(plan)
+    state = State.of(plan, args.again)
     if args.status:
         print(status(state))
         return

@@ -244,17 +244,25 @@ class Runner:
                 words = command(self.state.plan, trial)
                 record = make_record(self.state.plan, trial)
                 contents = self.state.contents(trial)
-                fresh[trial.key] = replace(record, command=shlex.join(words), contents=contents)
+                found = replace(record, command=shlex.join(words), contents=contents)
+                fresh[trial.key] = replace(found, elsewhere=self.state.again)
             except UserError as e:
                 self.failed[trial.key] = trial.name, f"its results cannot be read: {e}"
         if fresh:
             self.state.read_records()
-            kept = [record for record in self.state.records if record.elsewhere or record.key not in fresh]
+            kept = [record for record in self.state.records if not self._is_replaced(record, fresh)]
             self.state.records = [*kept, *fresh.values()]
             write_records(records_path(self.state.plan), self.state.records)
         self.state.decide()
         if fresh:  # what a row of best_of has chosen now may be trained already
             self.record_finished()
+
+    def _is_replaced(self, record: Record, fresh: dict[Key, Record]) -> bool:
+        """Return True if there is a newer record of a training; each environment may have a repetition."""
+        newer = fresh.get(record.key)
+        if newer is None or record.elsewhere != newer.elsewhere:
+            return False
+        return not newer.elsewhere or record.environment == newer.environment
 
     def summary(self) -> list[str]:
         """Return lines about what has failed, and what was not run because of that."""

@@ -416,7 +416,9 @@ def _commands(results: Results) -> str:
         if records:
             command = shlex.join(["espnet-kd", "experiments", _plan_file(results.plan), "--only", name])
             lines.append([plain(name), code(command), ", ".join(code(_short(commit)) for commit in commits)])
-    return collapsed("Command and commit of each row", table(["", "command", "commit"], lines))
+    again = "A row that is on record is trained again with `--again`; `--data_options` names the corpus."
+    body = f"{again}\n\n{table(['', 'command', 'commit'], lines)}"
+    return collapsed("Command and commit of each row", body)
 
 
 def _short(commit: str) -> str:

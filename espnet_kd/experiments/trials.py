@@ -96,6 +96,7 @@ class State:
     Attributes:
         plan: the plan; ``decide`` replaces rows of ``best_of`` by their choice.
         records: of finished trainings, from this machine or others.
+        again: True if rows are trained although they are on record, as repetitions elsewhere.
         finished: the trials that were found finished in their directories.
         directories: directory -> its trial, for all trials.
         checksums: what ``contents`` has returned.
@@ -103,18 +104,19 @@ class State:
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
+    again: bool = False
     finished: set[Key] = field(default_factory=set)
     directories: dict[Path, Trial] = field(default_factory=dict)
     checksums: dict[Key, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan) -> "State":
+    def of(cls, plan: Plan, again: bool = False) -> "State":
         """Return the state of a plan with its records; rows of ``best_of`` are decided where they can be.
 
         Raises:
             UserError: the records are damaged.
         """
-        state = cls(plan)
+        state = cls(plan, again=again)
         state.read_records()
         state.decide()
         return state
@@ -123,9 +125,10 @@ class State:
         """Read the records, which a merge of git may have added to."""
         self.records = read_records(records_path(self.plan))
 
-    def record(self, trial: Trial) -> Record | None:
-        """Return the record of a trial; None if there is none, or only those of repetitions elsewhere."""
-        return next((r for r in self.records if r.key == trial.key and not r.elsewhere), None)
+    def record(self, trial: Trial, again: bool | None = None) -> Record | None:
+        """Return the record of a trial, or that of its repetition elsewhere; None if there is none."""
+        again = self.again if again is None else again
+        return next((r for r in self.records if r.key == trial.key and r.elsewhere == again), None)
 
     def is_here(self, trial: Trial) -> bool:
         """Return True if a trial's directory has its trained model and the scores of all its sets.
@@ -156,9 +159,9 @@ class State:
         scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
         return bool(is_done) and all(score.is_file() for score in scores)
 
-    def is_recorded(self, trial: Trial) -> bool:
+    def is_recorded(self, trial: Trial, again: bool | None = None) -> bool:
         """Return True if the records have a trial, made by the command that the plan gives it now."""
-        record = self.record(trial)
+        record = self.record(trial, again)
         if record is None or options_of(record.command) != options_of(command(self.plan, trial)):
             return False
         return self._has_contents(trial, record)
@@ -220,7 +223,8 @@ class State:
     def _decided(self, row: Row) -> Row:
         if not row.best_of or any(self.plan.rows[name].best_of for name in row.best_of):
             return row
-        if not all(self.is_recorded(trial) for trials in comparable(self.plan, row) for trial in trials):
+        # Rows that are trained again have the choice that is on record.
+        if not all(self.is_recorded(t, again=False) for trials in comparable(self.plan, row) for t in trials):
             return row
         best = choose(self.plan, row, self.records)
         return row if best is None else chosen(row, best)

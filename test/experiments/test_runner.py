@@ -196,6 +196,18 @@ def test_records_replace_experiments_that_are_gone(recipe: Path) -> None:
     assert record["command"] == shlex.join(calls(recipe)[-1])
 
 
+def test_a_row_is_trained_again_elsewhere(recipe: Path) -> None:
+    run(*SOME)
+    before = record_file(recipe).splitlines()
+    shutil.rmtree(recipe / "exp")
+    for _ in range(2):  # once: the second run finds it
+        run("--only", "KL, weight 1", "--seeds", "1", "--again")
+    assert trained(recipe)[3:] == ["teacher_seed1", "kl-weight-1_1x_seed1"]
+    added = [line for line in record_file(recipe).splitlines() if line not in before]
+    assert len(added) == 2 and all('"elsewhere":true' in line for line in added)
+    assert set(before) < set(record_file(recipe).splitlines())
+
+
 def test_experiments_replace_records_that_are_gone(recipe: Path) -> None:
     run()
     before = record_file(recipe)
