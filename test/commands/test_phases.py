@@ -159,7 +159,7 @@ def test_the_table_counts_both_phases(tmp_path: Path, monkeypatch: pytest.Monkey
 
     # 2 epochs of 30 batches and 2 of 20: as many as the student has, 100, which it is compared with
     (row,) = rows("distilled: rkd, then ctc")
-    assert row[2:4] == ["100", "1 2"] and row[7].startswith("-")
+    assert row[2:4] == ["100", "1 2"] and row[8].startswith("-")
     assert rows("distilled: rkd, then task")[0][2] == "100"
     table = rows("`rkd_skd_seed2`")[1:]
     assert [r[1:5] for r in table] == [["1", "rkd", "2", "60"], ["2", "ctc", "2", "40"]]

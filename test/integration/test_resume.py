@@ -70,18 +70,18 @@ def test_kill_and_run_again(recipe: Recipe, whole: Path) -> None:
 
 
 def test_the_record_keeps_cost_and_environment_of_all_parts(recipe: Recipe) -> None:
-    exp = recipe.train("exp/parts", "student", **{**OPTIONS, "max_epoch": 2})
+    exp = recipe.train("exp/cost", "student", **{**OPTIONS, "max_epoch": 2})
     path = exp / "run.json"
     before = json.loads(path.read_text())
     assert before["environment"]["threads"] == torch.get_num_threads()
     assert before["environment"]["gpus"] == [] and "earlier" not in before["environment"]
     elsewhere = before["environment"] | {"torch": "2.11.0"}
     path.write_text(json.dumps({**before, "role": "student", "environment": elsewhere, "cpu_seconds": 1e6}))
-    recipe.train("exp/parts", "student", **{**OPTIONS, "max_epoch": 3})
+    recipe.train("exp/cost", "student", **{**OPTIONS, "max_epoch": 3})
     after = json.loads(path.read_text())
     assert after["environment"] == before["environment"] | {"earlier": [elsewhere]}
     assert 1e6 < after["cpu_seconds"] < 1e6 + 600 and after["role"] == "student"
-    recipe.train("exp/parts", "student", **{**OPTIONS, "max_epoch": 1, "resume": False})  # a new training
+    recipe.train("exp/cost", "student", **{**OPTIONS, "max_epoch": 1, "resume": False})  # a new training
     again = json.loads(path.read_text())
     assert again["environment"] == before["environment"] and again["cpu_seconds"] < 600
 

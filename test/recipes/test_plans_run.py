@@ -1,4 +1,4 @@
-"""A shipped plan of each corpus, from its discs to the records of rows, on a miniature."""
+"""Shipped plans, from the discs of the corpus to the records of rows, on miniatures."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,6 @@ import yaml
 from fork_server import QUICK_PYTHON
 from miniature_csj import make_parts, write_csj
 from miniature_librispeech import write_librispeech
-from miniature_switchboard import write_eval2000, write_switchboard
 from shell import TEMPLATE, copy_recipe, model, sh
 
 pytestmark = pytest.mark.slow(seconds=40)
@@ -72,23 +71,6 @@ def check(root: Path, plan: Path, rows: list[str], data: str) -> dict[str, Any]:
     lines = (root / f"plans/results/{plan.stem}.jsonl").read_text().splitlines()
     records = map(json.loads, lines)
     return {f"{r['row']}, {r['length']}": r for r in records if "row" in r}
-
-
-def test_essence_on_switchboard(tmp_path: Path) -> None:
-    train, test = write_switchboard(tmp_path / "swbd", 32), write_eval2000(tmp_path / "hub5", 4, per_side=1)
-    discs = " ".join(str(train / part) for part in ("LDC97S62", "swb_ms98_transcriptions"))
-    models = {"teacher": model(1), "student": model(1), "decode": GREEDY}
-    plan = shrink(
-        TEMPLATE.parents[1] / "swbd/kd1", tmp_path / "kd1", "essence", models,
-        nbpe=36, local_data_opts="--dev_utterances 6",
-    )  # fmt: skip
-    rows = ["one teacher, K = 8"]
-    found = check(tmp_path / "kd1", plan, rows, f"--swbd {discs} --eval2000 {test}")
-    assert found.keys() == {"E-Branchformer, None", "one teacher, K = 8, 1x"}
-    assert found["one teacher, K = 8, 1x"]["teacher_rows"] == [["E-Branchformer", 1, None]]
-    for record in found.values():
-        assert {"train_dev", "eval2000_swbd", "eval2000_callhm", "eval2000_all"} == record["errors"].keys()
-    assert (tmp_path / "kd1/exp/targets_one_teacher/manifest.json").is_file()
 
 
 def test_mutual_learning_on_csj(tmp_path: Path) -> None:
