@@ -78,8 +78,8 @@ def render(results: Results, images: Mapping[str, str]) -> str:
 def _summary(results: Results) -> str:
     """Return how much of the plan is done, and what it cost."""
     lines = results.all_lines(v for row in results.rows.values() for v in variants_of(row))
-    wanted = {(line.row.name, seed, line.variant.length) for line in lines for seed in line.row.seeds}
-    known = [results.known[key] for key in wanted if key in results.known]
+    planned = {(line.row.name, seed, line.variant.length) for line in lines for seed in line.row.seeds}
+    known = [results.known[key] for key in planned if key in results.known]
     hours: dict[str, float] = {}
     costly = [record for record in known if hours_of(record) is not None]
     for record in costly:
@@ -94,7 +94,7 @@ def _summary(results: Results) -> str:
         f"{_search(results, name)}."
         for name, row in results.choices.items()
     )
-    return f"{len(known)} of {len(wanted)} trainings are done; {whose} took {cost}.{chosen}"
+    return f"{len(known)} of {len(planned)} trainings are done; {whose} took {cost}.{chosen}"
 
 
 def _search(results: Results, name: str) -> str:

@@ -190,22 +190,22 @@ def _place_labels(
         ax.plot([1 if curve.kind == "teacher" else x_end, SAMPLE[0]], [y_end, y], **style | thin)
 
 
-def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+def spread(ideal: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
     """Return centres of labels that do not overlap, each close to where it should be.
 
     Args:
-        wanted: where the centres should be.
+        ideal: where the centres should be.
         heights: of the labels, in the same unit.
         low: where the lowest label may begin.
         high: where the highest may end; if all of them do not fit, they go beyond it.
     """
     blocks: list[list[int]] = []  # labels that touch each other, from below
     starts: list[float] = []  # where each block begins
-    for label in sorted(range(len(wanted)), key=lambda i: wanted[i]):
+    for label in sorted(range(len(ideal)), key=lambda i: ideal[i]):
         block = [label]
         while True:
             below = np.cumsum([0.0, *(heights[i] for i in block)])  # what the others of the block take
-            begin = np.mean([wanted[i] - heights[i] / 2 - b for i, b in zip(block, below, strict=False)])
+            begin = np.mean([ideal[i] - heights[i] / 2 - b for i, b in zip(block, below, strict=False)])
             begin = max(min(float(begin), high - below[-1]), low)
             if not blocks or starts[-1] + sum(heights[i] for i in blocks[-1]) <= begin:
                 break
@@ -213,7 +213,7 @@ def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: 
             block = blocks.pop() + block
         blocks.append(block)
         starts.append(begin)
-    centres = [0.0] * len(wanted)
+    centres = [0.0] * len(ideal)
     for block, begin in zip(blocks, starts, strict=True):
         for i in block:
             centres[i] = begin + heights[i] / 2
