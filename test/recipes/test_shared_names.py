@@ -6,7 +6,8 @@ import pytest
 from shell import TEMPLATE
 
 NAME = "[a-z][a-z_]*"  # upper case is the environment's and bash's own
-FUNCTIONS = ("utils/files.sh", "utils/steps.sh", "utils/unlabelled.sh")
+NAMES = ("files", "training", "decoding", "unlabelled", "generations")
+FUNCTIONS = tuple(f"utils/{name}.sh" for name in NAMES)
 SOURCED = (*FUNCTIONS, "utils/parse_options.sh", "path.sh", "cmd.sh")
 
 
@@ -73,7 +74,8 @@ def test_functions_set_only_their_own_variables_and_what_their_file_declares(nam
 
 
 def test_what_a_sourced_file_reads_is_set_in_one_of_the_others() -> None:
-    given = assigned("\n".join(code_of(text_of(name)) for name in ("kd.sh", "path.sh", "cmd.sh")))
+    files = ("kd.sh", "utils/options.sh", "path.sh", "cmd.sh")
+    given = assigned("\n".join(code_of(text_of(name)) for name in files))
     for name in SOURCED:
         assert declared(text_of(name), "Reads") - given <= {"cmd_backend"}  # of the environment
 

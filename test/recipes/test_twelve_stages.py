@@ -92,7 +92,7 @@ def test_the_number_of_parts_of_statistics_depends_on_the_data(
     """One for 500 utterances, no more than 32; each part needs an utterance of both sets."""
     for name, count in zip(("train", "valid"), lines, strict=True):
         (tmp_path / name).write_text("line\n" * count)
-    steps = ROOT / "egs/TEMPLATE/kd1/utils/steps.sh"
+    steps = ROOT / "egs/TEMPLATE/kd1/utils/training.sh"
     command = f"eval \"$(sed -n '/^statistics_parts()/,/^}}/p' {steps})\"; statistics_parts train valid"
     assert sh(tmp_path, "bash", "-c", command).stdout == f"{parts}\n"
 

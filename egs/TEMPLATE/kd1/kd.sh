@@ -99,49 +99,7 @@ fi
 . utils/parse_options.sh "${declared[@]}" -- "$@"
 . ./cmd.sh
 
-for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation; do
-    case ${option} in stage | stop_stage | ngpu) least=0 ;; *) least=1 ;; esac
-    [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
-        error "--${option} '${!option}' is not a number from ${least} up"
-done
-[[ ${asr_task} =~ ^asr(_transducer)?$ ]] || error "--asr_task ${asr_task} is not asr or asr_transducer"
-for option in train_set valid_set test_sets; do
-    [ -n "${!option}" ] || error "--${option} is required"
-done
-for option in gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
-    [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
-done
-read -ra skipped_stages <<< "${skip_stages}"
-for option in "${skipped_stages[@]}"; do
-    [[ ${option} =~ ^([1-9]|1[0-2])$ ]] || error "--skip_stages '${option}' is not a stage: they are 1 to 12"
-done
-read -ra teacher_tags <<< "${teacher_tag}"
-tags=("${teacher_tags[@]}" ${student_tag:+"${student_tag}"})
-for option in "${tags[@]}" ${inference_tag:+"${inference_tag}"}; do
-    [[ ${option} =~ ^[A-Za-z0-9][A-Za-z0-9_.,+=-]*$ ]] ||
-        error "the tag '${option}' is not the name of a directory: use letters, digits and any of _.,+=-"
-done
-option=$(printf '%s\n' "${tags[@]}" | sort | uniq -d | head -n 1)
-[ -z "${option}" ] || error "the tag '${option}' is given to two models: give each model a tag of its own"
-[[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
-[ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
-    error "--generation ${generation} needs --kd_config or --unlabelled_sets: without them no student learns from the one before"
-teacher_inference_config=${teacher_inference_config:-${inference_config}}
-[[ ${peers} =~ ^(each|first|ensemble)$ ]] || error "--peers ${peers} is not each, first or ensemble"
-[ "${peers} ${asr_task}" != "ensemble asr_transducer" ] || error "--peers ensemble: transducers cannot be decoded together"
-read -ra kd_configs <<< "${kd_config//,/ }"
-if [ -n "${kd_config}" ] && grep -qs '^mutual:' "${kd_configs[@]}"; then
-    [ ${#kd_configs[@]} -eq 1 ] || error "--kd_config ${kd_config}: mutual learning has one phase: give one configuration"
-    [ "${generation}${unlabelled_sets}" = 1 ] ||
-        error "--kd_config ${kd_config}: mutual learning has no teacher: leave out --generation and --unlabelled_sets"
-    teacher_exp='' teacher_config='' teacher_tag=''
-fi
-[ -z "${student_exp}" ] || [ -z "${student_tag}" ] ||
-    error "--student_tag is a part of the directory's name: leave it out beside --student_exp"
-if [ -n "${teacher_exp}" ]; then  # as with asr.sh's --asr_exp, the experiment goes first
-    [ -z "${teacher_tag}" ] || error "--teacher_tag is for teachers that are trained here: leave it out beside --teacher_exp"
-    teacher_config=
-fi
+. utils/options.sh
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
 
@@ -205,8 +163,10 @@ number=     # number of the stage that runs
 several=    # yes in stages that run once in each of several generations
 
 . utils/files.sh
-. utils/steps.sh
+. utils/training.sh
+. utils/decoding.sh
 . utils/unlabelled.sh
+. utils/generations.sh
 
 # --- stages ---
 titles=(
@@ -354,44 +314,6 @@ stage_12() {
     for dir in "${dirs[@]}"; do
         pack "${dir}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
     done
-}
-
-# --- generations ---
-# student_of GENERATION [PHASES]: print the directory of its student after so many phases (default: all).
-student_of() {
-    local name=${student_exp%/} phases=${2:-${#kd_configs[@]}}
-    [ -z "${student_tag}" ] || name=${expdir}/asr_${student_tag}$(args_suffix "${student_args}")
-    if [ -n "${name}" ]; then
-        [ "${phases}" -ge ${#kd_configs[@]} ] || name+=_phase${phases}
-        [ "$1" -eq 1 ] || name+=_gen$1
-        echo "${name}"
-        return
-    fi
-    name=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]:0:${phases}}")
-    if [ -n "${labelling}" ]; then
-        name+=_$(IFS=_; echo "${unlabelled[*]}")${unlabelled_share:+_share${unlabelled_share}}
-        name+=$(args_suffix "${pseudo_label_args}")
-    fi
-    if [ "$1" -gt 1 ] || [ -n "${labelling}" ]; then name+=_gen$1; fi
-    echo "${name}"
-}
-
-# select_generation GENERATION: set student and teachers for stages 8 to 11.
-select_generation() {
-    current_generation=$1
-    mixed=
-    [ -n "${student_config}" ] || return 0
-    [ "$1" -eq 1 ] || { teachers=("${student}"); teacher_config=; }
-    student=$(student_of "$1")
-    students+=("${student}")
-    [ -n "${labelling}" ] || return 0
-    mixed=${student_exp:+${student//\//_}}  # the same name in two folders is possible
-    mixed=${raw}/pseudo/${mixed:-${student##*/}}/mix
-}
-
-# best_student: print the directory of the student with the lowest error rate on the development set.
-best_student() {
-    "${python}" -m espnet_kd best --metric "${metric}" --decoded "${inference_tag}/${valid_set}" "${students[@]}"
 }
 
 # --- the loop over the stages ---

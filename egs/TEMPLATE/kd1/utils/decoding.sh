@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Sourced by kd.sh: decoding, scoring, results, and packing.
+# Reads: asr_task audio_type bpemodel cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated expdir
+#   gpu_inference inference_args inference_asr_model inference_config inference_nj inference_tag metric nlsyms_txt peers
+#   python raw result_sets results_md student teacher_inference_config teacher_inference_tag teachers tests token_type
+#   valid_set
+# Sets: none
+# shellcheck disable=SC2154
+
+# task_of EXP: print asr or asr_transducer; only transducers have joint_network_conf in their configuration.
+task_of() { if grep -q '^joint_network_conf:' "$1/config.yaml"; then echo asr_transducer; else echo asr; fi; }
+
+# peer_dirs: print the directories of the student, or of the peers of a mutual training.
+peer_dirs() {
+    "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
+}
+
+# decode EXP SET...: write 1-best hypotheses; skip sets that were decoded with the same inputs.
+decode() {
+    local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=()
+    shift
+    [ "${gpu_inference}" != true ] || { cmd=${cuda_cmd}; gpu=1; }
+    [ -z "${inference_config}" ] || options=(--config "${inference_config}")
+    read -ra words <<< "${inference_args}"
+    for set; do
+        dir=${exp}/${inference_tag}/${set}
+        logs=${dir}/logdir
+        lock "${dir}"
+        jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
+        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}"
+            "${python}" -m espnet_kd contents "${raw}/${set}/wav.scp")
+        [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # without comments
+        inputs+=" ${inference_args}"
+        if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
+            log "${dir}: already decoded"
+            continue
+        fi
+        if [ ! -e "${logs}/inputs" ] || ! unchanged "${logs}/inputs" "${inputs}" ||
+            [ ! -e "${logs}/keys.${jobs}.scp" ] || [ -e "${logs}/keys.$((jobs + 1)).scp" ]; then
+            rm -rf "${dir}"/{text,token,token_int,score,score.json} "${logs}"
+            mkdir -p "${logs}"
+            split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
+            echo "${inputs}" > "${logs}/inputs"
+        fi
+        for ((part = 1; part <= jobs; part++)); do  # repeat a job whose files are missing
+            all_exist "${logs}/output.${part}/1best_recog"/{token_int,token,score,text} || rm -f "${logs}/done.${part}"
+        done
+        ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
+            "${python}" -m espnet_kd -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
+            --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
+            --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
+        for file in token_int token score text; do  # text last: it marks the set as decoded
+            for ((part = 1; part <= jobs; part++)); do
+                cat "${logs}/output.${part}/1best_recog/${file}"
+            done | sort > "${dir}/.${file}"
+            mv "${dir}/.${file}" "${dir}/${file}"
+        done
+        log "${dir}: decoded by ${jobs} jobs"
+    done
+}
+
+# score EXP SET...: compute WER and CER of decoded sets.
+score() {
+    local exp=$1 set dir symbols=()
+    shift
+    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    for set; do
+        dir=${exp}/${inference_tag}/${set}
+        need 10 "${dir}/text"
+        log "${exp##*/}:"
+        "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
+        [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # scorer of the corpus
+    done
+}
+
+# score_others: score the other experiments that were decoded under the same tag, since the table shows them, too.
+score_others() {
+    local dir set unscored
+    for dir in "${expdir}"/*/"${inference_tag}"; do
+        unscored=
+        for set in "${evaluated[@]}"; do
+            [ -e "${dir}/${set}/text" ] || continue 2
+            [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
+        done
+        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || log "warning: ${dir} could not be scored" >&2
+    done
+}
+
+# write_results: write the table of all experiments, and plots.
+write_results() {
+    score_others
+    "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
+        --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" \
+        --inference_tag "${inference_tag}" "${teacher_inference_tag}" --checkpoint "${inference_asr_model}" \
+        --metric "${metric}" --out "${results_md}" --images "$(dirname "${results_md}")/images"
+}
+
+# together OUT MEMBERS SET...: decode and score an ensemble; MEMBERS is the name of an array of experiments.
+together() {
+    declare -n members=$2
+    local exp=$1 words=(--ngpu 0 --workers "${inference_nj}")
+    shift 2
+    [ "${gpu_inference}" != true ] || words=(--ngpu 1)
+    [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
+    lock "${exp}"  # students of several seeds have the same teachers
+    "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+        --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${@/#/${raw}/}" "${words[@]}"
+    score "${exp}" "$@"
+}
+
+# teachers_together SET...: decode the teachers as an ensemble if --decode_ensemble is true.
+teachers_together() {
+    [ "${decode_ensemble}" != true ] || together "${expdir}/ensemble_of_${#teachers[@]}" teachers "$@"
+}
+
+# as_teacher COMMAND...: run it with --teacher_inference_config, which the teachers of generation 1 are decoded with.
+as_teacher() {
+    if [ "${current_generation}" -eq 1 ]; then
+        local inference_config=${teacher_inference_config} inference_tag=${teacher_inference_tag}
+    fi
+    "$@"
+}
+
+# teacher_dirs: print the directories in which the teachers are decoded and scored.
+teacher_dirs() {
+    local teacher
+    for teacher in "${teachers[@]}"; do
+        model_dir "${teacher}"
+    done
+}
+
+# measure_delay: measure the emission delay of a transducer against its teacher.
+measure_delay() {
+    local dir options=()
+    [ "${asr_task}" = asr_transducer ] && [ ${#teachers[@]} -gt 0 ] || return 0
+    dir=$(model_dir "${teachers[0]}")
+    [ "$(task_of "${dir}")" = asr_transducer ] || return 0
+    [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
+    [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
+    "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
+        --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
+        log "warning: the emission delay of ${student} could not be measured" >&2
+}
+
+# pack EXP STATISTICS: make a zip file with the model, which ESPnet unpacks on any machine.
+pack() {
+    local exp=$1 out options=(--option "$2")
+    out=${exp}/${exp##*/}_${inference_asr_model%.*}.zip
+    [ "${token_type}" != bpe ] || options+=(--option "${bpemodel}")
+    [ "${nlsyms_txt}" = none ] || options+=(--option "${nlsyms_txt}")
+    [ ! -e "${results_md}" ] || options+=(--option "${results_md}")
+    [ ! -e "${exp}/images" ] || options+=(--option "${exp}/images")
+    "${python}" -m espnet2.bin.pack asr --asr_train_config "${exp}/config.yaml" \
+        --asr_model_file "${exp}/${inference_asr_model}" "${options[@]}" --outpath "${out%.zip}.partial.zip" \
+        > "${exp}/pack.log"
+    mv "${out%.zip}.partial.zip" "${out}"
+    log "packed: ${out}"
+}

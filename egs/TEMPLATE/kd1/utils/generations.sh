@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Sourced by kd.sh: generations of students, each of which is the teacher of the next.
+# Reads: expdir inference_tag kd_configs labelling metric pseudo_label_args python raw student_args student_config
+#   student_exp student_tag unlabelled unlabelled_share valid_set
+# Sets: current_generation mixed student students teacher_config teachers
+# shellcheck disable=SC2034,SC2154
+
+# student_of GENERATION [PHASES]: print the directory of its student after so many phases (default: all).
+student_of() {
+    local name=${student_exp%/} phases=${2:-${#kd_configs[@]}}
+    [ -z "${student_tag}" ] || name=${expdir}/asr_${student_tag}$(args_suffix "${student_args}")
+    if [ -n "${name}" ]; then
+        [ "${phases}" -ge ${#kd_configs[@]} ] || name+=_phase${phases}
+        [ "$1" -eq 1 ] || name+=_gen$1
+        echo "${name}"
+        return
+    fi
+    name=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]:0:${phases}}")
+    if [ -n "${labelling}" ]; then
+        name+=_$(IFS=_; echo "${unlabelled[*]}")${unlabelled_share:+_share${unlabelled_share}}
+        name+=$(args_suffix "${pseudo_label_args}")
+    fi
+    if [ "$1" -gt 1 ] || [ -n "${labelling}" ]; then name+=_gen$1; fi
+    echo "${name}"
+}
+
+# select_generation GENERATION: set student and teachers for stages 8 to 11.
+select_generation() {
+    current_generation=$1
+    mixed=
+    [ -n "${student_config}" ] || return 0
+    [ "$1" -eq 1 ] || { teachers=("${student}"); teacher_config=; }
+    student=$(student_of "$1")
+    students+=("${student}")
+    [ -n "${labelling}" ] || return 0
+    mixed=${student_exp:+${student//\//_}}  # the same name in two folders is possible
+    mixed=${raw}/pseudo/${mixed:-${student##*/}}/mix
+}
+
+# best_student: print the directory of the student with the lowest error rate on the development set.
+best_student() {
+    "${python}" -m espnet_kd best --metric "${metric}" --decoded "${inference_tag}/${valid_set}" "${students[@]}"
+}
