@@ -237,6 +237,8 @@ def process_shards(shards: list[Shard], work: Work, cluster: Cluster) -> Iterato
     Raises:
         UserError: ``work`` raises it, the cluster does not start, or a shard kills its workers.
     """
+    if not shards:  # a run before this one was killed between the last shard and its end
+        return
     if cluster.kind == "local" and cluster.workers == 1 and not cluster.options:
         yield from map(work, shards)
         return

@@ -72,10 +72,9 @@ def slurm_node(root: Path) -> Iterator[dict[str, str]]:
     # GPUs whose devices are no devices; a count alone is ignored.
     (root / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     environment = {"SLURM_CONF": str(root / "slurm.conf")}
+    files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     servers = [
-        ["munged", "-F", "--force", *(f"--{what}={root}/munge.{end}" for what, end in (
-            ("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed")
-        ))],
+        ["munged", "-F", "--force", *(f"--{what}={root}/munge.{end}" for what, end in files.items())],
         ["slurmctld", "-D", "-i", "-f", str(root / "slurm.conf")],
         ["slurmd", "-D", "-f", str(root / "slurm.conf")],
     ]  # fmt: skip
@@ -90,7 +89,8 @@ def slurm_node(root: Path) -> Iterator[dict[str, str]]:
                 )
                 if name == "munged":
                     _wait(lambda: (root / "munge.socket").exists(), started, root)
-            _wait(lambda: "idle" in _output("sinfo", "--noheader", "--format=%t", **environment), started, root)
+            states = ("sinfo", "--noheader", "--format=%t")
+            _wait(lambda: "idle" in _output(*states, **environment), started, root)
             yield environment
         finally:
             if len(started) == len(servers):

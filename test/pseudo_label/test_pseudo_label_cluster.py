@@ -65,6 +65,11 @@ def test_a_cluster_that_does_not_start_is_one_line(
         list(parallel.process_shards(shards, lambda shard: shard, Cluster(kind, 2, options)))
 
 
+def test_no_cluster_is_started_when_every_shard_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "start_cluster", None)
+    assert list(parallel.process_shards([], lambda shard: shard, Cluster("slurm", 4))) == []
+
+
 def test_shards_are_equal_and_in_order_whatever_the_order_of_the_table() -> None:
     wavs = {f"u{i}": f"{i}.wav" for i in (3, 0, 4, 1, 2)}
     shards = plan_shards(Path("d"), wavs, 2)

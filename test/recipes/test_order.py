@@ -45,6 +45,8 @@ def test_one_line_says_what_is_missing(
         (("--generation", "2"), "--generation 2 needs --kd_config or --unlabelled_sets: without"),
         (("--valid_set", ""), "--valid_set is required"),
         (("--skip_eval", "yes"), "--skip_eval 'yes' is neither true nor false"),
+        (("--detach", "yes"), "--detach 'yes' is neither true nor false"),
+        (("--detach", "true"), "--detach true needs cmd_backend=slurm; elsewhere use nohup, tmux or"),
         (("--gpu_inference", "1"), "--gpu_inference '1' is neither true nor false"),
         (("--skip_stages", "3", "13"), "--skip_stages '13' is not a stage: they are 1 to 12"),
         (("--student_tag", "a/b"), "the tag 'a/b' is not the name of a directory"),
@@ -161,7 +163,7 @@ def test_a_tag_names_the_experiment(recipe: Path) -> None:
 def test_an_unknown_backend_is_refused(recipe: Path) -> None:
     assert (
         failure(recipe, cmd_backend="cloud")
-        == "cmd.sh: error: cmd_backend=cloud is neither local nor slurm\n"
+        == "cmd.sh: error: cmd_backend=cloud is not local, slurm, sge, pbs or ssh\n"
     )
 
 
