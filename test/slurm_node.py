@@ -1,4 +1,4 @@
-"""A Slurm of one node on this machine, started for tests: its own directory, ports on 127.0.0.1, no accounting."""
+"""A Slurm of one node on this machine, for tests: its own directory, ports on 127.0.0.1, no accounting."""
 
 import os
 import shutil

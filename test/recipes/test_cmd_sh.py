@@ -47,7 +47,8 @@ def test_the_runners_of_a_checkout(
     if config:
         assert (TEMPLATE / "conf" / config).exists()
         script(tmp_path / "conf" / config, "")
-        assert commands(tmp_path, **changes)[0] == f"{runner} --config conf/{config}"  # the recipe's goes first
+        own = f"{runner} --config conf/{config}"
+        assert commands(tmp_path, **changes)[0] == own, "the recipe's goes first"
     path = f"{runner.parent}:/usr/bin:/bin"
     assert commands(tmp_path, cmd_backend=backend, PATH=path)[0].startswith(f"{runner}")
 

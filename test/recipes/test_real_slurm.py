@@ -168,7 +168,8 @@ def test_a_detached_run(tmp_path: Path, corpus: Path, slurm: dict[str, str]) -> 
     first, second = (sh(root, *command, **slurm, cmd_backend="slurm") for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr
     (log,) = root.glob("exp/log/run.*.log")
-    assert f"its output is exp/log/{log.name}" in first.stderr and "runs this command already" in second.stderr
+    assert f"its output is exp/log/{log.name}" in first.stderr
+    assert "runs this command already" in second.stderr
     wait_until(lambda: queue(slurm, "perturb_train", "%T") == "RUNNING")
     assert "stage 1: took" in log.read_text()
     job, child = queue(slurm, "detached"), queue(slurm, "perturb_train")
