@@ -48,5 +48,9 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "latex2mathml>=3.77,<4"],
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
-    entry_points={"console_scripts": ["espnet-kd = espnet_kd.__main__:main"]},
+    entry_points={
+        "console_scripts": ["espnet-kd = espnet_kd.__main__:main"],
+        # for ESPnet3
+        "lightning.pytorch.callbacks_factory": ["espnet_kd = espnet_kd.tasks.lightning:callbacks"],
+    },
 )
