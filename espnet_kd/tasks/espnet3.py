@@ -42,8 +42,8 @@ class InESPnet3(WithMethods):
         for method in active(vars(args)):
             if method.preprocess(args, True, None) is not None:
                 raise UserError(
-                    "teacher and student prepare their speech differently (speech_volume_normalize, noise_scp, ...), "
-                    "for which ESPnet3 has one preprocessor: give these options to "
+                    "teacher and student prepare their speech differently (speech_volume_normalize, "
+                    "noise_scp, ...), for which ESPnet3 has one preprocessor: give these options to "
                     "`dataset: preprocessor`, for both, or use a recipe of ESPnet2"
                 )
         return super().build_model(args)
