@@ -24,6 +24,7 @@ gpu_inference=false         # true decodes on a GPU
 expdir=exp                  # directory of the experiments
 dumpdir=dump                # directory of the formatted audio
 python=python3              # Python interpreter that has ESPnet
+detach=false                # true submits the whole run as a job of Slurm, and ends; needs cmd_backend=slurm
 # Data
 train_set=                  # training set, a directory that local/data.sh makes in data/
 valid_set=                  # development set; epochs and methods are chosen on it
@@ -100,6 +101,8 @@ fi
 . ./cmd.sh
 
 . utils/options.sh
+. utils/jobs.sh
+[ "${detach}" = false ] || detach_run "$@"
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
 
@@ -188,7 +191,7 @@ stage_2() {
         log "nothing to do without --speed_perturb_factors"
     else
         need 1 "data/${train_set}/wav.scp"
-        "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
+        compute "${train_cmd}" "perturb_${train_set}" "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
     fi
     perturb_unlabelled
 }
@@ -199,8 +202,8 @@ stage_3() {
     for set in "${train}" "${evaluated[@]}"; do
         need 1 "data/${set}/wav.scp"
         case ${set} in "${train}" | "${valid_set}") part=/org kind=() ;; *) part='' kind=(--scored) ;; esac
-        "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
-            "data/${set}" "${raw}${part}/${set}"
+        compute "${train_cmd} --num_threads ${nj}" "format_${set}" "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" \
+            --fs "${fs}" --audio_format "${audio_format}" "data/${set}" "${raw}${part}/${set}"
     done
     format_unlabelled
 }
@@ -209,8 +212,8 @@ stage_4() {
     local set
     for set in "${train}" "${valid_set}"; do
         need 3 "${raw}/org/${set}/wav.scp"
-        "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
-            "${raw}/org/${set}" "${raw}/${set}"
+        compute "${train_cmd}" "lengths_${set}" "${python}" -m espnet_kd lengths --min "${min_wav_duration}" \
+            --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
     done
     filter_unlabelled
 }
@@ -219,8 +222,8 @@ stage_5() {
     local symbols=()
     need 4 "${raw}/${train}/text"
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
-    "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" "${symbols[@]}" \
-        --text "${raw}/${train}/text" --out "${token_dir}"
+    compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" \
+        --bpemode "${bpemode}" "${symbols[@]}" --text "${raw}/${train}/text" --out "${token_dir}"
 }
 
 stage_6() {

@@ -103,7 +103,8 @@ together() {
     [ "${gpu_inference}" != true ] || words=(--ngpu 1)
     [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
     lock "${exp}"  # students of several seeds have the same teachers
-    "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+    compute "$(cluster=local command_for_shards "${inference_nj}" "${decode_cmd}")" "decode_${exp##*/}" \
+        "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
         --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${@/#/${raw}/}" "${words[@]}"
     score "${exp}" "$@"
 }
@@ -137,7 +138,7 @@ measure_delay() {
     [ "$(task_of "${dir}")" = asr_transducer ] || return 0
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
     [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
-    "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
+    compute "${decode_cmd}" "delay_${student##*/}" "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
         --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
         log "warning: the emission delay of ${student} could not be measured" >&2
 }

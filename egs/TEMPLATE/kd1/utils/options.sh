@@ -12,7 +12,7 @@ done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
-for option in gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
+for option in detach gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
     [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
 done
 read -ra skipped_stages <<< "${skip_stages}"

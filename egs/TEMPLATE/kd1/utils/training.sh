@@ -116,7 +116,7 @@ speech_only() {
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${6:+"$6"}) taught=() data
-    local speech=${raw}/${train} shapes plain batches=() trained_on
+    local speech=${raw}/${train} shapes plain batches=() trained_on name cpus=''
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -164,7 +164,10 @@ train() {
     fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
-    "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp//[[:space:]]/_}/train.log" --log "${exp}/train.log" \
+    [ "${ngpu}" -gt 0 ] || cpus=' --num_threads 2'  # the training, and a process that loads its data
+    name=${exp##*/}
+    kd_checkpoint=${exp}/checkpoint.pth "${python}" -m espnet2.bin.launch \
+        --cmd "${cuda_cmd}${cpus} --name ${name//[[:space:]]/_}" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
         "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" --resume true \
@@ -187,7 +190,8 @@ write_targets() {
     read -ra words <<< "${targets_args}"
     lock "${expdir}/targets"  # students of several seeds share a store
     for config in "${kd_configs[@]}"; do
-        "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
+        compute "$(command_for_shards "${nj}" "${train_cmd}")" "targets_$(config_name "${config}")" \
+            "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
             --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
     done
 }
