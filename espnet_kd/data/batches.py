@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.config import merge_files, split_words
+from espnet_kd.config import merge_files, read_config, refuse_unknown, split_words
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.datadir import Seconds
 from espnet_kd.errors import UserError
@@ -124,6 +124,45 @@ def read_shapes(files: Sequence[Path], hertz: int) -> Speech:
     return Speech(utterances, seconds / hertz, values, bins)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Published sizes of a corpus, ``local/sizes.yaml`` of a recipe.
+
+    Attributes:
+        hours: of speech, by set.
+        rates: tokens in a second of speech, by the name of the token list, such as bpe5000.
+        characters: size of a token list of characters; 0 if unknown.
+    """
+
+    hours: Mapping[str, float]
+    rates: Mapping[str, float]
+    characters: int = 0
+
+    def tokens(self, name: str) -> int | None:
+        """Return the size of the token list; None if unknown."""
+        return int(name[3:]) if name.startswith("bpe") else self.characters or None
+
+    def speech(self, name: str, hertz: int) -> Speech | None:
+        """Return an hour of speech with this token list; None if its rate is unknown."""
+        size = self.tokens(name)
+        return Speech.of_rates(hertz, self.rates[name], size) if name in self.rates and size else None
+
+
+def read_sizes(path: Path) -> Sizes:
+    """Read ``local/sizes.yaml``; a recipe without it publishes no sizes.
+
+    Raises:
+        UserError: it has an unknown key, or a value that is no positive number.
+    """
+    config = read_config(path) if path.exists() else {}
+    refuse_unknown(str(path), config, ("hours", "tokens_per_second", "characters"))
+    found = [config.get("hours") or {}, config.get("tokens_per_second") or {}]
+    for name, value in [*found[0].items(), *found[1].items(), ("characters", config.get("characters", 1))]:
+        if not isinstance(value, int | float) or value <= 0:
+            raise UserError(f"{path}: {name} is {value!r}: give a number above 0")
+    return Sizes(*found, int(config.get("characters", 0)))
+
+
 def of_config(config: Mapping[str, Any], options: str = "") -> Batches:
     """Return the batches of a training configuration.
 
@@ -204,10 +243,13 @@ def describe(config: Mapping[str, Any], batches: Batches, data: Speech, gpus: in
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``batches CONFIG... --shapes FILE... [--ngpu N] [--config_ngpu M]``: print a line, and a warning."""
+    """Run ``batches CONFIG... --shapes FILE...`` or ``... --sizes FILE --tokens NAME``: print a line, and a warning."""
     parser = command_parser("batches")
     parser.add_argument("configs", nargs="+", type=Path, help="configurations; a later one wins")
-    parser.add_argument("--shapes", nargs="+", type=Path, required=True, help="speech_shape, and text_shape.TYPE")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--shapes", nargs="+", type=Path, help="speech_shape, and text_shape.TYPE")
+    source.add_argument("--sizes", type=Path, help="published sizes of the corpus, local/sizes.yaml of a recipe")
+    parser.add_argument("--tokens", default="char", help="token list, for --sizes (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     for option, default, text in (
         ("--ngpu", 1, "GPUs of a node; 0 for the CPU"),
@@ -223,7 +265,11 @@ def main(argv: list[str] | None = None) -> None:
     config = merge_files(args.configs)
     gpus = args.ngpu * args.num_nodes
     batches = of_config(config, args.args).for_gpus(gpus, args.config_ngpu)
-    line, warning = describe(config, batches, read_shapes(args.shapes, parse_rate(args.fs)), gpus)
+    hertz = parse_rate(args.fs)
+    data = read_shapes(args.shapes, hertz) if args.shapes else read_sizes(args.sizes).speech(args.tokens, hertz)
+    if data is None:
+        raise UserError(f"{args.sizes} does not know {args.tokens}: add its tokens_per_second, or give --shapes")
+    line, warning = describe(config, batches, data, gpus)
     print(line)
     if warning:
         print(f"warning: {warning}")
