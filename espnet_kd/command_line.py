@@ -189,6 +189,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "find the sets that a development set consists of, or join their hypotheses to its own",
             "--set dump/raw/dev --among dump/raw/dev_clean dump/raw/dev_other",
         ),
+        "dry-run": Command(
+            "espnet_kd.commands.dry_run",
+            "print what the stages of kd.sh would do, make and cost: ./run.sh --dry_run true",
+            "--stages 1 2 --option fs=16k",
+        ),
         "progress": Command(
             "espnet_kd.commands.progress",
             "follow a training log, with a progress bar on a terminal",

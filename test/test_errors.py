@@ -105,6 +105,8 @@ BAD = [
     ("batches", "good.yaml --shapes missing", "missing does not exist"),
     ("batches", "good.yaml --shapes file", "file:1: expected `ID LENGTH`"),
     ("batches", "good.yaml --shapes file --ngpu -1", "--ngpu -1: give a number from 0 up"),
+    ("dry-run", "--option stage=1", "--option has no fs: call this by `./run.sh --dry_run true`"),
+    ("dry-run", "--option fs=fast", "fast"),
     ("parts", "--set missing --among dump", "missing/utt2num_samples does not exist"),
     ("parts", "--set dump --among data --decoded exp", "dump does not consist of data"),
     ("parts", "--set dump --among dump --decoded empty", "empty/dump/token_int does not exist"),

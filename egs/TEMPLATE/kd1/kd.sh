@@ -175,6 +175,7 @@ several=    # yes in stages that run once in each of several generations
 . utils/decoding.sh
 . utils/unlabelled.sh
 . utils/generations.sh
+. utils/dry_run.sh
 
 # --- stages ---
 titles=(
@@ -360,6 +361,12 @@ run_stages() {
 }
 
 [ ${#unlabelled[@]} -eq 0 ] || speech_phases || labelling=yes
+if [ "${dry_run}" = true ]; then
+    select_generation 1
+    # shellcheck disable=SC2046  # numbers
+    show_stages $(for n in {1..12}; do if is_to_run "${n}"; then echo "${n}"; fi; done)
+    exit
+fi
 run_stages 1 7
 [ "${generation}" -eq 1 ] || several=yes
 for ((g = 1; g <= generation; g++)); do

@@ -25,6 +25,7 @@ find_valid_parts() {
     local first others=() set found
     [ -z "${valid_parts_found}" ] || return 0
     valid_parts_found=yes
+    valid_parts=()
     first=$(cut -d ' ' -f 1 "${raw}/${valid_set}/wav.scp" | head -n 1) || true
     for set in "${tests[@]}"; do
         [ "${set}" = "${valid_set}" ] || [ ! -e "${raw}/${set}/wav.scp" ] || others+=("${raw}/${set}")
