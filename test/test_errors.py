@@ -63,6 +63,8 @@ BAD = [
     ("prepare", "switchboard missing out", "missing is not a directory"),
     ("prepare", "eval2000 unreadable out", "unreadable cannot be used"),
     ("prepare", "csj empty out", "empty"),
+    ("prepare", "rt03 empty out", "no eval03/english/cts/sw_NNNNN.sph below"),
+    ("prepare", "fisher empty out", "no fe_03_NNNNN.txt below"),
     ("prepare", "digits --train 0 out", "--train"),
     ("perturb", "missing out", "missing is not a directory"),
     ("perturb", "data file", "file"),
