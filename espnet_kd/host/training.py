@@ -19,6 +19,7 @@ from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet2.train.dataset import ESPnetDataset
+from espnet2.train.distributed_utils import get_world_size
 from espnet2.train.reporter import Reporter
 
 from espnet_kd.host.outputs import task_of
@@ -47,6 +48,14 @@ def named_classes(task: type[AbsTask]) -> dict[str, list[str]]:
     """
     named = {choice.name: list(choice.classes) for choice in task.class_choices_list}
     return named | {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
+
+
+def gpus_of(args: argparse.Namespace) -> int:
+    """Return how many GPUs train together, on all nodes; 0 for a training on the CPU.
+
+    Relied upon: ``ngpu`` is 1 in a process of several, and ``get_world_size`` finds their number.
+    """
+    return args.ngpu * get_world_size(args.dist_world_size, args.dist_launcher) if args.ngpu else 0
 
 
 def build_model(config: Mapping[str, Any]) -> Any:

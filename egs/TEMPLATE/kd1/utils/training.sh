@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
-# Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation expdir fs gpu_inference inference_asr_model
+# Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation expdir fs gpu_inference inference_asr_model
 #   kd_configs language mixed ngpu nj nlsyms_txt num_nodes python raw run_line sp student student_args student_config
 #   student_exp student_tag targets_args teacher_config teachers token_list token_type tokens train train_cmd unlabelled
 #   unlabelled_share valid_set
@@ -96,6 +96,12 @@ train_student() {
     done
 }
 
+# train_alone: train the student without a teacher and without pseudo-labels.
+train_alone() {
+    local mixed=''
+    train student "${alone}" "${student_config}" "${student_args}" ""
+}
+
 # speech_only EXP CONFIG...: print the options of a training on speech alone, if there are unlabelled sets and the
 # configurations need no transcripts; nothing otherwise.
 speech_only() {
@@ -115,7 +121,7 @@ speech_only() {
 
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${6:+"$6"}) taught=() data
+    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${6:+"$6"}) taught=() data measured
     local speech=${raw}/${train} shapes plain batches=() trained_on name cpus=''
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
@@ -151,15 +157,17 @@ train() {
         --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
-    [ -z "${options}" ] || mapfile -t data <<< "${options}"
+    measured=("${shapes}"/{speech_shape,"text_shape.${token_type}"})
+    [ -z "${options}" ] || { mapfile -t data <<< "${options}"; measured=("${exp}/speech/utt2num_samples"); }
+    [ "${ngpu}" -eq 0 ] || log "${exp}: $("${python}" -m espnet_kd batches "${exp}/train.yaml" --shapes "${measured[@]}" \
+        --fs "${fs}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --config_ngpu "${config_ngpu}" --args="$4")"
     read -ra words <<< "$4"
     if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6" && [[ " $4" != *" --delay_student "* ]]; then
         [ -z "${student_exp}" ] || error "'delay: auto' in $6 needs the student without a teacher:" \
             "name its directory in --student_args, as --delay_student DIRECTORY"
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
-            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: train it first, by this command" \
-                "without --kd_config${student_tag:+ and --student_tag}"
+            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: add --student_alone true"
         words+=(--delay_student "${plain}")
     fi
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
@@ -172,7 +180,7 @@ train() {
         --multiprocessing_distributed true -- \
         "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" --resume true \
         --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
-        --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
+        --config_ngpu "${config_ngpu}" --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
     kill "${watcher}" 2> /dev/null || true
     wait "${watcher}" 2> /dev/null || true
     if [ "${status}" -ne 0 ]; then
