@@ -138,15 +138,23 @@ def iterate_rows(path: str | Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: the file is missing or not UTF-8, or a key is empty or has odd characters.
     """
-    for number, line in enumerate(iterate_lines(path), 1):
-        key, _, value = line.partition(" ")
-        if "\t" in key:
-            key, _, value = line.partition("\t")
-        if not key:
-            raise UserError(f"{path}:{number}: the line does not start with a key")
-        if not key.isprintable() and has_odd_characters(key):
-            raise UserError(f"{path}:{number}: the key {key!r} has a control character or a special space")
-        yield key, value.strip()
+    with _reading(path), Path(path).open(encoding="utf-8-sig") as f:
+        for number, line in enumerate(f, 1):
+            key, _, value = line.partition(" ")
+            if not key or not key.isprintable():  # few lines, such as keys alone, or before a tab
+                key, value = _unusual_row(path, number, line.removesuffix("\n"))
+            yield key, value.strip()
+
+
+def _unusual_row(path: str | Path, number: int, line: str) -> tuple[str, str]:
+    key, _, value = line.partition(" ")
+    if "\t" in key:
+        key, _, value = line.partition("\t")
+    if not key:
+        raise UserError(f"{path}:{number}: the line does not start with a key")
+    if not key.isprintable() and has_odd_characters(key):
+        raise UserError(f"{path}:{number}: the key {key!r} has a control character or a special space")
+    return key, value
 
 
 def repeated_key(path: str | Path, number: int, key: str) -> UserError:

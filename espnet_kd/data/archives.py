@@ -181,6 +181,6 @@ def _made_of(archive: Archive, sources: dict[str, list[Any]], settings: Settings
         yield [settings.fs, settings.audio_format]
         for utt, _, audio, _, _, *cut in archive.utterances:
             file, rest = file_and_rest(audio)
-            yield [utt, sources[file][-1], rest, *cut]
+            yield [utt, sources[file][-1], rest, str(cut)]
 
     return digest(parts())

@@ -24,7 +24,7 @@ CACHE_FILE = ".contents.json"  # beside wav.scp
 YOUNG = 2.0  # seconds; a younger file may change again without another time of modification
 IN_ARK = re.compile(r"(.*\.ark)(:\d+)")
 WHOLE = ""  # key of the fingerprint of a whole table in the cache; no file has this name
-PLAIN = re.compile(r"[\w\-./:+=@,]*", re.ASCII)  # what JSON writes as it is
+PLAIN = re.compile(r"[\w\-./:+=@, ]*", re.ASCII)  # what JSON writes as it is
 LENGTH = 32  # hexadecimal digits of a fingerprint, 128 bits
 
 
@@ -194,6 +194,6 @@ def digest(content: Iterable[object]) -> str:
 
 
 def _json_line(part: object) -> bytes:
-    if isinstance(part, list) and all(map(PLAIN.fullmatch, part)):  # much faster than json
+    if isinstance(part, list) and all(isinstance(x, str) and PLAIN.fullmatch(x) for x in part):  # faster
         return f'["{"\", \"".join(part)}"]\n'.encode()
     return json.dumps(part, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"

@@ -6,6 +6,7 @@ replaces the audio by a sox pipe and rescales segments; here audio and segments 
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from espnet_kd.data.tables import spk2utt_rows
 from espnet_kd.errors import UserError
 from espnet_kd.files import write_rows
 
+# A segment that parsing and formatting would not change, as are most.
+ROUNDED = re.compile(r"\S+( (0|[1-9]\d{0,8})\.(\d{0,5}[1-9]|0)){2}", re.ASCII)
 MakeValue = Callable[[str, Any, str], object]  # from key, value and the prefix of the copy
 
 
@@ -98,7 +101,7 @@ def perturb_tables(source: DataDir, factors: list[str]) -> dict[str, Iterator[Ro
         tables["wav.scp"] = rows(lambda: (row for row in wav if row[0] in used))
         tables["segments"] = rows(
             pieces.__iter__,
-            lambda utt, piece, prefix: prefix + format_segment(*parse_segment(pieces.path, utt, piece)),
+            lambda utt, piece, prefix: prefix + _rounded(pieces.path, utt, piece),
         )
     if any(prefixes):
         speed = [_copies(source.speaker, prefix, _speed) for prefix in prefixes if prefix]
@@ -106,6 +109,11 @@ def perturb_tables(source: DataDir, factors: list[str]) -> dict[str, Iterator[Ro
     if source.channel:
         tables["utt2ref_channels"] = rows(source.channel.__iter__)
     return tables
+
+
+def _rounded(path: Path, utt: str, piece: str) -> str:
+    """Return a segment with its times as they are written by ``format_segment``."""
+    return piece if ROUNDED.fullmatch(piece) else format_segment(*parse_segment(path, utt, piece))
 
 
 def _copies(table: Iterable[Row], prefix: str, value: MakeValue) -> Iterator[Row]:
