@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.data.tables import SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_lines, read_table
+from espnet_kd.files import atomic_path, iterate_lines, read_lines
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
@@ -30,27 +31,32 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.nbpe < 1:
         raise UserError(f"--nbpe {args.nbpe}: must be at least 1")
-    sentences = read_sentences(args.text)
-    with atomic_path(args.out / "train.txt") as tmp:
-        tmp.write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")
+    train = args.out / "train.txt"
+    number = write_sentences(args.text, train)
     if args.token_type == "bpe":
-        tokens = train_bpe(sentences, args.nbpe, args.bpemode, read_symbols(args.nlsyms), args.out)
+        tokens = train_bpe(train, args.nbpe, args.bpemode, read_symbols(args.nlsyms), args.out)
     else:
-        tokens = count_tokens(args.out / "train.txt", args.token_type, args.nlsyms)
+        tokens = count_tokens(train, args.token_type, args.nlsyms)
     write_token_list(args.out / "tokens.txt", tokens)
-    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {len(sentences)} sentences")
+    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {number} sentences")
 
 
-def read_sentences(texts: list[Path]) -> list[str]:
-    """Return the transcripts of Kaldi text files that are not empty.
+def write_sentences(texts: list[Path], train: Path) -> int:
+    """Write the transcripts of Kaldi text files that are not empty, one per line, and return their number.
 
     Raises:
         UserError: all are empty.
     """
-    sentences = [" ".join(line.split()) for path in texts for line in read_table(path).values() if line]
-    if not sentences:
-        raise UserError(f"{', '.join(map(str, texts))}: there are no transcripts to make tokens from")
-    return sentences
+    count = 0
+    with atomic_path(train) as tmp:
+        with tmp.open("w", encoding="utf-8", newline="\n") as f:
+            for sentence in (line for path in texts for line in SortedTable(path).values() if line):
+                f.write(" ".join(sentence.split()) + "\n")
+                count += 1
+        if not count:
+            names = ", ".join(map(str, texts))
+            raise UserError(f"{names}: there are no transcripts to make tokens from")
+    return count
 
 
 def read_symbols(path: str | Path | None) -> list[str]:
@@ -65,7 +71,7 @@ def read_symbols(path: str | Path | None) -> list[str]:
         raise UserError(f"--nlsyms {e}: give a file with one symbol per line") from None
 
 
-def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], out: Path) -> list[str]:
+def train_bpe(train: Path, size: int, mode: str, symbols: list[str], out: Path) -> list[str]:
     """Train a BPE model, write OUT/bpe.model and OUT/bpe.vocab, and return its pieces.
 
     The pieces <unk>, <s> and </s> are left out.
@@ -78,7 +84,7 @@ def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], ou
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),  # not a file, because its name would be written into the model
+            sentence_iterator=iterate_lines(train),  # not a file, because its name would be written into the model
             model_writer=model,
             vocab_size=size,
             model_type=mode,

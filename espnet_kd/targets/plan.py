@@ -11,7 +11,7 @@ from espnet_kd.data import dump
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.errors import UserError
-from espnet_kd.files import fingerprint, read_table, table_files
+from espnet_kd.files import fingerprint, iterate_rows, read_table, table_files
 from espnet_kd.rnnt import Joint, OneBestTargets
 from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
 from espnet_kd.targets.store import Store
@@ -248,7 +248,7 @@ def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
     sources, found = [dump.read_dump(path) for path in paths], {}
     for source in sources:
         texts = read_table(source.path / "text") if with_text else {}
-        for utt, wav in source.absolute().items():
+        for utt, wav in source.absolute():
             if with_text and utt not in texts:
                 raise UserError(
                     f"{source.path}/text has no transcript of {utt}, which targets of a decoder need"
@@ -380,7 +380,7 @@ def _check_utterances(store: Store, args: argparse.Namespace) -> None:
     both = (args.train_data_path_and_name_and_type, args.valid_data_path_and_name_and_type)
     tables = [path for entries in both for path, name, _ in entries if name == "speech"]
     for path in (file for table in tables for file in table_files(table)):
-        if (utt := store.missing(read_table(path))) is not None:
+        if (utt := store.missing(utt for utt, _ in iterate_rows(path))) is not None:
             raise UserError(
                 f"{store.directory} has no targets of utterance {utt} of {path}: it was made of other data; "
                 "make it again"
