@@ -3,10 +3,8 @@
 Each method is compared with the step of the stock model: only what it adds is ours.
 """
 
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from bench import transducer
 from bench.mutual import peers
-from bench.report import table, verdict
 from bench.speech_model import ModelSize, batch, build
 from bench.stand_in_device import DEVICE, Counts, counted, to_device
 from espnet_kd.criteria import build_criterion
@@ -35,7 +32,9 @@ SCHEDULED = Schedule(0.1, 0.9, 0, 10)
 CTC, DECODER, ENCODER = "ctc.ctc_lo", "decoder", "encoder"
 ATTENTION = {  # criteria of a CTC/attention student
     "KL": {CTC: {"type": "kl"}, DECODER: {"type": "kl"}},
-    "hidden": {ENCODER: {"type": "hidden", "frame_weights": "nonblank", "student_dim": 16, "teacher_dim": 16}},
+    "hidden": {
+        ENCODER: {"type": "hidden", "frame_weights": "nonblank", "student_dim": 16, "teacher_dim": 16}
+    },
     "essence": {CTC: {"type": "topk", "k": 4}, DECODER: {"type": "topk", "k": 4}},
     "TutorNet": {
         ENCODER: {"type": "hidden", "frame_weights": "deviation", "student_dim": 16, "teacher_dim": 16},
@@ -104,13 +103,14 @@ def step(model: nn.Module, data: Mapping[str, Any]) -> Counts:
             given = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in data.items()}
             counts.waits.clear()
             counts.operations.clear()
-            loss, _, _ = model(**given)
+            loss, _, _ = model(**given, utt_id=[str(i) for i in range(len(given["speech"]))])
             loss.backward()
     return counts
 
 
 if __name__ == "__main__":
     import logging
+
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     data = batch(3, 2.0)
@@ -121,22 +121,36 @@ if __name__ == "__main__":
     tdata["text_lengths"][1:] -= 2
     tdata["text"][1:, -2:] = -1
     tdata["speech_lengths"][1:] -= 3000
+
     def show(name, model, data, base=None):
         try:
             c = step(model, data)
         except Exception as e:
             import traceback
-            print(name, "FAILED", type(e), str(e)[:300]); print("".join(traceback.format_exc().splitlines(True)[-12:])[:1500])
+
+            print(name, "FAILED", type(e), str(e)[:300])
+            print("".join(traceback.format_exc().splitlines(True)[-12:])[:1500])
             return base
-        w = sum(c.waits.values()); o = sum(c.operations.values())
-        print(f"{name}: waits {w} ops {o}", "" if base is None else f"more {w - sum(base.waits.values())}, {o-sum(base.operations.values())}", flush=True)
+        w = sum(c.waits.values())
+        o = sum(c.operations.values())
+        print(
+            f"{name}: waits {w} ops {o}",
+            ""
+            if base is None
+            else f"more {w - sum(base.waits.values())}, {o - sum(base.operations.values())}",
+            flush=True,
+        )
         if base is not None:
-            for k, v in (c.waits - base.waits).most_common(40): print("      ", v, k)
+            for k, v in (c.waits - base.waits).most_common(40):
+                print("      ", v, k)
         return c
+
     base = show("plain", build(SIZE), data)
-    for n, c in ATTENTION.items(): show(n, attention_student(c, 2 if n == "essence" else 1), data, base)
+    for n, c in ATTENTION.items():
+        show(n, attention_student(c, 2 if n == "essence" else 1), data, base)
     show("sampling", sampled(), data, base)
     show("mutual", peers(build(SIZE), build(SIZE), True), data, base)
     tbase = show("plain transducer", plain_transducer(), tdata)
     show("rnnt", with_lattice_loss(transducer.build(SIZE, 30)), tdata, tbase)
-    for k in KINDS: show(k, transducer_student(k), tdata, tbase)
+    for k in KINDS:
+        show(k, transducer_student(k), tdata, tbase)

@@ -161,7 +161,13 @@ class _Autocast(torch.autocast):
 def counted() -> Iterator[Counts]:
     """Count, within the block, what is done on the device; only there can it be done."""
     counts = Counts()
-    with mock.patch("torch.autocast", _Autocast), _Made(), counts:
+    with (
+        mock.patch("torch.autocast", _Autocast),
+        mock.patch("torch.get_autocast_dtype", lambda kind: torch.bfloat16),
+        mock.patch("torch.is_autocast_enabled", lambda kind: False),
+        _Made(),
+        counts,
+    ):
         yield counts
 
 

@@ -215,6 +215,6 @@ def _without_padding(teacher: Teacher, lattice: Lattice, chunk: int) -> Teacher:
         return teacher
     padding = ~nodes.real()
     if isinstance(teacher, CollapsedTargets):
-        return replace(teacher, log_probs=teacher.log_probs.masked_fill(padding[..., None], 0.0))
+        return replace(teacher, log_probs=teacher.log_probs.masked_fill(padding[..., None], -torch.inf))
     tokens = teacher.tokens.masked_fill(padding, 0)  # (B, P, 1), over the K tokens
     return replace(teacher, tokens=tokens, log_probs=teacher.log_probs.masked_fill(padding, 0.0))

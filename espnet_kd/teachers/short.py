@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, too_short_reason
+from espnet_kd.rnnt.device import HostCopy
 
 # Parts of torch's messages about a signal that is shorter than a window or a kernel.
 SHORTER = ("Kernel size can't be greater than actual input size", "Padding size should be less than")
@@ -33,6 +35,7 @@ class TrackedBatches:
         self._batches = batches
         self.utterances: Sequence[str] = ()
         self.samples: Sequence[int] = ()
+        self._counted: list[tuple[Sequence[str], HostCopy]] = []  # frames and what CTC needs of them
 
     def __len__(self) -> int:
         """Return the number of batches; fails, as the iterator does, if that is not known."""
@@ -41,6 +44,7 @@ class TrackedBatches:
     def __iter__(self) -> Iterator[tuple[Sequence[str], dict[str, Tensor]]]:
         """Yield the batches, and remember each."""
         for utterances, batch in self._batches:
+            self._warn_of_few_frames()
             self.utterances, self.samples = utterances, batch["speech_lengths"].tolist()
             yield utterances, batch
 
@@ -54,12 +58,11 @@ class TrackedBatches:
             UserError: an utterance, the shortest of the batch, is too short.
         """
         handles = [
-            m.register_forward_pre_hook(self._warn_of_few_frames)
-            for m in model.modules()
-            if isinstance(m, CTC)
+            m.register_forward_pre_hook(self._count_frames) for m in model.modules() if isinstance(m, CTC)
         ]
         try:
             yield self
+            self._warn_of_few_frames()
         except (*TOO_SHORT, RuntimeError) as e:
             reason = too_short_reason(e)
             known = not isinstance(e, RuntimeError) or any(text in reason for text in SHORTER)
@@ -76,22 +79,29 @@ class TrackedBatches:
             for handle in handles:
                 handle.remove()
 
-    def _warn_of_few_frames(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-        """Warn of utterances with fewer frames than CTC needs for the labels; ESPnet ignores these silently.
-
-        A forward pre-hook of the CTC layer.
-        """
+    def _count_frames(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Count the frames that CTC has and needs for the labels; a forward pre-hook of the CTC layer."""
         if len(inputs) != 4 or len(inputs[0]) != len(self.utterances):
             return
         _, frames, labels, lengths = inputs
         repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)
         needed = lengths + repeated.sum(1)  # a blank must separate two equal labels
-        for place in (frames < needed).nonzero().flatten().tolist():
-            warn_once(
-                f"utterance {self.utterances[place]} has {int(frames[place])} frames, and CTC needs "
-                f"{int(needed[place])} for its labels: it adds nothing to the CTC loss, or makes it infinite "
-                "without `zero_infinity`; leave it out"
-            )
+        self._counted.append((self.utterances, HostCopy(torch.stack([frames, needed]))))
+
+    def _warn_of_few_frames(self) -> None:
+        """Warn of utterances with fewer frames than CTC needs for the labels; ESPnet ignores these silently.
+
+        Called when the batch is done, for the host not to wait for the GPU.
+        """
+        for utterances, copy in self._counted:
+            for utt, frames, needed in zip(utterances, *copy.read().tolist(), strict=True):
+                if frames < needed:
+                    warn_once(
+                        f"utterance {utt} has {frames} frames, and CTC needs {needed} for its labels: it "
+                        "adds nothing to the CTC loss, or makes it infinite without `zero_infinity`; leave "
+                        "it out"
+                    )
+        self._counted.clear()
 
 
 def check_frames_left(frames: Tensor, owner: str) -> None:
