@@ -1,6 +1,6 @@
 """The student: a stock ESPnet model whose loss has weighted criteria besides that of the task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -108,6 +108,14 @@ class Teacher(Protocol):
     ) -> dict[str, Targets]:
         """Return the targets of one batch, by tap."""
 
+    def loaded(
+        self, batch: MutableMapping[str, Any], text_lengths: HostCopy
+    ) -> Callable[[], dict[str, Targets]] | None:
+        """Take out of a batch the targets that came with it; return a function that gives them by tap.
+
+        None: the batch has none, and ``targets`` computes them.
+        """
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -167,13 +175,13 @@ class Distillation:
         tokens = HostCopy(text_lengths)
         given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
-        if not self.kd_teacher_follows:
-            self.kd_targets = objective.teacher.targets(*theirs)
+        self.kd_targets = objective.teacher.loaded(kwargs, tokens)
+        if self.kd_targets is None and not self.kd_teacher_follows:
+            found = objective.teacher.targets(*theirs)
+            self.kd_targets = lambda: found
         with objective.taps.recording():
             loss, stats, weight = super().forward(*batch, **kwargs)
-        targets = self.kd_targets
-        if self.kd_teacher_follows:
-            targets = objective.teacher.targets(*theirs)
+        targets = objective.teacher.targets(*theirs) if self.kd_targets is None else self.kd_targets()
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)

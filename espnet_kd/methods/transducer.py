@@ -167,7 +167,7 @@ class LatticeDistillation(Distillation):
 
     def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
         """Return the teacher's lattice with the student's numbers of frames, (B,), on the host."""
-        given = self.kd_targets[term.teacher_tap]
+        given = self.kd_targets()[term.teacher_tap]
         check_frames_left(frames, "the student")
         check_frames_left(given.lengths, "the teacher")
         if given.utterances is not None:

@@ -93,6 +93,9 @@ class OnlineTeacher:
             return seen[0]
         return {tap: self._average(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
 
+    def loaded(self, batch: object, text_lengths: object) -> None:
+        """Return None: no batch comes with the targets of a model that runs beside the student."""
+
     def _move(self, device: torch.device) -> None:
         """Move the models to a device, if they are not there: looking at all their tensors takes long."""
         if device != self._device:

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, too_short_reason
+from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, has_lattice, too_short_reason
 from espnet_kd.rnnt.device import HostCopy
 
 # Parts of torch's messages about a signal that is shorter than a window or a kernel.
@@ -35,6 +36,7 @@ class TrackedBatches:
         self._batches = batches
         self.utterances: Sequence[str] = ()
         self.samples: Sequence[int] = ()
+        self._classes: int | None = None
         self._counted: list[tuple[Sequence[str], HostCopy]] = []  # frames and what CTC needs of them
 
     def __len__(self) -> int:
@@ -43,8 +45,10 @@ class TrackedBatches:
 
     def __iter__(self) -> Iterator[tuple[Sequence[str], dict[str, Tensor]]]:
         """Yield the batches, and remember each."""
-        for utterances, batch in self._batches:
+        for utterances, batch in shown(self._batches):
             self._warn_of_few_frames()
+            if self._classes is not None:
+                check_labels(utterances, batch["text"], batch["text_lengths"], self._classes)
             self.utterances, self.samples = utterances, batch["speech_lengths"].tolist()
             yield utterances, batch
 
@@ -52,11 +56,13 @@ class TrackedBatches:
     def naming(self, model: nn.Module) -> Iterator["TrackedBatches"]:
         """Turn, within the block, errors about speech that is too short into one that names the utterance.
 
-        Also warns of utterances that have too few frames for CTC.
+        Also warns of utterances that have too few frames for CTC, and refuses labels that no lattice can have.
 
         Raises:
             UserError: an utterance, the shortest of the batch, is too short.
         """
+        whole = getattr(model, "module", model)  # of several processes
+        self._classes = int(whole.vocab_size) if has_lattice(whole) else None
         handles = [
             m.register_forward_pre_hook(self._count_frames) for m in model.modules() if isinstance(m, CTC)
         ]
@@ -102,6 +108,35 @@ class TrackedBatches:
                         "it out"
                     )
         self._counted.clear()
+
+
+def shown(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches; a ``UserError`` of a process that loads them comes without that process's traceback.
+
+    Raises:
+        UserError: as that process raised it.
+    """
+    try:
+        yield from batches
+    except UserError as e:
+        text = str(e.args[0]).rstrip()
+        name = f"{UserError.__module__}.{UserError.__name__}: "
+        raise UserError(text.rpartition(name)[2] if text.startswith("Caught ") else text) from None
+
+
+def check_labels(utterances: Sequence[str], text: Tensor, lengths: Tensor, classes: int) -> None:
+    """Check the tokens of a batch, (B, L) with (B,) lengths on the host, for a model with a lattice.
+
+    Raises:
+        UserError: one is the blank, or not in the vocabulary; names the utterance.
+    """
+    real = torch.arange(text.shape[1]) < lengths[:, None]
+    for place, token in (real & ((text < 1) | (text >= classes))).nonzero().tolist()[:1]:
+        raise UserError(
+            f"utterance {utterances[place]}: token {token} of its text is {int(text[place, token])}, but the "
+            f"labels of a transducer are 1 to {classes - 1}: look for the blank in the text, and whether the "
+            "token list is the model's"
+        )
 
 
 def check_frames_left(frames: Tensor, owner: str) -> None:
