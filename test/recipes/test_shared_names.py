@@ -5,8 +5,8 @@ import re
 import pytest
 from shell import TEMPLATE
 
-NAME = "[a-z][a-z_]*"  # upper case is the environment's and bash's own
-NAMES = ("files", "training", "decoding", "unlabelled", "generations")
+NAME = "[a-z][a-z0-9_]*"  # upper case is the environment's and bash's own
+NAMES = ("files", "training", "language_model", "decoding", "unlabelled", "generations")
 FUNCTIONS = tuple(f"utils/{name}.sh" for name in NAMES)
 SOURCED = (*FUNCTIONS, "utils/parse_options.sh", "path.sh", "cmd.sh")
 
