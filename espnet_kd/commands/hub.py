@@ -13,7 +13,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_dir, read_json
-from espnet_kd.host.outputs import absolute_paths
+from espnet_kd.host.outputs import absolute_paths, task_of
 
 MODEL_CARD = """---
 tags:
@@ -54,7 +54,10 @@ def main_download(argv: list[str] | None = None) -> None:
         return
     if target.exists() and (not record.exists() or read_json(record).get("source") != args.source):
         raise UserError(f"{target} is another experiment than {args.source}: remove it, or give a --name")
-    files = fetch_model(args.source)
+    if Path(args.source).is_file():
+        files = unpack(Path(args.source), args.expdir / "downloaded" / name)
+    else:
+        files = fetch_model(args.source)
     if "asr_model_file" not in files or "asr_train_config" not in files:
         raise UserError(f"{args.source} is not a model of ASR: it has {', '.join(sorted(files))}")
     if target.exists():  # under another name of the checkpoint
@@ -69,6 +72,52 @@ def main_download(argv: list[str] | None = None) -> None:
         text = json.dumps({"role": "teacher", "source": args.source}, indent=1) + "\n"
         (directory / "run.json").write_text(text, encoding="utf-8")
     print(target)
+
+
+def unpack(packed: Path, folder: Path) -> dict[str, str]:
+    """Unpack the zip file of a model into a folder.
+
+    Returns:
+        Kind of file, such as ``asr_model_file``, to its path.
+
+    Raises:
+        UserError: it is damaged, or no packed model.
+    """
+    with atomic_dir(folder) as scratch:
+        extract(packed, scratch)
+        files = packed_files(packed, scratch)
+    return {kind: str(folder / path) for kind, path in files.items()}
+
+
+def extract(packed: Path, folder: Path) -> None:
+    """Unpack a zip file; Python leaves out what would lead outside of the folder.
+
+    Raises:
+        UserError: it cannot be read or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(packed) as z:
+            z.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as e:
+        raise UserError(f"{packed} cannot be unpacked: {first_line(e)}: make it by stage 12") from None
+
+
+def packed_files(packed: Path, folder: Path) -> dict[str, str]:
+    """Return the kinds and relative paths of the files of an unpacked model.
+
+    Raises:
+        UserError: it is no packed model, or lacks a file.
+    """
+    path = folder / "meta.yaml"
+    meta = read_config(path) if path.is_file() else {}
+    files = {**(meta.get("yaml_files") or {}), **(meta.get("files") or {})}
+    for name in map(str, files.values()):
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        if not inside or not (folder / name).is_file():
+            raise UserError(f"{packed} lacks {name}, which its meta.yaml names: pack the model again")
+    if not {"asr_train_config", "asr_model_file"} <= files.keys():
+        raise UserError(f"{packed} is not a packed model of ASR: its meta.yaml names no asr_model_file")
+    return {str(kind): str(name) for kind, name in files.items()}
 
 
 def fetch_model(source: str) -> dict[str, str]:
@@ -111,27 +160,16 @@ def main_upload(argv: list[str] | None = None) -> None:
         raise UserError(f"--repo {args.repo}: give the name of a repository as USER/NAME")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        try:
-            with zipfile.ZipFile(args.packed) as z:
-                z.extractall(folder)
-        except (OSError, zipfile.BadZipFile) as e:
-            raise UserError(f"{args.packed} cannot be unpacked: {first_line(e)}: make it by stage 12") from None
+        extract(args.packed, folder)
         (folder / "README.md").write_text(model_card(folder, args), encoding="utf-8")
         upload_folder(folder, args.repo, args.private)
     print(f"uploaded: https://huggingface.co/{args.repo}")
 
 
 def model_card(folder: Path, args: Any) -> str:
-    """Return the text of the model card.
-
-    Raises:
-        UserError: the folder is not a packed model.
-    """
-    files = read_config(folder / "meta.yaml").get("yaml_files")
-    if not isinstance(files, dict) or "asr_train_config" not in files:
-        raise UserError(f"{args.packed} is not a packed model of ASR: it has no asr_train_config")
-    transducer = "joint_network_conf" in read_config(folder / str(files["asr_train_config"]))
-    module = "asr_transducer_inference" if transducer else "asr_inference"
+    """Return the text of the model card."""
+    config = read_config(folder / packed_files(args.packed, folder)["asr_train_config"])
+    module = f"{task_of(config)}_inference"
     results = args.readme.read_text(encoding="utf-8") if args.readme and args.readme.is_file() else ""
     name = args.repo.partition("/")[2]
     return MODEL_CARD.format(name=name, module=module, repo=args.repo, results=results)

@@ -76,6 +76,7 @@ def test_functions_set_only_their_own_variables_and_what_their_file_declares(nam
 def test_what_a_sourced_file_reads_is_set_in_one_of_the_others() -> None:
     files = ("kd.sh", "utils/options.sh", "path.sh", "cmd.sh")
     given = assigned("\n".join(code_of(text_of(name)) for name in files))
+    given |= declared(text_of("utils/language_model.sh"), "Sets")
     for name in SOURCED:
         assert declared(text_of(name), "Reads") - given <= {"cmd_backend"}  # of the environment
 

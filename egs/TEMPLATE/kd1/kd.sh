@@ -185,6 +185,13 @@ for set in "${tests[@]}"; do
 done
 
 # --- what the stages and the functions of utils/ share ---
+text_options=(  # of ESPnet: how texts are read
+    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
+    --non_linguistic_symbols "${nlsyms_txt}" --cleaner "${cleaner}" --g2p "${g2p}"
+)
+not_default=()  # options besides the configuration that change a model, where they differ from the default
+[ "${cleaner}" = none ] || not_default+=("cleaner=${cleaner}")
+[ "${g2p}" = none ] || not_default+=("g2p=${g2p}")
 current_generation=1
 labelling=  # yes if a teacher writes pseudo-labels for the unlabelled sets
 mixed=      # directory of transcribed and pseudo-labelled speech
@@ -210,7 +217,7 @@ titles=(
 prepare_data() {
     [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
     python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} use_lm=${use_lm} \
-        unlabelled_sets=${unlabelled_sets} local/data.sh "$@"
+        lm_train_text=${lm_train_text} unlabelled_sets=${unlabelled_sets} local/data.sh "$@"
 }
 
 stage_1() {

@@ -3,6 +3,7 @@
 # All 960 hours:  ./run.sh --librispeech DIR --ngpu 4
 # 100 hours:      ./run.sh --librispeech DIR --train_set train_clean_100 --lang en_100 \
 #                     --teacher_config conf/teacher_e_branchformer.yaml
+# With a language model: the head of conf/lm_transformer.yaml has the command.
 # Transducers, streaming students and unlabelled speech: the heads of conf/*transducer*.yaml have the commands.
 # --lang is part of the names of token lists and experiments and keeps the two apart. Without --librispeech the parts
 # that the sets need are downloaded, 61 GB for 960 hours and 8 GB for 100, and unpacked, as much again.

@@ -68,6 +68,7 @@ score() {
     local exp=$1 set dir symbols=()
     shift
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    [ "${cleaner}" = none ] || symbols+=(--cleaner "${cleaner}")
     for set; do
         dir=${exp}/${inference_tag}/${set}
         need 10 "${dir}/text"

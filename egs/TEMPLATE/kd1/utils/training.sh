@@ -1,17 +1,14 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
-# Reads: asr_task audio_type bpemodel cleaner cluster cuda_cmd current_generation expdir feats_normalize fs g2p
-#   gpu_inference inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt num_nodes num_splits_asr python raw run_line sp student student_args student_config
-#   student_exp student_tag targets_args teacher_config teachers token_list token_type tokens train train_cmd unlabelled
+# Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation expdir feats_normalize fs gpu_inference
+#   inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt not_default num_nodes num_splits_asr
+#   python raw run_line sp student student_args student_config student_exp student_tag targets_args
+#   teacher_config teachers text_options token_list token_type tokens train train_cmd unlabelled
 #   unlabelled_share valid_set
-# Sets: common_options data_options not_default text_options training_data
+# Sets: common_options data_options training_data
 # shellcheck disable=SC2154
 
-# Options that statistics and training share: of all models, and of those that hear speech.
-text_options=(
-    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
-    --non_linguistic_symbols "${nlsyms_txt}" --cleaner "${cleaner}" --g2p "${g2p}"
-)
+# Options that statistics and training share.
 common_options=("${text_options[@]}" --frontend_conf "fs=${fs}")
 data_options=(
     "${common_options[@]}"
@@ -26,11 +23,6 @@ training_data() {
         --train_data_path_and_name_and_type "$1/text,text,text"
     )
 }
-
-# Options besides the configuration that change a model, where they differ from the default.
-not_default=()
-[ "${cleaner}" = none ] || not_default+=("cleaner=${cleaner}")
-[ "${g2p}" = none ] || not_default+=("g2p=${g2p}")
 
 # statistics_for CONFIG ARGS: print the directory of the statistics; each front end has its own.
 statistics_for() {
