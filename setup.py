@@ -36,6 +36,7 @@ setup(
             "dask-jobqueue>=0.9,<1",
             "kaldiio>=2.18,<3",
             "sentencepiece>=0.2.1,<1",
+            "lightning>=2.5,<3",
             "espnet_model_zoo>=0.1.11,<1",
             "huggingface_hub>=1.0",  # no upper bound: ESPnet narrows it
         ],
