@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a teacher writes pseudo-labels.
-# Reads: asr_task audio_format bpemodel cluster current_generation decode_cmd fs gpu_inference inference_args
-#   inference_asr_model inference_config inference_nj inference_tag kd_configs max_wav_duration
-#   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers
-#   token_list token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
+# Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd fs gpu_inference inference_args
+#   inference_asr_model inference_config inference_nj inference_tag kd_configs lm_options max_wav_duration
+#   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers token_list
+#   token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
 # Sets: none
 # shellcheck disable=SC2154
 
@@ -70,6 +70,8 @@ pseudo_label() {
     [ "${gpu_inference}" != true ] || options+=(--ngpu 1)
     [ "${cluster}" != local ] || options+=(--workers "${inference_nj}")
     [ -z "${inference_config}" ] || options+=(--inference_config "${inference_config}")
+    needs_lm
+    options+=("${lm_options[@]}")
     for set in "${unlabelled[@]}"; do
         need 4 "${raw}/${set}/wav.scp"
         sets+=("${mixed%/*}/${set}")
@@ -83,6 +85,6 @@ pseudo_label() {
     done
     "${python}" -m espnet_kd mix --labelled "${raw}/${train}" --pseudo "${sets[@]}" ${unlabelled_share:+--share "${unlabelled_share}"} \
         --generation "${current_generation}" --teacher "${dir}" --fs "${fs}" --token_type "${token_type}" \
-        --token_list "${token_list}" --bpemodel "${bpemodel}" --nlsyms "${nlsyms_txt}" "${mixed}"
+        --token_list "${token_list}" --bpemodel "${bpemodel}" --nlsyms "${nlsyms_txt}" --cleaner "${cleaner}" "${mixed}"
 }
 
