@@ -84,7 +84,7 @@ def train_bpe(train: Path, size: int, mode: str, symbols: list[str], out: Path) 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iterate_lines(train),  # not a file, because its name would be written into the model
+            sentence_iterator=iterate_lines(train),  # not the file, whose name the model would have
             model_writer=model,
             vocab_size=size,
             model_type=mode,

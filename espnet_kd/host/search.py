@@ -79,9 +79,9 @@ class Search:
     def batch(self, utts: Sequence[str], speech: Sequence[Any], seed: int) -> list[list[Result]]:
         """Decode several utterances together, on padded speech.
 
-        Relied upon: ``batch_decode`` of ``Speech2Text`` for CTC/attention models, which searches one by one if
-        its scorers are not for batches. ESPnet's transducer searches have no batches; there the encoder gets
-        the batch, by the calls that ``Speech2Text`` makes for one utterance.
+        Relied upon: ``batch_decode`` of ``Speech2Text`` for CTC/attention models, which searches one by one
+        if its scorers are not for batches. ESPnet's transducer searches have no batches; there the encoder
+        gets the batch, by the calls that ``Speech2Text`` makes for one utterance.
 
         Args:
             utts: ids.

@@ -60,8 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument(
         "--batch_size", type=int, default=1,
-        help="utterances to decode together; more than 1 is faster on a GPU, and moves the last digits of scores "
-        "(default: 1)",
+        help="utterances to decode together; more than 1 moves the last digits of scores (default: 1)",
     )  # fmt: skip
     g.add_argument(
         "--ngpu", type=int, choices=(0, 1), default=0, help="1: workers decode on GPUs (default: 0)"
