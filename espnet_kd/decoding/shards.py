@@ -27,9 +27,7 @@ def decode_with_teacher(
     from espnet_kd.decoding import decoder  # imports ESPnet, which takes seconds
     from espnet_kd.teachers.experiment import load_experiment
 
-    setup = decoder.read_setup(
-        args.teacher, args.checkpoint, args.inference_config, args.inference_args, args.nbest
-    )
+    setup = decoder.read_setup(args.teacher, args, args.nbest)
     device = "cuda" if args.ngpu else "cpu"
     config = decode_dir.resolve() / TEACHER_CONFIG
 

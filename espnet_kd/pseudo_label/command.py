@@ -15,7 +15,7 @@ from espnet_kd import parallel
 from espnet_kd.command_line import command_parser
 from espnet_kd.data import dump
 from espnet_kd.data.tables import Lookup, SortedTable
-from espnet_kd.decoding import records, shards
+from espnet_kd.decoding import language_model, records, shards
 from espnet_kd.decoding.records import PseudoLabel, pseudo_label
 from espnet_kd.errors import UserError
 from espnet_kd.parallel import PER_SHARD, SETTINGS
@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help='options that override --inference_config, such as "--beam_size 5"',
     )
+    language_model.add_options(g)
     g.add_argument(
         "--nbest", type=int, default=5, help="most hypotheses to record per utterance (default: %(default)s)"
     )

@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--token_list", type=Path, required=True)
     parser.add_argument("--bpemodel", default="none")
     parser.add_argument("--nlsyms", default="none")
+    parser.add_argument("--cleaner", default="none", help="ESPnet's cleaning of text (default: %(default)s)")
     parser.add_argument("dst", type=Path)
     args = parser.parse_args(argv)
     if args.share is not None and not 0 < args.share <= 1:
@@ -243,7 +244,7 @@ def text_shapes(text: Iterable[Row], args: argparse.Namespace) -> Iterator[Row]:
     from espnet_kd.host.options import token_counter
 
     bpemodel, symbols = (None if name == "none" else name for name in (args.bpemodel, args.nlsyms))
-    count = token_counter(args.token_type, bpemodel, symbols)
+    count = token_counter(args.token_type, bpemodel, symbols, args.cleaner)
     size = len(read_lines(args.token_list))
     for utt, words in text:
         yield utt, f"{count(str(words))},{size}"

@@ -29,6 +29,7 @@ from espnet_kd.teachers.options import (
     teacher_options,
     teacher_taps,
     term_options,
+    token_users,
 )
 from espnet_kd.teachers.speech import check_alike
 from espnet_kd.teachers.taps import LATTICE, probe
@@ -156,7 +157,7 @@ def load(options: TeacherOptions) -> list[Experiment]:
     experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
     first = next((e for e in experiments if e.rate is not None), experiments[0])
     for other in experiments:
-        check_tokens(experiments[0].tokens, other)
+        check_tokens(experiments[0].tokens, other, "the mean of their posteriors")
         check_rate(first.rate, f"teacher {first.directory}", other)
         if other.features is not None:
             raise UserError(
@@ -293,7 +294,8 @@ def stored_teacher(
             f"(input_size: {args.input_size}): give the teacher itself, `teacher: {{exp: DIRECTORY}}`"
         )
     store = Store(str(options.store))
-    problem = mismatch(store.manifest, options, tokens) or unserved(store.manifest, terms, taps)
+    needed = tokens if token_users(terms) else None
+    problem = mismatch(store.manifest, options, needed) or unserved(store.manifest, terms, taps)
     if problem is None and rate not in (None, store.manifest.rate):
         problem = f"they are of speech at {store.manifest.rate} Hz, the student expects {rate}"
     if problem is not None:
@@ -302,9 +304,12 @@ def stored_teacher(
     return StoredTeacher(store, taps)
 
 
-def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str]) -> str | None:
-    """Say how the teachers or the token list of a store differ from a training's; None if they agree."""
-    if manifest.tokens != tokens_checksum(tokens):
+def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str] | None) -> str | None:
+    """Say how the teachers or the token list of a store differ from a training's; None if they agree.
+
+    ``tokens`` is None where they may differ.
+    """
+    if tokens is not None and manifest.tokens != tokens_checksum(tokens):
         return "they are of a teacher with another token list than the student's"
     if not options.directories:
         return None
