@@ -18,7 +18,7 @@ PARTS = {
         "what a distillation step of transducers holds, by the number of classes",
     ),
     "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
-    "scale": ("bench.scale", "score, mix and perturb on a million utterances (some minutes)"),
+    "scale": ("bench.scale", "the stages on the lists of a million utterances (ten minutes)"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from bench.report import table, verdict
 
 UTTERANCES = int(os.environ.get("UTTERANCES", "1000000"))
 PER_RECORDING, PER_SHARD, PER_SPLIT = 400, 100, 300_000  # utterances
+STARTUP = 20.0  # CPU seconds that any number of utterances may take
 WORDS, WRONG = (3, 15), 0.1  # words per utterance; share of wrong words in a hypothesis
 # The peak memory of a process includes that of the process that starts it: so a small one starts it.
 STARTER = """
@@ -76,7 +78,7 @@ class Stage(NamedTuple):
     gigabytes: float = 2.0
 
 
-def main(utterances: int = UTTERANCES) -> bool:
+def main(utterances: int = UTTERANCES, train: bool = True) -> bool:
     """Write lists, run each stage on them; return True within the limits."""
     rows, verdicts = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -85,11 +87,11 @@ def main(utterances: int = UTTERANCES) -> bool:
             write_dump(root / name, utterances, seed)
         write_data(root / "data", utterances)
         write_decoded(root / "decode", root / "pseudo")
-        for name, stage in stages(root, utterances):
+        for name, stage in stages(root, utterances, train):
             wall, cpu, gigabytes = measured([str(word) for word in stage.command])
             rows.append([name, f"{wall:.0f}", f"{cpu:.0f}", f"{gigabytes:.2f}"])
             print(f"{name}: {cpu:.0f} s of CPU time, {gigabytes:.2f} GB", file=sys.stderr, flush=True)
-            limit = stage.seconds * utterances / 1e6
+            limit = max(STARTUP, stage.seconds * utterances / 1e6)
             verdicts.append(verdict(f"{name}: CPU seconds", cpu, at_most=limit))
             verdicts.append(verdict(f"{name}: GB", gigabytes, at_most=stage.gigabytes))
     print(f"{utterances} utterances of {WORDS[0]} to {WORDS[1]} words, without audio; mix: twice as many\n")
@@ -98,7 +100,7 @@ def main(utterances: int = UTTERANCES) -> bool:
     return all(met for _, met in verdicts)
 
 
-def stages(root: Path, utterances: int) -> Iterator[tuple[str, Stage]]:
+def stages(root: Path, utterances: int, train: bool) -> Iterator[tuple[str, Stage]]:
     """Yield the stages, each after those whose output it reads; what is no longer read is removed."""
     kd: list[object] = [sys.executable, "-m", "espnet_kd"]
     dump, org, data = root / "labelled", root / "org", root / "data"
@@ -114,7 +116,8 @@ def stages(root: Path, utterances: int) -> Iterator[tuple[str, Stage]]:
         yield f"5 tokens, {kind}", Stage([*kd, "tokens", *words], 60)
     for name in ("6 contents", "7 contents again, at a training's start"):
         yield name, Stage([*kd, "contents", dump], 60)
-    yield from training(root, utterances)
+    if train:
+        yield from training(root, utterances)
     labels = ["--teacher", "none", "--data", root / "pseudo", "--dst", root / "labels"]
     labels += ["--decode_dir", root / "decode", "--keep_top", "90"]
     yield "8 pseudo-labels, filters", Stage([sys.executable, "-c", LABEL, *labels], 120)
@@ -230,34 +233,19 @@ def write_decoded(path: Path, data: Path) -> None:
     """Write what a teacher has decoded: the texts of a formatted directory, with scores."""
     path.mkdir()
     with (data / "text").open() as texts, (data / "utt2num_samples").open() as counts:
-        utterances = sum(1 for _ in counts)
+        shards = -(-sum(1 for _ in counts) // PER_SHARD)
         counts.seek(0)
-        shards = -(-utterances // PER_SHARD)
         (path / "settings.json").write_text(json.dumps({"shards": shards}))
         for i in range(shards):
             name = f"{i // 1000:04d}/{i + 1:07d}.jsonl" if shards > 10_000 else f"{i + 1:05d}.jsonl"
             (path / name).parent.mkdir(exist_ok=True)
             with (path / name).open("w") as f:
-                for line, count in zip(
-                    (texts.readline() for _ in range(PER_SHARD)), (counts.readline() for _ in range(PER_SHARD)),
-                    strict=True,
-                ):  # fmt: skip
-                    if line:
-                        utt, _, text = line.rstrip().partition(" ")
-                        best = {
-                            "text": text,
-                            "tokens": len(text),
-                            "unknown": 0,
-                            "score": -len(text),
-                            "scores": {},
-                        }
-                        record = {
-                            "utt": utt,
-                            "samples": int(count.split()[1]),
-                            "rate": 16000,
-                            "nbest": [best],
-                        }
-                        f.write(json.dumps(record) + "\n")
+                for line in islice(texts, PER_SHARD):
+                    utt, _, text = line.rstrip().partition(" ")
+                    samples = int(counts.readline().split()[1])
+                    best = {"text": text, "tokens": len(text), "unknown": 0, "score": -len(text)}
+                    record = {"utt": utt, "samples": samples, "rate": 16000, "nbest": [best]}
+                    f.write(json.dumps(record) + "\n")
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:

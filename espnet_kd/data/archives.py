@@ -1,8 +1,8 @@
-"""Write the audio of a data directory into archives, Kaldi arks of many utterances that ESPnet reads one by one.
+"""Write the audio of a data directory into archives, Kaldi arks of which ESPnet reads single utterances.
 
-``data/000/000001.ark`` has consecutive utterances as FLAC or WAV, in the frames of kaldiio, as
-ESPnet's ``format_wav_scp.py --audio_format flac.ark`` writes it. wav.scp has the position of each, which ESPnet
-reads by the type ``kaldi_ark``. A million files become a thousand, and none of them is synced alone.
+``data/000/000001.ark`` has consecutive utterances as FLAC or WAV, in the frames of kaldiio, as ESPnet's
+``format_wav_scp.py --audio_format flac.ark`` writes it. wav.scp has the position of each, which ESPnet reads
+by the type ``kaldi_ark``. A million files become a thousand, and none of them is synced alone.
 
 ``data/000/000001.json`` is written after its archive and so marks it as complete. It records what the archive
 was made of, with sizes and times of the source files, and where each utterance is::

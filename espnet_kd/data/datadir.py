@@ -72,8 +72,8 @@ def hours_of(utterances: Iterable[Utterance]) -> float:
 class DataDir:
     """The tables of a data directory, read row by row; all but ``wav`` are keyed by utterance.
 
-    Iterating yields the utterances, sorted by id. If there are ``segments``, the paths of all recordings are kept
-    in memory meanwhile.
+    Iterating yields the utterances, sorted by id. If there are ``segments``, the paths of all recordings are
+    kept in memory meanwhile.
 
     Attributes:
         wav: recording -> audio path; utterance -> audio path without ``segments``.
@@ -334,8 +334,8 @@ def new_data_dir(dst: Path) -> Iterator[Path]:
 def merge_sorted(path: Path, copies: Iterable[Iterator[Row]]) -> Iterator[Row]:
     """Yield the rows of several sorted tables in the order of their keys.
 
-    The keys of one table often follow each other, because copies have prefixes. So a table is read on until its
-    key comes after the next key of another.
+    The keys of one table often follow each other, because copies have prefixes. So a table is read on until
+    its key comes after the next key of another.
 
     Args:
         path: where the tables are from, for messages.

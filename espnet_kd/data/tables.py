@@ -67,7 +67,7 @@ class SortedTable:
         return self._count
 
     def __iter__(self) -> Iterator[Row]:
-        return iterate_rows(self._copy.name if self._copy else self.path)
+        yield from iterate_rows(self._copy.name if self._copy else self.path)  # keeps this object
 
     def ids(self) -> Iterator[str]:
         """Yield the keys."""

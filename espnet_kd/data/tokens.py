@@ -78,8 +78,8 @@ def write_sentences(texts: list[Path], train: Path) -> int:
     count = 0
     with atomic_path(train) as tmp:
         with tmp.open("w", encoding="utf-8", newline="\n") as f:
-            for sentence in (line for path in texts for line in SortedTable(path).values() if line):
-                f.write(" ".join(sentence.split()) + "\n")
+            for line in filter(None, (line for path in texts for line in SortedTable(path).values())):
+                f.write(" ".join(line.split()) + "\n")
                 count += 1
         if not count:
             names = ", ".join(map(str, texts))
@@ -144,7 +144,7 @@ def train_bpe(train: Path, options: Mapping[str, Any], out: Path) -> list[str]:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iterate_lines(train),  # not a file, because its name would be written into the model
+            sentence_iterator=iterate_lines(train),  # not the file, whose name the model would have
             model_writer=model,
             minloglevel=2,
             **options,

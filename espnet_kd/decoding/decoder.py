@@ -4,8 +4,11 @@ import argparse
 import json
 import math
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import batched, chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -127,6 +130,7 @@ def _identity(value: Any) -> Any:
 
 
 UNKNOWN = "<unk>"
+ALONE = 0.5  # seconds
 DECIMALS = 4  # of scores: the last bits differ between processors
 _ONE_AT_A_TIME = threading.Lock()  # a search object holds the state of one utterance
 
@@ -140,6 +144,7 @@ class DecoderSpec:
         options: JSON of the arguments of ``Speech2Text``.
         rate: sampling rate in Hz that the model expects, or None if unknown.
         device: "cpu" or "cuda".
+        batch_size: utterances that are decoded together.
     """
 
     task: str
@@ -149,12 +154,16 @@ class DecoderSpec:
     seed: int
     rate: int | None
     device: str
+    batch_size: int = 1
 
 
 def decode_shard(shard: Shard, spec: DecoderSpec) -> Shard:
     """Decode a shard; the worker keeps the loaded teacher for its next shard."""
     with _ONE_AT_A_TIME:
-        return records.write_shard(shard, load_decoder(spec))
+        decoder = load_decoder(spec)
+        if spec.batch_size == 1:
+            return records.write_shard(shard, decoder)
+        return records.write_records(shard, lambda: decoder.batched(shard.utterances))
 
 
 @lru_cache(maxsize=1)
@@ -191,18 +200,48 @@ class Decoder:
         Raises:
             UserError: the audio or the model cannot be used; the message names the utterance.
         """
+        speech, rate = self._read(utt, wav)
+        with _naming(utt, wav):
+            found = self.search(utt, speech, self.spec.seed)
+        return self._record(utt, len(speech), rate, found)
+
+    def batched(self, utterances: Sequence[tuple[str, str]]) -> list[DecodedUtterance]:
+        """Decode utterances in batches of similar length, and return them in their order.
+
+        Those shorter than ``ALONE`` are decoded one by one, since a model notices only if the longest
+        utterance of a batch is too short for it.
+
+        Args:
+            utterances: id and audio of each, as for one utterance.
+
+        Raises:
+            UserError: the audio or the model cannot be used; the message names an utterance.
+        """
+        read = {utt: (wav, *self._read(utt, wav)) for utt, wav in utterances}
+        order = sorted(read, key=lambda utt: len(read[utt][1]))
+        alone = [utt for utt in order if len(read[utt][1]) < ALONE * read[utt][2]]
+        together = batched(order[len(alone) :], self.spec.batch_size)
+        found: dict[str, DecodedUtterance] = {}
+        for utts in chain(((utt,) for utt in alone), together):
+            waves = [read[utt][1] for utt in utts]
+            with _naming(utts[0], read[utts[0]][0]):
+                results = self.search.batch(utts, waves, self.spec.seed)
+            for utt, wave, result in zip(utts, waves, results, strict=True):
+                found[utt] = self._record(utt, len(wave), read[utt][2], result)
+        return [found[utt] for utt, _ in utterances]
+
+    def _read(self, utt: str, wav: str) -> tuple[Any, int]:
         speech, rate = read_speech(wav, utt)
         if self.spec.rate not in (None, rate):
             raise UserError(
                 f"{wav} of {utt} has {rate} Hz, the teacher expects {self.spec.rate}: "
                 "format the data at that rate"
             )
-        try:
-            found = self.search(utt, speech, self.spec.seed)
-        except (RuntimeError, ValueError, IndexError) as e:
-            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
+        return speech, rate
+
+    def _record(self, utt: str, samples: int, rate: int, found: list[Any]) -> DecodedUtterance:
         nbest = tuple(self._hypothesis(utt, *entry) for entry in found)
-        return DecodedUtterance(utt, len(speech), rate, nbest)
+        return DecodedUtterance(utt, samples, rate, nbest)
 
     def _hypothesis(
         self, utt: str, text: str | None, tokens: list[str], ids: list[int], found: Any
@@ -216,3 +255,12 @@ class Decoder:
         scores = {name: round(float(v), DECIMALS) for name, v in getattr(found, "scores", {}).items()}
         score = round(float(found.score), DECIMALS)
         return Hypothesis(text, len(ids), tokens.count(UNKNOWN), score, scores)
+
+
+@contextmanager
+def _naming(utt: str, wav: str) -> Iterator[None]:
+    """Make errors of a model errors for the user, with the name of the utterance."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as e:
+        raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e

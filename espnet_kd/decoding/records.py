@@ -1,7 +1,7 @@
 """Decoded utterances, each a line of JSON in a shard.
 
-``cat DIR/*.jsonl`` prints the whole set, sorted by utterance id; a set of more than a million utterances has its
-shards in folders, ``DIR/*/*.jsonl``.
+``cat DIR/*.jsonl`` prints the whole set, sorted by utterance id; a set of more than a million utterances has
+its shards in folders, ``DIR/*/*.jsonl``.
 """
 
 import json
@@ -112,13 +112,18 @@ def write_shard(shard: Shard, decode: Decode) -> Shard:
     Raises:
         UserError: an utterance cannot be decoded.
     """
+    return write_records(shard, lambda: (decode(utt, wav) for utt, wav in shard.utterances))
+
+
+def write_records(shard: Shard, decode_all: Callable[[], Iterable[DecodedUtterance]]) -> Shard:
+    """Do the same with a function that decodes the whole shard, in its order."""
     if not shard.path.exists():
         with (
             atomic_path(shard.path) as temporary,
             temporary.open("w", encoding="utf-8") as f,
         ):
-            for utt, wav in shard.utterances:
-                f.write(to_json(decode(utt, wav)) + "\n")
+            for record in decode_all():
+                f.write(to_json(record) + "\n")
     return shard
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,12 @@ def decode_with_teacher(
         with atomic_path(config) as temporary:
             temporary.write_text(dump_yaml(setup.config), encoding="utf-8")
 
-    work = partial(decoder.decode_shard, spec=setup.decoder_spec(config, device))
-    made_with = decode_missing(
-        source, decode_dir, {**setup.settings(), "device": device}, args.shards, work, where, prepare
-    )
+    spec = replace(setup.decoder_spec(config, device), batch_size=args.batch_size)
+    work = partial(decoder.decode_shard, spec=spec)
+    settings = {**setup.settings(), "device": device}
+    if args.batch_size > 1:
+        settings["batch_size"] = args.batch_size
+    made_with = decode_missing(source, decode_dir, settings, args.shards, work, where, prepare)
     names = {"experiment": str(args.teacher), "file": setup.checkpoint.name}
     return {**made_with, "teacher": {**names, **made_with["teacher"]}}
 

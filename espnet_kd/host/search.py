@@ -1,13 +1,14 @@
 """ESPnet's decoding of one utterance, and its beam search with scorers of ours."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from espnet_kd.host.installed import check_espnet
 
 check_espnet()  # before anything of ESPnet is imported
 
+import torch
 from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
@@ -74,6 +75,45 @@ class Search:
             found = self._search.hypotheses_to_results(found)
         results: list[Result] = found[0] if isinstance(found, tuple) else found
         return results
+
+    def batch(self, utts: Sequence[str], speech: Sequence[Any], seed: int) -> list[list[Result]]:
+        """Decode several utterances together, on padded speech.
+
+        Relied upon: ``batch_decode`` of ``Speech2Text`` for CTC/attention models, which searches one by one
+        if its scorers are not for batches. ESPnet's transducer searches have no batches; there the encoder
+        gets the batch, by the calls that ``Speech2Text`` makes for one utterance.
+
+        Args:
+            utts: ids.
+            speech: samples of each, (N,).
+            seed: of all random numbers.
+
+        Returns:
+            Results of each utterance; hypotheses may differ in their last digits from those of single
+            utterances, because convolutions see the padding.
+        """
+        if len(utts) == 1:
+            return [self(utts[0], speech[0], seed)]
+        set_all_random_seed(seed)
+        if self._prepare is not None:
+            pairs = zip(utts, speech, strict=True)
+            speech = [self._prepare(utt, {"speech": wave})["speech"] for utt, wave in pairs]
+        if self._task != "asr_transducer":
+            found: list[list[Result]] = self._search.batch_decode(list(speech))
+            return found
+        with torch.no_grad():
+            return [self._search.hypotheses_to_results(h) for h in self._search_encoded(speech)]
+
+    def _search_encoded(self, speech: Sequence[Any]) -> Iterator[Any]:
+        search, model = self._search, self._search.asr_model
+        waves = [torch.as_tensor(wave, dtype=getattr(torch, search.dtype)) for wave in speech]
+        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True).to(search.device)
+        lengths = torch.tensor([len(wave) for wave in waves], device=search.device)
+        feats, lengths = model._extract_feats(padded, lengths)
+        if model.normalize is not None:
+            feats, lengths = model.normalize(feats, lengths)
+        encoded, lengths = model.encoder(feats, lengths)
+        return (search.beam_search(out[:n]) for out, n in zip(encoded, lengths.tolist(), strict=True))
 
     def share(self, model: Any, ctc: Any, decoder: BatchScorerInterface) -> None:
         """Let the search take the encoder and the scores of several models.

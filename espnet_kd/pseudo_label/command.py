@@ -60,6 +60,10 @@ def parser() -> argparse.ArgumentParser:
         "--nbest", type=int, default=5, help="most hypotheses to record per utterance (default: %(default)s)"
     )
     g.add_argument(
+        "--batch_size", type=int, default=1,
+        help="utterances to decode together; more than 1 moves the last digits of scores (default: 1)",
+    )  # fmt: skip
+    g.add_argument(
         "--ngpu", type=int, choices=(0, 1), default=0, help="1: workers decode on GPUs (default: 0)"
     )
     g = p.add_argument_group("parallel work")
@@ -77,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(argv)
-    for name in ("nbest", "shards"):
+    for name in ("nbest", "shards", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     filters.check_options(args)

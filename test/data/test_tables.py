@@ -37,6 +37,11 @@ def test_rows_come_in_the_order_of_bytes(tmp_path: Path, place: None) -> None:
     assert list(found.ids()) == ["B", "a", "a-1", "b", "z", "Ä"]
 
 
+def test_a_sorted_copy_stays_while_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("b 1\na 2\n")
+    assert list(SortedTable(tmp_path / "t").values()) == ["2", "1"]
+
+
 def test_a_repeated_key_is_named_with_its_line(tmp_path: Path, place: None) -> None:
     for content, line in (("a 1\na 2\n", 2), ("b 1\na 1\nc 1\nb 2\n", 4)):
         with pytest.raises(UserError, match=rf"t:{line}: . occurs a second time$"):

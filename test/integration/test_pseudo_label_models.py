@@ -130,6 +130,26 @@ def test_a_transducer_teaches(recipe: Recipe, transducer: str, tmp_path: Path) -
             assert nbest[0].score == pytest.approx(hypothesis.score, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["attention", "transducer"])
+def test_batches_give_the_hypotheses_of_single_utterances(
+    recipe: Recipe, request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    teacher, options = "exp/teacher", ["--inference_args", SEARCH]
+    if kind == "transducer":
+        teacher, options = request.getfixturevalue("transducer"), ["--max_rate", "1000"]
+    options += ["--workers", "1", "--nbest", "1"]
+    label(recipe, tmp_path / "one", *options, teacher=teacher)
+    label(recipe, tmp_path / "many", *options, "--batch_size", "3", teacher=teacher)
+    one, many = (list(records.read_decoded(tmp_path / name / "decode")) for name in ("one", "many"))
+    assert [(r.utt, r.samples, [h.text for h in r.nbest]) for r in many] == [
+        (r.utt, r.samples, [h.text for h in r.nbest]) for r in one
+    ]
+    assert [r.nbest[0].score for r in many] == pytest.approx([r.nbest[0].score for r in one], abs=1e-2)
+    assert len({r.samples for r in one}) > 1  # so there is padding
+    with pytest.raises(UserError, match=r"of another batch_size \(batch_size 3, now None\)"):
+        label(recipe, tmp_path / "many", *options, teacher=teacher)
+
+
 def test_a_student_that_streams_labels_whole_utterances(
     recipe: Recipe, transducer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
