@@ -68,9 +68,7 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocess | None:
 
     Without a ``token_type`` only speech is prepared.
     """
-    found: Preprocess | None = TASKS[task_of(config)].build_preprocess_fn(
-        argparse.Namespace(**config), False
-    )
+    found: Preprocess | None = TASKS[task_of(config)].build_preprocess_fn(argparse.Namespace(**config), False)
     return found
 
 

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.slow(seconds=40)
 RECIPE = TEMPLATE.parents[1] / "librispeech" / "kd1"
 PARTS = {"dev-clean": 2, "dev-other": 2, "train-clean-100": 24, "train-clean-360": 6}
 OPTIONS = (
-    "--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "dev_clean dev_other", "--nbpe", "30",
+    "--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "dev_clean dev_other",
+    "--nbpe", "30",
     "--unlabelled_sets", "train_clean_360", "--unlabelled_share", "0.5", "--generation", "2",
     "--pseudo_label_args", "--max_rate 1000 --max_repeats 1000",
     "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml", "--kd_config", "conf/kl.yaml",
