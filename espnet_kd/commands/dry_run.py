@@ -161,16 +161,23 @@ class Recipe:
         cost.gigabytes = (
             None if size is None or cost.gigabytes is None else cost.gigabytes + model_gigabytes(size, config)
         )
+        if not self.gpus:
+            cost.cpu_hours = None
+            cost.notes.append("the time of a training on the CPU is unknown")
+            return line
         if size is None or hours is None:
             cost.gpu_hours = None
             cost.notes.append(
                 "the number of tokens is known after stage 5" if size is None else "hours unknown"
             )
             return line
+        size *= (peers := _peers(config))
         rate, source = speed(size, "joint_network_conf" in config)
         spent = epochs * hours / rate
-        cost.notes.append(f"{size / 1e6:.1f} M parameters; speed of {source}")
-        for teacher in teachers:
+        cost.notes.append(
+            f"{size / 1e6:.1f} M parameters{f' of {peers} peers' * (peers > 1)}; speed of {source}"
+        )
+        for teacher in [] if (config.get("teacher") or {}).get("store") else teachers:
             other = self.parameters([teacher])
             if other:
                 spent += FORWARD * epochs * hours / speed(other, "joint_network_conf" in config)[0]
@@ -178,6 +185,12 @@ class Recipe:
         if cost.gpu_hours is not None:
             cost.gpu_hours += spent
         return line
+
+
+def _peers(config: Mapping[str, Any]) -> int:
+    """Return how many models train together; all count as large as the first."""
+    peers = (config.get("mutual") or {"peers": 1}).get("peers", 2)
+    return 1 + len(peers) if isinstance(peers, list) else int(peers)
 
 
 def stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
@@ -265,6 +278,8 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
             phase = kd[number : number + 1]
             taught = teachers if phase else []
             lines.append(recipe.train(exp, [*student, *phase], recipe["student_args"], taught, cost))
+    if kd and exps and not teachers:
+        cost.notes.append("without the time of a teacher that is trained already, whose speed is unknown")
     makes = [Path(e) / recipe["inference_asr_model"] for e in [*alone, *trained]]
     yield 9, Stage("student", lines, makes, cost)
     yield 10, _decoding("decoding", recipe, [*exps, *alone, *trained[-1:]], recipe.tests)
