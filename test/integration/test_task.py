@@ -53,10 +53,12 @@ def test_a_key_that_occurs_twice_on_the_command_line_is_refused() -> None:
 
 def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None:
     change = {"from": 0.0, "to": 1.0, "begin": 1000, "steps": 1}
-    options = {"batch_type": "numel", "batch_bins": 36, "batch_size": 20, "accum_grad": 4, "resume": True,
-               "num_iters_per_epoch": 10, "config_ngpu": 4, "ngpu": 1, "dist_world_size": None,
-               "dist_launcher": None, "collect_stats": False, "output_dir": str(tmp_path), "mutual": {},
-               "task_weight": change, "criteria": {"ctc": {"weight": 0.5}}, "scheduled_sampling": {}}  # fmt: skip
+    options = {
+        "batch_type": "numel", "batch_bins": 36, "batch_size": 20, "accum_grad": 4, "resume": True,
+        "num_iters_per_epoch": 10, "config_ngpu": 4, "ngpu": 1, "dist_world_size": None, "mutual": {},
+        "dist_launcher": None, "collect_stats": False, "output_dir": str(tmp_path), "task_weight": change,
+        "criteria": {"ctc": {"weight": 0.5}}, "scheduled_sampling": {},
+    }  # fmt: skip
     args = Namespace(**options)
     fit_batches(args)
     assert (args.batch_bins, args.accum_grad, args.num_iters_per_epoch) == (9, 16, 40)
