@@ -179,6 +179,21 @@ GROUPS: dict[str, dict[str, Command]] = {
             "give every peer of a mutual training an experiment directory of its own",
             "exp/mutual",
         ),
+        "check-lm": Command(
+            "espnet_kd.decoding.language_model",
+            "check that a language model has the tokens of the models that it decodes with",
+            "--lm_train_config exp/lm/config.yaml --lm_file exp/lm/valid.loss.ave.pth exp/student",
+        ),
+        "download-model": Command(
+            "espnet_kd.commands.hub:main_download",
+            "make a published or packed model an experiment of this recipe",
+            "asr_student_valid.acc.ave.zip --expdir exp",
+        ),
+        "upload": Command(
+            "espnet_kd.commands.hub:main_upload",
+            "upload a packed model to Hugging Face",
+            "exp/student/student_valid.acc.ave.zip --repo user/student",
+        ),
         "adopt": Command(
             "espnet_kd.commands.adopt",
             "make a directory here in which a teacher of another recipe is decoded",

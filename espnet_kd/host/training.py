@@ -18,6 +18,7 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.tasks.lm import LMTask
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.distributed_utils import get_world_size
 from espnet2.train.reporter import Reporter
@@ -61,6 +62,16 @@ def gpus_of(args: argparse.Namespace) -> int:
 def build_model(config: Mapping[str, Any]) -> Any:
     """Build the model of a config.yaml, with the weights that its seed gives."""
     return TASKS[task_of(config)].build_model(argparse.Namespace(**config))
+
+
+def language_model_tensors(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state dict of the language model of a config.yaml; its tensors have shapes only."""
+    import torch
+
+    with torch.device("meta"):
+        model = LMTask.build_model(argparse.Namespace(**{**config, "init": None}))
+    tensors: dict[str, Any] = model.state_dict()
+    return tensors
 
 
 def preprocessing(config: Mapping[str, Any]) -> Preprocess | None:

@@ -19,9 +19,9 @@ from espnet_kd.command_line import example
 from espnet_kd.config import parse_yaml, read_config, with_numbers
 from espnet_kd.data import batches
 from espnet_kd.data.dump import are_hypotheses
+from espnet_kd.data.tables import SortedTable, unshared_keys
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError, debugging, error_line
-from espnet_kd.files import read_table
 from espnet_kd.host.options import NestedDictAction
 from espnet_kd.host.outputs import CHECKPOINT
 from espnet_kd.host.training import gpus_of, named_classes
@@ -249,18 +249,17 @@ def check_utterances(args: argparse.Namespace) -> None:
         return
     if not (Path(data[0][0]).is_file() and Path(files[0]).is_file()):
         return  # asr.sh's --num_splits_asr: directories of parts, split by the shape files
-    path, speech, named = data[0][0], list(read_table(data[0][0])), read_table(files[0])
-    lacking = [utt not in named for utt in speech]
-    if not any(lacking):
+    path, speech, named = data[0][0], SortedTable(data[0][0]), SortedTable(files[0])
+    lacking = [utt for utt, side in unshared_keys(speech.ids(), named.ids()) if side == 0]
+    if not lacking:
         return
-    labelled = are_hypotheses(speech)
-    pseudo = [utt for utt, lacks, label in zip(speech, lacking, labelled, strict=True) if lacks and label]
-    if pseudo:
+    if pseudo := [utt for utt, label in zip(lacking, are_hypotheses(lacking), strict=True) if label]:
+        labelled = sum(are_hypotheses([utt])[0] for utt in speech.ids())
         raise UserError(
-            f"{len(pseudo)} of {sum(labelled)} pseudo-labelled utterances of {path}, such as {pseudo[0]}, "
+            f"{len(pseudo)} of {labelled} pseudo-labelled utterances of {path}, such as {pseudo[0]}, "
             f"are not in {files[0]}, which lists what ESPnet trains on: collect the statistics of this "
             "speech first (stage 10 of asr.sh, with an --asr_stats_dir of its own)"
         )
     logging.warning(
-        f"{sum(lacking)} of {len(speech)} utterances of {path} are not in {files[0]}: they are not trained on"
+        f"{len(lacking)} of {len(speech)} utterances of {path} are not in {files[0]}: they are not trained on"
     )

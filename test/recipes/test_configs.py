@@ -9,11 +9,13 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.lm import LMTask
 from shell import TEMPLATE
 
 from espnet_kd.commands import inspect
 from espnet_kd.config import merge_files
 from espnet_kd.data import batches
+from espnet_kd.host.training import language_model_tensors
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.teachers.options import term_options
@@ -23,6 +25,7 @@ MODELS = [path for path in CONFIGS if path.stem.startswith(("teacher", "student"
 DISTILLATIONS = [path for path in CONFIGS if path.stem.startswith("kd_")]
 TOGETHER = [path for path in CONFIGS if path.stem.startswith("mutual")]
 LARGE = ("librispeech", "swbd", "csj")  # recipes for GPUs
+LANGUAGE_MODELS = [path for path in CONFIGS if path.stem.startswith("lm_")]
 SMALL_VOCABULARY = 30  # of characters or a few words: tenths of a per cent of the parameters
 
 
@@ -55,6 +58,16 @@ def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
     millions = sum(p.numel() for p in build(path).parameters()) / 1e6
     digits = len(claimed.partition(".")[2])
     assert f"{millions:.{digits}f}" == claimed
+
+
+@pytest.mark.parametrize("path", LANGUAGE_MODELS, ids=name)
+def test_a_language_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
+    claimed = re.search(r"([0-9.]+) M parameters", path.read_text())[1]
+    options = LMTask.get_parser().parse_args(["--config", str(path), "--output_dir", "x"])
+    tensors = language_model_tensors(vars(options) | {"token_list": vocabulary(path)})
+    assert f"{sum(t.numel() for t in tensors.values()) / 1e6:.1f}" == claimed
+    decoding = yaml.safe_load((path.parent / "decode_lm.yaml").read_text())
+    assert 0 < decoding["lm_weight"] < 1
 
 
 def is_named(model: Path, text: str) -> bool:
@@ -90,9 +103,9 @@ def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) ->
             build(teacher).get_submodule(term.term.teacher_tap)
 
 
-@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS, *TOGETHER], ids=name)
+@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS, *TOGETHER, *LANGUAGE_MODELS], ids=name)
 def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
-    head = re.split(r"\n(encoder|encoder_conf|task_weight|mutual):", path.read_text())[0]
+    head = re.split(r"\n(encoder|encoder_conf|task_weight|mutual|lm):", path.read_text())[0]
     assert "# Needs:" in head and "# Command: ./run.sh " in head
 
 

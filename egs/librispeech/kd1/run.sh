@@ -3,6 +3,7 @@
 # All 960 hours:  ./run.sh --librispeech DIR
 # 100 hours:      ./run.sh --librispeech DIR --train_set train_clean_100 --lang en_100 \
 #                     --teacher_config conf/teacher_e_branchformer.yaml
+# With a language model: the head of conf/lm_transformer.yaml has the command.
 # Transducers, streaming students and unlabelled speech: the heads of conf/*transducer*.yaml have the commands.
 # The configurations are for four GPUs; with --ngpu N batches follow, so that an update sees as much speech.
 # --dry_run true says what each stage does and costs.

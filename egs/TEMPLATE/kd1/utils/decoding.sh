@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: decoding, scoring, results, and packing.
-# Reads: asr_task audio_type bpemodel cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated expdir
-#   gpu_inference inference_args inference_asr_model inference_config inference_nj inference_tag metric nlsyms_txt peers
-#   python raw result_sets results_md student teacher_inference_config teacher_inference_tag teachers tests token_type
-#   use_streaming valid_set
+# Reads: asr_task audio_type bpemodel cleaner cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
+#   expdir feats_normalize gpu_inference hf_repo inference_args inference_asr_model inference_config inference_lm
+#   inference_nj inference_tag lm_exp lm_name lm_options metric nlsyms_txt peers python raw result_sets results_md
+#   student teacher_inference_config teacher_inference_tag teachers tests token_type use_streaming valid_set
 # Sets: valid_parts valid_parts_found
 # shellcheck disable=SC2154
 
@@ -68,6 +68,8 @@ decode() {
     lines sets "${found}"
     [ "${gpu_inference}" != true ] || { cmd=${cuda_cmd}; gpu=1; }
     [ -z "${inference_config}" ] || options=(--config "${inference_config}")
+    options+=("${lm_options[@]}")
+    fits_lm "${exp}"
     read -ra words <<< "${inference_args}"
     for set in "${sets[@]}"; do
         dir=${exp}/${inference_tag}/${set}
@@ -79,6 +81,7 @@ decode() {
         [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # without comments
         inputs+=" ${inference_args}"
         [ "${use_streaming}" = false ] || inputs+=" $(decoder_of "${exp}")"
+        [ -z "${lm_name}" ] || inputs+=" $(cksum "${lm_exp}/config.yaml" "${lm_exp}/${inference_lm}")"
         if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
             log "${dir}: already decoded"
             continue
@@ -113,6 +116,7 @@ score() {
     local exp=$1 set dir symbols=()
     shift
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    [ "${cleaner}" = none ] || symbols+=(--cleaner "${cleaner}")
     for set; do
         dir=${exp}/${inference_tag}/${set}
         need 10 "${dir}/text"
@@ -154,8 +158,10 @@ together() {
     lines sets "${found}"
     [ "${gpu_inference}" != true ] || words=(--ngpu 1)
     [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
+    words+=("${lm_options[@]}")
     lock "${exp}"  # students of several seeds have the same teachers
-    "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+    compute "$(cluster=local command_for_shards "${inference_nj}" "${decode_cmd}")" "decode_${exp##*/}" \
+        "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
         --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${sets[@]/#/${raw}/}" "${words[@]}"
     join_parts "${exp}" "$@"
     score "${exp}" "$@"
@@ -190,22 +196,33 @@ measure_delay() {
     [ "$(task_of "${dir}")" = asr_transducer ] || return 0
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
     [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
-    "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
+    compute "${decode_cmd}" "delay_${student##*/}" "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
         --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
         log "warning: the emission delay of ${student} could not be measured" >&2
 }
 
 # pack EXP STATISTICS: make a zip file with the model, which ESPnet unpacks on any machine.
 pack() {
-    local exp=$1 out options=(--option "$2")
+    local exp=$1 out options=() file
+    [ "${feats_normalize}" != global_mvn ] || options=(--option "$2")
     out=${exp}/${exp##*/}_${inference_asr_model%.*}.zip
     [ "${token_type}" != bpe ] || options+=(--option "${bpemodel}")
     [ "${nlsyms_txt}" = none ] || options+=(--option "${nlsyms_txt}")
     [ ! -e "${results_md}" ] || options+=(--option "${results_md}")
-    [ ! -e "${exp}/images" ] || options+=(--option "${exp}/images")
+    options+=("${lm_options[@]}")
+    for file in "${exp}/images" ${lm_name:+"${lm_exp}/perplexity_test/ppl" "${lm_exp}/images"}; do
+        [ ! -e "${file}" ] || options+=(--option "${file}")
+    done
+    needs_lm
     "${python}" -m espnet2.bin.pack asr --asr_train_config "${exp}/config.yaml" \
         --asr_model_file "${exp}/${inference_asr_model}" "${options[@]}" --outpath "${out%.zip}.partial.zip" \
         > "${exp}/pack.log"
     mv "${out%.zip}.partial.zip" "${out}"
     log "packed: ${out}"
+}
+
+# upload EXP: put the packed model into a repository of Hugging Face.
+upload() {
+    local packed=$1/${1##*/}_${inference_asr_model%.*}.zip
+    "${python}" -m espnet_kd upload "${packed}" --repo "${hf_repo}" --readme "${results_md}"
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: --dry_run.
-# Reads: alone expdir generation kd_configs language option_is_list python student_config teachers token_list tokens sp train
+# Reads: alone expdir generation kd_configs language option_is_list python sp student_config teachers token_list
+#   tokens train
 # Sets: none
 # shellcheck disable=SC2154
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: generations of students, each of which is the teacher of the next.
-# Reads: expdir inference_tag kd_config kd_configs labelling metric pseudo_label_args python raw student_alone student_args
-#   student_config student_exp student_tag unlabelled unlabelled_share valid_set
+# Reads: expdir inference_tag kd_config kd_configs labelling metric pseudo_label_args python raw student_alone
+#   student_args student_config student_exp student_tag unlabelled unlabelled_share valid_set
 # Sets: alone current_generation mixed student students teacher_config teachers
 # shellcheck disable=SC2034,SC2154
 
