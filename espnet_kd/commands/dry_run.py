@@ -266,6 +266,9 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     lines += [
         recipe.train(e, [c], recipe["teacher_args"], [], cost) for e, c in zip(exps, teachers, strict=False)
     ]
+    if recipe["use_lm"] == "true" and recipe["lm_config"]:
+        lines.append(f"espnet2.bin.lm_train --config {recipe['lm_config']}")
+        cost.notes.append("without the language model, whose time is unknown")
     yield 7, Stage("teacher", lines, [Path(e) / recipe["inference_asr_model"] for e in exps], cost)
     yield 8, _decoding("check of the teacher, and its targets", recipe, exps, [recipe["valid_set"]])
     cost = Cost()
