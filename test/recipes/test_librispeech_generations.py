@@ -66,7 +66,7 @@ def check_dry_run(recipe: Path, command: tuple[str, ...]) -> None:
     assert {path: path.stat().st_mtime_ns for path in recipe.rglob("*")} == before
     heads = [line.partition(":")[0] for line in output.splitlines() if line.startswith("stage ")]
     assert heads == [f"stage {n}" for n in range(1, 13)]
-    assert "train_clean_100 has 0.0 hours of speech, dump/raw/train_clean_100\n" not in output
+    assert "(train_clean_100 has 0.0 hours of speech, dump/raw/train_clean_100; measured with" in output
     assert "data/dev (is there)" in output and " s of speech on the CPU at a time, " in output
     assert "nothing was done" in output.splitlines()[-2] and "--generation 2" in output.splitlines()[-1]
 
