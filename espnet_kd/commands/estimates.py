@@ -57,7 +57,7 @@ def hours_of_set(name: str, data: Path, dumps: list[Path], hertz: int, sizes: Si
     if (data / "segments").is_file():
         return Hours(_sum(data / "segments", -1, -2) / 3600, f"{data}")
     if name in sizes.hours:
-        return Hours(sizes.hours[name], "published")
+        return Hours(sizes.hours[name], "local/sizes.yaml")
     return None
 
 

@@ -20,7 +20,7 @@ PUBLISHED = Sizes({"train": 10.0}, {})
 
 def test_hours_are_those_of_the_dump_then_of_the_lists_then_published(tmp_path: Path) -> None:
     data, dump = tmp_path / "data", tmp_path / "dump"
-    assert hours_of_set("train", data, [dump], 16000, PUBLISHED) == Hours(10.0, "published")
+    assert hours_of_set("train", data, [dump], 16000, PUBLISHED) == Hours(10.0, "local/sizes.yaml")
     assert hours_of_set("other", data, [dump], 16000, PUBLISHED) is None
     data.mkdir()
     (data / "segments").write_text("a r 0.00 1800.00\nb r 1800.00 3600.00\n")
