@@ -173,7 +173,9 @@ def write_rt03(root: Path) -> Path:
         for channel, side in enumerate(sides, 1):
             for start, end, words in side:
                 text = " ".join(REFERENCE.get(word, word) for word in words).upper()
-                lines.append(f"{name} {channel} {name}_{'AB'[channel - 1]} {start:.2f} {end:.2f} <O,SW,F>  {text}")
+                lines.append(
+                    f"{name} {channel} {name}_{'AB'[channel - 1]} {start:.2f} {end:.2f} <O,SW,F>  {text}"
+                )
         (reference / f"{name}.stm").write_text("\n".join([*LABELS.splitlines(), *lines]) + "\n")
     (rules / "en20030506.glm").write_text(GLM)
     return root

@@ -195,7 +195,7 @@ def training() -> str:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     stock = vars(ASRDistillationTask.get_parser().parse_args([]))
-    kinds = {"str2bool": "true or false", "parse_yaml": "number or schedule", None: "text"}
+    kinds = {"str2bool": "true or false", "parse_yaml": "number or schedule", "int": "integer", None: "text"}
     keys = []
     for action in parser._actions[1:]:
 

@@ -1,6 +1,6 @@
-"""``espnet-kd dry-run``: print what the stages of a recipe would do, make and cost; `run.sh --dry_run true` calls it.
+"""``espnet-kd dry-run``: print what the stages of a recipe would do, make and cost.
 
-kd.sh hands over its options as ``NAME=VALUE`` words. Nothing is written.
+`run.sh --dry_run true` calls it. kd.sh hands over its options as ``NAME=VALUE`` words. Nothing is written.
 """
 
 import re
@@ -52,7 +52,11 @@ class Cost:
             digits = ",.0f" if value is not None and value >= 10 else ".2g"
             return f"unknown {unit}" if value is None else f"{value:{digits}} {unit}" if value else ""
 
-        parts = [number(self.gigabytes, "GB"), number(self.cpu_hours, "CPU-hours"), number(self.gpu_hours, "GPU-hours")]
+        parts = [
+            number(self.gigabytes, "GB"),
+            number(self.cpu_hours, "CPU-hours"),
+            number(self.gpu_hours, "GPU-hours"),
+        ]
         text = ", ".join(filter(None, parts)) or "little"
         return text + (f" ({'; '.join(dict.fromkeys(self.notes))})" if self.notes else "")
 
@@ -116,12 +120,17 @@ class Recipe:
         if self.token_list.is_file():
             return self.token_list.read_text(encoding="utf-8").splitlines()
         count = self.sizes.tokens(self["tokens"])
-        return count and ["<blank>", "<unk>", *(f"t{i}" for i in range(count - 3)), "<sos/eos>"]
+        if count is None:
+            return None
+        return ["<blank>", "<unk>", *(f"t{i}" for i in range(count - 3)), "<sos/eos>"]
 
     @cached_property
     def speech(self) -> batches.Speech | None:
         """What the batches are made of: statistics if they are there, else published rates."""
-        shapes = [Path(self["statistics"]) / "train" / f for f in ("speech_shape", f"text_shape.{self['token_type']}")]
+        shapes = [
+            Path(self["statistics"]) / "train" / f
+            for f in ("speech_shape", f"text_shape.{self['token_type']}")
+        ]
         if all(path.is_file() for path in shapes):
             return batches.read_shapes(shapes, self.hertz)
         return self.sizes.speech(self["tokens"], self.hertz)
@@ -147,17 +156,28 @@ class Recipe:
         epochs = int(found[-1] if found else config.get("max_epoch") or 40)
         hours = None if self.training is None else self.training.hours
         if plan.iterations:
-            hours = self.speech and plan.speech(self.speech) * plan.iterations / 3600
+            hours = None if self.speech is None else plan.speech(self.speech) * plan.iterations / 3600
         size = self.parameters(configs)
-        cost.gigabytes = None if size is None or cost.gigabytes is None else cost.gigabytes + model_gigabytes(size, config)
+        cost.gigabytes = (
+            None if size is None or cost.gigabytes is None else cost.gigabytes + model_gigabytes(size, config)
+        )
+        if not self.gpus:
+            cost.cpu_hours = None
+            cost.notes.append("the time of a training on the CPU is unknown")
+            return line
         if size is None or hours is None:
             cost.gpu_hours = None
-            cost.notes.append("the number of tokens is known after stage 5" if size is None else "hours unknown")
+            cost.notes.append(
+                "the number of tokens is known after stage 5" if size is None else "hours unknown"
+            )
             return line
+        size *= (peers := _peers(config))
         rate, source = speed(size, "joint_network_conf" in config)
         spent = epochs * hours / rate
-        cost.notes.append(f"{size / 1e6:.1f} M parameters; speed of {source}")
-        for teacher in teachers:
+        cost.notes.append(
+            f"{size / 1e6:.1f} M parameters{f' of {peers} peers' * (peers > 1)}; speed of {source}"
+        )
+        for teacher in [] if (config.get("teacher") or {}).get("store") else teachers:
             other = self.parameters([teacher])
             if other:
                 spent += FORWARD * epochs * hours / speed(other, "joint_network_conf" in config)[0]
@@ -165,6 +185,12 @@ class Recipe:
         if cost.gpu_hours is not None:
             cost.gpu_hours += spent
         return line
+
+
+def _peers(config: Mapping[str, Any]) -> int:
+    """Return how many models train together; all count as large as the first."""
+    peers = (config.get("mutual") or {"peers": 1}).get("peers", 2)
+    return 1 + len(peers) if isinstance(peers, list) else int(peers)
 
 
 def stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
@@ -192,10 +218,13 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     yield 3, Stage("audio", commands, makes, cost)
     limits = f"--min {recipe['min_wav_duration']} --max {recipe['max_wav_duration']}"
     yield 4, Stage(
-        "utterances of usable length", [f"espnet-kd lengths {limits} {raw}/org/{n} {raw}/{n}" for n in (train, valid)],
+        "utterances of usable length",
+        [f"espnet-kd lengths {limits} {raw}/org/{n} {raw}/{n}" for n in (train, valid)],
         [raw / train, raw / valid], Cost(notes=["lists only"]),
     )  # fmt: skip
-    kind = f"--token_type {recipe['token_type']}" + (f" --nbpe {recipe['nbpe']}" if recipe["token_type"] == "bpe" else "")
+    kind = f"--token_type {recipe['token_type']}" + (
+        f" --nbpe {recipe['nbpe']}" if recipe["token_type"] == "bpe" else ""
+    )
     command = f"espnet-kd tokens {kind} --text {raw}/{train}/text --out {recipe.token_list.parent}"
     yield 5, Stage("token list", [command], [recipe.token_list], Cost())
 
@@ -230,18 +259,30 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     yield 6, Stage("statistics", commands, [Path(recipe["statistics"])], cost)
     cost = Cost()
     lines = [
-        f"espnet-kd train --task {task} --config {exp}/train.yaml --output_dir {exp}" for exp in exps if teachers
+        f"espnet-kd train --task {task} --config {exp}/train.yaml --output_dir {exp}"
+        for exp in exps
+        if teachers
     ]
-    lines += [recipe.train(e, [c], recipe["teacher_args"], [], cost) for e, c in zip(exps, teachers, strict=False)]
+    lines += [
+        recipe.train(e, [c], recipe["teacher_args"], [], cost) for e, c in zip(exps, teachers, strict=False)
+    ]
+    if recipe["use_lm"] == "true" and recipe["lm_config"]:
+        lines.append(f"espnet2.bin.lm_train --config {recipe['lm_config']}")
+        cost.notes.append("without the language model, whose time is unknown")
     yield 7, Stage("teacher", lines, [Path(e) / recipe["inference_asr_model"] for e in exps], cost)
     yield 8, _decoding("check of the teacher, and its targets", recipe, exps, [recipe["valid_set"]])
     cost = Cost()
-    lines = [f"espnet-kd train --task {task} --config {e}/train.yaml --output_dir {e}" for e in [*alone, *trained]]
+    lines = [
+        f"espnet-kd train --task {task} --config {e}/train.yaml --output_dir {e}" for e in [*alone, *trained]
+    ]
     if student:
         lines += [recipe.train(e, student, recipe["student_args"], [], cost) for e in alone]
-        for exp, phase in zip(trained, kd or [None], strict=False):
-            files = [*student, *([phase] if phase else [])]
-            lines.append(recipe.train(exp, files, recipe["student_args"], teachers if phase else [], cost))
+        for number, exp in enumerate(trained):
+            phase = kd[number : number + 1]
+            taught = teachers if phase else []
+            lines.append(recipe.train(exp, [*student, *phase], recipe["student_args"], taught, cost))
+    if kd and exps and not teachers:
+        cost.notes.append("without the time of a teacher that is trained already, whose speed is unknown")
     makes = [Path(e) / recipe["inference_asr_model"] for e in [*alone, *trained]]
     yield 9, Stage("student", lines, makes, cost)
     yield 10, _decoding("decoding", recipe, [*exps, *alone, *trained[-1:]], recipe.tests)
@@ -267,16 +308,22 @@ def _decoding(title: str, recipe: Recipe, exps: list[str], sets: list[str]) -> S
 def describe(number: int, stage: Stage) -> str:
     """Return the lines on a stage."""
     lines = [f"stage {number}: {stage.title}"]
-    lines += [f"    {'does:' if i == 0 else '     '}    {command}" for i, command in enumerate(stage.commands)]
+    lines += [
+        f"    {'does:' if i == 0 else '     '}    {command}" for i, command in enumerate(stage.commands)
+    ]
     for i, path in enumerate(stage.makes):
-        lines.append(f"    {'makes:' if i == 0 else '      '}   {path}{' (is there)' if path.exists() else ''}")
+        lines.append(
+            f"    {'makes:' if i == 0 else '      '}   {path}{' (is there)' if path.exists() else ''}"
+        )
     return "\n".join([*lines, f"    costs:   {stage.cost}" if stage.commands else "    nothing to do"])
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``dry-run --stages N... --option NAME=VALUE...``: print the stages, and the sum of their costs."""
     parser = command_parser("dry-run")
-    parser.add_argument("--stages", nargs="*", type=int, default=[*range(1, 13)], help="numbers (default: all)")
+    parser.add_argument(
+        "--stages", nargs="*", type=int, default=[*range(1, 13)], help="numbers (default: all)"
+    )
     parser.add_argument("--option", nargs="+", default=[], metavar="NAME=VALUE", help="the options of kd.sh")
     args = parser.parse_args(argv)
     recipe = Recipe(dict(word.partition("=")[::2] for word in args.option))

@@ -1,4 +1,6 @@
-"""What stages of kd.sh cost: hours of speech, disk and computing time, from lists, published and measured numbers.
+"""What stages of kd.sh cost: hours of speech, disk and computing time.
+
+The numbers are from lists, published, or measured.
 
 Nothing is guessed without a word: every number comes with its source, and what is unknown is said to be.
 """
@@ -13,12 +15,13 @@ from espnet_kd.data.batches import Sizes
 from espnet_kd.errors import UserError
 from espnet_kd.files import iterate_lines
 
-# GB in an hour of one channel at 16 kHz: wav by its definition; flac as LibriSpeech's archives, 61 GB for 960.9 hours.
+# GB in an hour of one channel at 16 kHz: wav by its definition; flac as LibriSpeech's archives, 61 GB for
+# 960.9 hours.
 GB_PER_HOUR = {"wav": 16000 * 2 * 3600 / 1e9, "flac": 61 / 960.9}
 # CPU-seconds for an hour of speech at 16 kHz, measured on one core of an AMD EPYC with utterances of 12 s.
 FORMAT, STATISTICS = 7, 9
 MEASURED = "measured with utterances of 12 s, AMD EPYC"
-# Millions of parameters -> hours of speech that a GPU trains on in an hour, in ESPnet's recipes for LibriSpeech.
+# Millions of parameters -> hours of speech that a GPU trains on in an hour, in ESPnet's LibriSpeech.
 ATTENTION = {
     116.15: (50 * 2902 / (3.5 * 24 * 4), "ESPnet's Conformer of 116 M, 3.5 days on four V100"),
     34.23: (70 * 303.8 / (57072 / 3600), "ESPnet's Conformer of 34 M, 57072 s on one V100"),
@@ -54,7 +57,7 @@ def hours_of_set(name: str, data: Path, dumps: list[Path], hertz: int, sizes: Si
     if (data / "segments").is_file():
         return Hours(_sum(data / "segments", -1, -2) / 3600, f"{data}")
     if name in sizes.hours:
-        return Hours(sizes.hours[name], "published")
+        return Hours(sizes.hours[name], "local/sizes.yaml")
     return None
 
 
@@ -73,7 +76,9 @@ def perturbed(hours: Hours | None, factors: list[float]) -> Hours | None:
     """Return the hours of a set with its copies at other speeds."""
     if hours is None or not factors:
         return hours
-    return Hours(hours.hours * sum(1 / factor for factor in factors), f"{hours.source}, {len(factors)} speeds")
+    return Hours(
+        hours.hours * sum(1 / factor for factor in factors), f"{hours.source}, {len(factors)} speeds"
+    )
 
 
 def audio_gigabytes(hours: float, audio_format: str, hertz: int) -> float | None:
@@ -83,7 +88,7 @@ def audio_gigabytes(hours: float, audio_format: str, hertz: int) -> float | None
 
 
 def model_gigabytes(parameters: int, config: Mapping[str, Any]) -> float:
-    """Return the disk space of a training: kept epochs, their average, the checkpoint and its copy, with Adam's state."""
+    """Return the disk space of a training: kept epochs, their average, two checkpoints with Adam's state."""
     keep = config.get("keep_nbest_models") or 10
     kept = max(keep) if isinstance(keep, list) else keep
     return parameters * 4 * (int(kept) + 1 + 2 * 3) / 1e9
@@ -92,8 +97,8 @@ def model_gigabytes(parameters: int, config: Mapping[str, Any]) -> float:
 def speed(parameters: int, is_transducer: bool) -> tuple[float, str]:
     """Return hours of speech that a GPU trains on in an hour, and the source.
 
-    It is that of the published model next in size, divided by how many times larger this one is; a smaller model
-    counts as slow as the published one.
+    It is that of the published model next in size, divided by how many times larger this one is; a smaller
+    model counts as slow as the published one.
     """
     known = TRANSDUCERS if is_transducer else ATTENTION
     millions = parameters / 1e6

@@ -5,8 +5,8 @@
     fe_03_p1_tran/data/trans/000/fe_03_00001.txt     # fe_03_00001.sph
                                                      3.76 5.54 A: and i generally prefer
 
-Lines with ``((``, which the transcribers did not understand, are left out, and noises have Switchboard's names, as in
-ESPnet's recipe for Switchboard.
+Lines with ``((``, which the transcribers did not understand, are left out, and noises have Switchboard's
+names, as in ESPnet's recipe for Switchboard.
 """
 
 import re
@@ -32,24 +32,35 @@ def main(argv: list[str] | None = None) -> None:
     Writes DST/train_fisher/text, and DST/lm_train.txt: this text, and that of the training set.
     """
     parser = command_parser("prepare fisher", __doc__.splitlines()[0])
-    parser.add_argument("roots", nargs="+", type=Path, help="directories with fe_03_p1_tran and fe_03_p2_tran")
+    parser.add_argument(
+        "roots", nargs="+", type=Path, help="directories with fe_03_p1_tran and fe_03_p2_tran"
+    )
     parser.add_argument("dst", type=Path, help="directory to write train_fisher/text and lm_train.txt into")
-    parser.add_argument("--with", dest="others", nargs="*", default=[], type=Path, help="further texts for lm_train.txt")
+    parser.add_argument(
+        "--with", dest="others", nargs="*", default=[], type=Path, help="further texts for lm_train.txt"
+    )
     args = parser.parse_args(argv)
     files = {path.name.lower(): path for path in find_files(args.roots) if NAME.fullmatch(path.name)}
     found = {name.removesuffix(".txt"): path for name, path in files.items()}
     if not found:
-        raise UserError("there is no fe_03_NNNNN.txt below the directories given: give those of LDC2004T19 and LDC2005T19")
+        raise UserError(
+            "there is no fe_03_NNNNN.txt below the directories given: give those of LDC2004T19 and LDC2005T19"
+        )
     if len(found) != CALLS:
         warn(f"{len(found)} calls, the corpus has {CALLS}")
-    text = {name: words for call, path in sorted(found.items()) for name, words in read_transcript(call, path)}
+    text = {
+        name: words for call, path in sorted(found.items()) for name, words in read_transcript(call, path)
+    }
     together = dict(text)
     for path in args.others:
         together |= read_table(path)
     (args.dst / "train_fisher").mkdir(parents=True, exist_ok=True)
     write_table(args.dst / "train_fisher/text", text)
     write_table(args.dst / "lm_train.txt", together)
-    print(f"{args.dst / 'lm_train.txt'}: {len(text)} lines of {len(found)} calls, {len(together)} with other texts")
+    print(
+        f"{args.dst / 'lm_train.txt'}: {len(text)} lines of {len(found)} calls, "
+        f"{len(together)} with other texts"
+    )
 
 
 def read_transcript(call: str, path: Path) -> Iterator[tuple[str, str]]:

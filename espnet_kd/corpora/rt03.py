@@ -1,9 +1,9 @@
-"""RT-03, English conversational telephone speech (LDC2007S10): Switchboard and Fisher calls, licensed, a test set.
+"""RT-03 English (LDC2007S10): telephone calls of Switchboard and Fisher, a test set, licensed.
 
 The layout is that which ESPnet's recipe for Switchboard expects::
 
     data/audio/eval03/english/cts/{sw_45097,fsh_60262,...}.sph     two channels of mu-law
-    data/references/eval03/english/cts/*.stm                       sw_45097 1 sw_45097_A 12.30 14.10 <O,SW,M> OH YEAH
+    data/references/eval03/english/cts/*.stm                       sw_45097 1 sw_45097_A 1.3 2.1 <O,SW,M> OH
     data/trans_rules/en20030506.glm                                rules of equal words
 
 Segments are those of the reference, without margins, as there. Channels 1 and 2 are sides A and B.
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     references = [path for path in here if path.suffix.lower() == ".stm"]
     if not recordings or not references:
         missing = "sw_NNNNN.sph" if not recordings else "*.stm"
-        raise UserError(f"there is no eval03/english/cts/{missing} below the directories given: give LDC2007S10")
+        raise UserError(
+            f"there is no eval03/english/cts/{missing} below the directories given: give LDC2007S10"
+        )
     lines = [line for path in references for line in sided(numbered_lines(path))]
     reference = parse_stm(lines)
     times = {name: (segment.start, segment.end) for name, segment in reference.items()}

@@ -1,8 +1,8 @@
 """Switchboard-1 release 2 (LDC97S62): telephone calls, English, 8 kHz, about 300 hours, licensed.
 
 The audio may be anywhere below the roots, with names in upper or lower case; the transcripts and the
-dictionary are those of Mississippi State University (http://www.openslr.org/5), which are downloaded where the
-roots have none::
+dictionary are those of Mississippi State University (http://www.openslr.org/5), which are downloaded where
+the roots have none::
 
     .../sw02001.sph                                 two channels of mu-law, 2435 files
     swb_ms98_transcriptions/sw-ms98-dict.text       IBM ay b iy eh m
@@ -142,10 +142,11 @@ def fetch_transcripts(sources: Sequence[str], downloads: Path) -> Path:
     directory = downloads / UNPACKED
     if directory.is_dir():
         return directory
-    downloads.mkdir(parents=True, exist_ok=True)
     for number, source in enumerate(sources, 1):
         try:
             archive = download(source, downloads) if "://" in source else Path(source)
+            if archive.is_file():
+                downloads.mkdir(parents=True, exist_ok=True)
             extract(archive, directory)
             return directory
         except UserError as e:

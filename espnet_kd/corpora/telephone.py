@@ -81,7 +81,7 @@ def add_unpacked(parser: argparse.ArgumentParser) -> None:
         "--unpacked",
         type=Path,
         default=Path("downloads/unpacked"),
-        help="directory in which sph2pipe unpacks recordings that are compressed by shorten (default: %(default)s)",
+        help="where sph2pipe unpacks recordings that are compressed by shorten (default: %(default)s)",
     )
 
 
@@ -97,8 +97,8 @@ def find_recordings(
         unpacked: directory for what sph2pipe unpacks.
 
     Raises:
-        UserError: a call is there twice, is cut off, is not two-channel audio, or is compressed by shorten and
-            sph2pipe is not installed.
+        UserError: a call is there twice, is cut off, is not two-channel audio, or is compressed by shorten
+            and sph2pipe is not installed.
     """
     paths: dict[str, Path] = {}
     for path in files:
@@ -129,8 +129,8 @@ def unpack(shortened: dict[str, Path], directory: Path | None, total: int) -> di
     program, first = shutil.which("sph2pipe"), next(iter(shortened.values()))
     if program is None or directory is None:
         raise UserError(
-            f"{len(shortened)} of {total} recordings are compressed by shorten, the first is {first}: install "
-            "sph2pipe and repeat this, or unpack them into another directory, each with "
+            f"{len(shortened)} of {total} recordings are compressed by shorten, the first is {first}: "
+            "install sph2pipe and repeat this, or unpack them into another directory, each with "
             "`sph2pipe -u -f sph IN OUT`, and give that directory"
         )
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""``espnet-kd batches``: how much speech a training puts on each GPU, and the batches for other numbers of GPUs.
+"""``espnet-kd batches``: how much speech a training puts on each GPU, on any number of GPUs.
 
-ESPnet divides every batch among all GPUs, so ``batch_bins`` belongs to a number of GPUs. A recipe says for how
-many its configurations are written (``--config_ngpu``). With N GPUs instead of M::
+ESPnet divides every batch among all GPUs, so ``batch_bins`` belongs to a number of GPUs. A recipe says for
+how many its configurations are written (``--config_ngpu``). With N GPUs instead of M::
 
     accum_grad' = accum_grad * M / N, rounded up, at least 1
     batch_bins' = batch_bins * accum_grad / accum_grad', rounded down
 
-An update therefore sees the same amount of speech, and a GPU never gets more of it at a time than with M GPUs.
+An update therefore sees the same amount of speech, and a GPU never gets more of it at a time than with M.
 An epoch of ``num_iters_per_epoch`` batches keeps its updates. ``batch_size`` is treated as ``batch_bins``.
 """
 
@@ -24,15 +24,20 @@ from espnet_kd.data.datadir import Seconds
 from espnet_kd.errors import UserError
 from espnet_kd.files import iterate_lines
 
-BY_BINS = ("numel", "length", "catpow", "catpow_balance_dataset")  # batch types of ESPnet; others count utterances
+BY_BINS = (
+    "numel",
+    "length",
+    "catpow",
+    "catpow_balance_dataset",
+)  # batch types of ESPnet; others count utterances
 BATCH_BINS, BATCH_SIZE = 1_000_000, 20  # ESPnet's defaults
 OPTIONS = ("batch_type", "batch_bins", "batch_size", "accum_grad", "num_iters_per_epoch")
-# Seconds of speech on a GPU of 32 GB in ESPnet's own recipes, at the encoder's width: LibriSpeech's Conformer of 12 x 512
-# (35 M bins on four V100: 266 s) and the one of 12 x 256 for its 100 hours (16 M bins on one V100: 486 s).
+# Seconds of speech on a GPU of 32 GB in ESPnet's own recipes, by the encoder's width: LibriSpeech's Conformer
+# of 12 x 512 (35 M bins, four V100: 264 s) and that of 12 x 256 for 100 hours (16 M bins, one V100: 483 s).
 WIDE = 384  # features of the encoder's output
 LIMITS: dict[bool, Seconds] = {True: 270, False: 490}  # by whether the encoder is at least so wide
-# ESPnet's Conformer transducer for LibriSpeech has 76 s on each of four GPUs of 48 GB, with the whole lattice of 5000
-# classes in memory. Our loss never has it, but its own memory is not measured on a GPU: half of the other limits.
+# ESPnet's Conformer transducer for LibriSpeech has 76 s on each of four GPUs of 48 GB, with the whole lattice
+# of 5000 classes in memory. Our loss never has it, but is not measured on a GPU: half of the other limits.
 TRANSDUCER = 0.5
 
 
@@ -58,7 +63,7 @@ class Batches:
         return "batch_bins" if self.kind in BY_BINS else "batch_size"
 
     def for_gpus(self, gpus: int, written_for: int) -> "Batches":
-        """Return the batches for a number of GPUs; see the head of this module. 0 of either changes nothing."""
+        """Return the batches for a number of GPUs, see the head of this module; 0 changes nothing."""
         if 0 in (gpus, written_for) or gpus == written_for:
             return self
         accum = max(1, math.ceil(self.accum_grad * written_for / gpus))
@@ -69,7 +74,7 @@ class Batches:
         return replace(self, size=size, accum_grad=accum, iterations=iterations)
 
     def speech(self, data: "Speech") -> Seconds:
-        """Return the seconds of speech in a batch of all GPUs, padding not counted: on average over the data."""
+        """Return the seconds of speech in a batch of all GPUs, on average, without padding."""
         if self.option == "batch_size":
             return self.size * data.seconds / data.utterances
         return self.size * data.seconds / (data.values if self.kind == "length" else data.bins)
@@ -113,7 +118,9 @@ def read_shapes(files: Sequence[Path], hertz: int) -> Speech:
         for number, line in enumerate(iterate_lines(path), 1):
             shape = line.rstrip().rpartition(" ")[2].split(",")
             if not all(part.isdecimal() for part in shape):
-                raise UserError(f"{path}:{number}: expected `ID LENGTH` or `ID LENGTH,SIZE`, not {line[:60]!r}")
+                raise UserError(
+                    f"{path}:{number}: expected `ID LENGTH` or `ID LENGTH,SIZE`, not {line[:60]!r}"
+                )
             length = int(shape[0])
             values += length
             bins += length * math.prod(map(int, shape[1:]))
@@ -160,7 +167,7 @@ def read_sizes(path: Path) -> Sizes:
     for name, value in [*found[0].items(), *found[1].items(), ("characters", config.get("characters", 1))]:
         if not isinstance(value, int | float) or value <= 0:
             raise UserError(f"{path}: {name} is {value!r}: give a number above 0")
-    return Sizes(*found, int(config.get("characters", 0)))
+    return Sizes(found[0], found[1], int(config.get("characters", 0)))
 
 
 def of_config(config: Mapping[str, Any], options: str = "") -> Batches:
@@ -177,7 +184,9 @@ def of_config(config: Mapping[str, Any], options: str = "") -> Batches:
     for name in OPTIONS:
         parser.add_argument(f"--{name}")
     given, _ = parser.parse_known_args(split_words(options, "--args"))
-    found = {name: config.get(name) for name in OPTIONS} | {k: v for k, v in vars(given).items() if v is not None}
+    found = {name: config.get(name) for name in OPTIONS} | {
+        k: v for k, v in vars(given).items() if v is not None
+    }
     kind = str(found["batch_type"] or "folded")
     size = ("batch_bins", BATCH_BINS) if kind in BY_BINS else ("batch_size", BATCH_SIZE)
     whole = {"none", "null", "None", None}
@@ -216,7 +225,7 @@ def fit(args: argparse.Namespace, gpus: int) -> float:
 
 
 def limit(config: Mapping[str, Any]) -> Seconds:
-    """Return how many seconds of speech fit a GPU of 32 GB, as far as ESPnet's recipes show; see ``LIMITS``."""
+    """Return how many seconds of speech fit a GPU of 32 GB by ESPnet's recipes, see ``LIMITS``."""
     conf = config.get("encoder_conf") or {}
     blocks = conf.get("body_conf") or []
     width = max([block.get("hidden_size", 0) for block in blocks] or [conf.get("output_size", WIDE)])
@@ -237,18 +246,21 @@ def describe(config: Mapping[str, Any], batches: Batches, data: Speech, gpus: in
         return line, ""
     factor = math.ceil(seconds / most)
     return line, (
-        f"{seconds:.0f} s of speech on a GPU at a time: {most:.0f} s are known to fit 32 GB with a model of this kind; if "
-        f"memory runs out, use {factor} times the GPUs, or divide {batches.option} and multiply accum_grad by {factor}"
+        f"{seconds:.0f} s of speech on a GPU at a time: {most:.0f} s are known to fit 32 GB with a model of "
+        f"this kind; if memory runs out, use {factor} times the GPUs, or divide {batches.option} and "
+        f"multiply accum_grad by {factor}"
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``batches CONFIG... --shapes FILE...`` or ``... --sizes FILE --tokens NAME``: print a line, and a warning."""
+    """Run ``batches CONFIG... --shapes FILE...`` or ``... --sizes FILE --tokens NAME``."""
     parser = command_parser("batches")
     parser.add_argument("configs", nargs="+", type=Path, help="configurations; a later one wins")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--shapes", nargs="+", type=Path, help="speech_shape, and text_shape.TYPE")
-    source.add_argument("--sizes", type=Path, help="published sizes of the corpus, local/sizes.yaml of a recipe")
+    source.add_argument(
+        "--sizes", type=Path, help="published sizes of the corpus, local/sizes.yaml of a recipe"
+    )
     parser.add_argument("--tokens", default="char", help="token list, for --sizes (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
     for option, default, text in (
@@ -266,9 +278,13 @@ def main(argv: list[str] | None = None) -> None:
     gpus = args.ngpu * args.num_nodes
     batches = of_config(config, args.args).for_gpus(gpus, args.config_ngpu)
     hertz = parse_rate(args.fs)
-    data = read_shapes(args.shapes, hertz) if args.shapes else read_sizes(args.sizes).speech(args.tokens, hertz)
+    data = (
+        read_shapes(args.shapes, hertz) if args.shapes else read_sizes(args.sizes).speech(args.tokens, hertz)
+    )
     if data is None:
-        raise UserError(f"{args.sizes} does not know {args.tokens}: add its tokens_per_second, or give --shapes")
+        raise UserError(
+            f"{args.sizes} does not know {args.tokens}: add its tokens_per_second, or give --shapes"
+        )
     line, warning = describe(config, batches, data, gpus)
     print(line)
     if warning:

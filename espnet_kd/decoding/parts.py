@@ -1,7 +1,7 @@
-"""``espnet-kd parts``: find the sets that a development set consists of, and join their hypotheses to its own.
+"""``espnet-kd parts``: find the sets that a development set consists of, and join their hypotheses.
 
-LibriSpeech's ``dev`` is ``dev_clean`` and ``dev_other`` (without what stage 4 drops): decoding all three would decode
-every utterance twice.
+LibriSpeech's ``dev`` is ``dev_clean`` and ``dev_other`` (without what stage 4 drops): decoding all three
+would decode every utterance twice.
 """
 
 import argparse
@@ -21,20 +21,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--set", type=Path, required=True, help="dump directory of the development set")
     parser.add_argument("--among", nargs="+", type=Path, required=True, help="dump directories of other sets")
     parser.add_argument(
-        "--decoded", type=Path, help="directory with a decoded set in each subdirectory; without it the parts are printed"
+        "--decoded",
+        type=Path,
+        help="directory with a decoded set in each subdirectory; without it the parts are printed",
     )
     args: argparse.Namespace = parser.parse_args(argv)
     places = find_parts(args.set, args.among)
     if args.decoded is None:
         print("".join(f"{part.name}\n" for part in dict.fromkeys(places.values())), end="")
     elif not places:
-        raise UserError(f"{args.set} does not consist of {' '.join(map(str, args.among))}: leave out --decoded")
+        raise UserError(
+            f"{args.set} does not consist of {' '.join(map(str, args.among))}: leave out --decoded"
+        )
     else:
         join(args.decoded, args.set.name, {utt: part.name for utt, part in places.items()})
 
 
 def find_parts(whole: Path, among: list[Path]) -> dict[str, Path]:
-    """Return utterance -> directory of the set that has it, too; empty unless all utterances are in other sets.
+    """Return utterance -> directory of the set that has it, too; empty unless all are in other sets.
 
     An utterance is the same if id, number of samples and transcript are.
 

@@ -29,7 +29,7 @@ NOT_DATA = frozenset(DECODING) | frozenset(
 WITHOUT_EFFECT = frozenset(
     "nj inference_nj python cluster stage stop_stage results_md metric inference_tag".split()
 )
-# A row without a method has none, whatever run.sh does by itself; in commands that are compared these count as absent.
+# A row without a method has none, whatever run.sh does by itself. Commands are compared without these.
 PLAIN = {"kd_config": "", "student_alone": "false"}
 CONFIGURATIONS = ("student_config", "kd_config", "inference_config")
 PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded

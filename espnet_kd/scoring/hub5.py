@@ -1,9 +1,9 @@
-"""``espnet-kd score-eval2000``: compute the official WER of Hub5'00 or RT-03 by NIST's hubscr.pl if it is installed.
+"""``espnet-kd score-eval2000``: compute the official WER of Hub5'00 or RT-03 by NIST's hubscr.pl.
 
-Without hubscr.pl, jiwer counts the words that pass the same filter, but it knows neither the rules of equal
-words (GLM) nor optional words, so the numbers cannot be compared with published ones. The scores of
-Switchboard, CallHome (of Hub5'00), Fisher (of RT-03) and of all are written beside the decoded set as DIR_swbd,
-DIR_callhm, DIR_fsh and DIR_all.
+Where hubscr.pl is not installed, jiwer counts the words that pass the same filter, but it knows neither the
+rules of equal words (GLM) nor optional words, so the numbers cannot be compared with published ones. The
+scores of Switchboard, CallHome (of Hub5'00), Fisher (of RT-03) and of all are written beside the decoded
+set as DIR_swbd, DIR_callhm, DIR_fsh and DIR_all.
 """
 
 import re

@@ -167,8 +167,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Distillation")
     for method in registered():
         method.add_arguments(group)
-    text = "GPUs in all that batch_bins and accum_grad are for; with others both follow, so that an update sees as much speech"
-    group.add_argument("--config_ngpu", type=int, default=0, help=f"{text}; 0: they stay")
+    text = "GPUs in all that batch_bins and accum_grad are for; with others both follow; 0: they stay"
+    group.add_argument("--config_ngpu", type=int, default=0, help=text)
 
 
 # Keys of a configuration in which weights change with the training step.

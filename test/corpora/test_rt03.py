@@ -38,9 +38,13 @@ def test_a_call_without_audio_is_left_out_of_the_reference(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("gone", "message"), [("*.sph", r"no eval03/english/cts/sw_NNNNN.sph below"), ("*.stm", r"cts/\*.stm below"),
-                          ("*.glm", "there is no en20030506.glm")]
-)  # fmt: skip
+    ("gone", "message"),
+    [
+        ("*.sph", r"no eval03/english/cts/sw_NNNNN.sph below"),
+        ("*.stm", r"cts/\*.stm below"),
+        ("*.glm", "there is no en20030506.glm"),
+    ],
+)
 def test_what_is_missing_is_named(tmp_path: Path, gone: str, message: str) -> None:
     root = write_rt03(tmp_path / "rt03")
     for path in root.rglob(gone):

@@ -69,7 +69,10 @@ def test_shorten(tmp_path: Path) -> None:
 def test_shorten_is_unpacked_by_sph2pipe_where_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [call(tmp_path / "a/sw02001.sph"), call(tmp_path / "a/sw02002.sph", coding="ulaw,embedded-shorten-v2.00")]
+    files = [
+        call(tmp_path / "a/sw02001.sph"),
+        call(tmp_path / "a/sw02002.sph", coding="ulaw,embedded-shorten-v2.00"),
+    ]
     program = tmp_path / "bin/sph2pipe"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ "$5" ] && cp {files[0]} "$5"\n')
@@ -78,12 +81,17 @@ def test_shorten_is_unpacked_by_sph2pipe_where_it_is_installed(
     unpacked = tmp_path / "unpacked"
     for _ in range(2):
         found = find_recordings(files, NAME, prefix="sw0", unpacked=unpacked)
-        assert found == {"sw02001": Recording(files[0], 0.5), "sw02002": Recording(unpacked / "sw02002.sph", 0.5)}
+        assert found == {
+            "sw02001": Recording(files[0], 0.5),
+            "sw02002": Recording(unpacked / "sw02002.sph", 0.5),
+        }
     (line,) = (tmp_path / "calls").read_text().splitlines()  # the second time it is there
     assert line.startswith(f"-u -f sph {files[1]} ")
     shutil.rmtree(unpacked)
     program.write_text("#!/bin/sh\necho bad header >&2\nexit 1\n")
-    with pytest.raises(UserError, match="sph2pipe cannot unpack .*sw02002.sph: bad header: copy the file again$"):
+    with pytest.raises(
+        UserError, match="sph2pipe cannot unpack .*sw02002.sph: bad header: copy the file again$"
+    ):
         find_recordings(files, NAME, unpacked=unpacked)
     assert not any(unpacked.iterdir())
 

@@ -74,7 +74,8 @@ def test_of_a_configuration_and_of_options_that_override_it() -> None:
 
 def test_the_options_of_a_training_change_in_place() -> None:
     args = Namespace(
-        batch_type="numel", batch_bins=36, batch_size=20, accum_grad=4, num_iters_per_epoch=None, config_ngpu=4
+        batch_type="numel", batch_bins=36, batch_size=20, accum_grad=4, num_iters_per_epoch=None,
+        config_ngpu=4,
     )  # fmt: skip
     assert fit(args, gpus=1) == 4.0
     assert (args.batch_bins, args.batch_size, args.accum_grad, args.num_iters_per_epoch) == (9, 20, 16, None)
@@ -91,7 +92,10 @@ def test_too_much_speech_on_a_gpu_gets_a_warning_and_a_way_out() -> None:
     data = Speech.of_rates(16000, 3.43, 5000)
     line, warning = describe(WIDE, Batches("numel", 35_000_000, 4), data, gpus=1)
     # 35e6 / (16000 + 3.43 * 5000) = 1056
-    assert line == "1056 s of speech on the GPU at a time, 4223 s in an update (batch_bins 35000000, accum_grad 4)"
+    assert (
+        line
+        == "1056 s of speech on the GPU at a time, 4223 s in an update (batch_bins 35000000, accum_grad 4)"
+    )
     assert warning.startswith("1056 s of speech on a GPU at a time: 270 s are known to fit 32 GB")
     assert warning.endswith("use 4 times the GPUs, or divide batch_bins and multiply accum_grad by 4")
     line, warning = describe(WIDE, Batches("numel", 35_000_000, 4), data, gpus=4)
@@ -109,7 +113,10 @@ def test_the_command_prints_a_line_and_a_warning(
     assert capsys.readouterr().out.startswith("2000 s of speech on the GPU at a time, 4000 s in an update (")
     main([*words, "--num_nodes", "2", "--args", "--accum_grad 3"])
     out = capsys.readouterr().out
-    assert out.startswith("2000 s of speech on each of 2 GPUs at a time, 12000 s in") and "\nwarning: 2000 s" in out
+    assert (
+        out.startswith("2000 s of speech on each of 2 GPUs at a time, 12000 s in")
+        and "\nwarning: 2000 s" in out
+    )
 
 
 @pytest.mark.parametrize(

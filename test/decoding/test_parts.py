@@ -23,7 +23,9 @@ def decode(root: Path, *utterances: str) -> None:
         (root / file).write_text("".join(f"{utt} {file} of {utt}\n" for utt in utterances))
 
 
-def test_parts_are_those_that_have_every_utterance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_are_those_that_have_every_utterance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = dump(tmp_path / "dev", "a", "b")
     clean, other = dump(tmp_path / "clean", "a"), dump(tmp_path / "other", "b", "c")  # c was too long for dev
     main(["--set", str(whole), "--among", str(tmp_path / "missing"), str(other), str(clean)])

@@ -25,7 +25,7 @@ from espnet_kd.files import read_table
 from espnet_kd.methods.attach import warn_of_moving_loss
 from espnet_kd.schedule import build_schedule
 from espnet_kd.tasks import train
-from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances
+from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances, fit_batches
 from espnet_kd.teachers.experiment import find_checkpoint
 
 pytestmark = pytest.mark.slow(seconds=25)
@@ -49,6 +49,29 @@ def test_a_key_that_occurs_twice_on_the_command_line_is_refused() -> None:
 
     with pytest.raises(UserError, match=r"--criteria .*:1: the key a occurs a second time"):
         ASRDistillationTask.get_parser().parse_args(["--criteria", "{a: {type: kl}, a: {type: topk}}"])
+
+
+def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None:
+    change = {"from": 0.0, "to": 1.0, "begin": 1000, "steps": 1}
+    options = {
+        "batch_type": "numel", "batch_bins": 36, "batch_size": 20, "accum_grad": 4, "resume": True,
+        "num_iters_per_epoch": 10, "config_ngpu": 4, "ngpu": 1, "dist_world_size": None, "mutual": {},
+        "dist_launcher": None, "collect_stats": False, "output_dir": str(tmp_path), "task_weight": change,
+        "criteria": {"ctc": {"weight": 0.5}}, "scheduled_sampling": {},
+    }  # fmt: skip
+    args = Namespace(**options)
+    fit_batches(args)
+    assert (args.batch_bins, args.accum_grad, args.num_iters_per_epoch) == (9, 16, 40)
+    assert args.task_weight == change | {"begin": 4000} and args.criteria == options["criteria"]
+    for untouched in ({"ngpu": 0}, {"config_ngpu": 0}, {"collect_stats": True}, {"dist_world_size": 4}):
+        args = Namespace(**options | untouched)
+        fit_batches(args)
+        assert vars(args) == options | untouched
+    (tmp_path / "config.yaml").write_text("accum_grad: 4\n")
+    (tmp_path / "checkpoint.pth").touch()
+    with pytest.raises(UserError, match="was trained with accum_grad 4, and 1 GPUs give 16: its schedules"):
+        fit_batches(Namespace(**options))
+    fit_batches(Namespace(**options | {"task_weight": 1.0}))  # without schedules it may continue
 
 
 def test_dry_run_builds_student_and_teacher(recipe: Recipe) -> None:

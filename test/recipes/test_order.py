@@ -59,6 +59,8 @@ def test_one_line_says_what_is_missing(
         (("--skip_data_prep", ""), "--skip_data_prep '' is neither true nor false"),
         (("--skip_train", "True"), "--skip_train 'True' is neither true nor false"),
         (("--skip_packing", "no"), "--skip_packing 'no' is neither true nor false"),
+        (("--student_alone", "1"), "--student_alone '1' is neither true nor false"),
+        (("--config_ngpu", "four"), "--config_ngpu 'four' is not a number from 0 up"),
         (("--metric", "ser"), "--metric ser is neither wer nor cer"),
         (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),
         (("--python", "no-such-python"), "no-such-python does not run or has no ESPnet"),

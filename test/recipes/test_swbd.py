@@ -103,7 +103,9 @@ def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(do
     student = done.root / "exp/asr_s_essence_raw_en_bpe36_sp"
     assert json.loads((student / "run.json").read_text())["teachers"] == [TEACHER, TEACHER]
     assert "loss_kd_att" in (student / "train.log").read_text()
-    assert done.output.count("\nscored by ") == 4  # the ensemble's two members, the student alone and distilled
+    assert (
+        done.output.count("\nscored by ") == 4
+    )  # the ensemble's two members, the student alone and distilled
     alone = json.loads((done.root / "exp/asr_s_raw_en_bpe36_sp/run.json").read_text())
     assert alone["done"] and alone["teachers"] == []
     parts = [
