@@ -84,7 +84,7 @@ def run(part: Part) -> tuple[str, str]:
 
 
 def precision() -> int:
-    """Compare loss and gradients of a distilled step on the GPU with the CPU, in float32 and under autocast."""
+    """Compare loss and gradients of every step on the GPU with the CPU, in float32 and under autocast."""
     import torch
 
     from bench.device_step import cases, on_device
