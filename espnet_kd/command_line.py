@@ -136,6 +136,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "count the parameters of the models of configurations; no tensor is filled",
             "conf/teacher_conformer.yaml conf/student_conformer.yaml --tokens 30",
         ),
+        "batches": Command(
+            "espnet_kd.data.batches",
+            "say how much speech a training puts on a GPU at a time, and whether that is known to fit",
+            "conf/student_conformer.yaml --ngpu 1 --config_ngpu 4 "
+            "--shapes exp/asr_stats_raw_char/train/speech_shape exp/asr_stats_raw_char/train/text_shape.char",
+        ),
         "frame-weights": Command(
             "espnet_kd.report.frame_weights",
             "plot how much each frame of an utterance counts, above the teacher's CTC posteriors",
@@ -173,10 +179,35 @@ GROUPS: dict[str, dict[str, Command]] = {
             "give every peer of a mutual training an experiment directory of its own",
             "exp/mutual",
         ),
+        "check-lm": Command(
+            "espnet_kd.decoding.language_model",
+            "check that a language model has the tokens of the models that it decodes with",
+            "--lm_train_config exp/lm/config.yaml --lm_file exp/lm/valid.loss.ave.pth exp/student",
+        ),
+        "download-model": Command(
+            "espnet_kd.commands.hub:main_download",
+            "make a published or packed model an experiment of this recipe",
+            "asr_student_valid.acc.ave.zip --expdir exp",
+        ),
+        "upload": Command(
+            "espnet_kd.commands.hub:main_upload",
+            "upload a packed model to Hugging Face",
+            "exp/student/student_valid.acc.ave.zip --repo user/student",
+        ),
         "adopt": Command(
             "espnet_kd.commands.adopt",
             "make a directory here in which a teacher of another recipe is decoded",
             "../../other/asr1/exp/teacher --expdir exp",
+        ),
+        "parts": Command(
+            "espnet_kd.decoding.parts",
+            "find the sets that a development set consists of, or join their hypotheses to its own",
+            "--set dump/raw/dev --among dump/raw/dev_clean dump/raw/dev_other",
+        ),
+        "dry-run": Command(
+            "espnet_kd.commands.dry_run",
+            "print what the stages of kd.sh would do, make and cost: ./run.sh --dry_run true",
+            "--stages 1 2 --option fs=16k",
         ),
         "progress": Command(
             "espnet_kd.commands.progress",

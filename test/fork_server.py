@@ -23,7 +23,7 @@ from pathlib import Path
 # What stages run; the programs are imported for what they import, and then run afresh.
 PROGRAMS = [f"espnet2.bin.{name}" for name in (
     "aggregate_stats_dirs", "asr_inference", "asr_train", "asr_transducer_inference", "asr_transducer_train",
-    "launch", "pack",
+    "launch", "lm_calc_perplexity", "lm_train", "pack", "split_scps",
 )]  # fmt: skip
 LIBRARIES = ("dask.distributed", "jiwer", "matplotlib.pyplot")
 LONGEST_REQUEST = 1 << 20  # bytes

@@ -2,8 +2,10 @@
 
 ``EXP/train.yaml`` is the merged configuration that was trained; ``EXP/run.json`` has::
 
-    {"role": "teacher" or "student", "command": "./run.sh ...", "commit": git commit of espnet_kd or null,
+    {"role": "teacher", "student" or "lm", "command": "./run.sh ...",
+     "commit": git commit of espnet_kd or null,
      "configs": [files merged into train.yaml], "teachers": [directories], "args": "options that override it",
+     "settings": {options of kd.sh that change the model, where they differ from the default},
      "tag": name of its row in the table, or "", "previous": experiment of the phase before or null,
      "generation": of repeated distillation, from 1, "mix": record of pseudo-labelled speech or null,
      "data": {"token list": fingerprint, ... of all data, teachers and labels, by ``data/contents.py``},
@@ -34,6 +36,9 @@ from espnet_kd.methods import active
 from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
+# Options that may have another value when a training is continued: those of logs, and of how many steps of a
+# GPU make one update, so that a training can go on with another number of GPUs.
+MAY_CHANGE = DISPLAY_KEYS | {"accum_grad", "use_wandb"}
 # An older espnet_kd took `teacher: {exp: TEXT}` for a list of letters: no fingerprint of the teacher is kept.
 OF_LETTER = re.compile("teacher .")
 
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         "start", help="write train.yaml and run.json; print a line if it is trained already"
     )
     begin.add_argument("exp", type=Path)
-    begin.add_argument("--role", choices=("teacher", "student"), required=True)
+    begin.add_argument("--role", choices=("teacher", "student", "lm"), required=True)
     begin.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
     begin.add_argument("--teacher", nargs="*", default=[], help="experiment directories of the teachers")
     begin.add_argument("--previous", type=Path, help="finished experiment whose student this one starts from")
@@ -60,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
         default=[],
         metavar="NAME=PATH",
         help="files and data directories it is trained on",
+    )
+    begin.add_argument(
+        "--set", nargs="*", default=[], metavar="OPTION=VALUE", help="other options of kd.sh that change it"
     )
     begin.add_argument("--args", default="", help="options that override the configuration, for the record")
     begin.add_argument("--tag", default="", help="name of its row in the table of results")
@@ -100,6 +108,8 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"{args.exp} was trained with the options '{before}', not '{args.args}': "
             "remove it, or give it another name"
         )
+    settings = dict(option.partition("=")[::2] for option in args.set)
+    _check_settings(args, record, settings)
     mix = read_json(args.mix) if args.mix else None
     if record and record.get("mix") != mix:
         raise UserError(
@@ -112,8 +122,24 @@ def start(args: argparse.Namespace, command: str) -> bool:
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(dump_yaml(config), encoding="utf-8")
-    _write_record(args.exp, _make_record(args, command, record) | {"mix": mix, "data": data})
+    inputs = {"settings": settings, "mix": mix, "data": data}
+    _write_record(args.exp, _make_record(args, command, record) | inputs)
     return True
+
+
+def _check_settings(args: argparse.Namespace, record: dict[str, Any], now: dict[str, str]) -> None:
+    """Check that a training continues with the same options of kd.sh.
+
+    Raises:
+        UserError: they differ.
+    """
+    before = record.get("settings", {})
+    if record and before != now:
+        old, new = (" ".join(f"--{k} {v}" for k, v in s.items()) or "the defaults" for s in (before, now))
+        raise UserError(
+            f"{args.exp} was trained with {old}, not with {new}: remove it, or give it another name "
+            f"(--{args.role}_tag)"
+        )
 
 
 def _changes(args: str, config: dict[str, Any]) -> list[list[str]]:
@@ -124,7 +150,12 @@ def _changes(args: str, config: dict[str, Any]) -> list[list[str]]:
             options.append([text for text in word.partition("=") if text not in ("", "=")])
         elif options:
             options[-1].append(word)
-    return [option for option in options if option[1:] != [str(config.get(option[0].removeprefix("--")))]]
+    named = ((option[0].removeprefix("--"), option) for option in options)
+    return [
+        option
+        for name, option in named
+        if not _may_change(name) and option[1:] != [str(config.get(name))]
+    ]
 
 
 def _fingerprints(options: list[str], config: dict[str, Any]) -> dict[str, str]:
@@ -214,8 +245,13 @@ def git_commit() -> str | None:
 
 
 def _relevant_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a configuration that can change the trained model."""
-    return {key: value for key, value in config.items() if key not in DISPLAY_KEYS}
+    """Return the options of a configuration that a training keeps from its first epoch to its last."""
+    return {key: value for key, value in config.items() if not _may_change(key)}
+
+
+def _may_change(key: str) -> bool:
+    """Return whether an option may have another value when a training is continued."""
+    return key in MAY_CHANGE or key.startswith("wandb_")
 
 
 def read_record(exp: Path) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from espnet_kd.errors import UserError, printable
 CORPORA = {
     "an4": ("espnet_kd.corpora.an4", "CMU AN4 (census), English, 16 kHz, about an hour; public"),
     "librispeech": ("espnet_kd.corpora.librispeech", "LibriSpeech, English, 16 kHz, 1000 hours; public"),
+    "librispeech-lm": ("espnet_kd.corpora.librispeech_lm", "LibriSpeech's text for language models; public"),
     "librilight": ("espnet_kd.corpora.librilight", "Libri-Light or any tree of flac files, no transcripts"),
     "switchboard": ("espnet_kd.corpora.switchboard", "Switchboard-1 (LDC97S62), English calls; licensed"),
     "eval2000": ("espnet_kd.corpora.eval2000", "Hub5'00 English (LDC2002S09, LDC2002T43); licensed"),
+    "rt03": ("espnet_kd.corpora.rt03", "RT-03 English telephone speech (LDC2007S10), a test set; licensed"),
+    "fisher": ("espnet_kd.corpora.fisher", "Fisher English (LDC2004T19, LDC2005T19), text alone; licensed"),
     "csj": ("espnet_kd.corpora.csj", "Corpus of Spontaneous Japanese, 16 kHz, 660 hours; licensed"),
     "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised by espeak-ng"),
 }
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"  {name:<12} {text}" for name, (_, text) in CORPORA.items()]
+        lines = [f"  {name:<14} {text}" for name, (_, text) in CORPORA.items()]
         print("\n".join(["usage: espnet-kd prepare CORPUS [ROOT ...] DST [OPTION ...]", *lines]))
         print(f"\nexample:\n  {example('prepare')}")
     elif argv[0] not in CORPORA:

@@ -7,11 +7,14 @@ characters and words; sentencepiece trains BPE models with the options of asr.sh
 import io
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.data.tables import SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_lines, read_table
+from espnet_kd.files import atomic_path, iterate_lines, read_lines
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
@@ -25,32 +28,75 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--nlsyms", type=Path, help="file of non-linguistic symbols, one per line; each becomes a token"
     )
+    parser.add_argument(
+        "--bpe_nlsyms",
+        help="for BPE, instead of them: a list of symbols with commas, or such a file; none: no symbols",
+    )
+    parser.add_argument(
+        "--bpe_input_sentence_size", type=int, default=100_000_000,
+        help="most sentences that sentencepiece reads (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bpe_char_cover", type=float, default=1.0,
+        help="share of characters that have pieces (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--cleaner", default="none", help="ESPnet's cleaning of text (default: %(default)s)")
+    parser.add_argument("--g2p", default="none", help="ESPnet's phonemes of words (default: %(default)s)")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="Kaldi text files")
     parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
     args = parser.parse_args(argv)
     if args.nbpe < 1:
         raise UserError(f"--nbpe {args.nbpe}: must be at least 1")
-    sentences = read_sentences(args.text)
-    with atomic_path(args.out / "train.txt") as tmp:
-        tmp.write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")
+    if args.bpe_input_sentence_size < 1:
+        raise UserError(f"--bpe_input_sentence_size {args.bpe_input_sentence_size}: must be at least 1")
+    if not 0 < args.bpe_char_cover <= 1:
+        raise UserError(f"--bpe_char_cover {args.bpe_char_cover:g}: must be above 0 and at most 1")
+    train = args.out / "train.txt"
+    number = write_sentences(args.text, train)
     if args.token_type == "bpe":
-        tokens = train_bpe(sentences, args.nbpe, args.bpemode, read_symbols(args.nlsyms), args.out)
+        options = {
+            "vocab_size": args.nbpe,
+            "model_type": args.bpemode,
+            "character_coverage": args.bpe_char_cover,
+            "input_sentence_size": args.bpe_input_sentence_size,
+            "user_defined_symbols": bpe_symbols(args.bpe_nlsyms, args.nlsyms),
+        }
+        tokens = train_bpe(train, options, args.out)
     else:
-        tokens = count_tokens(args.out / "train.txt", args.token_type, args.nlsyms)
+        text = {"cleaner": args.cleaner, "g2p": args.g2p}
+        tokens = count_tokens(train, args.token_type, args.nlsyms, text)
     write_token_list(args.out / "tokens.txt", tokens)
-    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {len(sentences)} sentences")
+    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {number} sentences")
 
 
-def read_sentences(texts: list[Path]) -> list[str]:
-    """Return the transcripts of Kaldi text files that are not empty.
+def write_sentences(texts: list[Path], train: Path) -> int:
+    """Write the transcripts of Kaldi text files that are not empty, one per line, and return their number.
 
     Raises:
         UserError: all are empty.
     """
-    sentences = [" ".join(line.split()) for path in texts for line in read_table(path).values() if line]
-    if not sentences:
-        raise UserError(f"{', '.join(map(str, texts))}: there are no transcripts to make tokens from")
-    return sentences
+    count = 0
+    with atomic_path(train) as tmp:
+        with tmp.open("w", encoding="utf-8", newline="\n") as f:
+            for sentence in (line for path in texts for line in SortedTable(path).values() if line):
+                f.write(" ".join(sentence.split()) + "\n")
+                count += 1
+        if not count:
+            names = ", ".join(map(str, texts))
+            raise UserError(f"{names}: there are no transcripts to make tokens from")
+    return count
+
+
+def clean_table(table: Mapping[str, str], cleaner: str) -> dict[str, str]:
+    """Return transcripts as ESPnet's cleaning makes them.
+
+    Raises:
+        UserError: there is no such cleaner, or it is not installed.
+    """
+    from espnet_kd.host.options import text_cleaner
+
+    clean = text_cleaner(cleaner)
+    return {utt: clean(text) for utt, text in table.items()}
 
 
 def read_symbols(path: str | Path | None) -> list[str]:
@@ -65,10 +111,30 @@ def read_symbols(path: str | Path | None) -> list[str]:
         raise UserError(f"--nlsyms {e}: give a file with one symbol per line") from None
 
 
-def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], out: Path) -> list[str]:
+def bpe_symbols(bpe_nlsyms: str | None, nlsyms: Path | None) -> list[str]:
+    """Return the symbols that are pieces of their own.
+
+    Args:
+        bpe_nlsyms: a list with commas, a file with one in each line, ``none``, or None for those of
+            ``nlsyms``.
+        nlsyms: file of the non-linguistic symbols.
+    """
+    if bpe_nlsyms is None:
+        return read_symbols(nlsyms)
+    if bpe_nlsyms == "none":
+        return []
+    return read_symbols(bpe_nlsyms) if Path(bpe_nlsyms).is_file() else bpe_nlsyms.split(",")
+
+
+def train_bpe(train: Path, options: Mapping[str, Any], out: Path) -> list[str]:
     """Train a BPE model, write OUT/bpe.model and OUT/bpe.vocab, and return its pieces.
 
     The pieces <unk>, <s> and </s> are left out.
+
+    Args:
+        sentences: to train it on.
+        options: of sentencepiece.
+        out: directory of the files.
 
     Raises:
         UserError: the text is too small for so many pieces, or has more different characters.
@@ -78,17 +144,13 @@ def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], ou
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),  # not a file, because its name would be written into the model
+            sentence_iterator=iterate_lines(train),  # not a file, because its name would be written into the model
             model_writer=model,
-            vocab_size=size,
-            model_type=mode,
-            character_coverage=1.0,
-            input_sentence_size=100_000_000,
-            user_defined_symbols=symbols,
             minloglevel=2,
+            **options,
         )
     except RuntimeError as e:
-        raise UserError(f"--nbpe {size}: {_explain(str(e))}") from None
+        raise UserError(f"--nbpe {options['vocab_size']}: {_explain(str(e))}") from None
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = range(processor.get_piece_size())
     with atomic_path(out / "bpe.vocab") as tmp:
@@ -99,14 +161,21 @@ def train_bpe(sentences: list[str], size: int, mode: str, symbols: list[str], ou
     return [processor.id_to_piece(i) for i in ids[3:]]
 
 
-def count_tokens(train: Path, token_type: str, nlsyms: Path | None) -> list[str]:
-    """Return characters (a space is <space>) or words, the most frequent first, as counted by ESPnet."""
+def count_tokens(train: Path, token_type: str, nlsyms: Path | None, text: Mapping[str, str]) -> list[str]:
+    """Return characters (a space is <space>) or words, the most frequent first, as counted by ESPnet.
+
+    Args:
+        train: sentences, one a line.
+        token_type: ``char`` or ``word``.
+        nlsyms: file of symbols that are tokens of their own.
+        text: ``cleaner`` and ``g2p``, as ESPnet names them.
+    """
     read_symbols(nlsyms)
     from espnet_kd.host.options import write_token_counts
 
     with tempfile.TemporaryDirectory() as scratch:
         counted = Path(scratch, "tokens")
-        write_token_counts(train, counted, token_type, nlsyms)
+        write_token_counts(train, counted, token_type, nlsyms, text)
         return read_lines(counted)
 
 

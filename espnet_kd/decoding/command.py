@@ -16,7 +16,7 @@ from espnet_kd import parallel
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml
 from espnet_kd.data import dump
-from espnet_kd.decoding import records, shards
+from espnet_kd.decoding import language_model, records, shards
 from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, write_table
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--inference_tag", default="inference", help="default: %(default)s")
     p.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
     p.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
+    language_model.add_options(p)
     p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: decode on GPUs (default: 0)")
     p.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
     p.add_argument("--workers", type=int, help="processes, one thread each (default: cores or GPUs)")
@@ -60,8 +61,7 @@ def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) ->
     from espnet_kd.teachers.options import TeacherOptions
 
     members = [
-        decoder.read_setup(d, args.checkpoint, args.inference_config, args.inference_args, 1)
-        for d in args.teacher
+        decoder.read_setup(directory, args, 1) for directory in args.teacher
     ]
     if any(m.task != "asr" for m in members):
         raise UserError("--teacher: only CTC/attention models can be decoded together, not transducers")
@@ -81,7 +81,7 @@ def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) ->
     work = partial(ensemble.decode_shard, specs=specs, mean=args.mean)
     source = dump.read_dump(data)
     shards.decode_missing(source, target / DECODE, settings, None, work, where, prepare)
-    labels = [pseudo_label(utterance) for utterance in records.read_decoded(target / DECODE, source.wav)]
+    labels = [pseudo_label(utterance) for utterance in records.read_decoded(target / DECODE, source.wav.ids())]
     write_description(args, members[0].config)
     write_table(target / "text", {item.utt: item.text for item in labels})
     print(f"{target}/text: {len(labels)} utterances")

@@ -1,5 +1,6 @@
 """Decode utterances with a stock experiment and ESPnet's own ``Speech2Text``."""
 
+import argparse
 import json
 import math
 import threading
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from espnet_kd.config import read_config as read_yaml
 from espnet_kd.config import split_words
 from espnet_kd.data.audio import read_speech
-from espnet_kd.decoding import records
+from espnet_kd.decoding import language_model, records
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint
@@ -68,23 +69,31 @@ class DecodingSetup:
         return DecoderSpec(self.task, str(config), checkpoint, options, self.seed, self.rate, device)
 
 
-def read_setup(
-    directory: Path, checkpoint: str | None, inference_config: Path | None, inference_args: str, nbest: int
-) -> DecodingSetup:
+def read_setup(directory: Path, args: argparse.Namespace, nbest: int) -> DecodingSetup:
     """Find a trained experiment and parse the options of its decoding, as ESPnet's inference does.
 
+    Args:
+        directory: of the experiment.
+        args: options of the command: ``checkpoint``, ``inference_config``, ``inference_args``, and those of
+            ``language_model``.
+        nbest: number of hypotheses.
+
     Raises:
-        UserError: the experiment is incomplete, or an option is unknown or has a wrong value.
+        UserError: the experiment is incomplete, an option is unknown or has a wrong value, or a language
+            model does not fit.
     """
     config = experiment.read_config(directory)
     task = task_of(config)
-    path = experiment.find_checkpoint(directory, checkpoint)
+    path = experiment.find_checkpoint(directory, args.checkpoint)
     config = experiment.with_absolute_paths(config, directory)
-    words = split_words(inference_args, "--inference_args")
-    if inference_config is not None:
-        if read_yaml(inference_config):  # ESPnet's parser refuses an empty file
-            words = ["--config", str(inference_config), *words]
+    words = [*language_model.option_words(args), *split_words(args.inference_args, "--inference_args")]
+    if args.inference_config is not None:
+        if read_yaml(args.inference_config):  # ESPnet's parser refuses an empty file
+            words = ["--config", str(args.inference_config), *words]
     options, seed = _stock_options(task, words)
+    if options.get("lm_train_config"):
+        language_model.check_tokens(Path(options["lm_train_config"]), config["token_list"], directory)
+        language_model.check_tensors(Path(options["lm_train_config"]), Path(str(options.get("lm_file"))))
     if "batch_size" in options:
         options["batch_size"] = 1  # so that no utterance depends on its neighbours
     options["nbest"] = nbest

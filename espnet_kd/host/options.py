@@ -6,7 +6,7 @@ Importing this module imports next to nothing of ESPnet; what is large is import
 import argparse
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +16,8 @@ check_espnet()  # before anything of ESPnet is imported
 
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
+
+from espnet_kd.errors import UserError
 
 __all__ = ["NestedDictAction", "str2bool"]
 
@@ -49,7 +51,9 @@ def search_arguments(task: str, args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in sorted(names) if hasattr(args, name)}
 
 
-def write_token_counts(text: Path, counted: Path, token_type: str, symbols: Path | None) -> None:
+def write_token_counts(
+    text: Path, counted: Path, token_type: str, symbols: Path | None, others: Mapping[str, str]
+) -> None:
     """Count characters or words by ``espnet2.bin.tokenize_text``, as stage 5 of ESPnet's asr.sh does.
 
     Args:
@@ -57,24 +61,55 @@ def write_token_counts(text: Path, counted: Path, token_type: str, symbols: Path
         counted: gets the tokens by falling frequency, one a line; a space is ``<space>``.
         token_type: ``char`` or ``word``.
         symbols: file of symbols that are tokens of their own.
+        others: further options, such as ``cleaner``.
+
+    Raises:
+        UserError: ESPnet does not know one of their values.
     """
     from espnet2.bin.tokenize_text import get_parser, tokenize
 
     options = ["--input", str(text), "--output", str(counted), "--token_type", token_type]
     options += ["--write_vocabulary", "true", "--log_level", "WARNING"]
     options += ["--non_linguistic_symbols", str(symbols or "none")]
-    tokenize(**vars(get_parser().parse_args(options)))
+    options += [word for name, value in others.items() for word in (f"--{name}", value)]
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"ESPnet's tokenize_text: {message}")
+
+    parser = get_parser()
+    parser.error = refuse
+    tokenize(**vars(parser.parse_args(options)))
 
 
-def token_counter(token_type: str, bpemodel: str | None, symbols: str | None) -> Callable[[str], int]:
+def text_cleaner(name: str) -> Callable[[str], str]:
+    """Return ESPnet's cleaning of text; ``none`` changes nothing.
+
+    Raises:
+        UserError: ESPnet does not know it.
+    """
+    from espnet2.text.cleaner import TextCleaner
+
+    clean: Callable[[str], str] = TextCleaner(None if name == "none" else name)
+    try:
+        clean("a")
+    except RuntimeError as e:
+        raise UserError(f"--cleaner {name}: {e}: known are none, tacotron, jaconv and vietnamese") from None
+    return clean
+
+
+def token_counter(
+    token_type: str, bpemodel: str | None, symbols: str | None, cleaner: str = "none"
+) -> Callable[[str], int]:
     """Return a function that counts the tokens of a text as ESPnet's preprocessing splits it.
 
     Args:
         token_type: ``bpe``, ``char`` or ``word``.
         bpemodel: file of a sentencepiece model, for ``bpe``.
         symbols: file of symbols that are tokens of their own.
+        cleaner: ESPnet's cleaning of the text before.
     """
     from espnet2.text.build_tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(token_type, bpemodel=bpemodel, non_linguistic_symbols=symbols)
-    return lambda text: len(tokenizer.text2tokens(text))
+    clean = text_cleaner(cleaner)
+    return lambda text: len(tokenizer.text2tokens(clean(text)))

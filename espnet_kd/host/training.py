@@ -18,7 +18,9 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.tasks.lm import LMTask
 from espnet2.train.dataset import ESPnetDataset
+from espnet2.train.distributed_utils import get_world_size
 from espnet2.train.reporter import Reporter
 
 from espnet_kd.host.outputs import task_of
@@ -49,9 +51,27 @@ def named_classes(task: type[AbsTask]) -> dict[str, list[str]]:
     return named | {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
 
 
+def gpus_of(args: argparse.Namespace) -> int:
+    """Return how many GPUs train together, on all nodes; 0 for a training on the CPU.
+
+    Relied upon: ``ngpu`` is 1 in a process of several, and ``get_world_size`` finds their number.
+    """
+    return args.ngpu * get_world_size(args.dist_world_size, args.dist_launcher) if args.ngpu else 0
+
+
 def build_model(config: Mapping[str, Any]) -> Any:
     """Build the model of a config.yaml, with the weights that its seed gives."""
     return TASKS[task_of(config)].build_model(argparse.Namespace(**config))
+
+
+def language_model_tensors(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state dict of the language model of a config.yaml; its tensors have shapes only."""
+    import torch
+
+    with torch.device("meta"):
+        model = LMTask.build_model(argparse.Namespace(**{**config, "init": None}))
+    tensors: dict[str, Any] = model.state_dict()
+    return tensors
 
 
 def preprocessing(config: Mapping[str, Any]) -> Preprocess | None:

@@ -9,7 +9,7 @@ from typing import Any
 from espnet_kd.config import parse_yaml
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
-from espnet_kd.files import read_table, table_files
+from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.methods.method import BuildModel, Method, Preprocess
 from espnet_kd.schedule import Schedule, build_schedule
 
@@ -176,9 +176,10 @@ def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:
 def has_hypotheses(args: argparse.Namespace) -> bool:
     """Return True if there are pseudo-labels in the training set."""
     return any(
-        any(are_hypotheses(list(read_table(file))))
+        are_hypotheses([utt])[0]
         for shapes in args.train_shape_file[:1]
         for file in table_files(shapes)
+        for utt, _ in iterate_rows(file)
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser, path_text
-from espnet_kd.data.tokens import read_symbols
+from espnet_kd.data.tokens import clean_table, read_symbols
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
 from espnet_kd.scoring import alignment, sclite
@@ -39,6 +39,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--nlsyms", type=path_text, help="file of non-linguistic symbols, one a line, that are not scored"
     )
+    p.add_argument(
+        "--cleaner", default="none",
+        help="ESPnet's cleaning of the reference, as of the training's transcripts (default: %(default)s)",
+    )  # fmt: skip
     return p
 
 
@@ -70,6 +74,8 @@ def score_set(args: argparse.Namespace) -> alignment.Score:
         UserError: references and hypotheses have different utterances, or no word is left to score.
     """
     reference, hypothesis = read_table(args.ref), read_table(args.hyp)
+    if args.cleaner != "none":
+        reference = clean_table(reference, args.cleaner)
     utterances = join(reference, hypothesis, args.ref, args.hyp)
     symbols = frozenset(read_symbols(args.nlsyms))
     if not any(clean(reference[utt], "word", symbols) for utt in utterances):

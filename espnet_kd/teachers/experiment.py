@@ -139,7 +139,21 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
         UserError: a tensor is missing, unexpected, of another shape or not finite.
     """
     state = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
-    expected = model.state_dict()
+    check_state(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a state dict has exactly the expected tensors.
+
+    Args:
+        expected: tensors by name; their shapes count.
+        state: those of a checkpoint.
+        path: the checkpoint, for the message.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, of another shape or not finite.
+    """
     for problem, keys in (
         ("lacks", expected.keys() - state.keys()),
         ("has an unexpected", state.keys() - expected.keys()),
@@ -159,7 +173,6 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
             f"{path}: {key} has values that are not finite: its training diverged; choose another "
             "checkpoint (`checkpoint`), or train it again"
         )
-    model.load_state_dict(state)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -264,3 +264,30 @@ def test_other_options_are_another_training(place: Path) -> None:
     begin("--args=--seed 3 --max_epoch 3")  # as in student.yaml
     with pytest.raises(UserError, match="not '--max_epoch 3'"):
         begin("--args=--max_epoch 3")
+
+
+@pytest.mark.parametrize("change", ["accum_grad: 4", "use_wandb: true\nwandb_project: kd", "log_interval: 9"])
+def test_a_training_goes_on_with_other_accumulation_and_logs(place: Path, change: str) -> None:
+    """Another number of GPUs needs another accum_grad, and logs change no model."""
+    begin("--args=--accum_grad 2")
+    Path("exp/s/1epoch.pth").touch()
+    Path("kd.yaml").write_text(f"task_weight: 0.5\n{change}\n")
+    begin("--args=--accum_grad 8 --wandb_name second")
+    assert yaml.safe_load(change).items() <= yaml.safe_load(Path("exp/s/train.yaml").read_text()).items()
+    Path("kd.yaml").write_text(f"task_weight: 0.5\n{change}\nmax_epoch: 4\n")
+    with pytest.raises(UserError, match="another configuration"):
+        begin()
+
+
+def test_other_options_of_kd_sh_are_another_training(place: Path) -> None:
+    begin()
+    Path("exp/s/1epoch.pth").touch()
+    begin("--set")
+    with pytest.raises(UserError, match="was trained with the defaults, not with --cleaner jaconv: remove it"):
+        begin("--set", "cleaner=jaconv")
+    Path("exp/s/1epoch.pth").unlink()
+    begin("--set", "cleaner=jaconv")
+    Path("exp/s/1epoch.pth").touch()
+    begin("--set", "cleaner=jaconv")
+    with pytest.raises(UserError, match="trained with --cleaner jaconv, not with the defaults: .*--student_tag"):
+        begin()

@@ -164,3 +164,25 @@ def test_words_that_are_not_strings_in_yaml_stay_words(tmp_path: Path) -> None:
     assert found == ["<blank>", "<unk>", *words, "<sos/eos>"]
     dumped = yaml_no_alias_safe_dump({"token_list": found}, sort_keys=False)  # how ESPnet writes config.yaml
     assert yaml.safe_load(dumped) == {"token_list": found} == yaml.safe_load(dump_yaml({"token_list": found}))
+
+
+def test_symbols_of_bpe_pieces(text: Path) -> None:
+    """--bpe_nlsyms goes before --nlsyms: a list, a file, or none of them."""
+    symbols = text.parent / "nlsyms"
+    symbols.write_text("<a>\n")
+    (text.parent / "others").write_text("<b>\n<c>\n")
+    for option, pieces in (
+        ((), {"<a>"}),
+        (("--bpe_nlsyms", "<d>,<e>"), {"<d>", "<e>"}),
+        (("--bpe_nlsyms", str(text.parent / "others")), {"<b>", "<c>"}),
+        (("--bpe_nlsyms", "none"), set()),
+    ):
+        found = tokens(text, "--token_type", "bpe", "--nbpe", "27", "--nlsyms", str(symbols), *option)
+        assert {t for t in found if t.startswith("<")} - {"<blank>", "<unk>", "<sos/eos>"} == pieces
+
+
+def test_rare_characters_may_be_left_out(text: Path) -> None:
+    text.write_text(text.read_text() + "rare Q\n")
+    assert any("Q" in t for t in tokens(text, "--token_type", "bpe", "--nbpe", "27"))
+    found = tokens(text, "--token_type", "bpe", "--nbpe", "27", "--bpe_char_cover", "0.99")
+    assert not any("Q" in t for t in found)

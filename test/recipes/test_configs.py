@@ -9,9 +9,13 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.lm import LMTask
 from shell import TEMPLATE
 
 from espnet_kd.commands import inspect
+from espnet_kd.config import merge_files
+from espnet_kd.data import batches
+from espnet_kd.host.training import language_model_tensors
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
 from espnet_kd.teachers.options import term_options
@@ -20,6 +24,8 @@ CONFIGS = sorted(TEMPLATE.parents[1].glob("*/kd1/conf/*.yaml"))
 MODELS = [path for path in CONFIGS if path.stem.startswith(("teacher", "student"))]
 DISTILLATIONS = [path for path in CONFIGS if path.stem.startswith("kd_")]
 TOGETHER = [path for path in CONFIGS if path.stem.startswith("mutual")]
+LARGE = ("librispeech", "swbd", "csj")  # recipes for GPUs
+LANGUAGE_MODELS = [path for path in CONFIGS if path.stem.startswith("lm_")]
 SMALL_VOCABULARY = 30  # of characters or a few words: tenths of a per cent of the parameters
 
 
@@ -52,6 +58,16 @@ def test_a_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
     millions = sum(p.numel() for p in build(path).parameters()) / 1e6
     digits = len(claimed.partition(".")[2])
     assert f"{millions:.{digits}f}" == claimed
+
+
+@pytest.mark.parametrize("path", LANGUAGE_MODELS, ids=name)
+def test_a_language_model_has_as_many_parameters_as_its_head_says(path: Path) -> None:
+    claimed = re.search(r"([0-9.]+) M parameters", path.read_text())[1]
+    options = LMTask.get_parser().parse_args(["--config", str(path), "--output_dir", "x"])
+    tensors = language_model_tensors(vars(options) | {"token_list": vocabulary(path)})
+    assert f"{sum(t.numel() for t in tensors.values()) / 1e6:.1f}" == claimed
+    decoding = yaml.safe_load((path.parent / "decode_lm.yaml").read_text())
+    assert 0 < decoding["lm_weight"] < 1
 
 
 def is_named(model: Path, text: str) -> bool:
@@ -87,16 +103,36 @@ def test_criteria_are_known_and_taps_exist_in_teacher_and_student(path: Path) ->
             build(teacher).get_submodule(term.term.teacher_tap)
 
 
-@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS, *TOGETHER], ids=name)
+@pytest.mark.parametrize("path", [*MODELS, *DISTILLATIONS, *TOGETHER, *LANGUAGE_MODELS], ids=name)
 def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
-    head = re.split(r"\n(encoder|encoder_conf|task_weight|mutual):", path.read_text())[0]
+    head = re.split(r"\n(encoder|encoder_conf|task_weight|mutual|lm):", path.read_text())[0]
     assert "# Needs:" in head and "# Command: ./run.sh " in head
 
 
 @pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
-def test_time_warping_is_off_where_frames_must_stay(path: Path) -> None:
-    for student in path.parent.glob("student*.yaml"):
-        assert yaml.safe_load(student.read_text())["specaug_conf"]["apply_time_warp"] is False
+def test_time_warping_is_off_where_the_students_frames_are_compared(path: Path) -> None:
+    criteria = yaml.safe_load(path.read_text())["criteria"].values()
+    if any(not str(c.get("student_tap", c.get("tap", "joint"))).startswith("decoder") for c in criteria):
+        for student in path.parent.glob("student*.yaml"):
+            assert merge_files([student, path])["specaug_conf"]["apply_time_warp"] is False
+
+
+@pytest.mark.parametrize("path", [p for p in MODELS if name(p).split("-")[0] in LARGE], ids=name)
+def test_the_head_says_how_much_speech_a_gpu_gets_and_that_it_is_known_to_fit(path: Path) -> None:
+    recipe, text = path.parents[1], path.read_text()
+    (gpus,) = map(int, re.findall(r"--config_ngpu (\d+)", (recipe / "run.sh").read_text()))
+    config = yaml.safe_load(text)
+    tokens = vocabulary(path)
+    speech = batches.read_sizes(recipe / "local/sizes.yaml").speech(
+        "char" if len(tokens) == SMALL_VOCABULARY else f"bpe{len(tokens)}", 16000
+    )
+    found = batches.of_config(config)
+    update = found.speech(speech) * found.accum_grad
+    on_each = found.speech(speech) / gpus
+    head = f"# Batch:   {on_each:.0f} s of speech on each of {gpus} GPUs, {update:.0f} s in an update."
+    assert head in text.splitlines(), head
+    assert on_each <= batches.limit(config)
+    assert config["specaug_conf"]["apply_time_warp"] is True  # configurations of a distillation switch it off
 
 
 @pytest.mark.parametrize("path", TOGETHER, ids=name)

@@ -16,14 +16,18 @@ skip_data_prep=false        # true skips stages 1 to 5
 skip_train=false            # true skips stages 6 to 9
 skip_eval=false             # true skips stages 10 and 11
 skip_packing=false          # true skips stage 12
+dry_run=false               # true prints what every stage would do, make and cost, and changes nothing
 nj=$(processors)            # parallel jobs of stages 3, 6 and 8
 inference_nj=$(processors)  # parallel jobs of decoding
 ngpu=0                      # GPUs per node for training; 0 trains on the CPU
 num_nodes=1                 # nodes for training
+config_ngpu=0               # GPUs in all that batch_bins and accum_grad of the configurations are for; with others both follow,
+                            # so that an update sees as much speech; 0: they stay
 gpu_inference=false         # true decodes on a GPU
 expdir=exp                  # directory of the experiments
 dumpdir=dump                # directory of the formatted audio
 python=python3              # Python interpreter that has ESPnet
+detach=false                # true submits the whole run as a job of Slurm, and ends; needs cmd_backend=slurm
 # Data
 train_set=                  # training set, a directory that local/data.sh makes in data/
 valid_set=                  # development set; epochs and methods are chosen on it
@@ -35,8 +39,9 @@ unlabelled_share=           # share of pseudo-labelled speech in the student's t
                             # is used once
 lang=noinfo                 # language, a part of the names of experiments; noinfo leaves it out
 local_data_opts=            # options for local/data.sh
+post_process_local_data_opts=  # options of a second call of local/data.sh, at the end of stage 4; empty: there is none
 speed_perturb_factors=      # list: speed perturbation of the training set, such as 0.9 1.0 1.1; empty for none
-audio_format=flac           # flac or wav
+audio_format=flac           # one file for each utterance, flac or wav, or archives of a thousand: flac.ark or wav.ark
 fs=16k                      # sampling rate
 min_wav_duration=0.1        # in seconds; shorter utterances of the training and development sets are dropped
 max_wav_duration=20         # in seconds; longer ones are dropped
@@ -45,8 +50,29 @@ token_type=char             # char, bpe or word
 nbpe=30                     # number of BPE tokens
 bpemode=unigram             # how SentencePiece makes them: unigram or bpe
 nlsyms_txt=none             # file of non-linguistic symbols, one in each line
+bpe_train_text=             # list: Kaldi texts that tokens are made from, of any type; empty: data/TRAIN_SET/text
+bpe_nlsyms=                 # symbols that are BPE tokens of their own: a list with commas, or a file with one in each line;
+                            # empty: those of nlsyms_txt; none: no symbols
+bpe_input_sentence_size=100000000  # most sentences that SentencePiece reads
+bpe_char_cover=1.0          # share of characters that have BPE tokens
+cleaner=none                # ESPnet's cleaning of transcripts: none, tacotron, jaconv or vietnamese
+g2p=none                    # ESPnet's conversion of graphemes to phonemes, which these types of tokens do not use
+# Language model
+use_lm=false                # true decodes with a language model: all models, and for pseudo-labels
+lm_config=                  # training configuration of the language model
+lm_args=                    # training options that override lm_config, such as "--max_epoch 10"
+lm_tag=                     # name for its directory, expdir/lm_TAG; empty: named after configuration and options
+lm_exp=                     # directory of the language model, instead of one named so; without lm_config it is trained already
+lm_train_text=              # list: Kaldi texts for its training; empty: data/TRAIN_SET/text
+lm_dev_text=                # Kaldi text for its development; empty: that of the development set
+lm_test_text=               # Kaldi text for its perplexity; empty: that of the first test set
+num_splits_lm=1             # parts of the training text that are in memory one after the other
 # Models
 asr_task=asr                # asr, or asr_transducer
+feats_normalize=global_mvn  # normalisation of features: global_mvn, utterance_mvn or none
+num_splits_asr=1            # parts of the training set whose tables are in memory one after the other
+download_model=             # model of ESPnet's model zoo or of Hugging Face, or the zip file of a packed one, as the teacher
+                            # instead of teacher_config; its language model decodes with --use_lm true, without lm_config
 teacher_config=             # list: training configurations of the teachers
 teacher_exp=                # list: trained experiments of any ESPnet recipe as the teachers, instead of teacher_config
 teacher_tag=                # list: for each teacher a name for its directory, expdir/asr_TAG, and for its row of the table;
@@ -59,6 +85,7 @@ student_exp=                # directory of the student, instead of one that is n
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # list: configuration of the distillation; several are phases, each of which starts from the
                             # student of the one before; empty: the student is trained without a teacher
+student_alone=false         # true trains the student without a teacher as well, a row that the distilled one is compared with
 decode_ensemble=false       # true decodes several teachers as an ensemble as well, which adds a row to the table
 peers=each                  # peers of a mutual training to decode: each, first, or ensemble (each, and all together)
 pseudo_label_args=          # options of `espnet-kd pseudo-label` in stage 8, such as "--keep_top 80"
@@ -70,11 +97,14 @@ generation=1                # number of generations: the student of one is the t
 inference_config=           # decoding configuration
 teacher_inference_config=   # decoding configuration of the teachers of generation 1; empty: inference_config
 inference_args=             # decoding options that override these, such as "--beam_size 5"
+use_streaming=false         # true decodes models with a contextual block encoder block by block, as if the speech came in live
 inference_tag=              # name of the directory of decoded sets in an experiment; empty: named after decoding configuration,
                             # options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
+inference_lm=valid.loss.ave.pth  # checkpoint of the language model
 metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
 results_md=RESULTS.md       # file of the results; empty: stage 11 scores, but writes no table and no plots
+hf_repo=                    # repository of Hugging Face, USER/NAME, to which stage 12 uploads the student; empty: none
 result_sets=                # list: sets of the results, if local/score.sh makes others than the test sets
 # end of options
 
@@ -100,6 +130,8 @@ fi
 . ./cmd.sh
 
 . utils/options.sh
+. utils/jobs.sh
+[ "${detach}" = false ] || detach_run "$@"
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
 
@@ -125,6 +157,7 @@ esac
 token_dir=${lists}/${token_type}
 [ "${token_type}" != bpe ] || token_dir=${bpemodel%/*}
 token_list=${token_dir}/tokens.txt
+read -ra token_texts <<< "${bpe_train_text:-data/${train_set}/text}"
 audio_type=sound
 [[ ${audio_format} != *ark* ]] || audio_type=kaldi_ark
 
@@ -136,6 +169,8 @@ exp_name() {
     names=$(basename -s .yaml -a "$1" "${@:3}" | tr '\n' _)
     echo "${expdir}/asr_${names}raw${language}_${tokens}$(args_suffix "$2")${sp}"
 }
+# downloaded_name: print the name of the directory of --download_model.
+downloaded_name() { local name=${download_model%/}; name=${name%.zip}; [ ! -e "${download_model}" ] || name=${name##*/}; echo "${name//\//_}"; }
 for i in "${!teacher_configs[@]}"; do
     if [ -n "${teacher_tag}" ]; then
         teachers+=("${expdir}/asr_${teacher_tags[i]}$(args_suffix "${teacher_args}")")
@@ -143,7 +178,11 @@ for i in "${!teacher_configs[@]}"; do
         teachers+=("$(exp_name "${teacher_configs[i]}" "${teacher_args}")")
     fi
 done
-tag_of() { echo "$(config_name "${1:-inference}")$(args_suffix "${inference_args}")_asr_model_${inference_asr_model%.*}"; }
+[ -z "${download_model}" ] || teachers=("${expdir}/$(downloaded_name)")
+. utils/language_model.sh
+tag_of() {
+    echo "$(config_name "${1:-inference}")$(args_suffix "${inference_args}")${lm_name}_asr_model_${inference_asr_model%.*}"
+}
 teacher_inference_tag=${inference_tag:-$(tag_of "${teacher_inference_config}")}
 inference_tag=${inference_tag:-$(tag_of "${inference_config}")}
 read -ra unlabelled_names <<< "${unlabelled_sets}"
@@ -154,11 +193,21 @@ for set in "${tests[@]}"; do
 done
 
 # --- what the stages and the functions of utils/ share ---
+text_options=(  # of ESPnet: how texts are read
+    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
+    --non_linguistic_symbols "${nlsyms_txt}" --cleaner "${cleaner}" --g2p "${g2p}"
+)
+not_default=()  # options besides the configuration that change a model, where they differ from the default
+[ "${cleaner}" = none ] || not_default+=("cleaner=${cleaner}")
+[ "${g2p}" = none ] || not_default+=("g2p=${g2p}")
 current_generation=1
 labelling=  # yes if a teacher writes pseudo-labels for the unlabelled sets
 mixed=      # directory of transcribed and pseudo-labelled speech
 student=    # directory of the student
+alone=      # directory of the student without a teacher, if it is trained beside the distilled one
 students=() # directories of the students of all generations so far
+valid_parts=()      # test sets that the development set consists of, see find_valid_parts
+valid_parts_found=  # yes if that is known
 number=     # number of the stage that runs
 several=    # yes in stages that run once in each of several generations
 
@@ -167,20 +216,26 @@ several=    # yes in stages that run once in each of several generations
 . utils/decoding.sh
 . utils/unlabelled.sh
 . utils/generations.sh
+. utils/dry_run.sh
 
 # --- stages ---
 titles=(
     "" "prepare data/" "perturb the speed of ${train_set}" "format audio into ${dumpdir}/"
     "drop utterances that are too short or too long" "make the token list" "collect statistics"
-    "train the teacher" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
-    "score${results_md:+, ${results_md} and plots}" "pack the student"
+    "train the teacher${lm_name:+, and the language model}" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
+    "score${results_md:+, ${results_md} and plots}" "pack the student${hf_repo:+, and upload it to ${hf_repo}}"
 )
+# prepare_data ARGUMENT...: run the recipe's local/data.sh.
+prepare_data() {
+    [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
+    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} use_lm=${use_lm} \
+        lm_train_text=${lm_train_text} unlabelled_sets=${unlabelled_sets} local/data.sh "$@"
+}
+
 stage_1() {
     local words
-    [ -x local/data.sh ] || error "this recipe has no executable local/data.sh"
     read -ra words <<< "${local_data_opts}"
-    python=${python} train_set=${train_set} valid_set=${valid_set} test_sets=${test_sets} \
-        unlabelled_sets=${unlabelled_sets} local/data.sh "${words[@]}"
+    prepare_data "${words[@]}"
 }
 
 stage_2() {
@@ -188,7 +243,7 @@ stage_2() {
         log "nothing to do without --speed_perturb_factors"
     else
         need 1 "data/${train_set}/wav.scp"
-        "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
+        compute "${train_cmd}" "perturb_${train_set}" "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
     fi
     perturb_unlabelled
 }
@@ -199,28 +254,34 @@ stage_3() {
     for set in "${train}" "${evaluated[@]}"; do
         need 1 "data/${set}/wav.scp"
         case ${set} in "${train}" | "${valid_set}") part=/org kind=() ;; *) part='' kind=(--scored) ;; esac
-        "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
-            "data/${set}" "${raw}${part}/${set}"
+        compute "${train_cmd} --num_threads ${nj}" "format_${set}" "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" \
+            --fs "${fs}" --audio_format "${audio_format}" "data/${set}" "${raw}${part}/${set}"
     done
     format_unlabelled
 }
 
 stage_4() {
-    local set
+    local set words
     for set in "${train}" "${valid_set}"; do
         need 3 "${raw}/org/${set}/wav.scp"
-        "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
-            "${raw}/org/${set}" "${raw}/${set}"
+        compute "${train_cmd}" "lengths_${set}" "${python}" -m espnet_kd lengths --min "${min_wav_duration}" \
+            --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
     done
     filter_unlabelled
+    [ -n "${post_process_local_data_opts}" ] || return 0
+    read -ra words <<< "${post_process_local_data_opts}"
+    prepare_data "${words[@]}" --asr_data_dir "${raw}/${train}"
 }
 
 stage_5() {
     local symbols=()
-    need 4 "${raw}/${train}/text"
+    need 1 "${token_texts[@]}"
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
-    "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" "${symbols[@]}" \
-        --text "${raw}/${train}/text" --out "${token_dir}"
+    [ -z "${bpe_nlsyms}" ] || symbols+=(--bpe_nlsyms "${bpe_nlsyms}")
+    compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" \
+        --bpemode "${bpemode}" "${symbols[@]}" --bpe_input_sentence_size "${bpe_input_sentence_size}" \
+        --bpe_char_cover "${bpe_char_cover}" --cleaner "${cleaner}" --g2p "${g2p}" --text "${token_texts[@]}" \
+        --out "${token_dir}"
 }
 
 stage_6() {
@@ -232,14 +293,19 @@ stage_6() {
         collect "${config}" "${teacher_args}"
     done
     [ -z "${student_config}" ] || collect "${student_config}" "${student_args}"
+    ! lm_is_trained_here || collect_lm
 }
 
 stage_7() {
     local i
-    [ -n "${teacher_config}" ] || log "nothing to do: ${teacher_exp:-there is no --teacher_config}${teacher_exp:+ is trained already}"
+    [ -n "${teacher_config}${download_model}" ] || [ -n "${lm_name}" ] ||
+        log "nothing to do: ${teacher_exp:-there is no --teacher_config}${teacher_exp:+ is trained already}"
+    [ -z "${download_model}" ] || "${python}" -m espnet_kd download-model "${download_model}" --expdir "${expdir}" \
+        --name "$(downloaded_name)" --model "${inference_asr_model}" --lm "${inference_lm}"
     for i in "${!teacher_configs[@]}"; do
         train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}" "${teacher_tags[i]-}"
     done
+    [ -z "${lm_name}" ] || train_lm
 }
 
 stage_8() {
@@ -260,6 +326,7 @@ stage_8() {
 stage_9() {
     [ -n "${student}" ] || error "--student_config is required"
     [ -z "${kd_config}" ] || needs_teachers
+    [ -z "${alone}" ] || train_alone
     train_student
     "${python}" -m espnet_kd peers "${student}" > /dev/null  # makes a directory for each peer of a mutual training
 }
@@ -268,13 +335,16 @@ stage_10() {
     local dir dirs found
     [ -n "${student}" ] || error "--student_config is required"
     needs_teachers
-    need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
+    for dir in ${alone:+"${alone}"} "${student}"; do
+        need 9 "${dir}/config.yaml" "${dir}/${inference_asr_model}"
+    done
     needs_dump "${evaluated[@]}"
     found=$(teacher_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
         as_teacher decode "${dir}" "${evaluated[@]}"
     done
+    [ -z "${alone}" ] || decode "${alone}" "${evaluated[@]}"
     found=$(peer_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
@@ -296,6 +366,7 @@ stage_11() {
     for dir in "${dirs[@]}"; do
         as_teacher score "${dir}" "${evaluated[@]}"
     done
+    [ -z "${alone}" ] || score "${alone}" "${evaluated[@]}"
     found=$(peer_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
@@ -314,6 +385,7 @@ stage_12() {
     for dir in "${dirs[@]}"; do
         pack "${dir}" "$(statistics_for "${student_config}" "${student_args}")/train/feats_stats.npz"
     done
+    [ -z "${hf_repo}" ] || upload "${dirs[0]}"
 }
 
 # --- the loop over the stages ---
@@ -347,6 +419,12 @@ run_stages() {
 }
 
 [ ${#unlabelled[@]} -eq 0 ] || speech_phases || labelling=yes
+if [ "${dry_run}" = true ]; then
+    select_generation 1
+    # shellcheck disable=SC2046  # numbers
+    show_stages $(for n in {1..12}; do if is_to_run "${n}"; then echo "${n}"; fi; done)
+    exit
+fi
 run_stages 1 7
 [ "${generation}" -eq 1 ] || several=yes
 for ((g = 1; g <= generation; g++)); do

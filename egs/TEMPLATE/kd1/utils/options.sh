@@ -3,8 +3,9 @@
 # Reads: the options of kd.sh
 # shellcheck disable=SC2034,SC2154
 
-for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation; do
-    case ${option} in stage | stop_stage | ngpu) least=0 ;; *) least=1 ;; esac
+for option in stage stop_stage ngpu config_ngpu nj inference_nj num_nodes nbpe generation bpe_input_sentence_size \
+    num_splits_asr num_splits_lm; do
+    case ${option} in stage | stop_stage | ngpu | config_ngpu) least=0 ;; *) least=1 ;; esac
     [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
         error "--${option} '${!option}' is not a number from ${least} up"
 done
@@ -12,7 +13,8 @@ done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
-for option in gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
+for option in detach use_lm gpu_inference decode_ensemble student_alone use_streaming dry_run skip_data_prep skip_train \
+    skip_eval skip_packing; do
     [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
 done
 read -ra skipped_stages <<< "${skip_stages}"
@@ -21,12 +23,14 @@ for option in "${skipped_stages[@]}"; do
 done
 read -ra teacher_tags <<< "${teacher_tag}"
 tags=("${teacher_tags[@]}" ${student_tag:+"${student_tag}"})
-for option in "${tags[@]}" ${inference_tag:+"${inference_tag}"}; do
+for option in "${tags[@]}" ${inference_tag:+"${inference_tag}"} ${lm_tag:+"${lm_tag}"}; do
     [[ ${option} =~ ^[A-Za-z0-9][A-Za-z0-9_.,+=-]*$ ]] ||
         error "the tag '${option}' is not the name of a directory: use letters, digits and any of _.,+=-"
 done
 option=$(printf '%s\n' "${tags[@]}" | sort | uniq -d | head -n 1)
 [ -z "${option}" ] || error "the tag '${option}' is given to two models: give each model a tag of its own"
+[[ ${feats_normalize} =~ ^(global_mvn|utterance_mvn|none)$ ]] ||
+    error "--feats_normalize ${feats_normalize} is not global_mvn, utterance_mvn or none"
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
     error "--generation ${generation} needs --kd_config or --unlabelled_sets: without them no student learns from the one before"
@@ -45,4 +49,22 @@ fi
 if [ -n "${teacher_exp}" ]; then  # as with asr.sh's --asr_exp, the experiment goes first
     [ -z "${teacher_tag}" ] || error "--teacher_tag is for teachers that are trained here: leave it out beside --teacher_exp"
     teacher_config=
+fi
+if [ -n "${download_model}" ]; then
+    [ -z "${teacher_exp}" ] || error "--download_model and --teacher_exp both name the teacher: leave one of them out"
+    teacher_config='' teacher_tag=''
+fi
+[[ ! ${hf_repo} =~ [^A-Za-z0-9_./-] && ${hf_repo} =~ ^([^/]+/[^/]+)?$ ]] ||
+    error "--hf_repo '${hf_repo}' is not a repository of Hugging Face, USER/NAME"
+[ "${num_splits_asr}" -eq 1 ] || [ -z "${unlabelled_share}" ] ||
+    error "--num_splits_asr ${num_splits_asr}: batches with an --unlabelled_share need the whole training set in memory"
+if [ "${use_lm}" = true ]; then
+    [ -n "${lm_config}${lm_exp}${download_model}" ] ||
+        error "--use_lm true needs --lm_config, or the --lm_exp of a trained language model"
+    [ -z "${lm_config}" ] || [ -e "${lm_config}" ] || error "--lm_config ${lm_config} does not exist"
+    for option in "${inference_config}" "${teacher_inference_config}"; do
+        [[ " ${inference_args}" =~ \ --lm_weight[\ =] ]] || grep -Eqs '^lm_weight:' "${option}" ||
+            error "--use_lm true: ${option:---inference_config} has no lm_weight, and ESPnet would take 1: write it there," \
+                "or give --inference_args '--lm_weight 0.3'"
+    done
 fi

@@ -1,17 +1,15 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
-# Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation expdir fs gpu_inference inference_asr_model
-#   kd_configs language mixed ngpu nj nlsyms_txt num_nodes python raw run_line sp student student_args student_config
-#   student_exp student_tag targets_args teacher_config teachers token_list token_type tokens train train_cmd unlabelled
-#   unlabelled_share valid_set
-# Sets: common_options data_options training_data
+# Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation expdir feats_normalize fs
+#   gpu_inference inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt not_default num_nodes
+#   num_splits_asr python raw run_line sp student student_args student_config student_exp student_tag targets_args
+#   teacher_config teachers text_options token_list token_type tokens train train_cmd unlabelled unlabelled_share
+#   valid_set
+# Sets: common_options data_options kd_checkpoint training_data
 # shellcheck disable=SC2154
 
 # Options that statistics and training share.
-common_options=(
-    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}" --token_list "${token_list}"
-    --non_linguistic_symbols "${nlsyms_txt}" --cleaner none --g2p none --frontend_conf "fs=${fs}"
-)
+common_options=("${text_options[@]}" --frontend_conf "fs=${fs}")
 data_options=(
     "${common_options[@]}"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}"
@@ -45,10 +43,18 @@ statistics_parts() {
         END { if (most > 32) most = 32; print most < least ? most : least }'
 }
 
+# with_vocabulary DIRECTORY: write text_shape.TYPE. ESPnet computes the size of a batch from its last number.
+with_vocabulary() {
+    local set
+    for set in train valid; do
+        sed "s/\$/,$(wc -l < "${token_list}")/" "$1/${set}/text_shape" > "$1/${set}/text_shape.${token_type}"
+    done
+}
+
 # collect CONFIG ARGS: collect statistics; their directory gets its name when it is complete.
 collect() {
-    local final='' partial inputs jobs part words set dirs=()
-    inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}"
+    local final='' partial inputs jobs part words dirs=()
+    inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}${not_default[*]}"
         "${python}" -m espnet_kd contents "${raw}"/{"${train}","${valid_set}"})
     until [ "$(statistics_for "$1" "$2")" = "${final}" ]; do  # while it waits, another front end may take the name
         final=$(statistics_for "$1" "$2")
@@ -75,9 +81,7 @@ collect() {
         dirs+=(--input_dir "${partial}/logdir/stats.${part}")
     done
     "${python}" -m espnet2.bin.aggregate_stats_dirs "${dirs[@]}" --output_dir "${partial}" 2> "${partial}/logdir/aggregate.log"
-    for set in train valid; do  # ESPnet computes the size of a batch from the last number
-        sed "s/\$/,$(wc -l < "${token_list}")/" "${partial}/${set}/text_shape" > "${partial}/${set}/text_shape.${token_type}"
-    done
+    with_vocabulary "${partial}"
     echo "${inputs}" > "${partial}/inputs"
     rm -rf "${final}"
     mv "${partial}" "${final}"
@@ -94,6 +98,12 @@ train_student() {
         train student "${exp}" "${student_config}" "${student_args}" "${tag}" "${kd_configs[i]}" "${previous}"
         previous=${exp}
     done
+}
+
+# train_alone: train the student without a teacher and without pseudo-labels.
+train_alone() {
+    local mixed=''
+    train student "${alone}" "${student_config}" "${student_args}" ""
 }
 
 # speech_only EXP CONFIG...: print the options of a training on speech alone, if there are unlabelled sets and the
@@ -115,8 +125,8 @@ speech_only() {
 
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state options='' status=0 watcher configs=("$3" ${6:+"$6"}) taught=() data
-    local speech=${raw}/${train} shapes plain batches=() trained_on
+    local role=$1 exp=$2 stats words state options='' configs=("$3" ${6:+"$6"}) taught=() data measured normalize
+    local speech=${raw}/${train} shapes plain batches=() trained_on changed=("${not_default[@]}")
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -135,41 +145,64 @@ train() {
     training_data "${speech}"
     lock "${exp}"
     [ -z "${6-}" ] || options=$(speech_only "${exp}" "${configs[@]}")
-    trained_on=("training set=${speech}" "development set=${raw}/${valid_set}" "token list=${token_list}"
-        "statistics=${stats}/train/feats_stats.npz")
+    trained_on=("training set=${speech}" "development set=${raw}/${valid_set}" "token list=${token_list}")
+    normalize=(--normalize "${feats_normalize}")
+    if [ "${feats_normalize}" = global_mvn ]; then
+        normalize+=(--normalize_conf "stats_file=${stats}/train/feats_stats.npz")
+        trained_on+=("statistics=${stats}/train/feats_stats.npz")
+    else
+        changed+=("feats_normalize=${feats_normalize}")
+    fi
     [ -z "${options}" ] || trained_on[0]="training set=${exp}/speech"
     [ "${bpemodel}" = none ] || trained_on+=("BPE model=${bpemodel}")
     [ "${nlsyms_txt}" = none ] || trained_on+=("symbols=${nlsyms_txt}")
     state=$("${python}" -m espnet_kd runs start "${exp}" --role "${role}" --args="$4" --tag="$5" \
-        --config "${configs[@]}" "${taught[@]}" ${7:+--previous "$7"} --data "${trained_on[@]}" -- "${run_line% }")
+        --config "${configs[@]}" "${taught[@]}" ${7:+--previous "$7"} --set "${changed[@]}" --data "${trained_on[@]}" -- "${run_line% }")
     if [ -n "${state}" ]; then
         log "${state}"
         return
+    fi
+    measured=("${shapes}"/{speech_shape,"text_shape.${token_type}"})
+    if [ "${num_splits_asr}" -gt 1 ]; then
+        in_parts "${num_splits_asr}" "${shapes}" "${speech}"/{wav.scp,text} "${shapes}"/{speech_shape,"text_shape.${token_type}"}
+        shapes=${shapes}/splits${num_splits_asr}
+        training_data "${shapes}"
+        batches+=(--multiple_iterator true)
     fi
     data=(
         "${data_options[@]}" "${training_data[@]}" "${batches[@]}" --fold_length 80000 --fold_length 150
         --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
-    [ -z "${options}" ] || mapfile -t data <<< "${options}"
+    [ -z "${options}" ] || { mapfile -t data <<< "${options}"; measured=("${exp}/speech/utt2num_samples"); }
+    [ "${ngpu}" -eq 0 ] || log "${exp}: $("${python}" -m espnet_kd batches "${exp}/train.yaml" --shapes "${measured[@]}" \
+        --fs "${fs}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --config_ngpu "${config_ngpu}" --args="$4")"
     read -ra words <<< "$4"
     if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6" && [[ " $4" != *" --delay_student "* ]]; then
         [ -z "${student_exp}" ] || error "'delay: auto' in $6 needs the student without a teacher:" \
             "name its directory in --student_args, as --delay_student DIRECTORY"
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
-            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: train it first, by this command" \
-                "without --kd_config${student_tag:+ and --student_tag}"
+            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: add --student_alone true"
         words+=(--delay_student "${plain}")
     fi
+    launch "${exp}" "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" \
+        --resume true --config_ngpu "${config_ngpu}" "${normalize[@]}" --output_dir "${exp}" "${words[@]}"
+    "${python}" -m espnet_kd runs finish "${exp}"
+}
+
+# launch EXP COMMAND...: run a training by ESPnet's launcher, with a progress bar.
+launch() {
+    local exp=$1 status=0 watcher name cpus=''
+    shift
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
-    "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp//[[:space:]]/_}/train.log" --log "${exp}/train.log" \
+    [ "${ngpu}" -gt 0 ] || cpus=' --num_threads 2'  # the training, and a process that loads its data
+    name=${exp##*/}
+    kd_checkpoint=${exp}/checkpoint.pth "${python}" -m espnet2.bin.launch \
+        --cmd "${cuda_cmd}${cpus} --name ${name//[[:space:]]/_}" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
-        --multiprocessing_distributed true -- \
-        "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" --resume true \
-        --normalize global_mvn --normalize_conf "stats_file=${stats}/train/feats_stats.npz" \
-        --output_dir "${exp}" "${words[@]}" > "${exp}/launch.log" 2>&1 || status=$?
+        --multiprocessing_distributed true -- "$@" > "${exp}/launch.log" 2>&1 || status=$?
     kill "${watcher}" 2> /dev/null || true
     wait "${watcher}" 2> /dev/null || true
     if [ "${status}" -ne 0 ]; then
@@ -177,7 +210,23 @@ train() {
         grep -m 1 '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
         error "the training failed; its log is ${exp}/train.log"
     fi
-    "${python}" -m espnet_kd runs finish "${exp}"
+}
+
+# in_parts N DIRECTORY TABLE...: divide tables of the same utterances into N parts, in DIRECTORY/splitsN, for
+# --multiple_iterator of ESPnet. Several trainings may do so at the same time.
+in_parts() {
+    local number=$1 dir=$2/splits$1 inputs partial
+    shift 2
+    partial=${dir}.partial.$$
+    inputs=$(cksum "$@")
+    [ ! -e "${dir}/inputs" ] || ! unchanged "${dir}/inputs" "${inputs}" || return 0
+    rm -rf "${dir}" "${partial}"
+    mkdir -p "${partial}"
+    "${python}" -m espnet2.bin.split_scps --scps "$@" --num_splits "${number}" --output_dir "${partial}" \
+        > "${partial}/split.log" 2>&1 ||
+        error "$1 cannot be divided into ${number} parts: $(tail -n 1 "${partial}/split.log"): give fewer by --num_splits_asr or --num_splits_lm"
+    echo "${inputs}" > "${partial}/inputs"
+    mv -T "${partial}" "${dir}" 2> /dev/null || rm -rf "${partial}"  # another training was faster
 }
 
 # write_targets: write the targets of the teachers to disk, for every configuration that has a target store.
@@ -187,7 +236,8 @@ write_targets() {
     read -ra words <<< "${targets_args}"
     lock "${expdir}/targets"  # students of several seeds share a store
     for config in "${kd_configs[@]}"; do
-        "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
+        compute "$(command_for_shards "${nj}" "${train_cmd}")" "targets_$(config_name "${config}")" \
+            "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
             --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
     done
 }

@@ -12,3 +12,5 @@ read -ra parts <<< "${librispeech_parts:-${sets/ librilight / }}"
 [ -z "${librilight:-}" ] ||
     "${python:-python3}" -m espnet_kd prepare librilight "${librilight}" data --cut "${librilight_cut:-speech}"
 "${python:-python3}" -m espnet_kd prepare librispeech "${librispeech}" data --parts "${parts[@]}" "$@"
+[[ ${use_lm:-false} != true || " ${lm_train_text:-} " != *" data/local/other_text/text "* ]] ||
+    "${python:-python3}" -m espnet_kd prepare librispeech-lm "${librispeech_lm}" data/local/other_text/text

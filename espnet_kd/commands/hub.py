@@ -1,0 +1,194 @@
+"""Published models: ``espnet-kd download-model`` and ``espnet-kd upload``.
+
+Both use what ESPnet installs, espnet_model_zoo and huggingface_hub.
+"""
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.command_line import command_parser
+from espnet_kd.config import dump_yaml, read_config
+from espnet_kd.errors import UserError, first_line
+from espnet_kd.files import atomic_dir, read_json
+from espnet_kd.host.outputs import absolute_paths, task_of
+
+MODEL_CARD = """---
+tags:
+- espnet
+- audio
+- automatic-speech-recognition
+library_name: espnet
+pipeline_tag: automatic-speech-recognition
+---
+# {name}
+
+A model of [ESPnet](https://github.com/espnet/espnet), trained by knowledge distillation. To use it:
+
+```python
+from espnet2.bin.{module} import Speech2Text
+
+speech2text = Speech2Text.from_pretrained("{repo}")
+```
+
+{results}
+"""
+
+
+def main_download(argv: list[str] | None = None) -> None:
+    """Run ``download-model NAME --expdir exp``: print the directory of the model."""
+    parser = command_parser("download-model")
+    parser.add_argument("source", help="model of the model zoo or of Hugging Face, URL, or zip file")
+    parser.add_argument("--expdir", type=Path, default=Path("exp"), help="experiments of this recipe")
+    parser.add_argument("--name", help="name of its directory there (default: that of the model)")
+    parser.add_argument("--model", default="valid.acc.ave.pth", help="name for its checkpoint there")
+    parser.add_argument("--lm", default="valid.loss.ave.pth", help="name for that of its language model")
+    args = parser.parse_args(argv)
+    name = args.name or args.source.rstrip("/").removesuffix(".zip").replace("/", "_")
+    target = args.expdir / name
+    record = target / "run.json"
+    if (target / args.model).exists() and record.exists() and read_json(record).get("source") == args.source:
+        print(f"{target}: already there")
+        return
+    if target.exists() and (not record.exists() or read_json(record).get("source") != args.source):
+        raise UserError(f"{target} is another experiment than {args.source}: remove it, or give a --name")
+    if Path(args.source).is_file():
+        files = unpack(Path(args.source), args.expdir / "downloaded" / name)
+    else:
+        files = fetch_model(args.source)
+    if "asr_model_file" not in files or "asr_train_config" not in files:
+        raise UserError(f"{args.source} is not a model of ASR: it has {', '.join(sorted(files))}")
+    if target.exists():  # under another name of the checkpoint
+        (target / args.model).symlink_to(Path(files["asr_model_file"]).resolve())
+        print(target)
+        return
+    with atomic_dir(target) as directory:
+        link_model(directory, files["asr_train_config"], files["asr_model_file"], args.model)
+        if "lm_file" in files and "lm_train_config" in files:
+            (directory / "lm").mkdir()
+            link_model(directory / "lm", files["lm_train_config"], files["lm_file"], args.lm)
+        text = json.dumps({"role": "teacher", "source": args.source}, indent=1) + "\n"
+        (directory / "run.json").write_text(text, encoding="utf-8")
+    print(target)
+
+
+def unpack(packed: Path, folder: Path) -> dict[str, str]:
+    """Unpack the zip file of a model into a folder.
+
+    Returns:
+        Kind of file, such as ``asr_model_file``, to its path.
+
+    Raises:
+        UserError: it is damaged, or no packed model.
+    """
+    with atomic_dir(folder) as scratch:
+        extract(packed, scratch)
+        files = packed_files(packed, scratch)
+    return {kind: str(folder / path) for kind, path in files.items()}
+
+
+def extract(packed: Path, folder: Path) -> None:
+    """Unpack a zip file; Python leaves out what would lead outside of the folder.
+
+    Raises:
+        UserError: it cannot be read or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(packed) as z:
+            z.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as e:
+        raise UserError(f"{packed} cannot be unpacked: {first_line(e)}: make it by stage 12") from None
+
+
+def packed_files(packed: Path, folder: Path) -> dict[str, str]:
+    """Return the kinds and relative paths of the files of an unpacked model.
+
+    Raises:
+        UserError: it is no packed model, or lacks a file.
+    """
+    path = folder / "meta.yaml"
+    meta = read_config(path) if path.is_file() else {}
+    files = {**(meta.get("yaml_files") or {}), **(meta.get("files") or {})}
+    for name in map(str, files.values()):
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        if not inside or not (folder / name).is_file():
+            raise UserError(f"{packed} lacks {name}, which its meta.yaml names: pack the model again")
+    if not {"asr_train_config", "asr_model_file"} <= files.keys():
+        raise UserError(f"{packed} is not a packed model of ASR: its meta.yaml names no asr_model_file")
+    return {str(kind): str(name) for kind, name in files.items()}
+
+
+def fetch_model(source: str) -> dict[str, str]:
+    """Download and unpack a model; later calls find it in the cache of the model zoo.
+
+    Returns:
+        Kind of file, such as ``asr_model_file``, to its path.
+
+    Raises:
+        UserError: there is no such model, or the network cannot be reached.
+    """
+    from espnet_model_zoo.downloader import ModelDownloader
+
+    try:
+        found: dict[str, str] = ModelDownloader().download_and_unpack(source)
+    except Exception as e:  # of requests, huggingface_hub and others
+        raise UserError(
+            f"--download_model {source} cannot be fetched: {first_line(e)}: give a name of the model zoo or "
+            "of Hugging Face, or download the zip file elsewhere and give its path"
+        ) from e
+    return found
+
+
+def link_model(directory: Path, config: str, checkpoint: str, name: str) -> None:
+    """Write the configuration with absolute paths, and a link to the checkpoint."""
+    content = absolute_paths(read_config(config), Path(config).parent)
+    (directory / "config.yaml").write_text(dump_yaml(content), encoding="utf-8")
+    (directory / name).symlink_to(Path(checkpoint).resolve())
+
+
+def main_upload(argv: list[str] | None = None) -> None:
+    """Run ``upload ZIP --repo USER/NAME``: upload a packed model with a model card."""
+    parser = command_parser("upload")
+    parser.add_argument("packed", type=Path, help="zip file that stage 12 made")
+    parser.add_argument("--repo", required=True, help="repository of Hugging Face, USER/NAME; made if new")
+    parser.add_argument("--readme", type=Path, help="results for the model card, such as RESULTS.md")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    args = parser.parse_args(argv)
+    if args.repo.count("/") != 1:
+        raise UserError(f"--repo {args.repo}: give the name of a repository as USER/NAME")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        extract(args.packed, folder)
+        (folder / "README.md").write_text(model_card(folder, args), encoding="utf-8")
+        upload_folder(folder, args.repo, args.private)
+    print(f"uploaded: https://huggingface.co/{args.repo}")
+
+
+def model_card(folder: Path, args: Any) -> str:
+    """Return the text of the model card."""
+    config = read_config(folder / packed_files(args.packed, folder)["asr_train_config"])
+    module = f"{task_of(config)}_inference"
+    results = args.readme.read_text(encoding="utf-8") if args.readme and args.readme.is_file() else ""
+    name = args.repo.partition("/")[2]
+    return MODEL_CARD.format(name=name, module=module, repo=args.repo, results=results)
+
+
+def upload_folder(folder: Path, repo: str, private: bool) -> None:
+    """Upload a folder with the account of ``hf auth login``.
+
+    Raises:
+        UserError: nobody is logged in, the network cannot be reached, or the server refuses.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repo, commit_message="Upload a model of espnet_kd")
+    except Exception as e:  # of huggingface_hub and what it connects by
+        raise UserError(
+            f"--hf_repo {repo}: the upload failed: {first_line(e)}: log in by `hf auth login`, and repeat "
+            "stage 12 where Hugging Face can be reached"
+        ) from e
