@@ -17,7 +17,7 @@ PARTS = {
         "bench.transducer_memory",
         "what a distillation step of transducers holds, by the number of classes",
     ),
-    "device_step": ("bench.device_step", "how often a step waits for a GPU, and what it starts there; needs none"),
+    "device_step": ("bench.device_step", "how often a step waits for a GPU (needs none)"),
     "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
     "scale": ("bench.scale", "score, mix and perturb on a million utterances (some minutes)"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),

@@ -1,7 +1,7 @@
 """``python -m bench.gpu_check REPORT.md``: try everything that needs a GPU, and write one report.
 
-``tools/gpu_check.sh`` calls it. Each part has a limit of time and is in a process of its own, so that one that
-fails, or hangs, leaves the others their place in the report.
+``tools/gpu_check.sh`` calls it. Each part has a limit of time and is in a process of its own, so that one
+that fails, or hangs, leaves the others their place in the report.
 """
 
 import argparse
