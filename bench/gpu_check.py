@@ -90,7 +90,7 @@ def precision() -> int:
     from bench.device_step import cases, on_device
 
     rows, failed = [], False
-    limits = {None: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+    limits = {None: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
     for name, case in cases(Path(_folder())).items():
         if name in ("scheduled sampling", "mutual learning"):
             continue  # their random numbers are not those of the CPU

@@ -76,7 +76,7 @@ def test_a_gpu_gives_what_the_cpu_gives(steps, name: str, kind: torch.dtype | No
     exact = on_device(steps[name], "cpu")
     found = on_device(steps[name], "cuda", torch.autocast("cuda", kind) if kind else nullcontext())
     for a, b in zip(found, exact, strict=True):
-        assert (a - b).norm() <= (0.05 if kind else 1e-3) * b.norm()
+        assert (a - b).norm() <= (0.1 if kind else 1e-3) * b.norm()
 
 
 @pytest.mark.cuda
