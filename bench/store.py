@@ -29,7 +29,7 @@ from espnet_kd.targets.teacher import StoredTeacher, WithStoredTargets
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
-# Limits: MB per hour; a step relative to the plain one; making a batch, in other processes, relative to a step.
+# Limits: MB per hour; a step relative to the plain one; making a batch, elsewhere, relative to a step.
 MEGABYTES, STEP, MAKING = 3.5, 1.05, 0.5
 K, FRAME_RATE = 8, 25
 UTTERANCES, SECONDS, WORDPIECES = 512, 7.0, 2000  # WORDPIECES tokens in all, about 3.4 a second
