@@ -17,6 +17,7 @@ PARTS = {
         "bench.transducer_memory",
         "what a distillation step of transducers holds, by the number of classes",
     ),
+    "device_step": ("bench.device_step", "how often a step waits for a GPU (needs none)"),
     "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
     "scale": ("bench.scale", "the stages on the lists of a million utterances (ten minutes)"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),

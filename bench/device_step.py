@@ -1,82 +1,105 @@
-"""Count, without a GPU, how often a training step would wait for one, and how many operations it starts.
+"""Count, without a GPU, how often a training step waits for one, and how many operations it starts there.
 
-Each method is compared with the step of the stock model: only what it adds is ours.
+Each method is compared with the step of the stock model; a transducer's stock step is one without the RNN-T
+loss, for which ESPnet needs another package. What ESPnet's own code waits for is not ours.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.train.collate_fn import CommonCollateFn
 from torch import Tensor, nn
 
+from bench import store as stored
 from bench import transducer
 from bench.mutual import peers
-from bench.speech_model import ModelSize, batch, build
+from bench.report import table, verdict
+from bench.speech_model import TOKENS, ModelSize, batch, build
 from bench.stand_in_device import DEVICE, Counts, counted, to_device
 from espnet_kd.criteria import build_criterion
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.methods.distilled import Objective, distil
 from espnet_kd.methods.sampling import followers, sample_prefixes
 from espnet_kd.methods.transducer import PiecewiseJoint, distil_transducer, with_lattice_loss
+from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
+from espnet_kd.rnnt.lattice import GPU_BLOCK
 from espnet_kd.schedule import Schedule
+from espnet_kd.targets.format import TapFormat, text_checksum
+from espnet_kd.targets.teacher import StoredTeacher, WithStoredTargets
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import LATTICE, Taps
 
 SIZE = ModelSize(1, 16)
-HALF = Schedule(0.5, 0.5)
-SCHEDULED = Schedule(0.1, 0.9, 0, 10)
+UTTERANCES, SECONDS = 3, 2.0
+SHORTER = {"samples": 3000, "tokens": 2}  # all utterances but the first
+HALF, MOVING = Schedule(0.5, 0.5), Schedule(0.1, 0.9, 0, 10)
 CTC, DECODER, ENCODER = "ctc.ctc_lo", "decoder", "encoder"
-ATTENTION = {  # criteria of a CTC/attention student
+VECTORS = {"type": "hidden", "student_dim": SIZE.width, "teacher_dim": SIZE.width}
+ATTENTION: dict[str, dict[str, dict[str, Any]]] = {  # criteria of a CTC/attention student, by layer
     "KL": {CTC: {"type": "kl"}, DECODER: {"type": "kl"}},
-    "hidden": {
-        ENCODER: {"type": "hidden", "frame_weights": "nonblank", "student_dim": 16, "teacher_dim": 16}
-    },
-    "essence": {CTC: {"type": "topk", "k": 4}, DECODER: {"type": "topk", "k": 4}},
-    "TutorNet": {
-        ENCODER: {"type": "hidden", "frame_weights": "deviation", "student_dim": 16, "teacher_dim": 16},
-        CTC: {"type": "softmax_l2"},
-    },
+    "hidden vectors": {ENCODER: {**VECTORS, "frame_weights": "nonblank"}},
+    "essence, two teachers": {CTC: {"type": "topk", "k": 4}, DECODER: {"type": "topk", "k": 4}},
+    "TutorNet": {ENCODER: {**VECTORS, "frame_weights": "deviation"}, CTC: {"type": "softmax_l2"}},
 }
 KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments")
+PLAIN, PLAIN_TRANSDUCER = "CTC/attention, stock", "transducer without its loss"
+# Waits in our own code: a transducer's encoder lengths, once, where ESPnet reads them one by one.
+MOST_OWN = {PLAIN: 0, PLAIN_TRANSDUCER: 1}
+LATTICE_SIZE = (32, 300, 50)  # utterances, frames, labels
+CLASSES = (500, 5000)
 
 
 class WithoutLoss(LossHooks):
     """Mixed in before a transducer: a step without an RNN-T loss, whatever computes that."""
 
-    def transducer_part(self, encoder_out: Tensor, joint_out: Any, *rest: Tensor) -> Tensor:
+    def transducer_part(self, encoder_out: Tensor, joint_out: Joint, *rest: Tensor) -> Any:
         """Return a loss that reaches all parameters."""
         return sum(x.sum() for x in (joint_out.enc, joint_out.dec, joint_out.weight, joint_out.bias))
 
 
-def teacher_of(model: nn.Module, taps: Sequence[str], count: int = 1) -> OnlineTeacher:
-    frozen = [model.eval().requires_grad_(False)] * count
+@dataclass(frozen=True)
+class StepCase:
+    """A step to count: how to build the model, its batch, and the stock step that it is compared with."""
+
+    build: Callable[[], nn.Module]
+    data: Mapping[str, Any]
+    stock: str
+
+
+def teacher_of(models: Sequence[nn.Module], taps: Sequence[str]) -> OnlineTeacher:
+    """Make an online teacher, or an ensemble, of models."""
+    frozen = [model.eval().requires_grad_(False) for model in models]
     return OnlineTeacher([Experiment(m, Path("teacher"), Path("teacher/a.pth")) for m in frozen], taps)
 
 
-def attention_student(criteria: Mapping[str, Mapping[str, Any]], count: int = 1) -> nn.Module:
-    """Build a student with an online teacher."""
-    terms = tuple(Term(tap.split(".")[0], SCHEDULED, tap, tap) for tap in criteria)
-    built = {t.name: build_criterion(**criteria[t.student_tap]) for t in terms}
-    guides = [c.guide_tap for c in built.values() if c.guide_tap]
+def attention_student(criteria: Mapping[str, Mapping[str, Any]], teacher: Any = None) -> nn.Module:
+    """Build a CTC/attention student; ``teacher`` is a number of models, or where stored targets come from."""
+    terms = tuple(Term(tap.split(".")[0], MOVING, tap, tap) for tap in criteria)
+    made = {t.name: build_criterion(**criteria[t.student_tap]) for t in terms}
+    guides = [c.guide_tap for c in made.values() if c.guide_tap]
     student = build(SIZE)
-    teacher = teacher_of(build(SIZE), [*criteria, *guides], count)
-    return distil(student, Objective(teacher, Taps(student, list(criteria)), terms, SCHEDULED), built)
+    if not isinstance(teacher, StoredTeacher):
+        teacher = teacher_of([build(SIZE) for _ in range(teacher or 1)], [*criteria, *guides])
+    return distil(student, Objective(teacher, Taps(student, list(criteria)), terms, MOVING), made)
 
 
 def sampled() -> nn.Module:
-    """Build a student with scheduled sampling, which an online teacher follows."""
+    """Build a student with scheduled sampling, whose teacher gets its prefix."""
     student = attention_student(ATTENTION["KL"])
     sample_prefixes(student, Schedule(0.2, 0.3), followers(student))
     return student
 
 
 def plain_transducer() -> nn.Module:
-    """Build a transducer whose RNN-T loss costs nothing."""
-    model = transducer.build(SIZE, 30)
+    """Build a transducer without an RNN-T loss."""
+    model = transducer.build(SIZE, len(TOKENS))
     model.joint_network.__class__ = PiecewiseJoint
     model.__class__ = type("Plain", (WithoutLoss, type(model)), {})
     return model
@@ -84,73 +107,153 @@ def plain_transducer() -> nn.Module:
 
 def transducer_student(kind: str) -> nn.Module:
     """Build a transducer student with an online teacher and a criterion on the lattice."""
-    student, taps = transducer.build(SIZE, 30), (LATTICE,)
-    teacher = teacher_of(transducer.build(SIZE, 30), taps)
-    term = Term("lattice", SCHEDULED, LATTICE, LATTICE)
-    objective = Objective(teacher, Taps(student, taps), (term,), HALF)
+    student, teacher = (transducer.build(SIZE, len(TOKENS)) for _ in range(2))
+    term = Term("lattice", MOVING, LATTICE, LATTICE)
+    objective = Objective(teacher_of([teacher], [LATTICE]), Taps(student, [LATTICE]), (term,), HALF)
     criterion = build_criterion("transducer", kind=kind, reduction="mean", delay=1)
     return distil_transducer(student, objective, {"lattice": criterion})
 
 
-def step(model: nn.Module, data: Mapping[str, Any]) -> Counts:
-    """Count the second step of a model on the device."""
+def cases(folder: Path) -> dict[str, StepCase]:
+    """Return every step that is counted, by name; the stock steps first."""
+    data = uneven(batch(UTTERANCES, SECONDS))
+    sizes = replace(transducer.CASES["an4"], utterances=UTTERANCES, seconds=SECONDS)
+    lattices = uneven(transducer.batch(replace(sizes, classes=len(TOKENS))))
+    found = {
+        PLAIN: StepCase(lambda: build(SIZE), data, PLAIN),
+        PLAIN_TRANSDUCER: StepCase(plain_transducer, lattices, PLAIN_TRANSDUCER),
+    }
+    for name, criteria in ATTENTION.items():
+        count = 2 if "two" in name else 1
+        found[name] = StepCase(lambda c=criteria, n=count: attention_student(c, n), data, PLAIN)
+    found["scheduled sampling"] = StepCase(sampled, data, PLAIN)
+    teacher, with_targets = stored_targets(folder, data)
+    essence = ATTENTION["essence, two teachers"]
+    found["stored targets"] = StepCase(lambda: attention_student(essence, teacher), with_targets, PLAIN)
+    found["mutual learning"] = StepCase(lambda: peers(build(SIZE), build(SIZE), True), data, PLAIN)
+    plain = PLAIN_TRANSDUCER
+    found["RNN-T"] = StepCase(lambda: with_lattice_loss(transducer.build(SIZE, len(TOKENS))), lattices, plain)
+    for kind in KINDS:
+        found[f"RNN-T, {kind}"] = StepCase(lambda k=kind: transducer_student(k), lattices, plain)
+    return found
+
+
+def uneven(data: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make all utterances but the first shorter."""
+    data["speech_lengths"][1:] -= SHORTER["samples"]
+    data["text_lengths"][1:] -= SHORTER["tokens"]
+    data["text"][1:, -SHORTER["tokens"] :] = -1
+    return data
+
+
+def stored_targets(folder: Path, data: Mapping[str, Tensor]) -> tuple[StoredTeacher, dict[str, Any]]:
+    """Write targets of a batch; return what reads them, and the batch as processes that load data make it."""
+    with torch.no_grad():
+        frames = build(SIZE).encode(data["speech"], data["speech_lengths"])[1].tolist()
+    tokens = data["text_lengths"].tolist()
+    taps = {tap: TapFormat("topk", len(TOKENS), 4) for tap in (CTC, DECODER)}
+    records, utterances = [], []
+    for i in range(len(frames)):
+        speech, text = data["speech"][i, : data["speech_lengths"][i]], data["text"][i, : tokens[i]]
+        (record,) = stored.make_records(taps, {CTC: frames[i], DECODER: tokens[i] + 1}, 1, 1.0)
+        made = replace(record, utt=f"u{i}", samples=len(speech), text=text_checksum(text.tolist()))
+        records.append(made)
+        utterances.append((made.utt, {"speech": speech.numpy(), "text": text.numpy()}))
+    teacher = StoredTeacher(stored.write(folder / "targets", records, taps), list(taps))
+    prepare = WithStoredTargets(None, folder / "targets", list(taps))
+    loaded = [(utt, prepare(utt, one)) for utt, one in utterances]
+    names, tensors = CommonCollateFn(int_pad_value=-1)(loaded)
+    return teacher, {**tensors, "utt_id": names}
+
+
+def count_step(case: StepCase) -> Counts:
+    """Count the second step of a model."""
+    torch.manual_seed(0)
+    model = case.build()
+    names = [f"u{i}" for i in range(UTTERANCES)]
     with counted() as counts:
         to_device(model)
-        teachers = getattr(getattr(getattr(model, "kd_objective", None), "teacher", None), "experiments", [])
-        for experiment in teachers:
+        objective = getattr(model, "kd_objective", None)
+        for experiment in getattr(getattr(objective, "teacher", None), "experiments", ()):
             to_device(experiment.model)
         for _ in range(2):
-            given = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in data.items()}
+            given = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in case.data.items()}
             counts.waits.clear()
             counts.operations.clear()
-            loss, _, _ = model(**given, utt_id=[str(i) for i in range(len(given["speech"]))])
-            loss.backward()
+            model(**{"utt_id": names} | given)[0].backward()
     return counts
 
 
-if __name__ == "__main__":
-    import logging
+def on_device(case: StepCase, device: str, scope: AbstractContextManager[Any] | None = None) -> list[Tensor]:
+    """Return loss and gradients of a model's step on a real device, copied to the CPU.
 
-    logging.disable(logging.WARNING)
+    Dropout and SpecAugment are off: their random numbers differ between devices.
+    """
     torch.manual_seed(0)
-    data = batch(3, 2.0)
-    data["speech_lengths"][1:] -= 3000
-    data["text_lengths"][1:] -= 2
-    data["text"][1:, -2:] = -1
-    tdata = transducer.batch(replace(transducer.CASES["an4"], utterances=3, seconds=2.0))
-    tdata["text_lengths"][1:] -= 2
-    tdata["text"][1:, -2:] = -1
-    tdata["speech_lengths"][1:] -= 3000
+    model = case.build().to(device)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.specaug = None
+    names = [f"u{i}" for i in range(UTTERANCES)]
+    given = {name: x.to(device, copy=True) if isinstance(x, Tensor) else x for name, x in case.data.items()}
+    with scope or nullcontext():
+        loss = model(**{"utt_id": names} | given)[0]
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return [x.detach().double().cpu() for x in (loss, gradient)]
 
-    def show(name, model, data, base=None):
-        try:
-            c = step(model, data)
-        except Exception as e:
-            import traceback
 
-            print(name, "FAILED", type(e), str(e)[:300])
-            print("".join(traceback.format_exc().splitlines(True)[-12:])[:1500])
-            return base
-        w = sum(c.waits.values())
-        o = sum(c.operations.values())
-        print(
-            f"{name}: waits {w} ops {o}",
-            ""
-            if base is None
-            else f"more {w - sum(base.waits.values())}, {o - sum(base.operations.values())}",
-            flush=True,
-        )
-        if base is not None:
-            for k, v in (c.waits - base.waits).most_common(40):
-                print("      ", v, k)
-        return c
+def count_lattice(kind: str | None, classes: int) -> int:
+    """Count the operations of the RNN-T loss, or of a distillation, of a batch as large as on a GPU.
 
-    base = show("plain", build(SIZE), data)
-    for n, c in ATTENTION.items():
-        show(n, attention_student(c, 2 if n == "essence" else 1), data, base)
-    show("sampling", sampled(), data, base)
-    show("mutual", peers(build(SIZE), build(SIZE), True), data, base)
-    tbase = show("plain transducer", plain_transducer(), tdata)
-    show("rnnt", with_lattice_loss(transducer.build(SIZE, 30)), tdata, tbase)
-    for k in KINDS:
-        show(k, transducer_student(k), tdata, tbase)
+    The models are narrow, but their lattice is cut into blocks as one of these classes would be.
+    """
+    batch_size, frames, labels = LATTICE_SIZE
+    chunk = GPU_BLOCK // max(classes, 640)
+    with counted() as counts:
+
+        def joint() -> Joint:
+            shapes = ((batch_size, frames, 4), (batch_size, labels + 1, 4), (6, 4), (6,))
+            return Joint(*(torch.randn(shape).to(DEVICE).requires_grad_() for shape in shapes))
+
+        student, teacher = joint(), joint()
+        text = torch.randint(1, 6, (batch_size, labels)).to(DEVICE)
+        lengths = torch.full((batch_size,), frames), torch.full((batch_size,), labels)
+        counts.operations.clear()
+        if kind is None:
+            loss = rnnt_loss(student, text, *lengths, chunk=chunk)
+        else:
+            weights = {"rnnt_weight": 1.0, "kd_weight": 1.0}
+            loss = rnnt_distillation(student, teacher, text, *lengths, kind=kind, chunk=chunk, **weights).loss
+        loss.backward()
+    return sum(counts.operations.values())
+
+
+def main() -> bool:
+    """Print the counts of every step; return True if our own code waits no more than it may."""
+    rows, worst, found = [], {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in cases(Path(folder)).items():
+            counts = found[name] = count_step(case)
+            base = found[case.stock]
+            worst[case.stock] = max(worst.get(case.stock, 0), counts.own)
+            more = [sum(x.values()) - sum(y.values()) for x, y in counts.compared(base)]
+            cells = sum(counts.waits.values()), counts.own, f"{more[0]:+d}", f"{more[1]:+d}"
+            rows.append([name, *map(str, cells)])
+    print("One step of each method; operations are calls of torch's kernels, without views.\n")
+    head = ["step", "waits", "in espnet_kd", "more waits than stock", "more operations"]
+    print(table(head, rows) + "\n")
+    rows = [
+        [name or "RNN-T loss alone", *(str(count_lattice(name, classes)) for classes in CLASSES)]
+        for name in (None, *KINDS)
+    ]
+    batch_size, frames, labels = LATTICE_SIZE
+    print(f"Operations on a lattice of {batch_size} x {frames} frames x {labels} labels\n")
+    print(table(["kind", *(f"{classes} classes" for classes in CLASSES)], rows) + "\n")
+    checks = [
+        verdict(f"waits in espnet_kd, against: {stock}", worst[stock], at_most=most)
+        for stock, most in MOST_OWN.items()
+    ]
+    print("\n".join(line for line, _ in checks))
+    return all(met for _, met in checks)

@@ -1,8 +1,8 @@
 """A device made of the CPU, on which a training step shows what it would cost on a GPU.
 
-Tensors on it cannot be used together with those of the host, as on a GPU; every operation is counted, and so is
-every point at which the host waits for the device: reading a number or a mask's size, copying to the host, and
-copying from memory that is not pinned (torch's ``copy_`` without ``non_blocking`` waits for the stream).
+Tensors on it cannot be used together with those of the host, as on a GPU. Every operation is counted, and so
+is every point at which the host waits for the device: reading a number or the size of a mask, and copying in
+either direction (without ``non_blocking`` torch waits for all that the device still has to do).
 """
 
 import traceback
@@ -22,6 +22,7 @@ KIND = "lazy"  # a type of device that torch knows and that needs no driver
 DEVICE = torch.device(KIND, 0)
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal.", "_unique")
 COPIES = ("_to_copy", "copy_")
+OURS = "espnet_kd"
 OUTSIDE = ("torch", "contextlib", "typeguard")  # parts of file names that are not where a wait comes from
 
 
@@ -79,6 +80,15 @@ class Counts(TorchDispatchMode):
         super().__init__()
         self.operations: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+
+    @property
+    def own(self) -> int:
+        """The number of waits whose place is in espnet_kd."""
+        return sum(number for name, number in self.waits.items() if f" at {OURS}/" in name)
+
+    def compared(self, other: "Counts") -> list[tuple[Counter[str], Counter[str]]]:
+        """Return waits and operations, each with those of another step."""
+        return [(self.waits, other.waits), (self.operations, other.operations)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
@@ -146,7 +156,10 @@ def _place() -> str:
     """Return file and line that made the operation, the nearest one outside of torch."""
     for frame in reversed(traceback.extract_stack()):
         if frame.filename != __file__ and not any(part in frame.filename for part in OUTSIDE):
-            return f"{'/'.join(frame.filename.split('/')[-2:])}:{frame.lineno}"
+            parts = frame.filename.split("/")
+            package = next((p for p in (OURS, "espnet2") if p in parts), None)
+            start = len(parts) - 1 - parts[::-1].index(package) if package else -2
+            return f"{'/'.join(parts[start:])}:{frame.lineno}"
     return "torch"
 
 

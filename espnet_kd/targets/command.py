@@ -37,6 +37,7 @@ from espnet_kd.targets.format import (
 from espnet_kd.targets.store import Store, verify
 
 SHOWN = 20  # problems at most
+GPU_SECONDS = 240.0  # of audio at a time
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
     )
     p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: workers run on GPUs (default: 0)")
+    p.add_argument(
+        "--batch_seconds", type=float, metavar="S",
+        help="audio, padding included, that teachers get at a time; 0: one utterance, whose targets then do "
+        "not depend on the padding of others (default: 0, with --ngpu 1 240)",
+    )  # fmt: skip
     g = p.add_argument_group("parallel work")
     g.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
     g.add_argument("--workers", type=int, help="processes, one thread each (default: cores or GPUs)")
@@ -170,6 +176,9 @@ def make(args: argparse.Namespace) -> Store:
     data = read_data(args.data, needs_text(asked.taps))
     directory, device = Path(str(asked.teacher.store)), "cuda" if args.ngpu else "cpu"
     settings = asked.settings(data, device)
+    batch_seconds = batch_seconds_of(args)
+    if batch_seconds:
+        settings["batch_seconds"] = batch_seconds
     if (there := _served(directory, asked, settings)) is not None:
         print(f"{directory}: already there, {_summary(there.manifest)}")
         return there
@@ -177,7 +186,7 @@ def make(args: argparse.Namespace) -> Store:
     with parallel.lock_shards(directory, {**settings, "shards": len(planned)}, "targets"):
         todo = [shard for shard in planned if not shard.path.exists()]
         print(f"{directory}: {len(planned)} shards, {len(todo)} to make", flush=True)
-        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device)
+        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds)
         started = time.perf_counter()
         if todo:
             expected = estimate(data, worker.load(spec))
@@ -197,6 +206,22 @@ def make(args: argparse.Namespace) -> Store:
     took = time.perf_counter() - started
     print(f"{directory}: made in {took:.1f} s, {_summary(manifest)}")
     return Store(directory)
+
+
+def batch_seconds_of(args: argparse.Namespace) -> float:
+    """Return the seconds of audio that teachers get at a time.
+
+    Raises:
+        UserError: the option is no number from 0 up.
+    """
+    if args.batch_seconds is None:
+        return GPU_SECONDS if args.ngpu else 0.0
+    seconds = float(args.batch_seconds)
+    if not 0 <= seconds < float("inf"):
+        raise UserError(
+            f"--batch_seconds is {seconds:g}: give a number of seconds, 0 for one utterance at a time"
+        )
+    return seconds
 
 
 def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | None:
@@ -265,7 +290,11 @@ def _manifest(
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
     names = [Path(d).name for d in asked.teacher.directories]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
-    rest = {key: settings[key] for key in ("mean", "data", "frontend", "device")}
+    rest = {
+        key: settings[key]
+        for key in ("mean", "data", "frontend", "device", "batch_seconds")
+        if key in settings
+    }
     sources = (os.path.relpath(source.path, directory) for source in data.sources)
     rest["data"] = [{"directory": p, **d} for p, d in zip(sources, rest["data"], strict=True)]
     size = sum(size_of(directory / entry.name) for entry in entries)

@@ -1,19 +1,21 @@
-"""Run the teachers on one utterance after the other and write shards; estimate disk space and time."""
+"""Run the teachers on utterances, alone or in batches, and write shards; estimate disk space and time."""
 
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
@@ -28,7 +30,9 @@ from espnet_kd.teachers.options import TeacherOptions
 from espnet_kd.teachers.short import TOO_SHORT
 from espnet_kd.teachers.taps import Targets
 
-NO_TEXT = torch.tensor([[2]])  # any token, for taps that do not depend on the transcript
+NO_TEXT = [2]  # any token, for taps that do not depend on the transcript
+PADDING = -1
+WINDOW = 64  # utterances that are sorted by length; their audio and targets are in memory
 SAMPLE = 8  # number of utterances to measure, spread over the data
 INDEX_BYTES = 120  # per utterance, about
 MARGIN = 1.1  # free disk space to ask for, relative to the estimate
@@ -44,17 +48,26 @@ class WorkerSpec:
         taps: JSON of each ``TapFormat`` by module path.
         rate: sampling rate of the speech, in hertz.
         device: "cpu" or "cuda".
+        batch_seconds: audio, padding included, that the teachers get at a time; 0: one utterance.
     """
 
     teacher: TeacherOptions
     taps: str
     rate: int
     device: str
+    batch_seconds: float = 0.0
 
 
-def spec(teacher: TeacherOptions, taps: Mapping[str, TapFormat], rate: int, device: str) -> WorkerSpec:
+def spec(
+    teacher: TeacherOptions,
+    taps: Mapping[str, TapFormat],
+    rate: int,
+    device: str,
+    batch_seconds: float = 0.0,
+) -> WorkerSpec:
     """Make the specification of a worker."""
-    return WorkerSpec(teacher, json.dumps({path: asdict(tap) for path, tap in taps.items()}), rate, device)
+    formats = json.dumps({path: asdict(tap) for path, tap in taps.items()})
+    return WorkerSpec(teacher, formats, rate, device, batch_seconds)
 
 
 def work(shard: Shard, spec: WorkerSpec) -> Shard:
@@ -63,8 +76,7 @@ def work(shard: Shard, spec: WorkerSpec) -> Shard:
         observer = load(spec)
         # Of this thread, in which all is computed: those of Dask wait for messages.
         spent, started = time.thread_time(), time.perf_counter()
-        records = (observer(utt, wav, text) for utt, (wav, text) in shard.utterances)
-        write_shard(shard.path, records, observer.taps)
+        write_shard(shard.path, observer.records(shard.utterances), observer.taps)
         seconds = time.perf_counter() - started
         return replace(shard, cpu_seconds=time.thread_time() - spent, seconds=seconds)
 
@@ -76,10 +88,30 @@ def load(spec: WorkerSpec) -> "Observer":
     return Observer(spec)
 
 
-class Observer:
-    """Compute the targets of single utterances.
+@dataclass(frozen=True)
+class Prepared:
+    """An utterance as the teachers get it.
 
-    Each utterance is a batch of one, so that its targets do not depend on others.
+    Attributes:
+        utt, wav: id, and absolute path of its audio.
+        audio: CRC-32 of the samples of the file.
+        waveform: (N,) samples after preprocessing.
+        tokens: of its transcript.
+    """
+
+    utt: str
+    wav: str
+    audio: int
+    waveform: NDArray[np.floating[Any]]
+    tokens: list[int]
+
+
+class Observer:
+    """Compute the targets of utterances.
+
+    In a batch of one the targets of an utterance do not depend on others. In a larger batch they differ by
+    what a model makes of padding, as in a training: the last frame of a shorter utterance sees zeros after
+    the end, where alone it sees the signal mirrored.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -102,15 +134,45 @@ class Observer:
         Raises:
             UserError: audio or text cannot be used; names the utterance.
         """
-        speech = self.read(utt, wav)
-        audio = audio_checksum(speech)  # before the preprocessor may alter it
-        waveform, tokens, seen = self.observe(utt, wav, text, speech)
-        rows = {path: to_rows(seen[path], tap, tokens) for path, tap in self.taps.items()}
-        checksum = text_checksum(tokens) if self.needs_text else None
-        return TargetRecord(utt, len(waveform), checksum, rows, audio)
+        one = self.prepare(utt, wav, text)
+        return self._record(one, self._seen([one]), 0)
 
-    def read(self, utt: str, wav: str) -> NDArray[np.floating[Any]]:
-        """Read the samples, (N,), of an utterance's file.
+    def records(self, utterances: Iterable[tuple[str, tuple[str, str]]]) -> Iterator[TargetRecord]:
+        """Compute the stored targets of utterances, in their order, in batches of similar lengths.
+
+        Args:
+            utterances: id, absolute path of the audio, and transcript.
+
+        Raises:
+            UserError: audio or text cannot be used; names the utterance.
+        """
+        longest = int(self.spec.batch_seconds * self.spec.rate)
+        everything = iter(utterances)
+        while window := list(islice(everything, WINDOW if longest else 1)):
+            prepared = [self.prepare(utt, *files) for utt, files in window]
+            found: dict[str, TargetRecord] = {}
+            for batch in batches([len(one.waveform) for one in prepared], longest):
+                members = [prepared[i] for i in batch]
+                found |= zip([one.utt for one in members], self._batch(members), strict=True)
+            yield from (found[utt] for utt, _ in window)
+
+    def _batch(self, members: Sequence[Prepared]) -> list[TargetRecord]:
+        """Compute the targets of a batch; if that fails, of one utterance at a time, to name the one."""
+        try:
+            seen = self._seen(members)
+        except UserError:
+            if len(members) == 1:
+                raise
+            return [record for one in members for record in self._batch([one])]
+        return [self._record(one, seen, place) for place, one in enumerate(members)]
+
+    def _record(self, one: Prepared, seen: Mapping[str, Targets], place: int) -> TargetRecord:
+        rows = {path: to_rows(alone(seen[path], place), tap, one.tokens) for path, tap in self.taps.items()}
+        checksum = text_checksum(one.tokens) if self.needs_text else None
+        return TargetRecord(one.utt, len(one.waveform), checksum, rows, one.audio)
+
+    def prepare(self, utt: str, wav: str, text: str) -> Prepared:
+        """Read and preprocess an utterance.
 
         Raises:
             UserError: the file cannot be read, or has another sampling rate than the teachers expect.
@@ -121,39 +183,66 @@ class Observer:
                 f"{wav} of {utt} has {rate} Hz, but the teacher expects {self.spec.rate} Hz: "
                 "format the data at that rate"
             )
-        return speech
+        audio = audio_checksum(speech)  # before the preprocessor may alter it
+        data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
+        found: dict[str, Any] = self.preprocess(utt, data)
+        tokens = found["text"].tolist() if self.needs_text else NO_TEXT
+        return Prepared(utt, wav, audio, found["speech"], tokens)
 
     def observe(
-        self, utt: str, wav: str, text: str, speech: NDArray[np.floating[Any]] | None = None
+        self, utt: str, wav: str, text: str
     ) -> tuple[NDArray[np.floating[Any]], list[int], dict[str, Targets]]:
-        """Run the teachers on one utterance.
-
-        Args:
-            utt: id of the utterance.
-            wav: absolute path of its audio.
-            text: its transcript.
-            speech: samples, (N,); None reads them from ``wav``.
+        """Run the teachers on one utterance; arguments and errors as of calling this object.
 
         Returns:
             Waveform (N,) after preprocessing, tokens, and by tap the teachers' values.
+        """
+        one = self.prepare(utt, wav, text)
+        return one.waveform, one.tokens, self._seen([one])
+
+    def _seen(self, batch: Sequence[Prepared]) -> dict[str, Targets]:
+        """Run the teachers on a batch.
 
         Raises:
-            UserError: audio or text cannot be used; names the utterance.
+            UserError: a teacher cannot take it; names the first utterance.
         """
-        speech = self.read(utt, wav) if speech is None else speech
-        data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
-        found: dict[str, Any] = self.preprocess(utt, data)
-        waveform = torch.from_numpy(found["speech"])[None].to(self.device)
-        tokens = torch.from_numpy(found["text"])[None].long() if self.needs_text else NO_TEXT
-        lengths = torch.tensor([waveform.shape[1]]), torch.tensor([tokens.shape[1]])
+        waveforms = [torch.from_numpy(one.waveform) for one in batch]
+        tokens = [torch.tensor(one.tokens, dtype=torch.long) for one in batch]
+        speech = pad_sequence(waveforms, batch_first=True)
+        text = pad_sequence(tokens, batch_first=True, padding_value=PADDING)
+        lengths = (torch.tensor([len(x) for x in values]) for values in (waveforms, tokens))
+        speech_lengths, text_lengths = (x.to(self.device) for x in lengths)
         try:
-            seen = self.teacher.targets(
-                waveform, lengths[0].to(self.device), tokens.to(self.device), lengths[1].to(self.device)
+            return self.teacher.targets(
+                speech.to(self.device), speech_lengths, text.to(self.device), text_lengths
             )
         except (RuntimeError, ValueError, IndexError, *TOO_SHORT) as e:
             reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
-            raise UserError(f"{wav} of {utt}: the teacher cannot take it: {reason}") from e
-        return found["speech"], tokens[0].tolist(), seen
+            first = batch[0]
+            raise UserError(f"{first.wav} of {first.utt}: the teacher cannot take it: {reason}") from e
+
+
+def batches(lengths: Sequence[int], longest: int) -> list[list[int]]:
+    """Group places by length, so that a group times its longest member is ``longest`` at most.
+
+    Args:
+        lengths: in samples.
+        longest: number of samples, padding included; a group has at least one member.
+    """
+    groups: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if groups and (len(groups[-1]) + 1) * lengths[place] <= longest:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def alone(targets: Targets, place: int) -> Targets:
+    """Return the targets of one utterance of a batch."""
+    one, values = slice(place, place + 1), targets.values
+    values = values[one] if isinstance(values, torch.Tensor) else values.utterance(place)
+    return Targets(values, targets.lengths[one])
 
 
 def build_teacher(options: TeacherOptions, taps: Mapping[str, TapFormat]) -> OnlineTeacher:
@@ -192,8 +281,7 @@ def estimate(data: SourceData, observer: Observer) -> CostEstimate:
     chosen = names[:: -(-len(names) // SAMPLE)]
     observer(chosen[0], *data.utterances[chosen[0]])  # not timed: the first one takes longer
     started, size = time.perf_counter(), 0
-    for utt in chosen:
-        record = observer(utt, *data.utterances[utt])
+    for record in observer.records((utt, data.utterances[utt]) for utt in chosen):
         size += INDEX_BYTES + sum(rows.nbytes for rows in record.rows.values())
     scale = len(names) / len(chosen)
     return CostEstimate(size * scale, (time.perf_counter() - started) * scale)

@@ -56,7 +56,7 @@ class TrackedBatches:
     def naming(self, model: nn.Module) -> Iterator["TrackedBatches"]:
         """Turn, within the block, errors about speech that is too short into one that names the utterance.
 
-        Also warns of utterances that have too few frames for CTC, and refuses labels that no lattice can have.
+        Also warns of utterances that have too few frames for CTC, and refuses labels that no lattice has.
 
         Raises:
             UserError: an utterance, the shortest of the batch, is too short.

@@ -230,6 +230,7 @@ def test_integers_of_any_size_and_half_precision_at_the_edges(kind, edge):
     assert all(g.dtype == torch.bfloat16 and g.isfinite().all() for g in found)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(
     ("kind", "stored"), [*((kind, False) for kind in KINDS), ("collapsed", True), ("one_best", True)]

@@ -1,0 +1,26 @@
+"""Small tensors between host and device, and the precision of products under autocast."""
+
+import torch
+
+from espnet_kd.rnnt.device import HostCopy, full_precision, to_device
+
+
+def test_numbers_come_back_as_they_were():
+    assert HostCopy(torch.tensor([3, 1])).read().tolist() == [3, 1]
+    assert to_device([3, 1], torch.device("cpu")).tolist() == [3, 1]
+    assert to_device(torch.tensor([True]), torch.device("cpu")).tolist() == [True]
+
+
+def test_products_may_be_less_precise_only_under_autocast_on_a_gpu(monkeypatch):
+    gpu, before = torch.device("cuda"), torch.get_float32_matmul_precision()
+
+    def inside(device: torch.device) -> str:
+        with full_precision(device):
+            return torch.get_float32_matmul_precision()
+
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    assert inside(gpu) == before == "highest"
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: True)
+    assert inside(torch.device("cpu")) == "highest"
+    assert inside(gpu) == "high"
+    assert torch.get_float32_matmul_precision() == "highest", "as before the block"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Try everything that needs a GPU, in 8 minutes at most, and write one report: tests, doctor, precision, benchmarks and a profile.
+# Usage: tools/gpu_check.sh [REPORT.md]   (default: $OUT/gpu_check.md, or gpu_check.md)
+# Exit status: 0 all is well; 1 a check failed (see the report); 77 no GPU, nothing was checked.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+report=${1:-${OUT:-.}/gpu_check.md}
+python=.venv/bin/python
+if ! "${python}" -c 'import torch' 2>/dev/null; then
+    make install
+fi
+if ! "${python}" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "gpu_check: this machine has no GPU that torch can use: nothing was checked" >&2
+    exit 77
+fi
+export PATH=${PWD}/.venv/bin:${PATH} PYTHONPATH=${PWD}${PYTHONPATH:+:${PYTHONPATH}}
+exec "${python}" -m bench.gpu_check "${report}"
