@@ -22,6 +22,7 @@ NOT_DATA = frozenset(DECODING) | frozenset(
     """
     asr_task student_config kd_config decode_ensemble peers unlabelled_share pseudo_label_args targets_args
     cluster inference_tag metric result_sets expdir ngpu num_nodes gpu_inference inference_nj
+    lm_dev_text lm_test_text num_splits_lm num_splits_asr feats_normalize hf_repo
     """.split()
 )
 # Options that change neither the trained model nor its hypotheses.

@@ -134,18 +134,10 @@ def test_a_language_model_with_other_tokens_is_refused_in_one_line(again: Path) 
     assert "its config.yaml makes" in failure(again, *other)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((), "--use_lm true needs --lm_config, or the --lm_exp of a trained language model"),
-        (("--lm_config", "conf/none.yaml"), "--lm_config conf/none.yaml does not exist"),
-        (("--lm_config", "conf/decode.yaml"), "--use_lm true: conf/decode.yaml has no lm_weight, and ESPnet"),
-        (("--lm_exp", "exp/none", *WEIGHT, "--stage", "8"), "--lm_exp exp/none has no config.yaml or no valid"),
-    ],
-)
-def test_a_missing_language_model_is_named(again: Path, options: tuple[str, ...], message: str) -> None:
-    errors = failure(again, "--use_lm", "true", "--stop_stage", "8", *options)
-    assert errors.startswith(f"kd.sh: error: {message}") and errors.count("\n") == 1
+def test_a_missing_language_model_is_named(again: Path) -> None:
+    missing = ("--use_lm", "true", "--lm_exp", "exp/none", *WEIGHT, "--stage", "8", "--stop_stage", "8")
+    errors = failure(again, *missing)
+    assert errors.startswith("kd.sh: error: --lm_exp exp/none has no config.yaml or no valid.loss.ave.pth: give")
 
 
 def test_pseudo_labels_and_ensembles_take_the_language_model(again: Path) -> None:
