@@ -36,6 +36,7 @@ setup(
             "dask-jobqueue>=0.9,<1",
             "kaldiio>=2.18,<3",
             "sentencepiece>=0.2.1,<1",
+            "lightning>=2.5,<3",
             "espnet_model_zoo>=0.1.11,<1",
             "huggingface_hub>=1.0",  # no upper bound: ESPnet narrows it
         ],
@@ -50,5 +51,9 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "latex2mathml>=3.77,<4"],
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
-    entry_points={"console_scripts": ["espnet-kd = espnet_kd.__main__:main"]},
+    entry_points={
+        "console_scripts": ["espnet-kd = espnet_kd.__main__:main"],
+        # for ESPnet3
+        "lightning.pytorch.callbacks_factory": ["espnet_kd = espnet_kd.tasks.lightning:callbacks"],
+    },
 )

@@ -69,7 +69,7 @@ def measure(case: TransducerCase) -> dict[str, Timing]:
     teacher = build(case.teacher, case.classes).eval().requires_grad_(False)
     plain = with_lattice_loss(build(case.student, case.classes))
     encoded, lengths = teacher.encode(data["speech"], data["speech_lengths"])
-    joint = lattice(teacher, encoded, lengths, data["text"]).without_tanh()
+    joint = lattice(teacher, encoded, data["text"]).without_tanh()
     nodes = lattice_of(joint, data["text"], lengths, data["text_lengths"], 0)
 
     def encode() -> None:

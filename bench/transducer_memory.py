@@ -49,7 +49,7 @@ def sizes(classes: int) -> tuple[int, Megabytes]:
     teacher = build(CASE.teacher, classes)
     with torch.no_grad():
         encoded, lengths = teacher.encode(data["speech"], data["speech_lengths"])
-        joint = lattice(teacher, encoded, lengths, data["text"])
+        joint = lattice(teacher, encoded, data["text"])
     return joint.shape[0] * joint.shape[1] * joint.shape[2], default_chunk(joint) * classes * 4 / 1e6
 
 

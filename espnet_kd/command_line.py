@@ -136,6 +136,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "count the parameters of the models of configurations; no tensor is filled",
             "conf/teacher_conformer.yaml conf/student_conformer.yaml --tokens 30",
         ),
+        "batches": Command(
+            "espnet_kd.data.batches",
+            "say how much speech a training puts on a GPU at a time, and whether that is known to fit",
+            "conf/student_conformer.yaml --ngpu 1 --config_ngpu 4 "
+            "--shapes exp/asr_stats_raw_char/train/speech_shape exp/asr_stats_raw_char/train/text_shape.char",
+        ),
         "frame-weights": Command(
             "espnet_kd.report.frame_weights",
             "plot how much each frame of an utterance counts, above the teacher's CTC posteriors",
@@ -192,6 +198,16 @@ GROUPS: dict[str, dict[str, Command]] = {
             "espnet_kd.commands.adopt",
             "make a directory here in which a teacher of another recipe is decoded",
             "../../other/asr1/exp/teacher --expdir exp",
+        ),
+        "parts": Command(
+            "espnet_kd.decoding.parts",
+            "find the sets that a development set consists of, or join their hypotheses to its own",
+            "--set dump/raw/dev --among dump/raw/dev_clean dump/raw/dev_other",
+        ),
+        "dry-run": Command(
+            "espnet_kd.commands.dry_run",
+            "print what the stages of kd.sh would do, make and cost: ./run.sh --dry_run true",
+            "--stages 1 2 --option fs=16k",
         ),
         "progress": Command(
             "espnet_kd.commands.progress",

@@ -117,26 +117,49 @@ def lock_file(path: Path, busy: str) -> Iterator[None]:
 
 
 def read_table(path: str | Path) -> dict[str, str]:
-    """Read a Kaldi table, one ``key value...`` a line; a key alone has the value "".
+    """Read a Kaldi table into memory; ``data/tables.py`` reads those that are too large for it.
+
+    Raises:
+        UserError: see ``iterate_rows``; or a key is repeated.
+    """
+    table: dict[str, str] = {}
+    for number, (key, value) in enumerate(iterate_rows(path), 1):
+        if key in table:
+            raise repeated_key(path, number, key)
+        table[sys.intern(key)] = value  # the tables of a directory share their keys
+    return table
+
+
+def iterate_rows(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a Kaldi table, one ``key value...`` a line; a key alone has the value "".
 
     Key and value are divided by spaces or tabs.
 
     Raises:
-        UserError: the file is missing or not UTF-8, or a key is empty, repeated or has odd characters.
+        UserError: the file is missing or not UTF-8, or a key is empty or has odd characters.
     """
-    table: dict[str, str] = {}
-    for number, line in enumerate(iterate_lines(path), 1):
-        key, _, value = line.partition(" ")
-        if "\t" in key:
-            key, _, value = line.partition("\t")
-        if not key:
-            raise UserError(f"{path}:{number}: the line does not start with a key")
-        if not key.isprintable() and has_odd_characters(key):
-            raise UserError(f"{path}:{number}: the key {key!r} has a control character or a special space")
-        if key in table:
-            raise UserError(f"{path}:{number}: {key} occurs a second time")
-        table[sys.intern(key)] = value.strip()  # the tables of a directory share their keys
-    return table
+    with _reading(path), Path(path).open(encoding="utf-8-sig") as f:
+        for number, line in enumerate(f, 1):
+            key, _, value = line.partition(" ")
+            if not key or not key.isprintable():  # few lines, such as keys alone, or before a tab
+                key, value = _unusual_row(path, number, line.removesuffix("\n"))
+            yield key, value.strip()
+
+
+def _unusual_row(path: str | Path, number: int, line: str) -> tuple[str, str]:
+    key, _, value = line.partition(" ")
+    if "\t" in key:
+        key, _, value = line.partition("\t")
+    if not key:
+        raise UserError(f"{path}:{number}: the line does not start with a key")
+    if not key.isprintable() and has_odd_characters(key):
+        raise UserError(f"{path}:{number}: the key {key!r} has a control character or a special space")
+    return key, value
+
+
+def repeated_key(path: str | Path, number: int, key: str) -> UserError:
+    """Return the error for a line whose key is that of a line before."""
+    return UserError(f"{path}:{number}: {key} occurs a second time")
 
 
 def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
@@ -225,10 +248,19 @@ def write_rows(path: str | Path, rows: Iterable[tuple[str, object]]) -> None:
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as f:
         for key, value in rows:
-            line = f"{key} {value}".rstrip()
-            if "\n" in line or "\r" in line:
-                raise UserError(f"{path}: a line break in {line!r}: rename the file or correct the text")
-            f.write(line + "\n")
+            f.write(row_line(path, key, value))
+
+
+def row_line(path: str | Path, key: str, value: object) -> str:
+    """Return the line of a row of a table.
+
+    Raises:
+        UserError: a line break in it.
+    """
+    line = f"{key} {value}".rstrip()
+    if "\n" in line or "\r" in line:
+        raise UserError(f"{path}: a line break in {line!r}: rename the file or correct the text")
+    return line + "\n"
 
 
 def fsync(*paths: Path) -> None:

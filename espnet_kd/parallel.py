@@ -21,9 +21,10 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from espnet_kd.files import atomic_path, locked, read_json
 
 SETTINGS = "settings.json"
 PER_SHARD = 100  # utterances; at most so many are repeated after a worker is killed
+FLAT = 10_000  # shards in one directory
+AHEAD = 1000  # shards that wait in the scheduler; all of a large set would fill its memory
 KINDS = {
     "local": ("dask.distributed", "LocalCluster"),
     "ssh": ("dask.distributed", "SSHCluster"),
@@ -93,16 +96,36 @@ def plan_shards(
         count: number of shards; None for one per ``PER_SHARD`` utterances.
         suffix: of the names of shards.
     """
-    order = sorted(utterances)
-    count = min(count or -(-len(order) // PER_SHARD), len(order))
-    edges = [len(order) * i // count for i in range(count + 1)]
-    return [
-        Shard(
-            directory / f"{i + 1:05d}{suffix}",
-            tuple((u, utterances[u]) for u in order[edges[i] : edges[i + 1]]),
-        )
-        for i in range(count)
-    ]
+    count = number_of_shards(len(utterances), count)
+    paths = [directory / f"{i + 1:05d}{suffix}" for i in range(count)]
+    rows = ((utt, utterances[utt]) for utt in sorted(utterances))
+    return list(divide(rows, len(utterances), paths))
+
+
+def number_of_shards(utterances: int, count: int | None = None) -> int:
+    """Return into how many shards to divide so many utterances; ``count`` is the number that a user wants."""
+    return min(count or -(-utterances // PER_SHARD), utterances)
+
+
+def shard_paths(directory: Path, count: int, suffix: str = ".jsonl") -> list[Path]:
+    """Return the paths of so many shards; more than ``FLAT`` are in folders of a thousand."""
+    if count <= FLAT:
+        return [directory / f"{i + 1:05d}{suffix}" for i in range(count)]
+    return [directory / f"{i // 1000:04d}" / f"{i + 1:07d}{suffix}" for i in range(count)]
+
+
+def divide(rows: Iterable[tuple[str, Any]], total: int, paths: Sequence[Path]) -> Iterator[Shard]:
+    """Yield the shards of ``plan_shards`` one by one.
+
+    Args:
+        rows: id and what a worker needs, sorted by id.
+        total: number of rows.
+        paths: of the shards.
+    """
+    rows = iter(rows)
+    edges = [total * i // len(paths) for i in range(len(paths) + 1)]
+    for path, start, end in zip(paths, edges, edges[1:], strict=False):
+        yield Shard(path, tuple(islice(rows, end - start)))
 
 
 @contextmanager
@@ -144,7 +167,7 @@ def _check_settings(directory: Path, settings: Mapping[str, Any], what: str) -> 
 
 def _sweep(directory: Path) -> None:
     """Remove incomplete files that killed workers have left."""
-    for leftover in directory.glob(".[0-9]*"):
+    for leftover in (*directory.glob(".[0-9]*"), *directory.glob("[0-9][0-9][0-9][0-9]/.[0-9]*")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
@@ -228,8 +251,8 @@ def _processors(gpu: bool) -> int:
     return torch.cuda.device_count()
 
 
-def process_shards(shards: list[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
-    """Process all shards; yield each one when it is finished.
+def process_shards(shards: Iterable[Shard], work: Work, cluster: Cluster) -> Iterator[Shard]:
+    """Process all shards, which are made when they are needed; yield each one when it is finished.
 
     A worker that is killed is replaced and its shard starts again, until workers have been killed by the same
     shard several times.
@@ -242,16 +265,24 @@ def process_shards(shards: list[Shard], work: Work, cluster: Cluster) -> Iterato
         return
     from dask.distributed import KilledWorker, as_completed
 
-    with start_cluster(cluster, min(cluster.workers, len(shards)), shards[0].path.parent) as dask:
-        futures = {dask.submit(work, shard, pure=False): shard for shard in shards}
-        for future in as_completed(futures):
+    shards = iter(shards)
+    if not (first := list(islice(shards, AHEAD))):
+        return
+    with start_cluster(cluster, min(cluster.workers, len(first)), first[0].path.parent) as dask:
+        futures = {dask.submit(work, shard, pure=False): shard for shard in first}
+        finished = as_completed(list(futures))
+        for future in finished:
+            shard = futures.pop(future)
             try:
                 yield future.result()
             except KilledWorker:
                 raise UserError(
-                    f"the worker of {futures[future].path} was killed several times, perhaps for lack of "
+                    f"the worker of {shard.path} was killed several times, perhaps for lack of "
                     "memory: repeat the command with fewer workers to resume"
                 ) from None
+            for more in islice(shards, 1):
+                futures[dask.submit(work, more, pure=False)] = more
+                finished.add(next(reversed(futures)))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from espnet_kd.config import as_number, refuse_unknown
 from espnet_kd.errors import UserError
@@ -50,6 +51,24 @@ class Schedule:
     def is_zero(self) -> bool:
         """True if the weight is 0 at every step."""
         return self.start == self.end == 0
+
+
+def stretched(value: object, factor: float) -> Any:
+    """Return a part of a configuration in which every schedule takes ``factor`` times as many batches.
+
+    A change at once, in one batch, stays one.
+    """
+    if isinstance(value, list):
+        return [stretched(item, factor) for item in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: stretched(item, factor) for key, item in value.items()}
+    if "to" in value and "steps" in value:
+        for key in ("begin", "steps"):
+            number = as_number(value.get(key))
+            if isinstance(number, int | float) and not isinstance(number, bool) and number > 1:
+                changed[key] = max(1, round(number * factor))
+    return changed
 
 
 def build_schedule(weight: object, name: str, most: float = math.inf) -> Schedule:

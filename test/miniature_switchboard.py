@@ -160,6 +160,25 @@ def write_side(root: Path, number: int, side: str, said: list[tuple[float, float
     return path
 
 
+def write_rt03(root: Path) -> Path:
+    """RT-03 with a call of Switchboard and one of Fisher, an utterance on each side, and a gap."""
+    audio, reference = (root / "data" / kind / "eval03/english/cts" for kind in ("audio", "references"))
+    rules = root / "data/trans_rules"
+    for directory in (audio, reference, rules):
+        directory.mkdir(parents=True)
+    for name in ("sw_45097", "fsh_60262"):
+        sides = [[(0.25, 0.65, ["do", "think"])], [(0.5, 1.1, ["um", "IBM", "right"])]]
+        write_call(audio / f"{name}.sph", sides, name)
+        lines = [f"{name} 1 inter_segment_gap 0.00 0.25 <O,,>"]
+        for channel, side in enumerate(sides, 1):
+            for start, end, words in side:
+                text = " ".join(REFERENCE.get(word, word) for word in words).upper()
+                lines.append(f"{name} {channel} {name}_{'AB'[channel - 1]} {start:.2f} {end:.2f} <O,SW,F>  {text}")
+        (reference / f"{name}.stm").write_text("\n".join([*LABELS.splitlines(), *lines]) + "\n")
+    (rules / "en20030506.glm").write_text(GLM)
+    return root
+
+
 def write_eval2000(root: Path, utterances: int = 8, per_side: int = 2) -> Path:
     """Both packages of Hub5'00 English with that many utterances, and a segment that is not scored."""
     rng = np.random.default_rng(1)

@@ -3,7 +3,7 @@
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.schedule import build_schedule
+from espnet_kd.schedule import build_schedule, stretched
 
 
 def test_a_number_is_constant() -> None:
@@ -61,3 +61,12 @@ def test_refused(value: object, message: str) -> None:
     with pytest.raises(UserError) as error:
         build_schedule(value, "w")
     assert message in str(error.value)
+
+
+def test_schedules_of_a_configuration_are_stretched() -> None:
+    criteria = {"a": {"type": "kl", "k": 8, "weight": {"to": 1.0, "from": 0.0, "begin": 100, "steps": 1}}}
+    found = stretched(criteria, 4.0)
+    assert found["a"] == {"type": "kl", "k": 8, "weight": {"to": 1.0, "from": 0.0, "begin": 400, "steps": 1}}
+    assert stretched([0.5, {"to": 1.0, "steps": "1e2"}], 0.5) == [0.5, {"to": 1.0, "steps": 50}]
+    assert criteria["a"]["weight"]["begin"] == 100
+    assert stretched({"steps": 5, "begin": 5}, 2) == {"steps": 5, "begin": 5}  # no schedule

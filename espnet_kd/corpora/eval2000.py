@@ -19,6 +19,7 @@ from espnet_kd.corpora.telephone import (
     LONGEST_CALL,
     SIDES,
     Recording,
+    add_unpacked,
     find_files,
     find_one,
     find_recordings,
@@ -81,9 +82,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("prepare eval2000", __doc__.splitlines()[0])
     parser.add_argument("roots", nargs="+", type=Path, help="directories with the speech and the transcripts")
     parser.add_argument("dst", type=Path, help="directory to write eval2000 into")
+    add_unpacked(parser)
     args = parser.parse_args(argv)
     files = find_files(args.roots)
-    recordings = find_recordings(files, AUDIO_NAME)
+    recordings = find_recordings(files, AUDIO_NAME, unpacked=args.unpacked)
     pem, stm, glm = (find_one(files, name, what) for name, what in (
         (PEM, "the segments, of LDC2002S09"), (STM, "the reference, of LDC2002T43"), (GLM, "of LDC2002T43"),
     ))  # fmt: skip
@@ -129,8 +131,13 @@ def read_stm(path: Path) -> dict[str, Segment]:
     Raises:
         UserError: a line is malformed, or a segment occurs twice.
     """
+    return parse_stm(numbered_lines(path))
+
+
+def parse_stm(lines: Iterable[tuple[str, str]]) -> dict[str, Segment]:
+    """Parse the lines of an STM file, each with its place, as ``read_stm``."""
     segments: dict[str, Segment] = {}
-    for where, line in numbered_lines(path):
+    for where, line in lines:
         if line.lstrip().startswith(COMMENT):
             continue
         fields = line.split(None, 6)
@@ -262,8 +269,13 @@ def _reason_to_drop(
 
 def repaired_stm(path: Path, without: Iterable[str] = ()) -> str:
     """Return the text of an STM without the mistakes on which hubscr.pl fails, and without some calls."""
+    return repaired((line for _, line in numbered_lines(path)), without)
+
+
+def repaired(stm: Iterable[str], without: Iterable[str] = ()) -> str:
+    """Return the lines of an STM as ``repaired_stm`` does."""
     left_out, lines = frozenset(without), []
-    for _, line in numbered_lines(path):
+    for line in stm:
         if line.lstrip().startswith(COMMENT) or line.split()[0] not in left_out:
             line = line.replace("((", "(", 1).replace("<B_ASIDE>", "").replace("<E_ASIDE>", "")
             lines.append(line + "\n")

@@ -11,12 +11,12 @@ Each piece becomes an utterance without text. Recordings are cut
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.datadir import Utterance, hours_of, lock_data_dirs, write_data_dir
+from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.data.heads import UNKNOWN_LENGTH, flac_info
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_json
@@ -96,17 +96,22 @@ def prepare(root: Path, dst: Path, cutting: Cutting) -> None:
     recordings, ignored = find_recordings(root)
     cut = make_cutter(cutting, recordings)
     shortest = 0 if isinstance(cutting.how, Path) else cutting.shortest
-    utterances: list[Utterance] = []
     silent = short = 0
-    for recording in recordings:
-        pieces = cut(recording)
-        kept = [(start, end) for start, end in pieces if end - start >= shortest]
-        utterances += [_make_utterance(recording, start, end) for start, end in kept]
-        silent += not pieces
-        short += len(pieces) - len(kept)
-    write_data_dir(dst, utterances)
-    hours, of = hours_of(utterances), sum(r.duration for r in recordings) / 3600
-    print(f"{dst}: {len(utterances)} pieces of {len(recordings)} recordings, {hours:.2f} of {of:.2f} hours")
+    seconds = 0.0
+
+    def utterances() -> Iterator[Utterance]:
+        nonlocal silent, short, seconds
+        for recording in recordings:
+            pieces = cut(recording)
+            kept = [(start, end) for start, end in pieces if end - start >= shortest]
+            yield from (_make_utterance(recording, start, end) for start, end in kept)
+            seconds = sum((end - start for start, end in kept), seconds)
+            silent += not pieces
+            short += len(pieces) - len(kept)
+
+    count = write_data_dir(dst, utterances())
+    hours, of = seconds / 3600, sum(r.duration for r in recordings) / 3600
+    print(f"{dst}: {count} pieces of {len(recordings)} recordings, {hours:.2f} of {of:.2f} hours")
     for number, what in (
         (short, f"pieces shorter than {shortest:g} seconds"),
         (silent, f"recordings without a region ({cutting.how})"),

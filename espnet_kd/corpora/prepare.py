@@ -16,6 +16,8 @@ CORPORA = {
     "librilight": ("espnet_kd.corpora.librilight", "Libri-Light or any tree of flac files, no transcripts"),
     "switchboard": ("espnet_kd.corpora.switchboard", "Switchboard-1 (LDC97S62), English calls; licensed"),
     "eval2000": ("espnet_kd.corpora.eval2000", "Hub5'00 English (LDC2002S09, LDC2002T43); licensed"),
+    "rt03": ("espnet_kd.corpora.rt03", "RT-03 English telephone speech (LDC2007S10), a test set; licensed"),
+    "fisher": ("espnet_kd.corpora.fisher", "Fisher English (LDC2004T19, LDC2005T19), text alone; licensed"),
     "csj": ("espnet_kd.corpora.csj", "Corpus of Spontaneous Japanese, 16 kHz, 660 hours; licensed"),
     "digits": ("espnet_kd.corpora.digits", "connected English digits, synthesised by espeak-ng"),
 }

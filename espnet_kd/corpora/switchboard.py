@@ -1,7 +1,8 @@
 """Switchboard-1 release 2 (LDC97S62): telephone calls, English, 8 kHz, about 300 hours, licensed.
 
 The audio may be anywhere below the roots, with names in upper or lower case; the transcripts and the
-dictionary are those of Mississippi State University (http://www.openslr.org/5)::
+dictionary are those of Mississippi State University (http://www.openslr.org/5), which are downloaded where the
+roots have none::
 
     .../sw02001.sph                                 two channels of mu-law, 2435 files
     swb_ms98_transcriptions/sw-ms98-dict.text       IBM ay b iy eh m
@@ -10,11 +11,13 @@ dictionary are those of Mississippi State University (http://www.openslr.org/5):
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.corpora.archive import extract
+from espnet_kd.corpora.download import download
 from espnet_kd.corpora.prepare import (
     DEV_UTTERANCES,
     REPETITIONS,
@@ -27,6 +30,7 @@ from espnet_kd.corpora.telephone import (
     LONGEST_CALL,
     SIDES,
     Recording,
+    add_unpacked,
     find_files,
     find_one,
     find_recordings,
@@ -40,6 +44,16 @@ AUDIO_NAME = re.compile(r"sw0?(\d{4})")
 TRANSCRIPT_NAME = re.compile(r"(sw\d{4}[ab])-ms98-a-trans\.text", re.IGNORECASE)
 LINE_ID = re.compile(r"sw(\d{4})([AB])-ms98-a-\d{4}")
 DICTIONARY = "sw-ms98-dict.text"
+# Where ESPnet's recipe gets the transcripts; the second is tried if the first fails.
+TRANSCRIPTS = (
+    "http://www.openslr.org/resources/5/switchboard_word_alignments.tar.gz",
+    "http://www.isip.piconepress.com/projects/switchboard/releases/switchboard_word_alignments.tar.gz",
+)
+UNPACKED = "switchboard_word_alignments"
+NO_TRANSCRIPTS = (
+    "there is no swb_ms98_transcriptions/*/*/*-trans.text below the directories given: unpack "
+    "switchboard_word_alignments.tar.gz from http://www.openslr.org/5 and give its directory, too"
+)
 
 SILENCE = "[silence]"
 NOISES = frozenset({"[noise]", "[vocalized-noise]", "[laughter]"})  # kept as words
@@ -86,10 +100,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--acronyms", help=f"dictionary with acronyms, or `none` (default: {DICTIONARY} below the roots)"
     )
+    parser.add_argument(
+        "--transcripts",
+        nargs="+",
+        default=TRANSCRIPTS,
+        help="URLs, or an archive, of the transcripts, used where the roots have none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("downloads"),
+        help="directory in which the transcripts are kept and unpacked (default: %(default)s)",
+    )
+    add_unpacked(parser)
     args = parser.parse_args(argv)
     files = find_files(args.roots)
+    if not any(TRANSCRIPT_NAME.fullmatch(path.name) for path in files):
+        files += find_files([fetch_transcripts(args.transcripts, args.downloads)])
     acronyms = find_acronyms(files, args.acronyms)
-    utterances = read_utterances(files, acronyms)
+    utterances = read_utterances(files, acronyms, args.unpacked)
     dev, rest = first_utterances(utterances, args.dev_utterances)
     sets = {"train": utterances, "train_dev": dev, "train_nodev": rest}
     sets["train_nodup"] = limit_repetitions(rest, args.repetitions)
@@ -98,6 +127,32 @@ def main(argv: list[str] | None = None) -> None:
             write_data_dir(args.dst / name, members)
             sides = f"{len({u.speaker for u in members})} conversation sides"
             print(f"{args.dst / name}: {len(members)} utterances, {sides}, {hours_of(members):.2f} hours")
+
+
+def fetch_transcripts(sources: Sequence[str], downloads: Path) -> Path:
+    """Return the directory of the transcripts; download and unpack the archive if it is not there.
+
+    Args:
+        sources: URLs, the first that works is used; or the path of an archive.
+        downloads: directory for the archive, and for what it contains.
+
+    Raises:
+        UserError: no source works.
+    """
+    directory = downloads / UNPACKED
+    if directory.is_dir():
+        return directory
+    downloads.mkdir(parents=True, exist_ok=True)
+    for number, source in enumerate(sources, 1):
+        try:
+            archive = download(source, downloads) if "://" in source else Path(source)
+            extract(archive, directory)
+            return directory
+        except UserError as e:
+            if number == len(sources):
+                raise UserError(f"{NO_TRANSCRIPTS}; they cannot be fetched: {e}") from None
+            warn(f"{e}; trying {sources[number]}")
+    raise UserError(NO_TRANSCRIPTS)
 
 
 def find_acronyms(files: Iterable[Path], option: str | None) -> dict[str, str]:
@@ -164,13 +219,15 @@ def spell_acronym(word: str, sounds: list[str]) -> str | None:
     return "._".join(stem.lower()) + "." + ending
 
 
-def read_utterances(files: list[Path], acronyms: Mapping[str, str]) -> list[Utterance]:
+def read_utterances(
+    files: list[Path], acronyms: Mapping[str, str], unpacked: Path | None = None
+) -> list[Utterance]:
     """Read all utterances with words and audio, and print how many lines are left out, by reason.
 
     Raises:
         UserError: there is no audio or no transcript, or a line is malformed; names file and line.
     """
-    recordings = find_recordings(files, AUDIO_NAME, prefix="sw0")
+    recordings = find_recordings(files, AUDIO_NAME, prefix="sw0", unpacked=unpacked)
     if not recordings:
         raise UserError("there is no sw0NNNN.sph below the directories given: give that of LDC97S62")
     if len(recordings) not in CALLS:
@@ -207,10 +264,7 @@ def find_transcripts(files: Iterable[Path]) -> dict[str, Path]:
             if found.setdefault(side, path) != path:
                 raise UserError(f"two transcripts of {side}, {found[side]} and {path}: remove one of them")
     if not found:
-        raise UserError(
-            "there is no swb_ms98_transcriptions/*/*/*-trans.text below the directories given: unpack "
-            "switchboard_word_alignments.tar.gz from http://www.openslr.org/5 and give its directory, too"
-        )
+        raise UserError(NO_TRANSCRIPTS)
     return dict(sorted(found.items()))
 
 

@@ -1,7 +1,12 @@
 """Find the files of a corpus of telephone calls and read its recordings and text files."""
 
+import argparse
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +15,7 @@ import soundfile
 from espnet_kd.data.datadir import Seconds
 from espnet_kd.data.heads import find_damage, is_shortened
 from espnet_kd.errors import UserError
-from espnet_kd.files import read_text
+from espnet_kd.files import atomic_path, read_text
 
 SIDES = "AB"
 SUFFIXES = (".sph", ".wav", ".flac")
@@ -70,16 +75,30 @@ def find_one(files: Iterable[Path], name: str, what: str) -> Path:
     return found[0]
 
 
-def find_recordings(files: Iterable[Path], name: re.Pattern[str], prefix: str = "") -> dict[str, Recording]:
+def add_unpacked(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where recordings which are compressed by shorten are unpacked."""
+    parser.add_argument(
+        "--unpacked",
+        type=Path,
+        default=Path("downloads/unpacked"),
+        help="directory in which sph2pipe unpacks recordings that are compressed by shorten (default: %(default)s)",
+    )
+
+
+def find_recordings(
+    files: Iterable[Path], name: re.Pattern[str], prefix: str = "", unpacked: Path | None = None
+) -> dict[str, Recording]:
     """Return the calls among some files, by name.
 
     Args:
         files: files of any kind.
         name: pattern of the name of a file without its suffix, in lower case; group 1 is the call.
         prefix: put in front of group 1.
+        unpacked: directory for what sph2pipe unpacks.
 
     Raises:
-        UserError: a call is there twice, is compressed by shorten, is cut off, or is not two-channel audio.
+        UserError: a call is there twice, is cut off, is not two-channel audio, or is compressed by shorten and
+            sph2pipe is not installed.
     """
     paths: dict[str, Path] = {}
     for path in files:
@@ -87,14 +106,50 @@ def find_recordings(files: Iterable[Path], name: re.Pattern[str], prefix: str = 
         if match and paths.setdefault(prefix + match[1], path) != path:
             call = prefix + match[1]
             raise UserError(f"{call} is there twice, {paths[call]} and {path}: remove one of them")
-    shortened = [path for path in paths.values() if is_shortened(path)]
+    shortened = {call: path for call, path in paths.items() if is_shortened(path)}
     if shortened:
-        raise UserError(
-            f"{len(shortened)} of {len(paths)} recordings are compressed by shorten, the first is "
-            f"{shortened[0]}: unpack them into another directory, each with `sph2pipe -u -f sph IN OUT`, "
-            "and give that directory"
-        )
+        paths |= unpack(shortened, unpacked, len(paths))
     return {call: _read_head(path) for call, path in paths.items()}
+
+
+def unpack(shortened: dict[str, Path], directory: Path | None, total: int) -> dict[str, Path]:
+    """Unpack recordings that are compressed by shorten, by LDC's sph2pipe, unless they are unpacked already.
+
+    Args:
+        shortened: call -> SPHERE file.
+        directory: for the unpacked files.
+        total: number of all recordings, for the message of an error.
+
+    Returns:
+        Call -> unpacked file.
+
+    Raises:
+        UserError: sph2pipe is not installed, or fails.
+    """
+    program, first = shutil.which("sph2pipe"), next(iter(shortened.values()))
+    if program is None or directory is None:
+        raise UserError(
+            f"{len(shortened)} of {total} recordings are compressed by shorten, the first is {first}: install "
+            "sph2pipe and repeat this, or unpack them into another directory, each with "
+            "`sph2pipe -u -f sph IN OUT`, and give that directory"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    targets = {call: directory / f"{call}.sph" for call in shortened}
+    missing = [call for call, path in targets.items() if not path.is_file()]
+    if missing:
+        print(f"unpacking {len(missing)} recordings into {directory} by {program}", flush=True)
+
+    def convert(call: str) -> None:
+        with atomic_path(targets[call]) as temporary:
+            command = [program, "-u", "-f", "sph", str(shortened[call]), str(temporary)]
+            result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if result.returncode or not temporary.is_file() or is_shortened(temporary):
+                said = (result.stderr.strip().splitlines() or ["it wrote no audio"])[-1]
+                raise UserError(f"{program} cannot unpack {shortened[call]}: {said}: copy the file again")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(convert, missing))
+    return targets
 
 
 def _read_head(path: Path) -> Recording:

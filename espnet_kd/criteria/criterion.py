@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from espnet_kd.rnnt.device import to_device
+
 Reduction = Literal["mean", "utterance", "sum"]
 FrameWeights = Literal["none", "activation", "deviation", "nonblank"]
 BLANK = 0  # index of the blank: the first token of ESPnet's token lists
@@ -81,7 +83,8 @@ class Criterion(nn.Module):
         Args:
             student: (B, *P, V) logits, or (B, T, D) hidden vectors; receives gradient.
             target: the teacher's at the same positions; constant.
-            mask: (B, *P) bool, True where the position is real. Padding may hold anything, even NaN.
+            mask: (B, *P) bool, True where the position is real. Padding may hold anything, even NaN. With a
+                mask on the host, the host does not wait for the values' GPU.
             guide: (B, *P, G) values of the teacher at ``guide_tap``; constant.
 
         Returns:
@@ -106,7 +109,8 @@ class Criterion(nn.Module):
             constant = self.constant(target, positions, dtype)
             distances = self.per_position(select(student, positions, dtype), constant)
             guides = None if guide is None else select(guide.detach(), positions, dtype)
-            importance = self.importance(constant, guides, mask.flatten(1).sum(1))
+            counts = to_device(mask.flatten(1).sum(1), student.device)
+            importance = self.importance(constant, guides, counts)
             if importance is not None:
                 distances = distances * mean_one(importance, positions, mask)
             return reduce(distances, len(mask), self.reduction)
@@ -151,7 +155,7 @@ def real_positions(student: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         mask: (B, *P) bool, True where the position is real.
 
     Returns:
-        (N,) int64: indices into the flattened positions.
+        (N,) int64: indices into the flattened positions, on the student's device.
 
     Raises:
         ValueError: no position is real.
@@ -162,7 +166,7 @@ def real_positions(student: Tensor, target: Tensor, mask: Tensor) -> Tensor:
             f"the mask has no real position, for student {tuple(student.shape)} and target "
             f"{tuple(target.shape)}: check the lengths, or leave empty utterances out"
         )
-    return positions
+    return to_device(positions, student.device)
 
 
 def select(values: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -196,10 +200,10 @@ def mean_one(importance: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (N,) weights; all 1 in an utterance where all importance is 0.
     """
-    count = mask.flatten(1).sum(1)
+    counts = to_device(mask.flatten(1).sum(1), importance.device)
     every = importance.new_zeros(mask.numel()).index_copy(0, positions, importance)
-    mean = every.view(len(mask), -1).sum(1) / count.clamp(min=1)  # (B,)
-    mine = mean.repeat_interleave(count)
+    mean = every.view(len(mask), -1).sum(1) / counts.clamp(min=1)  # (B,)
+    mine = mean.repeat_interleave(counts, output_size=len(importance))
     return torch.where(mine == 0, torch.ones_like(importance), importance / mine)  # NaN stays NaN
 
 
@@ -217,7 +221,7 @@ def activation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
         (N,), at most 1; a high power of the norm itself would overflow.
     """
     norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1)
-    utterance = _utterances(counts)
+    utterance = _utterances(counts, len(hidden))
     largest = norm.new_zeros(len(counts)).scatter_reduce(0, utterance, norm, "amax")
     return (norm / largest.clamp(min=torch.finfo(norm.dtype).tiny)[utterance]).pow(power)
 
@@ -227,7 +231,7 @@ def deviation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
 
     Unlike the norm, it differs between frames after a layer normalisation, too. Arguments as of `activation`.
     """
-    utterance = _utterances(counts)
+    utterance = _utterances(counts, len(hidden))
     total = hidden.new_zeros(len(counts), hidden.shape[1]).index_add(0, utterance, hidden)
     return activation(hidden - (total / counts.clamp(min=1)[:, None])[utterance], counts, power)
 
@@ -237,9 +241,10 @@ def nonblank(logits: Tensor) -> Tensor:
     return -logits.log_softmax(-1)[:, BLANK].clamp(max=0.0).expm1()
 
 
-def _utterances(counts: Tensor) -> Tensor:
-    """Return the utterance of each position, (N,), from the number of positions of each utterance, (B,)."""
-    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+def _utterances(counts: Tensor, positions: int) -> Tensor:
+    """Return the utterance of each of N positions, (N,), from the numbers of each utterance, (B,)."""
+    places = torch.arange(len(counts), device=counts.device)
+    return places.repeat_interleave(counts, output_size=positions)
 
 
 def near_misses(name: object, known: Iterable[str]) -> str:

@@ -46,6 +46,8 @@ def read_audio(utterance: Utterance) -> tuple[np.ndarray, int]:
             which none is chosen; a sample is NaN or infinite; or the segment is beyond the end.
     """
     where = f"{utterance.id}: {utterance.audio}"
+    if IN_ARK.search(str(utterance.audio)):
+        return _read_in_ark(where, utterance)
     if not isfile(utterance.audio):  # Path.is_file raises where a path is too long
         raise UserError(f"{where}: there is no such file")
     try:
@@ -100,16 +102,34 @@ def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
     """
     if not IN_ARK.search(wav):
         return read_waveform(wav, utt)
+    speech, rate = _load_sound(wav, utt)
+    if speech.ndim > 1:
+        raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels instead of one: split the file")
+    return speech.astype(np.float32), rate
+
+
+def _load_sound(wav: str, utt: str) -> tuple[NDArray[Any], int]:
+    """Return samples (N,) or (N, channels) and sampling rate at a position in an ark, as they are stored."""
     import kaldiio
 
     try:
         one, other = kaldiio.load_mat(wav)
-    except (OSError, ValueError, RuntimeError, AssertionError) as e:
+    except (OSError, ValueError, RuntimeError, AssertionError, TypeError) as e:
         raise UserError(f"{wav} of {utt} cannot be read: {first_line(e)}") from None
-    speech, rate = (one, other) if isinstance(other, int) else (other, one)
-    if speech.ndim > 1:
-        raise UserError(f"{wav} of {utt} has {speech.shape[1]} channels instead of one: split the file")
-    return speech.astype(np.float32), rate
+    return (one, other) if isinstance(other, int) else (other, one)
+
+
+def _read_in_ark(where: str, utterance: Utterance) -> tuple[np.ndarray, int]:
+    """Do what ``read_audio`` does for a position in an ark."""
+    samples, rate = _load_sound(str(utterance.audio), utterance.id)
+    samples = samples if samples.ndim > 1 else samples[:, None]
+    samples = samples[:, _channel(where, utterance, samples.shape[1])]
+    if samples.dtype.kind == "i":
+        samples = samples / -float(np.iinfo(samples.dtype).min)
+    start, stop = _span(where, utterance, len(samples), rate)
+    if not np.isfinite(samples).all():
+        raise UserError(f"{where}: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
+    return samples[start:stop].astype(np.float64), rate
 
 
 def convert(samples: np.ndarray, rate: int, speed: float, fs: int) -> np.ndarray:
@@ -131,11 +151,8 @@ def to_int16(samples: np.ndarray) -> tuple[np.ndarray, int]:
     return np.clip(scaled, -32768, 32767).astype(np.int16), int(clipped)
 
 
-def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: str) -> tuple[int, int]:
-    """Write the audio of an utterance.
-
-    Returns:
-        The number of samples, and of clipped samples.
+def convert_utterance(utterance: Utterance, fs: int) -> tuple[np.ndarray, int]:
+    """Read an utterance, and return its samples (N,) int16 at ``fs`` Hz and the number of clipped samples.
 
     Raises:
         UserError: see ``read_audio``; or the audio is too short to resample.
@@ -144,6 +161,19 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
     pcm, clipped = to_int16(convert(samples, rate, utterance.speed, fs))
     if not len(pcm):
         raise UserError(f"{utterance.id}: {utterance.audio}: {len(samples)} samples are too few to resample")
+    return pcm, clipped
+
+
+def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: str) -> tuple[int, int]:
+    """Write the audio of an utterance to a file.
+
+    Returns:
+        The number of samples, and of clipped samples.
+
+    Raises:
+        UserError: see ``convert_utterance``.
+    """
+    pcm, clipped = convert_utterance(utterance, fs)
     with atomic_path(target) as tmp:
         soundfile.write(tmp, pcm, fs, "PCM_16", format=CONTAINERS[audio_format])
     return len(pcm), clipped

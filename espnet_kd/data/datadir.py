@@ -5,20 +5,36 @@ They have ``wav.scp, utt2spk, spk2utt[, text][, segments][, utt2speed][, utt2ref
 the audio that holds the utterance, counted from 0. So both sides of a call name the same file, without pipes.
 """
 
-import heapq
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
+from espnet_kd.data.tables import (
+    Lookup,
+    SortedTable,
+    join,
+    sort_lines,
+    spk2utt_rows,
+    unshared_keys,
+    write_columns,
+)
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, locked, read_table, rows_of, write_rows
+from espnet_kd.files import atomic_dir, has_odd_characters, lock_file, locked, rows_of, write_rows
 
 Seconds = float
 Row = tuple[str, object]  # key and value of a table
+Plain = tuple[
+    str, str, str, str | None, str | None, Seconds | None, Seconds | None, float, int | None
+]  # the attributes of an Utterance
 LONGEST: Seconds = 1e9
+PLAIN_ID = re.compile(r"[A-Za-z0-9_+-][\w+.,=@-]*", re.ASCII)
+OPTIONAL = ("segments", "utt2speed", "utt2ref_channels")
 SPEEDS = (0.1, 10)  # factors; others are mistakes, for which resampling would fill the memory
 
 
@@ -54,36 +70,91 @@ def hours_of(utterances: Iterable[Utterance]) -> float:
 
 @dataclass(frozen=True)
 class DataDir:
-    """The tables of a data directory; all but ``wav`` are keyed by utterance.
+    """The tables of a data directory, read row by row; all but ``wav`` are keyed by utterance.
+
+    Iterating yields the utterances, sorted by id. If there are ``segments``, the paths of all recordings are kept
+    in memory meanwhile.
 
     Attributes:
-        wav: recording -> audio path; utterance -> audio path if ``segments`` is empty.
-        text: empty in a directory without transcripts.
-        segments: (recording, start, end); empty if every utterance is a whole file.
-        speed: factors other than 1.
-        channel: counted from 0; empty if the audio has one channel.
+        wav: recording -> audio path; utterance -> audio path without ``segments``.
+        text: None in a directory without transcripts.
+        segments: ``recording start end``; None if every utterance is a whole file.
+        speed: factors other than 1, or None.
+        channel: counted from 0; None if all audio has one channel.
     """
 
     path: Path
-    wav: dict[str, str]
-    text: dict[str, str]
-    speaker: dict[str, str]
-    segments: dict[str, tuple[str, Seconds, Seconds]]
-    speed: dict[str, float]
-    channel: dict[str, int]
+    wav: SortedTable
+    text: SortedTable | None
+    speaker: SortedTable
+    segments: SortedTable | None
+    speed: SortedTable | None
+    channel: SortedTable | None
 
     def __iter__(self) -> Iterator[Utterance]:
-        for utt, speaker in self.speaker.items():
-            recording, start, end = self.segments.get(utt, (None, None, None))
-            audio = Path(self.wav[recording or utt])
-            speed = self.speed.get(utt, 1.0)
-            channel = self.channel.get(utt)
-            text = self.text.get(utt)
-            yield Utterance(utt, speaker, audio, text, recording, start, end, speed, channel)
+        return (Utterance(row[0], row[1], Path(row[2]), *row[3:]) for row in self.plain())
+
+    def plain(self) -> Iterator[Plain]:
+        """Yield the utterances as tuples of their attributes with the audio as text, which is faster."""
+        recordings = dict(self.wav) if self.segments is not None else {}
+        speeds, channels = Lookup(self.speed or ()), Lookup(self.channel or ())
+        for utt, (speaker, place, *text) in self._rows():
+            audio, recording, start, end = place, None, None, None
+            if self.segments is not None:
+                recording, start, end = parse_segment(self.segments.path, utt, place)
+                audio = recordings[recording]
+            speed, channel = speeds.get(utt), channels.get(utt)
+            yield (
+                utt,
+                speaker,
+                audio,
+                text[0] if text else None,
+                recording,
+                start,
+                end,
+                1.0 if speed is None else float(speed),
+                None if channel is None else int(channel),
+            )
+
+    def _rows(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield each utterance with its speaker, its audio or segment, and its transcript if it has one."""
+        tables = {"utt2spk": self.speaker}
+        tables |= {"wav.scp": self.wav} if self.segments is None else {"segments": self.segments}
+        return join(self.path, tables | ({} if self.text is None else {"text": self.text}))
+
+    def check(self) -> None:
+        """Check all rows.
+
+        Raises:
+            UserError: see ``read_data_dir``.
+        """
+        recordings = set(self.wav.ids()) if self.segments is not None else set()
+        for utt, (speaker, place, *_) in self._rows():
+            if not speaker:
+                raise UserError(f"{self.speaker.path}: {utt} has no speaker")
+            check_id(self.speaker.path, utt)
+            check_id(self.speaker.path, speaker)
+            if self.segments is not None:
+                recording, *_ = parse_segment(self.segments.path, utt, place)
+                if recording not in recordings:
+                    raise UserError(
+                        f"{self.path}: {utt} is a segment of {recording}, which is not in wav.scp"
+                    )
+        for key, value in self.wav:
+            if value.endswith("|"):
+                raise UserError(
+                    f"{self.wav.path}: {key} is a pipe, which is not run: give the path of a file"
+                )
+            if not value:
+                raise UserError(f"{self.wav.path}: {key} has no path")
+        for table, check in ((self.speed, _check_speed), (self.channel, _check_channel)):
+            if table is not None:
+                check(table)
+                _check_subset(table, self.speaker)
 
 
 def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
-    """Read a data directory and check that its tables have the same ids.
+    """Open a data directory and check that its tables have the same ids.
 
     An utterance may have an empty transcript; stage 4 drops it with a message.
 
@@ -98,34 +169,17 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: first run the stage that makes it")
-    wav, speaker = (read_table(path / name) for name in ("wav.scp", "utt2spk"))
-    text = read_table(path / "text") if labelled else {}
-    segments = _read_segments(path / "segments")
-    if labelled:
-        check_same_keys(path, {"utt2spk": speaker, "text": text})
-    for utt, name in speaker.items():
-        if not name:
-            raise UserError(f"{path}/utt2spk: {utt} has no speaker")
-        check_id(path / "utt2spk", utt)
-        check_id(path / "utt2spk", name)
-    if segments:
-        check_same_keys(path, {"utt2spk": speaker, "segments": segments})
-        _check_recordings(path, wav, segments)
-    else:
-        check_same_keys(path, {"utt2spk": speaker, "wav.scp": wav})
-    for key, value in wav.items():
-        if value.endswith("|"):
-            raise UserError(f"{path}/wav.scp: {key} is a pipe, which is not run: give the path of a file")
-        if not value:
-            raise UserError(f"{path}/wav.scp: {key} has no path")
-    if not speaker:
+    wav, speaker = (SortedTable(path / name) for name in ("wav.scp", "utt2spk"))
+    text = SortedTable(path / "text") if labelled else None
+    segments, speed, channel = (
+        SortedTable(path / name) if (path / name).exists() else None
+        for name in ("segments", "utt2speed", "utt2ref_channels")
+    )
+    if not speaker and not wav:
         raise UserError(f"{path} has no utterances")
-    speeds, channels = _read_speeds(path / "utt2speed"), _read_channels(path / "utt2ref_channels")
-    for name, table in (("utt2speed", speeds), ("utt2ref_channels", channels)):
-        if unknown := table.keys() - speaker.keys():
-            more = f" ({len(unknown)} such ids)" if len(unknown) > 1 else ""
-            raise UserError(f"{path}/{name}: {min(unknown)} is not in utt2spk{more}: correct or remove it")
-    return DataDir(path, wav, text, speaker, segments, speeds, channels)
+    found = DataDir(path, wav, text, speaker, segments or None, speed, channel)
+    found.check()
+    return found
 
 
 def validate_data_dir(path: str | Path) -> int:
@@ -133,128 +187,129 @@ def validate_data_dir(path: str | Path) -> int:
     return len(read_data_dir(path).speaker)
 
 
-def _read_segments(path: Path) -> dict[str, tuple[str, Seconds, Seconds]]:
-    segments = {}
-    for utt, value in (read_table(path) if path.exists() else {}).items():
+def parse_segment(path: Path, utt: str, value: str) -> tuple[str, Seconds, Seconds]:
+    """Return recording, start and end of a row of the table ``path`` of segments.
+
+    Raises:
+        UserError: it has other words, or the times are impossible.
+    """
+    try:
+        recording, first, last = value.split()
+        start, end = float(first), float(last)
+    except ValueError:
+        raise UserError(f"{path}: {utt}: expected `recording start end`, not {value[:60]!r}") from None
+    if not 0 <= start < end < LONGEST:
+        raise UserError(f"{path}: {utt} has start {first} and end {last}: 0 <= start < end must hold")
+    return recording, start, end
+
+
+def _check_speed(table: SortedTable) -> None:
+    for utt, value in table:
         try:
-            recording, start, end = value.split()
-            segments[utt] = (recording, float(start), float(end))
+            speed = float(value)
         except ValueError:
-            raise UserError(f"{path}: {utt}: expected `recording start end`, not {value[:60]!r}") from None
-        if not 0 <= float(start) < float(end) < LONGEST:
-            raise UserError(f"{path}: {utt} has start {start} and end {end}: 0 <= start < end must hold")
-    return segments
+            raise UserError(f"{table.path}: {utt}: {value[:60]!r} is not a speed factor") from None
+        if not SPEEDS[0] <= speed <= SPEEDS[1]:
+            limits = f"from {SPEEDS[0]} to {SPEEDS[1]}"
+            raise UserError(f"{table.path}: {utt}: a speed factor is {limits}, not {value}")
 
 
-def _check_recordings(path: Path, wav: Mapping[str, str], segments: Mapping[str, tuple[Any, ...]]) -> None:
-    for utt, (recording, *_) in segments.items():
-        if recording not in wav:
-            raise UserError(f"{path}: {utt} is a segment of {recording}, which is not in wav.scp")
-
-
-def _read_speeds(path: Path) -> dict[str, float]:
-    speeds = {}
-    for utt, value in (read_table(path) if path.exists() else {}).items():
-        try:
-            speeds[utt] = float(value)
-        except ValueError:
-            raise UserError(f"{path}: {utt}: {value[:60]!r} is not a speed factor") from None
-        if not SPEEDS[0] <= speeds[utt] <= SPEEDS[1]:
-            raise UserError(f"{path}: {utt}: a speed factor is from {SPEEDS[0]} to {SPEEDS[1]}, not {value}")
-    return speeds
-
-
-def _read_channels(path: Path) -> dict[str, int]:
-    channels = {}
-    for utt, value in (read_table(path) if path.exists() else {}).items():
+def _check_channel(table: SortedTable) -> None:
+    for utt, value in table:
         if not value.isdecimal() or len(value) > 6:
-            raise UserError(f"{path}: {utt}: {value[:60]!r} is not the number of one channel, counted from 0")
-        channels[utt] = int(value)
-    return channels
+            raise UserError(
+                f"{table.path}: {utt}: {value[:60]!r} is not the number of one channel, counted from 0"
+            )
+
+
+def _check_subset(table: SortedTable, speaker: SortedTable) -> None:
+    unknown = (utt for utt, side in unshared_keys(table.ids(), speaker.ids()) if side == 0)
+    if (first := next(unknown, None)) is not None:
+        count = 1 + sum(1 for _ in unknown)
+        more = f" ({count} such ids)" if count > 1 else ""
+        raise UserError(f"{table.path}: {first} is not in utt2spk{more}: correct or remove it")
 
 
 def check_id(where: str | Path, name: str) -> None:
     """Refuse an id that cannot be both a key of a Kaldi table and a file name."""
+    if PLAIN_ID.fullmatch(name):  # most ids, and much faster
+        return
     if not name or name.startswith(".") or "/" in name or has_odd_characters(name):
         raise UserError(
             f"{where}: {name!r} cannot be an id: no spaces, slashes or control characters, no dot in front"
         )
 
 
-def check_same_keys(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
-    """Refuse tables of one directory that have different keys."""
-    (first, one), *others = tables.items()
-    for second, two in others:
-        differing = one.keys() ^ two.keys()
-        if differing:
-            utt = min(differing)
-            a, b = (first, second) if utt in one else (second, first)
-            more = f" ({len(differing)} ids differ)" if len(differing) > 1 else ""
-            raise UserError(f"{path}: {utt} is in {a} but not in {b}{more}")
-
-
 def write_data_dir(
     dst: str | Path, utterances: Iterable[Utterance], extra_files: Mapping[str, bytes] | None = None
-) -> None:
+) -> int:
     """Write a data directory, sorted as Kaldi sorts; it appears when it is complete.
 
     Args:
         dst: the directory.
-        utterances: in any order.
+        utterances: in any order; they are not kept in memory, but the paths of their recordings are.
         extra_files: name -> content of further files, such as a reference for another scorer.
+
+    Returns:
+        The number of utterances.
 
     Raises:
         UserError: there are no utterances, an id is invalid or occurs twice, only some utterances have
             segments or transcripts, or ``dst`` is a directory of another kind.
     """
     dst = Path(dst)
-    by_id = _by_id(dst, utterances)
-    segmented = {u.recording is not None for u in by_id.values()}
-    if len(segmented) > 1:
+    kinds: dict[str, set[bool]] = {"segmented": set(), "labelled": set()}
+    recordings: dict[str, str] = {}
+    lines = sort_lines(_checked_lines(dst, utterances, kinds, recordings))
+    first = next(lines, None)  # all utterances have been checked then
+    if first is None:
+        raise UserError(f"{dst} would have no utterances")
+    if len(kinds["segmented"]) > 1:
         raise UserError(f"{dst}: some utterances are segments of recordings and some are whole files")
-    labelled = {u.text is not None for u in by_id.values()}
-    if len(labelled) > 1:
+    if len(kinds["labelled"]) > 1:
         raise UserError(f"{dst}: some utterances have a transcript and some have none")
-    speaker = {u.id: u.speaker for u in by_id.values()}
-    tables: dict[str, Mapping[str, object]] = {"wav.scp": _recordings(dst, by_id.values())}
-    if True in labelled:
-        tables["text"] = {u.id: u.text for u in by_id.values()}
-    tables |= {"utt2spk": speaker, "spk2utt": spk2utt(speaker)}
-    if True in segmented:
-        tables["segments"] = {u.id: format_segment(u.recording, u.start, u.end) for u in by_id.values()}
-    tables["utt2speed"] = {u.id: f"{u.speed:g}" for u in by_id.values() if u.speed != 1}
-    tables["utt2ref_channels"] = {u.id: u.channel for u in by_id.values() if u.channel is not None}
-    write_tables(dst, {name: rows_of(table) for name, table in tables.items() if table}, extra_files)
+    with new_data_dir(dst) as tmp:
+        rows = _rows_of_lines(dst, chain([first], lines), whole=not recordings)
+        count = write_columns(tmp, ("wav.scp", "text", "utt2spk", *OPTIONAL), rows)
+        if recordings:
+            write_rows(tmp / "wav.scp", rows_of(recordings))
+        write_rows(tmp / "spk2utt", spk2utt_rows(SortedTable(tmp / "utt2spk")))
+        for name in ("text", *OPTIONAL):
+            if not (tmp / name).stat().st_size:
+                (tmp / name).unlink()
+        for name, content in (extra_files or {}).items():
+            (tmp / name).write_bytes(content)
+    return count
 
 
-def _by_id(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Utterance]:
-    by_id: dict[str, Utterance] = {}
+def _checked_lines(
+    dst: Path, utterances: Iterable[Utterance], kinds: dict[str, set[bool]], recordings: dict[str, str]
+) -> Iterator[str]:
+    """Yield each utterance as id and JSON; note in ``kinds`` and ``recordings`` what they have."""
     for u in utterances:
         check_id(dst, u.id)
         check_id(dst, u.speaker)
-        if u.id in by_id:
-            raise UserError(f"{dst}: two utterances have the id {u.id} ({by_id[u.id].audio} and {u.audio})")
-        by_id[u.id] = u
-    if not by_id:
-        raise UserError(f"{dst} would have no utterances")
-    return by_id
+        kinds["segmented"].add(u.recording is not None)
+        kinds["labelled"].add(u.text is not None)
+        audio = str(u.audio)
+        if u.recording is not None and recordings.setdefault(u.recording, audio) != audio:
+            raise UserError(
+                f"{dst}: recording {u.recording} has two files, {recordings[u.recording]} and {audio}"
+            )
+        segment = None if u.recording is None else format_segment(u.recording, u.start, u.end)
+        speed = None if u.speed == 1 else f"{u.speed:g}"
+        yield f"{u.id} {json.dumps([audio, u.text, u.speaker, segment, speed, u.channel])}"
 
 
-def _recordings(dst: Path, utterances: Iterable[Utterance]) -> dict[str, Path]:
-    table: dict[str, Path] = {}
-    for u in utterances:
-        if table.setdefault(u.recording or u.id, u.audio) != u.audio:
-            first = table[u.recording or u.id]
-            raise UserError(f"{dst}: recording {u.recording} has two files, {first} and {u.audio}")
-    return table
-
-
-def spk2utt(speaker: Mapping[str, str]) -> dict[str, str]:
-    """Return the table spk2utt that belongs to a table utt2spk."""
-    table: dict[str, list[str]] = {}
-    for utt in sorted(speaker):
-        table.setdefault(speaker[utt], []).append(utt)
-    return {name: " ".join(utts) for name, utts in table.items()}
+def _rows_of_lines(dst: Path, lines: Iterable[str], whole: bool) -> Iterator[tuple[str, list[object]]]:
+    last, audio = "", ""
+    for line in lines:
+        utt, _, content = line.partition(" ")
+        values = json.loads(content)
+        if utt == last:
+            raise UserError(f"{dst}: two utterances have the id {utt} ({audio} and {values[0]})")
+        last, audio = utt, values[0]
+        yield utt, values if whole else [None, *values[1:]]
 
 
 def format_segment(recording: str | None, start: Seconds | None, end: Seconds | None) -> str:
@@ -263,10 +318,9 @@ def format_segment(recording: str | None, start: Seconds | None, end: Seconds | 
     return f"{recording} {round(start, 6)} {round(end, 6)}"
 
 
-def write_tables(
-    dst: Path, tables: Mapping[str, Iterable[Row]], extra_files: Mapping[str, bytes] | None = None
-) -> None:
-    """Write a data directory from the sorted rows of its tables; it appears when it is complete.
+@contextmanager
+def new_data_dir(dst: Path) -> Iterator[Path]:
+    """Yield a temporary directory that becomes the data directory ``dst`` if the block succeeds.
 
     Raises:
         UserError: ``dst`` is a directory of another kind.
@@ -274,14 +328,14 @@ def write_tables(
     if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
         raise UserError(f"{dst} has files but is not a data directory: choose another name")
     with atomic_dir(dst) as tmp:
-        for name, rows in tables.items():
-            write_rows(tmp / name, rows)
-        for name, content in (extra_files or {}).items():
-            (tmp / name).write_bytes(content)
+        yield tmp
 
 
 def merge_sorted(path: Path, copies: Iterable[Iterator[Row]]) -> Iterator[Row]:
     """Yield the rows of several sorted tables in the order of their keys.
+
+    The keys of one table often follow each other, because copies have prefixes. So a table is read on until its
+    key comes after the next key of another.
 
     Args:
         path: where the tables are from, for messages.
@@ -290,14 +344,22 @@ def merge_sorted(path: Path, copies: Iterable[Iterator[Row]]) -> Iterator[Row]:
     Raises:
         UserError: two tables have a key in common.
     """
-    last = None
-    for key, value in heapq.merge(*copies):
-        if key == last:
+    waiting = [(key, value, rows) for rows in copies for key, value in islice(rows, 1)]
+    waiting.sort(key=itemgetter(0), reverse=True)
+    while waiting:
+        key, value, rows = waiting.pop()
+        limit = waiting[-1][0] if waiting else None
+        if key == limit:
             raise UserError(
                 f"{path}: two utterances or speakers would have the name {key}: rename one of them"
             )
         yield key, value
-        last = key
+        for key, value in rows:
+            if limit is not None and key >= limit:
+                waiting.append((key, value, rows))
+                waiting.sort(key=itemgetter(0), reverse=True)
+                break
+            yield key, value
 
 
 def lock_data_dirs(dst: Path) -> AbstractContextManager[None]:

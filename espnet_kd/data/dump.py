@@ -10,17 +10,20 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.contents import inherit_fingerprints
-from espnet_kd.data.datadir import check_id, check_same_keys, spk2utt
+from espnet_kd.data.datadir import check_id
+from espnet_kd.data.tables import SortedTable, check_same_keys, join, spk2utt_rows, write_columns
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.files import atomic_dir, write_rows
 
-TABLES = ("utt2spk", "text", "wav.scp", "utt2num_samples")  # with one line per utterance
+SAMPLES = "utt2num_samples"
+TABLES = ("utt2spk", "text", "wav.scp", SAMPLES)  # with one line per utterance
 MANIFEST = "manifest.json"
 PREFIX = "pseudo-"  # of ids of utterances and speakers with pseudo-labels
 # Copies and other speeds that are made afterwards put their prefix in front.
@@ -51,22 +54,28 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--min {args.min:g} --max {args.max:g}: give seconds, such as 0.1 and 20")
     fs = parse_rate(args.fs)
     tables = read_dump_tables(args.src, labelled=not args.unlabelled)
-    reasons = {
-        utt: why for utt in tables["utt2spk"] if (why := _reason_to_drop(tables, utt, args.min, args.max, fs))
-    }
-    counts = Counter(reasons.values())
-    dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
-    if len(reasons) == len(tables["utt2spk"]):
-        raise UserError(f"{args.src}: no utterance is left ({dropped}): check --min, --max and --fs")
-    write_subset(args.src, args.dst, tables, set(reasons))
-    print(f"{args.dst}: {len(tables['utt2spk']) - len(reasons)} utterances; dropped: {dropped}")
+    counts: Counter[str | None] = Counter()
+
+    def kept() -> Iterator[tuple[str, tuple[str, ...]]]:
+        place = {name: number for number, name in enumerate(tables)}
+        for utt, values in join(args.src, tables):
+            words = values[place["text"]] if "text" in place else None
+            why = _reason_to_drop(int(values[place[SAMPLES]]), words, args.min, args.max, fs)
+            counts[why] += 1
+            if why is None:
+                yield utt, values
+
+    with new_subset(args.src, args.dst) as tmp:
+        left = write_columns(tmp, list(tables), kept())
+        dropped = ", ".join(f"{counts[why]} {why}" for why in sorted(filter(None, counts))) or "none"
+        if not left:
+            raise UserError(f"{args.src}: no utterance is left ({dropped}): check --min, --max and --fs")
+        write_rows(tmp / "spk2utt", spk2utt_rows(SortedTable(tmp / "utt2spk")))
+    print(f"{args.dst}: {left} utterances; dropped: {dropped}")
 
 
-def _reason_to_drop(
-    tables: dict[str, dict[str, str]], utt: str, low: float, high: float, fs: int
-) -> str | None:
-    samples = int(tables["utt2num_samples"][utt])
-    if "text" in tables and not tables["text"][utt]:
+def _reason_to_drop(samples: int, text: str | None, low: float, high: float, fs: int) -> str | None:
+    if text == "":
         return "without text"
     if samples <= int(low * fs):
         return f"of {low:g} s or less"
@@ -75,8 +84,8 @@ def _reason_to_drop(
     return None
 
 
-def read_dump_tables(path: Path, labelled: bool = True) -> dict[str, dict[str, str]]:
-    """Read the tables with one line per utterance of a directory that ``format`` wrote.
+def read_dump_tables(path: Path, labelled: bool = True) -> dict[str, SortedTable]:
+    """Open the tables with one line per utterance of a directory that ``format`` wrote.
 
     Args:
         path: the directory.
@@ -86,32 +95,24 @@ def read_dump_tables(path: Path, labelled: bool = True) -> dict[str, dict[str, s
         UserError: a table is missing, the tables have different utterances, or a number of samples is
             malformed.
     """
-    return dict(iterate_dump_tables(path, labelled))
-
-
-def iterate_dump_tables(path: Path, labelled: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the tables of ``read_dump_tables`` one at a time, as they are large."""
     if not (path / "wav.scp").is_file():
         raise UserError(f"{path}/wav.scp does not exist: run the format stage (3) first")
-    first: dict[str, None] = {}
-    for name in TABLES if labelled else (name for name in TABLES if name != "text"):
-        yield name, _read_checked(path, name, first)
-
-
-def _read_checked(path: Path, name: str, first: dict[str, None]) -> dict[str, str]:
-    """Read a table; keep the ids of the first in ``first``, and check that the others have the same."""
-    table = read_table(path / name)
-    if name == TABLES[0]:
-        first.update(dict.fromkeys(table))
-    check_same_keys(path, {TABLES[0]: first, name: table})
-    for utt, value in table.items() if name == "utt2num_samples" else ():
+    tables = {name: SortedTable(path / name) for name in TABLES if labelled or name != "text"}
+    for _ in join(path, tables):
+        pass
+    for utt, value in tables[SAMPLES]:
         if not value.isdecimal() or len(value) > 18:  # so many samples fit on no disk
-            raise UserError(f"{path}/{name}: {utt}: {value!r} is not a number of samples")
-    return table
+            raise UserError(f"{path}/{SAMPLES}: {utt}: {value!r} is not a number of samples")
+    return tables
 
 
-def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], without: set[str]) -> None:
-    """Write a copy of a dump directory without some utterances."""
+@contextmanager
+def new_subset(src: Path, dst: Path) -> Iterator[Path]:
+    """Yield a temporary copy of a dump directory without its tables, which becomes ``dst``.
+
+    Raises:
+        UserError: ``dst`` is a directory of another kind, or holds the audio.
+    """
     if dst.is_dir() and any(dst.iterdir()) and not (dst / "wav.scp").exists():
         raise UserError(f"{dst} has files but is not a dump directory: choose another name")
     if src.resolve() == dst.resolve() or (dst / "data").exists():
@@ -121,9 +122,7 @@ def write_subset(src: Path, dst: Path, tables: dict[str, dict[str, str]], withou
             if path.is_file() and path.name not in (*TABLES, "spk2utt") and not path.name.startswith("."):
                 shutil.copyfile(path, tmp / path.name)
         inherit_fingerprints(tmp, [dst])  # so that the audio is not read again
-        for name, table in tables.items():
-            write_table(tmp / name, {utt: value for utt, value in table.items() if utt not in without})
-        write_table(tmp / "spk2utt", spk2utt(read_table(tmp / "utt2spk")))
+        yield tmp
 
 
 @dataclass(frozen=True)
@@ -132,22 +131,26 @@ class Dump:
 
     Attributes:
         wav: utterance -> entry of wav.scp.
-        speaker: utterance -> speaker; the utterance itself if there is no utt2spk.
+        speaker: utterance -> speaker; None if there is no utt2spk: then each utterance has its own.
         kind: content of feats_type and audio_format, if these files exist.
     """
 
     path: Path
-    wav: dict[str, str]
-    speaker: dict[str, str]
+    wav: SortedTable
+    speaker: SortedTable | None
     kind: dict[str, str]
 
-    def absolute(self) -> dict[str, str]:
-        """Return ``wav`` with absolute paths."""
-        return {utt: os.path.abspath(value) for utt, value in self.wav.items()}
+    def absolute(self) -> Iterator[tuple[str, str]]:
+        """Yield the rows of ``wav`` with absolute paths."""
+        return ((utt, os.path.abspath(value)) for utt, value in self.wav)
+
+    def speakers(self) -> Iterator[tuple[str, str]]:
+        """Yield each utterance with its speaker."""
+        return ((utt, utt) for utt in self.wav.ids()) if self.speaker is None else iter(self.speaker)
 
 
 def read_dump(path: Path) -> Dump:
-    """Read the speech of a directory that ``format`` or stage 3 of asr.sh wrote.
+    """Open the speech of a directory that ``format`` or stage 3 of asr.sh wrote.
 
     Raises:
         UserError: the directory is not formatted, has no utterances, or its tables have different utterances.
@@ -162,19 +165,19 @@ def read_dump(path: Path) -> Dump:
         raise UserError(
             f"{path} has segments of recordings: format it first (stage 3), to one file per utterance"
         )
-    wav = read_table(path / "wav.scp")
+    wav = SortedTable(path / "wav.scp")
     if not wav:
         raise UserError(f"{path} has no utterances: wav.scp is empty")
-    for utt, value in wav.items():
+    for utt, value in wav:
         check_id(path / "wav.scp", utt)
         if not value or value.endswith("|"):
             raise UserError(
                 f"{path}/wav.scp: {utt} has no path of a file: format the data first (stage 3)"
             )
-    speaker = {utt: utt for utt in wav}
+    speaker = None
     if (path / "utt2spk").exists():
-        speaker = read_table(path / "utt2spk")
-        check_same_keys(path, {"wav.scp": wav, "utt2spk": speaker})
+        speaker = SortedTable(path / "utt2spk")
+        check_same_keys(path, {"wav.scp": wav.ids(), "utt2spk": speaker.ids()})
     names = [name for name in ("feats_type", "audio_format") if (path / name).is_file()]
     return Dump(path, wav, speaker, {name: (path / name).read_text(encoding="utf-8") for name in names})
 

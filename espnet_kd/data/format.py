@@ -1,33 +1,36 @@
-"""``espnet-kd format``: write the audio of a data directory into dump/, one file per utterance.
+"""``espnet-kd format``: write the audio of a data directory into dump/.
 
-An audio file under its final name is complete, so that a run resumes after an interruption. wav.scp is
-written last and marks the directory as complete. ``data/.sources.json`` and ``data/settings.json`` record the
-content of the source audio and how it was cut and converted.
+It is one file per utterance, or archives of many (see ``archives.py``), which a corpus of more than a million
+utterances needs. An audio file under its final name is complete, so that a run resumes after an interruption.
+wav.scp is written last and marks the directory as complete. ``data/settings.json``, and for single files
+``data/.sources.json``, record the content of the source audio and how it was cut and converted.
 """
 
+import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.data import archives
 from espnet_kd.data.audio import CONTAINERS, finished_samples, parse_rate, write_utterance
 from espnet_kd.data.contents import FingerprintCache
-from espnet_kd.data.datadir import DataDir, Utterance, read_data_dir, spk2utt
+from espnet_kd.data.datadir import DataDir, Utterance, parse_segment, read_data_dir
+from espnet_kd.data.pool import in_processes
+from espnet_kd.data.tables import SortedTable, spk2utt_rows
 from espnet_kd.errors import UserError
-from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_table
+from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_rows
 
+FORMATS = (*CONTAINERS, *(f"{name}{archives.ARK}" for name in CONTAINERS))
+MANY = 1_000_000  # files; more slow down any file system, and their list fills the memory
 SETTINGS = "settings.json"
 SOURCES, CONTENTS = (
     ".sources.json",
@@ -36,6 +39,9 @@ SOURCES, CONTENTS = (
 SPECIAL_SPACE = re.compile(r"[^\S ]")
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
+TOGETHER = 8  # files that a process writes before it gives notice
+
+Made = tuple[str, tuple[int, str]]  # utterance, its number of samples and its entry of wav.scp
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dst", type=Path, help="dump directory to write")
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
-    parser.add_argument("--audio_format", choices=CONTAINERS, default="flac", help="default: %(default)s")
+    parser.add_argument(
+        "--audio_format",
+        choices=FORMATS,
+        default="flac",
+        help="one file per utterance, or .ark: archives of a thousand (default: %(default)s)",
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
     kind.add_argument(
@@ -64,10 +75,41 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.src} cannot be formatted into itself")
     fs = parse_rate(args.fs)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
-    source, respaced = with_plain_spaces(source)
-    if args.scored and (empty := [utt for utt, words in source.text.items() if not words]):
+    _report_transcripts(source, args)
+    if not args.audio_format.endswith(archives.ARK) and len(source.speaker) > MANY:
+        print(
+            f"warning: {len(source.speaker)} files are slow to write and to list: give --audio_format "
+            f"{args.audio_format}{archives.ARK} for archives",
+            file=sys.stderr,
+        )
+    with locked(args.dst / "data", f"another run is writing audio into {args.dst}: wait for it, or stop it"):
+        samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
+    if clipped:
+        print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
+    print(f"{args.dst}: {len(source.speaker)} utterances, {samples / fs / 3600:.2f} hours")
+
+
+def _report_transcripts(source: DataDir, args: argparse.Namespace) -> None:
+    """Check the transcripts, and print how many of them ``plain_text`` changes.
+
+    Raises:
+        UserError: one has a control character, or is empty in a test set.
+    """
+    respaced = empty = 0
+    first = ""
+    for utt, words in source.text or ():
+        if SPECIAL_SPACE.search(words):
+            respaced += 1
+            words = " ".join(words.split())
+        if found := CONTROL_CHARACTER.search(words):
+            raise UserError(
+                f"{source.path}/text: the transcript of {utt} has a control character, {found[0]!r}"
+            )
+        if not words:
+            empty, first = empty + 1, first or utt
+    if args.scored and empty:
         raise UserError(
-            f"{args.src}/text: {empty[0]} has no words ({len(empty)} in all), so the test set "
+            f"{args.src}/text: {first} has no words ({empty} in all), so the test set "
             "cannot be scored: transcribe the utterance, or remove it"
         )
     if respaced:
@@ -76,48 +118,53 @@ def main(argv: list[str] | None = None) -> None:
             "were replaced by plain spaces",
             file=sys.stderr,
         )
-    with locked(args.dst / "data", f"another run is writing audio into {args.dst}: wait for it, or stop it"):
-        samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
-    if clipped:
-        print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
-    print(f"{args.dst}: {len(samples)} utterances, {sum(samples.values()) / fs / 3600:.2f} hours")
 
 
-def with_plain_spaces(source: DataDir) -> tuple[DataDir, int]:
-    """Replace tabs and special spaces of the transcripts by plain spaces.
+def plain_text(text: SortedTable) -> Iterator[tuple[str, str]]:
+    """Yield the transcripts with tabs and special spaces replaced by plain spaces.
 
     With character tokens ESPnet maps every other space to the unknown token.
-
-    Returns:
-        The data directory, and the number of transcripts that were changed.
-
-    Raises:
-        UserError: a transcript has a control character.
     """
-    changed = {u: " ".join(words.split()) for u, words in source.text.items() if SPECIAL_SPACE.search(words)}
-    text = source.text | changed
-    for utt, words in text.items():
-        if found := CONTROL_CHARACTER.search(words):
-            raise UserError(
-                f"{source.path}/text: the transcript of {utt} has a control character, {found[0]!r}"
-            )
-    return replace(source, text=text), len(changed)
+    return ((utt, " ".join(words.split()) if SPECIAL_SPACE.search(words) else words) for utt, words in text)
 
 
 def format_data_dir(
     source: DataDir, dst: Path, nj: int, fs: int, audio_format: str
-) -> tuple[dict[str, int], int]:
+) -> tuple[int, int]:
     """Write the audio and the tables of a dump directory.
 
     Returns:
-        Utterance -> number of samples, and the number of clipped samples.
+        The number of samples, and of clipped samples.
 
     Raises:
         UserError: the audio of an utterance cannot be used; names utterance and file. Files that are complete
             are kept.
     """
-    jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in source]
-    check_settings(dst / "data", source, fs, audio_format, {job.target for job in jobs})
+    if not audio_format.endswith(archives.ARK):
+        jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in source]
+        found, clipped = write_files(source, dst, jobs, nj, fs, audio_format)
+        made = ((job.utterance.id, (found[job.utterance.id], str(job.target))) for job in jobs)
+        return write_tables(dst, source, made, audio_format), clipped
+    count, data = len(source.speaker), dst / "data"
+    paths = {path for ark in archives.archive_paths(data, count) for path in (ark, archives.index_of(ark))}
+    check_settings(data, {"fs": fs, "audio_format": audio_format}, paths)
+    settings = archives.Settings(fs, audio_format, dst / "wav.scp")
+    written = archives.write_archives(source, data, nj, settings)
+    print(f"{dst}: {count} utterances, {written} of {len(paths) // 2} archives were written", flush=True)
+    samples = write_tables(dst, source, archives.read_rows(data, count), audio_format)
+    return samples, archives.clipped_samples(data, count) if written else 0
+
+
+def write_files(
+    source: DataDir, dst: Path, jobs: list[Job], nj: int, fs: int, audio_format: str
+) -> tuple[dict[str, int], int]:
+    """Write the audio files that are missing or outdated.
+
+    Returns:
+        Utterance -> number of samples, and the number of samples that were clipped now.
+    """
+    settings = {"fs": fs, "audio_format": audio_format, "cuts": _hash_of_cuts(source)}
+    check_settings(dst / "data", settings, {job.target for job in jobs})
     remove_outdated(dst / "data", jobs)
     found = {job.utterance.id: finished_samples(job.target) for job in jobs}
     todo = [job for job in jobs if found[job.utterance.id] is None]
@@ -126,29 +173,35 @@ def format_data_dir(
     print(f"{dst}: {len(jobs)} utterances, {len(todo)} to write", flush=True)
     if todo:
         (dst / "wav.scp").unlink(missing_ok=True)
-    for job, (n, clips) in zip(todo, run_jobs(todo, nj, fs, audio_format), strict=True):
+    work = partial(_work, fs=fs, audio_format=audio_format)
+    parts = list(batched(todo, TOGETHER))
+    results = (pair for part in in_processes(work, parts, nj, len(parts)) for pair in part)
+    for job, (n, clips) in zip(todo, results, strict=True):
         samples[job.utterance.id] = n
         clipped += clips
-    write_tables(dst, source, samples, {job.utterance.id: job.target for job in jobs}, audio_format)
     return samples, clipped
 
 
-def check_settings(data: Path, source: DataDir, fs: int, audio_format: str, targets: set[Path]) -> None:
+def _hash_of_cuts(source: DataDir) -> str:
+    """Return the SHA-256 of segments, speeds and channels as JSON."""
+    segments = {u: parse_segment(source.path, u, value) for u, value in source.segments or ()}
+    tables: list[dict[str, Any]] = [segments, {utt: float(value) for utt, value in source.speed or ()}]
+    if source.channel:
+        tables.append({utt: int(value) for utt, value in source.channel})
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+
+
+def check_settings(data: Path, settings: dict[str, Any], targets: set[Path]) -> None:
     """Remove audio that was written with other settings, for other utterances, or incompletely.
 
     Args:
         data: directory of the audio.
-        source: data directory that is formatted.
-        fs: sampling rate in Hz.
-        audio_format: as in "flac".
-        targets: audio files of ``source``.
+        settings: that all its files depend on.
+        targets: files that belong there.
 
     Raises:
         UserError: ``data`` holds files that ``format`` has not written.
     """
-    tables = [source.segments, source.speed, *filter(None, [source.channel])]
-    cuts = json.dumps(tables, sort_keys=True).encode()
-    settings = {"fs": fs, "audio_format": audio_format, "cuts": hashlib.sha256(cuts).hexdigest()}
     marker = data / SETTINGS
     ours = {data / name for name in (SETTINGS, SOURCES, CONTENTS, LOCK)}
     present = [p for p in data.rglob("*") if not p.is_dir() and p not in ours]
@@ -202,62 +255,31 @@ def _read_settings(marker: Path) -> dict[str, Any] | None:
         return None
 
 
-def run_jobs(jobs: list[Job], nj: int, fs: int, audio_format: str) -> Iterator[tuple[int, int]]:
-    """Write the files; yield samples and clipped samples of each, in order."""
-    work = partial(_work, fs=fs, audio_format=audio_format)
-    nj = min(nj, len(jobs))
-    if nj <= 1:
-        yield from _progress(map(work, jobs), len(jobs))
-        return
-    # spawn, because a forked child would inherit locks that threads of this process hold
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(nj, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
-        try:
-            yield from _progress(pool.map(work, jobs, chunksize=8), len(jobs))
-        except BrokenProcessPool:
-            raise UserError(
-                "a process was killed, perhaps for lack of memory: repeat the command to resume"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def write_tables(
-    dst: Path, source: DataDir, samples: dict[str, int], targets: dict[str, Path], audio_format: str
-) -> None:
-    """Write the tables, wav.scp last."""
-    if source.text:
-        write_table(dst / "text", source.text)
+def write_tables(dst: Path, source: DataDir, made: Iterable[Made], audio_format: str) -> int:
+    """Write the tables, wav.scp last, and return the number of samples of all utterances."""
+    if source.text is not None:
+        write_rows(dst / "text", plain_text(source.text))
     else:
         (dst / "text").unlink(missing_ok=True)
-    write_table(dst / "utt2spk", source.speaker)
-    write_table(dst / "spk2utt", spk2utt(source.speaker))
-    write_table(dst / "utt2num_samples", samples)
-    for name, value in (("feats_type", "raw"), ("audio_format", audio_format)):
-        with atomic_path(dst / name) as tmp:
-            tmp.write_text(f"{value}\n")
-    write_table(dst / "wav.scp", targets)
+    write_rows(dst / "utt2spk", source.speaker)
+    write_rows(dst / "spk2utt", spk2utt_rows(source.speaker))
+    total = 0
+    with atomic_path(dst / "wav.scp") as places, places.open("w", encoding="utf-8") as f:
+
+        def samples() -> Iterator[tuple[str, int]]:
+            nonlocal total
+            for utt, (count, place) in made:
+                f.write(f"{utt} {place}\n")
+                total += count
+                yield utt, count
+
+        write_rows(dst / "utt2num_samples", samples())
+        f.flush()
+        for name, value in (("feats_type", "raw"), ("audio_format", audio_format)):
+            with atomic_path(dst / name) as tmp:
+                tmp.write_text(f"{value}\n")
+    return total
 
 
-def _work(job: Job, fs: int, audio_format: str) -> tuple[int, int]:
-    return write_utterance(job.utterance, job.target, fs, audio_format)
-
-
-def _progress(results: Iterable[tuple[int, int]], total: int) -> Iterable[tuple[int, int]]:
-    """Yield the results, and show a progress bar on a terminal."""
-    if not sys.stdout.isatty():
-        return results
-    from rich.progress import track
-
-    return track(results, "writing audio", total)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this worker when its parent is killed; without this it would wait for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _work(jobs: tuple[Job, ...], fs: int, audio_format: str) -> list[tuple[int, int]]:
+    return [write_utterance(job.utterance, job.target, fs, audio_format) for job in jobs]

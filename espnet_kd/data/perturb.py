@@ -6,7 +6,8 @@ replaces the audio by a sox pipe and rescales segments; here audio and segments 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from espnet_kd.data.datadir import (
     Row,
     format_segment,
     merge_sorted,
+    new_data_dir,
+    parse_segment,
     read_data_dir,
-    spk2utt,
-    write_tables,
 )
+from espnet_kd.data.tables import spk2utt_rows
 from espnet_kd.errors import UserError
+from espnet_kd.files import write_rows
 
-MakeValue = Callable[[Any, str], object]  # from the value of a row and the prefix of the copy
+# A segment that parsing and formatting would not change, as are most.
+ROUNDED = re.compile(r"\S+( (0|[1-9]\d{0,8})\.(\d{0,5}[1-9]|0)){2}", re.ASCII)
+MakeValue = Callable[[str, Any, str], object]  # from key, value and the prefix of the copy
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.src} cannot be perturbed into itself")
     factors = parse_factors(args.factors)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
-    write_tables(args.dst, perturb_tables(source, factors))
+    with new_data_dir(args.dst) as tmp:
+        for name, rows in perturb_tables(source, factors).items():
+            write_rows(tmp / name, rows)
     print(f"{args.dst}: {len(factors) * len(source.speaker)} utterances at {len(factors)} speeds")
 
 
@@ -78,36 +85,49 @@ def perturb_tables(source: DataDir, factors: list[str]) -> dict[str, Iterator[Ro
         )
     prefixes = ["" if float(factor) == 1 else f"sp{factor}-" for factor in factors]
 
-    def rows(table: Mapping[str, Any], value: MakeValue = lambda v, _: v) -> Iterator[Row]:
-        return merge_sorted(source.path, [_copies(table, prefix, value) for prefix in prefixes])
+    def rows(table: Callable[[], Iterable[Row]], value: MakeValue = _unchanged) -> Iterator[Row]:
+        return merge_sorted(source.path, [_copies(table(), prefix, value) for prefix in prefixes])
 
-    pieces = source.segments
-    used = {recording for recording, *_ in pieces.values()} if pieces else source.speaker.keys()
+    pieces, wav = source.segments, source.wav
     tables = {
-        "wav.scp": rows({recording: source.wav[recording] for recording in used}),
-        "utt2spk": rows(source.speaker, lambda name, prefix: prefix + name),
-        "spk2utt": rows(spk2utt(source.speaker), _prefixed_all),
+        "wav.scp": rows(lambda: wav),
+        "utt2spk": rows(lambda: source.speaker, lambda _, name, prefix: prefix + name),
+        "spk2utt": rows(lambda: spk2utt_rows(source.speaker), _prefixed_all),
     }
-    if source.text:
-        tables["text"] = rows(source.text)
-    if pieces:
-        tables["segments"] = rows(pieces, lambda piece, prefix: prefix + format_segment(*piece))
+    if source.text is not None:
+        tables["text"] = rows(source.text.__iter__)
+    if pieces is not None:
+        used = {value.split()[0] for value in pieces.values()}
+        tables["wav.scp"] = rows(lambda: (row for row in wav if row[0] in used))
+        tables["segments"] = rows(
+            pieces.__iter__,
+            lambda utt, piece, prefix: prefix + _rounded(pieces.path, utt, piece),
+        )
     if any(prefixes):
         speed = [_copies(source.speaker, prefix, _speed) for prefix in prefixes if prefix]
         tables["utt2speed"] = merge_sorted(source.path, speed)
     if source.channel:
-        tables["utt2ref_channels"] = rows(source.channel)
+        tables["utt2ref_channels"] = rows(source.channel.__iter__)
     return tables
 
 
-def _copies(table: Mapping[str, Any], prefix: str, value: MakeValue) -> Iterator[Row]:
+def _rounded(path: Path, utt: str, piece: str) -> str:
+    """Return a segment with its times as they are written by ``format_segment``."""
+    return piece if ROUNDED.fullmatch(piece) else format_segment(*parse_segment(path, utt, piece))
+
+
+def _copies(table: Iterable[Row], prefix: str, value: MakeValue) -> Iterator[Row]:
     """Return the rows of a table at one speed."""
-    return ((prefix + key, value(table[key], prefix)) for key in sorted(table))
+    return ((prefix + key, value(key, content, prefix)) for key, content in table)
 
 
-def _prefixed_all(utterances: str, prefix: str) -> str:
+def _unchanged(_: str, value: str, __: str) -> str:
+    return value
+
+
+def _prefixed_all(_: str, utterances: str, prefix: str) -> str:
     return " ".join(prefix + utt for utt in utterances.split())
 
 
-def _speed(_: Any, prefix: str) -> str:
+def _speed(_: str, __: str, prefix: str) -> str:
     return f"{float(prefix.removeprefix('sp').removesuffix('-')):g}"

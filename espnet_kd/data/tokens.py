@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.data.tables import SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_lines, read_table
+from espnet_kd.files import atomic_path, iterate_lines, read_lines
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
@@ -50,9 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--bpe_input_sentence_size {args.bpe_input_sentence_size}: must be at least 1")
     if not 0 < args.bpe_char_cover <= 1:
         raise UserError(f"--bpe_char_cover {args.bpe_char_cover:g}: must be above 0 and at most 1")
-    sentences = read_sentences(args.text)
-    with atomic_path(args.out / "train.txt") as tmp:
-        tmp.write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")
+    train = args.out / "train.txt"
+    number = write_sentences(args.text, train)
     if args.token_type == "bpe":
         options = {
             "vocab_size": args.nbpe,
@@ -61,24 +61,30 @@ def main(argv: list[str] | None = None) -> None:
             "input_sentence_size": args.bpe_input_sentence_size,
             "user_defined_symbols": bpe_symbols(args.bpe_nlsyms, args.nlsyms),
         }
-        tokens = train_bpe(sentences, options, args.out)
+        tokens = train_bpe(train, options, args.out)
     else:
         text = {"cleaner": args.cleaner, "g2p": args.g2p}
-        tokens = count_tokens(args.out / "train.txt", args.token_type, args.nlsyms, text)
+        tokens = count_tokens(train, args.token_type, args.nlsyms, text)
     write_token_list(args.out / "tokens.txt", tokens)
-    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {len(sentences)} sentences")
+    print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {number} sentences")
 
 
-def read_sentences(texts: list[Path]) -> list[str]:
-    """Return the transcripts of Kaldi text files that are not empty.
+def write_sentences(texts: list[Path], train: Path) -> int:
+    """Write the transcripts of Kaldi text files that are not empty, one per line, and return their number.
 
     Raises:
         UserError: all are empty.
     """
-    sentences = [" ".join(line.split()) for path in texts for line in read_table(path).values() if line]
-    if not sentences:
-        raise UserError(f"{', '.join(map(str, texts))}: there are no transcripts to make tokens from")
-    return sentences
+    count = 0
+    with atomic_path(train) as tmp:
+        with tmp.open("w", encoding="utf-8", newline="\n") as f:
+            for sentence in (line for path in texts for line in SortedTable(path).values() if line):
+                f.write(" ".join(sentence.split()) + "\n")
+                count += 1
+        if not count:
+            names = ", ".join(map(str, texts))
+            raise UserError(f"{names}: there are no transcripts to make tokens from")
+    return count
 
 
 def clean_table(table: Mapping[str, str], cleaner: str) -> dict[str, str]:
@@ -120,7 +126,7 @@ def bpe_symbols(bpe_nlsyms: str | None, nlsyms: Path | None) -> list[str]:
     return read_symbols(bpe_nlsyms) if Path(bpe_nlsyms).is_file() else bpe_nlsyms.split(",")
 
 
-def train_bpe(sentences: list[str], options: Mapping[str, Any], out: Path) -> list[str]:
+def train_bpe(train: Path, options: Mapping[str, Any], out: Path) -> list[str]:
     """Train a BPE model, write OUT/bpe.model and OUT/bpe.vocab, and return its pieces.
 
     The pieces <unk>, <s> and </s> are left out.
@@ -138,7 +144,7 @@ def train_bpe(sentences: list[str], options: Mapping[str, Any], out: Path) -> li
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),  # not a file, because its name would be written into the model
+            sentence_iterator=iterate_lines(train),  # not a file, because its name would be written into the model
             model_writer=model,
             minloglevel=2,
             **options,

@@ -81,7 +81,7 @@ def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) ->
     work = partial(ensemble.decode_shard, specs=specs, mean=args.mean)
     source = dump.read_dump(data)
     shards.decode_missing(source, target / DECODE, settings, None, work, where, prepare)
-    labels = [pseudo_label(utterance) for utterance in records.read_decoded(target / DECODE, source.wav)]
+    labels = [pseudo_label(utterance) for utterance in records.read_decoded(target / DECODE, source.wav.ids())]
     write_description(args, members[0].config)
     write_table(target / "text", {item.utt: item.text for item in labels})
     print(f"{target}/text: {len(labels)} utterances")

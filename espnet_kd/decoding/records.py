@@ -1,6 +1,7 @@
 """Decoded utterances, each a line of JSON in a shard.
 
-``cat DIR/*.jsonl`` prints the whole set, sorted by utterance id.
+``cat DIR/*.jsonl`` prints the whole set, sorted by utterance id; a set of more than a million utterances has its
+shards in folders, ``DIR/*/*.jsonl``.
 """
 
 import json
@@ -126,16 +127,16 @@ def read_decoded(directory: Path, utterances: Iterable[str] | None = None) -> It
 
     Args:
         directory: of the shards.
-        utterances: the utterances that the shards must have; None accepts any.
+        utterances: the sorted utterances that the shards must have; None accepts any.
 
     Raises:
         UserError: shards are missing or incomplete, a line is malformed, or an utterance occurs twice, is
             missing, or is not in ``utterances``.
     """
-    planned = None if utterances is None else iter(sorted(utterances))
+    planned = None if utterances is None else iter(utterances)
     last = ""
     expected = read_settings(directory).get("shards")
-    paths = sorted(directory.glob("[0-9]*.jsonl"))
+    paths = sorted(directory.glob("[0-9]*.jsonl")) or sorted(directory.glob("[0-9]*/[0-9]*.jsonl"))
     if len(paths) != expected:
         raise UserError(
             f"{directory} has {len(paths)} of {expected} shards: repeat the command that makes them"

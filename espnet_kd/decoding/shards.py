@@ -63,15 +63,17 @@ def decode_missing(
     Returns:
         ``settings``, the speech and the number of shards.
     """
-    planned = parallel.plan_shards(decode_dir.resolve(), source.absolute(), count)
+    paths = parallel.shard_paths(decode_dir.resolve(), parallel.number_of_shards(len(source.wav), count))
     speech = {"audio": fingerprint_speech(source.path), "utterances": len(source.wav)}
-    made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(planned)}
+    made_with = {**settings, "data": {"directory": str(source.path), **speech}, "shards": len(paths)}
     with parallel.lock_shards(decode_dir, {**made_with, "data": speech}):
-        todo = [shard for shard in planned if not shard.path.exists()]
-        print(f"{decode_dir}: {len(planned)} shards, {len(todo)} to decode", flush=True)
+        todo = {path for path in paths if not path.exists()}
+        print(f"{decode_dir}: {len(paths)} shards, {len(todo)} to decode", flush=True)
         if todo:
             prepare()
-        for number, shard in enumerate(parallel.process_shards(todo, work, where), 1):
+        planned = parallel.divide(source.absolute(), len(source.wav), paths)
+        missing = (shard for shard in planned if shard.path in todo) if todo else ()
+        for number, shard in enumerate(parallel.process_shards(missing, work, where), 1):
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
     return made_with

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from espnet_kd.environment import differences
 from espnet_kd.experiments.plan import SEED, Key, Plan, Row, Trial, Variant, chosen, variants_of
@@ -12,6 +13,7 @@ from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import Difference, Runs
 
 HOUR = 3600.0  # seconds
+TOLERANCE = 0.02  # of equal compute: the CPU time of one training, repeated, differs by as much
 CORE, GPU = "core-hours", "GPU-hours"
 PAYS, DOES_NOT, CANNOT_TELL = "pays", "does not", "cannot tell"
 
@@ -117,7 +119,8 @@ class Results:
         records: its records.
 
     Attributes:
-        known: the trainings that its tables show.
+        known: the trainings that its tables show, with the cost of ``at_undisturbed_cost``.
+        measured: the same with the CPU time that each has taken.
         elsewhere: the same commands on other machines.
         unused: trainings of rows, or without scores of sets, that the plan had before it was changed.
     """
@@ -127,7 +130,8 @@ class Results:
         self.elsewhere = [r for r in records if r.elsewhere]
         self.unused = [r for r in records if not r.elsewhere and not _is_of(plan, r)]
         records = [r for r in records if not r.elsewhere and r not in self.unused]
-        self.known: dict[Key, Record] = {r.key: r for r in records}
+        self.measured: dict[Key, Record] = {r.key: r for r in records}
+        self.known = {r.key: r for r in at_undisturbed_cost(records)}
         self.choices: dict[str, Row] = {}
         self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
         for _ in plan.rows:  # a choice may be among rows that come later and are choices themselves
@@ -274,10 +278,37 @@ class Results:
         return "equal compute" in comparison.why and not comparison.other.row.teachers
 
 
+def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:
+    """Return trainings on a CPU with the CPU time that their updates would take on an idle machine.
+
+    What else runs on a machine makes an update dearer, never cheaper. So an update of a row costs what it
+    costs in that of its trainings, with the same CPU and threads, in which it is cheapest.
+    """
+    cheapest: dict[tuple[Any, ...], float] = {}
+    for record in records:
+        if record.updates and record.cpu_seconds is not None:
+            cost = record.cpu_seconds / record.updates
+            cheapest[_place(record)] = min(cost, cheapest.get(_place(record), cost))
+    return [
+        replace(record, cpu_seconds=record.updates * cheapest[_place(record)])
+        if record.updates and record.cpu_seconds is not None
+        else record
+        for record in records
+    ]
+
+
+def _place(record: Record) -> tuple[Any, ...]:
+    """Return what the trainings have in common whose updates cost the same."""
+    return record.row, *(str(record.environment.get(key)) for key in ("cpu", "threads", "processes", "gpus"))
+
+
 def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
-    """Return the cheapest line that costs at least so much; None if there is none, or a cost is unknown."""
+    """Return the cheapest line that costs at least so much, within ``TOLERANCE``.
+
+    None if there is none, or a cost is unknown.
+    """
     known = [(line.hours, place, line) for place, line in enumerate(lines) if line.hours is not None]
-    enough = [entry for entry in known if hours is not None and entry[0] is not None and entry[0] >= hours]
+    enough = [entry for entry in known if hours is not None and entry[0] >= (1 - TOLERANCE) * hours]
     return min(enough, key=lambda entry: entry[:2])[-1] if enough else None
 
 

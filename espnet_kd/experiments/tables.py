@@ -79,7 +79,7 @@ def _summary(results: Results) -> str:
     """Return how much of the plan is done, and what it cost."""
     lines = results.all_lines(v for row in results.rows.values() for v in variants_of(row))
     planned = {(line.row.name, seed, line.variant.length) for line in lines for seed in line.row.seeds}
-    known = [results.known[key] for key in planned if key in results.known]
+    known = [results.measured[key] for key in planned if key in results.measured]
     hours: dict[str, float] = {}
     costly = [record for record in known if hours_of(record) is not None]
     for record in costly:
@@ -100,7 +100,7 @@ def _summary(results: Results) -> str:
 def _search(results: Results, name: str) -> str:
     """Return what it has cost to find the best of some rows, which no other number has."""
     trials = [t for of_row in comparable(results.plan, results.rows[name]) for t in of_row]
-    records = [results.known[trial.key] for trial in trials if trial.key in results.known]
+    records = [results.measured[trial.key] for trial in trials if trial.key in results.measured]
     hours = [h for record in records if (h := hours_of(record)) is not None]
     if len(hours) < len(trials) or len({unit_of(record) for record in records}) > 1:
         return ""

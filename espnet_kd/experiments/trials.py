@@ -21,14 +21,16 @@ RUN = "./run.sh"
 NOT_DATA = frozenset(DECODING) | frozenset(
     """
     asr_task student_config kd_config decode_ensemble peers unlabelled_share pseudo_label_args targets_args
-    cluster inference_tag metric result_sets expdir ngpu num_nodes gpu_inference inference_nj
-    lm_dev_text lm_test_text num_splits_lm num_splits_asr feats_normalize hf_repo
+    cluster inference_tag metric result_sets expdir ngpu num_nodes config_ngpu gpu_inference inference_nj
+    student_alone use_streaming lm_dev_text lm_test_text num_splits_lm num_splits_asr feats_normalize hf_repo
     """.split()
 )
 # Options that change neither the trained model nor its hypotheses.
 WITHOUT_EFFECT = frozenset(
     "nj inference_nj python cluster stage stop_stage results_md metric inference_tag".split()
 )
+# A row without a method has none, whatever run.sh does by itself; in commands that are compared these count as absent.
+PLAIN = {"kd_config": "", "student_alone": "false"}
 CONFIGURATIONS = ("student_config", "kd_config", "inference_config")
 PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded
 
@@ -49,6 +51,7 @@ def command(plan: Plan, trial: Trial) -> list[str]:
                 "write `none` for an empty one, and a list for several"
             )
     options = {"nj": "1", "inference_nj": "1", "inference_tag": trial.inference_tag, **trial.options}
+    options |= {key: value for key, value in PLAIN.items() if key not in options}
     options |= {"teacher_config": ""} | ({"teacher_exp": " ".join(teachers)} if teachers else {})
     options |= {"student_exp": str(trial.directory), "student_args": " ".join(args)}
     return _run_sh(options | {"stage": "6", "stop_stage": "11", "results_md": ""})
@@ -87,7 +90,7 @@ def options_of(words: str | list[str], left_out: Iterable[str] = WITHOUT_EFFECT)
     for word in rest:
         key, is_joined, value = word.removeprefix("--").partition("=")
         options[key] = value if is_joined else next(rest, "")
-    return {key: value for key, value in options.items() if key not in left_out}
+    return {k: v for k, v in options.items() if k not in left_out and (k, v) not in PLAIN.items()}
 
 
 @dataclass

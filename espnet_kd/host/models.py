@@ -16,8 +16,7 @@ from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.asr_transducer.utils import TooShortUttError as TransducerTooShort
-from espnet2.asr_transducer.utils import get_transducer_task_io, make_chunk_mask
-from espnet2.legacy.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
+from espnet2.asr_transducer.utils import make_chunk_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
@@ -94,9 +93,8 @@ def decoder_prefix(model: Model, text: Tensor) -> Tensor:
     Returns:
         (B, U) tokens, the start symbol first, padded with the end symbol.
     """
-    text = text.masked_fill(text == -1, model.ignore_id)
-    prefix: Tensor = add_sos_eos(text, model.sos, model.eos, model.ignore_id)[0]
-    return prefix
+    padding = (text == -1) | (text == model.ignore_id)
+    return nn.functional.pad(text.masked_fill(padding, model.eos), (1, 0), value=model.sos)
 
 
 def has_transformer_decoder(model: Model) -> bool:
@@ -138,19 +136,20 @@ def has_long_blanks(model: Model) -> bool:
     return bool(getattr(model, "transducer_multi_blank_durations", None))
 
 
-def predicted(model: Model, encoded: Tensor, frames: Tensor, text: Tensor) -> Tensor:
+def predicted(model: Model, encoded: Tensor, text: Tensor) -> Tensor:
     """Run the prediction network of a transducer along the labels.
 
     Args:
         model: with a joint network.
         encoded: (B, T, D) encoder output, for its device.
-        frames: (B,) of the encoder output.
         text: (B, L) tokens, padded with -1; not changed.
 
     Returns:
         (B, U, D).
     """
-    labels, *_ = get_transducer_task_io(text.clone(), frames, ignore_id=model.ignore_id)
+    # As ESPnet's get_transducer_task_io, which reads every utterance's length from the GPU.
+    labels = text.masked_fill((text == -1) | (text == model.ignore_id), 0)
+    labels = nn.functional.pad(labels, (1, 0))  # begins with the blank, and is padded with it
     model.decoder.set_device(encoded.device)
     output: Tensor = model.decoder(labels)
     return output

@@ -20,6 +20,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet2.tasks.lm import LMTask
 from espnet2.train.dataset import ESPnetDataset
+from espnet2.train.distributed_utils import get_world_size
 from espnet2.train.reporter import Reporter
 
 from espnet_kd.host.outputs import task_of
@@ -50,6 +51,14 @@ def named_classes(task: type[AbsTask]) -> dict[str, list[str]]:
     return named | {"optim": list(optim_classes), "scheduler": list(scheduler_classes)}
 
 
+def gpus_of(args: argparse.Namespace) -> int:
+    """Return how many GPUs train together, on all nodes; 0 for a training on the CPU.
+
+    Relied upon: ``ngpu`` is 1 in a process of several, and ``get_world_size`` finds their number.
+    """
+    return args.ngpu * get_world_size(args.dist_world_size, args.dist_launcher) if args.ngpu else 0
+
+
 def build_model(config: Mapping[str, Any]) -> Any:
     """Build the model of a config.yaml, with the weights that its seed gives."""
     return TASKS[task_of(config)].build_model(argparse.Namespace(**config))
@@ -70,9 +79,7 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocess | None:
 
     Without a ``token_type`` only speech is prepared.
     """
-    found: Preprocess | None = TASKS[task_of(config)].build_preprocess_fn(
-        argparse.Namespace(**config), False
-    )
+    found: Preprocess | None = TASKS[task_of(config)].build_preprocess_fn(argparse.Namespace(**config), False)
     return found
 
 

@@ -34,6 +34,7 @@ from espnet_kd.teachers.options import (
     teacher_options,
     teacher_taps,
     term_options,
+    token_users,
 )
 from espnet_kd.teachers.speech import check_speech
 from espnet_kd.teachers.taps import (
@@ -64,13 +65,14 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     # With stored targets a teacher is loaded only to copy parts of it.
     directories = options.directories if options.store is None or args.init_from_teacher else ()
     experiments = [load_experiment(d, options.checkpoint) for d in directories]
-    for experiment in experiments:
-        check_tokens(model.token_list, experiment)
+    terms = [] if targets == "hard" else term_options(args.criteria)
+    tokens = token_users(terms, args.init_from_teacher or ())
+    for experiment in experiments if tokens else ():
+        check_tokens(model.token_list, experiment, tokens[0])
     if args.init_from_teacher:
         if not experiments:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
         initialise(model, experiments[0].model, args.init_from_teacher)
-    terms = [] if targets == "hard" else term_options(args.criteria)
     if not terms:
         return model
     rate = input_rate(vars(args))

@@ -102,7 +102,7 @@ def emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> 
     text = torch.as_tensor(tokens, dtype=torch.long, device=device)[None]
     encoded, lengths = encode(model, speech, torch.tensor([speech.shape[1]], device=device))
     check_frames_left(lengths, "the model")
-    joint = lattice(model, encoded, lengths, text)
+    joint = lattice(model, encoded, text)
     return emission_frames(joint, text, lengths, torch.tensor([text.shape[1]]))[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from espnet_kd.config import parse_yaml
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
-from espnet_kd.files import read_table, table_files
+from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.methods.method import BuildModel, Method, Preprocess
 from espnet_kd.schedule import Schedule, build_schedule
 
@@ -54,9 +54,7 @@ class DistillationMethod(Method):
             "--targets",
             help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
         )
-        group.add_argument(
-            "--delay_student", help="Trained student that `delay: auto` measures; a directory"
-        )
+        group.add_argument("--delay_student", help="Trained student that `delay: auto` measures; a directory")
         group.add_argument(
             "--task_weight", type=parse_yaml, default=1.0, help="Weight of the task loss, or its schedule"
         )
@@ -101,9 +99,14 @@ class DistillationMethod(Method):
     def preprocess(
         self, args: argparse.Namespace, train: bool, stock: Preprocess | None
     ) -> Preprocess | None:
-        """Add the teacher's speech to a batch where it differs from the student's."""
+        """Add to a batch stored targets, or the teacher's speech where it differs from the student's."""
         if not (args.teacher and args.criteria) or args.targets == "hard":
             return stock
+        if args.teacher.get("store"):
+            from espnet_kd.targets.teacher import WithStoredTargets
+            from espnet_kd.teachers.options import teacher_taps, term_options
+
+            return WithStoredTargets(stock, args.teacher["store"], teacher_taps(term_options(args.criteria)))
         from espnet_kd.teachers.speech import with_teacher_speech
 
         return with_teacher_speech(args, train, stock)
@@ -173,9 +176,10 @@ def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:
 def has_hypotheses(args: argparse.Namespace) -> bool:
     """Return True if there are pseudo-labels in the training set."""
     return any(
-        any(are_hypotheses(list(read_table(file))))
+        are_hypotheses([utt])[0]
         for shapes in args.train_shape_file[:1]
         for file in table_files(shapes)
+        for utt, _ in iterate_rows(file)
     )
 
 

@@ -1,6 +1,6 @@
 """The student: a stock ESPnet model whose loss has weighted criteria besides that of the task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -14,6 +14,7 @@ from espnet_kd.criteria import Criterion
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.methods.own import count_batches
+from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import ANY_TOKEN, Term
 from espnet_kd.teachers.speech import TEACHER_SPEECH
@@ -61,7 +62,7 @@ def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -
     values = values.log_softmax(-1) if logits else values
     span, unit = ratio.numerator, ratio.denominator  # a student and a teacher frame, in common units of time
     begin = torch.arange(int(lengths.max()), device=values.device) * span
-    last = (target.lengths.to(values.device) - 1)[:, None]
+    last = (to_device(target.lengths, values.device) - 1)[:, None]
     terms = []
     for k in range(-(-span // unit) + 1):  # as many can a student frame touch
         frame = begin // unit + k  # (T',)
@@ -106,6 +107,14 @@ class Teacher(Protocol):
         utt_id: Sequence[str] | None = None,
     ) -> dict[str, Targets]:
         """Return the targets of one batch, by tap."""
+
+    def loaded(
+        self, batch: MutableMapping[str, Any], text_lengths: HostCopy
+    ) -> Callable[[], dict[str, Targets]] | None:
+        """Take out of a batch the targets that came with it; return a function that gives them by tap.
+
+        None: the batch has none, and ``targets`` computes them.
+        """
 
 
 @dataclass(frozen=True)
@@ -163,15 +172,16 @@ class Distillation:
         if text is None or text_lengths is None:
             text, text_lengths = placeholder(speech)
         batch = (speech, speech_lengths, text, text_lengths)
+        tokens = HostCopy(text_lengths)
         given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
-        if not self.kd_teacher_follows:
-            self.kd_targets = objective.teacher.targets(*theirs)
+        self.kd_targets = objective.teacher.loaded(kwargs, tokens)
+        if self.kd_targets is None and not self.kd_teacher_follows:
+            found = objective.teacher.targets(*theirs)
+            self.kd_targets = lambda: found
         with objective.taps.recording():
             loss, stats, weight = super().forward(*batch, **kwargs)
-        targets = self.kd_targets
-        if self.kd_teacher_follows:
-            targets = objective.teacher.targets(*theirs)
+        targets = objective.teacher.targets(*theirs) if self.kd_targets is None else self.kd_targets()
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
@@ -179,7 +189,7 @@ class Distillation:
             stats.clear()
         for term in objective.terms:
             if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
-                total = total + self._term(term, targets, text_lengths, stats, step)
+                total = total + self._term(term, targets, tokens.read(), stats, step)
         objective.taps.release()
         self._check_complete(stats)
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
@@ -288,7 +298,7 @@ def aligned(
         needs: what the values are, `logits` or `hidden` vectors.
 
     Returns:
-        (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions.
+        (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions, on the host.
 
     Raises:
         UserError: the numbers of positions differ by more than rounding; of stored targets in any utterance.
@@ -303,8 +313,8 @@ def aligned(
     if term.ratio is not None:
         target = resampled(target, student.lengths, term.ratio, needs == "logits")
     length = min(student.values.shape[1], target.values.shape[1])
-    lengths = torch.minimum(student.lengths, target.lengths)
-    mask = torch.arange(length, device=lengths.device) < lengths[:, None]
+    lengths = torch.minimum(student.lengths.cpu(), target.lengths.cpu())
+    mask = torch.arange(length) < lengths[:, None]
     return student.values[:, :length], target.values[:, :length], mask
 
 

@@ -27,6 +27,7 @@ from espnet_kd.methods.own import count_batches, peers_of
 from espnet_kd.methods.randomness import State, restore, same_randomness, state, stream
 from espnet_kd.methods.transducer import as_peer, like_student
 from espnet_kd.rnnt import Joint
+from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import input_rate
 from espnet_kd.teachers.online import observe
@@ -87,7 +88,7 @@ class MutualLearning:
         Masumura et al. 2020, arXiv:2102.08154; Zhang et al. 2018, arXiv:1706.00384.
     """
 
-    kd_finite: tuple[int, Tensor] | None = None  # a step, and (peers,) whether their task losses were finite
+    kd_finite: tuple[int, HostCopy] | None = None  # a step, and whether each peer's task loss was finite
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
@@ -121,7 +122,8 @@ class MutualLearning:
             losses.append(loss)
             stats |= {name + suffix(number): value for name, value in own_stats.items()}
         if self.training:
-            self.kd_finite = int(step), torch.stack([p.loss.detach() for p in passes]).isfinite()
+            finite = torch.stack([p.loss.detach() for p in passes]).isfinite()
+            self.kd_finite = int(step), HostCopy(finite)
             self.kd_step += 1
         return torch.stack(losses).sum(0), stats, passes[0].weight
 
@@ -130,7 +132,7 @@ class MutualLearning:
         if self.kd_finite is None:
             return
         (step, finite), self.kd_finite = self.kd_finite, None
-        broken = [str(number) for number, ok in enumerate(finite.flatten().tolist(), 1) if not ok]
+        broken = [str(number) for number, ok in enumerate(finite.read().flatten().tolist(), 1) if not ok]
         if broken:
             warn(
                 f"mutual: the task loss of peer {' and '.join(broken)} is not finite in step {step}: no peer "
@@ -157,10 +159,10 @@ class MutualLearning:
         taps = self.kd_mutual.taps[number - 1]
         peer = self if number == 1 else self.kd_peers[str(number)]
         run = super().forward if number == 1 else peer
-        peer.kd_losses = {}
+        peer.kd_losses, tokens = {}, HostCopy(batch["text_lengths"])
         with taps.recording():
             loss, stats, weight = run(**batch, **kwargs)
-        seen = {path: taps.get(path, batch["text_lengths"]) for path in taps.paths}
+        seen = {path: taps.get(path, tokens.read()) for path in taps.paths}
         taps.release()
         lattice, peer.kd_lattice = getattr(peer, "kd_lattice", None), None
         return Pass(loss, stats, weight, seen, lattice, peer.parts())

@@ -28,18 +28,23 @@ Groups = list[list[str | None]]  # of parameters: our name, None of a stock one
 def count_batches(model: nn.Module) -> None:
     """Give a model the counter ``kd_step``, and keep all that is under ``kd_`` out of its state dict.
 
-    The counter is an integer: ESPnet's ``train_dtype`` converts floating-point buffers, and in float16
-    2048 + 1 is 2048.
+    The counter is no buffer: it stays on the host, which reads it in every step and would have to wait for a
+    GPU. All processes of a distributed training count alike.
     """
-    model.register_buffer("kd_step", torch.zeros((), dtype=torch.int64))
+    model.kd_step = torch.zeros((), dtype=torch.int64)
     model.register_state_dict_post_hook(_leave_out)
     model.register_load_state_dict_pre_hook(_ignore)
     model.register_load_state_dict_post_hook(_not_missing)
 
 
+def counts_batches(model: nn.Module) -> bool:
+    """Return whether a model has the counter ``kd_step``."""
+    return "kd_step" in vars(model)
+
+
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors that a model has under ``kd_``, by name; they share their memory with it."""
-    tensors = {n: b for n, b in model.named_buffers(recurse=False) if n.startswith(OWN_PREFIX)}
+    tensors = {"kd_step": model.kd_step} if counts_batches(model) else {}
     for name, part in model.named_children():
         if name.startswith(OWN_PREFIX):
             tensors |= part.state_dict(prefix=f"{name}.")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from espnet_kd.config import refuse_unknown
 from espnet_kd.errors import UserError
 from espnet_kd.methods.method import BuildModel, Method
-from espnet_kd.methods.own import count_batches, peers_of
+from espnet_kd.methods.own import count_batches, counts_batches, peers_of
+from espnet_kd.rnnt.device import to_device
 from espnet_kd.schedule import Schedule, build_schedule
 
 
@@ -101,7 +102,7 @@ class ScheduledSampling:
     no random number is drawn.
 
     Args:
-        owner: has the buffer ``kd_step`` that the probability depends on.
+        owner: has the counter ``kd_step`` that the probability depends on.
         probability: of taking the prediction, by step.
         shared: the first decoder of a batch makes the prefix for all others.
 
@@ -115,7 +116,7 @@ class ScheduledSampling:
         self._prefix: Tensor | None = None
 
     def renew(self) -> None:
-        """Begin a batch: compute its probability, once, because reading ``kd_step`` waits for the GPU."""
+        """Begin a batch: compute its probability."""
         self._now = self.probability(float(self.owner.kd_step))
         self._prefix = None
 
@@ -156,7 +157,7 @@ def mix(prefix: Tensor, lengths: Tensor, predicted: Tensor, probability: float) 
     """
     candidates = torch.cat([prefix[:, :1], predicted[:, :-1]], 1)
     positions = torch.arange(prefix.shape[1], device=prefix.device)
-    free = (positions > 0) & (positions < lengths.to(prefix.device)[:, None])
+    free = (positions > 0) & (positions < to_device(lengths, prefix.device)[:, None])
     taken = torch.rand(prefix.shape, device=prefix.device) < probability
     return torch.where(free & taken, candidates, prefix)
 
@@ -182,7 +183,7 @@ def sample_prefixes(
 ) -> None:
     """Train the decoders of a model and of its peers with scheduled sampling, in place.
 
-    A model that does not count its training batches yet does so from now on, in the buffer ``kd_step``.
+    A model that does not count its training batches yet does so from now on, in ``kd_step``.
 
     Args:
         model: stock, distilled or with peers.
@@ -194,7 +195,7 @@ def sample_prefixes(
     for peer in peers_of(model):
         check_decoder(peer)
         decoders.append(peer.decoder)
-    if "kd_step" not in dict(model.named_buffers(recurse=False)):
+    if not counts_batches(model):
         count_batches(model)
         model.register_forward_hook(_count)
     sampling = ScheduledSampling(model, probability, shared)

@@ -18,6 +18,7 @@ from espnet_kd.host.models import JointNetwork, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
 from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, joint_of, rnnt_loss
 from espnet_kd.rnnt.alignment import Alignment
+from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.short import check_frames_left
 
@@ -49,14 +50,14 @@ class OfTranscribed(LossHooks):
         rows, batch = self.kd_transcribed, len(values)
         if not len(rows):  # all parameters keep a gradient, which DDP needs
             return 0.0 * loss(values[:1], *(x[:1] for x in rest))
-        return loss(*(x[rows.to(x.device)] for x in (values, *rest))) * (len(rows) / batch)
+        return loss(*(x[to_device(rows, x.device)] for x in (values, *rest))) * (len(rows) / batch)
 
 
 def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, Transcript]:
     """Select utterances of a batch by their places in it."""
-    rows = rows.to(joint.enc.device)
-    part = joint.with_tensors(joint.enc[rows], joint.dec[rows], joint.weight, joint.bias)
-    return part, Transcript(*(x[rows.to(x.device)] for x in transcript))
+    here = to_device(rows, joint.enc.device)
+    part = joint.with_tensors(joint.enc[here], joint.dec[here], joint.weight, joint.bias)
+    return part, Transcript(*(x[to_device(rows, x.device)] for x in transcript))
 
 
 Lattice = Joint | CollapsedTargets | OneBestTargets
@@ -75,14 +76,44 @@ class PiecewiseJoint(JointNetwork):
 
 
 class LatticeTransducer(LossHooks):
-    """Mixed in before a stock transducer: its loss is espnet_kd.rnnt's, which needs no other package."""
+    """Mixed in before a stock transducer: its loss is espnet_kd.rnnt's, which needs no other package.
+
+    Attributes:
+        kd_frames, kd_tokens: (B,) numbers of frames and tokens of the batch, on the host.
+    """
+
+    kd_frames: Tensor
+    kd_tokens: HostCopy
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
+        """Run the stock forward pass; see ``Distillation.forward``."""
+        self.kd_tokens = HostCopy(text_lengths)
+        return super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+
+    def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, T, D) encoder output and its numbers of frames, (B,), on the host.
+
+        ESPnet has waited for them already, and goes on to read them one by one.
+        """
+        encoded, frames = super().encode(speech, speech_lengths)
+        self.kd_frames = frames.cpu()
+        return encoded, self.kd_frames
 
     def transducer_part(
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
         """Return the RNN-T loss of the lattice whose factors the joint network gives."""
-        check_frames_left(t_len, "the model")
-        return rnnt_loss(joint_out, target, t_len, u_len, fastemit=self.fastemit_lambda)
+        return self._rnnt(joint_out, self._transcript(target))
+
+    def _transcript(self, target: Tensor) -> Transcript:
+        """Return labels and lengths of the batch, the lengths on the host."""
+        return Transcript(target, self.kd_frames, self.kd_tokens.read())
+
+    def _rnnt(self, joint: Joint, transcript: Transcript) -> Tensor:
+        check_frames_left(transcript.enc_lens, "the model")
+        return rnnt_loss(joint, *transcript, fastemit=self.fastemit_lambda)
 
 
 class PeerTransducer(LatticeTransducer):
@@ -92,7 +123,7 @@ class PeerTransducer(LatticeTransducer):
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
         """Return the RNN-T loss, and keep the lattice."""
-        self.kd_lattice = (joint_out, Transcript(target, t_len, u_len))
+        self.kd_lattice = (joint_out, self._transcript(target))
         return super().transducer_part(encoder_out, joint_out, target, t_len, u_len)
 
 
@@ -135,8 +166,8 @@ class LatticeDistillation(Distillation):
         return next(terms, None)
 
     def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
-        """Return the teacher's lattice with the student's numbers of frames, (B,)."""
-        given = self.kd_targets[term.teacher_tap]
+        """Return the teacher's lattice with the student's numbers of frames, (B,), on the host."""
+        given = self.kd_targets()[term.teacher_tap]
         check_frames_left(frames, "the student")
         check_frames_left(given.lengths, "the teacher")
         if given.utterances is not None:
@@ -178,11 +209,11 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
         """Return the RNN-T loss, and compute the criterion on the lattice in the same pass."""
-        term, transcript = self._lattice_term(), Transcript(target, t_len, u_len)
+        term, transcript = self._lattice_term(), self._transcript(target)
         self.kd_lattice = None
         if term is None:
             return self._of_transcripts(joint_out, transcript)
-        criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, t_len)
+        criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, transcript.enc_lens)
         if term.weight.is_zero:
             with torch.no_grad(), refusing(f"criterion {term.name}"):
                 kd = criterion(joint_out, teacher, transcript)
@@ -211,7 +242,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if self.kd_transcribed is not None:
             share = len(self.kd_transcribed) / len(joint_out.enc)
             joint_out, transcript = select(joint_out, transcript, self.kd_transcribed)
-        return share * super().transducer_part(None, joint_out, *transcript)
+        return share * self._rnnt(joint_out, transcript)
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the task loss with its weight, plus the lattice term with its own."""
@@ -232,7 +263,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
 
 
 def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:
-    """Crop or extend the teacher's lattice to the student's frames.
+    """Crop or extend the teacher's lattice to the student's frames, (B,), on the host.
 
     Where the two round the number of frames differently, surplus frames are cut off, and the
     last real one is repeated for missing ones.
@@ -242,7 +273,7 @@ def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student
     if teacher.shape == student.shape and torch.equal(teacher_lens, student_lens):
         return teacher
     last = teacher_lens[:, None] - 1
-    frames = torch.arange(student.shape[1], device=last.device).minimum(last).clamp(min=0)
+    frames = to_device(torch.arange(student.shape[1]).minimum(last).clamp(min=0), student.enc.device)
     if isinstance(teacher, CollapsedTargets):
         utterance = torch.arange(len(frames), device=frames.device)[:, None]
         return replace(teacher, log_probs=teacher.log_probs[utterance, frames, : student.shape[2]])
@@ -253,10 +284,10 @@ def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student
 def _cut(teacher: OneBestTargets, frames: Tensor) -> OneBestTargets:
     """Keep the nodes of the alignment that lie within the frames of the student, (B,)."""
     alignment = teacher.alignment
-    nodes = torch.arange(alignment.frames.shape[1], device=frames.device)
-    real = (nodes < torch.tensor(alignment.lengths, device=frames.device)[:, None]) & (
-        alignment.frames < frames[:, None]
-    )
+    if alignment.frames.device.type != "cpu":
+        return teacher  # the criterion leaves out what lies beyond, too; counting it would wait for the GPU
+    nodes = torch.arange(alignment.frames.shape[1])
+    real = (nodes < torch.tensor(alignment.lengths)[:, None]) & (alignment.frames < frames[:, None])
     lengths = tuple(real.sum(1).tolist())
     return replace(teacher, alignment=Alignment(alignment.frames, alignment.rows, lengths))
 

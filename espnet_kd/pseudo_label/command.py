@@ -6,20 +6,24 @@ pseudo-labels that pass the filters; ``DST/manifest.json`` records how they were
 """
 
 import argparse
+from collections.abc import Iterator
+from itertools import batched
 from pathlib import Path
+from typing import Any
 
 from espnet_kd import parallel
 from espnet_kd.command_line import command_parser
 from espnet_kd.data import dump
+from espnet_kd.data.tables import Lookup, SortedTable
 from espnet_kd.decoding import language_model, records, shards
-from espnet_kd.decoding.records import pseudo_label
+from espnet_kd.decoding.records import PseudoLabel, pseudo_label
 from espnet_kd.errors import UserError
-from espnet_kd.files import read_table
 from espnet_kd.parallel import PER_SHARD, SETTINGS
 from espnet_kd.pseudo_label import filters, output
-from espnet_kd.pseudo_label.output import check_destination, write_labelled
+from espnet_kd.pseudo_label.output import check_destination
 
 DECODE = "decode"
+TOGETHER = 10_000  # utterances in memory at the same time
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,32 +85,57 @@ def main(argv: list[str] | None = None) -> None:
     source = dump.read_dump(args.data)
     check_destination(args.data, args.dst)
     other = other_decode(Path(args.agree_with)) if args.agree_with else None
-    references = output.References.read(args.references, args.nlsyms) if args.references else None
+    references = output.References(args.references, args.nlsyms) if args.references else None
     decode_dir = args.decode_dir or args.dst / DECODE
     settings = shards.decode_with_teacher(args, source, decode_dir, where)
-    labels = {record.utt: pseudo_label(record) for record in records.read_decoded(decode_dir, source.wav)}
-    kept, steps = filters.select(labels, args, other)
-    quality = references.quality(labels, kept) if references else None
-    content = output.make_manifest(settings, labels, kept, steps, quality)
-    for line in output.report_lines(args.dst, content):
-        print(line)
-    if not kept:
-        counts = ", ".join(f"{step.dropped} by {step.name}" for step in steps if step.dropped)
-        raise UserError(f"{args.dst}: no utterance passes the filters ({counts}): give wider limits")
-    write_labelled(source, args.dst, kept, output.manifest_text(content))
+
+    def parts() -> Iterator[dict[str, PseudoLabel]]:
+        decoded = map(pseudo_label, records.read_decoded(decode_dir, source.wav.ids()))
+        return ({label.utt: label for label in part} for part in batched(decoded, TOGETHER))
+
+    sizes, selection = (output.Size(), output.Size()), filters.Selection(args)
+    second = None if other is None else Lookup(other)
+    for labels in parts():
+        found = None if second is None else {u: text for u in labels if (text := second.get(u)) is not None}
+        selection.add(labels, found)
+        sizes[0].add(labels.values())
+    flags, steps = selection.finish()
+
+    def counted() -> Iterator[PseudoLabel]:
+        """Yield the labels again, and count those that are kept."""
+        place = 0
+        for labels in parts():
+            kept = {utt for utt, flag in zip(labels, flags[place : place + len(labels)], strict=True) if flag}
+            place += len(labels)
+            sizes[1].add(labels[utt] for utt in labels if utt in kept)
+            if references:
+                references.add(labels, kept)
+            yield from labels.values()
+
+    content: dict[str, Any] = {}
+    with output.new_labels(args.dst, lambda: output.manifest_text(content)) as tmp:
+        output.write_labelled(source, tmp, output.label_rows(source, counted(), flags))
+        quality = references.quality() if references else None
+        content |= output.make_manifest(settings, *sizes, steps, quality)
+        for line in output.report_lines(args.dst, content):
+            print(line)
+        if not any(flags):
+            counts = ", ".join(f"{step.dropped} by {step.name}" for step in steps if step.dropped)
+            raise UserError(f"{args.dst}: no utterance passes the filters ({counts}): give wider limits")
 
 
-def other_decode(path: Path) -> dict[str, str]:
-    """Read utterance -> text of another decode, from shards of this command or a text file of ESPnet.
+def other_decode(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield utterance and text of another decode, from shards of this command or a text file of ESPnet.
 
     Raises:
         UserError: the directory has neither.
     """
     for directory in (path, path / DECODE):
         if (directory / SETTINGS).exists():
-            return {record.utt: pseudo_label(record).text for record in records.read_decoded(directory)}
+            found = map(pseudo_label, records.read_decoded(directory))
+            return ((label.utt, label.text) for label in found)
     if not (path / "text").exists():
         raise UserError(
             f"--agree_with {path} has neither decoded shards nor a text: give the --dst of another decode"
         )
-    return read_table(path / "text")
+    return iter(SortedTable(path / "text"))

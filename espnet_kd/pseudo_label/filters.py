@@ -7,6 +7,7 @@ Source:
 
 import argparse
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,30 +96,69 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--keep_top {args.keep_top:g} is not a percentage above 0 and up to 100")
 
 
-def select(
-    labels: Mapping[str, PseudoLabel], options: argparse.Namespace, other: Mapping[str, str] | None = None
-) -> tuple[dict[str, PseudoLabel], list[Step]]:
-    """Apply the filters in turn.
+class Selection:
+    """Applies the filters to pseudo-labels that come in parts, since all of a large set do not fit in memory.
 
     Args:
-        labels: utterance -> pseudo-label.
         options: see ``add_options``.
-        other: utterance -> text of a second decode; None to leave out the filter by agreement.
-
-    Returns:
-        The pseudo-labels that pass all filters, and the result of each filter.
-
-    Raises:
-        UserError: the second decode lacks an utterance.
     """
-    kept, steps = dict(labels), []
-    for name, limits, passes in _filters(options, other):
-        good = passes(kept)
-        lost = [utt for utt in kept if utt not in good]
-        hours = sum(kept[utt].seconds for utt in lost) / 3600
-        steps.append(Step(name, limits, len(lost), round(hours, 4)))
-        kept = {utt: item for utt, item in kept.items() if utt in good}
-    return kept, steps
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._tallies: dict[int, _Tally] = {}
+        self._kept = bytearray()  # 1 for each utterance that passes, else 0
+        self._scores = array("d")  # of those that pass
+        self._seconds = array("d")
+
+    def add(self, labels: Labels, other: Mapping[str, str] | None = None) -> None:
+        """Apply all filters but ``--keep_top`` to the next part.
+
+        Args:
+            labels: utterance -> pseudo-label, in the order of the ids.
+            other: utterance -> text of a second decode; None to leave out the filter by agreement.
+
+        Raises:
+            UserError: the second decode lacks an utterance.
+        """
+        kept = dict(labels)
+        for number, (name, limits, passes) in enumerate(_filters(self._options, other)):
+            good = passes(kept)
+            lost = [item.seconds for utt, item in kept.items() if utt not in good]
+            self._tallies.setdefault(number, _Tally(name, limits)).add(lost)
+            kept = {utt: item for utt, item in kept.items() if utt in good}
+        self._kept.extend(utt in kept for utt in labels)
+        self._scores.extend(item.score for item in kept.values())
+        self._seconds.extend(item.seconds for item in kept.values())
+
+    def finish(self) -> tuple[bytearray, list[Step]]:
+        """Apply ``--keep_top``; return 1 or 0 for each utterance, and the result of each filter."""
+        tallies, percent = list(self._tallies.values()), self._options.keep_top
+        if percent is not None:
+            top = top_places(self._scores, percent)
+            tallies.append(_Tally("score", _limits(self._options, "keep_top")))
+            places = [place for place, flag in enumerate(self._kept) if flag]
+            lost = [i for i in range(len(places)) if i not in top]
+            tallies[-1].add([self._seconds[i] for i in lost])
+            for i in lost:
+                self._kept[places[i]] = 0
+        return self._kept, [tally.step() for tally in tallies]
+
+
+@dataclass
+class _Tally:
+    """How much a filter has dropped so far."""
+
+    name: str
+    limits: dict[str, Any]
+    dropped: int = 0
+    seconds: float = 0
+
+    def add(self, lost: Sequence[float]) -> None:
+        self.dropped += len(lost)
+        self.seconds = sum(lost, self.seconds)
+
+    def step(self) -> Step:
+        return Step(self.name, self.limits, self.dropped, round(self.seconds / 3600, 4))
 
 
 def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Filter]:
@@ -142,9 +182,6 @@ def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Fil
         table.append(("agreement", limits, lambda labels: _agreeing(labels, other, o)))
     if o.min_score is not None:
         table.append(("score", _limits(o, "min_score"), each(lambda x: x.score >= o.min_score)))
-    if o.keep_top is not None:
-        limits = _limits(o, "keep_top")
-        table.append(("score", limits, lambda x: top_scores({u: x[u].score for u in x}, o.keep_top)))
     return table
 
 
@@ -202,12 +239,14 @@ def disagreement(texts: Sequence[str], others: Sequence[str], unit: str) -> list
     return [aligned.counts.rate for aligned in align(texts, others, unit)]
 
 
-def top_scores(scores: Mapping[str, float], percent: float) -> set[str]:
-    """Return the given percentage of utterances, those with the highest scores.
+def top_places(scores: Sequence[float], percent: float) -> set[int]:
+    """Return the places of the given percentage of scores, the highest ones.
 
     Args:
-        scores: utterance -> score; of equal scores the smaller id comes first.
-        percent: above 0, up to 100; the number of utterances is rounded up.
+        scores: of equal scores the one that comes first is higher.
+        percent: above 0, up to 100; the number of scores is rounded up.
     """
-    ranked = sorted(scores, key=lambda utt: (-scores[utt], utt))
-    return set(ranked[: math.ceil(round(percent * len(ranked) / 100, 9))])
+    import numpy as np
+
+    count = math.ceil(round(percent * len(scores) / 100, 9))
+    return set(np.argsort(-np.asarray(scores, float), kind="stable")[:count].tolist())

@@ -8,25 +8,27 @@ with a pseudo-label get the prefix ``pseudo-``, copies ``copy2-`` and so on. ``s
 
 import argparse
 import hashlib
+import heapq
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.contents import inherit_fingerprints
-from espnet_kd.data.datadir import Row, merge_sorted, spk2utt
-from espnet_kd.data.dump import MANIFEST, PREFIX, PSEUDO_ID, iterate_dump_tables
+from espnet_kd.data.datadir import Row, merge_sorted
+from espnet_kd.data.dump import MANIFEST, PREFIX, PSEUDO_ID, SAMPLES, TABLES, read_dump_tables
+from espnet_kd.data.tables import SortedTable, spk2utt_rows
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, read_json, read_lines, read_table, write_rows, write_table
+from espnet_kd.files import atomic_dir, read_json, read_lines, write_rows
 
 RECORD = "mix.json"
-Table = dict[str, str]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,8 +59,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.share is not None and not 0 < args.share <= 1:
         raise UserError(f"--share {args.share:g} must be above 0 and at most 1")
     rate = parse_rate(args.fs)
-    check_ids(args.labelled, args.pseudo)
-    times = repetitions(total_samples(args.labelled), sum(map(total_samples, args.pseudo)), args.share)
+    labelled = read_dump_tables(args.labelled)
+    pseudo = [read_dump_tables(path) for path in args.pseudo]
+    check_ids(args, labelled, pseudo)
+    sides = Sides(labelled, {name: Joined(args.dst, [tables[name] for tables in pseudo]) for name in TABLES})
+    times = repetitions(total(sides.labelled[SAMPLES]), total(sides.pseudo[SAMPLES]), args.share)
     record = {
         "generation": args.generation,
         "teacher": args.teacher,
@@ -67,9 +72,32 @@ def main(argv: list[str] | None = None) -> None:
         "pseudo": [manifest_summary(path) for path in args.pseudo],
         "times": round(times.pseudo, 4),
     }
-    sides = write_mixture(times, args, record)
-    hours = " and ".join(f"{number / rate / 3600:.2f}" for number in sides)
+    samples = write_mixture(sides, times, args, record)
+    hours = " and ".join(f"{number / rate / 3600:.2f}" for number in samples)
     print(f"{args.dst}: labelled and pseudo-labelled speech, {hours} hours an epoch")
+
+
+class Joined:
+    """The sorted rows of a table of several directories.
+
+    Args:
+        path: of the mixture, for messages.
+        parts: the table in each directory.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[SortedTable]) -> None:
+        self._path, self._parts = path, parts
+
+    def __iter__(self) -> Iterator[Row]:
+        return merge_sorted(self._path, map(iter, self._parts))
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The tables of the labelled and of the pseudo-labelled side, by name."""
+
+    labelled: Mapping[str, Iterable[Row]]
+    pseudo: Mapping[str, Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -97,43 +125,37 @@ def repetitions(labelled: int, pseudo: int, share: float | None) -> Times:
     return Times(times, 1.0) if times >= 1 else Times(1.0, 1 / times)
 
 
-def copies_of_table(name: str, table: Table, times: float, front: str = "") -> list[Iterator[Row]]:
+def copies_of_table(name: str, table: Iterable[Row], times: float, front: str = "") -> list[Iterator[Row]]:
     """Return the sorted rows of a table and of each copy of it.
 
     Where ``times`` is not whole, the utterances of the last copy are spread evenly.
 
     Args:
         name: of the table; in utt2spk speakers of a copy are renamed, too.
-        table: utterance -> value.
+        table: utterance -> value, sorted; each copy reads it once.
         times: how often an utterance occurs on average.
         front: prefix of utterances and speakers.
     """
-    order = sorted(table)
 
     def copy(number: int) -> Iterator[Row]:
-        for index, utt in enumerate(order):
+        for index, (utt, value) in enumerate(table):
             if number <= math.floor((index + 1) * times) - math.floor(index * times):
-                value = table[utt]
-                yield (
-                    copy_of(front + utt, number),
-                    copy_of(front + value, number) if name == "utt2spk" else value,
-                )
+                named = copy_of(f"{front}{value}", number) if name == "utt2spk" else value
+                yield copy_of(front + utt, number), named
 
     return [copy(number) for number in range(1, math.ceil(times) + 1)]
 
 
-def mixed_rows(dst: Path, name: str, labelled: Table, pseudo: Table, times: Times) -> Iterator[Row]:
+def mixed_rows(dst: Path, name: str, sides: Sides, times: Times) -> Iterator[Row]:
     """Return the sorted rows of a table of the mixture."""
-    sides = (
-        copies_of_table(name, labelled, times.labelled),
-        copies_of_table(name, pseudo, times.pseudo, PREFIX),
-    )
-    return merge_sorted(dst, [*sides[0], *sides[1]])
+    labelled = copies_of_table(name, sides.labelled[name], times.labelled)
+    pseudo = copies_of_table(name, sides.pseudo[name], times.pseudo, PREFIX)
+    return merge_sorted(dst, [*labelled, *pseudo])
 
 
-def total(copies: Iterable[Iterator[Row]]) -> int:
+def total(rows: Iterable[Row]) -> int:
     """Return the sum of the values, which are numbers of samples."""
-    return sum(int(str(value)) for rows in copies for _, value in rows)
+    return sum(int(str(value)) for _, value in rows)
 
 
 def copy_of(name: str, number: int) -> str:
@@ -144,33 +166,25 @@ def copy_of(name: str, number: int) -> str:
     return f"{front}copy{number}-{name.removeprefix(front)}"
 
 
-def check_ids(labelled: Path, pseudo: Sequence[Path]) -> None:
+def check_ids(
+    args: argparse.Namespace,
+    labelled: Mapping[str, SortedTable],
+    pseudo: Sequence[Mapping[str, SortedTable]],
+) -> None:
     """Check that no two utterances would get the same id.
 
     Raises:
         UserError: two sets of pseudo-labels have an utterance in common, or ``labelled`` has pseudo-labels.
     """
-    found: set[str] = set()
-    for path in pseudo:
-        utterances = read_table(path / "utt2spk").keys()
-        if common := min(found & utterances, default=None):
-            raise UserError(f"{path}: {common} is in another of the unlabelled sets, too")
-        found |= utterances
-    for utt in read_table(labelled / "utt2spk"):
+    ids = [((utt, number) for utt in tables["utt2spk"].ids()) for number, tables in enumerate(pseudo)]
+    for (before, _), (utt, number) in pairwise(heapq.merge(*ids)):
+        if utt == before:
+            raise UserError(f"{args.pseudo[number]}: {utt} is in another of the unlabelled sets, too")
+    for utt in labelled["utt2spk"].ids():
         if PSEUDO_ID.match(utt):
             raise UserError(
-                f"{labelled}: {utt} is a pseudo-label: give speech with transcripts as --labelled"
+                f"{args.labelled}: {utt} is a pseudo-label: give speech with transcripts as --labelled"
             )
-
-
-def total_samples(path: Path) -> int:
-    """Return the number of samples of a dump directory.
-
-    Raises:
-        UserError: it was not formatted, or its tables have different utterances.
-    """
-    counts = (table for name, table in iterate_dump_tables(path) if name == "utt2num_samples")
-    return sum(int(count) for table in counts for count in table.values())
 
 
 def manifest_summary(path: Path) -> dict[str, Any]:
@@ -186,21 +200,20 @@ def manifest_summary(path: Path) -> dict[str, Any]:
     return {"data": str(path), **kept}
 
 
-def write_mixture(times: Times, args: argparse.Namespace, record: dict[str, Any]) -> tuple[int, int]:
+def write_mixture(
+    sides: Sides, times: Times, args: argparse.Namespace, record: dict[str, Any]
+) -> tuple[int, int]:
     """Write the data directory of the mixture, one table at a time; it appears when it is complete.
 
     Returns:
         Number of samples of the labelled and of the pseudo-labelled side.
     """
-    sides = 0, 0
     with atomic_dir(args.dst) as tmp:
         for name in ("feats_type", "audio_format"):
             if (args.labelled / name).is_file():
                 (tmp / name).write_bytes((args.labelled / name).read_bytes())
-        for parts in zip(*map(iterate_dump_tables, (args.labelled, *args.pseudo)), strict=True):
-            (name, labelled), *others = parts
-            pseudo = {utt: value for _, table in others for utt, value in table.items()}
-            rows = partial(mixed_rows, args.dst, name, labelled, pseudo, times)
+        for name in TABLES:
+            rows = partial(mixed_rows, args.dst, name, sides, times)
             if name == "text":
                 sha = hashlib.sha256()
                 write_rows(tmp / name, hashed(rows(), sha))
@@ -208,18 +221,13 @@ def write_mixture(times: Times, args: argparse.Namespace, record: dict[str, Any]
                 write_rows(tmp / f"text_shape.{args.token_type}", text_shapes(rows(), args))
             else:
                 write_rows(tmp / name, rows())
-            if name == "utt2spk":
-                write_table(tmp / "spk2utt", spk2utt({utt: str(value) for utt, value in rows()}))
-            elif name == "utt2num_samples":
-                shutil.copyfile(tmp / name, tmp / "speech_shape")
-                sides = (
-                    total(copies_of_table(name, labelled, times.labelled)),
-                    total(copies_of_table(name, pseudo, times.pseudo)),
-                )
-            del parts, labelled, others, pseudo, rows  # before the next tables are read: they are large
+        write_rows(tmp / "spk2utt", spk2utt_rows(SortedTable(tmp / "utt2spk")))
+        shutil.copyfile(tmp / SAMPLES, tmp / "speech_shape")
         inherit_fingerprints(tmp, [args.dst, args.labelled, *args.pseudo])
         (tmp / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return sides
+    labelled = chain(*copies_of_table(SAMPLES, sides.labelled[SAMPLES], times.labelled))
+    pseudo = chain(*copies_of_table(SAMPLES, sides.pseudo[SAMPLES], times.pseudo))
+    return total(labelled), total(pseudo)
 
 
 def hashed(rows: Iterable[Row], sha: Any) -> Iterator[Row]:

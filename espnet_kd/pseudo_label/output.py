@@ -4,22 +4,29 @@ The manifest has no times and no names of machines, so that the same command wri
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.data.contents import inherit_fingerprints
-from espnet_kd.data.datadir import spk2utt
 from espnet_kd.data.dump import MANIFEST, Dump
+from espnet_kd.data.tables import Lookup, SortedTable, spk2utt_rows, write_columns
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_table, write_table
+from espnet_kd.files import atomic_path, write_rows
 from espnet_kd.pseudo_label.filters import Step
 from espnet_kd.scoring.alignment import UNITS, Counts, align
 
+COLUMNS = ("text", "utt2spk", "utt2num_samples", "wav.scp")
 WRITTEN = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", MANIFEST, "wav.scp")
+TEMPORARY = ".labels."  # start of the name of a directory
 
 
 def check_destination(source: Path, dst: Path) -> None:
@@ -37,44 +44,89 @@ def check_destination(source: Path, dst: Path) -> None:
         raise UserError(f"{dst} holds other files than pseudo-labels: give another directory")
 
 
-def write_labelled(source: Dump, dst: Path, labels: Mapping[str, PseudoLabel], manifest: str) -> None:
-    """Write the data directory of the kept utterances; wav.scp is last and marks it as complete.
+@contextmanager
+def new_labels(dst: Path, manifest: Callable[[], str]) -> Iterator[Path]:
+    """Yield a temporary directory for tables, which are moved to ``dst`` if the block succeeds.
+
+    wav.scp is last and marks the directory as complete.
 
     Args:
-        source: the data that were decoded.
-        dst: directory to write.
-        labels: utterance -> pseudo-label of the kept utterances.
-        manifest: content of manifest.json.
+        dst: directory to write; it may hold the decoded shards.
+        manifest: returns the content of manifest.json.
     """
     dst.mkdir(parents=True, exist_ok=True)
-    (dst / "wav.scp").unlink(missing_ok=True)
     for path in [p for name in WRITTEN for p in dst.glob(f".{name}.*")]:  # left by a killed run
         path.unlink()
-    _write_text(dst / MANIFEST, manifest)
-    write_table(dst / "text", {utt: item.text for utt, item in labels.items()})
-    speaker = {utt: source.speaker[utt] for utt in labels}
-    write_table(dst / "utt2spk", speaker)
-    write_table(dst / "spk2utt", spk2utt(speaker))
-    write_table(dst / "utt2num_samples", {utt: item.samples for utt, item in labels.items()})
+    for folder in dst.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=dst) as name:
+        yield Path(name)
+        (dst / "wav.scp").unlink(missing_ok=True)
+        with atomic_path(dst / MANIFEST) as temporary:
+            temporary.write_text(manifest(), encoding="utf-8")
+        for table in sorted(Path(name).iterdir(), key=lambda path: path.name == "wav.scp"):
+            os.replace(table, dst / table.name)
+
+
+def label_rows(
+    source: Dump, decoded: Iterable[PseudoLabel], kept: Iterable[int]
+) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Yield the utterances that are kept, each with its values in the tables of ``COLUMNS``."""
+    for label, flag, (_, wav), (_, speaker) in zip(
+        decoded, kept, source.wav, source.speakers(), strict=True
+    ):
+        if flag:
+            yield label.utt, (label.text, speaker, label.samples, wav)
+
+
+def write_labelled(source: Dump, tmp: Path, rows: Iterable[tuple[str, tuple[object, ...]]]) -> None:
+    """Write the tables of a data directory with the kept utterances, see ``label_rows``."""
+    write_columns(tmp, COLUMNS, rows)
+    write_rows(tmp / "spk2utt", spk2utt_rows(SortedTable(tmp / "utt2spk")))
     for name, content in source.kind.items():
-        _write_text(dst / name, content)
-    inherit_fingerprints(dst, [source.path])
-    write_table(dst / "wav.scp", {utt: source.wav[utt] for utt in labels})
-
-
-def _write_text(path: Path, content: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        (tmp / name).write_text(content, encoding="utf-8")
+    inherit_fingerprints(tmp, [source.path])
 
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 Labels = Mapping[str, PseudoLabel]
 
 
+class Size:
+    """Counts pseudo-labels that come in parts."""
+
+    def __init__(self) -> None:
+        self._utterances = self._tokens = 0
+        self._seconds = 0.0
+        self._scores = array("d")
+
+    def add(self, labels: Iterable[PseudoLabel]) -> None:
+        """Count the next part."""
+        part = list(labels)
+        self._utterances += len(part)
+        self._tokens += sum(item.tokens for item in part)
+        self._seconds = sum((item.seconds for item in part), self._seconds)
+        self._scores.extend(item.score for item in part if item.text)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the manifest says of them."""
+        import numpy as np
+
+        values = list(np.quantile(self._scores, QUANTILES)) if self._scores else []
+        return {
+            "utterances": self._utterances,
+            "hours": round(self._seconds / 3600, 4),
+            "tokens": self._tokens,
+            "score_quantiles": {
+                f"{q:g}": round(float(v), 4) for q, v in zip(QUANTILES, values, strict=False)
+            },
+        }
+
+
 def make_manifest(
     settings: Mapping[str, Any],
-    labels: Labels,
-    kept: Labels,
+    decoded: Size,
+    kept: Size,
     steps: list[Step],
     quality: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -82,16 +134,16 @@ def make_manifest(
 
     Args:
         settings: of the decoding.
-        labels: all pseudo-labels.
+        decoded: all pseudo-labels.
         kept: pseudo-labels that pass the filters.
         steps: result of each filter.
         quality: see ``References.quality``; None without references.
     """
     return {
         **settings,
-        "decoded": _size(labels),
+        "decoded": decoded.summary(),
         "filters": [asdict(step) for step in steps],
-        "kept": _size(kept),
+        "kept": kept.summary(),
         "references": quality,
     }
 
@@ -101,52 +153,57 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
 
 
-@dataclass(frozen=True)
 class References:
     """True transcripts, which are used for the manifest only.
 
-    Attributes:
+    Args:
         path: their file.
-        text: utterance -> transcript.
-        symbols: non-linguistic symbols, which are not scored.
+        symbols: file of non-linguistic symbols, which are not scored; None for none.
+
+    Raises:
+        UserError: a file does not exist or is malformed.
     """
 
-    path: Path
-    text: dict[str, str]
-    symbols: frozenset[str]
+    def __init__(self, path: Path, symbols: str | None) -> None:
+        self.path = path
+        self._text = Lookup(SortedTable(path))
+        self._symbols = frozenset(read_symbols(symbols))
+        self._scored = self._not_scored = 0
+        self._counts = {part: dict.fromkeys(UNITS, Counts()) for part in ("decoded", "kept")}
 
-    @classmethod
-    def read(cls, path: Path, symbols: str | None) -> "References":
-        """Read a Kaldi text and a file of symbols.
-
-        Raises:
-            UserError: a file does not exist or is malformed.
-        """
-        return cls(path, read_table(path), frozenset(read_symbols(symbols)))
-
-    def quality(self, labels: Labels, kept: Labels) -> dict[str, Any]:
-        """Count the errors of the pseudo-labels before and after the filters.
+    def add(self, labels: Labels, kept: Container[str]) -> None:
+        """Count the errors of the next part of the pseudo-labels, before and after the filters.
 
         Utterances without a transcript, or with an empty one, are not scored.
+        """
+        texts = {utt: self._text.get(utt) or "" for utt in labels}
+        order = [utt for utt in labels if texts[utt].split()]
+        self._scored += len(order)
+        self._not_scored += len(labels) - len(order)
+        for kind, unit in UNITS.items():
+            rows = align([texts[u] for u in order], [labels[u].text for u in order], unit, self._symbols)
+            counts = dict(zip(order, (row.counts for row in rows), strict=True))
+            for name, part in (("decoded", labels), ("kept", kept)):
+                found = (c for utt, c in counts.items() if utt in part)
+                self._counts[name][kind] = sum(found, self._counts[name][kind])
+
+    def quality(self) -> dict[str, Any]:
+        """Return the errors of all parts.
 
         Raises:
             UserError: no utterance has a transcript.
         """
-        order = [utt for utt in sorted(labels) if self.text.get(utt, "").split()]
-        if not order:
+        if not self._scored:
             raise UserError(
                 f"--references {self.path} has none of the utterances: give the transcripts of the same data"
             )
-        errors: dict[str, dict[str, Any]] = {"decoded": {}, "kept": {}}
-        for kind, unit in UNITS.items():
-            rows = align([self.text[u] for u in order], [labels[u].text for u in order], unit, self.symbols)
-            counts = dict(zip(order, (row.counts for row in rows), strict=True))
-            for name, part in (("decoded", labels), ("kept", kept)):
-                errors[name][kind] = _counts(sum((c for utt, c in counts.items() if utt in part), Counts()))
+        errors = {
+            part: {kind: _counts(c) for kind, c in kinds.items()} for part, kinds in self._counts.items()
+        }
         return {
             "text": str(self.path),
-            "scored": len(order),
-            "not_scored": len(labels) - len(order),
+            "scored": self._scored,
+            "not_scored": self._not_scored,
             **errors,
         }
 
@@ -165,19 +222,6 @@ def report_lines(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
         rates = (f"{_rate(found[part][kind])} of what is {part}" for part in ("decoded", "kept"))
         lines.append(f"{dst}: {kind.upper()} of the pseudo-labels {', '.join(rates)}")
     return lines
-
-
-def _size(labels: Labels) -> dict[str, Any]:
-    import numpy as np
-
-    scores = [item.score for item in labels.values() if item.text]
-    values = list(np.quantile(scores, QUANTILES)) if scores else []
-    return {
-        "utterances": len(labels),
-        "hours": round(sum(item.seconds for item in labels.values()) / 3600, 4),
-        "tokens": sum(item.tokens for item in labels.values()),
-        "score_quantiles": {f"{q:g}": round(float(v), 4) for q, v in zip(QUANTILES, values, strict=False)},
-    }
 
 
 def _counts(c: Counts) -> dict[str, Any]:

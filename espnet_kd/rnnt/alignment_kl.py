@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Arcs, posterior
+from espnet_kd.rnnt.device import to_device
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice, LatticeBlock
 from espnet_kd.rnnt.soft import NodeTerm, arc_to_logit_gradient
@@ -58,12 +59,12 @@ def alignment_kl(
         ICLR 2023, arXiv:2312.10087.
     """
     frames = lattice.shape[1]
-    long_enough = torch.tensor(lattice.frames, device=teacher.enc.device) > delay
-    if not long_enough.any():
+    long_enough = to_device(lattice.frames, teacher.enc.device) > delay
+    if max(lattice.frames) <= delay:
         nothing = torch.zeros_like(student_arcs.blank)
         return nothing.sum((1, 2), dtype=torch.float64), Arcs(nothing, nothing)
     cropped = lattice.cropped(delay)
-    (p_arcs,) = arc_scores(teacher, cropped, chunk, (temperature,))
+    (p_arcs,) = arc_scores(cropped.without_padding(teacher, chunk), cropped, chunk, (temperature,))
     q_arcs = Arcs(*(scores[:, delay:] for scores in student_arcs))
     p, q = posterior(p_arcs, cropped), posterior(q_arcs, cropped)
     # log p(alignment) - log q(alignment) is a sum over the arcs of the alignment, minus the totals.

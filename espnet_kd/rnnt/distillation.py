@@ -11,6 +11,7 @@ from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.kinds import DistillationTerms, Kind, Normalize, Weight, check_kind
 from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
+from espnet_kd.rnnt.path import alignment_lattice
 from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduce_terms
 
 Teacher = Joint | CollapsedTargets | OneBestTargets
@@ -87,15 +88,16 @@ def rnnt_distillation(
     _check_options(kind, delay, normalize, reduction)
     _check_teacher(student, teacher, kind, lattice)
     _check_temperature(teacher, temperature)
+    chunk = chunk_size(chunk, student)
     terms = DistillationTerms(
-        teacher=_constant(teacher, student),
+        teacher=_without_padding(_constant(teacher, student), lattice, chunk),
         kind=kind,
         weights=(rnnt_weight, kd_weight),
         fastemit=fastemit,
         delay=delay,
         temperature=float(temperature),
         normalize=normalize,
-        chunk=chunk_size(chunk, student),
+        chunk=chunk,
     )
     return reduce_terms(student, lattice, terms, reduction)
 
@@ -168,6 +170,8 @@ def _check_alignment(student: Joint, targets: OneBestTargets, lattice: Lattice) 
         ValueError: a frame, row or token is out of range, or the number of utterances differs.
     """
     batch = len(student.enc)
+    if targets.tokens.device.type != "cpu":
+        return  # the host would have to wait for the numbers; rows of a store are checked before
     if len(targets.tokens) != batch:
         raise ValueError(
             f"the stored targets have {len(targets.tokens)} utterances, the student's batch has {batch}: "
@@ -197,3 +201,20 @@ def _constant(teacher: Teacher, student: Joint) -> Teacher:
         # A class that is masked by -inf has probability 0, but 0 times -inf would be NaN.
         return replace(wide, bias=wide.bias.clamp(min=LEAST)).without_tanh()
     return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))
+
+
+def _without_padding(teacher: Teacher, lattice: Lattice, chunk: int) -> Teacher:
+    """Replace what the padding holds by numbers, if blocks of several utterances contain padding."""
+    if isinstance(teacher, Joint):
+        return lattice.without_padding(teacher, chunk)
+    if isinstance(teacher, OneBestTargets):
+        nodes = alignment_lattice(teacher.alignment, lattice.blank)
+    else:
+        nodes = lattice
+    if not nodes.has_padding(chunk):
+        return teacher
+    padding = ~nodes.real()
+    if isinstance(teacher, CollapsedTargets):
+        return replace(teacher, log_probs=teacher.log_probs.masked_fill(padding[..., None], -torch.inf))
+    tokens = teacher.tokens.masked_fill(padding, 0)  # (B, P, 1), over the K tokens
+    return replace(teacher, tokens=tokens, log_probs=teacher.log_probs.masked_fill(padding, 0.0))

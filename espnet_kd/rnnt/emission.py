@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from espnet_kd.rnnt.alignment import best_alignment
+from espnet_kd.rnnt.device import full_precision
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import lattice_of
 from espnet_kd.rnnt.loss import chunk_size
@@ -33,8 +34,9 @@ def emission_frames(
     dtype = torch.promote_types(joint.enc.dtype, torch.float32)
     joint = joint.map(lambda x: x.detach().to(dtype)).without_tanh()
     lattice = lattice_of(joint, labels, enc_lens, label_lens, blank)
-    with torch.autocast(joint.enc.device.type, enabled=False):
-        (arcs,) = arc_scores(joint, lattice, chunk_size(chunk, joint))
+    chunk = chunk_size(chunk, joint)
+    with full_precision(joint.enc.device):
+        (arcs,) = arc_scores(lattice.without_padding(joint, chunk), lattice, chunk)
         if any(scores.isnan().any() for scores in arcs):
             raise ValueError(
                 "the model computes NaN: look for parameters or speech samples that are not finite numbers"

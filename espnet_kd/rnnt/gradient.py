@@ -46,11 +46,11 @@ class Gradients:
         if self.enc is None and self.dec is None:
             return
         gradient = torch.mm(x, joint.weight, out=buffers.take("gradient", *hidden.shape))
-        nodes = joint.backward(gradient, hidden, *block.inputs(joint))  # (F, R, J)
+        nodes = joint.backward(gradient, hidden, *block.inputs(joint))  # (b, F, R, J)
         if self.enc is not None:
-            self.enc[block.utterance, block.start : block.stop] += nodes.sum(1)
+            self.enc[block.utterances, block.start : block.stop] += nodes.sum(2)
         if self.dec is not None:
-            self.dec[block.utterance, : block.rows] += nodes.sum(0)
+            self.dec[block.utterances, : block.rows] += nodes.sum(1)
 
 
 def sweep(
@@ -74,11 +74,11 @@ def sweep(
         gradients: the sums to add to; None computes values only.
 
     Returns:
-        (B,) float64: the distillation term of each utterance, without the scale; 0 without a node_term.
+        Scalar, float64: the distillation term, summed over the utterances, without the scale; 0 without a
+        node_term.
     """
     buffers = Buffers(student.enc)
     values: list[Tensor] = []
-    utterances: list[int] = []
     for block in lattice.blocks(chunk):
         hidden, x = logits(student, *block.inputs(student), buffers, "student")
         arcs = None if arc_gradient is None else Arcs(*(block.at(g).flatten() for g in arc_gradient))
@@ -90,13 +90,11 @@ def sweep(
             softened = torch.div(x, node_term.temperature, out=buffers.like_logits("softened", x))
             values.append(node_term.logits_to_gradient(softened, block, None, scale, buffers))
             x = softened if arcs is None else _rnnt_logit_gradient(x, arcs, block).add_(softened)
-        utterances.append(block.utterance)
         if gradients is not None:
             gradients.add(student, block, hidden, x, buffers)
-    total = student.enc.new_zeros(lattice.shape[0], dtype=torch.float64)
-    if values:
-        total.index_add_(0, torch.tensor(utterances, device=total.device), torch.stack(values).double())
-    return total
+    if not values:
+        return student.enc.new_zeros((), dtype=torch.float64)
+    return torch.stack(values).sum(dtype=torch.float64)
 
 
 def _rnnt_logit_gradient(x: Tensor, arc_gradient: Arcs | None, block: LatticeBlock) -> Tensor:

@@ -87,26 +87,27 @@ class Joint:
         return len(self.weight)
 
     def hidden(self, enc: Tensor, dec: Tensor, out: Tensor) -> Tensor:
-        """Compute the activation at the nodes of some frames and rows, (F, J) and (R, J) -> (F * R, J).
+        """Compute the activation at the nodes of some frames and rows, (b, F, J) and (b, R, J) -> (N, J).
 
         Args:
-            enc, dec: projected outputs.
-            out: (F * R, J), memory for the sum; overwritten by the result if the activation has a name.
+            enc, dec: projected outputs; N = b * F * R.
+            out: (N, J), memory for the sum; overwritten by the result if the activation has a name.
         """
-        x = torch.add(enc[:, None], dec, out=out.view(len(enc), len(dec), -1)).flatten(0, 1)
+        shape = (*enc.shape[:2], *dec.shape[1:])
+        x = torch.add(enc[:, :, None], dec[:, None], out=out.view(shape)).flatten(0, 2)
         if not isinstance(self.activation, str):
             return self.activation(x)
         return ACTIVATIONS[self.activation].apply(x)
 
     def backward(self, gradient: Tensor, hidden: Tensor, enc: Tensor, dec: Tensor) -> Tensor:
-        """Compute the gradient by enc + dec, (F, R, J); may overwrite the given one by hidden, (F * R, J)."""
+        """Compute the gradient by enc + dec, (b, F, R, J); may overwrite the given one by hidden, (N, J)."""
         if isinstance(self.activation, str):
             gradient = ACTIVATIONS[self.activation].backward(gradient, hidden)
         else:
             with torch.enable_grad():
-                x = (enc[:, None] + dec).flatten(0, 1).requires_grad_()
+                x = (enc[:, :, None] + dec[:, None]).flatten(0, 2).requires_grad_()
                 (gradient,) = torch.autograd.grad(self.activation(x), x, gradient)
-        return gradient.view(len(enc), len(dec), -1)
+        return gradient.view(*enc.shape[:2], *dec.shape[1:])
 
     def without_tanh(self) -> "Joint":
         """Return a joint network with the same logits, but sigmoid in place of tanh.

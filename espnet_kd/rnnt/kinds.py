@@ -9,6 +9,7 @@ from torch import Tensor
 from espnet_kd.rnnt.alignment import Arcs, log_likelihood, posterior
 from espnet_kd.rnnt.alignment_kl import ArcGradient, alignment_kl
 from espnet_kd.rnnt.compact import CollapsedTargets, OneBestTargets
+from espnet_kd.rnnt.device import to_device
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
@@ -68,7 +69,7 @@ class DistillationTerms(LatticeTerms):
             student, lattice, arcs, scale, gradients if kd_weight else None
         )
         if gradients is not None and (arc_gradient, node_term) != (None, None):
-            kd = kd + sweep(student, lattice, self.chunk, arc_gradient, node_term, scale, gradients)
+            kd = kd.sum() + sweep(student, lattice, self.chunk, arc_gradient, node_term, scale, gradients)
         return rnnt, kd
 
     def _distillation_term(
@@ -82,8 +83,8 @@ class DistillationTerms(LatticeTerms):
         """Compute the distillation term.
 
         Returns:
-            (B,) values, one per utterance; and the term that a sweep over the whole lattice still has to add
-            to the values and gradients, None if nothing is left to add.
+            The sum of the values, or one per utterance, (B,); and the term that a sweep over the whole
+            lattice still has to add to the values and gradients, None if nothing is left to add.
         """
         if self.weights[1] is None:
             return _omitted_term(student), None
@@ -126,7 +127,7 @@ class DistillationTerms(LatticeTerms):
                 t - delay + u - 1 if t > delay else 0
                 for t, u in zip(lattice.frames, lattice.rows, strict=True)
             ]
-            factor = factor / self._divisor(torch.tensor(nodes, device=kl.device).to(kl))
+            factor = factor / self._divisor(to_device(nodes, kl.device).to(kl))
         each = (scale * factor).to(arcs.blank)[:, None, None]
         return factor * kl, ArcGradient(Arcs(*(each / temperature * g for g in gradient)), temperature)
 

@@ -6,26 +6,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_kd.rnnt.device import to_device
 from espnet_kd.rnnt.joint import Joint
 
 # Nodes times classes of a block: small enough for the cache of a CPU, large enough to keep a GPU busy.
 CPU_BLOCK, GPU_BLOCK = 2**19, 2**26
 FEWEST_NODES = 512  # with fewer, products of matrices are slow
+MOST_PADDING = 1.2  # nodes of a block of several utterances, relative to the real ones
 
 
 @dataclass(frozen=True)
 class LatticeBlock:
-    """Some frames of one utterance with all their rows: a rectangle of real nodes.
+    """Some frames of one utterance with all their rows, or several whole utterances with their padding.
 
     Attributes:
-        utterance: index in the batch.
+        utterances: places in the batch.
         start, stop: first frame, and the frame after the last.
-        rows: number of labels + 1.
+        rows: number of labels + 1, of the utterance that has most.
         blank: index of the blank.
-        columns: (N,) next label of each node, frame by frame; the blank in the last row, which has none.
+        columns: (N,) next label of each node, by utterance and frame; the blank in the last row, which has
+            none, and in the padding.
     """
 
-    utterance: int
+    utterances: slice
     start: int
     stop: int
     rows: int
@@ -34,16 +37,16 @@ class LatticeBlock:
 
     @property
     def nodes(self) -> int:
-        """Return the number of nodes."""
-        return (self.stop - self.start) * self.rows
+        """Return the number of nodes, with padding."""
+        return len(self.columns)
 
     def inputs(self, joint: Joint) -> tuple[Tensor, Tensor]:
-        """Return the block's part of enc and dec, (F, J) and (R, J)."""
-        return joint.enc[self.utterance, self.start : self.stop], joint.dec[self.utterance, : self.rows]
+        """Return the block's part of enc and dec, (b, F, J) and (b, R, J)."""
+        return joint.enc[self.utterances, self.start : self.stop], joint.dec[self.utterances, : self.rows]
 
     def at(self, values: Tensor) -> Tensor:
-        """Return the block's part of (B, T, U, ...) values, as a view (F, R, ...)."""
-        return values[self.utterance, self.start : self.stop, : self.rows]
+        """Return the block's part of (B, T, U, ...) values, as a view (b, F, R, ...)."""
+        return values[self.utterances, self.start : self.stop, : self.rows]
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,53 @@ class Lattice:
     def real(self, delay: int = 0) -> Tensor:
         """Return (B, T, U) bool, True at real nodes from frame `delay` on."""
         _, t, u = (torch.arange(size, device=self.labels.device) for size in self.shape)
-        frames, rows = (torch.tensor(n, device=self.labels.device)[:, None] for n in (self.frames, self.rows))
+        frames, rows = to_device([self.frames, self.rows], self.labels.device)[:, :, None]
         return ((t < frames) & (t >= delay))[:, :, None] & (u < rows)[:, None]
 
     def blocks(self, chunk: int) -> Iterator[LatticeBlock]:
-        """Cut every utterance into blocks of about `chunk` nodes, at least one frame each."""
-        for utterance, (frames, rows) in enumerate(zip(self.frames, self.rows, strict=True)):
-            of_row = torch.nn.functional.pad(self.labels[utterance, : rows - 1], (0, 1), value=self.blank)
-            if not frames:
-                continue
-            number = -(-frames // max(1, chunk // rows))
-            size = -(-frames // number)
-            columns = of_row.repeat(size)
+        """Cut the batch into blocks of about `chunk` nodes, at least one frame each."""
+        for first, last in self._groups(chunk):
+            frames, rows = max(self.frames[first:last]), max(self.rows[first:last])
+            of_row = torch.nn.functional.pad(self.labels[first:last, : rows - 1], (0, 1), value=self.blank)
+            number = -(-frames // max(1, chunk // rows)) if last - first == 1 else 1
+            size = max(1, -(-frames // max(1, number)))
+            columns = of_row[:, None].expand(-1, size, -1).reshape(-1)
             for start in range(0, frames, size):
                 stop = min(start + size, frames)
-                yield LatticeBlock(utterance, start, stop, rows, self.blank, columns[: (stop - start) * rows])
+                part = columns[: (last - first) * (stop - start) * rows]
+                yield LatticeBlock(slice(first, last), start, stop, rows, self.blank, part)
+
+    def _groups(self, chunk: int) -> list[tuple[int, int]]:
+        """Return first place, and the place after the last, of utterances that can share a block.
+
+        Together they have `chunk` nodes at most, of which few are padding.
+        """
+        groups: list[tuple[int, int]] = []
+        for place in range(len(self.frames)):
+            if groups:
+                first = groups[-1][0]
+                frames, rows = self.frames[first : place + 1], self.rows[first : place + 1]
+                padded = len(frames) * max(frames) * max(rows)
+                real = sum(t * u for t, u in zip(frames, rows, strict=True))
+                if padded <= min(chunk, MOST_PADDING * real):
+                    groups[-1] = (first, place + 1)
+                    continue
+            groups.append((place, place + 1))
+        return groups
+
+    def has_padding(self, chunk: int) -> bool:
+        """Return whether blocks of `chunk` nodes contain padding."""
+        sizes = list(zip(self.frames, self.rows, strict=True))
+        return any(len(set(sizes[first:last])) > 1 for first, last in self._groups(chunk))
+
+    def without_padding(self, joint: Joint, chunk: int) -> Joint:
+        """Return a joint network with zeros in the padding, which may hold anything, if blocks contain it."""
+        if not self.has_padding(chunk):
+            return joint
+        padding = ~self.real()
+        enc = joint.enc[:, : self.shape[1]].masked_fill(padding[:, :, :1], 0.0)
+        dec = joint.dec.masked_fill(padding[:, 0, :, None], 0.0)
+        return joint.with_tensors(enc, dec, joint.weight, joint.bias)
 
     def cropped(self, delay: int) -> "Lattice":
         """Return the lattice with `delay` frames fewer; every utterance keeps at least one frame."""
@@ -107,12 +142,13 @@ def lattice_of(joint: Joint, labels: Tensor, enc_lens: Tensor, label_lens: Tenso
     Args:
         joint: a model's tensors for B utterances, T frames, U rows and V classes.
         labels: (B, L) integers; padding is ignored.
-        enc_lens: (B,) integers, number of frames of each utterance.
-        label_lens: (B,) integers, number of labels of each utterance.
+        enc_lens: (B,) integers, number of frames of each utterance; on the host, or the host waits for them.
+        label_lens: (B,) integers, number of labels of each utterance; likewise.
         blank: index of the blank, 0 <= blank < V.
 
     Raises:
-        ValueError: a length exceeds the size of its tensor, or a label is the blank or not in the vocabulary.
+        ValueError: a length exceeds the size of its tensor, or a label on the host is the blank or not in the
+            vocabulary.
     """
     batch, frames, rows = joint.shape
     if not batch:
@@ -142,13 +178,24 @@ def lattice_of(joint: Joint, labels: Tensor, enc_lens: Tensor, label_lens: Tenso
         for number, n in enumerate(lengths[-1]):
             if not least <= n <= most:
                 raise ValueError(f"{name}[{number}] is {n}: give {least} to {most}, to fit the {what}")
-    real = torch.arange(labels.shape[1], device=labels.device) < label_lens.to(labels.device)[:, None]
-    wrong = real & ((labels < 0) | (labels >= joint.classes) | (labels == blank))
+    counts = to_device(lengths[1], labels.device)
+    real = torch.arange(labels.shape[1], device=labels.device) < counts[:, None]
+    if labels.device.type == "cpu":  # on a GPU the host would have to wait for the answer
+        _check_labels(labels, real, joint.classes, blank)
+    kept = labels.long().masked_fill(~real, blank).to(joint.enc.device)
+    return Lattice(kept, tuple(lengths[0]), tuple(n + 1 for n in lengths[1]), joint.shape, blank)
+
+
+def _check_labels(labels: Tensor, real: Tensor, classes: int, blank: int) -> None:
+    """Check (B, L) labels where ``real`` is True.
+
+    Raises:
+        ValueError: one is the blank or not in the vocabulary.
+    """
+    wrong = real & ((labels < 0) | (labels >= classes) | (labels == blank))
     if wrong.any():
         utterance, place = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"label {place} of utterance {utterance} is {int(labels[utterance, place])}, but labels are 0 to "
-            f"{joint.classes - 1} without the blank, {blank}: check the token list"
+            f"{classes - 1} without the blank, {blank}: check the token list"
         )
-    kept = labels.long().masked_fill(~real, blank).to(joint.enc.device)
-    return Lattice(kept, tuple(lengths[0]), tuple(n + 1 for n in lengths[1]), joint.shape, blank)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from espnet_kd.rnnt.alignment import Alignment, best_alignment
 from espnet_kd.rnnt.compact import OneBestTargets
+from espnet_kd.rnnt.device import to_device
 from espnet_kd.rnnt.gradient import Gradients, sweep
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
@@ -27,8 +28,8 @@ def term_on_alignment(
         chunk: nodes whose logits are held at a time.
 
     Returns:
-        The student's nodes, without those that the delay moves past the last frame; and the term on a lattice
-        of P frames and one row that consists of these nodes.
+        The student's nodes; and the term on a lattice of P frames and one row that consists of these nodes,
+        in which those that the delay moves past the last frame weigh nothing.
     """
     if isinstance(teacher, OneBestTargets):
         alignment, weights = _delayed(teacher.alignment, lattice, delay)
@@ -49,16 +50,17 @@ def sweep_alignment(
     scale: float,
     gradients: Gradients | None,
 ) -> Tensor:
-    """Visit the nodes of an alignment as `sweep` visits those of a lattice; return (B,) float64 values."""
+    """Visit the nodes of an alignment as `sweep` visits those of a lattice; return the sum of its values."""
     nodes, along = gather_nodes(student, alignment), alignment_lattice(alignment, lattice.blank)
     if gradients is None:
         return sweep(nodes, along, chunk, None, node_term, scale, None)
     gathered = gradients.for_gathered_nodes(nodes)
     values = sweep(nodes, along, chunk, None, node_term, scale, gathered)
-    for b, length in enumerate(alignment.lengths):
-        for whole, index in ((gradients.enc, alignment.frames), (gradients.dec, alignment.rows)):
-            if whole is not None and gathered.enc is not None:
-                whole[b].index_add_(0, index[b, :length], gathered.enc[b, :length])
+    first = torch.arange(len(nodes.enc), device=nodes.enc.device)[:, None]
+    for whole, index in ((gradients.enc, alignment.frames), (gradients.dec, alignment.rows)):
+        if whole is not None and gathered.enc is not None:  # in the padding the gradient is 0
+            places = (first * whole.shape[1] + index).flatten()
+            whole.view(-1, whole.shape[2]).index_add_(0, places, gathered.enc.flatten(0, 1))
     return values
 
 
@@ -78,12 +80,12 @@ def alignment_lattice(alignment: Alignment, blank: int) -> Lattice:
 
 def _delayed(alignment: Alignment, lattice: Lattice, delay: int) -> tuple[Alignment, Tensor]:
     """Move an alignment `delay` frames later; return it and weights, (B, P, 1), 0 past the last frame."""
-    lengths = torch.tensor(alignment.lengths, device=alignment.frames.device)[:, None]
-    frames = torch.tensor(lattice.frames, device=alignment.frames.device)[:, None]
+    lengths, frames = to_device([alignment.lengths, lattice.frames], alignment.frames.device)[:, :, None]
     steps = torch.arange(alignment.frames.shape[1], device=alignment.frames.device)
     real = (steps < lengths) & (alignment.frames + delay < frames)
-    kept = tuple(real.sum(1).tolist())
     moved = Alignment(
-        torch.where(real, alignment.frames + delay, 0), torch.where(real, alignment.rows, 0), kept
+        torch.where(real, alignment.frames + delay, 0),
+        torch.where(real, alignment.rows, 0),
+        alignment.lengths,  # the number of nodes that stay is not known to the host
     )
     return moved, real[:, :, None]

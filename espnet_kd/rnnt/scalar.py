@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
+from espnet_kd.rnnt.device import full_precision
 from espnet_kd.rnnt.gradient import Gradients
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import Lattice
@@ -33,14 +34,16 @@ class LatticeTerms(Protocol):
 
     Attributes:
         weights: factors of the RNN-T loss and of the distillation term; None leaves a term out.
+        chunk: nodes whose logits are held at a time.
     """
 
     weights: tuple[float | None, float | None]
+    chunk: int
 
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
     ) -> tuple[Tensor, Tensor]:
-        """Compute both terms, rnnt and kd, (B,) each, and add the gradient of the loss.
+        """Compute both terms, rnnt and kd, as a sum or (B,), and add the gradient of the loss.
 
         Args:
             student: detached.
@@ -100,12 +103,13 @@ def reduce_terms(student: Joint, lattice: Lattice, terms: LatticeTerms, reductio
     share = 1.0 / batch if reduction == "mean" else 1.0
 
     def compute(joint: Joint, gradients: Gradients | None) -> tuple[Tensor, ...]:
-        rnnt, kd = (share * values.double().sum() for values in terms(joint, lattice, share, gradients))
+        clean = lattice.without_padding(joint, terms.chunk)
+        rnnt, kd = (share * values.double().sum() for values in terms(clean, lattice, share, gradients))
         loss = sum(w * term for w, term in zip(terms.weights, (rnnt, kd), strict=True) if w)
         return tuple(torch.as_tensor(x).to(joint.enc) for x in (loss, rnnt, kd))
 
     dtype = torch.promote_types(student.enc.dtype, torch.float32)
-    with torch.autocast(student.enc.device.type, enabled=False):
+    with full_precision(student.enc.device):
         wide = student.map(lambda x: x.to(dtype)).without_tanh()
         if not torch.is_grad_enabled():
             wide = wide.map(torch.Tensor.detach)  # or the forward pass would compute gradients in vain

@@ -127,14 +127,14 @@ class GroupedKL(NodeTerm):
     def _columns(self, block: LatticeBlock) -> Tensor:
         """Return (N, C), the classes that are not merged."""
         if self.tokens is not None:
-            return block.at(self.tokens).flatten(0, 1)
+            return block.at(self.tokens).flatten(0, 2)
         return label_and_blank(block)
 
     def _target(self, block: LatticeBlock, columns: Tensor, buffers: Buffers) -> Tensor:
         """Return log p at the nodes of a block, (N, C + 1)."""
         if self.log_probs is not None:
             frames = _teacher_frames(block, self.delay, self.log_probs)
-            return self.log_probs[block.utterance, frames, : block.rows].flatten(0, 1)
+            return self.log_probs[block.utterances, frames, : block.rows].flatten(0, 2)
         assert self.teacher is not None  # one of the two is given
         teacher = teacher_logits(self.teacher, block, self.delay, self.temperature, buffers)
         return group_classes(teacher, columns, block)[1]
@@ -145,7 +145,7 @@ def teacher_logits(
 ) -> Tensor:
     """Compute the teacher's logits / temperature at a block, (N, V), in the buffers named `teacher`."""
     frames = _teacher_frames(block, delay, teacher.enc)
-    enc, dec = teacher.enc[block.utterance, frames], teacher.dec[block.utterance, : block.rows]
+    enc, dec = teacher.enc[block.utterances, frames], teacher.dec[block.utterances, : block.rows]
     _, x = logits(teacher, enc, dec, buffers, "teacher")
     return x if temperature == 1.0 else x.div_(temperature)
 

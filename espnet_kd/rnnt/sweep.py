@@ -37,11 +37,11 @@ def logits(joint: Joint, enc: Tensor, dec: Tensor, buffers: Buffers, name: str) 
 
     Args:
         joint: the model.
-        enc, dec: (F, J) and (R, J) projected outputs; N = F * R.
+        enc, dec: (b, F, J) and (b, R, J) projected outputs; N = b * F * R.
         buffers: memory of the results.
         name: first word of the names of the two buffers.
     """
-    nodes, (classes, space) = len(enc) * len(dec), joint.weight.shape
+    nodes, (classes, space) = enc.shape[:2].numel() * dec.shape[1], joint.weight.shape
     hidden = joint.hidden(enc, dec, buffers.take(f"{name} hidden", nodes, space))
     x = buffers.take(f"{name} logits", nodes, classes)
     return hidden, torch.addmm(joint.bias, hidden, joint.weight.t(), out=x)
@@ -84,4 +84,9 @@ def arc_scores(
             for values, to in ((blank, arcs.blank), (label, arcs.label)):
                 view = block.at(to)
                 view.copy_((values - total).view(view.shape))
+    if lattice.has_padding(chunk):
+        padding = ~lattice.real()
+        for arcs in scores:
+            for values in arcs:
+                values.masked_fill_(padding, -math.inf)
     return scores

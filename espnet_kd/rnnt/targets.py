@@ -7,6 +7,7 @@ from torch import Tensor
 
 from espnet_kd.rnnt.alignment import best_alignment
 from espnet_kd.rnnt.compact import CollapsedTargets, OneBestTargets, Tail
+from espnet_kd.rnnt.device import full_precision
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.lattice import lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
@@ -36,9 +37,10 @@ def collapsed_targets(
     teacher, lattice = _in_float32(teacher), lattice_of(teacher, labels, enc_lens, label_lens, blank)
     check_number("temperature", temperature, above_zero=True)
     log_probs = teacher.enc.new_zeros(*lattice.shape, 3)
-    buffers = Buffers(teacher.enc)
-    with torch.autocast(teacher.enc.device.type, enabled=False):
-        for block in lattice.blocks(chunk_size(chunk, teacher)):
+    buffers, chunk = Buffers(teacher.enc), chunk_size(chunk, teacher)
+    with full_precision(teacher.enc.device):
+        teacher = lattice.without_padding(teacher, chunk)
+        for block in lattice.blocks(chunk):
             x = teacher_logits(teacher, block, 0, temperature, buffers)
             to = block.at(log_probs)
             to.copy_(group_classes(x, label_and_blank(block), block)[1].view(to.shape))
@@ -89,8 +91,8 @@ def one_best_targets(
                 "token list"
             )
     chunk, mean = chunk_size(chunk, teacher), mean or _mean_posteriors
-    with torch.autocast(teacher.enc.device.type, enabled=False):
-        (arcs,) = arc_scores(teacher, lattice, chunk)
+    with full_precision(teacher.enc.device):
+        (arcs,) = arc_scores(lattice.without_padding(teacher, chunk), lattice, chunk)
         alignment = best_alignment(arcs, lattice)
         members = [gather_nodes(joint, alignment) for joint in (teacher, *map(_in_float32, others))]
         buffers = [Buffers(nodes.enc) for nodes in members]
@@ -101,7 +103,8 @@ def one_best_targets(
             x = [teacher_logits(m, block, 0, temperature, b) for m, b in zip(members, buffers, strict=True)]
             found = (mean(x) if others else x[0]).log_softmax(-1).topk(k)
             for to, values in ((log_probs, found.values), (tokens, found.indices)):
-                to[block.utterance, block.start : block.stop] = values
+                view = to[block.utterances, block.start : block.stop]
+                view.copy_(values.view(view.shape))
     return OneBestTargets(alignment, tokens, log_probs, tail, renorm, float(temperature))
 
 

@@ -1,8 +1,9 @@
-"""``espnet-kd score-eval2000``: compute the official WER of Hub5'00 by NIST's hubscr.pl if it is installed.
+"""``espnet-kd score-eval2000``: compute the official WER of Hub5'00 or RT-03 by NIST's hubscr.pl if it is installed.
 
 Without hubscr.pl, jiwer counts the words that pass the same filter, but it knows neither the rules of equal
 words (GLM) nor optional words, so the numbers cannot be compared with published ones. The scores of
-Switchboard, CallHome and both are written beside the decoded set as DIR_swbd, DIR_callhm and DIR_all.
+Switchboard, CallHome (of Hub5'00), Fisher (of RT-03) and of all are written beside the decoded set as DIR_swbd,
+DIR_callhm, DIR_fsh and DIR_all.
 """
 
 import re
@@ -21,7 +22,7 @@ from espnet_kd.scoring.alignment import Aligned, Counts, align, join
 from espnet_kd.scoring.score import summary
 
 SCORERS = ("auto", "hubscr", "jiwer")
-SUBSETS = {"swbd": "sw_", "callhm": "en_", "all": ""}  # by the first letters of a call
+SUBSETS = {"swbd": "sw_", "callhm": "en_", "fsh": "fsh_", "all": ""}  # by the first letters of a call
 
 UTTERANCE = re.compile(r"(?P<call>\S+)-(?P<side>[AB])_(?P<start>\d{1,9})-(?P<end>\d{1,9})")
 NOISES = frozenset("[noise] [laughter] [vocalized-noise] <unk>".split())

@@ -11,7 +11,7 @@ from espnet_kd.data import dump
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.errors import UserError
-from espnet_kd.files import fingerprint, read_table, table_files
+from espnet_kd.files import fingerprint, iterate_rows, read_table, table_files
 from espnet_kd.rnnt import Joint, OneBestTargets
 from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
 from espnet_kd.targets.store import Store
@@ -29,6 +29,7 @@ from espnet_kd.teachers.options import (
     teacher_options,
     teacher_taps,
     term_options,
+    token_users,
 )
 from espnet_kd.teachers.speech import check_alike
 from espnet_kd.teachers.taps import LATTICE, probe
@@ -156,7 +157,7 @@ def load(options: TeacherOptions) -> list[Experiment]:
     experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
     first = next((e for e in experiments if e.rate is not None), experiments[0])
     for other in experiments:
-        check_tokens(experiments[0].tokens, other)
+        check_tokens(experiments[0].tokens, other, "the mean of their posteriors")
         check_rate(first.rate, f"teacher {first.directory}", other)
         if other.features is not None:
             raise UserError(
@@ -247,7 +248,7 @@ def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
     sources, found = [dump.read_dump(path) for path in paths], {}
     for source in sources:
         texts = read_table(source.path / "text") if with_text else {}
-        for utt, wav in source.absolute().items():
+        for utt, wav in source.absolute():
             if with_text and utt not in texts:
                 raise UserError(
                     f"{source.path}/text has no transcript of {utt}, which targets of a decoder need"
@@ -293,7 +294,8 @@ def stored_teacher(
             f"(input_size: {args.input_size}): give the teacher itself, `teacher: {{exp: DIRECTORY}}`"
         )
     store = Store(str(options.store))
-    problem = mismatch(store.manifest, options, tokens) or unserved(store.manifest, terms, taps)
+    needed = tokens if token_users(terms) else None
+    problem = mismatch(store.manifest, options, needed) or unserved(store.manifest, terms, taps)
     if problem is None and rate not in (None, store.manifest.rate):
         problem = f"they are of speech at {store.manifest.rate} Hz, the student expects {rate}"
     if problem is not None:
@@ -302,9 +304,12 @@ def stored_teacher(
     return StoredTeacher(store, taps)
 
 
-def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str]) -> str | None:
-    """Say how the teachers or the token list of a store differ from a training's; None if they agree."""
-    if manifest.tokens != tokens_checksum(tokens):
+def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str] | None) -> str | None:
+    """Say how the teachers or the token list of a store differ from a training's; None if they agree.
+
+    ``tokens`` is None where they may differ.
+    """
+    if tokens is not None and manifest.tokens != tokens_checksum(tokens):
         return "they are of a teacher with another token list than the student's"
     if not options.directories:
         return None
@@ -375,7 +380,7 @@ def _check_utterances(store: Store, args: argparse.Namespace) -> None:
     both = (args.train_data_path_and_name_and_type, args.valid_data_path_and_name_and_type)
     tables = [path for entries in both for path, name, _ in entries if name == "speech"]
     for path in (file for table in tables for file in table_files(table)):
-        if (utt := store.missing(read_table(path))) is not None:
+        if (utt := store.missing(utt for utt, _ in iterate_rows(path))) is not None:
             raise UserError(
                 f"{store.directory} has no targets of utterance {utt} of {path}: it was made of other data; "
                 "make it again"

@@ -1,6 +1,7 @@
 """Convert targets to and from the rows of a store, and read them in training instead of running a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_kd.criteria import TopClasses, top_classes
 from espnet_kd.criteria.distribution import LOG_ZERO
 from espnet_kd.errors import UserError
+from espnet_kd.host.training import Preprocess
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_targets, one_best_targets
 from espnet_kd.rnnt.alignment import Alignment
+from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers.taps import Targets
 
+WORD = 8  # bytes
+STORED_TARGETS = "stored_targets_"  # begin of the names of targets in a batch
 OutputTensors = tuple[Tensor, Tensor, str]  # weight, bias and activation of an output layer, as in rnnt.Joint
 
 
@@ -75,75 +80,151 @@ def _path_rows(found: OneBestTargets, tap: TapFormat) -> NDArray[Any]:
     return rows
 
 
+def pack(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the bytes of rows, (P,), as (P, W) integers, which ESPnet's batches can have; see ``unpack``."""
+    size = rows.dtype.itemsize
+    content = np.zeros((len(rows), -(-size // WORD) * WORD), np.uint8)
+    content[:, :size] = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), size)
+    return content.view(np.int64)
+
+
+def unpack(packed: Tensor, tap: TapFormat) -> dict[str, Tensor]:
+    """Take the columns out of packed rows.
+
+    Args:
+        packed: (B, P, W) int64, on any device; padding may hold anything.
+        tap: how they are stored.
+
+    Returns:
+        (B, P) or (B, P, N) by the name of the column; int64, or float32.
+    """
+    content, columns = packed.view(torch.uint8), {}
+    for name, (kind, offset, *_) in (tap.row.fields or {}).items():
+        number = kind.base
+        column = content[..., offset : offset + kind.itemsize].contiguous()
+        if number.kind == "f":
+            column = column.view(torch.float16 if number.itemsize == 2 else torch.float32).float()
+        else:  # of unsigned integers torch knows little
+            signed = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[number.itemsize]
+            column = column.view(signed).long() & (2 ** (8 * number.itemsize) - 1)
+        columns[name] = column if kind.shape else column[..., 0]
+    return columns
+
+
 def to_targets(
-    rows: Sequence[NDArray[Any]],
+    packed: Tensor,
+    positions: Sequence[int],
     tap: TapFormat,
     utterances: Sequence[str],
-    device: torch.device,
     labels: Sequence[int] = (),
     output: OutputTensors | None = None,
 ) -> Targets:
-    """Convert the rows of several utterances to a padded batch of targets.
+    """Convert packed rows of several utterances to a padded batch of targets.
 
     Args:
-        rows: (P_b,) of each utterance.
+        packed: (B, P, W), see ``pack``; on the device of the batch.
+        positions: number of rows of each utterance.
         tap: how they are stored.
         utterances: ids of the utterances.
-        device: device of the batch.
         labels: number of tokens of each transcript, for a lattice.
         output: output layer on the device, for a lattice of the kind `joint`.
     """
+    columns, names = unpack(packed, tap), tuple(utterances)
     if tap.kind == "joint" and output is not None:
-        return _joint(rows, utterances, device, labels, output)
+        frames = [p - count - 1 for p, count in zip(positions, labels, strict=True)]
+        steps = torch.tensor(frames)[:, None] + torch.arange(max(labels) + 1)  # of the prediction network
+        steps = to_device(steps.clamp(max=packed.shape[1] - 1), packed.device)
+        values = columns["values"]
+        dec = values.gather(1, steps[:, :, None].expand(-1, -1, values.shape[2]))
+        return Targets(Joint(values[:, : max(frames)], dec, *output), torch.tensor(frames), names)
     if tap.kind == "collapsed":
-        return _collapsed(rows, utterances, device, labels)
-    padded = np.zeros((len(rows), max(map(len, rows))), tap.row)
-    for one, whole in zip(rows, padded, strict=True):
-        whole[: len(one)] = one
-
-    def tensor(name: str, dtype: Any) -> Tensor:
-        return torch.from_numpy(padded[name].astype(dtype)).to(device)
-
-    positions = [len(r) for r in rows]
+        frames = [p // (count + 1) for p, count in zip(positions, labels, strict=True)]
+        log_probs = _by_frame(columns["log_probs"], frames, labels)
+        return Targets(CollapsedTargets(log_probs), torch.tensor(frames), names)
     if tap.kind == "path":  # frames + labels nodes
-        alignment = Alignment(tensor("frame", np.int64), tensor("row", np.int64), tuple(positions))
-        stored = OneBestTargets(alignment, tensor("tokens", np.int64), tensor("log_probs", np.float32))
+        alignment = Alignment(columns["frame"], columns["row"], tuple(positions))
+        stored = OneBestTargets(alignment, columns["tokens"], columns["log_probs"])
         frames = [p - count for p, count in zip(positions, labels, strict=True)]
-        return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
-    lengths = torch.tensor(positions, device=device)
+        return Targets(stored, torch.tensor(frames), names)
+    lengths = torch.tensor(positions)
     if tap.kind == "values":
-        return Targets(tensor("values", np.float32), lengths, tuple(utterances))
-    top = TopClasses(tensor("tokens", np.int64), tensor("log_probs", np.float32))
-    return Targets(top, lengths, tuple(utterances))
+        return Targets(columns["values"], lengths, names)
+    return Targets(TopClasses(columns["tokens"], columns["log_probs"]), lengths, names)
 
 
-def _joint(
-    rows: Sequence[NDArray[Any]],
-    utterances: Sequence[str],
-    device: torch.device,
-    labels: Sequence[int],
-    output: OutputTensors,
-) -> Targets:
-    """Convert rows of the kind `joint` to the tensors of a joint network, with padding."""
-    frames = [len(r) - count - 1 for r, count in zip(rows, labels, strict=True)]
-    values = [torch.from_numpy(r["values"].astype(np.float32)) for r in rows]
-    enc = pad_sequence([v[:t] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
-    dec = pad_sequence([v[t:] for v, t in zip(values, frames, strict=True)], batch_first=True).to(device)
-    return Targets(Joint(enc, dec, *output), torch.tensor(frames, device=device), tuple(utterances))
+def _by_frame(log_probs: Tensor, frames: Sequence[int], labels: Sequence[int]) -> Tensor:
+    """Arrange the nodes of lattices, (B, P, 3), frame by frame: (B, T, U, 3)."""
+    batch, rows = len(frames), torch.tensor(labels)[:, None, None] + 1
+    t, u = torch.arange(max(frames))[:, None], torch.arange(max(labels) + 1)
+    places = (t * rows + u).clamp(max=log_probs.shape[1] - 1)  # (B, T, U); beyond an utterance any will do
+    last = to_device((u == rows - 1).expand(places.shape), log_probs.device)
+    index = to_device(places.view(batch, -1, 1).expand(-1, -1, 3).contiguous(), log_probs.device)
+    found = log_probs.gather(1, index).view(*places.shape, 3)
+    found[..., 0].masked_fill_(last, -torch.inf)  # the last row has no next label
+    return found
 
 
-def _collapsed(
-    rows: Sequence[NDArray[Any]], utterances: Sequence[str], device: torch.device, labels: Sequence[int]
-) -> Targets:
-    """Convert rows of the kind `collapsed` to targets of a batch, with padding."""
-    lattices = [r["log_probs"].reshape(-1, count + 1, 3) for r, count in zip(rows, labels, strict=True)]
-    frames = [len(lattice) for lattice in lattices]
-    padded = np.zeros((len(rows), max(frames), max(labels) + 1, 3), np.float32)
-    for one, whole in zip(lattices, padded, strict=True):
-        whole[: one.shape[0], : one.shape[1]] = one
-        whole[:, one.shape[1] - 1, 0] = -np.inf  # the last row has no next label
-    stored = CollapsedTargets(torch.from_numpy(padded).to(device))
-    return Targets(stored, torch.tensor(frames, device=device), tuple(utterances))
+def check_record(
+    record: TargetRecord, where: Path, samples: int, audio: NDArray[Any] | None, tokens: Sequence[int] | None
+) -> None:
+    """Check that targets were computed from this audio and this transcript.
+
+    Args:
+        record: of the utterance.
+        where: the store, for messages.
+        samples: length of the audio.
+        audio: its samples, (N,); None leaves the check of their values out.
+        tokens: the transcript; None if there is none.
+
+    Raises:
+        UserError: one is another.
+    """
+    if record.samples != samples:
+        raise UserError(
+            f"{record.utt} has {samples} samples, but {record.samples} in {where}: the targets are "
+            "of other audio; make them again"
+        )
+    if audio is not None and record.audio not in (None, audio_checksum(audio)):
+        raise UserError(
+            f"the audio of {record.utt} is not that of its targets in {where}: make "
+            "them again if the data changed; a preprocessor must not change the samples of the file"
+        )
+    if tokens is not None and record.text not in (None, text_checksum(tokens)):
+        raise UserError(
+            f"{record.utt} has another transcript in {where}: the targets are of other text; make them again"
+        )
+
+
+class WithStoredTargets:
+    """Preprocess an utterance for the student, and add its stored targets: in the workers that load data.
+
+    Args:
+        student: ESPnet's preparation of the student's data; None for nothing.
+        store: directory of the targets.
+        taps: module paths of the layers to read.
+    """
+
+    def __init__(self, student: Preprocess | None, store: str | Path, taps: Sequence[str]) -> None:
+        self.student, self.store, self.taps = student, Store(store), list(dict.fromkeys(taps))
+
+    def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the student's data with the packed rows of every layer added.
+
+        Raises:
+            UserError: the utterance is missing or damaged in the store, or of other audio or text.
+        """
+        record = self.store.read(utt, self.taps)
+        # Before the student's augmentation, which may change the samples in place.
+        check_record(record, self.store.directory, len(data["speech"]), data["speech"], None)
+        found = data if self.student is None else self.student(utt, data)
+        if "text" in found:
+            check_record(record, self.store.directory, record.samples, None, found["text"].tolist())
+        return {**found, **{batch_key(i): pack(record.rows[tap]) for i, tap in enumerate(self.taps)}}
+
+
+def batch_key(tap: int) -> str:
+    """Return the name of the targets of a layer, counted from 0, in a batch."""
+    return f"{STORED_TARGETS}{tap}"
 
 
 class StoredTeacher:
@@ -158,7 +239,6 @@ class StoredTeacher:
         self.store = store
         self.taps = list(dict.fromkeys(taps))
         self._output: OutputTensors | None = None
-        self._compared: set[str] = set()
 
     def targets(
         self,
@@ -170,6 +250,8 @@ class StoredTeacher:
     ) -> dict[str, Targets]:
         """Read the targets of a batch; arguments and result as of ``OnlineTeacher.targets``.
 
+        Trainings read them while they load data, see ``WithStoredTargets``.
+
         Raises:
             UserError: an utterance is missing or damaged, or the store has targets of other speech or another
                 transcript.
@@ -180,45 +262,46 @@ class StoredTeacher:
                 "tasks"
             )
         records = [self.store.read(utt, self.taps) for utt in utt_id]
-        where = self.store.directory
-        for record, samples in zip(records, speech_lengths.tolist(), strict=True):
-            if record.samples != samples:
-                raise UserError(
-                    f"{record.utt} has {samples} samples, but {record.samples} in {where}: the targets are "
-                    "of other audio; make them again"
-                )
-        self._check_audio(records, speech, speech_lengths)
-        for record, tokens, length in zip(records, text.tolist(), text_lengths.tolist(), strict=True):
-            if record.text not in (None, text_checksum(tokens[:length])):
-                raise UserError(
-                    f"{record.utt} has another transcript in {where}: the targets are of other text; "
-                    "make them again"
-                )
-        taps, labels = self.store.manifest.taps, text_lengths.tolist()
-        output = self._output_layer(speech.device)
-        return {
-            tap: to_targets([r.rows[tap] for r in records], taps[tap], utt_id, speech.device, labels, output)
-            for tap in self.taps
-        }
+        samples, labels = speech_lengths.tolist(), text_lengths.tolist()
+        waveforms = speech.detach().float().cpu().numpy()
+        for i, (record, tokens) in enumerate(zip(records, text.tolist(), strict=True)):
+            audio = waveforms[i, : samples[i]]
+            check_record(record, self.store.directory, samples[i], audio, tokens[: labels[i]])
+        rows = [[torch.from_numpy(pack(r.rows[tap])) for r in records] for tap in self.taps]
+        packed = [pad_sequence(of_tap, batch_first=True).to(speech.device) for of_tap in rows]
+        return self._unpacked(packed, [list(map(len, of_tap)) for of_tap in rows], labels, utt_id)
 
-    def _check_audio(self, records: Sequence[TargetRecord], speech: Tensor, lengths: Tensor) -> None:
-        """Check, once for each utterance, that the targets were computed from this audio, (B, N) samples.
+    def loaded(
+        self, batch: MutableMapping[str, Any], text_lengths: HostCopy
+    ) -> Callable[[], dict[str, Targets]] | None:
+        """Take the targets that ``WithStoredTargets`` has added out of a batch; None if it has none.
 
-        Raises:
-            UserError: an utterance has other samples.
+        Returns:
+            A function that makes the targets of them; until it is called nothing waits for a GPU.
         """
-        new = [i for i, record in enumerate(records) if record.utt not in self._compared]
-        if not new:
-            return
-        waveforms = speech[new].detach().float().cpu().numpy()
-        for i, waveform, length in zip(new, waveforms, lengths[new].tolist(), strict=True):
-            record = records[i]
-            if record.audio not in (None, audio_checksum(waveform[:length])):
-                raise UserError(
-                    f"the audio of {record.utt} is not that of its targets in {self.store.directory}: make "
-                    "them again if the data changed; a preprocessor must not change the samples of the file"
-                )
-            self._compared.add(record.utt)
+        if batch_key(0) not in batch:
+            return None
+        keys = [batch_key(i) for i in range(len(self.taps))]
+        packed = [batch.pop(key) for key in keys]
+        lengths = [HostCopy(batch.pop(f"{key}_lengths")) for key in keys]
+        names = batch.get("utt_id") or [f"number {i}" for i in range(len(packed[0]))]
+        return lambda: self._unpacked(
+            packed, [copy.read().tolist() for copy in lengths], text_lengths.read().tolist(), names
+        )
+
+    def _unpacked(
+        self,
+        packed: Sequence[Tensor],
+        positions: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        utterances: Sequence[str],
+    ) -> dict[str, Targets]:
+        """Make the targets of every layer of its packed rows."""
+        taps, output = self.store.manifest.taps, self._output_layer(packed[0].device)
+        return {
+            tap: to_targets(x, counts, taps[tap], utterances, labels, output)
+            for tap, x, counts in zip(self.taps, packed, positions, strict=True)
+        }
 
     def _output_layer(self, device: torch.device) -> OutputTensors | None:
         """Return the store's output layer on a device; None if it has none."""

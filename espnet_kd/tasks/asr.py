@@ -16,17 +16,20 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 
 from espnet_kd.command_line import example
-from espnet_kd.config import parse_yaml, with_numbers
+from espnet_kd.config import parse_yaml, read_config, with_numbers
+from espnet_kd.data import batches
 from espnet_kd.data.dump import are_hypotheses
+from espnet_kd.data.tables import SortedTable, unshared_keys
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError, debugging, error_line
-from espnet_kd.files import read_table
 from espnet_kd.host.options import NestedDictAction
-from espnet_kd.host.training import named_classes
+from espnet_kd.host.outputs import CHECKPOINT
+from espnet_kd.host.training import gpus_of, named_classes
 from espnet_kd.methods import active, registered
 from espnet_kd.methods.distillation import check_transcripts
 from espnet_kd.methods.method import Preprocess
 from espnet_kd.methods.transducer import LatticeTransducer, with_lattice_loss
+from espnet_kd.schedule import stretched
 from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.teachers.experiment import naming_stand_in
 
@@ -58,6 +61,7 @@ class WithMethods(AbsTask):
         """Train, in this process or in one that was started for a GPU; show a user's mistake in one line."""
         try:
             check_inputs(args, named_classes(cls))
+            fit_batches(args)
             super().main_worker(args)
         except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
             if args.distributed and args.multiprocessing_distributed and not debugging():
@@ -163,6 +167,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Distillation")
     for method in registered():
         method.add_arguments(group)
+    text = "GPUs in all that batch_bins and accum_grad are for; with others both follow, so that an update sees as much speech"
+    group.add_argument("--config_ngpu", type=int, default=0, help=f"{text}; 0: they stay")
+
+
+# Keys of a configuration in which weights change with the training step.
+SCHEDULED = ("task_weight", "criteria", "scheduled_sampling", "mutual")
+
+
+def fit_batches(args: argparse.Namespace) -> None:
+    """Change batches and schedules to the GPUs that train, see ``data/batches.py``.
+
+    Raises:
+        UserError: a training with schedules, which count batches, continues on another number of GPUs.
+    """
+    if args.collect_stats or not args.config_ngpu:
+        return
+    gpus = gpus_of(args)
+    factor = batches.fit(args, gpus)
+    before = Path(args.output_dir, "config.yaml")
+    counted = {key: getattr(args, key) for key in SCHEDULED}
+    if stretched(counted, 2) == counted:
+        return
+    if args.resume and before.is_file() and Path(args.output_dir, CHECKPOINT).is_file():
+        accum_grad = read_config(before).get("accum_grad")
+        if accum_grad != args.accum_grad:
+            raise UserError(
+                f"{args.output_dir} was trained with accum_grad {accum_grad}, and {gpus} GPUs give "
+                f"{args.accum_grad}: its schedules count batches, so continue on as many GPUs as before"
+            )
+    for key, value in counted.items():
+        setattr(args, key, stretched(value, factor))
 
 
 def read_numbers(args: argparse.Namespace) -> None:
@@ -214,18 +249,17 @@ def check_utterances(args: argparse.Namespace) -> None:
         return
     if not (Path(data[0][0]).is_file() and Path(files[0]).is_file()):
         return  # asr.sh's --num_splits_asr: directories of parts, split by the shape files
-    path, speech, named = data[0][0], list(read_table(data[0][0])), read_table(files[0])
-    lacking = [utt not in named for utt in speech]
-    if not any(lacking):
+    path, speech, named = data[0][0], SortedTable(data[0][0]), SortedTable(files[0])
+    lacking = [utt for utt, side in unshared_keys(speech.ids(), named.ids()) if side == 0]
+    if not lacking:
         return
-    labelled = are_hypotheses(speech)
-    pseudo = [utt for utt, lacks, label in zip(speech, lacking, labelled, strict=True) if lacks and label]
-    if pseudo:
+    if pseudo := [utt for utt, label in zip(lacking, are_hypotheses(lacking), strict=True) if label]:
+        labelled = sum(are_hypotheses([utt])[0] for utt in speech.ids())
         raise UserError(
-            f"{len(pseudo)} of {sum(labelled)} pseudo-labelled utterances of {path}, such as {pseudo[0]}, "
+            f"{len(pseudo)} of {labelled} pseudo-labelled utterances of {path}, such as {pseudo[0]}, "
             f"are not in {files[0]}, which lists what ESPnet trains on: collect the statistics of this "
             "speech first (stage 10 of asr.sh, with an --asr_stats_dir of its own)"
         )
     logging.warning(
-        f"{sum(lacking)} of {len(speech)} utterances of {path} are not in {files[0]}: they are not trained on"
+        f"{len(lacking)} of {len(speech)} utterances of {path} are not in {files[0]}: they are not trained on"
     )

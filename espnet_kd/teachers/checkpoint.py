@@ -10,6 +10,8 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 
+LIGHTNING = "pytorch-lightning_version"  # key that tells a checkpoint of Lightning (ESPnet3)
+
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain values without executing any code in it.
@@ -35,12 +37,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without executing any code in the file.
+    """Read a state dict, or that of a Lightning checkpoint, without executing any code in the file.
 
     Raises:
         UserError: the file is missing or damaged, or holds other objects than tensors.
     """
     state = load_checkpoint(path)
+    if LIGHTNING in state and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
             f"{path} is not a state dict of tensors: give the model file, such as valid.acc.ave.pth"

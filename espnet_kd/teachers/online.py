@@ -12,6 +12,7 @@ from torch import Tensor
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import CTC_PARTS, ctc_layer, decoder_prefix, encode
 from espnet_kd.rnnt import one_best_targets
+from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
 
@@ -55,6 +56,7 @@ class OnlineTeacher:
         self._averaged = mean
         self._temperatures = dict(temperatures or {})
         self._checked = False
+        self._device: torch.device | None = None
 
     @torch.no_grad()
     def targets(
@@ -80,11 +82,9 @@ class OnlineTeacher:
         Raises:
             UserError: targets are not finite, or the teachers of an ensemble differ in frame rate.
         """
+        self._move(speech.device)
         batch = (speech, speech_lengths, text, text_lengths)
-        seen = [
-            observe(e.model.to(speech.device), t, *batch)
-            for e, t in zip(self.experiments, self._taps, strict=True)
-        ]
+        seen = [observe(e.model, t, *batch) for e, t in zip(self.experiments, self._taps, strict=True)]
         if not self._checked:
             for experiment, given in zip(self.experiments, seen, strict=True):
                 check_finite(given, f"teacher {experiment.directory}", utt_id)
@@ -92,6 +92,16 @@ class OnlineTeacher:
         if len(seen) == 1:
             return seen[0]
         return {tap: self._average(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
+
+    def loaded(self, batch: object, text_lengths: object) -> None:
+        """Return None: no batch comes with the targets of a model that runs beside the student."""
+
+    def _move(self, device: torch.device) -> None:
+        """Move the models to a device, if they are not there: looking at all their tensors takes long."""
+        if device != self._device:
+            for experiment in self.experiments:
+                experiment.model.to(device)
+            self._device = device
 
     def _average(self, tap: str, members: Sequence[Targets], text: Tensor, text_lengths: Tensor) -> Targets:
         """Average the members of an ensemble at one tap.
@@ -158,11 +168,12 @@ def observe(
     Returns:
         By tap, the values and their lengths.
     """
-    encoded, lengths = record_taps(model, taps, speech, speech_lengths, text, text_lengths)
-    seen = {path: taps.get(path, text_lengths) for path in taps.paths}
+    tokens = HostCopy(text_lengths)
+    encoded, _ = record_taps(model, taps, speech, speech_lengths, text, text_lengths)
+    seen = {path: taps.get(path, tokens.read()) for path in taps.paths}
     if taps.lattice:
-        text = text[:, : int(text_lengths.max())]
-        seen[LATTICE] = Targets(lattice(model, encoded, lengths, text), lengths)
+        text = text[:, : int(tokens.read().max())]
+        seen[LATTICE] = Targets(lattice(model, encoded, text), taps.frames())
     taps.release()
     return seen
 
@@ -191,20 +202,23 @@ def record_taps(
         (B, T, D) encoder output, (B,) number of frames.
     """
     speech = speech.to(next(model.parameters()).dtype)  # the student may train in another precision
-    order = decreasing(speech_lengths) if taps.packs else None
+    order = decreasing(speech_lengths.cpu()) if taps.packs else None
+    tokens = HostCopy(text_lengths)
     back = None if order is None else order.argsort()
     # Stock encoders draw random numbers for layer drop even in eval mode.
     with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.recording(back):
         if order is not None:
-            speech, speech_lengths = speech[order], speech_lengths[order]
+            here = to_device(order, speech.device)
+            speech, speech_lengths = speech[here], speech_lengths[here]
         encoded, lengths = encode(model, speech, speech_lengths)
         if back is not None:
-            encoded, lengths = encoded[back], lengths[back]
+            there = to_device(back, encoded.device)
+            encoded, lengths = encoded[there], lengths[there]
         layer = ctc_layer(model)
         if layer is not None and {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
             layer(encoded)
         if any(path.startswith("decoder") for path in taps.paths):
-            text = text[:, : int(text_lengths.max())]
+            text = text[:, : int(tokens.read().max())]
             model.decoder(encoded, lengths, decoder_prefix(model, text), text_lengths + 1)
     return encoded, lengths
 

@@ -1,6 +1,6 @@
 """The options ``teacher`` and ``criteria``, checked, and whether student and teacher fit each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -38,6 +38,8 @@ class Term:
 TEACHER_KEYS = ("exp", "checkpoint", "weights", "mean", "store", "k")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
+READS_TOKENS = ("decoder", "joint_network", LATTICE)  # first part of the paths of layers that get tokens
+OF_SPEECH = ("frontend", "specaug", "normalize", "preencoder", "encoder")  # of layers without tokens
 
 
 def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteria") -> None:
@@ -234,19 +236,42 @@ def on_lattice(kind: object) -> bool:
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
-def check_tokens(tokens: Sequence[str], teacher: Experiment) -> None:
-    """Refuse a teacher with another token list, naming the first difference."""
+def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list[str]:
+    """Return what needs the same tokens in student and teacher: criteria on logits, decoders and lattices.
+
+    Hidden vectors of an encoder are the same whatever the tokens are.
+
+    Args:
+        terms: the criteria.
+        parts: the submodules that ``init_from_teacher`` copies.
+    """
+    found = []
+    for t in terms:
+        needs = getattr(CRITERIA.get(t.kind), "needs", None)
+        if needs != "hidden" or t.term.teacher_tap.split(".")[0] in READS_TOKENS:
+            found.append(f"criterion {t.term.name}")
+    copied = [path for path in parts if path.split(".")[0] not in OF_SPEECH]
+    return found + [f"init_from_teacher: {path}" for path in copied]
+
+
+def check_tokens(tokens: Sequence[str], teacher: Experiment, user: str) -> None:
+    """Refuse a teacher with another token list, naming the first difference.
+
+    Args:
+        tokens: the student's, or those of another teacher.
+        teacher: the teacher.
+        user: what needs them to be the same, one of ``token_users``.
+    """
+    owner = f"teacher {teacher.directory}"
+    way_out = (
+        f"{user} needs the same tokens in both: train both with one token list, or compare hidden vectors of "
+        "the encoders alone"
+    )
     for i, (ours, theirs) in enumerate(zip(tokens, teacher.tokens, strict=False)):
         if ours != theirs:
-            raise UserError(
-                f"token {i} is {ours!r} for the student, {theirs!r} for teacher {teacher.directory}: "
-                "train both with one token list"
-            )
+            raise UserError(f"token {i} is {ours!r} for the student, {theirs!r} for {owner}: {way_out}")
     if len(tokens) != len(teacher.tokens):
-        raise UserError(
-            f"the student has {len(tokens)} tokens, teacher {teacher.directory} {len(teacher.tokens)}: "
-            "train both with one token list"
-        )
+        raise UserError(f"the student has {len(tokens)} tokens, {owner} {len(teacher.tokens)}: {way_out}")
 
 
 def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:

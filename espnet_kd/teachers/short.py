@@ -4,12 +4,15 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, too_short_reason
+from espnet_kd.host.models import CTC, TOO_SHORT_ERRORS, has_lattice, too_short_reason
+from espnet_kd.rnnt.device import HostCopy
 
 # Parts of torch's messages about a signal that is shorter than a window or a kernel.
 SHORTER = ("Kernel size can't be greater than actual input size", "Padding size should be less than")
@@ -33,6 +36,8 @@ class TrackedBatches:
         self._batches = batches
         self.utterances: Sequence[str] = ()
         self.samples: Sequence[int] = ()
+        self._classes: int | None = None
+        self._counted: list[tuple[Sequence[str], HostCopy]] = []  # frames and what CTC needs of them
 
     def __len__(self) -> int:
         """Return the number of batches; fails, as the iterator does, if that is not known."""
@@ -40,7 +45,10 @@ class TrackedBatches:
 
     def __iter__(self) -> Iterator[tuple[Sequence[str], dict[str, Tensor]]]:
         """Yield the batches, and remember each."""
-        for utterances, batch in self._batches:
+        for utterances, batch in shown(self._batches):
+            self._warn_of_few_frames()
+            if self._classes is not None:
+                check_labels(utterances, batch["text"], batch["text_lengths"], self._classes)
             self.utterances, self.samples = utterances, batch["speech_lengths"].tolist()
             yield utterances, batch
 
@@ -48,18 +56,19 @@ class TrackedBatches:
     def naming(self, model: nn.Module) -> Iterator["TrackedBatches"]:
         """Turn, within the block, errors about speech that is too short into one that names the utterance.
 
-        Also warns of utterances that have too few frames for CTC.
+        Also warns of utterances that have too few frames for CTC, and refuses labels that no lattice can have.
 
         Raises:
             UserError: an utterance, the shortest of the batch, is too short.
         """
+        whole = getattr(model, "module", model)  # of several processes
+        self._classes = int(whole.vocab_size) if has_lattice(whole) else None
         handles = [
-            m.register_forward_pre_hook(self._warn_of_few_frames)
-            for m in model.modules()
-            if isinstance(m, CTC)
+            m.register_forward_pre_hook(self._count_frames) for m in model.modules() if isinstance(m, CTC)
         ]
         try:
             yield self
+            self._warn_of_few_frames()
         except (*TOO_SHORT, RuntimeError) as e:
             reason = too_short_reason(e)
             known = not isinstance(e, RuntimeError) or any(text in reason for text in SHORTER)
@@ -76,22 +85,58 @@ class TrackedBatches:
             for handle in handles:
                 handle.remove()
 
-    def _warn_of_few_frames(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-        """Warn of utterances with fewer frames than CTC needs for the labels; ESPnet ignores these silently.
-
-        A forward pre-hook of the CTC layer.
-        """
+    def _count_frames(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Count the frames that CTC has and needs for the labels; a forward pre-hook of the CTC layer."""
         if len(inputs) != 4 or len(inputs[0]) != len(self.utterances):
             return
         _, frames, labels, lengths = inputs
         repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)
         needed = lengths + repeated.sum(1)  # a blank must separate two equal labels
-        for place in (frames < needed).nonzero().flatten().tolist():
-            warn_once(
-                f"utterance {self.utterances[place]} has {int(frames[place])} frames, and CTC needs "
-                f"{int(needed[place])} for its labels: it adds nothing to the CTC loss, or makes it infinite "
-                "without `zero_infinity`; leave it out"
-            )
+        self._counted.append((self.utterances, HostCopy(torch.stack([frames, needed]))))
+
+    def _warn_of_few_frames(self) -> None:
+        """Warn of utterances with fewer frames than CTC needs for the labels; ESPnet ignores these silently.
+
+        Called when the batch is done, for the host not to wait for the GPU.
+        """
+        for utterances, copy in self._counted:
+            for utt, frames, needed in zip(utterances, *copy.read().tolist(), strict=True):
+                if frames < needed:
+                    warn_once(
+                        f"utterance {utt} has {frames} frames, and CTC needs {needed} for its labels: it "
+                        "adds nothing to the CTC loss, or makes it infinite without `zero_infinity`; leave "
+                        "it out"
+                    )
+        self._counted.clear()
+
+
+def shown(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches; a ``UserError`` of a process that loads them comes without that process's traceback.
+
+    Raises:
+        UserError: as that process raised it.
+    """
+    try:
+        yield from batches
+    except UserError as e:
+        text = str(e.args[0]).rstrip()
+        name = f"{UserError.__module__}.{UserError.__name__}: "
+        raise UserError(text.rpartition(name)[2] if text.startswith("Caught ") else text) from None
+
+
+def check_labels(utterances: Sequence[str], text: Tensor, lengths: Tensor, classes: int) -> None:
+    """Check the tokens of a batch, (B, L) with (B,) lengths on the host, for a model with a lattice.
+
+    Raises:
+        UserError: one is the blank, or not in the vocabulary; names the utterance.
+    """
+    real = torch.arange(text.shape[1]) < lengths[:, None]
+    for place, token in (real & ((text < 1) | (text >= classes))).nonzero().tolist()[:1]:
+        raise UserError(
+            f"utterance {utterances[place]}: token {token} of its text is {int(text[place, token])}, but the "
+            f"labels of a transducer are 1 to {classes - 1}: look for the blank in the text, and whether the "
+            "token list is the model's"
+        )
 
 
 def check_frames_left(frames: Tensor, owner: str) -> None:

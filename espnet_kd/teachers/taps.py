@@ -23,6 +23,7 @@ from espnet_kd.host.models import (
     skipped_by,
 )
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, joint_of
+from espnet_kd.rnnt.device import HostCopy, to_device
 
 LATTICE = JOINT_NETWORK  # the tap that means the lattice
 # Two models may round the number of frames differently; a larger difference means another frame rate.
@@ -42,7 +43,7 @@ class Targets:
         values: (B, P, V) logits, or (B, P, D) hidden vectors; positions beyond ``lengths`` are padding. From
             a store, perhaps only the K most probable classes. For a transducer's lattice, the tensors of its
             joint network or stored targets of the lattice; positions are frames then.
-        lengths: (B,) number of real positions.
+        lengths: (B,) number of real positions, on the host.
         utterances: B ids; None where they are not known.
     """
 
@@ -105,6 +106,7 @@ class Taps:
             self._parts[DECODER] = model.decoder
         self._ended: dict[str, Any] = {}
         self._recorded: dict[str, list[Any]] = {}
+        self._frames: HostCopy | None = None
         self._back: Tensor | None = None
 
     @contextmanager
@@ -114,7 +116,8 @@ class Taps:
         Args:
             back: (B,) index of each utterance in the encoder's batch, if that was sorted; else None.
         """
-        self._ended, self._recorded, self._back = {}, {}, back
+        self.release()
+        self._back = back
         handles = [m.register_forward_hook(self._keep(path)) for path, m in self._modules.items()]
         handles += [m.register_forward_hook(self._end(part)) for part, m in self._parts.items()]
         try:
@@ -137,16 +140,24 @@ class Taps:
 
     def _end(self, part: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if part == ENCODER and part not in self._ended:
+                self._frames = HostCopy(output[1])  # is there when the forward pass is done
             self._ended.setdefault(part, output)
 
         return hook
+
+    def frames(self) -> Tensor:
+        """Return the numbers of encoder frames of the last forward pass, (B,), on the host."""
+        assert self._frames is not None  # the encoder has run
+        lengths = self._frames.read()
+        return lengths if self._back is None else lengths[self._back]
 
     def get(self, path: str, text_lengths: Tensor) -> Targets:
         """Return the recorded tensor of a layer with its lengths.
 
         Args:
             path: one of ``paths``.
-            text_lengths: (B,) number of tokens of each transcript.
+            text_lengths: (B,) number of tokens of each transcript, on the host.
 
         Raises:
             UserError: the module did not run, or ran more than once, or its output is not a (B, P, D) tensor
@@ -157,7 +168,7 @@ class Taps:
             found = f"runs {len(calls)} times" if calls else "is not used"
             raise UserError(f"tap {path!r} of {self.owner} {found} in its forward pass: choose another layer")
         values, top = _first_tensor(calls[0]), path.split(".")[0]
-        lengths = text_lengths + 1 if top == DECODER else self._ended[ENCODER][1]
+        lengths = text_lengths.cpu() + 1 if top == DECODER else self.frames()
         if values is None or values.dim() != 3:
             found = "no tensor" if values is None else f"a tensor of shape {tuple(values.shape)}"
             raise UserError(
@@ -169,15 +180,13 @@ class Taps:
                 f"tap {path!r} of {self.owner} has {values.shape[1]} positions where the model has {longest}"
                 ": choose a layer after the subsampling"
             )
-        lengths = lengths.to(values.device)
-        if self._back is not None and top != DECODER:
-            lengths = lengths[self._back]
-            values = values if top in CTC_PARTS else values[self._back]
+        if self._back is not None and top not in (DECODER, *CTC_PARTS):
+            values = values[to_device(self._back, values.device)]
         return Targets(values, lengths)
 
     def release(self) -> None:
         """Release the recorded tensors, so that their memory can be reused."""
-        self._ended, self._recorded, self._back = {}, {}, None
+        self._ended, self._recorded, self._frames, self._back = {}, {}, None, None
 
 
 def _first_tensor(output: Any) -> Tensor | None:
@@ -221,16 +230,15 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
             )
 
 
-def lattice(model: Model, encoded: Tensor, lengths: Tensor, text: Tensor) -> Joint:
+def lattice(model: Model, encoded: Tensor, text: Tensor) -> Joint:
     """Run the prediction network along the labels, and return the tensors of the lattice.
 
     Args:
         model: ESPnet's transducer, or its ASR model with a transducer decoder.
         encoded: (B, T, D) encoder output.
-        lengths: (B,) number of frames.
         text: (B, L) tokens, padded with -1; not changed.
     """
-    return joint_of(model.joint_network, encoded, predicted(model, encoded, lengths, text))
+    return joint_of(model.joint_network, encoded, predicted(model, encoded, text))
 
 
 def check_lattice(model: nn.Module, owner: str) -> None:
@@ -280,7 +288,10 @@ def check_finite(given: Mapping[str, Targets], owner: str, utterances: Sequence[
             largest = largest + sum(x.reshape(-1, 1) for x in rest)
         else:
             largest = targets.tensor.amax(-1)  # (B, P)
-        real = torch.arange(largest.shape[1], device=largest.device) < lengths[:, None]
+        real = (
+            torch.arange(largest.shape[1], device=largest.device)
+            < to_device(lengths, largest.device)[:, None]
+        )
         bad = (real & ~largest.isfinite()).any(1).nonzero().flatten().tolist()
         if bad:
             where = f" for {utterances[bad[0]]}" if utterances is not None else ""

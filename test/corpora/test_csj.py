@@ -10,7 +10,7 @@ from miniature_csj import Part, make_parts, said, sdb, write_csj, write_talk
 from espnet_kd.corpora import csj
 from espnet_kd.corpora.csj import Talk, join_units, make_utterances
 from espnet_kd.corpora.csj_text import read_sdb
-from espnet_kd.data.datadir import Utterance, read_data_dir
+from espnet_kd.data.datadir import DataDir, Utterance, read_data_dir
 from espnet_kd.errors import UserError
 
 PART = ("--allow_missing_eval", "--dev_utterances", "1")
@@ -38,7 +38,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def texts(path: Path) -> dict[str, str]:
-    return read_data_dir(path).text
+    return dict(read_data_dir(path).text)
+
+
+def pieces(data: DataDir) -> dict[str, tuple]:
+    return {u.id: (u.recording, u.start, u.end) for u in data}
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -65,12 +69,13 @@ def test_both_layouts(tmp_path: Path, layout: str, newline: str) -> None:
         *("train", "train_dev", "train_nodev", "train_nodup", "eval1", "eval2", "eval3")
     }
     train = read_data_dir(data / "train")
+    wav = dict(train.wav)
     audio = root / ("WAV/core" if layout == "usb" else "dvd8/A01F0055")
-    assert train.wav["A01F0055"] == f"{audio}/A01F0055.wav"
-    assert train.wav["D01F0002-L"].endswith("/D01F0002-L.wav")
-    assert train.wav["D01F0002-R"].endswith("/D01F0002-R.wav")
-    assert train.segments["A01F0055_0000400_0003100"] == ("A01F0055", 0.4, 3.1)
-    assert train.segments["M00F0001_1000011_1000999"] == ("M00F0001", 1000.011, 1000.999)
+    assert wav["A01F0055"] == f"{audio}/A01F0055.wav"
+    assert wav["D01F0002-L"].endswith("/D01F0002-L.wav")
+    assert wav["D01F0002-R"].endswith("/D01F0002-R.wav")
+    assert pieces(train)["A01F0055_0000400_0003100"] == ("A01F0055", 0.4, 3.1)
+    assert pieces(train)["M00F0001_1000011_1000999"] == ("M00F0001", 1000.011, 1000.999)
     assert set(train.speaker.values()) == {"A01F0055", "D01F0002-L", "D01F0002-R", "M00F0001"}
 
 
@@ -105,11 +110,12 @@ def test_parts_of_the_training_set(tmp_path: Path) -> None:
 def test_like_espnet_s_recipe(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
     csj.main([str(root), str(tmp_path / "data"), *PART, "--like_espnet"])
     train = read_data_dir(tmp_path / "data" / "train")
-    assert not [utt for utt in train.text if utt.startswith("D")]
-    assert train.text["M00F0001_0000500_0001000"] == "十エヌ"  # the tag after a numeral of one word
-    assert train.segments["M00F0001_1000011_1000999"] == ("M00F0001", 1000.01, 1001.0)
+    text = dict(train.text)
+    assert not [utt for utt in text if utt.startswith("D")]
+    assert text["M00F0001_0000500_0001000"] == "十エヌ"  # the tag after a numeral of one word
+    assert pieces(train)["M00F0001_1000011_1000999"] == ("M00F0001", 1000.01, 1001.0)
     assert "dropped: 4 utterances of dialogues" in capsys.readouterr().out
-    assert not [utt for utt in train.text if utt.startswith(("R00M0187", "S05M0613"))]
+    assert not [utt for utt in text if utt.startswith(("R00M0187", "S05M0613"))]
 
 
 def test_the_corpus_may_be_one_level_below(tmp_path: Path, root: Path) -> None:

@@ -1,5 +1,7 @@
 """Switchboard: transcripts, acronyms, data directories."""
 
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -183,7 +185,25 @@ def test_a_part_of_the_corpus_is_missing(root: Path, gone: str, message: str) ->
     for path in root.rglob(gone, case_sensitive=False):
         path.unlink()
     with pytest.raises(UserError, match=message):
-        prepare(root)
+        prepare(root, "--transcripts", "missing.tar.gz")
+
+
+def test_transcripts_that_the_roots_lack_are_fetched_once(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    whole = contents(prepare(root))
+    archive = tmp_path / "switchboard_word_alignments.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(root / "swb_ms98_transcriptions", "swb_ms98_transcriptions")
+    shutil.rmtree(root / "swb_ms98_transcriptions")
+    monkeypatch.chdir(tmp_path)
+    sources = ["--transcripts", "http://127.0.0.1:1/a.tar.gz", str(archive)]
+    monkeypatch.setattr("espnet_kd.corpora.download.ATTEMPTS", 1)
+    assert contents(prepare(root, *sources)) == whole
+    assert "warning: http://127.0.0.1:1/a.tar.gz: " in capsys.readouterr().err
+    assert (tmp_path / "downloads/switchboard_word_alignments/swb_ms98_transcriptions").is_dir()
+    archive.unlink()
+    assert contents(prepare(root, *sources)) == whole
 
 
 def test_a_transcript_that_is_there_twice(root: Path) -> None:

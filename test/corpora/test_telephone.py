@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,28 @@ def test_shorten(tmp_path: Path) -> None:
         UserError, match=r"^2 of 3 recordings .* shorten, the first is .*sw02002.sph: .*sph2pipe -u"
     ):
         find_recordings(find_files([tmp_path]), NAME)
+
+
+def test_shorten_is_unpacked_by_sph2pipe_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [call(tmp_path / "a/sw02001.sph"), call(tmp_path / "a/sw02002.sph", coding="ulaw,embedded-shorten-v2.00")]
+    program = tmp_path / "bin/sph2pipe"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ "$5" ] && cp {files[0]} "$5"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    unpacked = tmp_path / "unpacked"
+    for _ in range(2):
+        found = find_recordings(files, NAME, prefix="sw0", unpacked=unpacked)
+        assert found == {"sw02001": Recording(files[0], 0.5), "sw02002": Recording(unpacked / "sw02002.sph", 0.5)}
+    (line,) = (tmp_path / "calls").read_text().splitlines()  # the second time it is there
+    assert line.startswith(f"-u -f sph {files[1]} ")
+    shutil.rmtree(unpacked)
+    program.write_text("#!/bin/sh\necho bad header >&2\nexit 1\n")
+    with pytest.raises(UserError, match="sph2pipe cannot unpack .*sw02002.sph: bad header: copy the file again$"):
+        find_recordings(files, NAME, unpacked=unpacked)
+    assert not any(unpacked.iterdir())
 
 
 def test_audio_of_another_kind(tmp_path: Path) -> None:

@@ -194,4 +194,4 @@ def test_tables_may_be_divided_by_tabs(tmp_path: Path) -> None:
 
 
 def test_an_empty_transcript_may_be_read(tmp_path: Path) -> None:
-    assert read_data_dir(write_kaldi(tmp_path, **GOOD | {"text": "a-1\nb-1 NO\n"})).text["a-1"] == ""
+    assert dict(read_data_dir(write_kaldi(tmp_path, **GOOD | {"text": "a-1\nb-1 NO\n"})).text)["a-1"] == ""

@@ -66,7 +66,7 @@ def test_a_plan_is_run_data_first_and_first_seeds_first(
     assert train[2] == [
         "./run.sh", "--nj", "1", "--inference_nj", "1", "--inference_tag", "decode", "--expdir", "exp/two",
         "--speed_perturb_factors", "", "--student_config", "conf/student.yaml", "--kd_config", "conf/kd.yaml",
-        "--teacher_config", "", "--teacher_exp", "exp/two/teacher_seed1",
+        "--student_alone", "false", "--teacher_config", "", "--teacher_exp", "exp/two/teacher_seed1",
         "--student_exp", "exp/two/kl-weight-1_1x_seed1",
         "--student_args", "--seed 1 --max_epoch 18 --criteria ctc.weight=1",
         "--stage", "6", "--stop_stage", "11", "--results_md", "",

@@ -117,7 +117,7 @@ def test_training_asks_the_joint_network_for_a_lattice_once(rnnt: nn.Module, hyb
 
 def test_a_joint_network_is_made_of_the_pieces_that_we_take(rnnt: nn.Module) -> None:
     frames, lengths = encoded(rnnt)
-    labels = models.predicted(rnnt, frames, lengths, BATCH["text"])
+    labels = models.predicted(rnnt, frames, BATCH["text"])
     assert labels.shape[1] == 4, "ESPnet's get_transducer_task_io puts no blank before the labels any more"
     with torch.no_grad():
         whole = rnnt.joint_network(frames.unsqueeze(2), labels.unsqueeze(1))

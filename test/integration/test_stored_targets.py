@@ -81,6 +81,26 @@ def test_training_from_stored_targets_equals_training_beside_the_teachers(
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_hidden_vectors_need_no_common_tokens(ensemble: Recipe) -> None:
+    """A teacher with other tokens, online and stored, teaches as one with the same tokens."""
+    foreign = ensemble.root / "exp/foreign"
+    shutil.copytree(ensemble.root / "exp/teacher", foreign)
+    config = yaml.safe_load((foreign / "config.yaml").read_text())
+    config["token_list"] = [token.lower() for token in config["token_list"]]
+    (foreign / "config.yaml").write_text(yaml.safe_dump(config))
+    write(ensemble, "exp/foreign-targets", HIDDEN, ["exp/foreign"], "--number", "float32")
+    values = []
+    stored = {"store": "exp/foreign-targets"}
+    teachers = {"same": {"exp": "exp/teacher"}, "online": {"exp": "exp/foreign"}, "stored": stored}
+    for name, teacher in teachers.items():
+        exp = ensemble.train(f"exp/foreign-{name}", "student", teacher=teacher, criteria=HIDDEN, **ALONE)
+        values.append(statistics(exp)["train"]["loss_kd_enc"])
+    assert values[1] == pytest.approx(values[0], rel=1e-6) and values[0] > 0
+    assert values[2] == pytest.approx(values[0], rel=0.05)  # its projection begins with other numbers
+    with pytest.raises(UserError, match="another token list"):
+        ensemble.train("exp/refused", "student", teacher=stored, criteria={**HIDDEN, "ctc": CRITERIA["ctc"]})
+
+
 def test_tables_in_parts(ensemble: Recipe) -> None:
     """Stock recipes cut large tables into parts, ``--num_splits_asr 2``."""
     from espnet2.bin.split_scps import split_scps

@@ -9,7 +9,7 @@ from fake_teacher import record
 from espnet_kd.decoding.records import PseudoLabel, normalised_score, pseudo_label
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import filters
-from espnet_kd.pseudo_label.filters import select
+from espnet_kd.pseudo_label.filters import Selection, Step
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -18,6 +18,17 @@ def options(*words: str) -> argparse.Namespace:
     args = parser.parse_args(words)
     filters.check_options(args)
     return args
+
+
+def select(
+    labels: dict[str, PseudoLabel], args: argparse.Namespace, other: dict[str, str] | None = None
+) -> tuple[dict[str, PseudoLabel], list[Step]]:
+    """The labels that pass, given one by one."""
+    selection = Selection(args)
+    for utt, item in labels.items():
+        selection.add({utt: item}, other)
+    flags, steps = selection.finish()
+    return {utt: labels[utt] for utt, flag in zip(labels, flags, strict=True) if flag}, steps
 
 
 def labels(*records) -> dict[str, PseudoLabel]:
@@ -75,15 +86,13 @@ def test_disagreement_is_the_error_rate_of_the_other_decode() -> None:
 
 
 def test_the_best_share_by_score() -> None:
-    scores = {"a": -1.0, "b": -3.0, "c": -2.0, "d": -2.0}
-    assert filters.top_scores(scores, 100) == set(scores)
-    assert filters.top_scores(scores, 50) == {"a", "c"}  # c before d: by id
-    assert filters.top_scores(scores, 51) == {"a", "c", "d"}
-    assert filters.top_scores(scores, 0.1) == {"a"}
-    assert filters.top_scores({f"u{i}": float(i) for i in range(1000)}, 14.3) == {
-        f"u{i}" for i in range(857, 1000)
-    }
-    assert filters.top_scores({}, 50) == set()
+    scores = [-1.0, -3.0, -2.0, -2.0]
+    assert filters.top_places(scores, 100) == {0, 1, 2, 3}
+    assert filters.top_places(scores, 50) == {0, 2}  # of equal scores the first
+    assert filters.top_places(scores, 51) == {0, 2, 3}
+    assert filters.top_places(scores, 0.1) == {0}
+    assert filters.top_places([float(i) for i in range(1000)], 14.3) == set(range(857, 1000))
+    assert filters.top_places([], 50) == set()
 
 
 def test_a_label_is_the_best_hypothesis_with_single_spaces() -> None:

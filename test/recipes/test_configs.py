@@ -13,6 +13,8 @@ from espnet2.tasks.lm import LMTask
 from shell import TEMPLATE
 
 from espnet_kd.commands import inspect
+from espnet_kd.config import merge_files
+from espnet_kd.data import batches
 from espnet_kd.host.training import language_model_tensors
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
@@ -22,6 +24,7 @@ CONFIGS = sorted(TEMPLATE.parents[1].glob("*/kd1/conf/*.yaml"))
 MODELS = [path for path in CONFIGS if path.stem.startswith(("teacher", "student"))]
 DISTILLATIONS = [path for path in CONFIGS if path.stem.startswith("kd_")]
 TOGETHER = [path for path in CONFIGS if path.stem.startswith("mutual")]
+LARGE = ("librispeech", "swbd", "csj")  # recipes for GPUs
 LANGUAGE_MODELS = [path for path in CONFIGS if path.stem.startswith("lm_")]
 SMALL_VOCABULARY = 30  # of characters or a few words: tenths of a per cent of the parameters
 
@@ -107,9 +110,29 @@ def test_the_head_says_what_is_needed_and_the_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DISTILLATIONS, ids=name)
-def test_time_warping_is_off_where_frames_must_stay(path: Path) -> None:
-    for student in path.parent.glob("student*.yaml"):
-        assert yaml.safe_load(student.read_text())["specaug_conf"]["apply_time_warp"] is False
+def test_time_warping_is_off_where_the_students_frames_are_compared(path: Path) -> None:
+    criteria = yaml.safe_load(path.read_text())["criteria"].values()
+    if any(not str(c.get("student_tap", c.get("tap", "joint"))).startswith("decoder") for c in criteria):
+        for student in path.parent.glob("student*.yaml"):
+            assert merge_files([student, path])["specaug_conf"]["apply_time_warp"] is False
+
+
+@pytest.mark.parametrize("path", [p for p in MODELS if name(p).split("-")[0] in LARGE], ids=name)
+def test_the_head_says_how_much_speech_a_gpu_gets_and_that_it_is_known_to_fit(path: Path) -> None:
+    recipe, text = path.parents[1], path.read_text()
+    (gpus,) = map(int, re.findall(r"--config_ngpu (\d+)", (recipe / "run.sh").read_text()))
+    config = yaml.safe_load(text)
+    tokens = vocabulary(path)
+    speech = batches.read_sizes(recipe / "local/sizes.yaml").speech(
+        "char" if len(tokens) == SMALL_VOCABULARY else f"bpe{len(tokens)}", 16000
+    )
+    found = batches.of_config(config)
+    update = found.speech(speech) * found.accum_grad
+    on_each = found.speech(speech) / gpus
+    head = f"# Batch:   {on_each:.0f} s of speech on each of {gpus} GPUs, {update:.0f} s in an update."
+    assert head in text.splitlines(), head
+    assert on_each <= batches.limit(config)
+    assert config["specaug_conf"]["apply_time_warp"] is True  # configurations of a distillation switch it off
 
 
 @pytest.mark.parametrize("path", TOGETHER, ids=name)

@@ -88,6 +88,9 @@ def test_all_stages_with_peers(recipe: Path, corpus: Path) -> None:
     assert [line.partition(":")[0] for line in output.splitlines() if ": took " in line] == [
         f"stage {n}" for n in range(1, 13)
     ]
+    assert (recipe / "exp/asr_tiny_raw_jp_char_sp/valid.acc.ave.pth").exists()  # the student alone
+    dry = run(recipe, *options(corpus, 12), *PEERS, "--dry_run", "true")
+    assert "stage 9: student\n" in dry and "nothing was done" in dry
     check_dump(recipe)
     check_results(recipe)
     run(recipe, *options(corpus, 12), *PEERS, "--stage", "12")

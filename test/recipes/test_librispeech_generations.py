@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow(seconds=40)
 RECIPE = TEMPLATE.parents[1] / "librispeech" / "kd1"
 PARTS = {"dev-clean": 2, "dev-other": 2, "train-clean-100": 24, "train-clean-360": 6}
 OPTIONS = (
-    "--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "dev", "--nbpe", "30",
+    "--train_set", "train_clean_100", "--lang", "en_100", "--test_sets", "dev_clean dev_other", "--nbpe", "30",
     "--unlabelled_sets", "train_clean_360", "--unlabelled_share", "0.5", "--generation", "2",
     "--pseudo_label_args", "--max_rate 1000 --max_repeats 1000",
     "--teacher_config", "conf/t.yaml", "--student_config", "conf/s.yaml", "--kd_config", "conf/kl.yaml",
@@ -38,6 +38,36 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, config in configs.items():
         (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
     return root
+
+
+def check_student_alone(recipe: Path) -> None:
+    """By itself run.sh trains the student without a teacher as well, on the transcripts alone."""
+    record = json.loads((recipe / "exp/asr_s_raw_en_100_bpe30/run.json").read_text())
+    assert (record["role"], record["teachers"], record["mix"], record["done"]) == ("student", [], None, True)
+    rows = (recipe / "RESULTS.md").read_text().partition("## dev_clean")[2].partition("##")[0]
+    assert [f"| {kind}" in rows for kind in ("teacher", "student", "distilled: ctc")] == [True] * 3
+
+
+def check_development_set(recipe: Path, output: str) -> None:
+    """It is never decoded, because it consists of two test sets; it has their hypotheses, and a score."""
+    for exp in (recipe / "exp").glob("asr_[st]_*"):
+        tag = exp / "greedy_asr_model_valid.acc.ave"
+        parts = [(tag / name / "text").read_text() for name in ("dev_clean", "dev_other")]
+        assert (tag / "dev/text").read_text() == "".join(sorted("".join(parts).splitlines(keepends=True)))
+        assert (tag / "dev/score.json").exists() and not (tag / "dev/logdir").exists()
+    assert "/dev: decoded" not in output and output.count("/dev_clean: decoded by 1 jobs") >= 4
+
+
+def check_dry_run(recipe: Path, command: tuple[str, ...]) -> None:
+    """It says what every stage does and costs, from lists and statistics, and changes nothing."""
+    before = {path: path.stat().st_mtime_ns for path in recipe.rglob("*")}
+    output = run(recipe, *command, "--dry_run", "true")
+    assert {path: path.stat().st_mtime_ns for path in recipe.rglob("*")} == before
+    heads = [line.partition(":")[0] for line in output.splitlines() if line.startswith("stage ")]
+    assert heads == [f"stage {n}" for n in range(1, 13)]
+    assert "train_clean_100 has 0.0 hours of speech, dump/raw/train_clean_100\n" not in output
+    assert "data/dev (is there)" in output and " s of speech on the CPU at a time, " in output
+    assert "nothing was done" in output.splitlines()[-2] and "--generation 2" in output.splitlines()[-1]
 
 
 def test_all_stages_and_a_second_generation(recipe: Path, tmp_path: Path) -> None:
@@ -65,5 +95,8 @@ def test_all_stages_and_a_second_generation(recipe: Path, tmp_path: Path) -> Non
     assert len(list((recipe / "exp").glob("asr_s_*_gen?/*.zip"))) == 1
     stopped = "generation 2 is not better on dev" in output
     assert stopped == (not list(second.glob("*.zip")))
+    check_student_alone(recipe)
+    check_development_set(recipe, output)
+    check_dry_run(recipe, command)
     other = ("--unlabelled_share", "0.7", "--stage", "9", "--stop_stage", "9")
     assert "needs dump/raw/pseudo/" in failure(recipe, *command, *other)

@@ -14,7 +14,7 @@ from torch import nn
 from espnet_kd.config import dump_yaml, merge, merge_files
 from espnet_kd.experiments.plan import Plan, Row, Trial, chosen, variants_of
 from espnet_kd.experiments.plan_file import read_plan
-from espnet_kd.experiments.trials import command, data_command
+from espnet_kd.experiments.trials import PLAIN, command, data_command
 from espnet_kd.host.training import named_classes, optim_classes, scheduler_classes
 from espnet_kd.methods import active, registered
 from espnet_kd.methods.mutual import mutual_options
@@ -61,7 +61,7 @@ def options_of(plan: Plan, trial: Trial) -> dict[str, str]:
     """The options of run.sh, those that it gives itself included."""
     text = (plan.path.parents[1] / "run.sh").read_text()
     usual = re.findall(r'^ +--(\w+) ("[^"]*"|\S+)', text, re.M)
-    return {key: value.strip('"') for key, value in usual} | trial.options
+    return {key: value.strip('"') for key, value in usual} | PLAIN | trial.options
 
 
 def trials(plan: Plan) -> list[Trial]:
@@ -172,8 +172,9 @@ def check_terms(task: str, args: argparse.Namespace, teachers: list[nn.Module]) 
             part.get_submodule(term.term.student_tap)
         for part in teachers:
             part.get_submodule(term.term.teacher_tap)
-        warped = args.specaug and (args.specaug_conf or {}).get("apply_time_warp", True)
-        assert not warped, "time warping moves frames away from the teacher's"
+        if not (args.mutual or term.term.student_tap.startswith("decoder")):  # peers share SpecAugment
+            warped = args.specaug and (args.specaug_conf or {}).get("apply_time_warp", True)
+            assert not warped, "time warping moves frames away from the teacher's"
 
 
 def decodable(args: argparse.Namespace, checkpoint: str) -> bool:

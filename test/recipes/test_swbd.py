@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from miniature_switchboard import write_eval2000, write_switchboard
+from miniature_switchboard import write_eval2000, write_rt03, write_switchboard
 from shell import TEMPLATE, Finished, copy_recipe, failure, make_loud, model, run, script, sh
 
 from espnet_kd.scoring import alignment
@@ -60,7 +60,11 @@ def done(tmp_path_factory: pytest.TempPathFactory, corpora: tuple[str, ...]) -> 
     root = copy_recipe(RECIPE, tmp_path_factory.mktemp("swbd") / "kd1", "local", "conf")
     for name, config in CONFIGS.items():
         (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    output = run(root, *corpora, *SMALL, "--stop_stage", "5")
+    others = tmp_path_factory.mktemp("other corpora")
+    (others / "fisher").mkdir()
+    (others / "fisher/fe_03_00001.txt").write_text("0.1 0.5 A: yeah i._b._m.\n")
+    more = ("--rt03", str(write_rt03(others / "rt03")), "--fisher", str(others / "fisher"))
+    output = run(root, *corpora, *more, *SMALL, "--stop_stage", "5")
     make_loud(root / "data/en_token_list/bpe_unigram36/tokens.txt", root / "loud.pth")
     output += run(root, *SMALL, "--stage", "6", "--stop_stage", "7")
     return Finished(root, output + run(root, *SMALL, *ESSENCE, "--stage", "8"))
@@ -83,6 +87,9 @@ def test_data_audio_and_tokens(done: Finished) -> None:
     # 0.15 to 0.95 s at 16 kHz, from one channel of a file at 8 kHz
     assert samples["en_4156-A_000025-000085"] == "12800"
     assert "i b m" in (raw / "train_nodup_sp/text").read_text()
+    assert keys(done.root / "data/rt03/text")[0] == "fsh_60262-A_000025-000065"
+    text = (done.root / "data/lm_train.txt").read_text()
+    assert text.startswith("fe_03_00001-A-000010-000050 yeah i b m\n") and "\nsw02" in text
     tokens = done.root / "data/en_token_list/bpe_unigram36/tokens.txt"
     assert tokens.read_text().startswith("<blank>\n<unk>\n")
 
@@ -96,7 +103,9 @@ def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(do
     student = done.root / "exp/asr_s_essence_raw_en_bpe36_sp"
     assert json.loads((student / "run.json").read_text())["teachers"] == [TEACHER, TEACHER]
     assert "loss_kd_att" in (student / "train.log").read_text()
-    assert done.output.count("\nscored by ") == 3  # the ensemble's two members and the student
+    assert done.output.count("\nscored by ") == 4  # the ensemble's two members, the student alone and distilled
+    alone = json.loads((done.root / "exp/asr_s_raw_en_bpe36_sp/run.json").read_text())
+    assert alone["done"] and alone["teachers"] == []
     parts = [
         alignment.read_score(student / "greedy_asr_model_valid.acc.ave" / f"eval2000_{part}").total["wer"]
         for part in ("swbd", "callhm", "all")
@@ -106,7 +115,9 @@ def test_a_student_learns_the_essence_of_an_ensemble_and_is_scored_and_packed(do
     table = (done.root / "RESULTS.md").read_text()
     for heading in ("eval2000_swbd", "eval2000_callhm", "eval2000_all", "train_dev", "Stored targets"):
         assert f"\n## {heading}" in table
-    assert table.count("| distilled: att, ctc |") >= 4
+    assert table.count("| distilled: att, ctc |") >= 4 and table.count("| student |") >= 4
+    output = run(done.root, *SMALL, *ESSENCE, "--dry_run", "true")
+    assert "stage 9: student\n" in output and "nothing was done" in output
     assert len(list(student.glob("*.zip"))) == 1
 
 
@@ -145,7 +156,7 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
                 os.utime(script(recipe / directory / name / file, ""), (time, time))
     notes = '#!/usr/bin/env bash\necho "$*" >> "${calls}"\n[ "$3" != peers ] || echo "$4"\n'
     python = script(tmp_path / "python", notes)  # only notes its calls
-    options = ("--stage", "11", "--stop_stage", "11", "--kd_config", "conf/kd_kl.yaml")
+    options = ("--stage", "11", "--stop_stage", "11", "--student_alone", "false")
     run(recipe, *options, "--teacher_config", "", "--python", str(python), calls=str(tmp_path / "calls"))
     called = [
         line.removeprefix("-m espnet_kd ") for line in (tmp_path / "calls").read_text().splitlines()[1:]

@@ -12,6 +12,7 @@ KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments")
 TENSORS = ("enc", "dec", "weight", "bias")
 LATTICES = {
     "ragged": {},
+    "nearly of one size": {"frames": (6, 6, 5), "labels": (4, 4, 3)},  # they share a block
     "no labels": {"frames": (4, 2), "labels": (0, 0)},
     "some without labels": {"frames": (4, 3), "labels": (2, 0)},
     "one frame": {"frames": (1, 1), "labels": (2, 0)},

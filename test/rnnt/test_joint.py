@@ -53,10 +53,12 @@ def test_an_unknown_activation_is_refused():
 @pytest.mark.parametrize("activation", ["tanh", "relu", "identity", torch.nn.SiLU()])
 def test_hidden_nodes_come_frame_by_frame(activation):
     given = lattices(activation=activation, filling=0.0).student.map(torch.Tensor.detach)
-    enc, dec = given.enc[1, 1:3], given.dec[1]
-    hidden = given.hidden(enc, dec, enc.new_empty(2 * len(dec), enc.shape[1]))
+    enc, dec = given.enc[1:, 1:3], given.dec[1:]
+    hidden = given.hidden(enc, dec, enc.new_empty(2 * dec[..., 0].numel(), enc.shape[2]))
     function = {"tanh": torch.tanh, "relu": torch.relu, "identity": torch.clone}.get(activation, activation)
-    expected = [function(given.enc[1, t] + given.dec[1, u]) for t in (1, 2) for u in range(given.shape[2])]
+    batch, _, rows = given.shape
+    nodes = [(b, t, u) for b in range(1, batch) for t in (1, 2) for u in range(rows)]
+    expected = [function(given.enc[b, t] + given.dec[b, u]) for b, t, u in nodes]
     torch.testing.assert_close(hidden, torch.stack(expected))
 
 

@@ -21,9 +21,22 @@ def test_blocks_cover_the_real_nodes_each_once(chunk):
         block.at(visits).add_(1)
         assert block.nodes == block.at(visits).numel() == len(block.columns)
         assert block.nodes <= max(chunk, block.rows)
-        y = given.labels[block.utterance, : block.rows - 1].tolist()
+        (y,) = given.labels[block.utterances, : block.rows - 1].tolist()
         assert block.columns.tolist() == [*y, 0] * (block.stop - block.start)
     assert torch.equal(visits > 0, lattice.real()) and visits.max() == 1
+
+
+def test_utterances_of_nearly_one_size_share_a_block():
+    given = lattices(frames=(6, 6, 5, 2), labels=(4, 4, 3, 1))
+    lattice = lattice_of(given.student, *given.batch, 0)
+    blocks = list(lattice.blocks(1000))
+    assert [block.utterances for block in blocks] == [slice(0, 3), slice(3, 4)]
+    assert blocks[0].nodes == 3 * 6 * 5 and lattice.has_padding(1000)
+    of_third = blocks[0].columns.view(3, 6, 5)[2]
+    assert torch.equal(of_third[0], torch.cat([given.labels[2, :3], torch.zeros(2, dtype=torch.long)]))
+    assert (of_third == of_third[0]).all()
+    assert [b.utterances for b in lattice.blocks(60)] == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert not lattice.has_padding(60)
 
 
 def test_real_nodes_and_cropped_frames():

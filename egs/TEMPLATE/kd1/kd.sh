@@ -16,14 +16,18 @@ skip_data_prep=false        # true skips stages 1 to 5
 skip_train=false            # true skips stages 6 to 9
 skip_eval=false             # true skips stages 10 and 11
 skip_packing=false          # true skips stage 12
+dry_run=false               # true prints what every stage would do, make and cost, and changes nothing
 nj=$(processors)            # parallel jobs of stages 3, 6 and 8
 inference_nj=$(processors)  # parallel jobs of decoding
 ngpu=0                      # GPUs per node for training; 0 trains on the CPU
 num_nodes=1                 # nodes for training
+config_ngpu=0               # GPUs in all that batch_bins and accum_grad of the configurations are for; with others both follow,
+                            # so that an update sees as much speech; 0: they stay
 gpu_inference=false         # true decodes on a GPU
 expdir=exp                  # directory of the experiments
 dumpdir=dump                # directory of the formatted audio
 python=python3              # Python interpreter that has ESPnet
+detach=false                # true submits the whole run as a job of Slurm, and ends; needs cmd_backend=slurm
 # Data
 train_set=                  # training set, a directory that local/data.sh makes in data/
 valid_set=                  # development set; epochs and methods are chosen on it
@@ -37,7 +41,7 @@ lang=noinfo                 # language, a part of the names of experiments; noin
 local_data_opts=            # options for local/data.sh
 post_process_local_data_opts=  # options of a second call of local/data.sh, at the end of stage 4; empty: there is none
 speed_perturb_factors=      # list: speed perturbation of the training set, such as 0.9 1.0 1.1; empty for none
-audio_format=flac           # flac or wav
+audio_format=flac           # one file for each utterance, flac or wav, or archives of a thousand: flac.ark or wav.ark
 fs=16k                      # sampling rate
 min_wav_duration=0.1        # in seconds; shorter utterances of the training and development sets are dropped
 max_wav_duration=20         # in seconds; longer ones are dropped
@@ -81,6 +85,7 @@ student_exp=                # directory of the student, instead of one that is n
 student_args=               # training options that override student_config, such as "--seed 2"
 kd_config=                  # list: configuration of the distillation; several are phases, each of which starts from the
                             # student of the one before; empty: the student is trained without a teacher
+student_alone=false         # true trains the student without a teacher as well, a row that the distilled one is compared with
 decode_ensemble=false       # true decodes several teachers as an ensemble as well, which adds a row to the table
 peers=each                  # peers of a mutual training to decode: each, first, or ensemble (each, and all together)
 pseudo_label_args=          # options of `espnet-kd pseudo-label` in stage 8, such as "--keep_top 80"
@@ -92,6 +97,7 @@ generation=1                # number of generations: the student of one is the t
 inference_config=           # decoding configuration
 teacher_inference_config=   # decoding configuration of the teachers of generation 1; empty: inference_config
 inference_args=             # decoding options that override these, such as "--beam_size 5"
+use_streaming=false         # true decodes models with a contextual block encoder block by block, as if the speech came in live
 inference_tag=              # name of the directory of decoded sets in an experiment; empty: named after decoding configuration,
                             # options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
@@ -124,6 +130,8 @@ fi
 . ./cmd.sh
 
 . utils/options.sh
+. utils/jobs.sh
+[ "${detach}" = false ] || detach_run "$@"
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
 
@@ -196,7 +204,10 @@ current_generation=1
 labelling=  # yes if a teacher writes pseudo-labels for the unlabelled sets
 mixed=      # directory of transcribed and pseudo-labelled speech
 student=    # directory of the student
+alone=      # directory of the student without a teacher, if it is trained beside the distilled one
 students=() # directories of the students of all generations so far
+valid_parts=()      # test sets that the development set consists of, see find_valid_parts
+valid_parts_found=  # yes if that is known
 number=     # number of the stage that runs
 several=    # yes in stages that run once in each of several generations
 
@@ -205,6 +216,7 @@ several=    # yes in stages that run once in each of several generations
 . utils/decoding.sh
 . utils/unlabelled.sh
 . utils/generations.sh
+. utils/dry_run.sh
 
 # --- stages ---
 titles=(
@@ -231,7 +243,7 @@ stage_2() {
         log "nothing to do without --speed_perturb_factors"
     else
         need 1 "data/${train_set}/wav.scp"
-        "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
+        compute "${train_cmd}" "perturb_${train_set}" "${python}" -m espnet_kd perturb --factors "${speed_perturb_factors}" "data/${train_set}" "data/${train}"
     fi
     perturb_unlabelled
 }
@@ -242,8 +254,8 @@ stage_3() {
     for set in "${train}" "${evaluated[@]}"; do
         need 1 "data/${set}/wav.scp"
         case ${set} in "${train}" | "${valid_set}") part=/org kind=() ;; *) part='' kind=(--scored) ;; esac
-        "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" \
-            "data/${set}" "${raw}${part}/${set}"
+        compute "${train_cmd} --num_threads ${nj}" "format_${set}" "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" \
+            --fs "${fs}" --audio_format "${audio_format}" "data/${set}" "${raw}${part}/${set}"
     done
     format_unlabelled
 }
@@ -252,8 +264,8 @@ stage_4() {
     local set words
     for set in "${train}" "${valid_set}"; do
         need 3 "${raw}/org/${set}/wav.scp"
-        "${python}" -m espnet_kd lengths --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" \
-            "${raw}/org/${set}" "${raw}/${set}"
+        compute "${train_cmd}" "lengths_${set}" "${python}" -m espnet_kd lengths --min "${min_wav_duration}" \
+            --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
     done
     filter_unlabelled
     [ -n "${post_process_local_data_opts}" ] || return 0
@@ -266,9 +278,10 @@ stage_5() {
     need 1 "${token_texts[@]}"
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
     [ -z "${bpe_nlsyms}" ] || symbols+=(--bpe_nlsyms "${bpe_nlsyms}")
-    "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" "${symbols[@]}" \
-        --bpe_input_sentence_size "${bpe_input_sentence_size}" --bpe_char_cover "${bpe_char_cover}" \
-        --cleaner "${cleaner}" --g2p "${g2p}" --text "${token_texts[@]}" --out "${token_dir}"
+    compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" \
+        --bpemode "${bpemode}" "${symbols[@]}" --bpe_input_sentence_size "${bpe_input_sentence_size}" \
+        --bpe_char_cover "${bpe_char_cover}" --cleaner "${cleaner}" --g2p "${g2p}" --text "${token_texts[@]}" \
+        --out "${token_dir}"
 }
 
 stage_6() {
@@ -313,6 +326,7 @@ stage_8() {
 stage_9() {
     [ -n "${student}" ] || error "--student_config is required"
     [ -z "${kd_config}" ] || needs_teachers
+    [ -z "${alone}" ] || train_alone
     train_student
     "${python}" -m espnet_kd peers "${student}" > /dev/null  # makes a directory for each peer of a mutual training
 }
@@ -321,13 +335,16 @@ stage_10() {
     local dir dirs found
     [ -n "${student}" ] || error "--student_config is required"
     needs_teachers
-    need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
+    for dir in ${alone:+"${alone}"} "${student}"; do
+        need 9 "${dir}/config.yaml" "${dir}/${inference_asr_model}"
+    done
     needs_dump "${evaluated[@]}"
     found=$(teacher_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
         as_teacher decode "${dir}" "${evaluated[@]}"
     done
+    [ -z "${alone}" ] || decode "${alone}" "${evaluated[@]}"
     found=$(peer_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
@@ -349,6 +366,7 @@ stage_11() {
     for dir in "${dirs[@]}"; do
         as_teacher score "${dir}" "${evaluated[@]}"
     done
+    [ -z "${alone}" ] || score "${alone}" "${evaluated[@]}"
     found=$(peer_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do
@@ -401,6 +419,12 @@ run_stages() {
 }
 
 [ ${#unlabelled[@]} -eq 0 ] || speech_phases || labelling=yes
+if [ "${dry_run}" = true ]; then
+    select_generation 1
+    # shellcheck disable=SC2046  # numbers
+    show_stages $(for n in {1..12}; do if is_to_run "${n}"; then echo "${n}"; fi; done)
+    exit
+fi
 run_stages 1 7
 [ "${generation}" -eq 1 ] || several=yes
 for ((g = 1; g <= generation; g++)); do

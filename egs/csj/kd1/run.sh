@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # CSJ: teacher, student and distilled student; characters, character error rates. --help lists the options; they
-# override those below.
+# override those below. ./run.sh --csj DIR
+# The configurations are for four GPUs; with --ngpu N batches follow, so that an update sees as much speech.
+# --dry_run true says what each stage does and costs.
 set -euo pipefail
 
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
@@ -8,11 +10,14 @@ run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --valid_set train_dev \
     --test_sets "eval1 eval2 eval3" \
     --lang jp \
-    --ngpu 1 \
+    --ngpu 4 \
+    --config_ngpu 4 \
     --token_type char \
     --metric cer \
     --speed_perturb_factors "0.9 1.0 1.1" \
-    --teacher_config conf/teacher_transformer.yaml \
-    --student_config conf/student_transformer.yaml \
+    --teacher_config conf/teacher_conformer.yaml \
+    --student_config conf/student_conformer.yaml \
+    --kd_config conf/kd_kl.yaml \
+    --student_alone true \
     --inference_config conf/decode.yaml \
     "$@"

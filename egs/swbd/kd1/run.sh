@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Switchboard, tested on Hub5'00: teacher, student and distilled student. --help lists the options; they override
-# those below. ./run.sh --swbd DIR... --eval2000 DIR... --kd_config conf/kd_kl.yaml
+# those below. ./run.sh --swbd DIR... --eval2000 DIR...
+# The configurations are for four GPUs; with --ngpu N batches follow, so that an update sees as much speech.
+# --dry_run true says what each stage does and costs.
 set -euo pipefail
 
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
@@ -14,8 +16,11 @@ run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --bpemode unigram \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --max_wav_duration 20 \
-    --ngpu 1 \
+    --ngpu 4 \
+    --config_ngpu 4 \
     --teacher_config conf/teacher_e_branchformer.yaml \
     --student_config conf/student_conformer.yaml \
+    --kd_config conf/kd_kl.yaml \
+    --student_alone true \
     --inference_config conf/decode.yaml \
     "$@"

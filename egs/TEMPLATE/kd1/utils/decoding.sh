@@ -1,15 +1,58 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: decoding, scoring, results, and packing.
-# Reads: asr_task audio_type bpemodel cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
-#   expdir feats_normalize gpu_inference hf_repo inference_args inference_asr_model inference_config
-#   inference_lm inference_nj inference_tag lm_exp lm_name lm_options metric nlsyms_txt peers python raw
-#   result_sets results_md student teacher_inference_config teacher_inference_tag teachers tests token_type
-#   valid_set
-# Sets: none
+# Reads: asr_task audio_type bpemodel cleaner cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
+#   expdir feats_normalize gpu_inference hf_repo inference_args inference_asr_model inference_config inference_lm
+#   inference_nj inference_tag lm_exp lm_name lm_options metric nlsyms_txt peers python raw result_sets results_md
+#   student teacher_inference_config teacher_inference_tag teachers tests token_type use_streaming valid_set
+# Sets: valid_parts valid_parts_found
 # shellcheck disable=SC2154
 
 # task_of EXP: print asr or asr_transducer; only transducers have joint_network_conf in their configuration.
 task_of() { if grep -q '^joint_network_conf:' "$1/config.yaml"; then echo asr_transducer; else echo asr; fi; }
+
+# decoder_of EXP: print the name of ESPnet's program that decodes it.
+decoder_of() {
+    if [ "${use_streaming}" = true ] && grep -q '^encoder: contextual_block' "$1/config.yaml"; then
+        echo asr_inference_streaming
+    else
+        echo "$(task_of "$1")_inference"
+    fi
+}
+
+# find_valid_parts: set valid_parts to the test sets that the development set consists of, if there are such: dev of
+# LibriSpeech is dev_clean and dev_other. Its hypotheses are theirs then, and it is not decoded a second time.
+find_valid_parts() {
+    local first others=() set found
+    [ -z "${valid_parts_found}" ] || return 0
+    valid_parts_found=yes
+    valid_parts=()
+    first=$(cut -d ' ' -f 1 "${raw}/${valid_set}/wav.scp" | head -n 1) || true
+    for set in "${tests[@]}"; do
+        [ "${set}" = "${valid_set}" ] || [ ! -e "${raw}/${set}/wav.scp" ] || others+=("${raw}/${set}")
+    done
+    [ ${#others[@]} -gt 0 ] && cut -d ' ' -f 1 "${others[@]/%//wav.scp}" | grep -xFe "${first}" > /dev/null || return 0
+    found=$("${python}" -m espnet_kd parts --set "${raw}/${valid_set}" --among "${others[@]}")
+    lines valid_parts "${found}"
+}
+
+# to_decode SET...: print the sets to decode for these: the parts of the development set in its place.
+to_decode() {
+    local set
+    for set; do
+        if [ "${set}" = "${valid_set}" ] && [ ${#valid_parts[@]} -gt 0 ]; then
+            printf '%s\n' "${valid_parts[@]}"
+        else
+            echo "${set}"
+        fi
+    done | awk '!seen[$0]++'
+}
+
+# join_parts EXP SET...: if the development set is among these, put its hypotheses together from those of its parts.
+join_parts() {
+    [ ${#valid_parts[@]} -gt 0 ] && [[ " ${*:2} " == *" ${valid_set} "* ]] || return 0
+    "${python}" -m espnet_kd parts --set "${raw}/${valid_set}" --among "${valid_parts[@]/#/${raw}/}" \
+        --decoded "$1/${inference_tag}"
+}
 
 # peer_dirs: print the directories of the student, or of the peers of a mutual training.
 peer_dirs() {
@@ -18,14 +61,17 @@ peer_dirs() {
 
 # decode EXP SET...: write 1-best hypotheses; skip sets that were decoded with the same inputs.
 decode() {
-    local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=()
+    local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=() found sets
     shift
+    find_valid_parts
+    found=$(to_decode "$@")
+    lines sets "${found}"
     [ "${gpu_inference}" != true ] || { cmd=${cuda_cmd}; gpu=1; }
     [ -z "${inference_config}" ] || options=(--config "${inference_config}")
     options+=("${lm_options[@]}")
     fits_lm "${exp}"
     read -ra words <<< "${inference_args}"
-    for set; do
+    for set in "${sets[@]}"; do
         dir=${exp}/${inference_tag}/${set}
         logs=${dir}/logdir
         lock "${dir}"
@@ -34,6 +80,7 @@ decode() {
             "${python}" -m espnet_kd contents "${raw}/${set}/wav.scp")
         [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # without comments
         inputs+=" ${inference_args}"
+        [ "${use_streaming}" = false ] || inputs+=" $(decoder_of "${exp}")"
         [ -z "${lm_name}" ] || inputs+=" $(cksum "${lm_exp}/config.yaml" "${lm_exp}/${inference_lm}")"
         if [ -e "${dir}/text" ] && unchanged "${logs}/inputs" "${inputs}"; then
             log "${dir}: already decoded"
@@ -50,7 +97,7 @@ decode() {
             all_exist "${logs}/output.${part}/1best_recog"/{token_int,token,score,text} || rm -f "${logs}/done.${part}"
         done
         ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
-            "${python}" -m espnet_kd -m "espnet2.bin.$(task_of "${exp}")_inference" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
+            "${python}" -m espnet_kd -m "espnet2.bin.$(decoder_of "${exp}")" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
             --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
             --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
         for file in token_int token score text; do  # text last: it marks the set as decoded
@@ -61,6 +108,7 @@ decode() {
         done
         log "${dir}: decoded by ${jobs} jobs"
     done
+    join_parts "${exp}" "$@"
 }
 
 # score EXP SET...: compute WER and CER of decoded sets.
@@ -103,14 +151,19 @@ write_results() {
 # together OUT MEMBERS SET...: decode and score an ensemble; MEMBERS is the name of an array of experiments.
 together() {
     declare -n members=$2
-    local exp=$1 words=(--ngpu 0 --workers "${inference_nj}")
+    local exp=$1 words=(--ngpu 0 --workers "${inference_nj}") found sets
     shift 2
+    find_valid_parts
+    found=$(to_decode "$@")
+    lines sets "${found}"
     [ "${gpu_inference}" != true ] || words=(--ngpu 1)
     [ -z "${inference_config}" ] || words+=(--inference_config "${inference_config}")
     words+=("${lm_options[@]}")
     lock "${exp}"  # students of several seeds have the same teachers
-    "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
-        --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${@/#/${raw}/}" "${words[@]}"
+    compute "$(cluster=local command_for_shards "${inference_nj}" "${decode_cmd}")" "decode_${exp##*/}" \
+        "${python}" -m espnet_kd decode-ensemble --teacher "${members[@]}" --checkpoint "${inference_asr_model}" --out "${exp}" \
+        --inference_tag "${inference_tag}" --inference_args "${inference_args}" --data "${sets[@]/#/${raw}/}" "${words[@]}"
+    join_parts "${exp}" "$@"
     score "${exp}" "$@"
 }
 
@@ -143,7 +196,7 @@ measure_delay() {
     [ "$(task_of "${dir}")" = asr_transducer ] || return 0
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
     [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
-    "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
+    compute "${decode_cmd}" "delay_${student##*/}" "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
         --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
         log "warning: the emission delay of ${student} could not be measured" >&2
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: generations of students, each of which is the teacher of the next.
-# Reads: expdir inference_tag kd_configs labelling metric pseudo_label_args python raw student_args student_config
-#   student_exp student_tag unlabelled unlabelled_share valid_set
-# Sets: current_generation mixed student students teacher_config teachers
+# Reads: expdir inference_tag kd_config kd_configs labelling metric pseudo_label_args python raw student_alone
+#   student_args student_config student_exp student_tag unlabelled unlabelled_share valid_set
+# Sets: alone current_generation mixed student students teacher_config teachers
 # shellcheck disable=SC2034,SC2154
 
 # student_of GENERATION [PHASES]: print the directory of its student after so many phases (default: all).
@@ -28,10 +28,14 @@ student_of() {
 select_generation() {
     current_generation=$1
     mixed=
+    alone=
     [ -n "${student_config}" ] || return 0
     [ "$1" -eq 1 ] || { teachers=("${student}"); teacher_config=; }
     student=$(student_of "$1")
     students+=("${student}")
+    if [ "${student_alone}" = true ] && [ "$1" -eq 1 ] && [ -n "${kd_config}${labelling}" ]; then
+        alone=$(exp_name "${student_config}" "${student_args}")
+    fi
     [ -n "${labelling}" ] || return 0
     mixed=${student_exp:+${student//\//_}}  # the same name in two folders is possible
     mixed=${raw}/pseudo/${mixed:-${student##*/}}/mix

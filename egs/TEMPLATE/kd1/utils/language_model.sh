@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: the language model; its names, as in asr.sh, its statistics, training and perplexity.
-# Reads: bpemodel cuda_cmd download_model expdir inference_lm language lm_args lm_config lm_tag lm_train_text ngpu
-#   nj nlsyms_txt not_default num_splits_lm python raw run_line teachers tests text_options token_list
-#   token_type tokens train_cmd train_set use_lm valid_set
+# Reads: bpemodel cuda_cmd download_model expdir inference_lm language lm_args lm_config lm_tag lm_train_text ngpu nj
+#   nlsyms_txt not_default num_splits_lm python raw run_line teachers tests text_options token_list token_type tokens
+#   train_cmd train_set use_lm valid_set
 # Sets: lm_dev_text lm_exp lm_name lm_options lm_stats lm_test_text lm_texts
 # shellcheck disable=SC2034,SC2154
 

@@ -3,9 +3,9 @@
 # Reads: the options of kd.sh
 # shellcheck disable=SC2034,SC2154
 
-for option in stage stop_stage ngpu nj inference_nj num_nodes nbpe generation bpe_input_sentence_size num_splits_asr \
-    num_splits_lm; do
-    case ${option} in stage | stop_stage | ngpu) least=0 ;; *) least=1 ;; esac
+for option in stage stop_stage ngpu config_ngpu nj inference_nj num_nodes nbpe generation bpe_input_sentence_size \
+    num_splits_asr num_splits_lm; do
+    case ${option} in stage | stop_stage | ngpu | config_ngpu) least=0 ;; *) least=1 ;; esac
     [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
         error "--${option} '${!option}' is not a number from ${least} up"
 done
@@ -13,7 +13,8 @@ done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
-for option in use_lm gpu_inference decode_ensemble skip_data_prep skip_train skip_eval skip_packing; do
+for option in detach use_lm gpu_inference decode_ensemble student_alone use_streaming dry_run skip_data_prep skip_train \
+    skip_eval skip_packing; do
     [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
 done
 read -ra skipped_stages <<< "${skip_stages}"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
-# Reads: asr_task audio_type bpemodel cluster cuda_cmd current_generation expdir feats_normalize fs gpu_inference
-#   inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt not_default num_nodes num_splits_asr
-#   python raw run_line sp student student_args student_config student_exp student_tag targets_args
-#   teacher_config teachers text_options token_list token_type tokens train train_cmd unlabelled
-#   unlabelled_share valid_set
-# Sets: common_options data_options training_data
+# Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation expdir feats_normalize fs
+#   gpu_inference inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt not_default num_nodes
+#   num_splits_asr python raw run_line sp student student_args student_config student_exp student_tag targets_args
+#   teacher_config teachers text_options token_list token_type tokens train train_cmd unlabelled unlabelled_share
+#   valid_set
+# Sets: common_options data_options kd_checkpoint training_data
 # shellcheck disable=SC2154
 
 # Options that statistics and training share.
@@ -100,6 +100,12 @@ train_student() {
     done
 }
 
+# train_alone: train the student without a teacher and without pseudo-labels.
+train_alone() {
+    local mixed=''
+    train student "${alone}" "${student_config}" "${student_args}" ""
+}
+
 # speech_only EXP CONFIG...: print the options of a training on speech alone, if there are unlabelled sets and the
 # configurations need no transcripts; nothing otherwise.
 speech_only() {
@@ -119,8 +125,8 @@ speech_only() {
 
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
-    local role=$1 exp=$2 stats words state options='' configs=("$3" ${6:+"$6"}) taught=() data normalize changed=("${not_default[@]}")
-    local speech=${raw}/${train} shapes plain batches=() trained_on
+    local role=$1 exp=$2 stats words state options='' configs=("$3" ${6:+"$6"}) taught=() data measured normalize
+    local speech=${raw}/${train} shapes plain batches=() trained_on changed=("${not_default[@]}")
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -156,6 +162,7 @@ train() {
         log "${state}"
         return
     fi
+    measured=("${shapes}"/{speech_shape,"text_shape.${token_type}"})
     if [ "${num_splits_asr}" -gt 1 ]; then
         in_parts "${num_splits_asr}" "${shapes}" "${speech}"/{wav.scp,text} "${shapes}"/{speech_shape,"text_shape.${token_type}"}
         shapes=${shapes}/splits${num_splits_asr}
@@ -167,29 +174,33 @@ train() {
         --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
-    [ -z "${options}" ] || mapfile -t data <<< "${options}"
+    [ -z "${options}" ] || { mapfile -t data <<< "${options}"; measured=("${exp}/speech/utt2num_samples"); }
+    [ "${ngpu}" -eq 0 ] || log "${exp}: $("${python}" -m espnet_kd batches "${exp}/train.yaml" --shapes "${measured[@]}" \
+        --fs "${fs}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --config_ngpu "${config_ngpu}" --args="$4")"
     read -ra words <<< "$4"
     if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6" && [[ " $4" != *" --delay_student "* ]]; then
         [ -z "${student_exp}" ] || error "'delay: auto' in $6 needs the student without a teacher:" \
             "name its directory in --student_args, as --delay_student DIRECTORY"
         plain=$(exp_name "$3" "$4")
         [ -e "${plain}/${inference_asr_model}" ] ||
-            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: train it first, by this command" \
-                "without --kd_config${student_tag:+ and --student_tag}"
+            error "'delay: auto' in $6 needs the student without a teacher, ${plain}: add --student_alone true"
         words+=(--delay_student "${plain}")
     fi
     launch "${exp}" "${python}" -m espnet_kd train --task "${asr_task}" --config "${exp}/train.yaml" "${data[@]}" \
-        --resume true "${normalize[@]}" --output_dir "${exp}" "${words[@]}"
+        --resume true --config_ngpu "${config_ngpu}" "${normalize[@]}" --output_dir "${exp}" "${words[@]}"
     "${python}" -m espnet_kd runs finish "${exp}"
 }
 
 # launch EXP COMMAND...: run a training by ESPnet's launcher, with a progress bar.
 launch() {
-    local exp=$1 status=0 watcher
+    local exp=$1 status=0 watcher name cpus=''
     shift
     "${python}" -m espnet_kd progress "${exp}/train.log" --new --pid $$ --title "${exp##*/}" 9>&- &
     watcher=$!
-    "${python}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${exp//[[:space:]]/_}/train.log" --log "${exp}/train.log" \
+    [ "${ngpu}" -gt 0 ] || cpus=' --num_threads 2'  # the training, and a process that loads its data
+    name=${exp##*/}
+    kd_checkpoint=${exp}/checkpoint.pth "${python}" -m espnet2.bin.launch \
+        --cmd "${cuda_cmd}${cpus} --name ${name//[[:space:]]/_}" --log "${exp}/train.log" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- "$@" > "${exp}/launch.log" 2>&1 || status=$?
     kill "${watcher}" 2> /dev/null || true
@@ -225,7 +236,8 @@ write_targets() {
     read -ra words <<< "${targets_args}"
     lock "${expdir}/targets"  # students of several seeds share a store
     for config in "${kd_configs[@]}"; do
-        "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
+        compute "$(command_for_shards "${nj}" "${train_cmd}")" "targets_$(config_name "${config}")" \
+            "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
             --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
     done
 }

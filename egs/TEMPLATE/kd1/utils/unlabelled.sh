@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a teacher writes pseudo-labels.
-# Reads: asr_task audio_format bpemodel cleaner cluster current_generation fs gpu_inference inference_args
+# Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd fs gpu_inference inference_args
 #   inference_asr_model inference_config inference_nj inference_tag kd_configs lm_options max_wav_duration
-#   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers
-#   token_list token_type train unlabelled unlabelled_names unlabelled_share unlabelled_speeds
+#   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers token_list
+#   token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
 # Sets: none
 # shellcheck disable=SC2154
 
@@ -18,7 +18,7 @@ perturb_unlabelled() {
     for set in "${unlabelled_names[@]}"; do
         need 1 "data/${set}/wav.scp"
         # shellcheck disable=SC2046  # an option or none
-        "${python}" -m espnet_kd perturb $(without_text "${set}") --factors "${unlabelled_speeds}" \
+        compute "${train_cmd}" "perturb_${set}" "${python}" -m espnet_kd perturb $(without_text "${set}") --factors "${unlabelled_speeds}" \
             "data/${set}" "data/${set}_sp"
     done
 }
@@ -30,8 +30,8 @@ format_unlabelled() {
         [ "${set}" != "${train}" ] || continue
         need "$([ -n "${unlabelled_speeds}" ] && echo 2 || echo 1)" "data/${set}/wav.scp"
         # shellcheck disable=SC2046
-        "${python}" -m espnet_kd format $(without_text "${set}") --nj "${nj}" --fs "${fs}" \
-            --audio_format "${audio_format}" "data/${set}" "${raw}/org/${set}"
+        compute "${train_cmd} --num_threads ${nj}" "format_${set}" \
+            "${python}" -m espnet_kd format $(without_text "${set}") --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" "data/${set}" "${raw}/org/${set}"
     done
 }
 
@@ -42,8 +42,8 @@ filter_unlabelled() {
         [ "${set}" != "${train}" ] || continue
         need 3 "${raw}/org/${set}/wav.scp"
         # shellcheck disable=SC2046
-        "${python}" -m espnet_kd lengths $(without_text "${set}") --min "${min_wav_duration}" \
-            --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
+        compute "${train_cmd}" "lengths_${set}" \
+            "${python}" -m espnet_kd lengths $(without_text "${set}") --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
     done
 }
 
@@ -77,7 +77,8 @@ pseudo_label() {
         sets+=("${mixed%/*}/${set}")
         lock "${dir}/pseudo_label_${inference_tag}/${set}"  # students of several seeds share the pseudo-labels
         # shellcheck disable=SC2046
-        "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
+        compute "$(command_for_shards "${inference_nj}" "${decode_cmd}")" "pseudo_label_${dir##*/}_${set}" \
+            "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
             --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${inference_tag}/${set}" \
             $([ ! -e "${raw}/${set}/text" ] || echo --references "${raw}/${set}/text") "${symbols[@]}" \
             --cluster "${cluster}" --inference_args="${inference_args}" "${options[@]}" "${words[@]}"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Make data/{train,train_dev,train_nodev,train_nodup,eval2000}; kd.sh calls it with its options --swbd and --eval2000
-# in the environment and hands --local_data_opts to the preparation of Switchboard.
+# Make data/{train,train_dev,train_nodev,train_nodup,eval2000}, and with the options --rt03 and --fisher data/rt03 and
+# data/lm_train.txt; kd.sh calls it with the options of db.sh in the environment and hands --local_data_opts to the
+# preparation of Switchboard.
 set -euo pipefail
 # shellcheck source=../path.sh
 . ./path.sh
@@ -13,5 +14,10 @@ for corpus in swbd eval2000; do
 done
 read -ra train_roots <<< "${swbd}"
 read -ra test_roots <<< "${eval2000}"
+read -ra other_roots <<< "${rt03:-}"
+read -ra text_roots <<< "${fisher:-}"
 "${python:-python3}" -m espnet_kd prepare switchboard "${train_roots[@]}" data "$@"
 "${python:-python3}" -m espnet_kd prepare eval2000 "${test_roots[@]}" data
+[ ${#other_roots[@]} -eq 0 ] || "${python:-python3}" -m espnet_kd prepare rt03 "${other_roots[@]}" data
+[ ${#text_roots[@]} -eq 0 ] ||
+    "${python:-python3}" -m espnet_kd prepare fisher "${text_roots[@]}" data --with data/train_nodup/text

@@ -1,0 +1,57 @@
+"""Tasks for recipes of ESPnet3, whose YAML names one, with the options of methods in its block ``model``::
+
+    task: espnet_kd.tasks.espnet3.ASRTask
+    model: {..., teacher: {exp: DIRECTORY}, criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}}
+
+See docs/espnet3.md.
+"""
+
+import argparse
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.methods import active
+from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask, WithMethods
+
+# What ESPnet3 offers no way for, by key of a configuration: the task builds neither optimizers nor batches.
+OUT_OF_REACH = {
+    "mutual": "peers with optimizers of their own",
+    "share_per_batch": "batches of the task's choice",
+}
+
+
+class InESPnet3(WithMethods):
+    """A task that ESPnet3 asks for options and for a model, and for nothing else."""
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> Any:
+        """Build the model with the methods that are used.
+
+        Raises:
+            UserError: an option needs what ESPnet3 does not ask the task for.
+        """
+        args.ngpu = 0  # ESPnet's defaults lack it; Lightning moves the model
+        for key, reason in OUT_OF_REACH.items():
+            if getattr(args, key):
+                raise UserError(f"{key} needs {reason}, which ESPnet3 does not have: use a recipe of ESPnet2")
+        if isinstance(args.teacher, dict) and args.teacher.get("store"):
+            raise UserError(
+                "teacher: store: ESPnet3 does not tell a model which utterances a batch has, by which stored "
+                "targets are found: use `teacher: {exp: DIRECTORY}`, or a recipe of ESPnet2"
+            )
+        for method in active(vars(args)):
+            if method.preprocess(args, True, None) is not None:
+                raise UserError(
+                    "teacher and student prepare their speech differently (speech_volume_normalize, "
+                    "noise_scp, ...), for which ESPnet3 has one preprocessor: give these options to "
+                    "`dataset: preprocessor`, for both, or use a recipe of ESPnet2"
+                )
+        return super().build_model(args)
+
+
+class ASRTask(InESPnet3, ASRDistillationTask):
+    """Models with CTC, attention or both."""
+
+
+class TransducerTask(InESPnet3, TransducerDistillationTask):
+    """Transducers."""

@@ -1,0 +1,52 @@
+"""Keep what methods add to a model in the checkpoints of Lightning, as ResumableTrainer does in ESPnet2's.
+
+Lightning gives the callback to every Trainer by the entry-point group `lightning.pytorch.callbacks_factory`
+(setup.py), since a recipe that lacked it would go on with criteria that start anew.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from espnet_kd.errors import UserError
+from espnet_kd.host.outputs import OWN_PREFIX
+from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors
+
+
+class KeepOwnState(Callback):
+    """Save and restore parameters of criteria and the count of batches; does nothing for other models."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach to the optimizers, which exist now, and whose state Lightning restores next."""
+        if has_own(pl_module):
+            keep_apart(pl_module.model, trainer.optimizers)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]
+    ) -> None:
+        """Load the tensors from a checkpoint that a training continues from.
+
+        Raises:
+            UserError: they are of other criteria.
+        """
+        if (
+            not has_own(pl_module) or "optimizer_states" not in checkpoint
+        ):  # without the latter: weights alone
+            return
+        states = {"model": checkpoint["state_dict"], "optimizers": checkpoint["optimizer_states"]}
+        try:
+            load_own(pl_module.model, saved_tensors(states))
+        except UserError as e:
+            raise UserError(f"the checkpoint of Lightning does not fit the configuration: {e}") from None
+
+
+def has_own(pl_module: LightningModule) -> bool:
+    """Return True if the module holds a model to which a method has added something."""
+    model = getattr(pl_module, "model", None)
+    return hasattr(model, f"{OWN_PREFIX}methods") and bool(own_tensors(model))
+
+
+def callbacks() -> list[Callback]:
+    """Return what Lightning adds to a Trainer's callbacks."""
+    return [KeepOwnState()]
