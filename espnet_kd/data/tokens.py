@@ -144,7 +144,7 @@ def train_bpe(train: Path, options: Mapping[str, Any], out: Path) -> list[str]:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iterate_lines(train),  # not a file, because its name would be written into the model
+            sentence_iterator=iterate_lines(train),  # a file's name would be in the model
             model_writer=model,
             minloglevel=2,
             **options,

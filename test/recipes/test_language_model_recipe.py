@@ -1,4 +1,4 @@
-"""A language model in the miniature recipe: statistics, training, perplexity, decoding, and what is refused."""
+"""A language model in the miniature recipe: statistics, training, perplexity, decoding, refusals."""
 
 import json
 import shutil
@@ -108,7 +108,7 @@ def test_an_interrupted_training_gives_the_model_of_an_uninterrupted_one(again: 
     run(again, *stage)
     (again / "conf/train_lm.yaml").write_text(yaml.safe_dump(MODEL))
     errors = failure(again, *stage)
-    assert errors.startswith(f"espnet-kd: error: {EXP} was trained with another configuration than conf/train")
+    assert errors.startswith(f"espnet-kd: error: {EXP} was trained with another configuration than conf/")
     assert "--lm_tag" in errors
     # As if the training of two epochs had been killed after the first.
     (again / EXP / "train.yaml").write_text(yaml.safe_dump(MODEL))
@@ -127,9 +127,10 @@ def test_a_language_model_with_other_tokens_is_refused_in_one_line(again: Path) 
     (again / "exp/other/config.yaml").write_text(yaml.safe_dump(config))
     other = ("--use_lm", "true", "--lm_exp", "exp/other", *WEIGHT, "--stage", "8", "--stop_stage", "8")
     errors = failure(again, *other)
-    assert errors.startswith("espnet-kd: error: exp/other/config.yaml has other tokens than exp/asr_teacher_")
+    assert errors.startswith("espnet-kd: error: exp/other/config.yaml has other tokens than exp/asr_teach")
     assert errors.count("\n") == 1
-    config = yaml.safe_load((again / EXP / "config.yaml").read_text()) | {"lm_conf": {"unit": 9, "nlayers": 1}}
+    config = yaml.safe_load((again / EXP / "config.yaml").read_text())
+    config["lm_conf"]["unit"] = 9
     (again / "exp/other/config.yaml").write_text(yaml.safe_dump(config))
     assert "its config.yaml makes" in failure(again, *other)
 
@@ -137,7 +138,7 @@ def test_a_language_model_with_other_tokens_is_refused_in_one_line(again: Path) 
 def test_a_missing_language_model_is_named(again: Path) -> None:
     missing = ("--use_lm", "true", "--lm_exp", "exp/none", *WEIGHT, "--stage", "8", "--stop_stage", "8")
     errors = failure(again, *missing)
-    assert errors.startswith("kd.sh: error: --lm_exp exp/none has no config.yaml or no valid.loss.ave.pth: give")
+    assert errors.startswith("kd.sh: error: --lm_exp exp/none has no config.yaml or no valid.loss.ave.pth: ")
 
 
 def test_pseudo_labels_and_ensembles_take_the_language_model(again: Path) -> None:
@@ -151,7 +152,8 @@ def test_pseudo_labels_and_ensembles_take_the_language_model(again: Path) -> Non
     twice = ("--teacher_exp", f"{TEACHER} {TEACHER}", "--decode_ensemble", "true")
     output = run(again, *twice, *LM, *WEIGHT, "--stage", "8", "--stop_stage", "8")
     assert "ensemble_of_2:\ndev  WER " in output
-    record = json.loads(next((again / "exp/ensemble_of_2" / LM_TAG).glob("dev/decode/0*.jsonl")).open().readline())
+    shard = next((again / "exp/ensemble_of_2" / LM_TAG / "dev/decode").glob("0*.jsonl"))
+    record = json.loads(shard.read_text().split("\n")[0])
     assert record["nbest"][0]["scores"]["lm"] < 0
 
 
@@ -162,6 +164,5 @@ def test_a_training_in_parts_and_with_another_normalisation(again: Path) -> None
     assert config["normalize"] == "utterance_mvn" and config["multiple_iterator"] is True
     assert (again / "exp/asr_stats_raw_char_sp/train/splits2/wav.scp/split.1").exists()
     errors = failure(again, *options)
-    assert errors.startswith(
-        "espnet-kd: error: exp/asr_parts was trained with --feats_normalize utterance_mvn, not with the defaults"
-    )
+    expected = "exp/asr_parts was trained with --feats_normalize utterance_mvn, not with the defaults"
+    assert errors.startswith(f"espnet-kd: error: {expected}")
