@@ -28,13 +28,12 @@ from espnet_kd.teachers.options import (
     Term,
     TermOptions,
     check_rate,
-    check_tokens,
     common_temperatures,
+    fit_tokens,
     refuse_other_prefix,
     teacher_options,
     teacher_taps,
     term_options,
-    token_users,
 )
 from espnet_kd.teachers.speech import check_speech
 from espnet_kd.teachers.taps import (
@@ -46,6 +45,7 @@ from espnet_kd.teachers.taps import (
     has_lattice,
     probe,
 )
+from espnet_kd.teachers.tokens import TokenMap
 
 LONG_PROBE = 10  # seconds; the difference to the short probe gives frame rates
 FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler
@@ -66,9 +66,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     directories = options.directories if options.store is None or args.init_from_teacher else ()
     experiments = [load_experiment(d, options.checkpoint) for d in directories]
     terms = [] if targets == "hard" else term_options(args.criteria)
-    tokens = token_users(terms, args.init_from_teacher or ())
-    for experiment in experiments if tokens else ():
-        check_tokens(model.token_list, experiment, tokens[0])
+    maps = [fit_tokens(model.token_list, e, terms, args.init_from_teacher or ()) for e in experiments]
     if args.init_from_teacher:
         if not experiments:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
@@ -93,7 +91,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
     else:
         temperatures = common_temperatures(terms, len(experiments))
-        teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean)
+        teacher = OnlineTeacher(experiments, needed, temperatures, options.weights, options.mean, maps)
     taps = Taps(model, [t.term.student_tap for t in terms], "the student")
     terms, shapes = _fit(model, noise, taps, teacher, terms)
     task_weight = build_schedule(args.task_weight, "task_weight")
@@ -103,7 +101,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         freeze_unreached(model, taps, objective.terms, noise())
     attach = distil_transducer if has_lattice(model) else distil
     attach(model, objective, {t.term.name: t.build() for t in terms})
-    names = [_line(experiment) for experiment in experiments]
+    names = [_line(experiment, tokens) for experiment, tokens in zip(experiments, maps, strict=True)]
     if isinstance(teacher, StoredTeacher):
         made = ", ".join(t["experiment"] for t in teacher.store.manifest.teachers)
         names = [f"targets {teacher.store.directory}, of {made}"]
@@ -112,9 +110,13 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     return model
 
 
-def _line(teacher: Experiment) -> str:
+def _line(teacher: Experiment, tokens: TokenMap | None) -> str:
     size = sum(p.numel() for p in teacher.model.parameters())
-    return f"teacher {teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
+    line = f"teacher {teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
+    if tokens is not None:
+        line += f"; {tokens.known} of its {len(teacher.tokens)} tokens are the student's, which has "
+        line += f"{len(tokens.numbers)}"
+    return line
 
 
 def refuse_unused_teacher(args: argparse.Namespace) -> None:

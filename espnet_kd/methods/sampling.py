@@ -90,6 +90,11 @@ def followers(model: Any) -> list[nn.Module]:
             "scheduled_sampling: stored targets of the decoder are of other prefixes than the student's: "
             "leave out scheduled_sampling, or give the teacher itself"
         )
+    if any(teacher.maps):
+        raise UserError(
+            "scheduled_sampling: the teacher would read the student's prefix, but has another token list: "
+            "leave out scheduled_sampling, or train both with one token list"
+        )
     return [experiment.model for experiment in teacher.experiments]
 
 

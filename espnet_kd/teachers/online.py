@@ -15,6 +15,7 @@ from espnet_kd.rnnt import one_best_targets
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
+from espnet_kd.teachers.tokens import TokenMap
 
 Mean = Literal["posteriors", "log_posteriors"]
 
@@ -27,11 +28,13 @@ class OnlineTeacher:
     and for the first batch of a training must be finite.
 
     Args:
-        experiments: one or more with the same token list.
+        experiments: one or more; their tokens are those of the student, see ``maps``.
         taps: module paths of layers; an ensemble has logits only, and of a lattice those along one alignment.
         temperatures: by tap, the temperature of its criteria, for the mean of an ensemble; 1 by default.
         weights: of the experiments in the mean, normalised here; None: equal.
         mean: whether to average `posteriors` or `log_posteriors`.
+        maps: for each experiment, the student's tokens in its list, None where the lists are the same; None
+            if all are.
 
     Raises:
         UserError: the number of weights differs from that of experiments, or a layer does not exist.
@@ -44,6 +47,7 @@ class OnlineTeacher:
         temperatures: Mapping[str, float] | None = None,
         weights: Sequence[float] | None = None,
         mean: Mean = "posteriors",
+        maps: Sequence[TokenMap | None] | None = None,
     ):
         weights = [1.0] * len(experiments) if weights is None else list(weights)
         if len(weights) != len(experiments) or min(weights) <= 0:
@@ -54,6 +58,7 @@ class OnlineTeacher:
         self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
         self._weights = [w / sum(weights) for w in weights]
         self._averaged = mean
+        self.maps = [None] * len(experiments) if maps is None else list(maps)
         self._temperatures = dict(temperatures or {})
         self._checked = False
         self._device: torch.device | None = None
@@ -83,8 +88,11 @@ class OnlineTeacher:
             UserError: targets are not finite, or the teachers of an ensemble differ in frame rate.
         """
         self._move(speech.device)
-        batch = (speech, speech_lengths, text, text_lengths)
-        seen = [observe(e.model, t, *batch) for e, t in zip(self.experiments, self._taps, strict=True)]
+        seen = []
+        for experiment, taps, tokens in zip(self.experiments, self._taps, self.maps, strict=True):
+            theirs = text if tokens is None else tokens.text(text)
+            found = observe(experiment.model, taps, speech, speech_lengths, theirs, text_lengths)
+            seen.append(found if tokens is None else tokens.targets(found))
         if not self._checked:
             for experiment, given in zip(self.experiments, seen, strict=True):
                 check_finite(given, f"teacher {experiment.directory}", utt_id)

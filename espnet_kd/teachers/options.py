@@ -17,6 +17,7 @@ from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.short import warn_once
 from espnet_kd.teachers.taps import LATTICE
+from espnet_kd.teachers.tokens import TokenMap, map_tokens
 
 ANY_TOKEN = 1  # not the blank
 
@@ -38,6 +39,7 @@ class Term:
 TEACHER_KEYS = ("exp", "checkpoint", "weights", "mean", "store", "k")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
+COPIES = "init_from_teacher"
 READS_TOKENS = ("decoder", "joint_network", LATTICE)  # first part of the paths of layers that get tokens
 OF_SPEECH = ("frontend", "specaug", "normalize", "preencoder", "encoder")  # of layers without tokens
 
@@ -251,7 +253,35 @@ def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list
         if needs != "hidden" or t.term.teacher_tap.split(".")[0] in READS_TOKENS:
             found.append(f"criterion {t.term.name}")
     copied = [path for path in parts if path.split(".")[0] not in OF_SPEECH]
-    return found + [f"init_from_teacher: {path}" for path in copied]
+    return found + [f"{COPIES}: {path}" for path in copied]
+
+
+def fit_tokens(
+    tokens: Sequence[str], teacher: Experiment, terms: Sequence[TermOptions], parts: Iterable[str]
+) -> TokenMap | None:
+    """Find the student's tokens in the teacher's list, where something needs them.
+
+    Args:
+        tokens: the student's.
+        teacher: the teacher.
+        terms: the criteria.
+        parts: the submodules that ``init_from_teacher`` copies.
+
+    Returns:
+        None if the lists are the same, or nothing needs them.
+
+    Raises:
+        UserError: the lists cannot be compared, or a part is copied whose tokens differ.
+    """
+    users = token_users(terms, parts)
+    if not users:
+        return None
+    if users[-1].startswith(COPIES):
+        check_tokens(tokens, teacher, users[-1])
+    logits = {t.term.teacher_tap for t in terms if CRITERIA[t.kind].needs != "hidden"}
+    reads = [t for t in terms if t.term.teacher_tap.split(".")[0] in READS_TOKENS]
+    reader = f"criterion {reads[0].term.name}" if reads else None
+    return map_tokens(tokens, teacher.tokens, logits, reader, f"teacher {teacher.directory}")
 
 
 def check_tokens(tokens: Sequence[str], teacher: Experiment, user: str) -> None:

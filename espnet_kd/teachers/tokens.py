@@ -1,0 +1,104 @@
+"""Teachers whose token list is another order or a part of the student's, or has more tokens than it.
+
+Tokens are the same if their names are. Axes: B utterances, P positions, L tokens of a transcript, S and V the
+sizes of the token lists of student and teacher.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from espnet_kd.errors import UserError
+from espnet_kd.rnnt import Joint
+from espnet_kd.teachers.taps import Targets
+
+ABSENT = -1e4  # logit of a token that the teacher does not have: the posterior is 0, its logarithm finite
+SHOWN = 5  # tokens in a message
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Numbers of the student's tokens in the teacher's list.
+
+    Attributes:
+        numbers: (S,) for each token of the student, on the host; -1 for one that the teacher does not have.
+        logits: layers whose values are logits, and which therefore get the student's order.
+    """
+
+    numbers: Tensor
+    logits: frozenset[str]
+
+    @property
+    def known(self) -> int:
+        """Number of tokens that both lists have."""
+        return int((self.numbers >= 0).sum())
+
+    def text(self, text: Tensor) -> Tensor:
+        """Return transcripts, (B, L) tokens of the student padded with -1, in tokens of the teacher."""
+        numbers = torch.cat([self.numbers, torch.tensor([-1])]).to(text.device)  # the last one is for padding
+        return numbers[text]
+
+    def targets(self, seen: Mapping[str, Targets]) -> dict[str, Targets]:
+        """Return the teacher's values, by tap, with the student's tokens in the last axis of logits."""
+        return {
+            tap: replace(found, values=self._joint(found.joint) if isinstance(found.values, Joint)
+                         else self._rows(found.tensor.movedim(-1, 0), ABSENT).movedim(0, -1))
+            if tap in self.logits else found
+            for tap, found in seen.items()
+        }  # fmt: skip
+
+    def _joint(self, joint: Joint) -> Joint:
+        return replace(joint, weight=self._rows(joint.weight, 0.0), bias=self._rows(joint.bias, ABSENT))
+
+    def _rows(self, values: Tensor, absent: float) -> Tensor:
+        """(V, ...) -> (S, ...)."""
+        numbers = self.numbers.to(values.device)
+        rows = values.index_select(0, numbers.clamp(min=0))
+        missing = (numbers < 0).view(-1, *[1] * (values.dim() - 1))
+        return rows.masked_fill(missing, absent)
+
+
+def map_tokens(
+    ours: Sequence[str], theirs: Sequence[str], logits: Collection[str], reads: str | None, owner: str
+) -> TokenMap | None:
+    """Find the student's tokens in the teacher's list; None if the lists are the same.
+
+    Args:
+        ours: the student's token list.
+        theirs: the teacher's.
+        logits: layers of the teacher that give logits.
+        reads: what makes the teacher read transcripts, such as "criterion att"; None if nothing does.
+        owner: the teacher, for messages.
+
+    Raises:
+        UserError: neither list contains the other, the blanks differ, a name is twice in a list, or the
+            teacher would have to read tokens that it does not have.
+    """
+    if list(ours) == list(theirs):
+        return None
+    for whose, tokens in (("the student", ours), (owner, theirs)):
+        if len(set(tokens)) < len(tokens):
+            raise UserError(f"{whose} has a token twice: lists are compared by the names of tokens")
+    more, fewer = ([t for t in a if t not in b] for a, b in ((ours, set(theirs)), (theirs, set(ours))))
+    if ours[0] != theirs[0] or (more and fewer):
+        first = next(i for i, t in enumerate(ours) if i >= len(theirs) or t != theirs[i])
+        other = repr(theirs[first]) if first < len(theirs) else "absent"
+        raise UserError(
+            f"token {first} is {ours[first]!r} for the student, {other} for {owner}, and neither list "
+            f"contains the other (the student alone has {_some(more)}, the teacher {_some(fewer)}): train both "
+            "with one token list, or compare hidden vectors of the encoders alone"
+        )
+    if more and reads is not None:
+        raise UserError(
+            f"{reads} makes {owner} read transcripts, but it does not have {_some(more)} of the student: "
+            "train both with one token list, or compare the posteriors of CTC alone"
+        )
+    number = {token: i for i, token in enumerate(theirs)}
+    return TokenMap(torch.tensor([number.get(token, -1) for token in ours]), frozenset(logits))
+
+
+def _some(tokens: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, tokens[:SHOWN]))
+    return f"{shown} and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else shown or "none"
