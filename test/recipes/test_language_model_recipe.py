@@ -83,7 +83,8 @@ def test_a_weight_of_zero_gives_the_scores_without_a_language_model(again: Path)
 def test_the_packed_model_has_its_language_model_and_decodes_elsewhere(again: Path) -> None:
     packed = f"{STUDENT}/{STUDENT.name}_valid.acc.ave.zip"
     inside = quick_python("-m", "zipfile", "-l", str(again / packed), check=True).stdout
-    assert f"{EXP}/valid.loss.ave.pth" in inside and f"{EXP}/perplexity_test/ppl" in inside
+    checkpoint = (again / EXP / "valid.loss.ave.pth").resolve().name  # ESPnet packs what a link leads to
+    assert f"{EXP}/{checkpoint}" in inside and f"{EXP}/perplexity_test/ppl" in inside
     shutil.copy(again / packed, again / "published.zip")
     for folder in (STUDENT, TEACHER, EXP):
         shutil.rmtree(again / folder)
@@ -145,8 +146,8 @@ def test_pseudo_labels_and_ensembles_take_the_language_model(again: Path) -> Non
     lm = ("--lm_train_config", f"{EXP}/config.yaml", "--lm_file", f"{EXP}/valid.loss.ave.pth")
     common = ("--inference_config", "conf/decode.yaml", "--inference_args=--lm_weight 0.3", "--data")
     command = ("-m", "espnet_kd", "pseudo-label", "--teacher", str(TEACHER), "--dst", "dump/raw/labels")
-    made = quick_python(*command, *lm, *common, "dump/raw/dev", cwd=again, check=True)
-    assert "4 utterances" in made.stdout or "labels" in made.stdout
+    made = quick_python(*command, *lm, *common, "dump/raw/dev", cwd=again)  # all hypotheses may be empty
+    assert "4 utterances decoded" in made.stdout, made.stderr
     best = json.loads(next((again / "dump/raw/labels/decode").glob("0*.jsonl")).read_text().split("\n")[0])
     assert best["nbest"][0]["scores"]["lm"] < 0
     twice = ("--teacher_exp", f"{TEACHER} {TEACHER}", "--decode_ensemble", "true")
