@@ -225,7 +225,8 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     kind = f"--token_type {recipe['token_type']}" + (
         f" --nbpe {recipe['nbpe']}" if recipe["token_type"] == "bpe" else ""
     )
-    command = f"espnet-kd tokens {kind} --text {raw}/{train}/text --out {recipe.token_list.parent}"
+    text = recipe["bpe_train_text"] or f"data/{recipe['train_set']}/text"
+    command = f"espnet-kd tokens {kind} --text {text} --out {recipe.token_list.parent}"
     yield 5, Stage("token list", [command], [recipe.token_list], Cost())
 
 
@@ -256,8 +257,10 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
         cost.cpu_hours = STATISTICS * recipe.training.hours / 3600
         cost.notes += [str(recipe.training), MEASURED]
     commands = [f"espnet2.bin.{task}_train --collect_stats true --config {c}" for c in [*teachers, *student]]
+    if lm := _trained_lm(recipe):
+        commands.append(f"espnet2.bin.lm_train --collect_stats true --config {recipe['lm_config']}")
     yield 6, Stage("statistics", commands, [Path(recipe["statistics"])], cost)
-    cost = Cost()
+    cost = Cost(notes=["without the language model, whose cost is unknown"] if lm else [])
     lines = [
         f"espnet-kd train --task {task} --config {exp}/train.yaml --output_dir {exp}"
         for exp in exps
@@ -266,10 +269,13 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     lines += [
         recipe.train(e, [c], recipe["teacher_args"], [], cost) for e, c in zip(exps, teachers, strict=False)
     ]
-    if recipe["use_lm"] == "true" and recipe["lm_config"]:
-        lines.append(f"espnet2.bin.lm_train --config {recipe['lm_config']}")
-        cost.notes.append("without the language model, whose time is unknown")
-    yield 7, Stage("teacher", lines, [Path(e) / recipe["inference_asr_model"] for e in exps], cost)
+    makes = [Path(e) / recipe["inference_asr_model"] for e in exps]
+    if recipe["download_model"]:
+        lines = [f"espnet-kd download-model {recipe['download_model']} --expdir {recipe['expdir']}"]
+    if lm:
+        lines.append(f"espnet2.bin.lm_train --config {recipe['lm_config']} --output_dir {lm}")
+        makes.append(lm / recipe["inference_lm"])
+    yield 7, Stage("teacher and language model" if lm else "teacher", lines, makes, cost)
     yield 8, _decoding("check of the teacher, and its targets", recipe, exps, [recipe["valid_set"]])
     cost = Cost()
     lines = [
@@ -292,9 +298,16 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     yield 12, Stage("packed student", ["espnet2.bin.pack asr"], zips, Cost())
 
 
+def _trained_lm(recipe: Recipe) -> Path | None:
+    """Return the directory of the language model that is trained here; None if none is."""
+    return Path(recipe["lm_exp"]) if recipe["use_lm"] == "true" and recipe["lm_config"] else None
+
+
 def _decoding(title: str, recipe: Recipe, exps: list[str], sets: list[str]) -> Stage:
     tool = f"espnet2.bin.{recipe['asr_task']}_inference"
     config = f" --config {recipe['inference_config']}" if recipe["inference_config"] else ""
+    if recipe["use_lm"] == "true":
+        config += f" --lm_file {recipe['lm_exp']}/{recipe['inference_lm']}"
     commands = [f"{tool}{config} --asr_model_file {exp}/{recipe['inference_asr_model']}" for exp in exps]
     hours = [recipe.hours(name) for name in sets]
     known = sum(h.hours for h in hours if h)

@@ -14,7 +14,10 @@ from espnet_kd.config import merge
 
 SEED = "{seed}"  # replaced by the seed in the values of options and arguments
 # Options of run.sh that say how a model is decoded.
-DECODING = ("inference_config", "teacher_inference_config", "inference_args", "inference_asr_model")
+DECODING = (
+    "inference_config", "teacher_inference_config", "inference_args", "inference_asr_model",
+    "lm_config", "lm_args", "lm_exp", "lm_tag", "inference_lm",
+)  # fmt: skip
 Key = tuple[str, int, str | None]  # row, seed, length: what tells one training of a plan from another
 
 

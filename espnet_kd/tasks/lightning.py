@@ -20,7 +20,7 @@ class KeepOwnState(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the optimizers, which exist now, and whose state Lightning restores next."""
         if has_own(pl_module):
-            keep_apart(pl_module.model, trainer.optimizers)
+            keep_apart(_model(pl_module), trainer.optimizers)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]
@@ -36,15 +36,19 @@ class KeepOwnState(Callback):
             return
         states = {"model": checkpoint["state_dict"], "optimizers": checkpoint["optimizer_states"]}
         try:
-            load_own(pl_module.model, saved_tensors(states))
+            load_own(_model(pl_module), saved_tensors(states))
         except UserError as e:
             raise UserError(f"the checkpoint of Lightning does not fit the configuration: {e}") from None
 
 
 def has_own(pl_module: LightningModule) -> bool:
     """Return True if the module holds a model to which a method has added something."""
-    model = getattr(pl_module, "model", None)
+    model = _model(pl_module)
     return hasattr(model, f"{OWN_PREFIX}methods") and bool(own_tensors(model))
+
+
+def _model(pl_module: LightningModule) -> Any:
+    return getattr(pl_module, "model", None)
 
 
 def callbacks() -> list[Callback]:

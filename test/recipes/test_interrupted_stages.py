@@ -53,8 +53,8 @@ def test_a_training_does_not_go_on_over_other_data(finished: Finished, tmp_path:
     root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
     record = json.loads((root / TEACHER / "run.json").read_text())
     (root / TEACHER / "run.json").write_text(json.dumps({**record, "ended": None, "done": False}))
-    text = root / "dump/raw/train_sp/text"
-    text.write_text(text.read_text().replace(" a", " e"))
+    for text in (root / "dump/raw/train_sp/text", root / "data/train/text"):
+        text.write_text(text.read_text().replace(" a", " e"))
     errors = failure(root, "--stage", "5", "--stop_stage", "7")
     assert errors.startswith("espnet-kd: error: exp/asr_teacher_raw_char_sp was trained on other data: its ")
     assert "token list (data/token_list/char/tokens.txt)" in errors and errors.count("\n") == 1

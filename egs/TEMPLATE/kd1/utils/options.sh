@@ -58,11 +58,12 @@ fi
     error "--hf_repo '${hf_repo}' is not a repository of Hugging Face, USER/NAME"
 [ "${num_splits_asr}" -eq 1 ] || [ -z "${unlabelled_share}" ] ||
     error "--num_splits_asr ${num_splits_asr}: batches with an --unlabelled_share need the whole training set in memory"
-if [ "${use_lm}" = true ]; then
+if [ "${use_lm}" = true ] && [ "${stop_stage}" -gt 5 ]; then
     [ -n "${lm_config}${lm_exp}${download_model}" ] ||
         error "--use_lm true needs --lm_config, or the --lm_exp of a trained language model"
     [ -z "${lm_config}" ] || [ -e "${lm_config}" ] || error "--lm_config ${lm_config} does not exist"
     for option in "${inference_config}" "${teacher_inference_config}"; do
+        [ "${stop_stage}" -gt 7 ] || break
         [[ " ${inference_args}" =~ \ --lm_weight[\ =] ]] || grep -Eqs '^lm_weight:' "${option}" ||
             error "--use_lm true: ${option:---inference_config} has no lm_weight, and ESPnet would take 1: write it there," \
                 "or give --inference_args '--lm_weight 0.3'"

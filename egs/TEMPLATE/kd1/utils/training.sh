@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
-# Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation expdir feats_normalize fs
-#   gpu_inference inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt not_default num_nodes
-#   num_splits_asr python raw run_line sp student student_args student_config student_exp student_tag targets_args
-#   teacher_config teachers text_options token_list token_type tokens train train_cmd unlabelled unlabelled_share
-#   valid_set
+# Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation download_model expdir
+#   feats_normalize fs gpu_inference inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt
+#   not_default num_nodes num_splits_asr python raw run_line sp student student_args student_config
+#   student_exp student_tag targets_args teacher_config teachers text_options token_list token_type tokens
+#   train train_cmd unlabelled unlabelled_share valid_set
 # Sets: common_options data_options kd_checkpoint training_data
 # shellcheck disable=SC2154
 
@@ -246,7 +246,7 @@ write_targets() {
 needs_teachers() {
     local teacher
     for teacher in "${teachers[@]}"; do
-        [ -z "${teacher_config}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
+        [ -z "${teacher_config}${download_model}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
         [ "${current_generation}" -eq 1 ] || need 9 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
     done
 }
