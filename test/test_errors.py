@@ -78,7 +78,7 @@ BAD = [
     ("tokens", "--token_type char --out out --text binary", "binary is not UTF-8 text"),
     ("tokens", "--token_type char --out out --text data/text --nlsyms empty", "empty cannot be read"),
     ("tokens", "--token_type char --out out --text data/text --cleaner soap", "argument --cleaner: invalid"),
-    ("tokens", "--token_type bpe --out out --text data/text --bpe_char_cover 2", "--bpe_char_cover 2: must be"),
+    ("tokens", "--token_type bpe --out out --text data/text --bpe_char_cover 2", "--bpe_char_cover 2: "),
     ("targets", "--store missing --verify", "missing"),
     ("targets", "--store out", "give --config YAML"),
     ("targets", "--store out --config broken.yaml --data dump --teacher exp", "broken.yaml:2: not YAML"),

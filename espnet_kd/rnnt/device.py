@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ class HostCopy:
         return self._values
 
 
-def to_device(values: Tensor | Sequence[int], device: torch.device) -> Tensor:
-    """Copy a tensor or a list of numbers to a device, without waiting for what the device still has to do."""
+def to_device(values: Tensor | Sequence[Any], device: torch.device) -> Tensor:
+    """Copy a tensor or (lists of) numbers to a device, without waiting for what the device has to do."""
     tensor = values if isinstance(values, Tensor) else torch.tensor(values)
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()

@@ -71,7 +71,8 @@ class Lattice:
         """Return (B, T, U) bool, True at real nodes from frame `delay` on."""
         _, t, u = (torch.arange(size, device=self.labels.device) for size in self.shape)
         frames, rows = to_device([self.frames, self.rows], self.labels.device)[:, :, None]
-        return ((t < frames) & (t >= delay))[:, :, None] & (u < rows)[:, None]
+        real: Tensor = ((t < frames) & (t >= delay))[:, :, None] & (u < rows)[:, None]
+        return real
 
     def blocks(self, chunk: int) -> Iterator[LatticeBlock]:
         """Cut the batch into blocks of about `chunk` nodes, at least one frame each."""

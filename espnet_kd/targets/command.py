@@ -290,7 +290,7 @@ def _manifest(
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
     names = [Path(d).name for d in asked.teacher.directories]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
-    rest = {
+    rest: dict[str, Any] = {
         key: settings[key]
         for key in ("mean", "data", "frontend", "device", "batch_seconds")
         if key in settings

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_kd.criteria import TopClasses
 from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import preprocessing
@@ -241,8 +242,10 @@ def batches(lengths: Sequence[int], longest: int) -> list[list[int]]:
 def alone(targets: Targets, place: int) -> Targets:
     """Return the targets of one utterance of a batch."""
     one, values = slice(place, place + 1), targets.values
-    values = values[one] if isinstance(values, torch.Tensor) else values.utterance(place)
-    return Targets(values, targets.lengths[one])
+    if isinstance(values, torch.Tensor):
+        return Targets(values[one], targets.lengths[one])
+    assert not isinstance(values, TopClasses)  # made of a tensor when it is stored
+    return Targets(values.utterance(place), targets.lengths[one])
 
 
 def build_teacher(options: TeacherOptions, taps: Mapping[str, TapFormat]) -> OnlineTeacher:

@@ -61,7 +61,7 @@ class TrackedBatches:
         Raises:
             UserError: an utterance, the shortest of the batch, is too short.
         """
-        whole = getattr(model, "module", model)  # of several processes
+        whole: Any = getattr(model, "module", model)  # of several processes
         self._classes = int(whole.vocab_size) if has_lattice(whole) else None
         handles = [
             m.register_forward_pre_hook(self._count_frames) for m in model.modules() if isinstance(m, CTC)

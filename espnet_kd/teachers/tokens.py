@@ -87,8 +87,8 @@ def map_tokens(
         other = repr(theirs[first]) if first < len(theirs) else "absent"
         raise UserError(
             f"token {first} is {ours[first]!r} for the student, {other} for {owner}, and neither list "
-            f"contains the other (the student alone has {_some(more)}, the teacher {_some(fewer)}): train both "
-            "with one token list, or compare hidden vectors of the encoders alone"
+            f"contains the other (the student alone has {_some(more)}, the teacher {_some(fewer)}): train "
+            "both with one token list, or compare hidden vectors of the encoders alone"
         )
     if more and reads is not None:
         raise UserError(

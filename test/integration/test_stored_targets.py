@@ -81,48 +81,6 @@ def test_training_from_stored_targets_equals_training_beside_the_teachers(
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_hidden_vectors_need_no_common_tokens(ensemble: Recipe) -> None:
-    """A teacher with other tokens, online and stored, teaches as one with the same tokens."""
-    foreign = ensemble.root / "exp/foreign"
-    shutil.copytree(ensemble.root / "exp/teacher", foreign)
-    config = yaml.safe_load((foreign / "config.yaml").read_text())
-    config["token_list"] = [token.lower() for token in config["token_list"]]
-    (foreign / "config.yaml").write_text(yaml.safe_dump(config))
-    write(ensemble, "exp/foreign-targets", HIDDEN, ["exp/foreign"], "--number", "float32")
-    values = []
-    stored = {"store": "exp/foreign-targets"}
-    teachers = {"same": {"exp": "exp/teacher"}, "online": {"exp": "exp/foreign"}, "stored": stored}
-    for name, teacher in teachers.items():
-        exp = ensemble.train(f"exp/foreign-{name}", "student", teacher=teacher, criteria=HIDDEN, **ALONE)
-        values.append(statistics(exp)["train"]["loss_kd_enc"])
-    assert values[1] == pytest.approx(values[0], rel=1e-6) and values[0] > 0
-    assert values[2] == pytest.approx(values[0], rel=0.05)  # its projection begins with other numbers
-    with pytest.raises(UserError, match="another token list"):
-        ensemble.train("exp/refused", "student", teacher=stored, criteria={**HIDDEN, "ctc": CRITERIA["ctc"]})
-
-
-def test_tokens_in_another_order(ensemble: Recipe) -> None:
-    """A teacher that numbers the tokens in another way teaches what it would with the student's numbers."""
-    other = ensemble.root / "exp/other-order"
-    shutil.copytree(ensemble.root / "exp/teacher", other)
-    config = yaml.safe_load((other / "config.yaml").read_text())
-    tokens = config["token_list"]
-    order = [0, *range(len(tokens) - 2, 0, -1), len(tokens) - 1]
-    (other / "config.yaml").write_text(yaml.safe_dump({**config, "token_list": [tokens[i] for i in order]}))
-    state = torch.load(other / "valid.acc.ave.pth", weights_only=True)
-    for name, tensor in state.items():
-        if name.startswith(("ctc.ctc_lo.", "decoder.embed.0.", "decoder.output_layer.")):
-            state[name] = tensor[order]
-    (other / "valid.acc.ave.pth").unlink()  # a link
-    torch.save(state, other / "valid.acc.ave.pth")
-    found = []
-    for name in ("teacher", "other-order"):
-        teacher = {"exp": f"exp/{name}"}
-        exp = ensemble.train(f"exp/of-{name}", "student", teacher=teacher, criteria=CRITERIA, **ALONE)
-        found.append({n: v for n, v in statistics(exp)["train"].items() if "loss" in n})
-    assert found[1] == pytest.approx(found[0], rel=1e-5) and found[0]["loss_kd_att"] > 0
-
-
 def test_tables_in_parts(ensemble: Recipe) -> None:
     """Stock recipes cut large tables into parts, ``--num_splits_asr 2``."""
     from espnet2.bin.split_scps import split_scps
