@@ -85,7 +85,7 @@ BAD = [
     ("pseudo-label", "--teacher missing --data dump --dst out", "directory missing does not exist"),
     ("pseudo-label", "--teacher exp --data missing --dst out", "missing"),
     ("pseudo-label", "--teacher exp --data dump --dst out --cluster missing.yaml", "missing.yaml does not"),
-    ("mix", "--labelled dump --pseudo missing --token_type char --token_list file out", "missing/utt2spk"),
+    ("mix", "--labelled dump --pseudo missing --token_type char --token_list file out", "missing/wav.scp"),
     ("mix", "--labelled dump --pseudo dump --share 2 --token_type char --token_list file out", "--share 2"),
     ("kept-mass", "--teacher missing --data dump --out out", "directory missing does not exist"),
     ("kept-mass", "--teacher exp --data dump --out out --temperature 0", "--temperature 0"),

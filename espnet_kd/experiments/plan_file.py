@@ -19,7 +19,7 @@ CURVES = 6  # lines of a plot of the frontier
 RESERVED = frozenset(
     """
     teacher_config teacher_exp teacher_tag teacher_args student_exp student_tag student_args stage stop_stage
-    skip_stages skip_data_prep skip_train skip_eval skip_packing results_md generation help dry_run
+    skip_stages skip_data_prep skip_train skip_eval skip_packing results_md generation help dry_run detach
     """.split()
 )
 # Options of a training that the plan sets itself.

@@ -45,7 +45,7 @@ from espnet_kd.teachers.taps import (
     has_lattice,
     probe,
 )
-from espnet_kd.teachers.tokens import TokenMap
+from espnet_kd.teachers.token_maps import TokenMap
 
 LONG_PROBE = 10  # seconds; the difference to the short probe gives frame rates
 FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler

@@ -15,7 +15,7 @@ from espnet_kd.rnnt import one_best_targets
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
-from espnet_kd.teachers.tokens import TokenMap
+from espnet_kd.teachers.token_maps import TokenMap
 
 Mean = Literal["posteriors", "log_posteriors"]
 

@@ -17,7 +17,7 @@ from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.short import warn_once
 from espnet_kd.teachers.taps import LATTICE
-from espnet_kd.teachers.tokens import TokenMap, map_tokens
+from espnet_kd.teachers.token_maps import TokenMap, map_tokens
 
 ANY_TOKEN = 1  # not the blank
 

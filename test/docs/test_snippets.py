@@ -162,7 +162,7 @@ def known_options() -> Iterator[str]:
 
 
 def test_names_in_the_text_exist() -> None:
-    options = set(known_options()) | {"help", "debug", "task", "no-deps", "stop-stage"}
+    options = set(known_options()) | {"help", "debug", "task", "no-deps", "stop-stage", "me"}
     for page in PAGES:
         inline = re.findall(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)", prose(page))
         for code in inline:

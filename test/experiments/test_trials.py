@@ -152,8 +152,9 @@ def test_every_option_of_kd_sh_belongs_to_the_data_or_not() -> None:
     block = KD_SH.read_text().partition("# options\n")[2].partition("# end of options")[0]
     sections = dict(re.findall(r"^# ([A-Z][\w ]+)\n((?:[a-z ].*\n)+)", block, re.MULTILINE))
     options = {title: set(re.findall(r"^([a-z]\w*)=", s, re.MULTILINE)) for title, s in sections.items()}
-    assert set(options) == {"General", "Data", "Tokens", "Models", "Decoding and results"}
+    assert set(options) == {"General", "Data", "Tokens", "Models", "Language model", "Decoding and results"}
     data = {"nj", "python", "dumpdir"} | options["Data"] | options["Tokens"] - {"unlabelled_share"}
+    data |= {"use_lm", "lm_train_text"}  # some recipes make the text of a language model in stage 1
     everything = set().union(*options.values())
     assert everything - NOT_DATA - RESERVED == data - {"unlabelled_share"}
     assert NOT_DATA <= everything

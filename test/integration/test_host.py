@@ -324,6 +324,6 @@ def test_mappings_and_tokens_are_read_as_by_espnet(tmp_path: Path) -> None:
     args = parser.parse_args(["--conf", "a=1", "--conf", "b.c=x", "--flag", "false"])
     assert args.conf == {"a": 1, "b": {"c": "x"}} and args.flag is False
     (tmp_path / "text").write_text("AB A\n")
-    options.write_token_counts(tmp_path / "text", tmp_path / "tokens", "char", None)
+    options.write_token_counts(tmp_path / "text", tmp_path / "tokens", "char", None, {})
     assert (tmp_path / "tokens").read_text().split() == ["A", "B", "<space>"]
     assert options.token_counter("char", None, None)("AB A") == 4

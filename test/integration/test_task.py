@@ -355,7 +355,7 @@ def test_a_mistake_is_one_line_where_espnet_starts_a_process_for_each_gpu(
 
     monkeypatch.setattr("espnet_kd.tasks.asr.check_inputs", lambda *_: None)  # these have no options
     monkeypatch.setattr(AbsTask, "main_worker", fail(UserError("utterance a is too short")))
-    monkeypatch.setattr("espnet_kd.tasks.asr.check_inputs", lambda args, choices: None)
+    monkeypatch.setattr("espnet_kd.tasks.asr.fit_batches", lambda *_: None)
     alone = Namespace(distributed=True, multiprocessing_distributed=False)
     with pytest.raises(UserError):
         ASRDistillationTask.main_worker(alone)

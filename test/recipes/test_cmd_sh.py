@@ -68,8 +68,7 @@ def test_stages_that_prepare_data_are_jobs(recipe: Path) -> None:
     for root in (*data, "dump/raw/org/train_sp", "dump/raw/org/dev"):
         (recipe / root).mkdir(parents=True)
         (recipe / root / "wav.scp").touch()
-    (recipe / "dump/raw/train_sp").mkdir()
-    (recipe / "dump/raw/train_sp/text").touch()
+    (recipe / "data/train/text").touch()
     words = ("--stage", "2", "--stop_stage", "5", "--nj", "7", "--python", str(stub))
     output = run(recipe, *words, cmd_backend="sge", PATH=f"{recipe}/bin:/usr/local/bin:/usr/bin:/bin")
     calls = [line.split() for line in (recipe / "calls").read_text().splitlines()]

@@ -60,7 +60,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, corpora: tuple[str, ...]) -> 
     root = copy_recipe(RECIPE, tmp_path_factory.mktemp("swbd") / "kd1", "local", "conf")
     for name, config in CONFIGS.items():
         (root / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    others = tmp_path_factory.mktemp("other corpora")
+    others = tmp_path_factory.mktemp("others")
     (others / "fisher").mkdir()
     (others / "fisher/fe_03_00001.txt").write_text("0.1 0.5 A: yeah i._b._m.\n")
     more = ("--rt03", str(write_rt03(others / "rt03")), "--fisher", str(others / "fisher"))

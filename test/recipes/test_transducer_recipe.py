@@ -103,7 +103,7 @@ def test_a_streaming_student_is_taught_with_its_own_delay(recipe: Path) -> None:
     errors = failure(recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage, *tag)
     assert errors == (
         "kd.sh: error: 'delay: auto' in conf/delay.yaml needs the student without a teacher, "
-        "exp/asr_s_raw_char_sp: train it first, by this command without --kd_config and --student_tag\n"
+        "exp/asr_s_raw_char_sp: add --student_alone true\n"
     )
     run(recipe, *OPTIONS, "--kd_config", "", *stage)
     run(recipe, *OPTIONS, "--kd_config", "conf/delay.yaml", *stage)

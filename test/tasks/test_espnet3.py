@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,14 @@ CTC = "{ctc: {type: kl, tap: ctc.ctc_lo}, hidden: {type: hidden, tap: encoder.en
 LATTICE = "{lattice: {type: transducer, kind: collapsed, normalize: nodes}}"
 ATTENTION, TRANSDUCER = "training_asr_transformer", "training_transducer_asr_conformer_rnnt"
 Train = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _precision() -> Iterator[None]:
+    """ESPnet3 lowers the precision of products for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

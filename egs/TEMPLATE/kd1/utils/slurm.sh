@@ -200,7 +200,7 @@ explain() {
 }
 
 # version: print what changes when the checkpoint does.
-version() { stat -c '%i %Y %s' "${kd_checkpoint-}" 2> /dev/null || echo none; }
+version() { stat -c '%i %.9Y %s' "${kd_checkpoint-}" 2> /dev/null || echo none; }
 
 # --- options ---
 config=conf/slurm.conf

@@ -6,7 +6,7 @@ import torch
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.taps import Targets
-from espnet_kd.teachers.tokens import ABSENT, map_tokens
+from espnet_kd.teachers.token_maps import ABSENT, map_tokens
 
 OURS = ["<blank>", "a", "b", "<sos/eos>"]
 OWNER = "teacher exp/t"
