@@ -137,8 +137,8 @@ class Counts(TorchDispatchMode):
 
     def _refuse_both_sides(self, func: Any, args: Any, flat: list[Any]) -> None:
         """Refuse tensors of host and device in one operation; a number or an index may be on the host."""
-        strangers = [x for x in flat if isinstance(x, Tensor) and not isinstance(x, OnDevice) and x.dim()]
-        if strangers and not any(part in str(func) for part in ("index", *COPIES)):
+        others = [x for x in flat if isinstance(x, Tensor) and not isinstance(x, OnDevice) and x.dim()]
+        if others and not any(part in str(func) for part in ("index", *COPIES)):
             raise RuntimeError(f"{func}: expected all tensors to be on one device")
 
 
