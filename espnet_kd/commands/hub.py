@@ -49,10 +49,12 @@ def main_download(argv: list[str] | None = None) -> None:
     name = args.name or args.source.rstrip("/").removesuffix(".zip").replace("/", "_")
     target = args.expdir / name
     record = target / "run.json"
-    if (target / args.model).exists() and record.exists() and read_json(record).get("source") == args.source:
+    is_known = record.exists() and read_json(record).get("source") == args.source
+    lacks_lm = (target / "lm").is_dir() and not (target / "lm" / args.lm).exists()
+    if is_known and (target / args.model).exists() and not lacks_lm:
         print(f"{target}: already there")
         return
-    if target.exists() and (not record.exists() or read_json(record).get("source") != args.source):
+    if target.exists() and not is_known:
         raise UserError(f"{target} is another experiment than {args.source}: remove it, or give a --name")
     if Path(args.source).is_file():
         files = unpack(Path(args.source), args.expdir / "downloaded" / name)
@@ -60,8 +62,11 @@ def main_download(argv: list[str] | None = None) -> None:
         files = fetch_model(args.source)
     if "asr_model_file" not in files or "asr_train_config" not in files:
         raise UserError(f"{args.source} is not a model of ASR: it has {', '.join(sorted(files))}")
-    if target.exists():  # under another name of the checkpoint
-        (target / args.model).symlink_to(Path(files["asr_model_file"]).resolve())
+    if target.exists():  # under another name of a checkpoint
+        if not (target / args.model).exists():
+            (target / args.model).symlink_to(Path(files["asr_model_file"]).resolve())
+        if lacks_lm:
+            (target / "lm" / args.lm).symlink_to(Path(files["lm_file"]).resolve())
         print(target)
         return
     with atomic_dir(target) as directory:

@@ -68,7 +68,9 @@ def join(decoded: Path, name: str, places: dict[str, str]) -> None:
     Raises:
         UserError: a set is not decoded, or lacks an utterance.
     """
-    for file in DECODED:
+    parts = set(places.values())
+    # An ensemble has texts alone.
+    for file in [f for f in DECODED if f == "text" or any((decoded / part / f).is_file() for part in parts)]:
         tables = {part: read_table(decoded / part / file) for part in dict.fromkeys(places.values())}
         lacking = [utt for utt, part in places.items() if utt not in tables[part]]
         if lacking:

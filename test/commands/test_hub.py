@@ -51,6 +51,8 @@ def test_a_packed_model_becomes_an_experiment(packed: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == "exp/model: already there\n"
     hub.main_download(["model.zip", "--expdir", "exp", "--model", "valid.cer.ave.pth"])
     assert Path("exp/model/valid.cer.ave.pth").exists() and Path("exp/model/decoded").exists()
+    hub.main_download(["model.zip", "--expdir", "exp", "--lm", "other.pth"])
+    assert Path("exp/model/lm/other.pth").read_text() == "exp/lm/9epoch.pth"
 
 
 def test_another_experiment_is_not_replaced(packed: Path) -> None:

@@ -56,6 +56,9 @@ def test_hypotheses_are_joined_once(tmp_path: Path) -> None:
     before = (joined / "text").stat().st_mtime_ns
     main(words)
     assert (joined / "text").stat().st_mtime_ns == before  # so its score is not out of date
+    for file in {*DECODED} - {"text"}:  # an ensemble writes texts alone
+        for name in ("clean", "other", "dev"):
+            (tmp_path / "exp" / name / file).unlink()
     (tmp_path / "exp/clean/text").write_text("b other\n")
     main(words)
     assert (joined / "text").read_text() == "a text of a\nb other\n"

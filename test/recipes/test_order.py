@@ -63,6 +63,7 @@ def test_one_line_says_what_is_missing(
         (("--skip_packing", "no"), "--skip_packing 'no' is neither true nor false"),
         (("--student_alone", "1"), "--student_alone '1' is neither true nor false"),
         (("--config_ngpu", "four"), "--config_ngpu 'four' is not a number from 0 up"),
+        (("--ngpu", "99"), "--ngpu 99, but this machine has "),
         (("--use_lm", "yes"), "--use_lm 'yes' is neither true nor false"),
         (("--use_lm", "true"), "--use_lm true needs --lm_config, or the --lm_exp of a trained"),
         (("--use_lm", "true", "--lm_config", "conf/x.yaml"), "--lm_config conf/x.yaml does not exist"),

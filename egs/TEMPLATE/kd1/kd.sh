@@ -134,6 +134,10 @@ fi
 [ "${detach}" = false ] || detach_run "$@"
 "${python}" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("espnet2"))' ||
     error "${python} does not run or has no ESPnet: run 'make install' in the checkout, or activate another environment"
+if [[ ${ngpu} -gt 0 && ${dry_run} = false && ${stage} -le 9 && ${stop_stage} -ge 7 && ${cuda_cmd} = utils/run.sh* ]]; then
+    gpus=$("${python}" -c 'import torch; print(torch.cuda.device_count())')
+    [ "${gpus}" -ge "${ngpu}" ] || error "--ngpu ${ngpu}, but this machine has ${gpus} GPUs: give --ngpu ${gpus}; batches follow"
+fi
 
 # --- names, as in asr.sh ---
 read -ra tests <<< "${test_sets}"

@@ -5,11 +5,13 @@
 # --dry_run true says what each stage does and costs.
 set -euo pipefail
 
+results="eval2000_swbd eval2000_callhm eval2000_all"
+[[ " $* " != *rt03* ]] || results+=" rt03_swbd rt03_fsh rt03_all"  # --rt03 DIR --test_sets "eval2000 rt03"
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --train_set train_nodup \
     --valid_set train_dev \
     --test_sets eval2000 \
-    --result_sets "eval2000_swbd eval2000_callhm eval2000_all" \
+    --result_sets "${results}" \
     --lang en \
     --token_type bpe \
     --nbpe 2000 \

@@ -50,6 +50,8 @@ to_decode() {
 # join_parts EXP SET...: if the development set is among these, put its hypotheses together from those of its parts.
 join_parts() {
     [ ${#valid_parts[@]} -gt 0 ] && [[ " ${*:2} " == *" ${valid_set} "* ]] || return 0
+    mkdir -p "$1/${inference_tag}/${valid_set}/logdir"
+    echo "joined" > "$1/${inference_tag}/${valid_set}/logdir/inputs"  # so that decoding it by itself begins anew
     "${python}" -m espnet_kd parts --set "${raw}/${valid_set}" --among "${valid_parts[@]/#/${raw}/}" \
         --decoded "$1/${inference_tag}"
 }

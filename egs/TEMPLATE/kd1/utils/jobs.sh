@@ -12,7 +12,7 @@ compute() {
         "${@:3}"
         return
     fi
-    $1 --name "$2" "${log}" "${@:3}"
+    $1 --name "$2" "${log}" "${@:3}" || return  # bash goes on where the caller handles a failure
     sed '/^# /d' "${log}"
 }
 
