@@ -153,7 +153,8 @@ class LatticeHybrid(LossHooks):
         finally:
             keep.remove()
         enc, dec = (x.flatten(1, 2) for x in calls[0])
-        transcript = Transcript(labels, encoder_out_lens, (labels != self.ignore_id).sum(1))
+        lengths = encoder_out_lens.cpu(), (labels != self.ignore_id).sum(1).cpu()  # ESPnet's may be on a GPU
+        transcript = Transcript(labels, *lengths)
         self.kd_lattice = (joint_of(self.joint_network, enc, dec), transcript)
         return result
 

@@ -248,6 +248,8 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     whole = whole and not any(_incomplete(directory / s.name, manifest.taps) for s in manifest.shards)
     same = kept["frontend"] == settings["frontend"] and len(kept["data"]) == len(settings["data"])
     same = same and all(d.items() <= k.items() for d, k in zip(settings["data"], kept["data"], strict=True))
+    seconds = kept.get("batch_seconds", 0)  # values made one utterance at a time serve every request
+    same = same and seconds in (0, settings.get("batch_seconds", 0))
     fits = mismatch(manifest, asked.teacher, asked.tokens) is None
     fits = fits and unserved(manifest, asked.terms, list(asked.taps)) is None
     for path, tap in asked.taps.items() if fits else ():

@@ -59,6 +59,9 @@ def _lattice_rows(joint: Joint, lengths: Tensor, tap: TapFormat, tokens: Sequenc
         rows = np.zeros(len(projected), tap.row)
         rows["values"] = projected.float().cpu().numpy()
         return rows
+    # Without the padding that it has in a batch: rows are counted by the utterance's own size.
+    enc, dec = joint.enc[:, : int(lengths[0])], joint.dec[:, : len(tokens) + 1]
+    joint = joint.with_tensors(enc, dec, joint.weight, joint.bias)
     labels = torch.tensor([list(tokens)], device=joint.enc.device)
     batch = (joint, labels, lengths, torch.tensor([len(tokens)], device=labels.device))
     if tap.kind == "collapsed":
@@ -206,6 +209,8 @@ class WithStoredTargets:
 
     def __init__(self, student: Preprocess | None, store: str | Path, taps: Sequence[str]) -> None:
         self.student, self.store, self.taps = student, Store(store), list(dict.fromkeys(taps))
+        for shard in self.store.manifest.shards:  # read once, before processes that load data are forked
+            self.store.entries(shard)
 
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
         """Return the student's data with the packed rows of every layer added.

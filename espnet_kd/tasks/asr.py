@@ -185,6 +185,7 @@ def fit_batches(args: argparse.Namespace) -> None:
         return
     gpus = gpus_of(args)
     factor = batches.fit(args, gpus)
+    args.config_ngpu = gpus or args.config_ngpu  # the config.yaml that ESPnet writes is for these GPUs
     before = Path(args.output_dir, "config.yaml")
     counted = {key: getattr(args, key) for key in SCHEDULED}
     if stretched(counted, 2) == counted:

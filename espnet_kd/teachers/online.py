@@ -220,8 +220,9 @@ def record_taps(
             speech, speech_lengths = speech[here], speech_lengths[here]
         encoded, lengths = encode(model, speech, speech_lengths)
         if back is not None:
-            there = to_device(back, encoded.device)
-            encoded, lengths = encoded[there], lengths[there]
+            # Recurrent encoders of ESPnet give their lengths on the host.
+            encoded = encoded[to_device(back, encoded.device)]
+            lengths = lengths[to_device(back, lengths.device)]
         layer = ctc_layer(model)
         if layer is not None and {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
             layer(encoded)

@@ -37,7 +37,8 @@ class TrackedBatches:
         self.utterances: Sequence[str] = ()
         self.samples: Sequence[int] = ()
         self._classes: int | None = None
-        self._counted: list[tuple[Sequence[str], HostCopy]] = []  # frames and what CTC needs of them
+        # Frames, and what CTC needs of them.
+        self._counted: list[tuple[Sequence[str], HostCopy, HostCopy]] = []
 
     def __len__(self) -> int:
         """Return the number of batches; fails, as the iterator does, if that is not known."""
@@ -47,7 +48,7 @@ class TrackedBatches:
         """Yield the batches, and remember each."""
         for utterances, batch in shown(self._batches):
             self._warn_of_few_frames()
-            if self._classes is not None:
+            if self._classes is not None and "text" in batch:
                 check_labels(utterances, batch["text"], batch["text_lengths"], self._classes)
             self.utterances, self.samples = utterances, batch["speech_lengths"].tolist()
             yield utterances, batch
@@ -92,15 +93,15 @@ class TrackedBatches:
         _, frames, labels, lengths = inputs
         repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)
         needed = lengths + repeated.sum(1)  # a blank must separate two equal labels
-        self._counted.append((self.utterances, HostCopy(torch.stack([frames, needed]))))
+        self._counted.append((self.utterances, HostCopy(frames), HostCopy(needed)))
 
     def _warn_of_few_frames(self) -> None:
         """Warn of utterances with fewer frames than CTC needs for the labels; ESPnet ignores these silently.
 
         Called when the batch is done, for the host not to wait for the GPU.
         """
-        for utterances, copy in self._counted:
-            for utt, frames, needed in zip(utterances, *copy.read().tolist(), strict=True):
+        for utterances, *copies in self._counted:
+            for utt, frames, needed in zip(utterances, *(c.read().tolist() for c in copies), strict=True):
                 if frames < needed:
                     warn_once(
                         f"utterance {utt} has {frames} frames, and CTC needs {needed} for its labels: it "

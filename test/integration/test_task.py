@@ -61,6 +61,7 @@ def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None
     }  # fmt: skip
     args = Namespace(**options)
     fit_batches(args)
+    assert args.config_ngpu == 1  # so that a training from the saved configuration changes nothing again
     assert (args.batch_bins, args.accum_grad, args.num_iters_per_epoch) == (9, 16, 40)
     assert args.task_weight == change | {"begin": 4000} and args.criteria == options["criteria"]
     for untouched in ({"ngpu": 0}, {"config_ngpu": 0}, {"collect_stats": True}, {"dist_world_size": 4}):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from espnet_kd.targets.format import (
 )
 from espnet_kd.targets.store import Store, verify
 from espnet_kd.targets.teacher import StoredTeacher, to_rows
+from espnet_kd.targets.worker import alone
 from espnet_kd.teachers.taps import Targets
 
 TAP = "joint_network"
@@ -85,3 +87,22 @@ def test_a_damaged_output_layer_is_named(store: Store, damage, message: str) -> 
     with pytest.raises(UserError, match=message):
         Store(store.directory).output_layer  # noqa: B018
     assert any(OUTPUT_LAYER in problem for problem in verify(store))
+
+
+@pytest.mark.parametrize("kind", ["joint", "collapsed", "path"])
+def test_an_utterance_of_a_batch_is_stored_without_the_padding_of_the_others(kind: str) -> None:
+    """Rows are counted by the utterance's own frames and labels."""
+    frames, labels = (12, 10), ([1, 2, 3, 4, 5, 6, 1, 2], [1, 2, 3, 4, 5, 6, 1])
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 12, 5), (2, 9, 5), (7, 5), (7,))
+    enc, dec, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    tap = TapFormat(kind, 5 if kind == "joint" else 7, 3 if kind == "path" else 0, 1.0, "float32")
+    batch = Targets(Joint(enc, dec, weight, bias), torch.tensor(frames))
+    for place, tokens in enumerate(labels):
+        t, u = frames[place], len(tokens) + 1
+        part = Joint(enc[place : place + 1, :t], dec[place : place + 1, :u], weight, bias)
+        single = to_rows(Targets(part, torch.tensor([t])), tap, tokens)
+        found = to_rows(alone(batch, place), tap, tokens)
+        assert len(found) == len(single)
+        for name in single.dtype.names:
+            np.testing.assert_allclose(found[name], single[name], rtol=1e-5, atol=1e-5)
