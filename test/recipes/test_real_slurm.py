@@ -203,7 +203,8 @@ def test_a_training_is_continued_after_its_time_limit_to_the_same_result(
     assert sh(tmp_path, "scontrol", "update", f"jobid={job}", "EndTime=now", **slurm).returncode == 0
     errors = running.communicate(timeout=900)[1]
     assert running.returncode == 0, errors
-    assert f"slurm.sh: job {job} ({exp}/train.log) ended (TIMEOUT); it is submitted again" in errors
+    said = (roots[1] / exp / "launch.log").read_text()
+    assert f"slurm.sh: job {job} ({exp}/train.log) ended (TIMEOUT); it is submitted again" in said
     assert "3/4epoch started" in (roots[1] / exp / "train.log").read_text()
     assert "1/4epoch started" in (roots[1] / exp / "train.1.log").read_text()
     names = {p.name for p in (roots[0] / exp).glob("*.pth")}
