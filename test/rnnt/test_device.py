@@ -1,5 +1,8 @@
 """Small tensors between host and device, and the precision of products under autocast."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
 from espnet_kd.rnnt.device import HostCopy, full_precision, to_device
@@ -9,6 +12,14 @@ def test_numbers_come_back_as_they_were():
     assert HostCopy(torch.tensor([3, 1])).read().tolist() == [3, 1]
     assert to_device([3, 1], torch.device("cpu")).tolist() == [3, 1]
     assert to_device(torch.tensor([True]), torch.device("cpu")).tolist() == [True]
+
+
+@pytest.fixture(autouse=True)
+def _without_autocast() -> Iterator[None]:
+    """Switch autocast off, which the end of a block of autocast switches on where it finds it on before."""
+    yield
+    for kind in ("cpu", "cuda"):
+        torch.set_autocast_enabled(kind, False)
 
 
 def test_products_may_be_less_precise_only_under_autocast_on_a_gpu(monkeypatch):
@@ -24,3 +35,4 @@ def test_products_may_be_less_precise_only_under_autocast_on_a_gpu(monkeypatch):
     assert inside(torch.device("cpu")) == "highest"
     assert inside(gpu) == "high"
     assert torch.get_float32_matmul_precision() == "highest", "as before the block"
+    monkeypatch.undo()
