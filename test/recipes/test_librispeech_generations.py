@@ -55,7 +55,7 @@ def check_development_set(recipe: Path, output: str) -> None:
         tag = exp / "greedy_asr_model_valid.acc.ave"
         parts = [(tag / name / "text").read_text() for name in ("dev_clean", "dev_other")]
         assert (tag / "dev/text").read_text() == "".join(sorted("".join(parts).splitlines(keepends=True)))
-        assert (tag / "dev/score.json").exists() and not (tag / "dev/logdir").exists()
+        assert (tag / "dev/score.json").exists() and not (tag / "dev/logdir/keys.1.scp").exists()
     assert "/dev: decoded" not in output and output.count("/dev_clean: decoded by 1 jobs") >= 4
 
 
