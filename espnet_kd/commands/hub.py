@@ -4,13 +4,14 @@ Both use what ESPnet installs, espnet_model_zoo and huggingface_hub.
 """
 
 import json
+import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
+from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_dir, read_json
 from espnet_kd.host.outputs import absolute_paths, task_of
@@ -86,25 +87,15 @@ def unpack(packed: Path, folder: Path) -> dict[str, str]:
         Kind of file, such as ``asr_model_file``, to its path.
 
     Raises:
-        UserError: it is damaged, or no packed model.
+        UserError: it is damaged, would write outside of the folder, is far too large, or is no packed model.
     """
-    with atomic_dir(folder) as scratch:
-        extract(packed, scratch)
-        files = packed_files(packed, scratch)
-    return {kind: str(folder / path) for kind, path in files.items()}
-
-
-def extract(packed: Path, folder: Path) -> None:
-    """Unpack a zip file; Python leaves out what would lead outside of the folder.
-
-    Raises:
-        UserError: it cannot be read or is damaged.
-    """
+    extract(packed, folder)
     try:
-        with zipfile.ZipFile(packed) as z:
-            z.extractall(folder)
-    except (OSError, zipfile.BadZipFile) as e:
-        raise UserError(f"{packed} cannot be unpacked: {first_line(e)}: make it by stage 12") from None
+        files = packed_files(packed, folder)
+    except UserError:
+        shutil.rmtree(folder)
+        raise
+    return {kind: str(folder / path) for kind, path in files.items()}
 
 
 def packed_files(packed: Path, folder: Path) -> dict[str, str]:

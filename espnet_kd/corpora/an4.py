@@ -18,10 +18,10 @@ from os.path import isfile
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download, file_sha256, verify
 from espnet_kd.corpora.prepare import split_evenly, warn
 from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
+from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from string import ascii_lowercase
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.corpora.archive import extract
 from espnet_kd.corpora.download import download
 from espnet_kd.corpora.prepare import (
     DEV_UTTERANCES,
@@ -37,6 +36,7 @@ from espnet_kd.corpora.telephone import (
     numbered_lines,
 )
 from espnet_kd.data.datadir import Utterance, hours_of, lock_data_dirs, write_data_dir
+from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError
 
 CALLS = (2435, 2438)  # of the release, without and with the calls that were added later

@@ -23,7 +23,7 @@ from pathlib import Path
 from harness import Outcome
 from mutate import mutate_bytes
 
-from espnet_kd.corpora.archive import extract
+from espnet_kd.data.unpack import extract
 
 TRIES = 6000
 LARGEST = 100_000_000  # bytes that may appear on the disk

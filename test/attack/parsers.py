@@ -22,7 +22,6 @@ from espnet_kd import parallel
 from espnet_kd.commands import runs
 from espnet_kd.commands.progress import Training
 from espnet_kd.config import merge_files, parse_yaml
-from espnet_kd.corpora.archive import _check_members
 from espnet_kd.corpora.librispeech import read_md5sums
 from espnet_kd.corpora.switchboard import read_acronyms
 from espnet_kd.criteria import CRITERIA
@@ -33,6 +32,7 @@ from espnet_kd.data.dump import read_dump_tables
 from espnet_kd.data.heads import find_damage, flac_info, is_shortened
 from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
+from espnet_kd.data.unpack import _check_members
 from espnet_kd.decoding import records as decoded
 from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.experiments.comparisons import hours_of

@@ -77,9 +77,18 @@ def test_a_zip_file_that_is_no_packed_model_is_refused(
     with pytest.raises(UserError, match=f"model.zip {message}"):
         hub.main_download(["model.zip"])
     assert not Path("exp/model").exists()
+    assert not Path("exp/downloaded/model").exists()
+
+
+def test_a_file_that_is_not_an_archive_or_far_too_large_is_refused(packed: Path) -> None:
     packed.write_text("not a zip file")
-    with pytest.raises(UserError, match="model.zip cannot be unpacked: File is not a zip file"):
+    with pytest.raises(UserError, match="model.zip is damaged or not an archive"):
         hub.main_upload(["model.zip", "--repo", "user/name"])
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("meta.yaml", bytes(20_000_000))
+    with pytest.raises(UserError, match="model.zip has .* would become more than 50 times as large"):
+        hub.main_download(["model.zip"])
+    assert not Path("exp/downloaded/model").exists()
 
 
 class Offline:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_kd.corpora.archive import extract
+from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError
 
 
