@@ -17,7 +17,7 @@ from espnet_kd.decoding import records
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import command
 
-pytestmark = pytest.mark.slow(seconds=15)
+pytestmark = [pytest.mark.slow(seconds=15), pytest.mark.long]
 
 SEARCH = "--beam_size 3 --maxlenratio 0.4"
 TRANSDUCER = {

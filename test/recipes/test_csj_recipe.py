@@ -11,7 +11,7 @@ import yaml
 from miniature_csj import make_parts, write_csj
 from shell import TEMPLATE, copy_recipe, failure, model, run
 
-pytestmark = pytest.mark.slow(seconds=30)
+pytestmark = [pytest.mark.slow(seconds=30), pytest.mark.long]
 
 RECIPE = TEMPLATE.parents[1] / "csj" / "kd1"
 TALKS = {"A01F0055": 8, "A01M0110": 3, "A01M0056": 3, "S00M0112": 3, "S01F0001": 12, "D01F0002": 2}

@@ -14,7 +14,7 @@ import pytest
 from fork_server import QUICK_PYTHON
 from shell import environment, write_recipe
 
-pytestmark = pytest.mark.slow(seconds=60)
+pytestmark = [pytest.mark.slow(seconds=60), pytest.mark.long]
 
 PLAN = f"""
 options: {{python: {QUICK_PYTHON}, speed_perturb_factors: ""}}

@@ -12,7 +12,7 @@ import soundfile
 from miniature import contents
 from shell import Finished, environment, failure, kill_when, run, write_corpus, write_recipe
 
-pytestmark = pytest.mark.slow(seconds=40)
+pytestmark = [pytest.mark.slow(seconds=40), pytest.mark.long]
 
 TEACHER = Path("exp/asr_teacher_raw_char_sp")
 STUDENT = Path("exp/asr_student_kl_raw_char_sp")

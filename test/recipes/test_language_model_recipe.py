@@ -11,7 +11,7 @@ from fork_server import quick_python
 from shell import Finished, failure, run
 from test_twelve_stages import KD, STUDENT, TAG, TEACHER
 
-pytestmark = pytest.mark.slow(seconds=25)
+pytestmark = [pytest.mark.slow(seconds=25), pytest.mark.long]
 
 MODEL = {
     "lm": "seq_rnn", "lm_conf": {"unit": 8, "nlayers": 1}, "optim": "adam", "optim_conf": {"lr": 0.05},

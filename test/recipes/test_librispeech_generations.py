@@ -8,7 +8,7 @@ import yaml
 from miniature_librispeech import write_librispeech
 from shell import TEMPLATE, copy_recipe, failure, make_loud, model, run
 
-pytestmark = pytest.mark.slow(seconds=55)
+pytestmark = [pytest.mark.slow(seconds=55), pytest.mark.long]
 
 RECIPE = TEMPLATE.parents[1] / "librispeech" / "kd1"
 PARTS = {"dev-clean": 2, "dev-other": 2, "train-clean-100": 24, "train-clean-360": 6}

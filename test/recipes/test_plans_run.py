@@ -12,7 +12,7 @@ from miniature_csj import make_parts, write_csj
 from miniature_librispeech import write_librispeech
 from shell import TEMPLATE, copy_recipe, model, sh
 
-pytestmark = pytest.mark.slow(seconds=40)
+pytestmark = [pytest.mark.slow(seconds=40), pytest.mark.long]
 
 # Training options that suit a real corpus: a miniature has few batches, and its model no techniques.
 SIZES = {

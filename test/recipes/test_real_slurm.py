@@ -20,6 +20,7 @@ from slurm_node import slurm_node, why_not
 
 pytestmark = [
     pytest.mark.slow(seconds=60),
+    pytest.mark.long,
     pytest.mark.skipif(bool(why_not()), reason=f"no Slurm: {why_not()}"),
 ]
 

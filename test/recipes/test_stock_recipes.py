@@ -17,7 +17,7 @@ from shell import TEMPLATE, environment, model, sh
 
 from espnet_kd.teachers.experiment import load_experiment
 
-pytestmark = pytest.mark.slow(seconds=20)
+pytestmark = [pytest.mark.slow(seconds=20), pytest.mark.long]
 
 HERE = Path(__file__).parent
 RUN = TEMPLATE / "utils" / "run.sh"

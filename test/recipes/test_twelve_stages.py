@@ -92,9 +92,20 @@ def test_the_number_of_parts_of_statistics_depends_on_the_data(
     """One for 500 utterances, no more than 32; each part needs an utterance of both sets."""
     for name, count in zip(("train", "valid"), lines, strict=True):
         (tmp_path / name).write_text("line\n" * count)
-    steps = ROOT / "egs/TEMPLATE/kd1/utils/training.sh"
-    command = f"eval \"$(sed -n '/^statistics_parts()/,/^}}/p' {steps})\"; statistics_parts train valid"
-    assert sh(tmp_path, "bash", "-c", command).stdout == f"{parts}\n"
+    assert shell_function(tmp_path, "statistics_parts train valid") == f"{parts}\n"
+
+
+def test_tables_of_large_training_sets_are_divided(tmp_path: Path) -> None:
+    for count, parts in ((12, 1), (300_000, 1), (300_001, 2), (900_001, 4)):
+        (tmp_path / "wav.scp").write_text("a b\n" * count)
+        assert shell_function(tmp_path, "splits_of wav.scp") == f"{parts}\n"
+    assert shell_function(tmp_path, "splits_of wav.scp --share_per_batch true") == "1\n"
+
+
+def shell_function(cwd: Path, command: str) -> str:
+    """What a function of utils/training.sh prints."""
+    name, steps = command.partition(" ")[0], ROOT / "egs/TEMPLATE/kd1/utils/training.sh"
+    return sh(cwd, "bash", "-c", f"eval \"$(sed -n '/^{name}()/,/^}}/p' {steps})\"; {command}").stdout
 
 
 def test_both_models_are_trained_and_on_record(finished: Finished) -> None:

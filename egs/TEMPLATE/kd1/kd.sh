@@ -70,7 +70,7 @@ num_splits_lm=1             # parts of the training text that are in memory one 
 # Models
 asr_task=asr                # asr, or asr_transducer
 feats_normalize=global_mvn  # normalisation of features: global_mvn, utterance_mvn or none
-num_splits_asr=1            # parts of the training set whose tables are in memory one after the other
+num_splits_asr=auto         # parts of the training set whose tables are in memory one after the other; auto: of 300,000
 download_model=             # model of ESPnet's model zoo or of Hugging Face, or the zip file of a packed one, as the teacher
                             # instead of teacher_config; its language model decodes with --use_lm true, without lm_config
 teacher_config=             # list: training configurations of the teachers

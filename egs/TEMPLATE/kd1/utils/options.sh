@@ -5,6 +5,7 @@
 
 for option in stage stop_stage ngpu config_ngpu nj inference_nj num_nodes nbpe generation bpe_input_sentence_size \
     num_splits_asr num_splits_lm; do
+    [ "${option} ${!option}" != "num_splits_asr auto" ] || continue
     case ${option} in stage | stop_stage | ngpu | config_ngpu) least=0 ;; *) least=1 ;; esac
     [[ ${!option} =~ ^[0-9]{1,9}$ && ${!option} -ge ${least} ]] ||
         error "--${option} '${!option}' is not a number from ${least} up"
@@ -56,7 +57,7 @@ if [ -n "${download_model}" ]; then
 fi
 [[ ! ${hf_repo} =~ [^A-Za-z0-9_./-] && ${hf_repo} =~ ^([^/]+/[^/]+)?$ ]] ||
     error "--hf_repo '${hf_repo}' is not a repository of Hugging Face, USER/NAME"
-[ "${num_splits_asr}" -eq 1 ] || [ -z "${unlabelled_share}" ] ||
+[[ ${num_splits_asr} =~ ^(auto|1)$ ]] || [ -z "${unlabelled_share}" ] ||
     error "--num_splits_asr ${num_splits_asr}: batches with an --unlabelled_share need the whole training set in memory"
 if [ "${use_lm}" = true ] && [ "${stop_stage}" -gt 5 ]; then
     [ -n "${lm_config}${lm_exp}${download_model}" ] ||

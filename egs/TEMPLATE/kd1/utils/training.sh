@@ -126,7 +126,7 @@ speech_only() {
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' configs=("$3" ${6:+"$6"}) taught=() data measured normalize
-    local speech=${raw}/${train} shapes plain batches=() trained_on changed=("${not_default[@]}")
+    local speech=${raw}/${train} shapes splits plain batches=() trained_on changed=("${not_default[@]}")
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -163,9 +163,11 @@ train() {
         return
     fi
     measured=("${shapes}"/{speech_shape,"text_shape.${token_type}"})
-    if [ "${num_splits_asr}" -gt 1 ]; then
-        in_parts "${num_splits_asr}" "${shapes}" "${speech}"/{wav.scp,text} "${shapes}"/{speech_shape,"text_shape.${token_type}"}
-        shapes=${shapes}/splits${num_splits_asr}
+    splits=${num_splits_asr}
+    [ "${splits}" != auto ] || splits=$(splits_of "${speech}/wav.scp" "${batches[@]}")
+    if [ "${splits}" -gt 1 ]; then
+        in_parts "${splits}" "${shapes}" "${speech}"/{wav.scp,text} "${shapes}"/{speech_shape,"text_shape.${token_type}"}
+        shapes=${shapes}/splits${splits}
         training_data "${shapes}"
         batches+=(--multiple_iterator true)
     fi
@@ -210,6 +212,13 @@ launch() {
         grep -m 1 '^espnet-kd: error: ' "${exp}/train.log" >&2 || tail -n 15 "${exp}"/{train,launch}.log >&2 || true
         error "the training failed; its log is ${exp}/train.log"
     fi
+}
+
+# splits_of TABLE [OPTION...]: print into how many parts --num_splits_asr auto divides a training set. Batches with a share
+# of two sets need all of it.
+splits_of() {
+    [ $# -eq 1 ] || { echo 1; return; }
+    awk -v most=300000 'END { print NR ? int((NR + most - 1) / most) : 1 }' "$1"
 }
 
 # in_parts N DIRECTORY TABLE...: divide tables of the same utterances into N parts, in DIRECTORY/splitsN, for
