@@ -83,10 +83,8 @@ def main(utterances: int = UTTERANCES, train: bool = True) -> bool:
     rows, verdicts = [], []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for seed, name in enumerate(("labelled", "pseudo")):
-            write_dump(root / name, utterances, seed)
+        write_dump(root / "labelled", utterances, 0)
         write_data(root / "data", utterances)
-        write_decoded(root / "decode", root / "pseudo")
         for name, stage in stages(root, utterances, train):
             wall, cpu, gigabytes = measured([str(word) for word in stage.command])
             rows.append([name, f"{wall:.0f}", f"{cpu:.0f}", f"{gigabytes:.2f}"])
@@ -118,6 +116,8 @@ def stages(root: Path, utterances: int, train: bool) -> Iterator[tuple[str, Stag
         yield name, Stage([*kd, "contents", dump], 60)
     if train:
         yield from training(root, utterances)
+    write_dump(root / "pseudo", utterances, 1)
+    write_decoded(root / "decode", root / "pseudo")
     labels = ["--teacher", "none", "--data", root / "pseudo", "--dst", root / "labels"]
     labels += ["--decode_dir", root / "decode", "--keep_top", "90"]
     yield "8 pseudo-labels, filters", Stage([sys.executable, "-c", LABEL, *labels], 120)
