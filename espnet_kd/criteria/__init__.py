@@ -18,6 +18,7 @@ import inspect
 from importlib.metadata import entry_points
 from typing import Any
 
+from espnet_kd.criteria.codebooks import CodebookPrediction
 from espnet_kd.criteria.criterion import Criterion, near_misses
 from espnet_kd.criteria.distribution import (
     CrossEntropy,
@@ -38,6 +39,7 @@ CRITERIA: dict[str, type[Criterion]] = {
     "softmax_l2": SoftmaxL2,
     "topk": TopK,
     "hidden": HiddenDistance,
+    "mvq": CodebookPrediction,
     "transducer": TransducerKL,
 }
 

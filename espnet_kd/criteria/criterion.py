@@ -25,7 +25,8 @@ class Criterion(nn.Module):
             batch; `mean`: their sum divided by N; `sum`: their sum.
 
     Attributes:
-        needs: what the criterion compares: `logits`, `hidden` vectors, or a `lattice` (rnnt.Joint).
+        needs: what the criterion compares: `logits`, `hidden` vectors, `codes` of the teacher's hidden
+            vectors with the student's hidden vectors, or a `lattice` (rnnt.Joint).
         guide_tap: layer of the teacher whose values weight the positions; None: no weights of this sort.
         temperature: softmax divisor of both sides; None if there is no softmax.
         kind: for a criterion on the lattice, what of it is compared.
@@ -35,7 +36,7 @@ class Criterion(nn.Module):
         exempt: properties of the contract test that do not apply, name -> reason.
     """
 
-    needs: Literal["logits", "hidden", "lattice"] = "logits"
+    needs: Literal["logits", "hidden", "codes", "lattice"] = "logits"
     guide_tap: str | None = None
     temperature: float | None = None
     kind: str | None = None
@@ -82,7 +83,7 @@ class Criterion(nn.Module):
 
         Args:
             student: (B, *P, V) logits, or (B, T, D) hidden vectors; receives gradient.
-            target: the teacher's at the same positions; constant.
+            target: the teacher's at the same positions, codes as whole numbers of any type; constant.
             mask: (B, *P) bool, True where the position is real. Padding may hold anything, even NaN. With a
                 mask on the host, the host does not wait for the values' GPU.
             guide: (B, *P, G) values of the teacher at ``guide_tap``; constant.

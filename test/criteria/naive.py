@@ -54,6 +54,16 @@ def hidden(student, teacher, distance="mse", weight=None, bias=None, **_):
     return sum(abs(x - y) ** power for x, y in zip(student, teacher, strict=True)) / len(teacher)
 
 
+def mvq(student, teacher, weight=None, bias=None, **_):
+    """Compare hidden vectors with codes, by a linear layer of 256 outputs for each."""
+    outputs = [
+        offset + sum(w * x for w, x in zip(row, student, strict=True))
+        for row, offset in zip(weight, bias, strict=True)
+    ]
+    parts = [softmax(outputs[256 * m : 256 * m + 256], 1.0) for m in range(len(teacher))]
+    return sum(-math.log(part[int(code)]) for part, code in zip(parts, teacher, strict=True)) / len(teacher)
+
+
 def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), **_):
     """Compute the frame weights of one utterance; guides are CTC logits with the blank first."""
     if frame_weights == "none":
@@ -68,7 +78,10 @@ def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), *
     return [len(raw) * x / sum(raw) if sum(raw) else 1.0 for x in raw]
 
 
-NAIVE = {"kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "hidden": hidden}
+NAIVE = {
+    "kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "hidden": hidden,
+    "mvq": mvq,
+}  # fmt: skip
 
 
 def reduce(utterances, reduction):

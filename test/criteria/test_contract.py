@@ -37,6 +37,7 @@ OPTIONS = {
         {"projection": "none", "frame_weights": kind, "weight_power": 2.0}
         for kind in ("activation", "deviation")
     ],  # nonblank: test_weights.py
+    "mvq": [{"student_dim": 4, "teacher_dim": 3}],
 }
 # One position each: options, student, teacher, value.
 HAND = {
@@ -50,6 +51,8 @@ HAND = {
     "topk": ({"k": 2}, [log(2), 0.0, 0.0], [log(3), log(2), 0.0], 7 / 5 * log(2)),
     # ((1 - 2)^2 + (1 - 4)^2) / 2 = 5
     "hidden": ({"projection": "none"}, [1.0, 1.0], [2.0, 4.0], 5.0),
+    # e^(ln 255) for the code, e^0 for the 255 others: -ln(255 / 510) = ln 2
+    "mvq": ({"student_dim": 1, "teacher_dim": 1}, [log(255)], [7.0], log(2)),
 }
 REDUCTIONS = ("mean", "utterance", "sum")
 LENGTHS = (4, 2, 1)
@@ -77,6 +80,8 @@ def batch(options, dtype=torch.float64, axes=(4,)):
     random = torch.Generator().manual_seed(1)
     student = torch.randn(3, *axes, options.get("student_dim", 5), generator=random, dtype=torch.float64)
     teacher = torch.randn(3, *axes, options.get("teacher_dim", 5), generator=random, dtype=torch.float64)
+    if options in OPTIONS["mvq"]:
+        teacher = torch.randint(256, teacher.shape, generator=random).double()
     mask = torch.arange(axes[0]) < tensor(LENGTHS)[:, None]
     mask = mask.view(3, axes[0], *[1] * (len(axes) - 1)).expand(3, *axes)
     return student.to(dtype).requires_grad_(), teacher.to(dtype), mask
@@ -123,6 +128,9 @@ def test_1_zero_without_gradient_at_equality(name, options, reduction):
     teacher = student.detach()
     if name == "hidden" and "zero_at_equality" in criterion.exempt:  # zero where the projection is right
         teacher = criterion.projection(teacher).detach()
+    if name == "mvq":  # zero where the predictor is sure of the code
+        teacher = torch.full((*mask.shape, 3), 7.0)
+        criterion.predictor.bias.data.view(3, -1)[:, 7] = 1e3
     value, (gradient, *_) = gradients(criterion, student, teacher, mask)
     if name == "topk":  # its values and its gradients where classes are dropped: test_topk.py
         dropped = options["k"] < 5 and options.get("tail") != "other"
@@ -174,13 +182,18 @@ def test_4_gradient_agrees_with_finite_differences(name, options, reduction):
         own = dict(zip(names, weights, strict=True))
         return torch.func.functional_call(criterion, own, (student, teacher, mask))
 
-    assert torch.autograd.gradcheck(value, (student, *criterion.parameters()))
+    # A predictor of codes has thousands of parameters: along one direction at random.
+    assert torch.autograd.gradcheck(value, (student, *criterion.parameters()), fast_mode=name == "mvq")
 
 
 @pytest.mark.parametrize("name", HAND)
 def test_5_equals_the_sum_on_paper(name):
     options, student, teacher, expected = HAND[name]
-    value = build(name, options)(tensor([[student]]).double(), tensor([[teacher]]).double(), tensor([[True]]))
+    criterion = build(name, options)
+    if name == "mvq":  # the output for code 7 is the student's value, all others are 0
+        criterion.predictor.bias.data.zero_()
+        criterion.predictor.weight.data.zero_()[7] = 1.0
+    value = criterion(tensor([[student]]).double(), tensor([[teacher]]).double(), tensor([[True]]))
     assert value.item() == pytest.approx(expected, rel=1e-6)
 
 

@@ -45,7 +45,7 @@ def plugins(tmp_path, monkeypatch):
 def test_builds_every_criterion(name):
     criterion = build_criterion(name, reduction="sum")
     assert isinstance(criterion, nn.Module) and type(criterion) is CRITERIA[name]
-    needs = {"hidden": "hidden", "transducer": "lattice"}
+    needs = {"hidden": "hidden", "mvq": "codes", "transducer": "lattice"}
     assert criterion.reduction == "sum" and criterion.needs == needs.get(name, "logits")
     assert build_criterion(name).reduction == "utterance"
 
@@ -53,7 +53,7 @@ def test_builds_every_criterion(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: cross_entropy, hidden, kl, softmax_l2"),
+        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: cross_entropy, hidden, kl, mvq, softm"),
         ("KL", {}, "did you mean kl"),
         ("zzz", {}, "unknown criterion 'zzz'; known: "),
         (["kl"], {}, r"the type of a criterion is a name, not \['kl'\]; known: cross_entropy"),
