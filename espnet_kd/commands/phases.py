@@ -3,15 +3,19 @@
 Distillation in phases is a series of trainings; each starts from the student of the previous one.
 """
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import merge_files, read_config
 from espnet_kd.data.contents import inherit_fingerprints
+from espnet_kd.data.tables import Row, SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, read_table, write_table
+from espnet_kd.files import atomic_dir, write_rows
 from espnet_kd.host.outputs import OWN_PREFIX, average_file, best_file
 from espnet_kd.methods.distillation import obstacle
 
@@ -72,15 +76,9 @@ def join_speech(sets: Sequence[Path], out: Path) -> None:
         UserError: a table is missing, two sets have the same utterance id, or the experiment was trained
             on other speech.
     """
-    joined: dict[str, dict[str, str]] = {name: {} for name in TABLES}
-    for directory in sets:
-        for name in TABLES:
-            table = read_table(directory / name)
-            both = sorted(table.keys() & joined[name].keys())
-            if both:
-                raise UserError(f"{directory / name}: {both[0]} is in another set, too: rename it in one")
-            joined[name] |= table
-    if out.is_dir() and all(read_table(out / name) == table for name, table in joined.items()):
+    tables = {name: [SortedTable(directory / name) for directory in sets] for name in TABLES}
+    written = out.is_dir() and all((out / name).is_file() for name in TABLES)
+    if written and all(same_rows(SortedTable(out / name), joined(parts)) for name, parts in tables.items()):
         return
     if any(out.parent.glob("*.pth")):
         raise UserError(
@@ -88,6 +86,29 @@ def join_speech(sets: Sequence[Path], out: Path) -> None:
             "remove it, or give the configuration another name"
         )
     with atomic_dir(out) as temporary:
-        for name, table in joined.items():
-            write_table(temporary / name, table)
+        for name, parts in tables.items():
+            write_rows(temporary / name, joined(parts))
         inherit_fingerprints(temporary, sets)
+
+
+def joined(parts: Sequence[SortedTable]) -> Iterator[Row]:
+    """Yield the rows of several tables in the order of their keys.
+
+    Raises:
+        UserError: two have the same key.
+    """
+    last = ""
+    for key, value, path in heapq.merge(*(_with_path(part) for part in parts), key=itemgetter(0)):
+        if key == last:
+            raise UserError(f"{path}: {key} is in another set, too: rename it in one")
+        last = key
+        yield key, value
+
+
+def _with_path(part: SortedTable) -> Iterator[tuple[str, str, Path]]:
+    return ((key, value, part.path) for key, value in part)
+
+
+def same_rows(one: Iterable[Row], other: Iterable[Row]) -> bool:
+    """Compare the rows of two tables."""
+    return all(a == b for a, b in zip_longest(one, other))

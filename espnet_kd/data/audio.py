@@ -187,6 +187,24 @@ def finished_samples(target: Path) -> int | None:
         return None
 
 
+def samples_in_place(utterance: Utterance, fs: int) -> int | None:
+    """Return the number of samples of an utterance's own file, if ESPnet can read it as it is; else None.
+
+    Args:
+        utterance: with the audio file.
+        fs: sampling rate that is asked for, in hertz.
+    """
+    if utterance.recording is not None or utterance.speed != 1 or utterance.channel is not None:
+        return None
+    try:
+        found = soundfile.info(utterance.audio)
+    except (OSError, soundfile.SoundFileError):
+        return None  # to be refused when it is converted, with the reason
+    plain = (found.channels, found.samplerate) == (1, fs) and found.format in CONTAINERS.values()
+    plain = plain and find_damage(utterance.audio, fs) is None
+    return int(found.frames) if plain and 0 < found.frames < UNKNOWN_LENGTH else None
+
+
 class _SequentialFile(soundfile.SoundFile):
     """An audio file that is read from front to back.
 

@@ -1,7 +1,8 @@
 """``espnet-kd format``: write the audio of a data directory into dump/.
 
-It is one file per utterance, or archives of many (see ``archives.py``), which a corpus of more than a million
-utterances needs. An audio file under its final name is complete, so that a run resumes after an interruption.
+It is one file per utterance, or archives of many (see ``archives.py``), which a corpus of more than a
+million utterances needs; ``--feats_type raw_copy`` leaves files that can be used as they are where they are.
+An audio file under its final name is complete, so that a run resumes after an interruption.
 wav.scp is written last and marks the directory as complete. ``data/settings.json``, and for single files
 ``data/.sources.json``, record the content of the source audio and how it was cut and converted.
 """
@@ -21,7 +22,13 @@ from typing import Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data import archives
-from espnet_kd.data.audio import CONTAINERS, finished_samples, parse_rate, write_utterance
+from espnet_kd.data.audio import (
+    CONTAINERS,
+    finished_samples,
+    parse_rate,
+    samples_in_place,
+    write_utterance,
+)
 from espnet_kd.data.contents import FingerprintCache
 from espnet_kd.data.datadir import DataDir, Utterance, parse_segment, read_data_dir
 from espnet_kd.data.pool import in_processes
@@ -65,6 +72,12 @@ def main(argv: list[str] | None = None) -> None:
         default="flac",
         help="one file per utterance, or .ark: archives of a thousand (default: %(default)s)",
     )
+    parser.add_argument(
+        "--feats_type",
+        choices=("raw", "raw_copy"),
+        default="raw",
+        help="raw_copy: leave wav and flac files that can be used as they are in their places (default: raw)",
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
     kind.add_argument(
@@ -83,7 +96,8 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
     with locked(args.dst / "data", f"another run is writing audio into {args.dst}: wait for it, or stop it"):
-        samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format)
+        in_place = args.feats_type == "raw_copy"
+        samples, clipped = format_data_dir(source, args.dst, args.nj, fs, args.audio_format, in_place)
     if clipped:
         print(f"warning: {args.dst}: {clipped} samples were clipped", file=sys.stderr)
     print(f"{args.dst}: {len(source.speaker)} utterances, {samples / fs / 3600:.2f} hours")
@@ -129,9 +143,12 @@ def plain_text(text: SortedTable) -> Iterator[tuple[str, str]]:
 
 
 def format_data_dir(
-    source: DataDir, dst: Path, nj: int, fs: int, audio_format: str
+    source: DataDir, dst: Path, nj: int, fs: int, audio_format: str, in_place: bool = False
 ) -> tuple[int, int]:
     """Write the audio and the tables of a dump directory.
+
+    Args:
+        in_place: leave files that can be used as they are where they are.
 
     Returns:
         The number of samples, and of clipped samples.
@@ -141,10 +158,13 @@ def format_data_dir(
             are kept.
     """
     if not audio_format.endswith(archives.ARK):
-        jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in source]
+        there = {u.id: (n, str(u.audio)) for u in source if in_place and (n := samples_in_place(u, fs))}
+        rest = (u for u in source if u.id not in there)
+        jobs = [Job(u, dst / "data" / u.speaker / f"{u.id}.{audio_format}") for u in rest]
         found, clipped = write_files(source, dst, jobs, nj, fs, audio_format)
-        made = ((job.utterance.id, (found[job.utterance.id], str(job.target))) for job in jobs)
-        return write_tables(dst, source, made, audio_format), clipped
+        made = there | {j.utterance.id: (found[j.utterance.id], str(j.target)) for j in jobs}
+        rows = ((utt, made[utt]) for utt, _ in source.speaker)
+        return write_tables(dst, source, rows, audio_format), clipped
     count, data = len(source.speaker), dst / "data"
     paths = {path for ark in archives.archive_paths(data, count) for path in (ark, archives.index_of(ark))}
     check_settings(data, {"fs": fs, "audio_format": audio_format}, paths)

@@ -44,6 +44,31 @@ def test_tables_and_audio_are_written(src: Path, capsys: pytest.CaptureFixture) 
     assert capsys.readouterr().out.splitlines()[-1] == f"{dst}: 3 utterances, 0.00 hours"
 
 
+def test_files_that_can_be_used_stay_where_they_are(src: Path) -> None:
+    """Only a copy at another speed and a file at another rate are written."""
+    (src / "utt2speed").write_text("a-2 1.1\n")
+    soundfile.write(src / "b-1.wav", tone(4000), 8000)
+    rows = read_table(src / "wav.scp")
+    rows["b-1"] = str(src / "b-1.wav")
+    (src / "wav.scp").write_text("".join(f"{utt} {path}\n" for utt, path in rows.items()))
+    dst = formatted(src, "--nj", "1", "--feats_type", "raw_copy")
+    places = read_table(dst / "wav.scp")
+    assert places["a-1"] == rows["a-1"]
+    assert {utt: places[utt] for utt in ("a-2", "b-1")} == {
+        utt: f"{dst}/data/{utt[0]}/{utt}.flac" for utt in ("a-2", "b-1")
+    }
+    assert read_table(dst / "utt2num_samples")["a-1"] == "16000"
+    assert sorted(p.name for p in (dst / "data").rglob("*.flac")) == ["a-2.flac", "b-1.flac"]
+    (src / "a-1.wav").write_bytes((src / "a-1.wav").read_bytes()[:9000])
+    with pytest.raises(UserError, match="a-1.wav: was cut off"):
+        formatted(src, "--nj", "1", "--feats_type", "raw_copy")
+    soundfile.write(src / "a-1.wav", tone(16000), 16000)
+    whole = formatted(src, "--nj", "1", name="whole")
+    assert (whole / "utt2num_samples").read_text() == (dst / "utt2num_samples").read_text()
+    again = formatted(src, "--nj", "1")  # all are written, the two are kept
+    assert read_table(again / "wav.scp")["a-1"] == f"{dst}/data/a/a-1.flac"
+
+
 def test_paths_are_relative_where_the_arguments_are(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(src.parent)
     main(["--nj", "1", "src", "dump/raw/test"])

@@ -70,6 +70,8 @@ def test_one_line_says_what_is_missing(
         (("--use_lm", "true", "--lm_exp", "exp/lm"), "--use_lm true: conf/decode.yaml has no lm_weight, and"),
         (("--num_splits_asr", "0"), "--num_splits_asr '0' is not a number from 1 up"),
         (("--num_splits_asr", "2", "--unlabelled_share", "0.5"), "--num_splits_asr 2: batches with an"),
+        (("--feats_type", "fbank"), "--feats_type fbank is not raw or raw_copy"),
+        (("--feats_type", "raw_copy", "--audio_format", "wav.ark"), "--feats_type raw_copy leaves single"),
         (("--feats_normalize", "cmvn"), "--feats_normalize cmvn is not global_mvn, utterance_mvn or none"),
         (("--hf_repo", "name"), "--hf_repo 'name' is not a repository of Hugging Face, USER/NAME"),
         (("--download_model", "a/b", "--teacher_exp", "exp/t"), "--download_model and --teacher_exp both"),

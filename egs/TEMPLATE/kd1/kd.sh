@@ -41,6 +41,7 @@ lang=noinfo                 # language, a part of the names of experiments; noin
 local_data_opts=            # options for local/data.sh
 post_process_local_data_opts=  # options of a second call of local/data.sh, at the end of stage 4; empty: there is none
 speed_perturb_factors=      # list: speed perturbation of the training set, such as 0.9 1.0 1.1; empty for none
+feats_type=raw              # raw; raw_copy leaves wav and flac files of one utterance, one channel and rate fs where they are
 audio_format=flac           # one file for each utterance, flac or wav, or archives of a thousand: flac.ark or wav.ark
 fs=16k                      # sampling rate
 min_wav_duration=0.1        # in seconds; shorter utterances of the training and development sets are dropped
@@ -259,7 +260,7 @@ stage_3() {
         need 1 "data/${set}/wav.scp"
         case ${set} in "${train}" | "${valid_set}") part=/org kind=() ;; *) part='' kind=(--scored) ;; esac
         compute "${train_cmd} --num_threads ${nj}" "format_${set}" "${python}" -m espnet_kd format "${kind[@]}" --nj "${nj}" \
-            --fs "${fs}" --audio_format "${audio_format}" "data/${set}" "${raw}${part}/${set}"
+            --fs "${fs}" --feats_type "${feats_type}" --audio_format "${audio_format}" "data/${set}" "${raw}${part}/${set}"
     done
     format_unlabelled
 }

@@ -30,6 +30,9 @@ for option in "${tags[@]}" ${inference_tag:+"${inference_tag}"} ${lm_tag:+"${lm_
 done
 option=$(printf '%s\n' "${tags[@]}" | sort | uniq -d | head -n 1)
 [ -z "${option}" ] || error "the tag '${option}' is given to two models: give each model a tag of its own"
+[[ ${feats_type} =~ ^raw(_copy)?$ ]] || error "--feats_type ${feats_type} is not raw or raw_copy"
+[ "${feats_type}" = raw ] || [[ ${audio_format} != *ark* ]] ||
+    error "--feats_type raw_copy leaves single files where they are, and --audio_format ${audio_format} makes archives: choose one"
 [[ ${feats_normalize} =~ ^(global_mvn|utterance_mvn|none)$ ]] ||
     error "--feats_normalize ${feats_normalize} is not global_mvn, utterance_mvn or none"
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"

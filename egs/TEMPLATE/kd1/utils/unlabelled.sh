@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a teacher writes pseudo-labels.
-# Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd fs gpu_inference inference_args
-#   inference_asr_model inference_config inference_nj inference_tag kd_configs lm_options max_wav_duration
-#   min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers token_list
+# Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd feats_type fs gpu_inference
+#   inference_args inference_asr_model inference_config inference_nj inference_tag kd_configs lm_options
+#   max_wav_duration min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers token_list
 #   token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
 # Sets: none
 # shellcheck disable=SC2154
@@ -31,7 +31,7 @@ format_unlabelled() {
         need "$([ -n "${unlabelled_speeds}" ] && echo 2 || echo 1)" "data/${set}/wav.scp"
         # shellcheck disable=SC2046
         compute "${train_cmd} --num_threads ${nj}" "format_${set}" \
-            "${python}" -m espnet_kd format $(without_text "${set}") --nj "${nj}" --fs "${fs}" --audio_format "${audio_format}" "data/${set}" "${raw}/org/${set}"
+            "${python}" -m espnet_kd format $(without_text "${set}") --nj "${nj}" --fs "${fs}" --feats_type "${feats_type}" --audio_format "${audio_format}" "data/${set}" "${raw}/org/${set}"
     done
 }
 
