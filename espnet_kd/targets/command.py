@@ -290,7 +290,7 @@ def _manifest(
             )
         samples += sum(entry.samples for entry in index.values())
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
-    names = [Path(d).name for d in asked.teacher.directories]
+    names = [source.name for source in asked.teacher.sources]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest: dict[str, Any] = {
         key: settings[key]
@@ -315,6 +315,7 @@ def _manifest(
         samples,
         size,
         layer,
+        asked.long_probe,
     )
 
 

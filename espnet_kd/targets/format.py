@@ -5,7 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,7 @@ class Manifest:
         samples: number of samples of all utterances.
         size: bytes of all shards.
         output_layer: SHA-256 of the output layer's file; None without a tap of the kind `joint`.
+        long_probe: as ``probe``, for ``teachers.taps.LONG_PROBE`` seconds; empty in older stores.
     """
 
     teachers: tuple[dict[str, Any], ...]
@@ -120,6 +121,7 @@ class Manifest:
     samples: int = 0
     size: int = 0
     output_layer: str | None = None
+    long_probe: dict[str, int] = field(default_factory=dict)
 
     @property
     def utterances(self) -> int:

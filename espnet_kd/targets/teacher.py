@@ -19,7 +19,7 @@ from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
 from espnet_kd.targets.store import Store
-from espnet_kd.teachers.taps import Targets
+from espnet_kd.teachers.taps import SECONDS, Targets
 
 WORD = 8  # bytes
 STORED_TARGETS = "stored_targets_"  # begin of the names of targets in a batch
@@ -318,10 +318,15 @@ class StoredTeacher:
             self._output = weight, bias, kept.activation
         return self._output
 
-    def probe(self) -> dict[str, Targets]:
-        """Return zeros of the shapes that the teacher's values have for ``teachers.taps.probe``."""
-        found = {}
+    def probe(self, seconds: int = SECONDS) -> dict[str, Targets]:
+        """Return zeros of the shapes that the teacher's values have for ``teachers.taps.probe``.
+
+        Args:
+            seconds: of the noise, SECONDS or LONG_PROBE.
+        """
+        manifest, found = self.store.manifest, {}
+        counts = manifest.probe if seconds == SECONDS else manifest.long_probe
         for path in self.taps:
-            size, positions = self.store.manifest.taps[path].size, self.store.manifest.probe[path]
+            size, positions = manifest.taps[path].size, counts[path]
             found[path] = Targets(torch.zeros(1, positions, size), torch.tensor([positions]))
         return found

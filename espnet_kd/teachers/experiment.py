@@ -1,8 +1,9 @@
 """Load and check any stock ESPnet experiment directory, without writing to it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from espnet_kd.config import read_yaml
 from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import make_deterministic
+from espnet_kd.files import fingerprint
+from espnet_kd.host.models import has_lattice, make_deterministic
 from espnet_kd.host.outputs import (
     CHECKPOINT,
     FILE_OPTIONS,
@@ -26,6 +28,8 @@ from espnet_kd.host.outputs import (
 )
 from espnet_kd.host.training import build_model
 from espnet_kd.teachers.checkpoint import load_tensors, not_finite
+from espnet_kd.teachers.model import Observer, TeacherModel
+from espnet_kd.teachers.taps import LATTICE, Taps, observe, probe, record_taps
 
 
 def input_rate(config: Mapping[str, Any]) -> int | None:
@@ -51,7 +55,7 @@ STANDS_IN = "warprnnt_pytorch"
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(TeacherModel):
     """A trained model, frozen and in eval mode, and the files that it was loaded from.
 
     Attributes:
@@ -68,10 +72,57 @@ class Experiment:
     rate: int | None = None
     features: int | None = None
 
+    keys = ("checkpoint",)
+
     @property
     def tokens(self) -> list[str]:
         """Return the token list."""
         return self.model.token_list
+
+    @classmethod
+    def load(cls, place: str, **options: Any) -> "Experiment":
+        """Load the model of an experiment directory; see ``load_experiment``."""
+        return load_experiment(place, options.get("checkpoint"))
+
+    @classmethod
+    def fingerprint(cls, place: str, **options: Any) -> dict[str, str]:
+        """Return the checksums of config.yaml and checkpoint."""
+        path = find_checkpoint(Path(place), options.get("checkpoint"))
+        return {"config": fingerprint(Path(place) / "config.yaml"), "checkpoint": fingerprint(path)}
+
+    @classmethod
+    def speech(cls, place: str, **options: Any) -> tuple[int | None, Mapping[str, Any]]:
+        """Return the sampling rate of the front end, and the whole config.yaml."""
+        config = read_config(Path(place))
+        return input_rate(config), config
+
+    def observer(self, taps: Sequence[str]) -> Observer:
+        """Return a function that runs the model on a batch."""
+        return partial(observe, self.model, Taps(self.model, taps, self.owner))
+
+    def layers(self, seconds: int) -> dict[str, tuple[int, int]]:
+        """Return the layers that give frames or steps: path -> (positions, size) for noise.
+
+        Raises:
+            UserError: the model takes features, not waveforms.
+        """
+        if self.features is not None:
+            raise UserError("the model takes features instead of waveforms: its layers cannot be listed")
+        names = [name for name, _ in self.model.named_modules() if name]
+        if has_lattice(self.model):  # tapped as a whole, as the lattice
+            names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
+        taps, batch = Taps(self.model, names), probe(self.rate or DEFAULT_RATE, seconds=seconds)
+        with torch.no_grad():
+            record_taps(self.model, taps, *batch)
+        found = {}
+        for name in names:
+            try:
+                values = taps.get(name, batch[3]).tensor
+            except UserError:
+                continue
+            found[name] = values.shape[1], values.shape[2]
+        taps.release()
+        return found
 
 
 def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Experiment:

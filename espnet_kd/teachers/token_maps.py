@@ -16,6 +16,7 @@ from espnet_kd.teachers.taps import Targets
 
 ABSENT = -1e4  # logit of a token that the teacher does not have: the posterior is 0, its logarithm finite
 SHOWN = 5  # tokens in a message
+SPECIAL = ("<unk>", "<sos/eos>", "<s>", "</s>", "<pad>")  # of ESPnet and of transformers
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ class TokenMap:
 
 
 def map_tokens(
-    ours: Sequence[str], theirs: Sequence[str], logits: Collection[str], reads: str | None, owner: str
+    ours: Sequence[str],
+    theirs: Sequence[str],
+    logits: Collection[str],
+    reads: str | None,
+    owner: str,
+    blank: int = 0,
 ) -> TokenMap | None:
     """Find the student's tokens in the teacher's list; None if the lists are the same.
 
@@ -71,6 +77,7 @@ def map_tokens(
         logits: layers of the teacher that give logits.
         reads: what makes the teacher read transcripts, such as "criterion att"; None if nothing does.
         owner: the teacher, for messages.
+        blank: number of the blank in the teacher's list.
 
     Raises:
         UserError: neither list contains the other, the blanks differ, a name is twice in a list, or the
@@ -82,7 +89,8 @@ def map_tokens(
         if len(set(tokens)) < len(tokens):
             raise UserError(f"{whose} has a token twice: lists are compared by the names of tokens")
     more, fewer = ([t for t in a if t not in b] for a, b in ((ours, set(theirs)), (theirs, set(ours))))
-    if ours[0] != theirs[0] or (more and fewer):
+    apart = [[t for t in side if not is_special(t)] for side in (more, fewer)]
+    if ours[0] != theirs[blank] or all(apart):
         first = next(i for i, t in enumerate(ours) if i >= len(theirs) or t != theirs[i])
         other = repr(theirs[first]) if first < len(theirs) else "absent"
         raise UserError(
@@ -97,6 +105,11 @@ def map_tokens(
         )
     number = {token: i for i, token in enumerate(theirs)}
     return TokenMap(torch.tensor([number.get(token, -1) for token in ours]), frozenset(logits))
+
+
+def is_special(token: str) -> bool:
+    """Return whether a token stands for no text; one list may lack it."""
+    return token in SPECIAL or token.startswith("<unused")
 
 
 def _some(tokens: Sequence[str]) -> str:
