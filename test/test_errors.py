@@ -115,6 +115,8 @@ BAD = [
     ("parts", "--set missing --among dump", "missing/utt2num_samples does not exist"),
     ("parts", "--set dump --among data --decoded exp", "dump does not consist of data"),
     ("parts", "--set dump --among dump --decoded empty", "empty/dump/text does not exist"),
+    ("evaluate-teacher", "missing --data dump --out out", "directory missing does not exist"),
+    ("evaluate-teacher", "empty --kind hf --data dump --out out", "empty has no config.json: give the"),
     ("frame-weights", "exp --data missing", "missing/wav.scp does not exist"),
     ("delay", "--teacher file --student file --data dump", "directory file does not exist"),
     ("delay", "--teacher exp --student exp --data dump --utterances 0", "--utterances 0"),

@@ -14,9 +14,8 @@ from espnet_kd.host.outputs import task_of
 from espnet_kd.methods import active
 from espnet_kd.report.tables import table
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
-from espnet_kd.teachers.hugging_face import CONFIG
+from espnet_kd.teachers.kinds import add_source, source_of
 from espnet_kd.teachers.model import TeacherModel
-from espnet_kd.teachers.options import teacher_options
 
 SECONDS = (1, 5)  # the rate is (frames of 5 s - frames of 1 s) / 4 s, which leaves out the edges
 
@@ -24,15 +23,10 @@ SECONDS = (1, 5)  # the rate is (frames of 5 s - frames of 1 s) / 4 s, which lea
 def main_layers(argv: list[str] | None = None) -> None:
     """Run ``layers MODEL [--kind hf] [--model FILE] [--depth N]``: print a table."""
     parser = command_parser("layers")
-    parser.add_argument("experiment", help="directory, or name of a published model, of a teacher or student")
-    parser.add_argument("--kind", help="key of `teacher` (default: hf for a directory with config.json)")
-    parser.add_argument("--model", help="checkpoint in an ESPnet experiment (default: as for a teacher)")
-    parser.add_argument("--revision", help="of a model of Hugging Face")
+    add_source(parser)
     parser.add_argument("--depth", type=int, default=3, help="parts of a path (default: %(default)s)")
     args = parser.parse_args(argv)
-    kind = args.kind or ("hf" if (Path(args.experiment) / CONFIG).is_file() else "exp")
-    given = {kind: args.experiment, "checkpoint": args.model, "revision": args.revision}
-    teacher = teacher_options({key: value for key, value in given.items() if value}).sources[0].load()
+    teacher = source_of(args).load()
     millions = sum(p.numel() for p in teacher.model.parameters()) / 1e6
     print(f"{teacher.checkpoint}: {millions:.2f} M parameters")
     print(layer_table(teacher, args.depth))

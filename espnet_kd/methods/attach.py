@@ -28,6 +28,7 @@ from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import (
     Term,
     TermOptions,
+    check_rate,
     common_temperatures,
     fit_tokens,
     refuse_other_prefix,
@@ -78,6 +79,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     rate = input_rate(vars(args))
     for experiment in experiments:
         check_features(args.input_size, "the student", experiment)
+        check_rate(experiments[0].rate, experiments[0].owner, experiment)
     set_delays(args, terms, experiments[0] if options.store is None else None)
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
@@ -108,6 +110,9 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     if isinstance(teacher, StoredTeacher):
         made = ", ".join(t["experiment"] for t in teacher.store.manifest.teachers)
         names = [f"targets {teacher.store.directory}, of {made}"]
+        if teacher.tokens is not None:
+            both, all_ = teacher.tokens.known, len(teacher.store.manifest.token_list)
+            names[0] += f"; {both} of their {all_} tokens are the student's"
     log_distillation(model, names, shapes)
     warn_of_moving_loss(args, [task_weight, *(t.term.weight for t in terms)])
     return model

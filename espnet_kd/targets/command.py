@@ -316,6 +316,8 @@ def _manifest(
         size,
         layer,
         asked.long_probe,
+        tuple(asked.tokens),
+        asked.blank,
     )
 
 

@@ -109,6 +109,8 @@ class Manifest:
         size: bytes of all shards.
         output_layer: SHA-256 of the output layer's file; None without a tap of the kind `joint`.
         long_probe: as ``probe``, for ``teachers.taps.LONG_PROBE`` seconds; empty in older stores.
+        token_list: the teachers' tokens; empty in older stores, and where nothing needs them.
+        blank: number of the CTC blank among them.
     """
 
     teachers: tuple[dict[str, Any], ...]
@@ -122,6 +124,8 @@ class Manifest:
     size: int = 0
     output_layer: str | None = None
     long_probe: dict[str, int] = field(default_factory=dict)
+    token_list: tuple[str, ...] = ()
+    blank: int = 0
 
     @property
     def utterances(self) -> int:
@@ -215,6 +219,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content["taps"] = {name: TapFormat(**tap) for name, tap in content["taps"].items()}
         content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
+        content["token_list"] = tuple(content.get("token_list", ()))
         manifest = Manifest(**{**content, "teachers": tuple(content["teachers"])})
         sizes = [tap.row.itemsize for tap in manifest.taps.values()]
         if min([manifest.hours, manifest.utterances, *sizes]) < 0:

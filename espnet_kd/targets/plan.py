@@ -20,6 +20,7 @@ from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import (
+    READS_TOKENS,
     TeacherOptions,
     TermOptions,
     check_k,
@@ -35,6 +36,7 @@ from espnet_kd.teachers.options import (
 )
 from espnet_kd.teachers.speech import check_alike
 from espnet_kd.teachers.taps import LATTICE, LONG_PROBE, probe
+from espnet_kd.teachers.token_maps import TokenMap, map_tokens
 
 PATH_CLASSES = 8  # K along the alignment of a transducer, unless teacher.k is set
 
@@ -52,6 +54,7 @@ class StorePlan:
         tokens: the token list; empty if nothing needs it.
         rate: sampling rate of the speech, in hertz.
         output_layer: of a transducer whose projected outputs are stored, else None.
+        blank: number of the CTC blank among the tokens.
     """
 
     teacher: TeacherOptions
@@ -62,6 +65,7 @@ class StorePlan:
     tokens: list[str]
     rate: int
     output_layer: OutputLayer | None = None
+    blank: int = 0
 
     def identities(self) -> list[dict[str, Any]]:
         """Return fingerprints and weights of the teachers."""
@@ -154,7 +158,7 @@ def plan(args: argparse.Namespace) -> StorePlan:
     joints = [seen[path].joint for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
     rate = rate_of_speech(args.data) or rate
-    return StorePlan(options, terms, taps, positions, longest, tokens, rate, layer)
+    return StorePlan(options, terms, taps, positions, longest, tokens, rate, layer, experiments[0].blank)
 
 
 def load(
@@ -318,7 +322,8 @@ def stored_teacher(
             f"(input_size: {args.input_size}): give the teacher itself, `teacher: {{exp: DIRECTORY}}`"
         )
     store = Store(str(options.store))
-    needed = tokens if token_users(terms) else None
+    mapped = map_stored(store.manifest, terms, tokens) if token_users(terms) else None
+    needed = tokens if token_users(terms) and mapped is None else None
     problem = mismatch(store.manifest, options, needed) or unserved(store.manifest, terms, taps)
     if problem is None and any(t.resample for t in terms) and not store.manifest.long_probe:
         problem = "they do not say their frame rate, which `frame_rate: resample` needs"
@@ -327,7 +332,30 @@ def stored_teacher(
     if problem is not None:
         raise UserError(f"the targets in {store.directory} do not fit: {problem}; make them again")
     _check_utterances(store, args)
-    return StoredTeacher(store, taps)
+    return StoredTeacher(store, taps, mapped)
+
+
+def map_stored(manifest: Manifest, terms: Sequence[TermOptions], tokens: Sequence[str]) -> TokenMap | None:
+    """Find the student's tokens among those of a store; None if the lists are the same or cannot be mapped.
+
+    Posteriors of frames can be mapped: all classes, or the most probable ones of another order.
+
+    Raises:
+        UserError: the lists cannot be compared.
+    """
+    theirs = manifest.token_list
+    logits = {t.term.teacher_tap for t in terms if t.build().needs == "logits"}
+    frames = all(tap.split(".")[0] not in READS_TOKENS for tap in logits)
+    if not theirs or list(theirs) == list(tokens) or not frames or LATTICE in manifest.taps:
+        return None
+    found = map_tokens(tokens, theirs, logits, None, "the teacher of the store", manifest.blank)
+    cut = any(manifest.taps[tap].kind == "topk" for tap in logits if tap in manifest.taps)
+    if cut and found is not None and found.known < len(theirs):
+        raise UserError(
+            "the most probable classes are stored, but the teacher has tokens that the student lacks: use a "
+            "criterion on all classes, such as `type: kl`, or the teacher itself"
+        )
+    return found
 
 
 def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str] | None) -> str | None:

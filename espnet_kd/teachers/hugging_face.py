@@ -42,11 +42,14 @@ class HuggingFaceModel(TeacherModel):
     to a fixed duration get it, and their values are cut to the frames of the speech.
     """
 
-    keys = ("revision",)
+    keys = ("revision", "language", "task")
     model: Any
 
-    def __init__(self, place: str, directory: Path, model: Any, extractor: Any) -> None:
+    def __init__(
+        self, place: str, directory: Path, model: Any, extractor: Any, prompt: Mapping[str, str] | None = None
+    ) -> None:
         self.place, self.directory, self.model, self.extractor = place, directory, model, extractor
+        self.prompt = dict(prompt or {})
         self.checkpoint = weights_of(directory)[0]
         self.rate = int(extractor.sampling_rate)
         self.body = model.get_encoder() if model.config.is_encoder_decoder else model
@@ -135,7 +138,8 @@ class HuggingFaceModel(TeacherModel):
         model.eval().requires_grad_(False)
         for key in not_finite(model.state_dict()):
             raise UserError(f"{weights_of(directory)[0]}: {key} has values that are not finite")
-        return cls(place, directory, model, extractor)
+        prompt = {key: options[key] for key in ("language", "task") if key in options}
+        return cls(place, directory, model, extractor, prompt)
 
     @classmethod
     def fingerprint(cls, place: str, **options: Any) -> dict[str, str]:
@@ -185,6 +189,30 @@ class HuggingFaceModel(TeacherModel):
                 continue
             found[path] = values.shape[1], values.shape[2]
         return found
+
+    @torch.no_grad()
+    def transcribe(self, speech: Tensor, lengths: Tensor) -> list[tuple[str, int, float]]:
+        """Transcribe a batch: the best path of a CTC model, or what ``generate`` gives with its defaults."""
+        is_ctc, tokenizer = type(self.model).__name__.endswith("ForCTC"), read_tokenizer(self)
+        if tokenizer is None or not (is_ctc or hasattr(self.model, "generate")):
+            return super().transcribe(speech, lengths)
+        if is_ctc:
+            calls, frames = self._run({"": self.model}, speech, lengths)
+            logs, counts = calls[""][0].logits.log_softmax(-1), frames[1].read().tolist()
+            best = [log[:count].max(-1) for log, count in zip(logs, counts, strict=True)]
+            return [
+                (tokenizer.decode(path.indices.tolist()), changes(path.indices, self.blank), float(path.values.sum()))
+                for path in best
+            ]
+        inputs = self.inputs(speech.float(), lengths)[0]
+        known = getattr(self.model.generation_config, "is_multilingual", False)
+        found = self.model.generate(
+            **inputs, return_dict_in_generate=True, output_scores=True, **(self.prompt if known else {})
+        )
+        steps = self.model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
+        texts = tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
+        counted = [(len(row), float(row.sum())) for row in (step[step.isfinite()] for step in steps)]
+        return [(text.strip(), *rest) for text, rest in zip(texts, counted, strict=True)]
 
     def _run(
         self, modules: Mapping[str, nn.Module], speech: Tensor, lengths: Tensor
@@ -370,17 +398,28 @@ def of_files(paths: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps([[p.name, fingerprint(p)] for p in paths]).encode()).hexdigest()
 
 
-def read_tokens(teacher: HuggingFaceModel, classes: int) -> list[str] | None:
-    """Read the vocabulary of a CTC model, in ESPnet's names; None if it has no tokenizer."""
+def changes(path: Tensor, blank: int) -> int:
+    """Return the number of tokens of a best path of CTC, (T,)."""
+    return int(((path != blank) & (path != nn.functional.pad(path, (1, 0), value=blank)[:-1])).sum())
+
+
+def read_tokenizer(teacher: HuggingFaceModel) -> Any | None:
+    """Load the tokenizer of a model; None if it has none."""
     from transformers import AutoTokenizer
 
     try:
-        vocabulary = AutoTokenizer.from_pretrained(
-            teacher.directory, local_files_only=True, trust_remote_code=False
-        ).get_vocab()
+        return AutoTokenizer.from_pretrained(teacher.directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
-        logging.info(f"{teacher.owner} has no tokenizer ({first_line(e)}): its logits have no names")
+        logging.info(f"{teacher.owner} has no tokenizer ({first_line(e)}): its classes have no names")
         return None
+
+
+def read_tokens(teacher: HuggingFaceModel, classes: int) -> list[str] | None:
+    """Read the vocabulary of a CTC model, in ESPnet's names; None if it has no tokenizer."""
+    tokenizer = read_tokenizer(teacher)
+    if tokenizer is None:
+        return None
+    vocabulary = tokenizer.get_vocab()
     names = {number: name for name, number in vocabulary.items()}
     tokens = [ESPNET_NAMES.get(names.get(i, ""), names.get(i, f"<unused{i}>")) for i in range(classes)]
     tokens[teacher.blank] = BLANK

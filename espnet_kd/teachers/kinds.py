@@ -1,14 +1,16 @@
 """The kinds of teachers by their names, and where a configuration says that a teacher is."""
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.experiment import Experiment
-from espnet_kd.teachers.hugging_face import HuggingFaceModel
+from espnet_kd.teachers.hugging_face import CONFIG, HuggingFaceModel
 from espnet_kd.teachers.model import TeacherModel
 
 TEACHERS: dict[str, type[TeacherModel]] = {"exp": Experiment, "hf": HuggingFaceModel}
@@ -85,3 +87,26 @@ class Source:
     def located(self) -> "Source":
         """Return the same with its directory, so that other processes find it from any directory."""
         return Source(self.kind, str(self.locate().resolve()), self.options)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that name one model."""
+    parser.add_argument("teacher", help="directory, or name of a published model")
+    parser.add_argument("--kind", help="key of `teacher`: exp, hf, ... (default: hf if it has a config.json)")
+    parser.add_argument("--model", dest="checkpoint", help="checkpoint in an ESPnet experiment")
+    parser.add_argument("--revision", help="of a model of Hugging Face")
+    parser.add_argument("--language", help="of the speech, for Whisper and OWSM")
+    parser.add_argument("--task", help="of Whisper and OWSM (default: to recognise speech)")
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """Return the model that the options of ``add_source`` name.
+
+    Raises:
+        UserError: the kind is unknown.
+    """
+    name = args.kind or ("hf" if (Path(args.teacher) / CONFIG).is_file() else "exp")
+    if name not in (known := [*TEACHERS, *plugins()]):
+        raise UserError(f"--kind {name}: {near_misses(name, known)}")
+    found = ((key, getattr(args, key, None)) for key in kind_of(name).keys)
+    return Source(name, args.teacher, tuple((key, value) for key, value in found if value is not None))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from espnet_kd.errors import UserError
 from espnet_kd.teachers.taps import Targets
 
 # (B, samples) waveforms, (B,) samples, (B, L) tokens padded with -1, (B,) tokens -> by tap, the values.
@@ -79,6 +80,14 @@ class TeacherModel(ABC):
 
         Positions are frames, or steps of a decoder that reads two tokens.
         """
+
+    def transcribe(self, speech: Tensor, lengths: Tensor) -> list[tuple[str, int, float]]:
+        """Transcribe (B, samples) with (B,) samples; return text, number of tokens, and log-probability.
+
+        Raises:
+            UserError: the model gives no text.
+        """
+        raise UserError(f"{self.owner} gives no text: only models for CTC or with a decoder can be decoded")
 
     @classmethod
     @abstractmethod

@@ -37,7 +37,7 @@ class Term:
     ratio: Fraction | None = None
 
 
-TEACHER_KEYS = ("exp", "checkpoint", "hf", "revision", "weights", "mean", "store", "k")
+TEACHER_KEYS = ("exp", "checkpoint", "language", "task", "hf", "revision", "weights", "mean", "store", "k")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
 COPIES = "init_from_teacher"
@@ -83,6 +83,8 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     Keys:
         exp (directory or list): trained ESPnet experiment; of a list, the mean of the models is the target.
         checkpoint (file name; the first of the usual averaged models): which model in each directory.
+        language (name; eng): what a model of the task s2t (OWSM) is asked to recognise.
+        task (name; asr): what a model of the task s2t is asked to do.
         hf (directory, name of Hugging Face, or list): audio model of transformers.
         revision (branch, tag or commit; main): of the models of Hugging Face.
         weights (list of numbers; equal): of the teachers in their mean, one for each.
@@ -136,7 +138,7 @@ def _sources(teacher: Mapping[str, Any]) -> tuple[Source, ...]:
         options = tuple((key, teacher[key]) for key in kind.keys if teacher.get(key) is not None)
         for key, value in options:
             if not isinstance(value, str):
-                raise UserError(f"teacher: {key} is {value!r}, not a name")
+                raise UserError(f"teacher: {key} is {value!r}, not the name of one")
         found += [Source(name, place, options) for place in places]
     return tuple(found)
 
@@ -311,8 +313,8 @@ def tokens_of(teacher: TeacherModel, user: str) -> list[str]:
     """
     if teacher.tokens is None:
         raise UserError(
-            f"{user} compares distributions over tokens, but {teacher.owner} has none: compare hidden vectors "
-            "(`type: hidden`), or use its transcripts as pseudo-labels"
+            f"{user} compares distributions over tokens, but {teacher.owner} has none: compare hidden "
+            "vectors (`type: hidden`), or use its transcripts as pseudo-labels"
         )
     return teacher.tokens
 

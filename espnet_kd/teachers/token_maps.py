@@ -6,10 +6,12 @@ sizes of the token lists of student and teacher.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.taps import Targets
@@ -44,11 +46,19 @@ class TokenMap:
     def targets(self, seen: Mapping[str, Targets]) -> dict[str, Targets]:
         """Return the teacher's values, by tap, with the student's tokens in the last axis of logits."""
         return {
-            tap: replace(found, values=self._joint(found.joint) if isinstance(found.values, Joint)
-                         else self._rows(found.tensor.movedim(-1, 0), ABSENT).movedim(0, -1))
-            if tap in self.logits else found
+            tap: replace(found, values=self._mapped(found.values)) if tap in self.logits else found
             for tap, found in seen.items()
-        }  # fmt: skip
+        }
+
+    def _mapped(self, values: Any) -> Any:
+        if isinstance(values, Joint):
+            return self._joint(values)
+        if isinstance(values, TopClasses):  # all of them are tokens of the student
+            places = self.numbers.to(values.tokens.device)
+            ours = torch.zeros(int(places.max()) + 1, dtype=torch.long, device=places.device)
+            ours[places[places >= 0]] = torch.arange(len(places), device=places.device)[places >= 0]
+            return TopClasses(ours[values.tokens], values.log_probs)
+        return self._rows(values.movedim(-1, 0), ABSENT).movedim(0, -1)
 
     def _joint(self, joint: Joint) -> Joint:
         return replace(joint, weight=self._rows(joint.weight, 0.0), bias=self._rows(joint.bias, ABSENT))

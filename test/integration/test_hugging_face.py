@@ -14,6 +14,7 @@ from recipe import RATE, Recipe
 from torch import Tensor
 
 from espnet_kd.commands.inspect import layer_table
+from espnet_kd.decoding import evaluate
 from espnet_kd.errors import UserError
 from espnet_kd.targets import command
 from espnet_kd.targets.store import Store
@@ -188,3 +189,55 @@ def test_speech_that_is_too_long_or_too_short(models: dict[str, Path]) -> None:
     assert e.value.place == 1
     with pytest.raises(SpeechError, match="is too short: teacher .*hubert has no frame of it"):
         values(load(models["hubert"]), TAPS["hubert"], [torch.randn(RATE), short])
+
+
+def test_posteriors_of_letters_train_a_student_of_other_tokens(
+    recipe: Recipe, models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its blank is <pad>, its space |; beside the student and from a store."""
+    teacher, ctc = {"hf": str(models["wav2vec2_ctc"])}, {"type": "kl", "student_tap": "ctc.ctc_lo"}
+    criteria = {"ctc": {**ctc, "teacher_tap": "lm_head", "frame_rate": "resample"}}
+    with caplog.at_level("INFO"):
+        online = recipe.train("exp/letters", "student", teacher=teacher, criteria=criteria, **ALONE)
+    assert "7 of its 8 tokens are the student's, which has 7" in caplog.text
+    store = write(recipe, "exp/letters_targets", criteria, teacher)
+    given = {"teacher": {"store": str(store.directory)}, "criteria": criteria}
+    stored = recipe.train("exp/letters_stored", "student", **given, **ALONE)
+    ours, theirs = (torch.load(exp / "1epoch.pth", weights_only=True) for exp in (stored, online))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_of_a_model_without_tokens_are_refused(recipe: Recipe, models: dict[str, Path]) -> None:
+    kl = {"type": "kl", "student_tap": "ctc.ctc_lo", "teacher_tap": TAPS["hubert"]}
+    found = message(recipe, {"hf": str(models["hubert"])}, {"ctc": kl})
+    assert "criterion ctc compares distributions over tokens, but teacher" in found and "type: hidden" in found
+
+
+def test_teachers_of_two_kinds_in_one_ensemble(recipe: Recipe, models: dict[str, Path]) -> None:
+    """Refused where what is averaged cannot be compared."""
+    kl = {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}
+    found = message(recipe, {"exp": "exp/teacher", "hf": str(models["wav2vec2_ctc"])}, kl)
+    assert f"teacher {models['wav2vec2_ctc']} has no layer 'ctc.ctc_lo' to tap" in found
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2_ctc", "whisper", "exp"])
+def test_a_teacher_is_evaluated_on_a_set(
+    kind: str, recipe: Recipe, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    if kind == "whisper":
+        pytest.skip("has no tokenizer")
+    place = str(models[kind]) if kind in models else "exp/teacher"
+    with contextlib.chdir(recipe.root):
+        words = [place, "--data", "dump/raw/dev", "--out", str(tmp_path), "--workers", "1"]
+        evaluate.main([*words, *(["--inference_args", "--beam_size 2"] if kind == "exp" else [])])
+        printed = capsys.readouterr().out
+        evaluate.main([*words, "--normalise", "none"] if kind != "exp" else [*words, "--inference_args", "--beam_size 2"])
+    assert "1 shards, 1 to decode" in printed and "WER" in printed
+    assert "1 shards, 0 to decode" in capsys.readouterr().out
+    assert len((tmp_path / "text").read_text().splitlines()) == 3
+
+
+def test_a_model_that_gives_no_text(models: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="hubert gives no text: only models for CTC or with a decoder"):
+        load(models["hubert"]).transcribe(torch.randn(1, RATE), torch.tensor([RATE]))
