@@ -88,6 +88,12 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     for experiment in experiments:
         refuse_other_prefix(experiment.model, experiment.owner, [t.term for t in terms])
     needed = teacher_taps(terms)
+    guided = [t.term.name for t in terms if t.build().guide_tap is not None]
+    if guided and any(experiment.blank for experiment in experiments):
+        raise UserError(
+            f"criterion {guided[0]}: `frame_weights: nonblank` needs the blank at token 0, which "
+            f"{experiments[0].owner} has elsewhere: choose other weights"
+        )
     rates = [rate, *(experiment.rate for experiment in experiments)]
     ours, theirs = (r or rate or DEFAULT_RATE for r in (rate, rates[-1]))
     noise = partial(probe, ours, args.input_size), partial(probe, theirs, args.input_size)

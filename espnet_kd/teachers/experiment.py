@@ -35,6 +35,7 @@ from espnet_kd.host.outputs import (
 from espnet_kd.host.training import build_model
 from espnet_kd.teachers.checkpoint import load_tensors, not_finite
 from espnet_kd.teachers.model import Observer, SpeechError, TeacherModel
+from espnet_kd.teachers.published import is_tag, published_experiment
 from espnet_kd.teachers.taps import DECODER, LATTICE, Taps, Targets, observe, probe, record_taps
 
 
@@ -97,18 +98,26 @@ class Experiment(TeacherModel):
     def load(cls, place: str, **options: Any) -> "Experiment":
         """Load the model of an experiment directory; see ``load_experiment``."""
         prompt = tuple(options.get(key, default) for key, default in PROMPT.items())
-        return load_experiment(place, options.get("checkpoint"), prompt)
+        return load_experiment(cls.locate(place), options.get("checkpoint"), prompt)
+
+    @classmethod
+    def locate(cls, place: str, **options: Any) -> Path:
+        """Return the directory; for the name of a published model, such as espnet/owsm_v3.1_ebf, a cached one."""
+        if not Path(place).exists() and is_tag(place):
+            return published_experiment(place)
+        return Path(place)
 
     @classmethod
     def fingerprint(cls, place: str, **options: Any) -> dict[str, str]:
         """Return the checksums of config.yaml and checkpoint."""
-        path = find_checkpoint(Path(place), options.get("checkpoint"))
-        return {"config": fingerprint(Path(place) / "config.yaml"), "checkpoint": fingerprint(path)}
+        directory = cls.locate(place)
+        path = find_checkpoint(directory, options.get("checkpoint"))
+        return {"config": fingerprint(directory / "config.yaml"), "checkpoint": fingerprint(path)}
 
     @classmethod
     def speech(cls, place: str, **options: Any) -> tuple[int | None, Mapping[str, Any]]:
         """Return the sampling rate of the front end, and the whole config.yaml."""
-        config = read_config(Path(place))
+        config = read_config(cls.locate(place))
         if task_of(config) == S2T:  # its preprocessor wants three texts, and pads speech
             return input_rate(config), {**config, "preprocessor": "default", "preprocessor_conf": {}}
         return input_rate(config), config

@@ -33,6 +33,7 @@ UNUSED = ("masked_spec_embed",)  # tensors that only a training reads; some chec
 # Tokens of transformers' CTC models that have another name in ESPnet's token lists, besides the blank.
 ESPNET_NAMES = {"|": "<space>", "</s>": "<sos/eos>"}
 BLANK = "<blank>"
+CTC_LOGITS, CTC_HEADS = "ctc.ctc_lo", ("lm_head", "ctc_head")  # in ESPnet, and in transformers
 
 
 class HuggingFaceModel(TeacherModel):
@@ -55,8 +56,8 @@ class HuggingFaceModel(TeacherModel):
         self.body = model.get_encoder() if model.config.is_encoder_decoder else model
         self._takes = set(inspect.signature(self.body.forward).parameters)
         self._tokens: list[str] | None = None
-        self._read_tokens = type(model).__name__.endswith("ForCTC")
-        if self._read_tokens:
+        self._is_ctc = self._read_tokens = type(model).__name__.endswith("ForCTC")
+        if self._is_ctc:
             self.blank = int(model.config.pad_token_id)
 
     @property
@@ -138,7 +139,7 @@ class HuggingFaceModel(TeacherModel):
         model.eval().requires_grad_(False)
         for key in not_finite(model.state_dict()):
             raise UserError(f"{weights_of(directory)[0]}: {key} has values that are not finite")
-        prompt = {key: options[key] for key in ("language", "task") if key in options}
+        prompt = {str(key): options[key] for key in ("language", "task") if key in options}
         return cls(place, directory, model, extractor, prompt)
 
     @classmethod
@@ -165,7 +166,7 @@ class HuggingFaceModel(TeacherModel):
         """Return a function that runs the model on a batch."""
         if LATTICE in taps:
             raise UserError(f"{self.owner} is no transducer of ESPnet: a criterion on the lattice needs one")
-        modules = {path: submodule(self.model, path, self.owner) for path in dict.fromkeys(taps)}
+        modules = {path: self._module(path) for path in dict.fromkeys(taps)}
 
         def observe(
             speech: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
@@ -174,6 +175,13 @@ class HuggingFaceModel(TeacherModel):
             return {path: self._targets(path, calls.get(path, []), frames) for path in modules}
 
         return observe
+
+    def _module(self, path: str) -> nn.Module:
+        """Return the module at a path; that of a CTC model's logits may have its name in ESPnet, too."""
+        if path == CTC_LOGITS and path not in dict(self.model.named_modules()):
+            heads = [head for head in CTC_HEADS if hasattr(self.model, head)]
+            return submodule(self.model, heads[0] if heads and self._is_ctc else path, self.owner)
+        return submodule(self.model, path, self.owner)
 
     def layers(self, seconds: int) -> dict[str, tuple[int, int]]:
         """Return the layers that give frames: path -> (frames, size) for noise."""
@@ -193,17 +201,16 @@ class HuggingFaceModel(TeacherModel):
     @torch.no_grad()
     def transcribe(self, speech: Tensor, lengths: Tensor) -> list[tuple[str, int, float]]:
         """Transcribe a batch: the best path of a CTC model, or what ``generate`` gives with its defaults."""
-        is_ctc, tokenizer = type(self.model).__name__.endswith("ForCTC"), read_tokenizer(self)
-        if tokenizer is None or not (is_ctc or hasattr(self.model, "generate")):
+        tokenizer = read_tokenizer(self) if self._is_ctc or hasattr(self.model, "generate") else None
+        if tokenizer is None:
             return super().transcribe(speech, lengths)
-        if is_ctc:
+        if self._is_ctc:
             calls, frames = self._run({"": self.model}, speech, lengths)
             logs, counts = calls[""][0].logits.log_softmax(-1), frames[1].read().tolist()
             best = [log[:count].max(-1) for log, count in zip(logs, counts, strict=True)]
-            return [
-                (tokenizer.decode(path.indices.tolist()), changes(path.indices, self.blank), float(path.values.sum()))
-                for path in best
-            ]
+            texts = [tokenizer.decode(path.indices.tolist()) for path in best]
+            counted = [(changes(path.indices, self.blank), float(path.values.sum())) for path in best]
+            return [(text, *rest) for text, rest in zip(texts, counted, strict=True)]
         inputs = self.inputs(speech.float(), lengths)[0]
         known = getattr(self.model.generation_config, "is_multilingual", False)
         found = self.model.generate(
@@ -388,8 +395,8 @@ def weights_of(directory: Path) -> list[Path]:
     pickled = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLED)
     other = f"only {pickled[0]}, which may hold code and is not loaded" if pickled else "none"
     raise UserError(
-        f"{directory} has no weights in safetensors ({WEIGHTS}), {other}: choose a revision that has them, or "
-        "save the model again with transformers"
+        f"{directory} has no weights in safetensors ({WEIGHTS}), {other}: choose a revision that has them, "
+        "or save the model again with transformers"
     )
 
 
@@ -408,7 +415,9 @@ def read_tokenizer(teacher: HuggingFaceModel) -> Any | None:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(teacher.directory, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            teacher.directory, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
         logging.info(f"{teacher.owner} has no tokenizer ({first_line(e)}): its classes have no names")
         return None

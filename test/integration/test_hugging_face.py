@@ -18,6 +18,7 @@ from espnet_kd.decoding import evaluate
 from espnet_kd.errors import UserError
 from espnet_kd.targets import command
 from espnet_kd.targets.store import Store
+from espnet_kd.teachers import hugging_face
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.model import SpeechError, TeacherModel
 
@@ -216,26 +217,42 @@ def test_logits_of_a_model_without_tokens_are_refused(recipe: Recipe, models: di
 
 def test_teachers_of_two_kinds_in_one_ensemble(recipe: Recipe, models: dict[str, Path]) -> None:
     """Refused where what is averaged cannot be compared."""
-    kl = {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}
-    found = message(recipe, {"exp": "exp/teacher", "hf": str(models["wav2vec2_ctc"])}, kl)
-    assert f"teacher {models['wav2vec2_ctc']} has no layer 'ctc.ctc_lo' to tap" in found
+    kl, letters = {"type": "kl", "tap": "ctc.ctc_lo"}, str(models["wav2vec2_ctc"])
+    found = message(recipe, {"exp": "exp/teacher", "hf": letters}, {"ctc": kl})
+    assert "teacher exp/teacher has 49 positions at ctc.ctc_lo, teacher " in found
+    assert f"{letters} 99 for the same speech" in found
+    recipe.train("exp/two_hf", "student", teacher={"hf": [letters, letters]},
+                 criteria={"ctc": {**kl, "frame_rate": "resample"}})  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2_ctc", "whisper", "exp"])
+@pytest.mark.parametrize("kind", ["wav2vec2_ctc", "exp"])
 def test_a_teacher_is_evaluated_on_a_set(
     kind: str, recipe: Recipe, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    if kind == "whisper":
-        pytest.skip("has no tokenizer")
     place = str(models[kind]) if kind in models else "exp/teacher"
     with contextlib.chdir(recipe.root):
         words = [place, "--data", "dump/raw/dev", "--out", str(tmp_path), "--workers", "1"]
-        evaluate.main([*words, *(["--inference_args", "--beam_size 2"] if kind == "exp" else [])])
+        words += ["--inference_args", "--beam_size 2"] if kind == "exp" else []
+        evaluate.main(words)
         printed = capsys.readouterr().out
-        evaluate.main([*words, "--normalise", "none"] if kind != "exp" else [*words, "--inference_args", "--beam_size 2"])
+        evaluate.main(words)
     assert "1 shards, 1 to decode" in printed and "WER" in printed
     assert "1 shards, 0 to decode" in capsys.readouterr().out
     assert len((tmp_path / "text").read_text().splitlines()) == 3
+
+
+def test_an_encoder_decoder_model_is_decoded_by_generate(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tokenizer:
+        def batch_decode(self, sequences: Tensor, skip_special_tokens: bool) -> list[str]:
+            return [f" {len(row)} tokens" for row in sequences]
+
+    monkeypatch.setattr(hugging_face, "read_tokenizer", lambda teacher: Tokenizer())
+    (text, tokens, score), _ = load(models["whisper"]).transcribe(
+        torch.randn(2, RATE), torch.tensor([RATE, 9000])
+    )
+    assert text.endswith(" tokens") and tokens > 0 and score < 0
 
 
 def test_a_model_that_gives_no_text(models: dict[str, Path]) -> None:
