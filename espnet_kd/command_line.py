@@ -164,6 +164,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "print the statistics directory that fits a configuration",
             "exp/asr_stats_raw_char conf/student_conformer.yaml",
         ),
+        "token-from": Command(
+            "espnet_kd.commands.token_from",
+            "make a student's token list of the teacher's",
+            "exp/teacher --token_type bpe --out data/token_list/teacher",
+        ),
         "contents": Command(
             "espnet_kd.data.contents",
             "print the fingerprints of files and data directories",

@@ -23,6 +23,7 @@ from espnet_kd.criteria.distribution import (
     CrossEntropy,
     KLDivergence,
     SoftmaxL2,
+    SortedDistance,
     TopClasses,
     TopK,
     top_classes,
@@ -37,6 +38,7 @@ CRITERIA: dict[str, type[Criterion]] = {
     "cross_entropy": CrossEntropy,
     "softmax_l2": SoftmaxL2,
     "topk": TopK,
+    "uld": SortedDistance,
     "hidden": HiddenDistance,
     "transducer": TransducerKL,
 }

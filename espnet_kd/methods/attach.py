@@ -229,7 +229,7 @@ def _fit(
         if criterion.needs == "hidden":
             if criterion.student_dim is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
-        elif student.shape[-1] != target.shape[-1]:
+        elif student.shape[-1] != target.shape[-1] and not criterion.any_classes:
             raise UserError(
                 f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} "
                 f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "

@@ -87,9 +87,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def asks_for_store(args: argparse.Namespace) -> bool:
-    """Return True if the options or the configuration name a store."""
+    """Return True if the options or the configuration name a store and a teacher to make it with."""
     teacher = merge_files(args.config).get("teacher")
-    return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
+    given = set(teacher) if isinstance(teacher, dict) else set()
+    return (args.store is not None or "store" in given) and (args.teacher is not None or given > {"store"})
 
 
 def check(store: Store, data: Sequence[Path] = ()) -> None:

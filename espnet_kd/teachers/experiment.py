@@ -102,7 +102,7 @@ class Experiment(TeacherModel):
 
     @classmethod
     def locate(cls, place: str, **options: Any) -> Path:
-        """Return the directory; for the name of a published model, such as espnet/owsm_v3.1_ebf, a cached one."""
+        """Return the directory; of a published model, such as espnet/owsm_v3.1_ebf, a cached one."""
         if not Path(place).exists() and is_tag(place):
             return published_experiment(place)
         return Path(place)

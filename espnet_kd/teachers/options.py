@@ -18,7 +18,7 @@ from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.short import warn_once
 from espnet_kd.teachers.taps import LATTICE
-from espnet_kd.teachers.token_maps import TokenMap, map_tokens
+from espnet_kd.teachers.token_maps import TokenMap, map_text, map_tokens
 
 ANY_TOKEN = 1  # not the blank
 
@@ -258,6 +258,12 @@ def on_lattice(kind: object) -> bool:
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
+def compares_classes(t: TermOptions) -> bool:
+    """Return whether a criterion compares the probability of a class with that of the same class."""
+    found = CRITERIA.get(t.kind)  # None for a plug-in
+    return found is None or not (found.needs == "hidden" or found.any_classes)
+
+
 def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list[str]:
     """Return what needs the same tokens in student and teacher: criteria on logits, decoders and lattices.
 
@@ -269,8 +275,7 @@ def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list
     """
     found = []
     for t in terms:
-        needs = getattr(CRITERIA.get(t.kind), "needs", None)
-        if needs != "hidden" or t.term.teacher_tap.split(".")[0] in READS_TOKENS:
+        if compares_classes(t) or t.term.teacher_tap.split(".")[0] in READS_TOKENS:
             found.append(f"criterion {t.term.name}")
     copied = [path for path in parts if path.split(".")[0] not in OF_SPEECH]
     return found + [f"{COPIES}: {path}" for path in copied]
@@ -299,9 +304,11 @@ def fit_tokens(
     theirs = tokens_of(teacher, users[0])
     if users[-1].startswith(COPIES):
         check_tokens(tokens, teacher, users[-1])
-    logits = {t.term.teacher_tap for t in terms if CRITERIA[t.kind].needs != "hidden"}
+    logits = {t.term.teacher_tap for t in terms if compares_classes(t)}
     reads = [t for t in terms if t.term.teacher_tap.split(".")[0] in READS_TOKENS]
     reader = f"criterion {reads[0].term.name}" if reads else None
+    if not logits and reader is not None:
+        return map_text(tokens, theirs, reader, teacher.owner)
     return map_tokens(tokens, theirs, logits, reader, teacher.owner, teacher.blank)
 
 

@@ -106,7 +106,8 @@ def map_tokens(
         raise UserError(
             f"token {first} is {ours[first]!r} for the student, {other} for {owner}, and neither list "
             f"contains the other (the student alone has {_some(more)}, the teacher {_some(fewer)}): train "
-            "both with one token list, or compare hidden vectors of the encoders alone"
+            "both with one token list (--token_from), or compare hidden vectors of the encoders alone, or sorted "
+            "distributions (`type: uld`)"
         )
     if more and reads is not None:
         raise UserError(
@@ -115,6 +116,42 @@ def map_tokens(
         )
     number = {token: i for i, token in enumerate(theirs)}
     return TokenMap(torch.tensor([number.get(token, -1) for token in ours]), frozenset(logits))
+
+
+def map_text(ours: Sequence[str], theirs: Sequence[str], reads: str, owner: str) -> TokenMap | None:
+    """Find for each token of the student the teacher's of the same text; None if the lists are the same.
+
+    For a teacher that reads transcripts where no classes are compared: both must cut a text in the same way,
+    but their tokens may differ in case, in the sign of a word's begin and in what else is in the lists.
+
+    Args:
+        ours: the student's token list.
+        theirs: the teacher's.
+        reads: what makes the teacher read transcripts.
+        owner: the teacher, for messages.
+
+    Raises:
+        UserError: the teacher lacks a token of the student.
+    """
+    if list(ours) == list(theirs):
+        return None
+    names = {token: i for i, token in enumerate(theirs)}
+    texts = {text_of(token): i for i, token in reversed(list(enumerate(theirs)))}
+    numbers = [names.get(token, texts.get(text_of(token), -1)) for token in ours]
+    needed = zip(ours, numbers, strict=True)
+    if missing := [t for t, n in needed if n < 0 and t not in (ours[0], *SPECIAL[1:])]:
+        raise UserError(
+            f"{reads} makes {owner} read transcripts, but has nothing for {_some(missing)} of the student: "
+            "both must cut a text into the same tokens: make the student's tokens from the teacher "
+            "(--token_from), or compare the encoders"
+        )
+    return TokenMap(torch.tensor(numbers), frozenset())
+
+
+def text_of(token: str) -> str:
+    """Return the text that a token stands for, in lower case and with a blank at the begin of a word."""
+    text = " " if token == "<space>" else token.replace("\u2581", " ").replace("\u0120", " ")
+    return text.casefold()
 
 
 def is_special(token: str) -> bool:

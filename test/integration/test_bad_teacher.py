@@ -275,7 +275,7 @@ RAMP = {"schedule": "linear", "from": 0, "to": 1, "steps": 0.5}
             "mutual: criteria: att: k is 8, but the model has 7 classes",
         ),
         ({"teacher": {"exp": "exp/teacher", "k": 8}}, "teacher: k is 8, but the model has 7 classes"),
-        ({"teacher": {"exp": "exp/teacher", "checkpoint": 5}}, "teacher: checkpoint is 5, not the name of one"),
+        ({"teacher": {"exp": "exp/teacher", "checkpoint": 5}}, "teacher: checkpoint is 5, not the name"),
     ],
 )
 def test_options_that_cannot_be_meant(recipe: Recipe, options: dict, expected: str) -> None:

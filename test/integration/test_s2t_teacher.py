@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import yaml
 from recipe import KL, RATE, TOKENS, Recipe
 
+from espnet_kd.commands import token_from
 from espnet_kd.errors import UserError
 from espnet_kd.targets import command
 from espnet_kd.teachers.experiment import load_experiment
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.slow(seconds=8)
 
 SECONDS = 10
 PROMPT = ["<eng>", "<asr>", "<notimestamps>"]
-THEIRS = ["<blank>", "<unk>", "<na>", *PROMPT, "<deu>", "C", "B", "A", "<space>", "<sos>", "<eos>", "<sop>"]
+THEIRS = ["<blank>", "<unk>", "<na>", *PROMPT, "<deu>", "C", "B", "A", "<space>", "<0.00>",
+          "<10.00>", "<sos>", "<eos>", "<sop>"]  # fmt: skip
 SIZES = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
 BATCH = (
     torch.randn(2, 2 * RATE, generator=torch.Generator().manual_seed(0)),
@@ -38,7 +41,10 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory.mkdir()
     config = S2TTask.get_default_config() | {
         "token_list": THEIRS, "token_type": "char", "preprocessor": "s2t", "normalize": None,
-        "preprocessor_conf": {"fs": RATE, "speech_length": SECONDS, "notime_symbol": "<notimestamps>"},
+        "preprocessor_conf": {
+            "fs": RATE, "speech_length": SECONDS, "notime_symbol": "<notimestamps>",
+            "first_time_symbol": "<0.00>", "last_time_symbol": "<10.00>", "speech_resolution": 0.02,
+        },
         "encoder": "transformer", "encoder_conf": {**SIZES, "input_layer": "conv2d"},
         "decoder": "transformer", "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1},
         "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160}, "specaug": None,
@@ -77,6 +83,32 @@ def test_a_student_with_a_part_of_the_tokens(
     assert f"7 of its {len(THEIRS)} tokens are the student's, which has {len(TOKENS)}" in caplog.text
 
 
+def test_sorted_distributions_of_a_teacher_of_another_case(recipe: Recipe, exp: Path, tmp_path: Path) -> None:
+    """At the steps of the decoder, whose numbers of classes differ."""
+    other = tmp_path / "lower"
+    shutil.copytree(exp, other)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(
+        yaml.safe_dump({**config, "token_list": [t.lower() if len(t) == 1 else t for t in THEIRS]})
+    )
+    uld = {"att": {**KL, "tap": "decoder", "type": "uld"}}
+    recipe.train("exp/of_lower", "student", teacher={"exp": str(other)}, criteria=uld)
+    with pytest.raises(
+        UserError, match=r"neither list contains the other .* sorted distributions \(`type: uld`\)"
+    ):
+        recipe.train("exp/refused", "student", teacher={"exp": str(other)}, criteria={"ctc": KL})
+
+
+def test_its_tokens_for_a_student(exp: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    token_from.main([str(exp), "--token_type", "char", "--out", str(tmp_path)])
+    found = (tmp_path / "tokens.txt").read_text().split()
+    assert found == ["<blank>", "<unk>", "C", "B", "A", "<space>", "<sos/eos>"]
+    with pytest.raises(
+        UserError, match="--token_type bpe: .*s2t has tokens of the type char: give it"
+    ):
+        token_from.main([str(exp), "--token_type", "bpe", "--out", str(tmp_path)])
+
+
 def test_stored_posteriors_train_as_the_model_beside_the_student(recipe: Recipe, exp: Path) -> None:
     store, alone = recipe.root / "exp/s2t_targets", {"batch_size": 1, "criteria": {"ctc": KL}}
     with contextlib.chdir(recipe.root):
@@ -88,6 +120,11 @@ def test_stored_posteriors_train_as_the_model_beside_the_student(recipe: Recipe,
     ours, theirs = (torch.load(out / "1epoch.pth", weights_only=True) for out in (stored, online))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_it_is_decoded_by_espnet(exp: Path) -> None:
+    (text, tokens, score), _ = load_experiment(exp).transcribe(*BATCH[:2])
+    assert tokens > 0 and score < 0 and "<" not in text
 
 
 def test_what_is_refused(exp: Path) -> None:
