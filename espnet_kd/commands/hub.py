@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.config import dump_yaml, read_config
+from espnet_kd.config import read_config
 from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_dir, read_json
-from espnet_kd.host.outputs import absolute_paths, task_of
+from espnet_kd.host.outputs import task_of
+from espnet_kd.teachers.published import fetch_model, link_model
 
 MODEL_CARD = """---
 tags:
@@ -60,7 +61,7 @@ def main_download(argv: list[str] | None = None) -> None:
     if Path(args.source).is_file():
         files = unpack(Path(args.source), args.expdir / "downloaded" / name)
     else:
-        files = fetch_model(args.source)
+        files = fetch_model(args.source, f"--download_model {args.source}")
     if "asr_model_file" not in files or "asr_train_config" not in files:
         raise UserError(f"{args.source} is not a model of ASR: it has {', '.join(sorted(files))}")
     if target.exists():  # under another name of a checkpoint
@@ -114,34 +115,6 @@ def packed_files(packed: Path, folder: Path) -> dict[str, str]:
     if not {"asr_train_config", "asr_model_file"} <= files.keys():
         raise UserError(f"{packed} is not a packed model of ASR: its meta.yaml names no asr_model_file")
     return {str(kind): str(name) for kind, name in files.items()}
-
-
-def fetch_model(source: str) -> dict[str, str]:
-    """Download and unpack a model; later calls find it in the cache of the model zoo.
-
-    Returns:
-        Kind of file, such as ``asr_model_file``, to its path.
-
-    Raises:
-        UserError: there is no such model, or the network cannot be reached.
-    """
-    from espnet_model_zoo.downloader import ModelDownloader
-
-    try:
-        found: dict[str, str] = ModelDownloader().download_and_unpack(source)
-    except Exception as e:  # of requests, huggingface_hub and others
-        raise UserError(
-            f"--download_model {source} cannot be fetched: {first_line(e)}: give a name of the model zoo or "
-            "of Hugging Face, or download the zip file elsewhere and give its path"
-        ) from e
-    return found
-
-
-def link_model(directory: Path, config: str, checkpoint: str, name: str) -> None:
-    """Write the configuration with absolute paths, and a link to the checkpoint."""
-    content = absolute_paths(read_config(config), Path(config).parent)
-    (directory / "config.yaml").write_text(dump_yaml(content), encoding="utf-8")
-    (directory / name).symlink_to(Path(checkpoint).resolve())
 
 
 def main_upload(argv: list[str] | None = None) -> None:

@@ -28,6 +28,7 @@ class Criterion(nn.Module):
         needs: what the criterion compares: `logits`, `hidden` vectors, `codes` of the teacher's hidden
             vectors with the student's hidden vectors, or a `lattice` (rnnt.Joint).
         guide_tap: layer of the teacher whose values weight the positions; None: no weights of this sort.
+        any_classes: student and teacher may have other classes.
         temperature: softmax divisor of both sides; None if there is no softmax.
         kind: for a criterion on the lattice, what of it is compared.
         k: number of most probable classes that are compared; None for all.
@@ -38,6 +39,7 @@ class Criterion(nn.Module):
 
     needs: Literal["logits", "hidden", "codes", "lattice"] = "logits"
     guide_tap: str | None = None
+    any_classes: bool = False
     temperature: float | None = None
     kind: str | None = None
     k: int | None = None

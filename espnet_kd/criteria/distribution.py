@@ -105,6 +105,37 @@ class SoftmaxL2(_TemperatureCriterion):
         return (p - q).square().sum(-1)
 
 
+class SortedDistance(_TemperatureCriterion):
+    """Distance of the sorted probabilities, sum_i |p_T(i) - q_T(i)|, p and q from the largest down.
+
+    It compares how sure teacher and student are, not of what: the classes need not be the same, nor as many;
+    those that one side lacks have the probability 0.
+
+    Args:
+        temperature: T > 0; the value is not multiplied by T^2.
+        reduction: see Criterion.
+
+    Source:
+        Boizard et al. 2024, arXiv:2402.12030, universal logit distillation, for language models.
+    """
+
+    any_classes = True
+
+    def check_sizes(self, student: Tensor, target: Tensor) -> None:
+        """Accept any numbers of classes."""
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """Compare (N, V) and (N, V') logits -> (N,) between 0 and 2."""
+        most = max(student.shape[-1], target.shape[-1])
+        p, q = (
+            torch.nn.functional.pad(
+                (x / self.temperature).softmax(-1).sort(-1, descending=True).values, (0, most - x.shape[-1])
+            )
+            for x in (target, student)
+        )
+        return (p - q).abs().sum(-1)
+
+
 @dataclass(frozen=True)
 class TopClasses:
     """The most probable classes at every position, best first.

@@ -58,7 +58,7 @@ def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) ->
     """Decode one set; write its text and the description of the ensemble."""
     from espnet_kd.decoding import decoder, ensemble
     from espnet_kd.targets.plan import load
-    from espnet_kd.teachers.options import TeacherOptions
+    from espnet_kd.teachers.options import teacher_options
 
     members = [
         decoder.read_setup(directory, args, 1) for directory in args.teacher
@@ -72,7 +72,7 @@ def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) ->
 
     def prepare() -> None:
         # Checks their tensors and token lists.
-        load(TeacherOptions(tuple(map(str, args.teacher)), args.checkpoint))
+        load(teacher_options({"exp": [str(t) for t in args.teacher], "checkpoint": args.checkpoint}))
         for m, config in zip(members, configs, strict=True):
             with atomic_path(config) as temporary:
                 temporary.write_text(dump_yaml(m.config), encoding="utf-8")

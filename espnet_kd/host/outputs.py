@@ -27,6 +27,7 @@ FILE_OPTIONS = (("normalize_conf", "stats_file"),)  # of a config.yaml, as secti
 NO_FILE = (None, "", "none")
 OWN_PREFIX = "kd_"  # of what distillation adds to a model; ESPnet has no such names
 
+S2T = "s2t"  # the task, and its preprocessor
 TRANSDUCER_KEY = "joint_network_conf"  # only the config.yaml of the task asr_transducer has it
 EPOCH_FILE = re.compile(r"\d+epoch\.pth")  # not valid.acc.ave_2best.till4epoch.pth, nor a user's own copy
 SELECTED_FILE = re.compile(r"\w+\.\w+\.(best|ave[\w.]*)\.pth")  # the best model by a statistic, and averages
@@ -43,7 +44,9 @@ LOG_DURATION = re.compile(r"time=(.*?), total_count")  # within a phase; in word
 
 
 def task_of(config: Mapping[str, Any]) -> str:
-    """Return the task of a config.yaml, ``asr`` or ``asr_transducer``."""
+    """Return the task of a config.yaml: ``asr``, ``asr_transducer`` or ``s2t`` (OWSM)."""
+    if config.get("preprocessor") == S2T:
+        return S2T
     return "asr_transducer" if TRANSDUCER_KEY in config else "asr"
 
 

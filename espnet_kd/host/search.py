@@ -136,3 +136,31 @@ class Search:
         if "decoder" in beam.full_scorers:
             beam.full_scorers["decoder"] = beam.scorers["decoder"] = decoder
         self._search.asr_model = model
+
+
+class S2TSearch:
+    """A trained model of the task s2t with stock ``Speech2Text``.
+
+    Relied upon: it pads speech to the length of the training, and results are text, tokens, their ids, text
+    without special tokens, and the hypothesis with its score.
+
+    Args:
+        config: path of a config.yaml with absolute paths.
+        checkpoint: path of the model file.
+        device: of torch.
+    """
+
+    def __init__(self, config: str, checkpoint: str, device: str) -> None:
+        from espnet2.bin.s2t_inference import Speech2Text
+
+        self._search = Speech2Text(s2t_train_config=config, s2t_model_file=checkpoint, device=device)
+
+    def __call__(self, speech: Any, language: str, task: str) -> tuple[str, int, float]:
+        """Decode samples (N,); ``language`` and ``task`` are tokens.
+
+        Returns:
+            Text, number of tokens, and log-probability.
+        """
+        found = self._search(speech.cpu(), lang_sym=language, task_sym=task)
+        _, tokens, _, text, hypothesis = (found[0] if isinstance(found, tuple) else found)[0]
+        return str(text), len(tokens), float(hypothesis.score)

@@ -22,8 +22,9 @@ from espnet_kd.methods.transducer import distil_transducer
 from espnet_kd.schedule import Schedule, build_schedule
 from espnet_kd.targets.plan import stored_teacher
 from espnet_kd.targets.teacher import StoredTeacher
-from espnet_kd.teachers.experiment import Experiment, input_rate, load_experiment
-from espnet_kd.teachers.online import OnlineTeacher, observe
+from espnet_kd.teachers.experiment import input_rate
+from espnet_kd.teachers.model import TeacherModel
+from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import (
     Term,
     TermOptions,
@@ -38,16 +39,18 @@ from espnet_kd.teachers.options import (
 from espnet_kd.teachers.speech import check_speech
 from espnet_kd.teachers.taps import (
     LATTICE,
+    LONG_PROBE,
     MAX_FRAME_DIFFERENCE,
+    SECONDS,
     Taps,
     Targets,
     check_finite,
     has_lattice,
+    observe,
     probe,
 )
 from espnet_kd.teachers.token_maps import TokenMap
 
-LONG_PROBE = 10  # seconds; the difference to the short probe gives frame rates
 FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler
 Shapes = Mapping[str, Sequence[tuple[int, ...]]]  # at the layers of student and teacher, by criterion
 Probe = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -63,8 +66,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     targets = choose_targets(args, lattice=not isinstance(model, ESPnetASRModel))
     refuse_unused_teacher(args)
     # With stored targets a teacher is loaded only to copy parts of it.
-    directories = options.directories if options.store is None or args.init_from_teacher else ()
-    experiments = [load_experiment(d, options.checkpoint) for d in directories]
+    sources = options.sources if options.store is None or args.init_from_teacher else ()
+    experiments = [source.load() for source in sources]
     terms = [] if targets == "hard" else term_options(args.criteria)
     maps = [fit_tokens(model.token_list, e, terms, args.init_from_teacher or ()) for e in experiments]
     if args.init_from_teacher:
@@ -75,17 +78,25 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         return model
     rate = input_rate(vars(args))
     for experiment in experiments:
-        check_rate(rate, "the student", experiment)
         check_features(args.input_size, "the student", experiment)
+        check_rate(experiments[0].rate, experiments[0].owner, experiment)
     set_delays(args, terms, experiments[0] if options.store is None else None)
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
     check_speech(args, terms)
     refuse_other_prefix(model, "the student", [t.term for t in terms])
     for experiment in experiments:
-        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", [t.term for t in terms])
+        refuse_other_prefix(experiment.model, experiment.owner, [t.term for t in terms])
     needed = teacher_taps(terms)
-    noise = partial(probe, rate or DEFAULT_RATE, args.input_size)
+    guided = [t.term.name for t in terms if t.build().guide_tap is not None]
+    if guided and any(experiment.blank for experiment in experiments):
+        raise UserError(
+            f"criterion {guided[0]}: `frame_weights: nonblank` needs the blank at token 0, which "
+            f"{experiments[0].owner} has elsewhere: choose other weights"
+        )
+    rates = [rate, *(experiment.rate for experiment in experiments)]
+    ours, theirs = (r or rate or DEFAULT_RATE for r in (rate, rates[-1]))
+    noise = partial(probe, ours, args.input_size), partial(probe, theirs, args.input_size)
     teacher: StoredTeacher | OnlineTeacher
     if options.store is not None:
         teacher = stored_teacher(options, terms, needed, model.token_list, rate, args)
@@ -98,23 +109,26 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     compared = tuple(t.term for t in terms)
     objective = Objective(teacher, taps, compared, task_weight, soft_only=targets == "soft")
     if objective.task_weight.is_zero:
-        freeze_unreached(model, taps, objective.terms, noise())
+        freeze_unreached(model, taps, objective.terms, noise[0]())
     attach = distil_transducer if has_lattice(model) else distil
     attach(model, objective, {t.term.name: t.build() for t in terms})
     names = [_line(experiment, tokens) for experiment, tokens in zip(experiments, maps, strict=True)]
     if isinstance(teacher, StoredTeacher):
         made = ", ".join(t["experiment"] for t in teacher.store.manifest.teachers)
         names = [f"targets {teacher.store.directory}, of {made}"]
+        if teacher.tokens is not None:
+            both, all_ = teacher.tokens.known, len(teacher.store.manifest.token_list)
+            names[0] += f"; {both} of their {all_} tokens are the student's"
     log_distillation(model, names, shapes)
     warn_of_moving_loss(args, [task_weight, *(t.term.weight for t in terms)])
     return model
 
 
-def _line(teacher: Experiment, tokens: TokenMap | None) -> str:
+def _line(teacher: TeacherModel, tokens: TokenMap | None) -> str:
     size = sum(p.numel() for p in teacher.model.parameters())
-    line = f"teacher {teacher.directory}: {teacher.checkpoint.name}, {size} parameters"
+    line = f"{teacher.owner}: {teacher.checkpoint.name}, {size} parameters"
     if tokens is not None:
-        line += f"; {tokens.known} of its {len(teacher.tokens)} tokens are the student's, which has "
+        line += f"; {tokens.known} of its {len(teacher.tokens or ())} tokens are the student's, which has "
         line += f"{len(tokens.numbers)}"
     return line
 
@@ -134,12 +148,12 @@ def refuse_unused_teacher(args: argparse.Namespace) -> None:
     )
 
 
-def check_features(size: int | None, who: str, teacher: Experiment) -> None:
+def check_features(size: int | None, who: str, teacher: TeacherModel) -> None:
     """Refuse a teacher that takes features where the other takes waveforms, or features of another size."""
     if size != teacher.features:
         ours, theirs = (f"features of size {n}" if n else "waveforms" for n in (size, teacher.features))
         raise UserError(
-            f"{who} takes {ours}, teacher {teacher.directory} {theirs} (input_size): "
+            f"{who} takes {ours}, {teacher.owner} {theirs} (input_size): "
             "both get the same files, train them on one kind"
         )
 
@@ -179,22 +193,23 @@ def _fit_guide(seen: Mapping[str, Targets], tap: str, guide: str, name: str) -> 
 
 def _fit(
     model: ESPnetASRModel,
-    noise: Probe,
+    noise: tuple[Probe, Probe],
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
     terms: Sequence[TermOptions],
 ) -> tuple[list[TermOptions], Shapes]:
     """Run student and teacher once on noise, to find wrong paths, shapes and frame rates before training.
 
+    Args:
+        noise: makes it at the rates of student and teacher.
+
     Returns:
         The terms, with the ratio of the frame rates where they ask for it, and the shapes at their layers.
     """
-    ours, theirs = _observe_both(model, noise(), taps, teacher)
+    ours, theirs = _observe_both(model, noise, taps, teacher)
     check_finite(ours, "the student")
     if any(t.resample for t in terms):
-        if isinstance(teacher, StoredTeacher):
-            raise UserError("criteria: `frame_rate: resample` needs the teacher itself, not stored targets")
-        longer = _observe_both(model, noise(seconds=LONG_PROBE), taps, teacher)
+        longer = _observe_both(model, noise, taps, teacher, LONG_PROBE)
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
         if t.term.student_tap == LATTICE:
@@ -214,7 +229,7 @@ def _fit(
         if criterion.needs == "hidden":
             if criterion.student_dim is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
-        elif student.shape[-1] != target.shape[-1]:
+        elif student.shape[-1] != target.shape[-1] and not criterion.any_classes:
             raise UserError(
                 f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} "
                 f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
@@ -232,14 +247,16 @@ def _fit(
 
 def _observe_both(
     model: ESPnetASRModel,
-    batch: Sequence[Tensor],
+    noise: tuple[Probe, Probe],
     taps: Taps,
     teacher: OnlineTeacher | StoredTeacher,
+    seconds: int = SECONDS,
 ) -> tuple[dict[str, Targets], dict[str, Targets]]:
-    """Return the values at the taps of student and teacher for the same noise."""
-    theirs = teacher.probe() if isinstance(teacher, StoredTeacher) else teacher.targets(*batch)
+    """Return the values at the taps of student and teacher for noise of the same duration."""
+    stored = isinstance(teacher, StoredTeacher)
+    theirs = teacher.probe(seconds) if stored else teacher.targets(*noise[1](seconds=seconds))
     with torch.no_grad():
-        ours = observe(model.eval(), taps, *batch)
+        ours = observe(model.eval(), taps, *noise[0](seconds=seconds))
     model.train()
     return ours, theirs
 

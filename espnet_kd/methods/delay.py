@@ -22,6 +22,8 @@ from espnet_kd.host.models import encode, in_chunks, own_chunks
 from espnet_kd.host.training import preprocessing, read_utterances
 from espnet_kd.rnnt import emission_frames
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
+from espnet_kd.teachers.kinds import Source
+from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.options import TermOptions, on_lattice
 from espnet_kd.teachers.short import TOO_SHORT, check_frames_left
 from espnet_kd.teachers.speech import check_alike
@@ -111,7 +113,7 @@ DEFAULT_HOP = 128  # samples, of ESPnet's default front end
 Paths = Sequence[tuple[str, str, str]]  # of ESPnet's data: file, name, type
 
 
-def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: Experiment | None) -> None:
+def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: TeacherModel | None) -> None:
     """Replace ``delay: auto`` by a number of frames, and log the measured delays.
 
     Args:
@@ -128,6 +130,8 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
                 f"criteria: {term.term.name}: delay: auto compares student and teacher, but targets come "
                 "from a store: give a number of frames"
             )
+        if not isinstance(teacher, Experiment):
+            raise UserError(f"criteria: {term.term.name}: {teacher.owner} is no transducer of ESPnet")
         if not args.delay_student:
             raise UserError(
                 f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
@@ -176,7 +180,7 @@ def compare(
             f"delay: {student.directory} has frames of {frames[0]:g} ms, "
             f"{teacher.directory} of {frames[1]:g} ms"
         )
-    check_alike([student.directory, teacher.directory])
+    check_alike([Source("exp", str(model.directory)) for model in (student, teacher)])
     speech = islice(read(configs[0], data), count)
     with torch.random.fork_rng([]):  # encoders draw random numbers even in eval mode
         return measure(student.model, teacher.model, speech, chunks)

@@ -37,8 +37,8 @@ class DistillationMethod(Method):
         for name, text in (
             (
                 "teacher",
-                f"Trained experiment(s), a mapping with {', '.join(TEACHER_KEYS)}; exp is a directory or a "
-                "list, store a directory of targets written before",
+                f"Trained model(s), a mapping with {', '.join(TEACHER_KEYS)}; exp and hf are a directory or "
+                "a list, store a directory of targets written before",
             ),
             (
                 "criteria",
@@ -87,8 +87,11 @@ class DistillationMethod(Method):
         if not isinstance(teacher, dict):
             return {}
         found = {}
-        exp = teacher.get("exp") or ()
+        exp, hf = (teacher.get(key) or () for key in ("exp", "hf"))
         patterns = (str(teacher["checkpoint"]),) if teacher.get("checkpoint") else MODELS
+        for directory in [hf] if isinstance(hf, str) else hf:
+            files = (file for name in ("*.json", "*.safetensors") for file in Path(directory).glob(name))
+            found[f"teacher {directory}"] = sorted(files)
         for directory in [exp] if isinstance(exp, str) else exp:
             files = (file for name in ("config.yaml", *patterns) for file in Path(directory).glob(name))
             found[f"teacher {directory}"] = sorted(file for file in files if file.is_file())
@@ -151,13 +154,12 @@ def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:
         return "both"
     reason = "as configured"
     if args.targets == AUTO:
-        exp = (args.teacher or {}).get("exp")
-        if not exp:
-            raise UserError("targets: auto compares student and teacher: give `teacher: {exp: DIRECTORY}`")
-        from espnet_kd.teachers.experiment import read_config
+        from espnet_kd.teachers.options import teacher_options
 
-        teachers = [exp] if isinstance(exp, str) else exp
-        found = {rule(vars(args), read_config(Path(teacher))) for teacher in teachers}
+        sources = teacher_options(args.teacher).sources if args.teacher else ()
+        if not sources:
+            raise UserError("targets: auto compares student and teacher: give `teacher: {exp: DIRECTORY}`")
+        found = {rule(vars(args), source.speech()[1]) for source in sources}
         args.targets, reason = min(found)  # hard is before soft: one teacher of another kind decides
         if args.targets == "soft" and not lattice and has_hypotheses(args):
             args.targets, reason = (

@@ -79,7 +79,7 @@ def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> 
     """Refuse student and teacher with different numbers of positions.
 
     Args:
-        sides: begin of the message, with {ours} and {theirs} in place of the numbers.
+        sides: begin of the message.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -92,7 +92,7 @@ def check_frames(ours: int, theirs: int, ratio: Fraction | None, sides: str) -> 
         if ratio is None
         else f"resampling expects {ratio} frames of the teacher for each of the student"
     )
-    raise UserError(f"{sides.format(ours=ours, theirs=theirs)}: {way_out}")
+    raise UserError(f"{sides}: {way_out}")
 
 
 class Teacher(Protocol):
@@ -305,11 +305,12 @@ def aligned(
     """
     if target.utterances is not None:
         check_lengths(student.lengths, target, term)
+    ours, theirs = student.values.shape[1], target.values.shape[1]
     sides = (
-        f"criterion {term.name}: the student has {{ours}} positions at {term.student_tap}, "
-        f"the teacher {{theirs}} at {term.teacher_tap}"
+        f"criterion {term.name}: the student has {ours} positions at {term.student_tap}, "
+        f"the teacher {theirs} at {term.teacher_tap}"
     )
-    check_frames(student.values.shape[1], target.values.shape[1], term.ratio, sides)
+    check_frames(ours, theirs, term.ratio, sides)
     if term.ratio is not None:
         target = resampled(target, student.lengths, term.ratio, needs == "logits")
     length = min(student.values.shape[1], target.values.shape[1])
@@ -331,9 +332,10 @@ def check_lengths(student: Tensor, target: Targets, term: Term) -> None:
     """
     lengths = zip(student.tolist(), target.lengths.tolist(), target.utterances, strict=True)
     for ours, stored, utt in lengths:
-        if abs(ours - stored) > MAX_FRAME_DIFFERENCE:
-            raise UserError(
-                f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, the "
-                f"stored targets {stored} at {term.teacher_tap}: use the teacher's subsampling (input_layer) "
-                "and hop length"
-            )
+        check_frames(
+            ours,
+            stored,
+            term.ratio,
+            f"criterion {term.name}: utterance {utt} has {ours} positions at {term.student_tap}, the stored "
+            f"targets {stored} at {term.teacher_tap}",
+        )

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
-from espnet_kd.teachers.online import observe
 from espnet_kd.teachers.options import Term
-from espnet_kd.teachers.taps import Taps
+from espnet_kd.teachers.taps import Taps, observe
 
 
 def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, object]) -> None:

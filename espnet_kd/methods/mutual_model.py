@@ -30,10 +30,9 @@ from espnet_kd.rnnt import Joint
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import input_rate
-from espnet_kd.teachers.online import observe
 from espnet_kd.teachers.options import Term, refuse_other_prefix
 from espnet_kd.teachers.short import warn
-from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, has_lattice, probe
+from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, has_lattice, observe, probe
 
 Model = ESPnetASRModel | ESPnetASRTransducerModel
 STREAM = 1_000_003  # steps of a peer's stream before it meets that of the next seed

@@ -80,9 +80,9 @@ def measure_coverage(args: argparse.Namespace) -> dict[str, CoverageCurve]:
     from espnet_kd.targets import worker
     from espnet_kd.targets.format import TapFormat
     from espnet_kd.targets.plan import load, needs_text, rate_of, read_data
-    from espnet_kd.teachers.options import TeacherOptions
+    from espnet_kd.teachers.options import teacher_options
 
-    options = TeacherOptions(tuple(args.teacher), args.checkpoint, mean=args.mean)
+    options = teacher_options({"exp": args.teacher, "checkpoint": args.checkpoint, "mean": args.mean})
     # Nothing is stored, so the size of a row does not matter.
     taps = {path: TapFormat("values", 1, temperature=args.temperature) for path in args.taps}
     rate = rate_of(load(options))

@@ -87,9 +87,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def asks_for_store(args: argparse.Namespace) -> bool:
-    """Return True if the options or the configuration name a store."""
+    """Return True if the options or the configuration name a store and a teacher to make it with."""
     teacher = merge_files(args.config).get("teacher")
-    return args.store is not None or (isinstance(teacher, dict) and "store" in teacher)
+    given = set(teacher) if isinstance(teacher, dict) else set()
+    return (args.store is not None or "store" in given) and (args.teacher is not None or given > {"store"})
 
 
 def check(store: Store, data: Sequence[Path] = ()) -> None:
@@ -290,7 +291,7 @@ def _manifest(
             )
         samples += sum(entry.samples for entry in index.values())
         entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
-    names = [Path(d).name for d in asked.teacher.directories]
+    names = [source.name for source in asked.teacher.sources]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest: dict[str, Any] = {
         key: settings[key]
@@ -315,6 +316,9 @@ def _manifest(
         samples,
         size,
         layer,
+        asked.long_probe,
+        tuple(asked.tokens),
+        asked.blank,
     )
 
 

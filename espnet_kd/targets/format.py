@@ -5,7 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,9 @@ class Manifest:
         samples: number of samples of all utterances.
         size: bytes of all shards.
         output_layer: SHA-256 of the output layer's file; None without a tap of the kind `joint`.
+        long_probe: as ``probe``, for ``teachers.taps.LONG_PROBE`` seconds; empty in older stores.
+        token_list: the teachers' tokens; empty in older stores, and where nothing needs them.
+        blank: number of the CTC blank among them.
     """
 
     teachers: tuple[dict[str, Any], ...]
@@ -120,6 +123,9 @@ class Manifest:
     samples: int = 0
     size: int = 0
     output_layer: str | None = None
+    long_probe: dict[str, int] = field(default_factory=dict)
+    token_list: tuple[str, ...] = ()
+    blank: int = 0
 
     @property
     def utterances(self) -> int:
@@ -213,6 +219,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content["taps"] = {name: TapFormat(**tap) for name, tap in content["taps"].items()}
         content["shards"] = tuple(ShardEntry(**shard) for shard in content["shards"])
+        content["token_list"] = tuple(content.get("token_list", ()))
         manifest = Manifest(**{**content, "teachers": tuple(content["teachers"])})
         sizes = [tap.row.itemsize for tap in manifest.taps.values()]
         if min([manifest.hours, manifest.utterances, *sizes]) < 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from espnet_kd.config import merge_files
 from espnet_kd.data import dump
-from espnet_kd.data.audio import DEFAULT_RATE
+from espnet_kd.data.audio import DEFAULT_RATE, read_speech
 from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, iterate_rows, read_table, table_files
@@ -16,9 +16,11 @@ from espnet_kd.rnnt import Joint, OneBestTargets
 from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
-from espnet_kd.teachers.experiment import Experiment, find_checkpoint, load_experiment, read_config
+from espnet_kd.teachers.kinds import Source
+from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import (
+    READS_TOKENS,
     TeacherOptions,
     TermOptions,
     check_k,
@@ -30,9 +32,11 @@ from espnet_kd.teachers.options import (
     teacher_taps,
     term_options,
     token_users,
+    tokens_of,
 )
 from espnet_kd.teachers.speech import check_alike
-from espnet_kd.teachers.taps import LATTICE, probe
+from espnet_kd.teachers.taps import LATTICE, LONG_PROBE, probe
+from espnet_kd.teachers.token_maps import TokenMap, map_tokens
 
 PATH_CLASSES = 8  # K along the alignment of a transducer, unless teacher.k is set
 
@@ -46,26 +50,30 @@ class StorePlan:
         terms: the criteria that the targets are for.
         taps: how the values of each layer are stored, by module path.
         probe: number of positions of each layer for the noise of ``teachers.taps.probe``.
-        tokens: the token list.
+        long_probe: the same for noise of ``teachers.taps.LONG_PROBE`` seconds.
+        tokens: the token list; empty if nothing needs it.
         rate: sampling rate of the speech, in hertz.
         output_layer: of a transducer whose projected outputs are stored, else None.
+        blank: number of the CTC blank among the tokens.
     """
 
     teacher: TeacherOptions
     terms: list[TermOptions]
     taps: dict[str, TapFormat]
     probe: dict[str, int]
+    long_probe: dict[str, int]
     tokens: list[str]
     rate: int
     output_layer: OutputLayer | None = None
+    blank: int = 0
 
     def identities(self) -> list[dict[str, Any]]:
         """Return fingerprints and weights of the teachers."""
-        directories = self.teacher.directories
-        weights = self.teacher.weights or (1.0,) * len(directories)
+        sources = self.teacher.sources
+        weights = self.teacher.weights or (1.0,) * len(sources)
         return [
-            {**identity(Path(d), self.teacher.checkpoint), "weight": w / sum(weights)}
-            for d, w in zip(directories, weights, strict=True)
+            {**source.fingerprint(), "weight": w / sum(weights)}
+            for source, w in zip(sources, weights, strict=True)
         ]
 
     def settings(self, data: "SourceData", device: str) -> dict[str, Any]:
@@ -74,7 +82,7 @@ class StorePlan:
             "teachers": self.identities(),
             "mean": self.teacher.mean,
             "tokens": tokens_checksum(self.tokens),
-            "frontend": [frontend(Path(d)) for d in self.teacher.directories],
+            "frontend": [frontend(source) for source in self.teacher.sources],
             "taps": {path: asdict(tap) for path, tap in self.taps.items()},
             "data": data.fingerprints(needs_text(self.taps)),
             "device": device,
@@ -120,11 +128,11 @@ def plan(args: argparse.Namespace) -> StorePlan:
         if getattr(args, name) is not None
     }
     options = teacher_options(given)
-    if not options.directories:
+    if not options.sources:
         raise UserError("there is no teacher to compute targets with: give --teacher EXP")
     if options.store is None:
         raise UserError("there is no directory for the targets: give --store DIR, or `teacher: {store: DIR}`")
-    options = replace(options, directories=tuple(str(Path(d).resolve()) for d in options.directories))
+    options = replace(options, sources=tuple(source.located() for source in options.sources))
     terms = term_options(config.get("criteria") or {})
     if not terms:
         raise UserError(
@@ -132,45 +140,57 @@ def plan(args: argparse.Namespace) -> StorePlan:
             "`criteria`"
         )
     paths = teacher_taps(terms)
-    temperatures = common_temperatures(terms, len(options.directories))
-    experiments = load(options)
-    check_k(terms, len(experiments[0].tokens))
+    temperatures = common_temperatures(terms, len(options.sources))
+    users = token_users(terms)
+    experiments = load(options, users)
+    tokens = tokens_of(experiments[0], users[0]) if users else experiments[0].tokens or []
+    if users:
+        check_k(terms, len(tokens))
     for experiment in experiments:
-        refuse_other_prefix(experiment.model, f"teacher {experiment.directory}", [t.term for t in terms])
+        refuse_other_prefix(experiment.model, experiment.owner, [t.term for t in terms])
     rate = rate_of(experiments)
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
+    longer = teacher.targets(*probe(rate, seconds=LONG_PROBE))
     ensemble = len(experiments) > 1
     taps = {p: _tap(p, seen[p].values, terms, options.k, args.number, temperatures, ensemble) for p in paths}
-    positions = {path: int(seen[path].lengths.max()) for path in paths}
+    positions, longest = ({path: int(of[path].lengths.max()) for path in paths} for of in (seen, longer))
     joints = [seen[path].joint for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
-    return StorePlan(options, terms, taps, positions, experiments[0].tokens, rate, layer)
+    rate = rate_of_speech(args.data) or rate
+    return StorePlan(options, terms, taps, positions, longest, tokens, rate, layer, experiments[0].blank)
 
 
-def load(options: TeacherOptions) -> list[Experiment]:
+def load(
+    options: TeacherOptions, users: Sequence[str] = ("the mean of their posteriors",)
+) -> list[TeacherModel]:
     """Load the teachers, and check that they have one token list and the same speech as input.
+
+    Args:
+        options: name them.
+        users: what needs their tokens, if anything does.
 
     Raises:
         UserError: they differ, or a teacher takes features.
     """
-    experiments = [load_experiment(d, options.checkpoint) for d in options.directories]
+    experiments = [source.load() for source in options.sources]
     first = next((e for e in experiments if e.rate is not None), experiments[0])
     for other in experiments:
-        check_tokens(experiments[0].tokens, other, "the mean of their posteriors")
-        check_rate(first.rate, f"teacher {first.directory}", other)
+        if users:
+            check_tokens(tokens_of(experiments[0], users[0]), other, users[0])
+        check_rate(first.rate, first.owner, other)
         if other.features is not None:
             raise UserError(
-                f"teacher {other.directory} takes features (input_size: {other.features}), but here it would "
+                f"{other.owner} takes features (input_size: {other.features}), but here it would "
                 "get waveforms: use it beside the student in training, `teacher: {exp: DIRECTORY}`"
             )
-    check_alike([experiment.directory for experiment in experiments])
+    check_alike(options.sources)
     return experiments
 
 
-def rate_of(experiments: Sequence[Experiment]) -> int:
-    """Return the sampling rate that the teachers expect, in hertz."""
-    return next((e.rate for e in experiments if e.rate is not None), DEFAULT_RATE)
+def rate_of(experiments: Sequence[TeacherModel], otherwise: int = DEFAULT_RATE) -> int:
+    """Return the sampling rate that the teachers expect, in hertz; ``otherwise`` if none records it."""
+    return next((e.rate for e in experiments if e.rate is not None), otherwise)
 
 
 def _tap(
@@ -261,9 +281,17 @@ def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
     return SourceData(sources, found)
 
 
-def frontend(directory: Path) -> str:
+def rate_of_speech(places: Sequence[Path]) -> int | None:
+    """Return the sampling rate of the first utterance of data directories; None if there is none."""
+    for place in places:
+        for utt, wav in dump.read_dump(place).absolute():
+            return read_speech(wav, utt)[1]
+    return None
+
+
+def frontend(source: Source) -> str:
     """Compute the fingerprint of a teacher's front end and normalisation."""
-    config = read_config(directory)
+    config = source.speech()[1]
     return checksum({key: config.get(key) for key in ("frontend", "frontend_conf", "normalize")})
 
 
@@ -294,14 +322,40 @@ def stored_teacher(
             f"(input_size: {args.input_size}): give the teacher itself, `teacher: {{exp: DIRECTORY}}`"
         )
     store = Store(str(options.store))
-    needed = tokens if token_users(terms) else None
+    mapped = map_stored(store.manifest, terms, tokens) if token_users(terms) else None
+    needed = tokens if token_users(terms) and mapped is None else None
     problem = mismatch(store.manifest, options, needed) or unserved(store.manifest, terms, taps)
+    if problem is None and any(t.resample for t in terms) and not store.manifest.long_probe:
+        problem = "they do not say their frame rate, which `frame_rate: resample` needs"
     if problem is None and rate not in (None, store.manifest.rate):
         problem = f"they are of speech at {store.manifest.rate} Hz, the student expects {rate}"
     if problem is not None:
         raise UserError(f"the targets in {store.directory} do not fit: {problem}; make them again")
     _check_utterances(store, args)
-    return StoredTeacher(store, taps)
+    return StoredTeacher(store, taps, mapped)
+
+
+def map_stored(manifest: Manifest, terms: Sequence[TermOptions], tokens: Sequence[str]) -> TokenMap | None:
+    """Find the student's tokens among those of a store; None if the lists are the same or cannot be mapped.
+
+    Posteriors of frames can be mapped: all classes, or the most probable ones of another order.
+
+    Raises:
+        UserError: the lists cannot be compared.
+    """
+    theirs = manifest.token_list
+    logits = {t.term.teacher_tap for t in terms if t.build().needs == "logits"}
+    frames = all(tap.split(".")[0] not in READS_TOKENS for tap in logits)
+    if not theirs or list(theirs) == list(tokens) or not frames or LATTICE in manifest.taps:
+        return None
+    found = map_tokens(tokens, theirs, logits, None, "the teacher of the store", manifest.blank)
+    cut = any(manifest.taps[tap].kind == "topk" for tap in logits if tap in manifest.taps)
+    if cut and found is not None and found.known < len(theirs):
+        raise UserError(
+            "the most probable classes are stored, but the teacher has tokens that the student lacks: use a "
+            "criterion on all classes, such as `type: kl`, or the teacher itself"
+        )
+    return found
 
 
 def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str] | None) -> str | None:
@@ -311,32 +365,22 @@ def mismatch(manifest: Manifest, options: TeacherOptions, tokens: Sequence[str] 
     """
     if tokens is not None and manifest.tokens != tokens_checksum(tokens):
         return "they are of a teacher with another token list than the student's"
-    if not options.directories:
+    if not options.sources:
         return None
-    if len(options.directories) != len(manifest.teachers):
-        return f"they are of {len(manifest.teachers)} teachers, not of {len(options.directories)}"
-    for directory, teacher in zip(options.directories, manifest.teachers, strict=True):
-        found = identity(Path(directory), options.checkpoint)
+    if len(options.sources) != len(manifest.teachers):
+        return f"they are of {len(manifest.teachers)} teachers, not of {len(options.sources)}"
+    for source, teacher in zip(options.sources, manifest.teachers, strict=True):
+        found = source.fingerprint()
         for key in found:
             if found[key] != teacher[key]:
                 name = teacher["experiment"]
-                return f"they are of another teacher, {name}: its {key} differs from {directory}'s"
-    if len(options.directories) > 1 and manifest.settings["mean"] != options.mean:
+                return f"they are of another teacher, {name}: its {key} differs from {source}'s"
+    if len(options.sources) > 1 and manifest.settings["mean"] != options.mean:
         return f"they are the mean of {manifest.settings['mean']}, not of {options.mean}"
-    weights = options.weights or (1.0,) * len(options.directories)
+    weights = options.weights or (1.0,) * len(options.sources)
     if [w / sum(weights) for w in weights] != [teacher["weight"] for teacher in manifest.teachers]:
         return "their teachers have other weights"
     return None
-
-
-def identity(directory: Path, checkpoint: str | None) -> dict[str, str]:
-    """Compute the fingerprints of a trained experiment's config.yaml and checkpoint.
-
-    Raises:
-        UserError: one is missing.
-    """
-    path = find_checkpoint(directory, checkpoint)
-    return {"config": fingerprint(directory / "config.yaml"), "checkpoint": fingerprint(path)}
 
 
 def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[str]) -> str | None:

@@ -19,7 +19,8 @@ from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
 from espnet_kd.targets.store import Store
-from espnet_kd.teachers.taps import Targets
+from espnet_kd.teachers.taps import SECONDS, Targets
+from espnet_kd.teachers.token_maps import TokenMap
 
 WORD = 8  # bytes
 STORED_TARGETS = "stored_targets_"  # begin of the names of targets in a batch
@@ -238,10 +239,11 @@ class StoredTeacher:
     Args:
         store: targets of this training's data.
         taps: module paths of the layers to read.
+        tokens: the student's tokens in the list of the store; None if the lists are the same.
     """
 
-    def __init__(self, store: Store, taps: Sequence[str]) -> None:
-        self.store = store
+    def __init__(self, store: Store, taps: Sequence[str], tokens: TokenMap | None = None) -> None:
+        self.store, self.tokens = store, tokens
         self.taps = list(dict.fromkeys(taps))
         self._output: OutputTensors | None = None
 
@@ -303,10 +305,11 @@ class StoredTeacher:
     ) -> dict[str, Targets]:
         """Make the targets of every layer of its packed rows."""
         taps, output = self.store.manifest.taps, self._output_layer(packed[0].device)
-        return {
+        found = {
             tap: to_targets(x, counts, taps[tap], utterances, labels, output)
             for tap, x, counts in zip(self.taps, packed, positions, strict=True)
         }
+        return found if self.tokens is None else self.tokens.targets(found)
 
     def _output_layer(self, device: torch.device) -> OutputTensors | None:
         """Return the store's output layer on a device; None if it has none."""
@@ -318,10 +321,15 @@ class StoredTeacher:
             self._output = weight, bias, kept.activation
         return self._output
 
-    def probe(self) -> dict[str, Targets]:
-        """Return zeros of the shapes that the teacher's values have for ``teachers.taps.probe``."""
-        found = {}
+    def probe(self, seconds: int = SECONDS) -> dict[str, Targets]:
+        """Return zeros of the shapes that the teacher's values have for ``teachers.taps.probe``.
+
+        Args:
+            seconds: of the noise, SECONDS or LONG_PROBE.
+        """
+        manifest, found = self.store.manifest, {}
+        counts = manifest.probe if seconds == SECONDS else manifest.long_probe
         for path in self.taps:
-            size, positions = self.store.manifest.taps[path].size, self.store.manifest.probe[path]
+            size, positions = manifest.taps[path].size, counts[path]
             found[path] = Targets(torch.zeros(1, positions, size), torch.tensor([positions]))
-        return found
+        return found if self.tokens is None else self.tokens.targets(found)

@@ -23,12 +23,14 @@ from espnet_kd.errors import UserError
 from espnet_kd.host.training import preprocessing
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum, write_shard
-from espnet_kd.targets.plan import SourceData, needs_text
+from espnet_kd.targets.plan import SourceData, needs_text, rate_of
 from espnet_kd.targets.teacher import to_rows
-from espnet_kd.teachers.experiment import load_experiment, read_config, with_absolute_paths
+from espnet_kd.teachers.experiment import with_absolute_paths
+from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import TeacherOptions
 from espnet_kd.teachers.short import TOO_SHORT
+from espnet_kd.teachers.speech import at_rate
 from espnet_kd.teachers.taps import Targets
 
 NO_TEXT = [2]  # any token, for taps that do not depend on the transcript
@@ -96,8 +98,9 @@ class Prepared:
     Attributes:
         utt, wav: id, and absolute path of its audio.
         audio: CRC-32 of the samples of the file.
-        waveform: (N,) samples after preprocessing.
+        waveform: (N,) samples after preprocessing, at the teachers' rate.
         tokens: of its transcript.
+        samples: of the file.
     """
 
     utt: str
@@ -105,6 +108,7 @@ class Prepared:
     audio: int
     waveform: NDArray[np.floating[Any]]
     tokens: list[int]
+    samples: int
 
 
 class Observer:
@@ -120,9 +124,10 @@ class Observer:
         self.taps = {path: TapFormat(**tap) for path, tap in json.loads(spec.taps).items()}
         self.device = device_of_worker(spec.device)
         self.teacher = build_teacher(spec.teacher, self.taps)
-        directory = Path(spec.teacher.directories[0])
-        self.preprocess = build_preprocess(directory)
+        self.preprocess = build_preprocess(spec.teacher.sources)
         self.needs_text = needs_text(self.taps)
+        rate = rate_of(self.teacher.experiments, spec.rate)
+        self.rates = None if rate == spec.rate else (spec.rate, rate)
 
     def __call__(self, utt: str, wav: str, text: str) -> TargetRecord:
         """Compute the stored targets of one utterance.
@@ -170,25 +175,25 @@ class Observer:
     def _record(self, one: Prepared, seen: Mapping[str, Targets], place: int) -> TargetRecord:
         rows = {path: to_rows(alone(seen[path], place), tap, one.tokens) for path, tap in self.taps.items()}
         checksum = text_checksum(one.tokens) if self.needs_text else None
-        return TargetRecord(one.utt, len(one.waveform), checksum, rows, one.audio)
+        return TargetRecord(one.utt, one.samples, checksum, rows, one.audio)
 
     def prepare(self, utt: str, wav: str, text: str) -> Prepared:
         """Read and preprocess an utterance.
 
         Raises:
-            UserError: the file cannot be read, or has another sampling rate than the teachers expect.
+            UserError: the file cannot be read, or has another sampling rate than the others.
         """
         speech, rate = read_speech(wav, utt)
         if rate != self.spec.rate:
             raise UserError(
-                f"{wav} of {utt} has {rate} Hz, but the teacher expects {self.spec.rate} Hz: "
-                "format the data at that rate"
+                f"{wav} of {utt} has {rate} Hz, but the first utterance has {self.spec.rate} Hz: "
+                "format the data at one rate"
             )
         audio = audio_checksum(speech)  # before the preprocessor may alter it
         data = {"speech": speech, "text": text} if self.needs_text else {"speech": speech}
         found: dict[str, Any] = self.preprocess(utt, data)
         tokens = found["text"].tolist() if self.needs_text else NO_TEXT
-        return Prepared(utt, wav, audio, found["speech"], tokens)
+        return Prepared(utt, wav, audio, at_rate(found["speech"], self.rates), tokens, len(speech))
 
     def observe(
         self, utt: str, wav: str, text: str
@@ -250,15 +255,18 @@ def alone(targets: Targets, place: int) -> Targets:
 
 def build_teacher(options: TeacherOptions, taps: Mapping[str, TapFormat]) -> OnlineTeacher:
     """Load the teachers of a configuration, with hooks on the layers of a store."""
-    experiments = [load_experiment(directory, options.checkpoint) for directory in options.directories]
+    experiments = [source.load() for source in options.sources]
     temperatures = {path: tap.temperature for path, tap in taps.items()}
     return OnlineTeacher(experiments, list(taps), temperatures, options.weights, options.mean)
 
 
-def build_preprocess(directory: Path) -> Any:
-    """Build ESPnet's preprocessing of speech and text for a teacher, without augmentation."""
-    found = preprocessing(with_absolute_paths(read_config(directory), directory))
-    return found if found is not None else lambda utt, data: data
+def build_preprocess(sources: Sequence[Source]) -> Any:
+    """Build ESPnet's preprocessing of speech and text for teachers, without augmentation."""
+    for source in sources:
+        if config := source.speech()[1]:  # those of an ensemble prepare it alike
+            found = preprocessing(with_absolute_paths(dict(config), source.locate()))
+            return found if found is not None else lambda utt, data: data
+    return lambda utt, data: data
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,42 @@
 """Load and check any stock ESPnet experiment directory, without writing to it."""
 
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_kd.config import read_yaml
+from espnet_kd.config import dump_yaml, read_yaml
+from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import make_deterministic
+from espnet_kd.files import fingerprint
+from espnet_kd.host.models import has_lattice, make_deterministic
 from espnet_kd.host.outputs import (
     CHECKPOINT,
     FILE_OPTIONS,
     OWN_PREFIX,
+    S2T,
     absolute_paths,
     average_file,
     find_file,
+    task_of,
 )
 from espnet_kd.host.training import build_model
 from espnet_kd.teachers.checkpoint import load_tensors, not_finite
+from espnet_kd.teachers.model import Observer, SpeechError, TeacherModel
+from espnet_kd.teachers.published import is_tag, published_experiment
+from espnet_kd.teachers.taps import DECODER, LATTICE, Taps, Targets, observe, probe, record_taps
 
 
 def input_rate(config: Mapping[str, Any]) -> int | None:
@@ -45,13 +56,15 @@ CHECKPOINTS = tuple(
     average_file("valid", statistic)
     for statistic in ("acc", "cer_ctc", "cer", "cer_transducer", "loss_transducer", "loss")
 )
-# Options of a config.yaml whose files ESPnet opens when it builds a model.
 # A package that ESPnet's ASR task imports for `decoder: transducer`; tools/standins has a replacement.
 STANDS_IN = "warprnnt_pytorch"
+STAND_INS = Path(__file__).parents[2] / "tools" / "standins"  # of a checkout
+END, S2T_END = "<sos/eos>", "<eos>"  # the end of a transcript in the tasks asr and s2t
+PROMPT = {"language": "eng", "task": "asr"}  # what a model of the task s2t is asked for, and the defaults
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(TeacherModel):
     """A trained model, frozen and in eval mode, and the files that it was loaded from.
 
     Attributes:
@@ -60,6 +73,9 @@ class Experiment:
         checkpoint: the file that was loaded.
         rate: sampling rate that the model expects, in hertz; None if its front end does not record it.
         features: features per frame, of a model whose input is features; None if it is waveforms.
+        prompt: tokens that the decoder reads before a transcript: language, task and "no timestamps" of the
+            task s2t.
+        padded: number of samples that all speech is padded to, as in a training of the task s2t; or None.
     """
 
     model: ESPnetASRModel | ESPnetASRTransducerModel
@@ -67,14 +83,116 @@ class Experiment:
     checkpoint: Path
     rate: int | None = None
     features: int | None = None
+    prompt: tuple[int, ...] = ()
+    padded: int | None = None
+
+    keys = ("checkpoint", "language", "task")
 
     @property
     def tokens(self) -> list[str]:
-        """Return the token list."""
-        return self.model.token_list
+        """Return the token list; the end symbol of the task s2t has the name that it has in the task asr."""
+        tokens: list[str] = self.model.token_list
+        return tokens if END in tokens else [END if token == S2T_END else token for token in tokens]
+
+    @classmethod
+    def load(cls, place: str, **options: Any) -> "Experiment":
+        """Load the model of an experiment directory; see ``load_experiment``."""
+        prompt = tuple(options.get(key, default) for key, default in PROMPT.items())
+        return load_experiment(cls.locate(place), options.get("checkpoint"), prompt)
+
+    @classmethod
+    def locate(cls, place: str, **options: Any) -> Path:
+        """Return the directory; of a published model, such as espnet/owsm_v3.1_ebf, a cached one."""
+        if not Path(place).exists() and is_tag(place):
+            return published_experiment(place)
+        return Path(place)
+
+    @classmethod
+    def fingerprint(cls, place: str, **options: Any) -> dict[str, str]:
+        """Return the checksums of config.yaml and checkpoint."""
+        directory = cls.locate(place)
+        path = find_checkpoint(directory, options.get("checkpoint"))
+        return {"config": fingerprint(directory / "config.yaml"), "checkpoint": fingerprint(path)}
+
+    @classmethod
+    def speech(cls, place: str, **options: Any) -> tuple[int | None, Mapping[str, Any]]:
+        """Return the sampling rate of the front end, and the whole config.yaml."""
+        config = read_config(cls.locate(place))
+        if task_of(config) == S2T:  # its preprocessor wants three texts, and pads speech
+            return input_rate(config), {**config, "preprocessor": "default", "preprocessor_conf": {}}
+        return input_rate(config), config
+
+    def observer(self, taps: Sequence[str]) -> Observer:
+        """Return a function that runs the model on a batch."""
+        run = partial(observe, self.model, Taps(self.model, taps, self.owner))
+        return partial(self._observe_padded, run) if self.padded else run
+
+    def _observe_padded(
+        self, run: Observer, speech: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> dict[str, Targets]:
+        """Run the model as the task s2t trains it: on padded speech, and with a prompt before the text.
+
+        The values are cut to the frames of the speech and to the steps of the text.
+        """
+        size, most = speech.shape[1], int(self.padded or 0)
+        samples = lengths.cpu()
+        if int(samples.max()) > most:
+            raise SpeechError(
+                int(samples.argmax()),
+                f"has {int(samples.max())} samples, but {self.owner} takes {most} at most: leave it out "
+                "(--max_wav_duration)",
+            )
+        real = torch.arange(size, device=speech.device) < lengths[:, None]
+        whole = nn.functional.pad(speech.masked_fill(~real, 0.0)[:, :most], (0, max(most - size, 0)))
+        prompt = text.new_tensor(self.prompt).expand(len(text), -1)
+        count = prompt.shape[1]
+        seen = run(whole, torch.full_like(lengths, most), torch.cat([prompt, text], 1), text_lengths + count)
+        found = {}
+        for tap, targets in seen.items():
+            values = targets.tensor
+            if tap.split(".")[0] == DECODER:
+                found[tap] = Targets(values[:, count:], targets.lengths - count)
+            else:
+                frames = -(-samples * values.shape[1] // most)  # rounded up
+                found[tap] = Targets(values[:, : int(frames.max())], frames)
+        return found
+
+    def transcribe(self, speech: Tensor, lengths: Tensor) -> list[tuple[str, int, float]]:
+        """Transcribe a batch with a model of the task s2t; others have ESPnet's decoding for that."""
+        if not self.prompt:
+            return super().transcribe(speech, lengths)
+        search = s2t_search(self.directory, self.checkpoint, str(speech.device))
+        names = [self.model.token_list[token] for token in self.prompt[:2]]
+        return [search(wave[:n], *names) for wave, n in zip(speech, lengths.tolist(), strict=True)]
+
+    def layers(self, seconds: int) -> dict[str, tuple[int, int]]:
+        """Return the layers that give frames or steps: path -> (positions, size) for noise.
+
+        Raises:
+            UserError: the model takes features, not waveforms.
+        """
+        if self.features is not None:
+            raise UserError("the model takes features instead of waveforms: its layers cannot be listed")
+        names = [name for name, _ in self.model.named_modules() if name]
+        if has_lattice(self.model):  # tapped as a whole, as the lattice
+            names = [name for name in names if name.split(".")[0] not in ("decoder", LATTICE)]
+        taps, batch = Taps(self.model, names), probe(self.rate or DEFAULT_RATE, seconds=seconds)
+        with torch.no_grad():  # without padding, since lengths are to differ
+            record_taps(self.model, taps, *batch)
+        found = {}
+        for name in names:
+            try:
+                values = taps.get(name, batch[3]).tensor
+            except UserError:
+                continue
+            found[name] = values.shape[1], values.shape[2]
+        taps.release()
+        return found
 
 
-def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Experiment:
+def load_experiment(
+    directory: str | Path, checkpoint: str | None = None, prompt: Sequence[str] = ("eng", "asr")
+) -> Experiment:
     """Build the model of an experiment directory and load every tensor of its checkpoint.
 
     Paths in its config.yaml are relative to the recipe that contains the directory, not to the current
@@ -83,6 +201,7 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     Args:
         directory: experiment directory with config.yaml and the checkpoint.
         checkpoint: name of a file in it; None takes the first of ``CHECKPOINTS`` that exists.
+        prompt: language and task, for a model of the task s2t.
 
     Raises:
         UserError: a file is missing or damaged, or the checkpoint does not fit the model.
@@ -108,12 +227,43 @@ def load_experiment(directory: str | Path, checkpoint: str | None = None) -> Exp
     load_exactly(model, load_tensors(path), path)
     model.eval().requires_grad_(False)
     make_deterministic(model)
-    return Experiment(model, directory, path, input_rate(config), config.get("input_size"))
+    found = Experiment(model, directory, path, input_rate(config), config.get("input_size"))
+    return with_prompt(found, config, prompt) if task_of(config) == S2T else found
+
+
+@lru_cache(maxsize=1)
+def s2t_search(directory: Path, checkpoint: Path, device: str) -> Any:
+    """Build ESPnet's search for a model of the task s2t; the last one is kept."""
+    from espnet_kd.host.search import S2TSearch
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch) / "config.yaml"
+        config.write_text(dump_yaml(with_absolute_paths(read_config(directory), directory)), encoding="utf-8")
+        return S2TSearch(str(config), str(checkpoint), device)
+
+
+def with_prompt(experiment: Experiment, config: Mapping[str, Any], prompt: Sequence[str]) -> Experiment:
+    """Return a model of the task s2t with the tokens of its prompt and the length of its speech.
+
+    Raises:
+        UserError: it has no token of the language or task.
+    """
+    conf = config.get("preprocessor_conf") or {}
+    names = [f"<{name.strip('<>')}>" for name in prompt] + [conf.get("notime_symbol", "<notimestamps>")]
+    tokens = experiment.model.token_list
+    for key, name in zip((*PROMPT, "notime_symbol"), names, strict=True):
+        if name not in tokens:
+            raise UserError(
+                f"teacher {experiment.directory} has no token {name} for `{key}`; "
+                + near_misses(name, (token for token in tokens if token.startswith("<")))
+            )
+    rate, seconds = parse_rate(str(conf.get("fs", DEFAULT_RATE))), float(conf.get("speech_length", 30))
+    return replace(experiment, prompt=tuple(map(tokens.index, names)), padded=int(rate * seconds))
 
 
 @contextmanager
 def naming_stand_in(owner: str) -> Iterator[None]:
-    """Explain, while the block builds a model, how to get the package that a transducer decoder imports.
+    """Find, while the block builds a model, the package that a transducer decoder imports, or its stand-in.
 
     Args:
         owner: whose model it is, for the message.
@@ -121,6 +271,8 @@ def naming_stand_in(owner: str) -> Iterator[None]:
     Raises:
         UserError: the package is missing.
     """
+    if find_spec(STANDS_IN) is None and STAND_INS.is_dir():
+        sys.path.append(str(STAND_INS))
     try:
         yield
     except ModuleNotFoundError as e:

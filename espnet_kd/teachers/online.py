@@ -6,22 +6,19 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import CTC_PARTS, ctc_layer, decoder_prefix, encode
 from espnet_kd.rnnt import one_best_targets
-from espnet_kd.rnnt.device import HostCopy, to_device
-from espnet_kd.teachers.experiment import Experiment
-from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Taps, Targets, check_finite, lattice
+from espnet_kd.teachers.model import SpeechError, TeacherModel
+from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Targets, check_finite
 from espnet_kd.teachers.token_maps import TokenMap
 
 Mean = Literal["posteriors", "log_posteriors"]
 
 
 class OnlineTeacher:
-    """Compute targets with one frozen experiment, or with an ensemble of several, on the student's batch.
+    """Compute targets with one frozen model, or with an ensemble of several, on the student's batch.
 
     It is no nn.Module, so that the student that holds it does not get the teacher's parameters. In eval mode
     it applies no SpecAugment, and it leaves the student's random state unchanged. Its values for the probe
@@ -42,7 +39,7 @@ class OnlineTeacher:
 
     def __init__(
         self,
-        experiments: Sequence[Experiment],
+        experiments: Sequence[TeacherModel],
         taps: Sequence[str],
         temperatures: Mapping[str, float] | None = None,
         weights: Sequence[float] | None = None,
@@ -55,7 +52,7 @@ class OnlineTeacher:
                 f"teacher weights {weights}: give one positive weight for each of {len(experiments)} teachers"
             )
         self.experiments = list(experiments)
-        self._taps = [Taps(e.model, taps, f"teacher {e.directory}") for e in experiments]
+        self._observers = [e.observer(taps) for e in experiments]
         self._weights = [w / sum(weights) for w in weights]
         self._averaged = mean
         self.maps = [None] * len(experiments) if maps is None else list(maps)
@@ -89,13 +86,18 @@ class OnlineTeacher:
         """
         self._move(speech.device)
         seen = []
-        for experiment, taps, tokens in zip(self.experiments, self._taps, self.maps, strict=True):
+        for observe, tokens in zip(self._observers, self.maps, strict=True):
             theirs = text if tokens is None else tokens.text(text)
-            found = observe(experiment.model, taps, speech, speech_lengths, theirs, text_lengths)
+            try:
+                found = observe(speech, speech_lengths, theirs, text_lengths)
+            except SpeechError as e:
+                if utt_id is None:
+                    raise
+                raise UserError(f"utterance {utt_id[e.place]} {e}") from None
             seen.append(found if tokens is None else tokens.targets(found))
         if not self._checked:
             for experiment, given in zip(self.experiments, seen, strict=True):
-                check_finite(given, f"teacher {experiment.directory}", utt_id)
+                check_finite(given, experiment.owner, utt_id)
             self._checked = utt_id is not None
         if len(seen) == 1:
             return seen[0]
@@ -144,8 +146,8 @@ class OnlineTeacher:
             if bool((apart > MAX_FRAME_DIFFERENCE).any()):
                 ours, theirs = (int(side[apart.argmax()]) for side in (lengths[0], other))
                 raise UserError(
-                    f"teacher {self.experiments[0].directory} has {ours} positions at {tap}, "
-                    f"teacher {experiment.directory} {theirs} for the same speech: the mean needs one frame "
+                    f"{self.experiments[0].owner} has {ours} positions at {tap}, "
+                    f"{experiment.owner} {theirs} for the same speech: the mean needs one frame "
                     "rate: choose teachers of the same subsampling (input_layer) and hop length"
                 )
 
@@ -159,81 +161,3 @@ class OnlineTeacher:
             return torch.as_tensor(sum(w * log for w, log in zip(self._weights, logs, strict=True)))
         weighted = [log + math.log(w) for w, log in zip(self._weights, logs, strict=True)]
         return torch.stack(weighted).logsumexp(0)
-
-
-def observe(
-    model: ESPnetASRModel,
-    taps: Taps,
-    speech: Tensor,
-    speech_lengths: Tensor,
-    text: Tensor,
-    text_lengths: Tensor,
-) -> dict[str, Targets]:
-    """Run a model in eval mode and return the values of its tapped layers.
-
-    The arguments are those of ``record_taps``.
-
-    Returns:
-        By tap, the values and their lengths.
-    """
-    tokens = HostCopy(text_lengths)
-    encoded, _ = record_taps(model, taps, speech, speech_lengths, text, text_lengths)
-    seen = {path: taps.get(path, tokens.read()) for path in taps.paths}
-    if taps.lattice:
-        text = text[:, : int(tokens.read().max())]
-        seen[LATTICE] = Targets(lattice(model, encoded, text), taps.frames())
-    taps.release()
-    return seen
-
-
-def record_taps(
-    model: ESPnetASRModel,
-    taps: Taps,
-    speech: Tensor,
-    speech_lengths: Tensor,
-    text: Tensor,
-    text_lengths: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Run the parts of a model that the tapped layers need, without losses and error rates.
-
-    The utterances are sorted by length for recurrent encoders, which need the longest first.
-
-    Args:
-        model: in eval mode.
-        taps: hooks on this model; afterwards they hold the outputs.
-        speech: (B, samples) waveform.
-        speech_lengths: (B,) number of samples.
-        text: (B, L) tokens, padded with -1; not changed.
-        text_lengths: (B,) number of tokens.
-
-    Returns:
-        (B, T, D) encoder output, (B,) number of frames.
-    """
-    speech = speech.to(next(model.parameters()).dtype)  # the student may train in another precision
-    order = decreasing(speech_lengths.cpu()) if taps.packs else None
-    tokens = HostCopy(text_lengths)
-    back = None if order is None else order.argsort()
-    # Stock encoders draw random numbers for layer drop even in eval mode.
-    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.recording(back):
-        if order is not None:
-            here = to_device(order, speech.device)
-            speech, speech_lengths = speech[here], speech_lengths[here]
-        encoded, lengths = encode(model, speech, speech_lengths)
-        if back is not None:
-            # Recurrent encoders of ESPnet give their lengths on the host.
-            encoded = encoded[to_device(back, encoded.device)]
-            lengths = lengths[to_device(back, lengths.device)]
-        layer = ctc_layer(model)
-        if layer is not None and {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
-            layer(encoded)
-        if any(path.startswith("decoder") for path in taps.paths):
-            text = text[:, : int(tokens.read().max())]
-            model.decoder(encoded, lengths, decoder_prefix(model, text), text_lengths + 1)
-    return encoded, lengths
-
-
-def decreasing(lengths: Tensor) -> Tensor | None:
-    """Return the order of utterances, (B,) indices, that puts the longest first; None if they are sorted."""
-    if bool((lengths[1:] <= lengths[:-1]).all()):
-        return None
-    return lengths.argsort(descending=True, stable=True)

@@ -13,11 +13,12 @@ from espnet_kd.criteria.criterion import BLANK, check_choice, check_positive, ch
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import reads_language, sampling_probability
 from espnet_kd.schedule import Schedule, build_schedule
-from espnet_kd.teachers.experiment import Experiment
+from espnet_kd.teachers.kinds import TEACHERS, Source, kind_of, plugins
+from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.short import warn_once
 from espnet_kd.teachers.taps import LATTICE
-from espnet_kd.teachers.token_maps import TokenMap, map_tokens
+from espnet_kd.teachers.token_maps import TokenMap, map_text, map_tokens
 
 ANY_TOKEN = 1  # not the blank
 
@@ -36,7 +37,7 @@ class Term:
     ratio: Fraction | None = None
 
 
-TEACHER_KEYS = ("exp", "checkpoint", "weights", "mean", "store", "k")
+TEACHER_KEYS = ("exp", "checkpoint", "language", "task", "hf", "revision", "weights", "mean", "store", "k")
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
 COPIES = "init_from_teacher"
@@ -62,16 +63,14 @@ class TeacherOptions:
     """The option ``teacher``: which models, or which stored targets.
 
     Attributes:
-        directories: experiment directories.
-        checkpoint: file name in each of them; None for the default.
+        sources: where the models are.
         weights: in the mean of an ensemble; None for equal ones.
         mean: what is averaged.
         store: directory of stored targets, used instead of the teachers.
         k: how many classes the store keeps; None for as many as the criteria need.
     """
 
-    directories: tuple[str, ...]
-    checkpoint: str | None
+    sources: tuple[Source, ...]
     weights: tuple[float, ...] | None = None
     mean: Mean = "posteriors"
     store: str | None = None
@@ -84,6 +83,10 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     Keys:
         exp (directory or list): trained ESPnet experiment; of a list, the mean of the models is the target.
         checkpoint (file name; the first of the usual averaged models): which model in each directory.
+        language (name; eng): what a model of the task s2t (OWSM) is asked to recognise.
+        task (name; asr): what a model of the task s2t is asked to do.
+        hf (directory, name of Hugging Face, or list): audio model of transformers.
+        revision (branch, tag or commit; main): of the models of Hugging Face.
         weights (list of numbers; equal): of the teachers in their mean, one for each.
         mean (posteriors or log_posteriors; posteriors): what is averaged.
         store (directory): targets on disk, read instead of running the teachers; with ``exp`` it is
@@ -95,19 +98,12 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     """
     if not isinstance(teacher, Mapping):
         raise UserError(f"teacher: {teacher!r} is not a mapping; write `teacher: {{exp: DIRECTORY}}`")
-    refuse_unknown("teacher", teacher, TEACHER_KEYS)
-    exp, store = teacher.get("exp"), teacher.get("store")
-    directories = [exp] if isinstance(exp, str) else exp
-    if exp is None and isinstance(store, str) and store:
-        directories = []
-    elif (
-        not directories
-        or not isinstance(directories, list)
-        or not all(isinstance(d, str) and d for d in directories)
-    ):
+    sources = _sources(teacher)
+    store = teacher.get("store")
+    if not sources and not (isinstance(store, str) and store):
         raise UserError(
             "teacher: exp is missing: give the directory of a trained experiment, `--teacher exp=DIRECTORY`, "
-            "or store=DIRECTORY of targets"
+            "a model of Hugging Face, hf=NAME, or store=DIRECTORY of targets"
         )
     weights = with_numbers(teacher.get("weights"))
     try:
@@ -116,11 +112,35 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     except ValueError as e:
         raise UserError(f"teacher: {e}") from None
     if weights is not None:
-        weights = _mean_weights(weights, len(directories))
-    checkpoint = teacher.get("checkpoint")
-    if not isinstance(checkpoint, str | None):
-        raise UserError(f"teacher: checkpoint is {checkpoint!r}, not the name of a file")
-    return TeacherOptions(tuple(directories), checkpoint, weights, mean, store, k)
+        weights = _mean_weights(weights, len(sources))
+    return TeacherOptions(sources, weights, mean, store, k)
+
+
+def _sources(teacher: Mapping[str, Any]) -> tuple[Source, ...]:
+    """Return where the models are, in the order of the configuration.
+
+    Raises:
+        UserError: a key is unknown, or names no place.
+    """
+    extra = plugins()
+    kinds = {name: kind_of(name) for name in teacher if name in TEACHERS or name in extra}
+    allowed = [*TEACHER_KEYS, *extra, *(key for kind in kinds.values() for key in kind.keys)]
+    refuse_unknown("teacher", teacher, list(dict.fromkeys(allowed)))
+    found = []
+    for name, kind in kinds.items():
+        places = [teacher[name]] if isinstance(teacher[name], str) else teacher[name]
+        if places is None:
+            continue
+        if not isinstance(places, list) or not all(isinstance(place, str) and place for place in places):
+            raise UserError(
+                f"teacher: {name} is missing: give a directory or the name of a model, not {teacher[name]!r}"
+            )
+        options = tuple((key, teacher[key]) for key in kind.keys if teacher.get(key) is not None)
+        for key, value in options:
+            if not isinstance(value, str):
+                raise UserError(f"teacher: {key} is {value!r}, not the name of one")
+        found += [Source(name, place, options) for place in places]
+    return tuple(found)
 
 
 def _mean_weights(weights: object, teachers: int) -> tuple[float, ...]:
@@ -238,6 +258,12 @@ def on_lattice(kind: object) -> bool:
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
+def compares_classes(t: TermOptions) -> bool:
+    """Return whether a criterion compares the probability of a class with that of the same class."""
+    found = CRITERIA.get(t.kind)  # None for a plug-in
+    return found is None or not (found.needs == "hidden" or found.any_classes)
+
+
 def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list[str]:
     """Return what needs the same tokens in student and teacher: criteria on logits, decoders and lattices.
 
@@ -249,15 +275,14 @@ def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list
     """
     found = []
     for t in terms:
-        needs = getattr(CRITERIA.get(t.kind), "needs", None)
-        if needs != "hidden" or t.term.teacher_tap.split(".")[0] in READS_TOKENS:
+        if compares_classes(t) or t.term.teacher_tap.split(".")[0] in READS_TOKENS:
             found.append(f"criterion {t.term.name}")
     copied = [path for path in parts if path.split(".")[0] not in OF_SPEECH]
     return found + [f"{COPIES}: {path}" for path in copied]
 
 
 def fit_tokens(
-    tokens: Sequence[str], teacher: Experiment, terms: Sequence[TermOptions], parts: Iterable[str]
+    tokens: Sequence[str], teacher: TeacherModel, terms: Sequence[TermOptions], parts: Iterable[str]
 ) -> TokenMap | None:
     """Find the student's tokens in the teacher's list, where something needs them.
 
@@ -276,15 +301,32 @@ def fit_tokens(
     users = token_users(terms, parts)
     if not users:
         return None
+    theirs = tokens_of(teacher, users[0])
     if users[-1].startswith(COPIES):
         check_tokens(tokens, teacher, users[-1])
-    logits = {t.term.teacher_tap for t in terms if CRITERIA[t.kind].needs != "hidden"}
+    logits = {t.term.teacher_tap for t in terms if compares_classes(t)}
     reads = [t for t in terms if t.term.teacher_tap.split(".")[0] in READS_TOKENS]
     reader = f"criterion {reads[0].term.name}" if reads else None
-    return map_tokens(tokens, teacher.tokens, logits, reader, f"teacher {teacher.directory}")
+    if not logits and reader is not None:
+        return map_text(tokens, theirs, reader, teacher.owner)
+    return map_tokens(tokens, theirs, logits, reader, teacher.owner, teacher.blank)
 
 
-def check_tokens(tokens: Sequence[str], teacher: Experiment, user: str) -> None:
+def tokens_of(teacher: TeacherModel, user: str) -> list[str]:
+    """Return the tokens of a teacher.
+
+    Raises:
+        UserError: it has none; names what needs them.
+    """
+    if teacher.tokens is None:
+        raise UserError(
+            f"{user} compares distributions over tokens, but {teacher.owner} has none: compare hidden "
+            "vectors (`type: hidden`), or use its transcripts as pseudo-labels"
+        )
+    return teacher.tokens
+
+
+def check_tokens(tokens: Sequence[str], teacher: TeacherModel, user: str) -> None:
     """Refuse a teacher with another token list, naming the first difference.
 
     Args:
@@ -292,24 +334,24 @@ def check_tokens(tokens: Sequence[str], teacher: Experiment, user: str) -> None:
         teacher: the teacher.
         user: what needs them to be the same, one of ``token_users``.
     """
-    owner = f"teacher {teacher.directory}"
+    owner, theirs_all = teacher.owner, tokens_of(teacher, user)
     way_out = (
         f"{user} needs the same tokens in both: train both with one token list, or compare hidden vectors of "
         "the encoders alone"
     )
-    for i, (ours, theirs) in enumerate(zip(tokens, teacher.tokens, strict=False)):
+    for i, (ours, theirs) in enumerate(zip(tokens, theirs_all, strict=False)):
         if ours != theirs:
             raise UserError(f"token {i} is {ours!r} for the student, {theirs!r} for {owner}: {way_out}")
-    if len(tokens) != len(teacher.tokens):
-        raise UserError(f"the student has {len(tokens)} tokens, {owner} {len(teacher.tokens)}: {way_out}")
+    if len(tokens) != len(theirs_all):
+        raise UserError(f"the student has {len(tokens)} tokens, {owner} {len(theirs_all)}: {way_out}")
 
 
-def check_rate(rate: int | None, who: str, teacher: Experiment) -> None:
-    """Refuse a teacher of speech at another sampling rate; front ends that do not give theirs are trusted."""
+def check_rate(rate: int | None, who: str, teacher: TeacherModel) -> None:
+    """Refuse another teacher of an ensemble that takes speech at another sampling rate."""
     if rate is not None and teacher.rate is not None and rate != teacher.rate:
         raise UserError(
-            f"{who} takes speech at {rate} Hz, teacher {teacher.directory} at {teacher.rate} Hz "
-            "(fs of frontend_conf): both get the same files, train them at one rate"
+            f"{who} takes speech at {rate} Hz, {teacher.owner} at {teacher.rate} Hz: teachers of an ensemble "
+            "get the same speech, choose models of one rate"
         )
 
 

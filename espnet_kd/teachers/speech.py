@@ -6,13 +6,16 @@ Targets in a store were computed from speech prepared in the same way.
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from espnet_kd.data.audio import convert
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import Preprocess, preprocessing
-from espnet_kd.teachers.experiment import read_config
-from espnet_kd.teachers.options import TermOptions
+from espnet_kd.teachers.experiment import input_rate
+from espnet_kd.teachers.kinds import Source
+from espnet_kd.teachers.options import TermOptions, teacher_options
 
 TEACHER_SPEECH = "teacher_speech"  # key of the teacher's speech in a batch, if it differs from the student's
 NEW_TIMES = ("speed_perturb", "time_stretch", "reverse")  # effects that move speech to other frames
@@ -25,32 +28,43 @@ def with_teacher_speech(
 ) -> Preprocess | None:
     """Add ``teacher_speech`` to a student's preparation, where the teacher needs other speech."""
     teachers = teachers_of(args)
-    config = read_config(teachers[0]) if teachers else {}  # a store has checksums of raw speech
-    if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)):
+    theirs, config = teachers[0].speech() if teachers else (None, {})  # a store has checksums of raw speech
+    ours = input_rate(vars(args))
+    rates = None if ours is None or theirs in (None, ours) else (ours, theirs)
+    if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)) and not rates:
         return student
-    return PreprocessForBoth(student, preprocessing({**config, "token_type": None}) if config else None)
+    prepare = preprocessing({**config, "token_type": None}) if config else None
+    return PreprocessForBoth(student, prepare, rates)
 
 
 class PreprocessForBoth:
     """Preprocess an utterance for the student, and its speech a second time for the teacher."""
 
-    def __init__(self, student: Preprocess | None, teacher: Preprocess | None) -> None:
-        self.student, self.teacher = student, teacher
+    def __init__(
+        self, student: Preprocess | None, teacher: Preprocess | None, rates: tuple[int, int] | None = None
+    ) -> None:
+        self.student, self.teacher, self.rates = student, teacher, rates
 
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
         """Return the student's data with ``teacher_speech`` added."""
         theirs = {"speech": data["speech"].copy()}  # the student's augmentation may change it in place
         found = data if self.student is None else self.student(utt, data)
         theirs = theirs if self.teacher is None else self.teacher(utt, theirs)
-        return {**found, TEACHER_SPEECH: theirs["speech"]}
+        return {**found, TEACHER_SPEECH: at_rate(theirs["speech"], self.rates)}
 
 
-def teachers_of(args: argparse.Namespace) -> list[Path]:
-    """Return the directories of the teachers that run during training; none if targets come from a store."""
-    exp = args.teacher.get("exp")
-    if args.teacher.get("store") or not exp:
-        return []
-    return [Path(d) for d in ([exp] if isinstance(exp, str) else exp)]
+def at_rate(speech: NDArray[Any], rates: tuple[int, int] | None) -> NDArray[Any]:
+    """Resample a waveform (N,) from the student's to the teacher's rate; None leaves it as it is."""
+    if rates is None:
+        return speech
+    found: NDArray[Any] = convert(speech, rates[0], 1.0, rates[1])
+    return found
+
+
+def teachers_of(args: argparse.Namespace) -> list[Source]:
+    """Return where the teachers are that run during training; none if targets come from a store."""
+    options = teacher_options(args.teacher)
+    return [] if options.store else list(options.sources)
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,22 +101,26 @@ def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None
             "(speed_perturb_factors)"
         )
     check_alike(teachers_of(args))
+    for source in teachers_of(args)[:1]:
+        ours, theirs = input_rate(vars(args)), source.speech()[0]
+        if ours is not None and theirs not in (None, ours):
+            logging.info(f"teacher {source} gets its speech at {theirs} Hz, resampled from {ours} Hz by soxr")
     if found:
         logging.info(f"the student gets its speech with {', '.join(found)}, the teacher without")
 
 
-def check_alike(directories: Sequence[Path]) -> None:
+def check_alike(sources: Sequence[Source]) -> None:
     """Check that models that get the same speech prepare it in the same way.
 
     Raises:
         UserError: two do not; names the option.
     """
-    known = [preparation(read_config(directory)) for directory in directories]
-    for directory, other in zip(directories[1:], known[1:], strict=True):
+    known = [preparation(source.speech()[1]) for source in sources]
+    for source, other in zip(sources[1:], known[1:], strict=True):
         for key in PREPARATION:
             if other[key] != known[0][key]:
                 raise UserError(
-                    f"{directories[0]} has {key}: {known[0][key]}, {directory} {other[key]}, but "
+                    f"{sources[0]} has {key}: {known[0][key]}, {source} {other[key]}, but "
                     "both get the same speech: choose models that prepare it alike"
                 )
 

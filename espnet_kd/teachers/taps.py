@@ -16,6 +16,9 @@ from espnet_kd.host.models import (
     JOINT_NETWORK,
     Model,
     blank,
+    ctc_layer,
+    decoder_prefix,
+    encode,
     encoder_end,
     has_lattice,
     has_long_blanks,
@@ -28,7 +31,8 @@ from espnet_kd.rnnt.device import HostCopy, to_device
 LATTICE = JOINT_NETWORK  # the tap that means the lattice
 # Two models may round the number of frames differently; a larger difference means another frame rate.
 MAX_FRAME_DIFFERENCE = 2
-SECONDS = 2
+SECONDS = 2  # of the noise that a model is tried with
+LONG_PROBE = 10  # the difference gives frame rates
 FRAMES_PER_SECOND = 100  # usual rate of feature frames
 ENCODER, DECODER = "encoder", "decoder"  # parts of a forward pass
 
@@ -94,7 +98,7 @@ class Taps:
             check_lattice(model, owner)
         refuse_prediction_network(model, self.paths, owner)
         self.owner = owner
-        self._modules = {path: _submodule(model, path, owner) for path in self.paths}
+        self._modules = {path: submodule(model, path, owner) for path in self.paths}
         if model.training:
             for path in self.paths:
                 _check_never_skipped(model, path, owner)
@@ -167,7 +171,7 @@ class Taps:
         if len(calls) != 1:
             found = f"runs {len(calls)} times" if calls else "is not used"
             raise UserError(f"tap {path!r} of {self.owner} {found} in its forward pass: choose another layer")
-        values, top = _first_tensor(calls[0]), path.split(".")[0]
+        values, top = first_tensor(calls[0]), path.split(".")[0]
         lengths = text_lengths.cpu() + 1 if top == DECODER else self.frames()
         if values is None or values.dim() != 3:
             found = "no tensor" if values is None else f"a tensor of shape {tuple(values.shape)}"
@@ -189,19 +193,19 @@ class Taps:
         self._ended, self._recorded, self._frames, self._back = {}, {}, None, None
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
     """Find the first tensor in nested tuples: Conformer layers return ((x, pos_emb), mask)."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, tuple | list):
         for item in output:
-            found = _first_tensor(item)
+            found = first_tensor(item)
             if found is not None:
                 return found
     return None
 
 
-def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
+def submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
     """Return the submodule at a path.
 
     Raises:
@@ -228,6 +232,84 @@ def _check_never_skipped(model: nn.Module, path: str, owner: str) -> None:
                 f"tap {path!r} of {owner} is left out of some steps by `{skipped[0]}: {skipped[1]}`: "
                 "set that to 0, or choose a layer that always runs, such as encoder"
             )
+
+
+def observe(
+    model: Model,
+    taps: Taps,
+    speech: Tensor,
+    speech_lengths: Tensor,
+    text: Tensor,
+    text_lengths: Tensor,
+) -> dict[str, Targets]:
+    """Run a model in eval mode and return the values of its tapped layers.
+
+    The arguments are those of ``record_taps``.
+
+    Returns:
+        By tap, the values and their lengths.
+    """
+    tokens = HostCopy(text_lengths)
+    encoded, _ = record_taps(model, taps, speech, speech_lengths, text, text_lengths)
+    seen = {path: taps.get(path, tokens.read()) for path in taps.paths}
+    if taps.lattice:
+        text = text[:, : int(tokens.read().max())]
+        seen[LATTICE] = Targets(lattice(model, encoded, text), taps.frames())
+    taps.release()
+    return seen
+
+
+def record_taps(
+    model: Model,
+    taps: Taps,
+    speech: Tensor,
+    speech_lengths: Tensor,
+    text: Tensor,
+    text_lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Run the parts of a model that the tapped layers need, without losses and error rates.
+
+    The utterances are sorted by length for recurrent encoders, which need the longest first.
+
+    Args:
+        model: in eval mode.
+        taps: hooks on this model; afterwards they hold the outputs.
+        speech: (B, samples) waveform.
+        speech_lengths: (B,) number of samples.
+        text: (B, L) tokens, padded with -1; not changed.
+        text_lengths: (B,) number of tokens.
+
+    Returns:
+        (B, T, D) encoder output, (B,) number of frames.
+    """
+    speech = speech.to(next(model.parameters()).dtype)  # the student may train in another precision
+    order = decreasing(speech_lengths.cpu()) if taps.packs else None
+    tokens = HostCopy(text_lengths)
+    back = None if order is None else order.argsort()
+    # Stock encoders draw random numbers for layer drop even in eval mode.
+    with torch.random.fork_rng([speech.device] if speech.is_cuda else []), taps.recording(back):
+        if order is not None:
+            here = to_device(order, speech.device)
+            speech, speech_lengths = speech[here], speech_lengths[here]
+        encoded, lengths = encode(model, speech, speech_lengths)
+        if back is not None:
+            # Recurrent encoders of ESPnet give their lengths on the host.
+            encoded = encoded[to_device(back, encoded.device)]
+            lengths = lengths[to_device(back, lengths.device)]
+        layer = ctc_layer(model)
+        if layer is not None and {path.split(".")[0] for path in taps.paths} & set(CTC_PARTS):
+            layer(encoded)
+        if any(path.startswith("decoder") for path in taps.paths):
+            text = text[:, : int(tokens.read().max())]
+            model.decoder(encoded, lengths, decoder_prefix(model, text), text_lengths + 1)
+    return encoded, lengths
+
+
+def decreasing(lengths: Tensor) -> Tensor | None:
+    """Return the order of utterances, (B,) indices, that puts the longest first; None if they are sorted."""
+    if bool((lengths[1:] <= lengths[:-1]).all()):
+        return None
+    return lengths.argsort(descending=True, stable=True)
 
 
 def lattice(model: Model, encoded: Tensor, text: Tensor) -> Joint:

@@ -6,16 +6,19 @@ sizes of the token lists of student and teacher.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.taps import Targets
 
 ABSENT = -1e4  # logit of a token that the teacher does not have: the posterior is 0, its logarithm finite
 SHOWN = 5  # tokens in a message
+SPECIAL = ("<unk>", "<sos/eos>", "<s>", "</s>", "<pad>")  # of ESPnet and of transformers
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,19 @@ class TokenMap:
     def targets(self, seen: Mapping[str, Targets]) -> dict[str, Targets]:
         """Return the teacher's values, by tap, with the student's tokens in the last axis of logits."""
         return {
-            tap: replace(found, values=self._joint(found.joint) if isinstance(found.values, Joint)
-                         else self._rows(found.tensor.movedim(-1, 0), ABSENT).movedim(0, -1))
-            if tap in self.logits else found
+            tap: replace(found, values=self._mapped(found.values)) if tap in self.logits else found
             for tap, found in seen.items()
-        }  # fmt: skip
+        }
+
+    def _mapped(self, values: Any) -> Any:
+        if isinstance(values, Joint):
+            return self._joint(values)
+        if isinstance(values, TopClasses):  # all of them are tokens of the student
+            places = self.numbers.to(values.tokens.device)
+            ours = torch.zeros(int(places.max()) + 1, dtype=torch.long, device=places.device)
+            ours[places[places >= 0]] = torch.arange(len(places), device=places.device)[places >= 0]
+            return TopClasses(ours[values.tokens], values.log_probs)
+        return self._rows(values.movedim(-1, 0), ABSENT).movedim(0, -1)
 
     def _joint(self, joint: Joint) -> Joint:
         return replace(joint, weight=self._rows(joint.weight, 0.0), bias=self._rows(joint.bias, ABSENT))
@@ -61,7 +72,12 @@ class TokenMap:
 
 
 def map_tokens(
-    ours: Sequence[str], theirs: Sequence[str], logits: Collection[str], reads: str | None, owner: str
+    ours: Sequence[str],
+    theirs: Sequence[str],
+    logits: Collection[str],
+    reads: str | None,
+    owner: str,
+    blank: int = 0,
 ) -> TokenMap | None:
     """Find the student's tokens in the teacher's list; None if the lists are the same.
 
@@ -71,6 +87,7 @@ def map_tokens(
         logits: layers of the teacher that give logits.
         reads: what makes the teacher read transcripts, such as "criterion att"; None if nothing does.
         owner: the teacher, for messages.
+        blank: number of the blank in the teacher's list.
 
     Raises:
         UserError: neither list contains the other, the blanks differ, a name is twice in a list, or the
@@ -82,13 +99,15 @@ def map_tokens(
         if len(set(tokens)) < len(tokens):
             raise UserError(f"{whose} has a token twice: lists are compared by the names of tokens")
     more, fewer = ([t for t in a if t not in b] for a, b in ((ours, set(theirs)), (theirs, set(ours))))
-    if ours[0] != theirs[0] or (more and fewer):
+    apart = [[t for t in side if not is_special(t)] for side in (more, fewer)]
+    if ours[0] != theirs[blank] or all(apart):
         first = next(i for i, t in enumerate(ours) if i >= len(theirs) or t != theirs[i])
         other = repr(theirs[first]) if first < len(theirs) else "absent"
         raise UserError(
             f"token {first} is {ours[first]!r} for the student, {other} for {owner}, and neither list "
             f"contains the other (the student alone has {_some(more)}, the teacher {_some(fewer)}): train "
-            "both with one token list, or compare hidden vectors of the encoders alone"
+            "both with one token list (--token_from), or compare hidden vectors of the encoders alone, or sorted "
+            "distributions (`type: uld`)"
         )
     if more and reads is not None:
         raise UserError(
@@ -97,6 +116,47 @@ def map_tokens(
         )
     number = {token: i for i, token in enumerate(theirs)}
     return TokenMap(torch.tensor([number.get(token, -1) for token in ours]), frozenset(logits))
+
+
+def map_text(ours: Sequence[str], theirs: Sequence[str], reads: str, owner: str) -> TokenMap | None:
+    """Find for each token of the student the teacher's of the same text; None if the lists are the same.
+
+    For a teacher that reads transcripts where no classes are compared: both must cut a text in the same way,
+    but their tokens may differ in case, in the sign of a word's begin and in what else is in the lists.
+
+    Args:
+        ours: the student's token list.
+        theirs: the teacher's.
+        reads: what makes the teacher read transcripts.
+        owner: the teacher, for messages.
+
+    Raises:
+        UserError: the teacher lacks a token of the student.
+    """
+    if list(ours) == list(theirs):
+        return None
+    names = {token: i for i, token in enumerate(theirs)}
+    texts = {text_of(token): i for i, token in reversed(list(enumerate(theirs)))}
+    numbers = [names.get(token, texts.get(text_of(token), -1)) for token in ours]
+    needed = zip(ours, numbers, strict=True)
+    if missing := [t for t, n in needed if n < 0 and t not in (ours[0], *SPECIAL[1:])]:
+        raise UserError(
+            f"{reads} makes {owner} read transcripts, but has nothing for {_some(missing)} of the student: "
+            "both must cut a text into the same tokens: make the student's tokens from the teacher "
+            "(--token_from), or compare the encoders"
+        )
+    return TokenMap(torch.tensor(numbers), frozenset())
+
+
+def text_of(token: str) -> str:
+    """Return the text that a token stands for, in lower case and with a blank at the begin of a word."""
+    text = " " if token == "<space>" else token.replace("\u2581", " ").replace("\u0120", " ")
+    return text.casefold()
+
+
+def is_special(token: str) -> bool:
+    """Return whether a token stands for no text; one list may lack it."""
+    return token in SPECIAL or token.startswith("<unused")
 
 
 def _some(tokens: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Compute every criterion plainly, one position at a time, in Python floats without torch. For tests only."""
 
+import itertools
 import math
 
 
@@ -27,6 +28,11 @@ def cross_entropy(student, teacher, temperature=1.0):
 def softmax_l2(student, teacher, temperature=1.0):
     q, p = softmax(student, temperature), softmax(teacher, temperature)
     return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+
+
+def uld(student, teacher, temperature=1.0):
+    q, p = (sorted(softmax(x, temperature), reverse=True) for x in (student, teacher))
+    return sum(abs(a - b) for a, b in itertools.zip_longest(p, q, fillvalue=0.0))
 
 
 def topk(student, teacher, k, renorm=True, tail="drop", temperature=1.0):
@@ -79,8 +85,8 @@ def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), *
 
 
 NAIVE = {
-    "kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "hidden": hidden,
-    "mvq": mvq,
+    "kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "uld": uld,
+    "hidden": hidden, "mvq": mvq,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ OPTIONS = {
     ],
     "cross_entropy": [{}, {"temperature": 2.5}],
     "softmax_l2": [{}, {"temperature": 2.5}],
+    "uld": [{}, {"temperature": 2.5}],
     "topk": [
         {"k": 5},
         {"k": 1},
@@ -47,6 +48,8 @@ HAND = {
     "cross_entropy": ({}, [log(3), 0.0], [0.0, 0.0], log(16 / 3) / 2),
     # the same: (1/2 - 3/4)^2 + (1/2 - 1/4)^2 = 1/8
     "softmax_l2": ({}, [log(3), 0.0], [0.0, 0.0], 1 / 8),
+    # sorted: teacher (1/2, 1/3, 1/6), student (3/4, 1/4, 0): 1/4 + 1/12 + 1/6
+    "uld": ({}, [0.0, log(3)], [0.0, log(2), log(3)], 1 / 2),
     # teacher (1/2, 1/3, 1/6), of which (3/5, 2/5) remain; student (1/2, 1/4, 1/4): 3/5 ln 2 + 2/5 ln 4
     "topk": ({"k": 2}, [log(2), 0.0, 0.0], [log(3), log(2), 0.0], 7 / 5 * log(2)),
     # ((1 - 2)^2 + (1 - 4)^2) / 2 = 5

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -34,12 +35,17 @@ STUDENTS: dict[str, dict[str, Any]] = {
         **CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2, "criteria": {"hid": HIDDEN},
         "task_weight": 0.0,  # the CTC layer is frozen: DDP must not wait for its gradient
     },
+    "whisper": {
+        "criteria": {"hid": {**HIDDEN, "teacher_tap": "model.encoder.layers.1", "frame_rate": "resample"}},
+    },
     "mutual": {
         "mutual": {"criteria": {"ctc": KL, "att": {**KL, "tap": "decoder"}}},
         "scheduled_sampling": {"probability": 1.0},  # at random, processes would choose other tokens
     },
 }  # fmt: skip
-TRANSFORMERS = ("transformer", "mutual")
+ESPNET = {"exp": "exp/teacher"}
+TEACHERS = {"whisper": {"hf": "exp/whisper"}}
+TRANSFORMERS = ("transformer", "whisper", "mutual")
 
 
 def student(root: Path, name: str) -> nn.Module:
@@ -55,7 +61,7 @@ def student(root: Path, name: str) -> nn.Module:
         options = recipe.training(
             "exp/ddp", f"ddp-{os.getpid()}",
             **{**model(16, 1, "transformer"), "specaug": None, **STUDENTS[name]},
-            **({"teacher": {"exp": "exp/teacher"}} if "criteria" in STUDENTS[name] else {}),
+            **({"teacher": TEACHERS.get(name, ESPNET)} if "criteria" in STUDENTS[name] else {}),
         )  # fmt: skip
         args = Task.get_parser().parse_args(options)
         if name in TRANSFORMERS:
@@ -126,6 +132,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def root(recipe: Recipe) -> Path:
     """Where two processes have trained each student."""
+    tiny_models.save("whisper", recipe.root / "exp/whisper")
     mp.spawn(worker, (recipe.root, free_port()), nprocs=2)
     return recipe.root
 

@@ -52,9 +52,15 @@ def test_its_lattice_is_that_of_its_own_loss(experiment: Path) -> None:
     torch.testing.assert_close(stats["loss_transducer"].squeeze(), ours, rtol=1e-4, atol=1e-4)
 
 
-def test_without_the_package_the_way_out_is_named(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_is_found_and_without_it_the_way_out_is_named(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(STANDINS)])
     monkeypatch.delitem(sys.modules, "warprnnt_pytorch", raising=False)
+    assert load_experiment(experiment).checkpoint.name == "valid.loss.ave.pth"  # finds that of the checkout
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(STANDINS)])
+    monkeypatch.delitem(sys.modules, "warprnnt_pytorch", raising=False)
+    monkeypatch.setattr("espnet_kd.teachers.experiment.STAND_INS", STANDINS / "nowhere")
     with pytest.raises(
         UserError, match="imports warprnnt_pytorch: install it, or set PYTHONPATH to tools/standins"
     ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError
 from espnet_kd.methods import randomness
 from espnet_kd.teachers import short
-from espnet_kd.teachers.online import observe
+from espnet_kd.teachers.taps import observe
 
 ATT = {"type": "kl", "tap": "decoder", "reduction": "utterance"}
 CTC = {**ATT, "tap": "ctc.ctc_lo"}

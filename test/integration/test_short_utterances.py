@@ -53,11 +53,11 @@ def test_the_utterance_is_named(
 def test_targets_name_the_file(recipe: Recipe, tmp_path: Path) -> None:
     from espnet_kd.targets import worker
     from espnet_kd.targets.format import TapFormat
-    from espnet_kd.teachers.options import TeacherOptions
+    from espnet_kd.teachers.options import teacher_options
 
     wav = str(tmp_path / "one.wav")
     soundfile.write(wav, 0.1 * np.ones(700), RATE)
-    teacher = TeacherOptions((str(recipe.root / "exp/teacher"),), None)
+    teacher = teacher_options({"exp": str(recipe.root / "exp/teacher")})
     observer = worker.load(worker.spec(teacher, {"encoder": TapFormat("values", size=32)}, RATE, "cpu"))
     with pytest.raises(UserError, match=f"{wav} of a: the teacher cannot take it: has 5 frames and is too"):
         observer("a", wav, "A B")

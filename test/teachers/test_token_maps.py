@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.taps import Targets
-from espnet_kd.teachers.token_maps import ABSENT, map_tokens
+from espnet_kd.teachers.token_maps import ABSENT, map_text, map_tokens
 
 OURS = ["<blank>", "a", "b", "<sos/eos>"]
 OWNER = "teacher exp/t"
@@ -81,3 +82,29 @@ def test_the_output_layer_of_a_lattice() -> None:
 def test_lists_that_cannot_be_mapped(theirs: list[str], reads: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         map_tokens(OURS, theirs, ["ctc.ctc_lo"], reads, OWNER)
+
+
+def test_special_tokens_of_one_list_alone_do_not_matter() -> None:
+    """Those of transformers: its blank is elsewhere."""
+    theirs = ["<s>", "a", "b", "<unk>", "<blank>"]
+    found = map_tokens(OURS, theirs, ["lm_head"], None, OWNER, blank=4)
+    assert found is not None and found.numbers.tolist() == [4, 1, 2, -1]
+    with pytest.raises(UserError, match="token 0 is '<blank>' for the student"):
+        map_tokens(OURS, theirs, ["lm_head"], None, OWNER)
+
+
+def test_stored_classes_of_another_order() -> None:
+    found = map_tokens(OURS, ["<blank>", "b", "<sos/eos>", "a"], ["ctc.ctc_lo"], None, OWNER)
+    top = TopClasses(torch.tensor([[[3, 1]]]), torch.tensor([[[-0.1, -2.0]]]))
+    assert found is not None
+    seen = found.targets({"ctc.ctc_lo": Targets(top, torch.tensor([1]))})["ctc.ctc_lo"].values
+    assert seen.tokens.tolist() == [[[1, 2]]] and seen.log_probs is top.log_probs
+
+
+def test_texts_in_tokens_of_another_case() -> None:
+    found = map_text(["<blank>", "<unk>", "\u2581the", "A", "<sos/eos>"],
+                     ["<blank>", "\u0120The", "a", "<eos>", "<unk>"], "criterion att", OWNER)  # fmt: skip
+    assert found is not None and found.numbers.tolist() == [0, 4, 1, 2, -1] and not found.logits
+    assert map_text(OURS, list(OURS), "criterion att", OWNER) is None
+    with pytest.raises(UserError, match="exp/t read transcripts, but has nothing for 'b' of the student: both"):
+        map_text(OURS, ["<blank>", "a", "<sos/eos>"], "criterion att", OWNER)

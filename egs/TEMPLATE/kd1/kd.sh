@@ -51,6 +51,8 @@ token_type=char             # char, bpe or word
 nbpe=30                     # number of BPE tokens
 bpemode=unigram             # how SentencePiece makes them: unigram or bpe
 nlsyms_txt=none             # file of non-linguistic symbols, one in each line
+token_from=                 # the student gets the tokens of this teacher, and its BPE model: an experiment, or the name of a
+                            # published model; empty: tokens are made from text
 bpe_train_text=             # list: Kaldi texts that tokens are made from, of any type; empty: data/TRAIN_SET/text
 bpe_nlsyms=                 # symbols that are BPE tokens of their own: a list with commas, or a file with one in each line;
                             # empty: those of nlsyms_txt; none: no symbols
@@ -161,6 +163,11 @@ case ${token_type} in
 esac
 token_dir=${lists}/${token_type}
 [ "${token_type}" != bpe ] || token_dir=${bpemodel%/*}
+if [ -n "${token_from}" ]; then
+    from=$(basename "${token_from}")
+    tokens=${token_type}_${from} token_dir=${lists}/${from}
+    [ "${token_type}" != bpe ] || bpemodel=${token_dir}/bpe.model
+fi
 token_list=${token_dir}/tokens.txt
 read -ra token_texts <<< "${bpe_train_text:-data/${train_set}/text}"
 audio_type=sound
@@ -280,6 +287,11 @@ stage_4() {
 
 stage_5() {
     local symbols=()
+    if [ -n "${token_from}" ]; then
+        compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd token-from "${token_from}" \
+            --token_type "${token_type}" --out "${token_dir}"
+        return
+    fi
     need 1 "${token_texts[@]}"
     [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
     [ -z "${bpe_nlsyms}" ] || symbols+=(--bpe_nlsyms "${bpe_nlsyms}")
@@ -325,7 +337,7 @@ stage_8() {
     done
     teachers_together "${valid_set}"
     [ -z "${mixed}" ] || as_teacher pseudo_label
-    [ ${#teachers[@]} -eq 0 ] || write_targets
+    if [ ${#teachers[@]} -gt 0 ] || grep -qsE '(^|[ {])hf:' "${kd_configs[@]}"; then write_targets; fi
 }
 
 stage_9() {

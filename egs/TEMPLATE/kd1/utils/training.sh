@@ -240,13 +240,14 @@ in_parts() {
 
 # write_targets: write the targets of the teachers to disk, for every configuration that has a target store.
 write_targets() {
-    local config words options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
+    local config words taught=() options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
+    [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
     [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
     read -ra words <<< "${targets_args}"
     lock "${expdir}/targets"  # students of several seeds share a store
     for config in "${kd_configs[@]}"; do
         compute "$(command_for_shards "${nj}" "${train_cmd}")" "targets_$(config_name "${config}")" \
-            "${python}" -m espnet_kd targets --if_configured --config "${config}" --teacher "${teachers[@]}" \
+            "${python}" -m espnet_kd targets --if_configured --config "${config}" "${taught[@]}" \
             --data "${mixed:-${raw}/${train}}" "${raw}/${valid_set}" "${options[@]}" "${words[@]}"
     done
 }

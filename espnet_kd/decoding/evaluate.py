@@ -1,0 +1,139 @@
+"""``espnet-kd evaluate-teacher``: decode a formatted data directory with any teacher, and score it.
+
+Without a training this shows whether a published error rate is reached: it tries the preparation of the data
+and the scoring as well. Shards that exist are not decoded again.
+"""
+
+import argparse
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_kd import parallel
+from espnet_kd.command_line import command_parser
+from espnet_kd.data import dump
+from espnet_kd.data.audio import DEFAULT_RATE, read_speech
+from espnet_kd.decoding import records, shards
+from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, pseudo_label
+from espnet_kd.errors import UserError, first_line
+from espnet_kd.files import atomic_path, read_table
+from espnet_kd.host.outputs import S2T, task_of
+from espnet_kd.parallel import Shard, device_of_worker
+from espnet_kd.scoring import score
+from espnet_kd.teachers.experiment import read_config
+from espnet_kd.teachers.kinds import Source, add_source, source_of
+from espnet_kd.teachers.speech import at_rate
+
+DECODE = "decode"
+NORMALISERS = ("none", "english")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    p = command_parser("evaluate-teacher")
+    add_source(p)
+    p.add_argument("--data", type=Path, required=True, help="formatted data directory with transcripts")
+    p.add_argument("--out", type=Path, required=True, help="directory of hypotheses and scores")
+    p.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
+    p.add_argument("--inference_args", default="", help="options that override it")
+    p.add_argument(
+        "--normalise", choices=NORMALISERS, default="none",
+        help="english: Whisper's normaliser, on references and hypotheses (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--nlsyms", help="file of non-linguistic symbols, one per line, that are not scored")
+    p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: decode on GPUs (default: 0)")
+    p.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
+    p.add_argument("--workers", type=int, help="processes (default: number of cores or GPUs)")
+    p.add_argument("--shards", type=int, help=f"default: one for {parallel.PER_SHARD} utterances")
+    p.set_defaults(lm_train_config=None, lm_file=None, nbest=1, batch_size=1)
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Decode, and write text, score.json and the tables of errors."""
+    args = parser().parse_args(argv)
+    where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
+    source, teacher = dump.read_dump(args.data), source_of(args)
+    decode_dir = args.out / DECODE
+    if decoded_by_espnet(teacher):
+        args.teacher = teacher.locate()
+        shards.decode_with_teacher(args, source, decode_dir, where)
+    else:
+        spec: EvaluationSpec = (teacher.located(), "cuda" if args.ngpu else "cpu")
+        settings = {"teacher": teacher.fingerprint(), "options": dict(teacher.options), "device": spec[1]}
+        shards.decode_missing(source, decode_dir, settings, args.shards, partial(work, spec=spec), where)
+    labels = map(pseudo_label, records.read_decoded(decode_dir, source.wav.ids()))
+    tables = {"text": {label.utt: label.text for label in labels}, "ref": read_table(args.data / "text")}
+    for name, table in tables.items():
+        write_text(args.out / name, {u: normalised(t, args.normalise) for u, t in table.items()})
+    symbols = ["--nlsyms", args.nlsyms] if args.nlsyms else []
+    where_to = ["--ref", str(args.out / "ref"), "--hyp", str(args.out / "text"), "--out", str(args.out)]
+    for old in args.out.glob("score_*/result.txt"):
+        old.unlink()
+    score.main([*where_to, *symbols])
+
+
+def decoded_by_espnet(teacher: Source) -> bool:
+    """Return whether ESPnet's own search, of the tasks asr and asr_transducer, decodes a teacher."""
+    return teacher.kind == "exp" and task_of(read_config(teacher.locate())) != S2T
+
+
+EvaluationSpec = tuple[Source, str]  # the teacher, and "cpu" or "cuda"
+
+
+def work(shard: Shard, spec: Any) -> Shard:
+    """Decode a shard; keep the loaded teacher for the next one."""
+    model, device = load(spec)
+
+    def decode(utt: str, wav: str) -> DecodedUtterance:
+        samples, rate = read_speech(wav, utt)
+        wanted = model.rate or DEFAULT_RATE
+        wave = torch.as_tensor(at_rate(samples, None if rate == wanted else (rate, wanted))).float()[None]
+        try:
+            text, tokens, log_probability = model.transcribe(
+                wave.to(device), torch.tensor([wave.shape[1]], device=device)
+            )[0]
+        except (RuntimeError, ValueError, IndexError) as e:
+            if isinstance(e, UserError):
+                raise
+            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
+        found = (Hypothesis(text, tokens, 0, log_probability),) if text.strip() else ()
+        return DecodedUtterance(utt, len(samples), rate, found)
+
+    return records.write_shard(shard, decode)
+
+
+@lru_cache(maxsize=1)
+def load(spec: Any) -> tuple[Any, Any]:
+    """Load the teacher of a specification onto its device; the last one is kept."""
+    torch.set_num_threads(1)
+    model, device = spec[0].load(), device_of_worker(spec[1])
+    model.model.to(device)
+    return model, device
+
+
+def write_text(path: Path, table: dict[str, str]) -> None:
+    """Write a Kaldi text, sorted by utterance."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "".join(f"{utt} {text}".rstrip() + "\n" for utt, text in sorted(table.items())), encoding="utf-8"
+        )
+
+
+def normalised(text: str, normaliser: str) -> str:
+    """Normalise a text."""
+    if normaliser == "none":
+        return " ".join(text.split())
+    return " ".join(str(english()(text)).split())
+
+
+@lru_cache(maxsize=1)
+def english() -> Any:
+    """Return the normaliser of Whisper's authors for English, without its table of British spellings."""
+    try:
+        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+    except ImportError as e:
+        raise UserError(f"--normalise english: {first_line(e)}: install `espnet_kd[hf]`") from None
+    return EnglishTextNormalizer({})

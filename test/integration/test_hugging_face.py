@@ -1,0 +1,260 @@
+"""Teachers of transformers: what they give, beside a training and through a store; and what is refused."""
+
+import contextlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+import yaml
+from recipe import RATE, Recipe
+from torch import Tensor
+
+from espnet_kd.commands.inspect import layer_table
+from espnet_kd.decoding import evaluate
+from espnet_kd.errors import UserError
+from espnet_kd.targets import command
+from espnet_kd.targets.store import Store
+from espnet_kd.teachers import hugging_face
+from espnet_kd.teachers.kinds import Source
+from espnet_kd.teachers.model import SpeechError, TeacherModel
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow(seconds=15)
+
+TAPS = {
+    "whisper": "model.encoder.layers.1",
+    "wav2vec2_ctc": "lm_head",
+    "hubert": "encoder.layers.0",
+    "parakeet_ctc": "encoder.layers.1",
+}
+ALONE = {"batch_size": 1, "task_weight": 0.5}
+SAMPLES = (24000, 17011, 9000)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {kind: tiny_models.save(kind, root / kind) for kind in TAPS}
+
+
+def load(place: Path | str) -> TeacherModel:
+    return Source("hf", str(place)).load()
+
+
+def criterion(tap: str, **options: object) -> dict:
+    return {
+        "type": "hidden",
+        "student_tap": "encoder",
+        "teacher_tap": tap,
+        "frame_rate": "resample",
+        **options,
+    }
+
+
+def values(teacher: TeacherModel, tap: str, waves: list[Tensor]) -> list[Tensor]:
+    """The real values of each utterance of one batch."""
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True, padding_value=float("nan"))
+    with torch.no_grad():
+        found = teacher.observer([tap])(speech, torch.tensor([len(w) for w in waves]), *[torch.zeros(0)] * 2)[
+            tap
+        ]
+    return [x[:n] for x, n in zip(found.tensor, found.lengths.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("kind", TAPS)
+def test_an_utterance_of_a_batch_is_what_transformers_gives_for_it_alone(
+    kind: str, models: dict[str, Path]
+) -> None:
+    teacher, tap = load(models[kind]), TAPS[kind]
+    generator = torch.Generator().manual_seed(0)
+    waves = [torch.randn(n, generator=generator) for n in SAMPLES]
+    model, extractor = tiny_models.MODELS[kind]()
+    model.load_state_dict(teacher.model.state_dict())
+    body = model.eval().get_encoder() if kind == "whisper" else model.eval()
+    for wave, seen in zip(waves, values(teacher, tap, waves), strict=True):
+        inputs = extractor(wave.numpy(), sampling_rate=RATE, return_tensors="pt")
+        output: dict[str, object] = {}
+        handle = model.get_submodule(tap).register_forward_hook(lambda m, i, o, to=output: to.update(x=o))
+        with torch.no_grad():
+            body(**inputs)
+        handle.remove()
+        expected = output["x"][0] if isinstance(output["x"], tuple) else output["x"]
+        assert len(seen) == pytest.approx(len(wave) / 16000 * (12.5 if kind == "parakeet_ctc" else 50), abs=2)
+        torch.testing.assert_close(seen, expected[0, : len(seen)], rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_give_frames_are_listed(models: dict[str, Path]) -> None:
+    table = layer_table(load(models["whisper"]), 4)
+    assert "model.encoder.layers.1    50 frames x 16        50 per second" in table
+    assert "conv1" not in table and "decoder" not in table
+    assert "lm_head" in layer_table(load(models["wav2vec2_ctc"]), 1)
+
+
+def train(recipe: Recipe, out: str, kind: str, path: Path, **changes: object) -> Path:
+    options = {"teacher": {"hf": str(path)}, "criteria": {"enc": criterion(TAPS[kind])}, **ALONE, **changes}
+    return recipe.train(out, "student", **options)
+
+
+def write(recipe: Recipe, store: str, criteria: dict, teacher: dict, *options: str) -> Store:
+    with contextlib.chdir(recipe.root):
+        Path(f"{store}.yaml").write_text(yaml.safe_dump({"criteria": criteria, "teacher": teacher}))
+        words = ["--config", f"{store}.yaml", "--store", store, "--workers", "1", "--number", "float32"]
+        command.main([*words, "--data", "dump/raw/train", "dump/raw/dev", *options])
+    return Store(recipe.root / store)
+
+
+@pytest.mark.parametrize("kind", ["whisper", "hubert"])
+def test_stored_hidden_vectors_train_as_the_model_beside_the_student(
+    kind: str, recipe: Recipe, models: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    online = train(recipe, f"exp/{kind}", kind, models[kind])
+    teacher = {"hf": str(models[kind])}
+    criteria = {"enc": criterion(TAPS[kind])}
+    store = write(recipe, f"exp/{kind}_targets", criteria, teacher)
+    assert store.manifest.teachers[0]["experiment"] == str(models[kind])
+    write(recipe, f"exp/{kind}_targets", criteria, teacher)
+    assert "already there" in capsys.readouterr().out
+    stored = train(
+        recipe, f"exp/{kind}_stored", kind, models[kind], teacher={**teacher, "store": str(store.directory)}
+    )
+    ours, theirs = (torch.load(exp / "1epoch.pth", weights_only=True) for exp in (stored, online))
+    stock = torch.load(recipe.root / "exp/teacher/1epoch.pth", weights_only=True)
+    assert {key.split(".")[0] for key in theirs} == {key.split(".")[0] for key in stock}
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
+    optimizer = torch.load(online / "checkpoint.pth", weights_only=True)["optimizers"][0]["state"]
+    assert len(optimizer) <= len(theirs) + 2  # and the projection
+
+
+def message(recipe: Recipe, teacher: dict, criteria: dict) -> str:
+    """The message of the error that training ends with."""
+    with pytest.raises(UserError) as error:
+        recipe.train("exp/refused", "student", teacher=teacher, criteria=criteria)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_layer_that_does_not_exist(recipe: Recipe, models: dict[str, Path]) -> None:
+    found = message(recipe, {"hf": str(models["whisper"])}, {"enc": criterion("model.encoder.layer.1")})
+    assert (
+        "has no layer 'model.encoder.layer.1' to tap; near it: " in found
+        and "model.encoder.layers.1" in found
+    )
+    found = message(recipe, {"hf": str(models["whisper"])}, {"enc": criterion("model.encoder.conv1")})
+    assert "gives a tensor of shape (1, 16, 1000), not (B, 500, D) encoder frames" in found
+
+
+def test_what_cannot_be_loaded(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled, own, empty = tmp_path / "pickled", tmp_path / "own", tmp_path / "empty"
+    shutil.copytree(models["hubert"], pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match="pickled has no weights in safetensors .*, only pytorch_model.bin, which may"
+    ):
+        load(pickled)
+    shutil.copytree(models["hubert"], own)
+    config = json.loads((own / "config.json").read_text())
+    config |= {"architectures": ["OwnModel"], "auto_map": {"AutoModel": "modeling_own.OwnModel"}}
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "modeling_own.py").write_text("raise SystemExit('was run')\n")
+    with pytest.raises(UserError, match=r"has no OwnModel, and code of its own \(auto_map\) is not run"):
+        load(own)
+    empty.mkdir()
+    with pytest.raises(
+        UserError, match="empty has no config.json: give the directory of a model of transformers"
+    ):
+        load(empty)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match="nobody/nothing is no directory, is not in the cache of Hugging Face"
+    ):
+        load("nobody/nothing")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="which is not installed .*: install `espnet_kd.hf.`"):
+        load(models["hubert"])
+
+
+def test_speech_that_is_too_long_or_too_short(models: dict[str, Path]) -> None:
+    long, short = torch.randn(10 * RATE + 1), torch.randn(300)
+    with pytest.raises(
+        SpeechError, match=r"has 10.0 s, but teacher .*whisper takes 10 s at most: leave it out"
+    ) as e:
+        values(load(models["whisper"]), TAPS["whisper"], [torch.randn(RATE), long])
+    assert e.value.place == 1
+    with pytest.raises(SpeechError, match="is too short: teacher .*hubert has no frame of it"):
+        values(load(models["hubert"]), TAPS["hubert"], [torch.randn(RATE), short])
+
+
+def test_posteriors_of_letters_train_a_student_of_other_tokens(
+    recipe: Recipe, models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its blank is <pad>, its space |; beside the student and from a store."""
+    teacher, ctc = {"hf": str(models["wav2vec2_ctc"])}, {"type": "kl", "student_tap": "ctc.ctc_lo"}
+    criteria = {"ctc": {**ctc, "teacher_tap": "lm_head", "frame_rate": "resample"}}
+    with caplog.at_level("INFO"):
+        online = recipe.train("exp/letters", "student", teacher=teacher, criteria=criteria, **ALONE)
+    assert "7 of its 8 tokens are the student's, which has 7" in caplog.text
+    store = write(recipe, "exp/letters_targets", criteria, teacher)
+    given = {"teacher": {"store": str(store.directory)}, "criteria": criteria}
+    stored = recipe.train("exp/letters_stored", "student", **given, **ALONE)
+    ours, theirs = (torch.load(exp / "1epoch.pth", weights_only=True) for exp in (stored, online))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_of_a_model_without_tokens_are_refused(recipe: Recipe, models: dict[str, Path]) -> None:
+    kl = {"type": "kl", "student_tap": "ctc.ctc_lo", "teacher_tap": TAPS["hubert"]}
+    found = message(recipe, {"hf": str(models["hubert"])}, {"ctc": kl})
+    assert "criterion ctc compares distributions over tokens, but teacher" in found and "type: hidden" in found
+
+
+def test_teachers_of_two_kinds_in_one_ensemble(recipe: Recipe, models: dict[str, Path]) -> None:
+    """Refused where what is averaged cannot be compared."""
+    kl, letters = {"type": "kl", "tap": "ctc.ctc_lo"}, str(models["wav2vec2_ctc"])
+    found = message(recipe, {"exp": "exp/teacher", "hf": letters}, {"ctc": kl})
+    assert "teacher exp/teacher has 49 positions at ctc.ctc_lo, teacher " in found
+    assert f"{letters} 99 for the same speech" in found
+    recipe.train("exp/two_hf", "student", teacher={"hf": [letters, letters]},
+                 criteria={"ctc": {**kl, "frame_rate": "resample"}})  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2_ctc", "exp"])
+def test_a_teacher_is_evaluated_on_a_set(
+    kind: str, recipe: Recipe, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    place = str(models[kind]) if kind in models else "exp/teacher"
+    with contextlib.chdir(recipe.root):
+        words = [place, "--data", "dump/raw/dev", "--out", str(tmp_path), "--workers", "1"]
+        words += ["--inference_args", "--beam_size 2"] if kind == "exp" else []
+        evaluate.main(words)
+        printed = capsys.readouterr().out
+        evaluate.main(words)
+    assert "1 shards, 1 to decode" in printed and "WER" in printed
+    assert "1 shards, 0 to decode" in capsys.readouterr().out
+    assert len((tmp_path / "text").read_text().splitlines()) == 3
+
+
+def test_an_encoder_decoder_model_is_decoded_by_generate(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tokenizer:
+        def batch_decode(self, sequences: Tensor, skip_special_tokens: bool) -> list[str]:
+            return [f" {len(row)} tokens" for row in sequences]
+
+    monkeypatch.setattr(hugging_face, "read_tokenizer", lambda teacher: Tokenizer())
+    (text, tokens, score), _ = load(models["whisper"]).transcribe(
+        torch.randn(2, RATE), torch.tensor([RATE, 9000])
+    )
+    assert text.endswith(" tokens") and tokens > 0 and score < 0
+
+
+def test_a_model_that_gives_no_text(models: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="hubert gives no text: only models for CTC or with a decoder"):
+        load(models["hubert"]).transcribe(torch.randn(1, RATE), torch.tensor([RATE]))
