@@ -226,7 +226,12 @@ def _fit(
         )
         if criterion.guide_tap is not None:
             _fit_guide(theirs, t.term.teacher_tap, criterion.guide_tap, t.term.name)
-        if criterion.needs == "hidden":
+        if criterion.needs == "codes" and not isinstance(teacher, StoredTeacher):
+            raise UserError(
+                f"criterion {t.term.name}: codes come from a store: make it with `espnet-kd targets`, and "
+                "give `teacher: {store: DIRECTORY}`"
+            )
+        if criterion.needs in ("hidden", "codes"):
             if criterion.student_dim is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
         elif student.shape[-1] != target.shape[-1] and not criterion.any_classes:

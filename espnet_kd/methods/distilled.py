@@ -45,7 +45,7 @@ def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> F
     return ratio
 
 
-def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -> Targets:
+def resampled(target: Targets, lengths: Tensor, ratio: Fraction, needs: str) -> Targets:
     """Average a teacher's frames over the time of each student frame, parts of frames in proportion.
 
     Args:
@@ -53,16 +53,20 @@ def resampled(target: Targets, lengths: Tensor, ratio: Fraction, logits: bool) -
         lengths: (B,) frames of the student; its last frames may reach beyond the teacher's last, which is
             then repeated.
         ratio: teacher frames in a student frame.
-        logits: the values are logits; the mean is that of the posteriors.
+        needs: what the values are: of `logits` the mean is that of the posteriors; of `codes`, which have
+            none, those of the frame in the middle are taken.
 
     Returns:
         (B, T', D) float, T' the largest of ``lengths``.
     """
-    values = target.values.float()
+    logits, values = needs == "logits", target.values.float()
     values = values.log_softmax(-1) if logits else values
     span, unit = ratio.numerator, ratio.denominator  # a student and a teacher frame, in common units of time
     begin = torch.arange(int(lengths.max()), device=values.device) * span
     last = (to_device(target.lengths, values.device) - 1)[:, None]
+    if needs == "codes":
+        middle = ((2 * begin + span) // (2 * unit)).minimum(last)  # (B, T')
+        return Targets(values.gather(1, middle[..., None].expand(-1, -1, values.shape[2])), lengths)
     terms = []
     for k in range(-(-span // unit) + 1):  # as many can a student frame touch
         frame = begin // unit + k  # (T',)
@@ -295,7 +299,7 @@ def aligned(
     """Bring student and target to the same positions: the student's frame rate, cropped to the shorter.
 
     Args:
-        needs: what the values are, `logits` or `hidden` vectors.
+        needs: what the values are, see ``Criterion.needs``.
 
     Returns:
         (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions, on the host.
@@ -312,7 +316,7 @@ def aligned(
     )
     check_frames(ours, theirs, term.ratio, sides)
     if term.ratio is not None:
-        target = resampled(target, student.lengths, term.ratio, needs == "logits")
+        target = resampled(target, student.lengths, term.ratio, needs)
     length = min(student.values.shape[1], target.values.shape[1])
     lengths = torch.minimum(student.lengths.cpu(), target.lengths.cpu())
     mask = torch.arange(length) < lengths[:, None]

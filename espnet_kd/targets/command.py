@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -37,6 +38,7 @@ from espnet_kd.targets.format import (
 from espnet_kd.targets.store import Store, verify
 
 SHOWN = 20  # problems at most
+MOST_CODEBOOKS = 64
 GPU_SECONDS = 240.0  # of audio at a time
 
 
@@ -56,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
     p.add_argument("--k", type=int, help="classes to keep (default: teacher.k, or as many as are needed)")
+    p.add_argument(
+        "--codebooks", type=int, default=8, help="of a quantiser, for criteria of type mvq (default: 8)"
+    )
     p.add_argument(
         "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
     )
@@ -172,6 +177,8 @@ def make(args: argparse.Namespace) -> Store:
     from espnet_kd.targets.plan import needs_text, plan, read_data
     from espnet_kd.targets.worker import check_room, estimate
 
+    if not 1 <= args.codebooks <= MOST_CODEBOOKS:
+        raise UserError(f"--codebooks is {args.codebooks}: give a number from 1 to {MOST_CODEBOOKS}")
     where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
     asked = plan(args)
     data = read_data(args.data, needs_text(asked.taps))
@@ -187,8 +194,10 @@ def make(args: argparse.Namespace) -> Store:
     with parallel.lock_shards(directory, {**settings, "shards": len(planned)}, "targets"):
         todo = [shard for shard in planned if not shard.path.exists()]
         print(f"{directory}: {len(planned)} shards, {len(todo)} to make", flush=True)
-        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds)
+        place = str(directory.resolve())
+        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds, place)
         started = time.perf_counter()
+        quantisers = worker.make_quantisers(data, spec) if "quantiser" in settings else {}
         if todo:
             expected = estimate(data, worker.load(spec))
             check_room(directory, expected.size * len(todo) / len(planned))
@@ -202,7 +211,7 @@ def make(args: argparse.Namespace) -> Store:
                 cost.write(directory)
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
-        manifest = _manifest(directory, planned, asked, data, settings)
+        manifest = replace(_manifest(directory, planned, asked, data, settings), quantisers=quantisers)
         manifest.write(directory)
     took = time.perf_counter() - started
     print(f"{directory}: made in {took:.1f} s, {_summary(manifest)}")
@@ -295,7 +304,7 @@ def _manifest(
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest: dict[str, Any] = {
         key: settings[key]
-        for key in ("mean", "data", "frontend", "device", "batch_seconds")
+        for key in ("mean", "data", "frontend", "device", "batch_seconds", "quantiser")
         if key in settings
     }
     sources = (os.path.relpath(source.path, directory) for source in data.sources)

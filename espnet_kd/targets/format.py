@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_json, read_lines
 
-StorageKind = Literal["topk", "values", "collapsed", "path", "joint"]
+StorageKind = Literal["topk", "values", "codes", "collapsed", "path", "joint"]
 Number = Literal["float16", "float32"]
 MANIFEST = "manifest.json"
 INDEX = "index.jsonl"
@@ -31,12 +31,13 @@ class TapFormat:
     Attributes:
         kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
             sum of their probabilities is their coverage. `values`: logits or hidden vectors, unchanged.
+            `codes`: a byte for each codebook of a quantiser, a file next to the manifest.
             For a transducer's lattice: `collapsed`, log-probabilities of next label, blank and all other
             classes at all nodes, frame by frame; `path`, the K most probable classes along the best
             alignment; `joint`, the projected outputs of encoder (frames) and prediction network (labels + 1
             steps), from which the output layer, a file next to the manifest, computes any part of the
             lattice.
-        size: V classes, or D features.
+        size: V classes, D features, or M codebooks.
         k: K; 0 for other kinds.
         temperature: divisor of the logits, for all kinds but `values` and `joint`.
         number: type of log-probabilities and values. float16 rounds a log-probability to 3 decimal digits.
@@ -54,6 +55,8 @@ class TapFormat:
         number = np.dtype(self.number).newbyteorder("<")
         if self.kind in ("values", "joint"):
             return np.dtype([("values", number, (self.size,))])
+        if self.kind == "codes":
+            return np.dtype([("codes", "u1", (self.size,))])
         if self.kind == "collapsed":
             return np.dtype([("log_probs", number, (3,))])
         token = np.min_scalar_type(self.size - 1).newbyteorder("<")
@@ -111,6 +114,7 @@ class Manifest:
         long_probe: as ``probe``, for ``teachers.taps.LONG_PROBE`` seconds; empty in older stores.
         token_list: the teachers' tokens; empty in older stores, and where nothing needs them.
         blank: number of the CTC blank among them.
+        quantisers: SHA-256 of the quantiser's file of each layer of the kind `codes`.
     """
 
     teachers: tuple[dict[str, Any], ...]
@@ -126,6 +130,7 @@ class Manifest:
     long_probe: dict[str, int] = field(default_factory=dict)
     token_list: tuple[str, ...] = ()
     blank: int = 0
+    quantisers: dict[str, str] = field(default_factory=dict)
 
     @property
     def utterances(self) -> int:
@@ -182,6 +187,11 @@ class IndexEntry:
     rows: dict[str, int]
     crc: dict[str, int]
     audio: int | None = None
+
+
+def quantiser_file(tap: str) -> str:
+    """Return the name of the file of a layer's quantiser in a store."""
+    return f"quantiser.{tap}.npz"
 
 
 class OtherFormatError(UserError):

@@ -14,6 +14,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, iterate_rows, read_table, table_files
 from espnet_kd.rnnt import Joint, OneBestTargets
 from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
+from espnet_kd.targets.quantiser import TRAINED_ON
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.kinds import Source
@@ -86,6 +87,7 @@ class StorePlan:
             "taps": {path: asdict(tap) for path, tap in self.taps.items()},
             "data": data.fingerprints(needs_text(self.taps)),
             "device": device,
+            **({"quantiser": TRAINED_ON} if any(tap.kind == "codes" for tap in self.taps.values()) else {}),
         }
 
 
@@ -152,8 +154,7 @@ def plan(args: argparse.Namespace) -> StorePlan:
     teacher = OnlineTeacher(experiments, paths, temperatures, options.weights, options.mean)
     seen = teacher.targets(*probe(rate))
     longer = teacher.targets(*probe(rate, seconds=LONG_PROBE))
-    ensemble = len(experiments) > 1
-    taps = {p: _tap(p, seen[p].values, terms, options.k, args.number, temperatures, ensemble) for p in paths}
+    taps = {path: _tap(path, seen[path].values, terms, options, args, temperatures) for path in paths}
     positions, longest = ({path: int(of[path].lengths.max()) for path in paths} for of in (seen, longer))
     joints = [seen[path].joint for path, tap in taps.items() if tap.kind == "joint"]
     layer = _output_layer(joints[0]) if joints else None
@@ -197,17 +198,26 @@ def _tap(
     path: str,
     values: Any,
     terms: Sequence[TermOptions],
-    k: int | None,
-    number: Any,
+    options: TeacherOptions,
+    args: argparse.Namespace,
     temperatures: Mapping[str, float],
-    ensemble: bool,
 ) -> TapFormat:
     """Decide how the values of a layer are stored: as top-k classes if that is enough for every criterion."""
     here = [t for t in terms if t.term.teacher_tap == path]
+    k, number, ensemble = options.k, args.number, len(options.sources) > 1
     if path == LATTICE:
         return _lattice_tap(values, here[0], k, number)
     size = values.shape[-1]
     criteria = [t.build() for t in here]
+    by_code = [c.needs == "codes" for c in criteria]
+    if any(by_code):
+        if not all(by_code):
+            other = here[by_code.index(False)].term.name
+            raise UserError(
+                f"criterion {here[by_code.index(True)].term.name} needs codes of {path}, and {other} the "
+                "vectors themselves: choose another layer for one of them, or another store"
+            )
+        return TapFormat("codes", args.codebooks)
     needed = [c.k for c in criteria]
     softened = {c.temperature for c in criteria if c.temperature is not None}
     if not here or None in needed or len(softened) > 1:
@@ -399,6 +409,9 @@ def _unserved_term(taps: Mapping[str, TapFormat], t: TermOptions, ensemble: bool
     """Say what one criterion needs and the store does not have; None if it has all."""
     path, criterion = t.term.teacher_tap, t.build()
     tap = taps[path]
+    if (tap.kind == "codes") != (criterion.needs == "codes"):
+        there = "only codes are" if tap.kind == "codes" else f"no codes but {tap.kind} are"
+        return f"{there} stored at {path}: codes are for criteria of type mvq alone"
     softened = tap.kind not in ("values", "joint") or ensemble
     if tap.kind != "joint" and criterion.kind != {"collapsed": "collapsed", "path": "one_best"}.get(tap.kind):
         return f"the targets at {path} have the kind {tap.kind}, but the criterion compares {criterion.kind}"

@@ -17,6 +17,7 @@ LLOYD_STEPS = 10  # of k-means
 SWEEPS = 2  # over the codebooks, in which a vector's codes are chosen anew
 RIDGE = 1e-3  # keeps least squares solvable: a constant may move from one codebook to another
 CHUNK = 4096  # vectors at a time
+TRAINED_ON = {"frames": 50_000, "seed": 0}  # at most; of utterances at random
 ARRAYS = ("mean", "centroids")
 
 

@@ -23,6 +23,7 @@ from espnet_kd.targets.format import (
     TargetRecord,
     check_finite,
     damage,
+    quantiser_file,
     read_index,
     read_manifest,
     read_output_layer,
@@ -163,6 +164,10 @@ def verify(store: Store) -> Iterator[str]:
             store.output_layer  # noqa: B018  # reading is checking
         except UserError as e:
             yield str(e)
+    for tap, checksum in store.manifest.quantisers.items():
+        path = store.directory / quantiser_file(tap)
+        if not path.is_file() or fingerprint(path) != checksum:
+            yield f"{path} is missing or damaged"
     yield from _unknown_files(store)
 
 
@@ -196,7 +201,7 @@ def _problem(record: TargetRecord, path: str, tap: TapFormat) -> str | None:
     rows = record.rows[path]
     if not len(rows):
         return "has no position"
-    if tap.kind in ("values", "joint"):
+    if tap.kind in ("values", "codes", "joint"):
         return None
     if _coverage(rows).max() > 1 + ROUNDING:
         return f"has a coverage of {_coverage(rows).max():.3f}, more than 1"

@@ -18,6 +18,7 @@ from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_ta
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
+from espnet_kd.targets.quantiser import Quantiser
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers.taps import SECONDS, Targets
 from espnet_kd.teachers.token_maps import TokenMap
@@ -27,13 +28,16 @@ STORED_TARGETS = "stored_targets_"  # begin of the names of targets in a batch
 OutputTensors = tuple[Tensor, Tensor, str]  # weight, bias and activation of an output layer, as in rnnt.Joint
 
 
-def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDArray[Any]:
+def to_rows(
+    targets: Targets, tap: TapFormat, tokens: Sequence[int] = (), quantiser: Quantiser | None = None
+) -> NDArray[Any]:
     """Convert the targets of one utterance to the rows of a store.
 
     Args:
         targets: (1, P, V) logits, (1, P, D) hidden vectors, or a lattice.
         tap: how they are stored.
         tokens: the transcript, for a lattice.
+        quantiser: for the kind `codes`.
 
     Returns:
         (P,) of the tap's row type.
@@ -47,6 +51,8 @@ def to_rows(targets: Targets, tap: TapFormat, tokens: Sequence[int] = ()) -> NDA
         rows = np.zeros(len(values), tap.row)
         if tap.kind == "values":
             rows["values"] = values.cpu().numpy()
+        elif quantiser is not None:
+            rows["codes"] = quantiser.encode(values).cpu().numpy()
         else:
             top = top_classes(values, tap.k, tap.temperature)
             rows["tokens"], rows["log_probs"] = top.tokens.cpu().numpy(), top.log_probs.cpu().numpy()
@@ -153,6 +159,8 @@ def to_targets(
     lengths = torch.tensor(positions)
     if tap.kind == "values":
         return Targets(columns["values"], lengths, names)
+    if tap.kind == "codes":
+        return Targets(columns["codes"].float(), lengths, names)
     return Targets(TopClasses(columns["tokens"], columns["log_probs"]), lengths, names)
 
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+import random
 import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,19 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_kd.criteria import TopClasses
 from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
 from espnet_kd.host.training import preprocessing
 from espnet_kd.parallel import Shard, device_of_worker
-from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum, write_shard
+from espnet_kd.targets.format import (
+    TapFormat,
+    TargetRecord,
+    audio_checksum,
+    quantiser_file,
+    text_checksum,
+    write_shard,
+)
 from espnet_kd.targets.plan import SourceData, needs_text, rate_of
+from espnet_kd.targets.quantiser import TRAINED_ON, Quantiser, read_quantiser, train_quantiser
 from espnet_kd.targets.teacher import to_rows
 from espnet_kd.teachers.experiment import with_absolute_paths
 from espnet_kd.teachers.kinds import Source
@@ -52,6 +62,7 @@ class WorkerSpec:
         rate: sampling rate of the speech, in hertz.
         device: "cpu" or "cuda".
         batch_seconds: audio, padding included, that the teachers get at a time; 0: one utterance.
+        store: absolute path of the store, for quantisers.
     """
 
     teacher: TeacherOptions
@@ -59,6 +70,7 @@ class WorkerSpec:
     rate: int
     device: str
     batch_seconds: float = 0.0
+    store: str = ""
 
 
 def spec(
@@ -67,10 +79,11 @@ def spec(
     rate: int,
     device: str,
     batch_seconds: float = 0.0,
+    store: str = "",
 ) -> WorkerSpec:
     """Make the specification of a worker."""
     formats = json.dumps({path: asdict(tap) for path, tap in taps.items()})
-    return WorkerSpec(teacher, formats, rate, device, batch_seconds)
+    return WorkerSpec(teacher, formats, rate, device, batch_seconds, store)
 
 
 def work(shard: Shard, spec: WorkerSpec) -> Shard:
@@ -129,6 +142,13 @@ class Observer:
         rate = rate_of(self.teacher.experiments, spec.rate)
         self.rates = None if rate == spec.rate else (spec.rate, rate)
 
+    @cached_property
+    def quantisers(self) -> dict[str, Quantiser]:
+        """By layer, the quantiser of those whose codes are stored."""
+        paths = [path for path, tap in self.taps.items() if tap.kind == "codes"]
+        files = {path: Path(self.spec.store) / quantiser_file(path) for path in paths}
+        return {path: read_quantiser(file).to(self.device) for path, file in files.items()}
+
     def __call__(self, utt: str, wav: str, text: str) -> TargetRecord:
         """Compute the stored targets of one utterance.
 
@@ -173,7 +193,10 @@ class Observer:
         return [self._record(one, seen, place) for place, one in enumerate(members)]
 
     def _record(self, one: Prepared, seen: Mapping[str, Targets], place: int) -> TargetRecord:
-        rows = {path: to_rows(alone(seen[path], place), tap, one.tokens) for path, tap in self.taps.items()}
+        rows = {
+            path: to_rows(alone(seen[path], place), tap, one.tokens, self.quantisers.get(path))
+            for path, tap in self.taps.items()
+        }
         checksum = text_checksum(one.tokens) if self.needs_text else None
         return TargetRecord(one.utt, one.samples, checksum, rows, one.audio)
 
@@ -267,6 +290,34 @@ def build_preprocess(sources: Sequence[Source]) -> Any:
             found = preprocessing(with_absolute_paths(dict(config), source.locate()))
             return found if found is not None else lambda utt, data: data
     return lambda utt, data: data
+
+
+def make_quantisers(data: SourceData, spec: WorkerSpec) -> dict[str, str]:
+    """Train the quantisers that a store needs and lacks, on frames of utterances at random.
+
+    Returns:
+        By layer, the SHA-256 of the quantiser's file.
+    """
+    observer = load(spec)
+    coded = [path for path, tap in observer.taps.items() if tap.kind == "codes"]
+    files = {path: Path(spec.store) / quantiser_file(path) for path in coded}
+    missing = [path for path, file in files.items() if not file.exists()]
+    if missing:
+        found: dict[str, list[torch.Tensor]] = {path: [] for path in missing}
+        names = sorted(data.utterances)
+        for utt in random.Random(TRAINED_ON["seed"]).sample(names, len(names)):
+            seen = observer.observe(utt, *data.utterances[utt])[2]
+            for path, parts in found.items():
+                parts.append(seen[path].tensor[0, : int(seen[path].lengths[0])].float().cpu())
+            if min(sum(map(len, parts)) for parts in found.values()) >= TRAINED_ON["frames"]:
+                break
+    for path in missing:
+        vectors = torch.cat(found[path])[: TRAINED_ON["frames"]]
+        trained = train_quantiser(vectors, observer.taps[path].size, TRAINED_ON["seed"])
+        trained.write(files[path])
+        lost = f"{100 * trained.error(vectors):.1f} % of the variance is lost"
+        print(f"{files[path]}: {trained.codebooks} codebooks from {len(vectors)} frames: {lost}", flush=True)
+    return {path: fingerprint(file) for path, file in files.items()}
 
 
 @dataclass(frozen=True)

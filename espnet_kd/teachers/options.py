@@ -261,7 +261,7 @@ def on_lattice(kind: object) -> bool:
 def compares_classes(t: TermOptions) -> bool:
     """Return whether a criterion compares the probability of a class with that of the same class."""
     found = CRITERIA.get(t.kind)  # None for a plug-in
-    return found is None or not (found.needs == "hidden" or found.any_classes)
+    return found is None or not (found.needs in ("hidden", "codes") or found.any_classes)
 
 
 def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list[str]:
@@ -394,7 +394,7 @@ def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str
                 f"criteria: {t.term.name}: the lattices of several teachers have no mean but along one path: "
                 "use `kind: one_best`, or one teacher"
             )
-        if teachers > 1 and criterion.needs == "hidden":
+        if teachers > 1 and criterion.needs in ("hidden", "codes"):
             raise UserError(
                 f"criteria: {t.term.name}: several teachers have no common hidden space; give one teacher"
             )

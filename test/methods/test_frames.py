@@ -19,7 +19,7 @@ def hidden(*frames: float) -> Targets:
 
 
 def mean(target: Targets, frames: int, ratio: Fraction) -> list[float]:
-    return resampled(target, torch.tensor([frames]), ratio, logits=False).values.flatten().tolist()
+    return resampled(target, torch.tensor([frames]), ratio, "hidden").values.flatten().tolist()
 
 
 def test_on_paper() -> None:
@@ -38,19 +38,28 @@ def test_the_last_frame_stands_for_what_is_missing() -> None:
     assert mean(hidden(1, 2), 3, Fraction(1)) == [1, 2, 2]
 
 
+def test_codes_are_those_of_the_frame_in_the_middle() -> None:
+    frames, length = hidden(1, 2, 4, 8, 16, 32), torch.tensor([4])
+    assert resampled(frames, torch.tensor([2]), Fraction(3), "codes").values.flatten().tolist() == [2, 16]
+    # 3 : 2, the middles of student frames are at 3/4, 9/4, 15/4 and 21/4 teacher frames
+    assert resampled(frames, length, Fraction(3, 2), "codes").values.flatten().tolist() == [1, 4, 8, 32]
+    assert resampled(hidden(1, 2), length, Fraction(1, 2), "codes").values.flatten().tolist() == [1, 1, 2, 2]
+    assert resampled(hidden(1, 2), length, Fraction(1), "codes").values.flatten().tolist() == [1, 2, 2, 2]
+
+
 def test_logits_are_averaged_as_posteriors() -> None:
     # (1/4, 3/4) and (3/4, 1/4): mean (1/2, 1/2)
     logits = torch.tensor([[[1.0, 3.0], [30.0, 10.0]]]).log()
-    found = resampled(Targets(logits, torch.tensor([2])), torch.tensor([1]), Fraction(2), logits=True)
+    found = resampled(Targets(logits, torch.tensor([2])), torch.tensor([1]), Fraction(2), "logits")
     assert found.values.softmax(-1).flatten().tolist() == pytest.approx([0.5, 0.5])
 
 
-@pytest.mark.parametrize("logits", [True, False])
-def test_padding_is_not_read(logits: bool) -> None:
+@pytest.mark.parametrize("needs", ["logits", "hidden", "codes"])
+def test_padding_is_not_read(needs: str) -> None:
     values = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
     values[1, 4:] = float("nan")
-    both = resampled(Targets(values, torch.tensor([6, 4])), torch.tensor([3, 2]), Fraction(2), logits)
-    alone = resampled(Targets(values[1:, :4], torch.tensor([4])), torch.tensor([2]), Fraction(2), logits)
+    both = resampled(Targets(values, torch.tensor([6, 4])), torch.tensor([3, 2]), Fraction(2), needs)
+    alone = resampled(Targets(values[1:, :4], torch.tensor([4])), torch.tensor([2]), Fraction(2), needs)
     assert torch.isfinite(both.values[1, :2]).all()
     torch.testing.assert_close(both.values[1:, :2], alone.values)
     assert both.values.shape == (2, 3, 3) and both.lengths.tolist() == [3, 2]
@@ -58,7 +67,7 @@ def test_padding_is_not_read(logits: bool) -> None:
 
 def test_half_precision_is_averaged_in_float32() -> None:
     target = Targets(torch.full((1, 2, 1), 1.0, dtype=torch.bfloat16), torch.tensor([2]))
-    assert resampled(target, torch.tensor([1]), Fraction(2), True).values.dtype == torch.float32
+    assert resampled(target, torch.tensor([1]), Fraction(2), "logits").values.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""Codes of a teacher's hidden vectors: written to a store, and predicted by a student."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from recipe import RATE, Recipe
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
+from espnet_kd.targets import command, quantiser, worker
+from espnet_kd.targets.format import quantiser_file
+from espnet_kd.targets.quantiser import read_quantiser
+from espnet_kd.targets.store import Store, verify
+from espnet_kd.teachers.options import teacher_options
+
+pytestmark = pytest.mark.slow(seconds=10)
+
+MVQ = {"enc": {"type": "mvq", "tap": "encoder", "weight": 0.5}}
+HIDDEN = {"enc": {"type": "hidden", "tap": "encoder"}}
+
+
+def write(recipe: Recipe, store: str, criteria: dict = MVQ, *options: str) -> Store:
+    with contextlib.chdir(recipe.root):
+        Path(f"{store}.yaml").write_text(yaml.safe_dump({"criteria": criteria}))
+        words = ["--config", f"{store}.yaml", "--store", store, "--workers", "1", "--teacher", "exp/teacher"]
+        command.main([*words, "--data", "dump/raw/train", "dump/raw/dev", "--codebooks", "2", *options])
+    return Store(recipe.root / store)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_centroids() -> None:
+    """The speech of the miniature has fewer frames than a byte has values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantiser, "CENTROIDS", 16)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(recipe: Recipe) -> Store:
+    return write(recipe, "exp/codes")
+
+
+def test_the_store_has_the_codes_of_the_teachers_vectors(recipe: Recipe, store: Store) -> None:
+    tap = store.manifest.taps["encoder"]
+    assert (tap.kind, tap.size, tap.row.itemsize) == ("codes", 2, 2)
+    checksum = store.manifest.quantisers["encoder"]
+    trained = read_quantiser(store.directory / quantiser_file("encoder"), checksum)
+    teacher = teacher_options({"exp": str(recipe.root / "exp/teacher")})
+    observer = worker.load(worker.spec(teacher, store.manifest.taps, RATE, "cpu"))
+    utt, wav = next(iter(read_table(recipe.root / "dump/raw/dev/wav.scp").items()))
+    with contextlib.chdir(recipe.root):
+        vectors = observer.observe(utt, str(Path(wav).absolute()), "a")[2]["encoder"].values[0]
+    codes = store.read(utt, ["encoder"]).rows["encoder"]["codes"]
+    assert codes.tolist() == trained.encode(vectors).tolist()
+    assert not list(verify(store))
+
+
+def test_the_same_command_gives_the_same_codes_and_goes_on(
+    recipe: Recipe, store: Store, capsys: pytest.CaptureFixture
+) -> None:
+    again = write(recipe, "exp/codes_again", MVQ, "--shards", "2")
+    printed = capsys.readouterr().out
+    assert "quantiser.encoder.npz: 2 codebooks from " in printed and " % of the variance is lost" in printed
+    assert again.manifest.quantisers == store.manifest.quantisers
+    before = {p: p.read_bytes() for p in again.directory.rglob("encoder")}
+    shutil.rmtree(again.directory / again.manifest.shards[1].name)
+    (again.directory / "manifest.json").unlink()
+    write(recipe, "exp/codes_again", MVQ, "--shards", "2")
+    assert "1 to make" in (printed := capsys.readouterr().out) and "codebooks from" not in printed
+    assert {p: p.read_bytes() for p in again.directory.rglob("encoder")} == before
+    write(recipe, "exp/codes_again")
+    assert "already there" in capsys.readouterr().out
+    (again.directory / quantiser_file("encoder")).write_bytes(b"")
+    assert any("quantiser.encoder.npz is missing or damaged" in problem for problem in verify(again))
+
+
+def test_a_student_predicts_them_and_stays_stock(recipe: Recipe, store: Store) -> None:
+    exp = recipe.train("exp/coded", "student", teacher={"store": "exp/codes"}, criteria=MVQ)
+    log = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    assert 0 < log["loss_kd_enc"] < 1e6
+    kept = torch.load(exp / "1epoch.pth", weights_only=True)
+    assert not [name for name in kept if name.startswith("kd_")]
+    assert any(name.startswith("kd_") for name in torch.load(exp / "checkpoint.pth", weights_only=True)["model"])
+
+
+@pytest.mark.parametrize(
+    ("criteria", "teacher", "message"),
+    [
+        (HIDDEN, {"store": "exp/codes"}, "criterion enc: only codes are stored at encoder: codes are for"),
+        (MVQ, {"exp": "exp/teacher"}, "criterion enc: codes come from a store: make it with `espnet-kd targ"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    recipe: Recipe, store: Store, criteria: dict, teacher: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe.train("exp/refused", "student", teacher=teacher, criteria=criteria)
+
+
+def test_one_layer_has_codes_or_vectors(recipe: Recipe) -> None:
+    both = {**MVQ, "vectors": HIDDEN["enc"]}
+    with pytest.raises(UserError, match="criterion enc needs codes of encoder, and vectors the vectors them"):
+        write(recipe, "exp/both", both)
+    with pytest.raises(UserError, match="--codebooks is 0: give a number from 1 to 64"):
+        write(recipe, "exp/none", MVQ, "--codebooks", "0")
