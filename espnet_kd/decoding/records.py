@@ -76,8 +76,7 @@ def from_json(line: str) -> DecodedUtterance:
     """
     content: dict[str, Any] = json.loads(line)
     nbest = tuple(
-        Hypothesis(**{**entry, "segments": tuple((float(b), float(e), str(t)) for b, e, t in entry.get("segments", ()))})
-        for entry in content["nbest"]
+        Hypothesis(**{**entry, "segments": _segments(entry)}) for entry in content["nbest"]
     )
     language = content.get("language")
     record = DecodedUtterance(content["utt"], content["samples"], content["rate"], nbest, language)
@@ -92,6 +91,10 @@ def from_json(line: str) -> DecodedUtterance:
     if not isinstance(language, str | None):
         raise TypeError("a language is not text")
     return record
+
+
+def _segments(entry: dict[str, Any]) -> tuple[tuple[float, float, str], ...]:
+    return tuple((float(begin), float(end), str(text)) for begin, end, text in entry.get("segments", ()))
 
 
 def normalised_score(score: float, tokens: int) -> float:

@@ -1,14 +1,14 @@
 """Labels as lines of JSON: from a program that is started for every shard, or from a file.
 
-A line is an object for one utterance. ``utt`` and ``text`` are required; ``score`` is the log-probability of the
-whole text in nats, ``tokens`` the number of tokens that it belongs to (default: the characters without spaces),
+A line is an object for one utterance. ``utt`` and ``text`` are required; ``score`` is the log-probability of
+the whole text in nats, ``tokens`` the number of its tokens (default: of its characters without spaces),
 ``entropy`` the mean entropy of their distributions in nats, ``language`` a code, and ``segments`` a list of
 ``[begin, end, words]`` in seconds::
 
     {"utt": "s1-u1", "text": "Hello.", "score": -1.5, "tokens": 2, "entropy": 0.3, "language": "en"}
 
-A program reads such lines with ``utt`` and ``wav`` from its standard input, the path as in wav.scp but absolute,
-and writes one line for each utterance, in any order.
+A program reads lines with ``utt`` and ``wav``, an absolute path, from its standard input, and writes one line
+for each utterance, in any order.
 """
 
 import argparse
@@ -72,6 +72,8 @@ def parse_answer(line: str) -> dict[str, Any]:
         raise ValueError(f"tokens is {tokens!r}, not a number of tokens")
     if not isinstance(content.get("language", ""), str):
         raise ValueError("language is not text")
+    if not isinstance(content.get("segments", []), list):
+        raise ValueError("segments is no list")
     for part in content.get("segments", ()):
         if not (isinstance(part, list) and len(part) == 3 and all(map(_is_number, part[:2]))):
             raise ValueError("a segment is not [begin, end, words]")
@@ -171,15 +173,13 @@ def ask(wavs: Mapping[str, str], words: tuple[str, ...], timeout: float) -> Iter
             answers[answer["utt"]] = answer
     if lacking := [utt for utt in wavs if utt not in answers]:
         raise UserError(
-            f"{words[0]} ended without an answer for {lacking[0]} ({len(lacking)} of {len(wavs)} are missing): "
+            f"{words[0]} ended without an answer for {lacking[0]} ({len(lacking)} of {len(wavs)} lack one): "
             'it must write a line for each, with the text "" if there is none'
         )
     return (to_record(utt, wav, answers[utt]) for utt, wav in wavs.items())
 
 
-def _lines_of(
-    words: tuple[str, ...], questions: IO[str], errors: IO[bytes], timeout: float
-) -> Iterator[str]:
+def _lines_of(words: tuple[str, ...], questions: IO[str], errors: IO[bytes], timeout: float) -> Iterator[str]:
     """Yield the lines that a program writes; it and what it has started are killed if it does not end."""
     try:
         process = subprocess.Popen(
@@ -207,7 +207,8 @@ def _lines_of(
         status = process.wait(timeout)
     except (queue.Empty, subprocess.TimeoutExpired):
         raise UserError(
-            f"{words[0]} wrote nothing for {timeout:g} s and was stopped: raise --timeout, or correct the program"
+            f"{words[0]} wrote nothing for {timeout:g} s and was stopped: raise --timeout, or correct the "
+            "program"
         ) from None
     finally:
         stop.set()
@@ -254,7 +255,11 @@ def import_labels(
         found = sum(1 for _ in _both(source, table))
         if not found:
             raise UserError(f"--import {args.imported} has none of the utterances of {source.path}")
-        counts = {"used": found, "missing": len(source.wav) - found, "of other utterances": len(table) - found}
+        counts = {
+            "used": found,
+            "missing": len(source.wav) - found,
+            "of other utterances": len(table) - found,
+        }
         print(f"{args.imported}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
         rows = Lookup(table)
 

@@ -1,8 +1,8 @@
-"""``espnet-kd pseudo-label``: transcribe a formatted data directory, normalise the text, and filter the result.
+"""``espnet-kd pseudo-label``: transcribe a formatted data directory, normalise the text, and filter it.
 
 ``DST/decode`` keeps what was decoded (n-best lists and scores, one line of JSON per utterance), so that the
-command resumes after an interruption, and another normaliser and other filters need no decoding. ``DST`` is a data directory with the
-pseudo-labels that pass the filters; ``DST/manifest.json`` records how they were made.
+command resumes after an interruption, and other normalisers and filters need no decoding. ``DST`` is a data
+directory with the pseudo-labels that pass the filters; ``DST/manifest.json`` records how they were made.
 """
 
 import argparse

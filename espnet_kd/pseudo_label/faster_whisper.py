@@ -1,4 +1,4 @@
-"""Labels from Whisper by faster-whisper: a directory of CTranslate2, as ct2-transformers-converter writes it."""
+"""Labels from Whisper by faster-whisper, which reads a model that ct2-transformers-converter has written."""
 
 import argparse
 import threading
@@ -33,12 +33,14 @@ def label(
     directory = Path(args.model)
     if not (directory / "model.bin").is_file() or not (directory / "tokenizer.json").is_file():
         raise UserError(
-            f"--model {directory} has no model.bin with a tokenizer.json: make it by ct2-transformers-converter "
-            "--model MODEL --output_dir DIR --copy_files tokenizer.json preprocessor_config.json"
+            f"--model {directory} has no model.bin with a tokenizer.json: make it by "
+            "ct2-transformers-converter --model MODEL --output_dir DIR --copy_files tokenizer.json"
         )
     spec = model_spec(args, directory)
     work = partial(label_shard, spec=spec)
-    made = shards.decode_missing(source, decode_dir, spec.settings("faster_whisper"), args.shards, work, where)
+    made = shards.decode_missing(
+        source, decode_dir, spec.settings("faster_whisper"), args.shards, work, where
+    )
     return {**made, "teacher": {"model": args.model, **made["teacher"]}}
 
 
@@ -67,7 +69,9 @@ def load_model(spec: ModelSpec) -> "FasterWhisper":
         ) from None
     device, _, index = parallel.device_of_worker(spec.device).partition(":")
     try:
-        model = WhisperModel(spec.directory, device=device, device_index=int(index or 0), compute_type="float32", cpu_threads=1)
+        model = WhisperModel(
+            spec.directory, device=device, device_index=int(index or 0), compute_type="float32", cpu_threads=1
+        )
     except (RuntimeError, ValueError, OSError) as e:
         raise UserError(f"{spec.directory} cannot be loaded by faster-whisper: {first_line(e)}") from e
     return FasterWhisper(spec, model)

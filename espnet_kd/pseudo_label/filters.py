@@ -2,8 +2,8 @@
 
 Source:
     Kahn et al. 2020, arXiv:1909.09116: filters for looping hypotheses and by length-normalised score;
-    Hwang et al. 2022, arXiv:2210.05793, use them. Radford et al. 2022, arXiv:2212.04356, section 4.5: compression
-    ratio. Waheed et al. 2024, arXiv:2407.01257: entropy, and agreement with a proxy model, the pseudo-WER.
+    Hwang et al. 2022, arXiv:2210.05793, use them. Radford et al. 2022, arXiv:2212.04356, section 4.5:
+    compression ratio. Waheed et al. 2024, arXiv:2407.01257: entropy, and agreement with a proxy model.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def add_options(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     g.add_argument(
         "--agree_with",
-        help="second decode to compare with, as of a proxy model: another --dst or decode_dir, or a directory "
-        "with a text file",
+        help="second decode to compare with, as of a proxy model: another --dst or decode_dir, or a "
+        "directory with a text file",
     )
     g.add_argument(
         "--agree_by",
@@ -200,21 +200,22 @@ def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Fil
         limits = _limits(o, "max_compression")
         table.append(("compression", limits, each(lambda x: x.compression <= o.max_compression)))
     if o.languages:
-        table.append(
-            ("language", _limits(o, "languages"), each(lambda x: _known(x, "languages", "language") in o.languages))
-        )
+        limits = _limits(o, "languages")
+        table.append(("language", limits, each(lambda x: _known(x, "language", "languages") in o.languages)))
     if o.max_entropy is not None:
         limits = _limits(o, "max_entropy")
-        table.append(("entropy", limits, each(lambda x: _known(x, "max_entropy", "entropy") <= o.max_entropy)))
+        low = each(lambda x: _known(x, "entropy", "max_entropy") <= o.max_entropy)
+        table.append(("entropy", limits, low))
     if other is not None:
         limits = _limits(o, "agree_with", "agree_by", "max_disagreement")
         table.append(("agreement", limits, lambda labels: _agreeing(labels, other, o)))
     if o.min_score is not None:
-        table.append(("score", _limits(o, "min_score"), each(lambda x: _known(x, "min_score", "score") >= o.min_score)))
+        limits = _limits(o, "min_score")
+        table.append(("score", limits, each(lambda x: _known(x, "score", "min_score") >= o.min_score)))
     return table
 
 
-def _known(label: PseudoLabel, option: str, name: str) -> Any:
+def _known(label: PseudoLabel, name: str, option: str) -> Any:
     """Return a value that a filter needs.
 
     Raises:
@@ -222,7 +223,7 @@ def _known(label: PseudoLabel, option: str, name: str) -> Any:
     """
     value = getattr(label, name)
     if value is None or value != value:
-        raise UserError(f"--{option}: {label.utt} has no {name}, its labeller gives none: leave the option out")
+        raise UserError(f"--{option}: {label.utt} has no {name}, the labeller gives none: leave it out")
     return value
 
 

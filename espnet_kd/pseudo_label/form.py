@@ -1,4 +1,4 @@
-"""The form of labels: the chain of normalisers, and the tokens in which the student must be able to write them."""
+"""The form of labels: the chain of normalisers, and the tokens that the student has to write them."""
 
 import argparse
 from collections import Counter
@@ -20,11 +20,13 @@ def add_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("form", "how labels are written")
     g.add_argument(
         "--normalise", nargs="+", default=[], metavar="STEP",
-        help=f"steps in this order: {', '.join(NORMALISERS)}, or plug-ins; an argument follows a colon, as in "
-        "digits:de (default: none)",
+        help=f"steps in this order: {', '.join(NORMALISERS)}, or plug-ins; an argument follows a colon, as "
+        "in digits:de (default: none)",
     )  # fmt: skip
     g.add_argument(
-        "--token_list", type=Path, help=f"the student's tokens: labels with others are dropped, and listed in {OUTSIDE}"
+        "--token_list",
+        type=Path,
+        help=f"the student's tokens: labels with others are dropped, and listed in {OUTSIDE}",
     )
     g.add_argument("--token_type", choices=("bpe", "char", "word"), help="of the token list")
     g.add_argument("--bpemodel", default="none", help="of the token list")
@@ -59,7 +61,7 @@ class Form:
         return self._token_list is not None
 
     def __call__(self, label: PseudoLabel, count: bool) -> PseudoLabel:
-        """Return a label in the student's form; ``unknown`` has the number of tokens that are not in the list.
+        """Return a label in the student's form; its ``unknown`` counts tokens that are not in the list.
 
         Args:
             label: as the labeller wrote it.
@@ -92,7 +94,7 @@ class Form:
 
 
 def _tokens(options: argparse.Namespace) -> tuple[frozenset[str], Callable[[str], list[str]] | None]:
-    """Return the tokens that are known, and the function that splits a text into tokens; None without a list."""
+    """Return the tokens of the list, and the function that splits a text into tokens; None without a list."""
     if options.token_list is None:
         return frozenset(), None
     if options.token_type is None or (options.token_type == "bpe" and options.bpemodel == "none"):
@@ -101,5 +103,7 @@ def _tokens(options: argparse.Namespace) -> tuple[frozenset[str], Callable[[str]
     known = frozenset(read_lines(options.token_list))
     from espnet_kd.host.options import text_tokenizer
 
-    bpemodel, symbols = (None if name == "none" else name for name in (options.bpemodel, options.nlsyms or "none"))
+    bpemodel, symbols = (
+        None if name == "none" else name for name in (options.bpemodel, options.nlsyms or "none")
+    )
     return known, text_tokenizer(options.token_type, bpemodel, symbols, options.cleaner)

@@ -45,11 +45,10 @@ def label(
         UserError: the model or the audio cannot be used.
     """
     spec = model_spec(args, find_model(args.model, args.revision))
-    work = partial(label_shard, spec=spec)
+    check_model(spec)
     settings = spec.settings("hf", args.revision)
-    made = shards.decode_missing(
-        source, decode_dir, settings, args.shards, work, where, lambda: check_model(spec)
-    )
+    work = partial(label_shard, spec=spec)
+    made = shards.decode_missing(source, decode_dir, settings, args.shards, work, where)
     return {**made, "teacher": {"model": args.model, **made["teacher"]}}
 
 
@@ -78,7 +77,9 @@ def _config(directory: str) -> Any:
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as e:
-        reason = "it needs code of its own, which is never run" if "trust_remote_code" in str(e) else first_line(e)
+        reason = (
+            "it needs code of its own, which is never run" if "trust_remote_code" in str(e) else first_line(e)
+        )
         raise UserError(f"{directory} cannot be read as a model of Hugging Face: {reason}") from None
 
 
@@ -128,8 +129,8 @@ def _load(automatic: Any, spec: ModelSpec) -> Any:
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys") or ())
     if lacking:
         raise UserError(
-            f"{spec.directory} lacks {len(lacking)} tensors of a {type(model).__name__}, such as {lacking[0]}: "
-            "give a model that is trained to transcribe"
+            f"{spec.directory} lacks {len(lacking)} tensors of a {type(model).__name__}, such as "
+            f"{lacking[0]}: give a model that is trained to transcribe"
         )
     return model.to(parallel.device_of_worker(spec.device)).eval()
 
@@ -148,7 +149,9 @@ class WhisperLabeller:
         self.end = vocabulary["<|endoftext|>"]  # text is before it, what is special behind
         self.first_time = vocabulary["<|notimestamps|>"] + 1
         self.languages = {
-            number: name[2:-2] for name, number in vocabulary.items() if name.startswith("<|") and len(name) < 8
+            number: name[2:-2]
+            for name, number in vocabulary.items()
+            if name.startswith("<|") and len(name) < 8
         }
         self.options = self._options()
 
@@ -192,7 +195,7 @@ class WhisperLabeller:
             ]
 
     def _found(self, encoded: Any, sequence: Any) -> Found:
-        """Return hypothesis and language of a sequence (U,) of tokens, given the encoder's output (1, T, D)."""
+        """Return hypothesis and language of tokens (U,), given the encoder's output (1, T, D)."""
         tokens = sequence.tolist()
         prompt = next((i for i, t in enumerate(tokens) if t < self.end or t >= self.first_time), len(tokens))
         stop = tokens.index(self.end, prompt) + 1 if self.end in tokens[prompt:] else len(tokens)
@@ -206,7 +209,9 @@ class WhisperLabeller:
             return Hypothesis("", 0, 0, None), language
         log_p = logits[[i - 1 for i in places]].log_softmax(-1)  # (N, V)
         score = log_p[range(len(places)), [tokens[i] for i in places]].sum().item()
-        return _hypothesis(self._text(words), len(words), score, log_p, self._segments(tokens[prompt:stop])), language
+        return _hypothesis(
+            self._text(words), len(words), score, log_p, self._segments(tokens[prompt:stop])
+        ), language
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens)).strip()

@@ -73,7 +73,9 @@ def check_options(args: argparse.Namespace) -> None:
     """
     if args.imported is not None:
         if args.labeller != "espnet":
-            raise UserError(f"--import and --labeller {args.labeller} both give labels: leave one of them out")
+            raise UserError(
+                f"--import and --labeller {args.labeller} both give labels: leave one of them out"
+            )
         args.labeller = "import"
     if args.labeller in LABELLERS:
         needed = LABELLERS[args.labeller][1]
@@ -102,5 +104,7 @@ def find_labeller(name: str) -> Label:
     try:
         plugin: Label = plugins[name].load()
     except (ImportError, AttributeError) as e:
-        raise UserError(f"--labeller {name}, plug-in {plugins[name].value}, does not load: {first_line(e)}") from e
+        raise UserError(
+            f"--labeller {name}, plug-in {plugins[name].value}, does not load: {first_line(e)}"
+        ) from e
     return plugin

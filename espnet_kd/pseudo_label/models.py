@@ -84,7 +84,9 @@ def find_model(name: str, revision: str | None) -> Path:
             f"--model {name} is not in the cache of Hugging Face, and there is no network: download it on "
             "another machine, and give its directory"
         ) from None
-    raise UserError(f"--model {name} is neither a directory nor the id of a model, such as openai/whisper-tiny")
+    raise UserError(
+        f"--model {name} is neither a directory nor the id of a model, such as openai/whisper-tiny"
+    )
 
 
 def speech_of(wav: str, utt: str, rate: int) -> tuple[NDArray[np.float32], int, int]:

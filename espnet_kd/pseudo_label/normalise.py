@@ -1,7 +1,7 @@
 """Bring written text into the student's form: a chain of steps, each of which counts what it changes.
 
-A step is a function from text to text. ``NORMALISERS`` has its name and the function that makes it of the argument
-behind the name, as in ``digits:de``; other packages add steps by the entry-point group of ``PLUGINS``.
+A step is a function from text to text. ``NORMALISERS`` has its name and the function that makes it of the
+argument behind the name, as in ``digits:de``; other packages add steps by the entry-point group ``PLUGINS``.
 
 Source:
     Radford et al. 2022, arXiv:2212.04356, appendix C: the normaliser of ``whisper_english``.
@@ -27,13 +27,14 @@ SHOWN = 10  # most frequent changes in the manifest
 DISTINCT = 100_000  # changes in memory; beyond it rare ones are forgotten
 MONTHS = "January February March April May June July August September October November December"
 DATE = re.compile(
-    rf"\b({MONTHS.replace(' ', '|')})\s+(\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(\d{{4}}|\d{{2}})\b)?", re.IGNORECASE
+    rf"\b({MONTHS.replace(' ', '|')})\s+(\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(\d{{4}}|\d{{2}})\b)?",
+    re.IGNORECASE,
 )
 ORDINAL = re.compile(r"\b(\d+)(st|nd|rd|th)\b", re.IGNORECASE)
 NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?")
 IN_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 BETWEEN_CJK = re.compile(rf"(?<=[{CJK}])\s+(?=[{CJK}])")
 
 
@@ -54,7 +55,7 @@ class Chain:
 
     def __call__(self, text: str, count: bool = True) -> str:
         """Return the text after all steps, with single spaces."""
-        for place, (name, step) in enumerate(self.steps):
+        for place, (_, step) in enumerate(self.steps):
             after = " ".join(step(text).split())
             if count and after != text:
                 self._changed[place] += 1
@@ -73,7 +74,9 @@ class Chain:
                 "changed": changed,
                 "most_frequent": [
                     {"from": old, "to": new, "times": times}
-                    for (old, new), times in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
+                    for (old, new), times in sorted(found.items(), key=lambda item: (-item[1], item[0]))[
+                        :SHOWN
+                    ]
                 ],
             }
             for (name, _), changed, found in zip(self.steps, self._changed, self._changes, strict=True)
@@ -113,14 +116,18 @@ def _load_plugin(name: str) -> Callable[[str], Step]:
     try:
         make: Callable[[str], Step] = plugins[name].load()
     except (ImportError, AttributeError) as e:
-        raise UserError(f"--normalise {name}, plug-in {plugins[name].value}, does not load: {first_line(e)}") from e
+        raise UserError(
+            f"--normalise {name}, plug-in {plugins[name].value}, does not load: {first_line(e)}"
+        ) from e
     return make
 
 
 def _without_argument(step: Step) -> Callable[[str], Step]:
     def make(argument: str) -> Step:
         if argument:
-            raise UserError(f"--normalise: {step.__name__.removeprefix('_')} takes no argument, but has {argument}")
+            raise UserError(
+                f"--normalise: {step.__name__.removeprefix('_')} takes no argument, but has {argument}"
+            )
         return step
 
     return make
@@ -143,7 +150,9 @@ def letters(text: str) -> str:
 def _spell_word(word: str) -> str:
     front, core, back = CORE.fullmatch(word).groups()  # type: ignore[union-attr]
     parts = [part for part in re.split(r"[-.&]", core) if part]
-    mixed = [bool(re.fullmatch(r"(?=.*\d)(?=.*[^\W\d_])\w+", part)) and not _is_counted(part) for part in parts]
+    mixed = [
+        bool(re.fullmatch(r"(?=.*\d)(?=.*[^\W\d_])\w+", part)) and not _is_counted(part) for part in parts
+    ]
     single = len(parts) > 1 and all(len(part) == 1 or part.isdigit() for part in parts)
     if not any(mixed) and not (single and any(part.isalpha() for part in parts)):
         return word
@@ -159,9 +168,10 @@ def _is_counted(word: str) -> bool:
 
 
 def capitals(text: str) -> str:
-    """Spell words of two or more capitals: ``IBM`` becomes ``I B M``; for text that has small letters, too."""
+    """Spell words of capitals: ``IBM`` becomes ``I B M``; for text that has small letters, too."""
     return " ".join(
-        re.sub(r"(?<![^\W\d_])[A-Z]{2,}(?![^\W\d_])", lambda m: " ".join(m[0]), _loosen(word)) for word in text.split()
+        re.sub(r"(?<![^\W\d_])[A-Z]{2,}(?![^\W\d_])", lambda m: " ".join(m[0]), _loosen(word))
+        for word in text.split()
     )
 
 
@@ -171,7 +181,7 @@ def _loosen(word: str) -> str:
 
 
 def cjk(text: str) -> str:
-    """Give full-width letters and figures their usual width, and remove spaces within Chinese, Japanese, Korean."""
+    """Remove spaces between Chinese and Japanese characters, and make full-width characters usual ones."""
     return BETWEEN_CJK.sub("", unicodedata.normalize("NFKC", text))
 
 
@@ -202,7 +212,9 @@ def _in_words(language: str) -> Callable[..., str]:
     from num2words import CONVERTER_CLASSES, num2words
 
     if language not in CONVERTER_CLASSES:
-        raise UserError(f"--normalise: num2words knows no language {language!r}; give a code such as en or de")
+        raise UserError(
+            f"--normalise: num2words knows no language {language!r}; give a code such as en or de"
+        )
 
     @cache
     def words(number: str, kind: str = "cardinal") -> str:
@@ -266,7 +278,9 @@ def _replace(path: str) -> Step:
     if not path:
         raise UserError("--normalise replace needs a YAML file: replace:FILE")
     table = read_config(Path(path))
-    if not table or not all(isinstance(k, str) and isinstance(v, str) and k.strip() for k, v in table.items()):
+    if not table or not all(
+        isinstance(k, str) and isinstance(v, str) and k.strip() for k, v in table.items()
+    ):
         raise UserError(f"{path}: write a phrase and what replaces it in each line, `rub out: rubout`")
     by_phrase = {" ".join(key.lower().split()): value for key, value in table.items()}
     phrases = sorted(by_phrase, key=len, reverse=True)

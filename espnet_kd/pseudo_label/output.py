@@ -28,7 +28,8 @@ from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 COLUMNS = ("text", "utt2spk", "utt2num_samples", "wav.scp")
 WRITTEN = (
-    "text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", OUTSIDE, MANIFEST, "wav.scp",
+    "text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", OUTSIDE, MANIFEST,
+    "wav.scp",
 )  # fmt: skip
 TEMPORARY = ".labels."  # start of the name of a directory
 
@@ -246,7 +247,8 @@ def report_lines(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {step['step']}: {step['changed']} texts changed{example}")
     if (outside := manifest.get("outside_tokens")) and outside["utterances"]:
         tokens = " ".join(outside["most_frequent"])
-        lines.append(f"  {outside['utterances']} with other tokens than the student's ({tokens}): {dst / OUTSIDE}")
+        count = f"{outside['utterances']} with other tokens than the student's"
+        lines.append(f"  {count} ({tokens}): {dst / OUTSIDE}")
     for step in manifest["filters"]:
         limits = ", ".join(f"{k} {v}" for k, v in step["limits"].items())
         dropped = f"{step['dropped']} dropped, {step['dropped_hours']:.2f} hours"
