@@ -82,10 +82,10 @@ class FasterWhisper:
 
     def __init__(self, spec: ModelSpec, model: Any) -> None:
         self.model = model
-        suppressed = [NON_SPEECH]
+        suppressed, tokenizer = [NON_SPEECH], model.hf_tokenizer
+        self.end = tokenizer.token_to_id("<|endoftext|>")  # text is before it, what is special behind
         if spec.suppress_numerals:
-            tokenizer = model.hf_tokenizer
-            suppressed += numeral_ids((i, tokenizer.decode([i])) for i in range(tokenizer.get_vocab_size()))
+            suppressed += numeral_ids((i, tokenizer.decode([i])) for i in range(self.end))
         self.options = {
             "beam_size": spec.beam_size, "language": spec.language, "temperature": 0.0,
             "condition_on_previous_text": False, "suppress_tokens": suppressed,
@@ -96,11 +96,12 @@ class FasterWhisper:
         parts, info = self.model.transcribe(wave, **self.options)
         found = list(parts)
         text = " ".join(part.text.strip() for part in found)
-        tokens = sum(len(part.tokens) for part in found)
+        counts = [sum(token < self.end for token in part.tokens) for part in found]
+        tokens = sum(counts)
         if not tokens:
             return None, info.language
         # its scores are means over the tokens and the end, and are the same for all parts of one window
-        mean = sum(part.avg_logprob * len(part.tokens) for part in found) / tokens
+        mean = sum(part.avg_logprob * n for part, n in zip(found, counts, strict=True)) / tokens
         segments = tuple((round(part.start, 2), round(part.end, 2), part.text.strip()) for part in found)
         score = round(mean * (tokens + 1), DECIMALS)
         return Hypothesis(text, tokens, 0, score, segments=segments), info.language

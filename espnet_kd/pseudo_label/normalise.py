@@ -105,8 +105,8 @@ def build_step(name: str) -> Step:
     try:
         return make(argument)
     except ImportError as e:
-        package = "num2words" if "num2words" in str(e) else "transformers"
-        raise UserError(f"--normalise {name} needs {package}: pip install 'espnet_kd[labels]'") from None
+        extra, package = ("labels", "num2words") if "num2words" in str(e) else ("hf", "transformers")
+        raise UserError(f"--normalise {name} needs {package}: pip install 'espnet_kd[{extra}]'") from None
 
 
 def _load_plugin(name: str) -> Callable[[str], Step]:

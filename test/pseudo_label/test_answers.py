@@ -1,4 +1,4 @@
-"""Labels from a program and from a file: the protocol, what is refused, and what the command makes of them."""
+"""Labels from a program and from a file: the protocol, what is refused, and what becomes of them."""
 
 import json
 import sys
@@ -123,7 +123,8 @@ def label(data: Path, *options: str) -> dict:
 def test_finished_shards_are_not_asked_for_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASKED", str(data.parent / "asked"))
     # no shell reads the words: the quotes end here, and nothing is expanded
-    options = ("--labeller", "command", "--shards", "3", "--program", f"{sys.executable} program.py '$HOME *'")
+    program = f"{sys.executable} program.py '$HOME *'"
+    options = ("--labeller", "command", "--shards", "3", "--program", program)
     label(data, *options)
     assert "Hello, $HOME *" in Path("dst/text").read_text()
     Path("dst/decode/00002.jsonl").unlink()
@@ -139,14 +140,15 @@ def test_hypotheses_that_exist_are_normalised_checked_and_filtered(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     characters = lambda *_: lambda text: ["<space>" if c == " " else c for c in text]  # noqa: E731
-    monkeypatch.setattr("espnet_kd.host.options.text_tokenizer", characters)  # ESPnet's takes seconds to import
+    monkeypatch.setattr("espnet_kd.host.options.text_tokenizer", characters)  # ESPnet's is slow to import
     lines = [
         {"utt": "s2-c", "text": "Déjà 9", "language": "fr"},
         {"utt": "s1-a", "text": "A-B 9.", "language": "en", "segments": [[0, 0.5, "A-B 9."]]},
         {"utt": "s9-x", "text": "other data"},
     ]
     Path("labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_kaldi(Path("ref"), text="s1-a A B NINE\ns1-b TWO\ns2-c NINE\n", tokens="A\nB\nN\nI\nE\nD\nJ\n<space>\n")
+    tokens = "".join(f"{token}\n" for token in [*"ABDEIJN", "<space>"])
+    write_kaldi(Path("ref"), text="s1-a A B NINE\ns1-b TWO\ns2-c NINE\n", tokens=tokens)
     found = label(
         data, "--import", "labels.jsonl", "--normalise", "letters,digits", "punctuation", "upper",
         "--token_list", "ref/tokens", "--token_type", "char", "--references", "ref/text",

@@ -15,7 +15,8 @@ from espnet_kd.pseudo_label.models import ModelSpec, find_model, numeral_ids
 
 transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
-from tokenizers import Tokenizer, decoders, models as tokenizer_models  # noqa: E402
+from tokenizers import Tokenizer, decoders  # noqa: E402
+from tokenizers.models import WordLevel  # noqa: E402
 
 WORDS = [*"abcdefgh", "1", "23", "$4"]
 SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
@@ -23,7 +24,7 @@ UTTERANCES = {"s1-a": 8000, "s1-b": 16000, "s2-c": 12000}
 
 
 def write_tokenizer(path: Path, tokens: list[str], **options: str) -> None:
-    tokenizer = Tokenizer(tokenizer_models.WordLevel({t: i for i, t in enumerate(tokens)}, tokens[0]))
+    tokenizer = Tokenizer(WordLevel({t: i for i, t in enumerate(tokens)}, tokens[0]))
     tokenizer.decoder = decoders.Fuse()
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(path)
 
@@ -80,8 +81,8 @@ def spec(path: Path, **options: object) -> ModelSpec:
 
 def label(data: Path, model: Path, *options: str) -> list[records.DecodedUtterance]:
     limits = ("--max_rate", "1e9", "--min_rate", "0", "--max_repeats", "1000")
-    places = ("--data", str(data), "--dst", "dst", "--workers", "1", "--labeller", "hf", "--model", str(model))
-    command.main([*places, *limits, *options])
+    places = ("--data", str(data), "--dst", "dst", "--workers", "1")
+    command.main([*places, "--labeller", "hf", "--model", str(model), *limits, *options])
     return list(records.read_decoded(Path("dst/decode")))
 
 
@@ -168,7 +169,7 @@ def test_a_damaged_model_is_refused(whisper: Path, ctc: Path, tmp_path: Path, da
         label(data, path)
     with pytest.raises(UserError, match="it needs code of its own, which is never run"):
         label(data, changed(ctc, model_type="own", auto_map={"AutoConfig": "code.Config"}))
-    with pytest.raises(UserError, match="is a Wav2Vec2Model: labels come from Whisper and from models with CTC"):
+    with pytest.raises(UserError, match="is a Wav2Vec2Model: labels come from Whisper and from models"):
         label(data, changed(ctc, architectures=["Wav2Vec2Model"]))
     assert not Path("dst").exists()
     path = changed(ctc)
@@ -194,7 +195,7 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(UserError, match="user/model is not in the cache of Hugging Face, and there is no network"):
+    with pytest.raises(UserError, match="user/model is not in the cache of Hugging Face, and there is no"):
         find_model("user/model", None)
     monkeypatch.undo()
     with pytest.raises(UserError, match="a/b/c is neither a directory nor the id of a model"):
