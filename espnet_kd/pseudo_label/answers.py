@@ -20,7 +20,8 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -133,7 +134,7 @@ def label_by_program(
     words = split_words(args.program, "--program")
     if not words:
         raise UserError("--program is empty: give a program and its arguments")
-    files = {word: fingerprint(Path(word)) for word in words if Path(word).is_file()}
+    files = {word: fingerprint(Path(word)) for word in words if os.path.isfile(word)}
     settings = {"labeller": "command", "teacher": {"program": words, **files}}
     absolute = [os.path.abspath(word) if word in files else word for word in words]
     work = partial(answer_shard, words=tuple(absolute), timeout=args.timeout)
@@ -157,17 +158,21 @@ def ask(wavs: Mapping[str, str], words: tuple[str, ...], timeout: float) -> Iter
         UserError: see ``label_by_program``.
     """
     answers: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as questions, tempfile.TemporaryFile() as errors:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as questions,
+        tempfile.TemporaryFile() as errors,
+        closing(_lines_of(words, questions, errors, timeout)) as lines,
+    ):
         questions.writelines(json.dumps({"utt": utt, "wav": wav}) + "\n" for utt, wav in wavs.items())
         questions.seek(0)
-        for number, line in enumerate(_lines_of(words, questions, errors, timeout), 1):
+        for number, line in enumerate(lines, 1):
             where = f"{words[0]}: line {number} of its answers ({line.strip()[:SHOWN]!r})"
             try:
                 answer = parse_answer(line)
             except ValueError as e:
                 raise UserError(f"{where} is wrong: {e}: correct the program") from None
             if answer["utt"] not in wavs:
-                raise UserError(f"{where} is for an utterance that it was not asked for: correct the program")
+                raise UserError(f"{where} is for an utterance that it was not asked for: correct it")
             if answer["utt"] in answers:
                 raise UserError(f"{where} is the second one for {answer['utt']}: correct the program")
             answers[answer["utt"]] = answer
@@ -179,7 +184,7 @@ def ask(wavs: Mapping[str, str], words: tuple[str, ...], timeout: float) -> Iter
     return (to_record(utt, wav, answers[utt]) for utt, wav in wavs.items())
 
 
-def _lines_of(words: tuple[str, ...], questions: IO[str], errors: IO[bytes], timeout: float) -> Iterator[str]:
+def _lines_of(words: tuple[str, ...], questions: IO[str], errors: IO[bytes], timeout: float) -> Generator[str]:
     """Yield the lines that a program writes; it and what it has started are killed if it does not end."""
     try:
         process = subprocess.Popen(
@@ -214,7 +219,7 @@ def _lines_of(words: tuple[str, ...], questions: IO[str], errors: IO[bytes], tim
         stop.set()
         try:
             os.killpg(process.pid, signal.SIGKILL)  # also what it has started
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # it has ended
             pass
         process.wait()
         while not lines.empty():  # the reader may wait for room

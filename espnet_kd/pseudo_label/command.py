@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--nlsyms", help="file of non-linguistic symbols, one per line, that are not scored")
     labellers.add_options(p)
-    g = p.add_argument_group("decoding", "of the labeller espnet")
+    g = p.add_argument_group("decoding", "of the labeller espnet; --batch_size and --ngpu of all models")
     g.add_argument("--checkpoint", help="file in the experiment (default: its averaged model)")
     g.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
     g.add_argument(

@@ -112,6 +112,10 @@ def load_model(spec: ModelSpec) -> "WhisperLabeller | CTCLabeller":
 
     torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
     check_model(spec)
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it warns of what is meant here
+    logging.disable_progress_bar()
     return (WhisperLabeller if _is_whisper(_config(spec.directory)) else CTCLabeller)(spec)
 
 

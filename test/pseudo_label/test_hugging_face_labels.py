@@ -43,7 +43,9 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config)
     model.proj_out.weight.data.mul_(20)  # so that the texts are not all the same
-    model.generation_config.update(is_multilingual=False)
+    languages, task = {"<|en|>": end + 2, "<|de|>": end + 3}, {"transcribe": end + 4}
+    for name, value in (("is_multilingual", True), ("lang_to_id", languages), ("task_to_id", task)):
+        setattr(model.generation_config, name, value)
     model.save_pretrained(path)
     transformers.WhisperFeatureExtractor(feature_size=4).save_pretrained(path)
     write_tokenizer(path, [*WORDS, *SPECIAL], eos_token="<|endoftext|>", pad_token="<|endoftext|>")
@@ -83,7 +85,8 @@ def label(data: Path, model: Path, *options: str) -> list[records.DecodedUtteran
     limits = ("--max_rate", "1e9", "--min_rate", "0", "--max_repeats", "1000")
     places = ("--data", str(data), "--dst", "dst", "--workers", "1")
     command.main([*places, "--labeller", "hf", "--model", str(model), *limits, *options])
-    return list(records.read_decoded(Path("dst/decode")))
+    directory = options[options.index("--decode_dir") + 1] if "--decode_dir" in options else "dst/decode"
+    return list(records.read_decoded(Path(directory)))
 
 
 def test_whisper_gives_text_scores_entropy_and_times(data: Path, whisper: Path) -> None:
@@ -95,9 +98,16 @@ def test_whisper_gives_text_scores_entropy_and_times(data: Path, whisper: Path) 
         assert best.score < 0 and 0 < best.entropy < np.log(model.model.config.vocab_size)
         assert best.tokens <= 12 and set(best.text) <= set("".join(WORDS))
         assert all(0 <= begin <= end <= 30 for begin, end, _ in best.segments)
+        assert record.language in ("en", "de")
     manifest = json.loads(Path("dst/manifest.json").read_text())
     assert manifest["labeller"] == "hf" and manifest["teacher"]["model"] == str(whisper)
     assert len(manifest["teacher"]["model.safetensors"]) == 64
+
+
+def test_whisper_can_be_told_the_language(data: Path, whisper: Path) -> None:
+    for language in ("en", "de"):
+        found = label(data, whisper, "--spoken_language", language, "--decode_dir", language)
+        assert {record.language for record in found} == {language}
 
 
 def test_the_score_is_the_log_probability_of_text_and_end(whisper: Path) -> None:
