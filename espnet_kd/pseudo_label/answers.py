@@ -184,7 +184,9 @@ def ask(wavs: Mapping[str, str], words: tuple[str, ...], timeout: float) -> Iter
     return (to_record(utt, wav, answers[utt]) for utt, wav in wavs.items())
 
 
-def _lines_of(words: tuple[str, ...], questions: IO[str], errors: IO[bytes], timeout: float) -> Generator[str]:
+def _lines_of(
+    words: tuple[str, ...], questions: IO[str], errors: IO[bytes], timeout: float
+) -> Generator[str]:
     """Yield the lines that a program writes; it and what it has started are killed if it does not end."""
     try:
         process = subprocess.Popen(

@@ -42,9 +42,10 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=end, suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config)
-    model.proj_out.weight.data.mul_(20)  # so that the texts are not all the same
+    model.proj_out.weight.data[:end].mul_(50)  # so that there are texts, and not the same ones
     languages, task = {"<|en|>": end + 2, "<|de|>": end + 3}, {"transcribe": end + 4}
-    for name, value in (("is_multilingual", True), ("lang_to_id", languages), ("task_to_id", task)):
+    values = {"is_multilingual": True, "lang_to_id": languages, "task_to_id": task}
+    for name, value in (values | {"_from_model_config": False}).items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(path)
     transformers.WhisperFeatureExtractor(feature_size=4).save_pretrained(path)
