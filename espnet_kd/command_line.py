@@ -71,8 +71,13 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "pseudo-label": Command(
             "espnet_kd.pseudo_label.command",
-            "transcribe a data directory with a teacher, and filter the transcripts",
+            "transcribe a data directory with a teacher or another labeller, and filter the transcripts",
             "--teacher exp/teacher --data dump/raw/unlabelled --dst dump/raw/pseudo",
+        ),
+        "label-table": Command(
+            "espnet_kd.report.labels",
+            "compare sets of pseudo-labels by what is kept of them and by their error rates",
+            "raw=dump/raw/pseudo filtered=dump/raw/filtered --out LABELS.md",
         ),
         "mix": Command(
             "espnet_kd.pseudo_label.mix",

@@ -75,7 +75,10 @@ NOT_IMPORTED = {
     "mkdocs", "mkdocs-material", "latex2mathml",
 }  # fmt: skip
 # A module whose distribution is called otherwise.
-DISTRIBUTION = {"yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader"}
+DISTRIBUTION = {
+    "yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader",
+    "faster_whisper": "faster-whisper",
+}  # fmt: skip
 
 
 def faults(file: Path, source: str) -> list[str]:

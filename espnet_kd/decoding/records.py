@@ -5,6 +5,8 @@ its shards in folders, ``DIR/*/*.jsonl``.
 """
 
 import json
+import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,15 +24,19 @@ class Hypothesis:
     Attributes:
         tokens: number of tokens, without start and end of sentence and blanks.
         unknown: how many of them are ``<unk>``.
-        score: total log-probability, weighted by the search.
+        score: total log-probability, weighted by the search; None if whoever made the text gives none.
         scores: scorer -> unweighted log-probability; empty for a transducer.
+        entropy: of the token distributions, in nats, mean over the tokens; None if it is not known.
+        segments: begin and end in seconds, and words, of each part of the text; empty without timestamps.
     """
 
     text: str
     tokens: int
     unknown: int
-    score: float
+    score: float | None
     scores: dict[str, float] = field(default_factory=dict)
+    entropy: float | None = None
+    segments: tuple[tuple[float, float, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +47,25 @@ class DecodedUtterance:
         samples: number of samples at ``rate`` Hz.
         nbest: hypotheses, the best first; empty if the utterance is too short for the model or no hypothesis
             ended.
+        language: code of the language that the model has found, such as ``en``; None if it finds none.
     """
 
     utt: str
     samples: int
     rate: int
     nbest: tuple[Hypothesis, ...]
+    language: str | None = None
 
 
 def to_json(record: DecodedUtterance) -> str:
-    """Return a decoded utterance as a line of JSON."""
-    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
+    """Return a decoded utterance as a line of JSON, without the optional values that it lacks."""
+    content = _without_empty(asdict(record), ("language",))
+    content["nbest"] = [_without_empty(entry, ("entropy", "segments")) for entry in content["nbest"]]
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+
+def _without_empty(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {k: v for k, v in content.items() if k not in names or v not in (None, ())}
 
 
 def from_json(line: str) -> DecodedUtterance:
@@ -61,15 +75,26 @@ def from_json(line: str) -> DecodedUtterance:
         ValueError, KeyError, TypeError: the line was not written by ``to_json``.
     """
     content: dict[str, Any] = json.loads(line)
-    nbest = tuple(Hypothesis(**hypothesis) for hypothesis in content["nbest"])
-    record = DecodedUtterance(content["utt"], content["samples"], content["rate"], nbest)
+    nbest = tuple(
+        Hypothesis(**{**entry, "segments": _segments(entry)}) for entry in content["nbest"]
+    )
+    language = content.get("language")
+    record = DecodedUtterance(content["utt"], content["samples"], content["rate"], nbest, language)
     kinds = [(record.utt, str), (record.samples, int), (record.rate, int)]
     kinds += [pair for h in nbest for pair in ((h.text, str), (h.tokens, int), (h.unknown, int))]
     if not all(isinstance(value, kind) for value, kind in kinds) or record.rate < 1 or record.samples < 0:
         raise TypeError("a value has a wrong type")
-    if not all(isinstance(h.score, float | int) and h.tokens >= 0 for h in nbest):
+    if not all(isinstance(h.score, float | int | None) and h.tokens >= 0 for h in nbest):
         raise TypeError("a score is not a number")
+    if not all(isinstance(h.entropy, float | int | None) for h in nbest):
+        raise TypeError("an entropy is not a number")
+    if not isinstance(language, str | None):
+        raise TypeError("a language is not text")
     return record
+
+
+def _segments(entry: dict[str, Any]) -> tuple[tuple[float, float, str], ...]:
+    return tuple((float(begin), float(end), str(text)) for begin, end, text in entry.get("segments", ()))
 
 
 def normalised_score(score: float, tokens: int) -> float:
@@ -82,7 +107,15 @@ def normalised_score(score: float, tokens: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabel:
-    """The best hypothesis of an utterance; ``score`` is normalised by its length."""
+    """The best hypothesis of an utterance.
+
+    Attributes:
+        unknown: how many tokens are ``<unk>``, or cannot be written in the student's tokens.
+        score: normalised by its length; NaN if there is none, minus infinity if there is no hypothesis.
+        entropy: see ``Hypothesis``.
+        compression: how many times shorter zlib makes the text; a text that repeats itself has a high value.
+        language: see ``DecodedUtterance``.
+    """
 
     utt: str
     seconds: float
@@ -91,6 +124,9 @@ class PseudoLabel:
     tokens: int
     unknown: int
     score: float
+    entropy: float | None = None
+    compression: float = 0.0
+    language: str | None = None
 
 
 def pseudo_label(record: DecodedUtterance) -> PseudoLabel:
@@ -99,8 +135,18 @@ def pseudo_label(record: DecodedUtterance) -> PseudoLabel:
     if not record.nbest:
         return PseudoLabel(record.utt, seconds, record.samples, "", 0, 0, float("-inf"))
     top = record.nbest[0]
-    text, score = " ".join(top.text.split()), normalised_score(top.score, top.tokens)
-    return PseudoLabel(record.utt, seconds, record.samples, text, top.tokens, top.unknown, score)
+    text = " ".join(top.text.split())
+    score = math.nan if top.score is None else normalised_score(top.score, top.tokens)
+    return PseudoLabel(
+        record.utt, seconds, record.samples, text, top.tokens, top.unknown, score,
+        top.entropy, compression_ratio(text), record.language,
+    )  # fmt: skip
+
+
+def compression_ratio(text: str) -> float:
+    """Return the length of a text in bytes over its length after compression by zlib, as Whisper does."""
+    content = text.encode()
+    return len(content) / len(zlib.compress(content))
 
 
 Decode = Callable[[str, str], DecodedUtterance]  # utterance id, audio as wav.scp names it

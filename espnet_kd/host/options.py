@@ -97,10 +97,10 @@ def text_cleaner(name: str) -> Callable[[str], str]:
     return clean
 
 
-def token_counter(
+def text_tokenizer(
     token_type: str, bpemodel: str | None, symbols: str | None, cleaner: str = "none"
-) -> Callable[[str], int]:
-    """Return a function that counts the tokens of a text as ESPnet's preprocessing splits it.
+) -> Callable[[str], list[str]]:
+    """Return a function that splits a text into tokens as ESPnet's preprocessing does.
 
     Args:
         token_type: ``bpe``, ``char`` or ``word``.
@@ -112,4 +112,12 @@ def token_counter(
 
     tokenizer = build_tokenizer(token_type, bpemodel=bpemodel, non_linguistic_symbols=symbols)
     clean = text_cleaner(cleaner)
-    return lambda text: len(tokenizer.text2tokens(clean(text)))
+    return lambda text: tokenizer.text2tokens(clean(text))
+
+
+def token_counter(
+    token_type: str, bpemodel: str | None, symbols: str | None, cleaner: str = "none"
+) -> Callable[[str], int]:
+    """Return a function that counts the tokens of a text, see ``text_tokenizer``."""
+    split = text_tokenizer(token_type, bpemodel, symbols, cleaner)
+    return lambda text: len(split(text))

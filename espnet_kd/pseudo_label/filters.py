@@ -2,7 +2,8 @@
 
 Source:
     Kahn et al. 2020, arXiv:1909.09116: filters for looping hypotheses and by length-normalised score;
-    Hwang et al. 2022, arXiv:2210.05793, use them.
+    Hwang et al. 2022, arXiv:2210.05793, use them. Radford et al. 2022, arXiv:2212.04356, section 4.5:
+    compression ratio. Waheed et al. 2024, arXiv:2407.01257: entropy, and agreement with a proxy model.
 """
 
 import argparse
@@ -52,8 +53,21 @@ def add_options(p: argparse.ArgumentParser) -> None:
         help="longest phrase that is searched, in words and in characters (default: %(default)s)",
     )  # fmt: skip
     g.add_argument(
+        "--max_compression", type=float,
+        help="highest ratio at which zlib compresses the text, such as Whisper's 2.4 (default: no limit)",
+    )  # fmt: skip
+    g.add_argument(
+        "--max_entropy", type=float,
+        help="highest entropy of the token distributions in nats, mean over the tokens (default: no limit)",
+    )  # fmt: skip
+    g.add_argument(
+        "--languages", nargs="+", metavar="CODE",
+        help="languages that are kept, as the labeller has found them, such as en (default: all)",
+    )  # fmt: skip
+    g.add_argument(
         "--agree_with",
-        help="second decode to compare with: another --dst or decode_dir, or a directory with a text file",
+        help="second decode to compare with, as of a proxy model: another --dst or decode_dir, or a "
+        "directory with a text file",
     )
     g.add_argument(
         "--agree_by",
@@ -90,6 +104,9 @@ def check_options(args: argparse.Namespace) -> None:
     for name in ("max_repeats", "longest_ngram"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
+    for name in ("max_compression", "max_entropy"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
+            raise UserError(f"--{name} {getattr(args, name):g} must be above 0")
     if args.max_disagreement < 0:
         raise UserError(f"--max_disagreement {args.max_disagreement:g} must be at least 0")
     if args.keep_top is not None and not 0 < args.keep_top <= 100:
@@ -134,6 +151,8 @@ class Selection:
         """Apply ``--keep_top``; return 1 or 0 for each utterance, and the result of each filter."""
         tallies, percent = list(self._tallies.values()), self._options.keep_top
         if percent is not None:
+            if any(map(math.isnan, self._scores)):
+                raise UserError("--keep_top needs scores, but the labels have none: leave it out")
             top = top_places(self._scores, percent)
             tallies.append(_Tally("score", _limits(self._options, "keep_top")))
             places = [place for place, flag in enumerate(self._kept) if flag]
@@ -177,12 +196,35 @@ def _filters(o: argparse.Namespace, other: Mapping[str, str] | None) -> list[Fil
         ),
         ("repetition", loops, each(lambda x: not is_looping(x.text, o.longest_ngram, o.max_repeats))),
     ]  # fmt: skip
+    if o.max_compression is not None:
+        limits = _limits(o, "max_compression")
+        table.append(("compression", limits, each(lambda x: x.compression <= o.max_compression)))
+    if o.languages:
+        limits = _limits(o, "languages")
+        table.append(("language", limits, each(lambda x: _known(x, "language", "languages") in o.languages)))
+    if o.max_entropy is not None:
+        limits = _limits(o, "max_entropy")
+        low = each(lambda x: _known(x, "entropy", "max_entropy") <= o.max_entropy)
+        table.append(("entropy", limits, low))
     if other is not None:
         limits = _limits(o, "agree_with", "agree_by", "max_disagreement")
         table.append(("agreement", limits, lambda labels: _agreeing(labels, other, o)))
     if o.min_score is not None:
-        table.append(("score", _limits(o, "min_score"), each(lambda x: x.score >= o.min_score)))
+        limits = _limits(o, "min_score")
+        table.append(("score", limits, each(lambda x: _known(x, "score", "min_score") >= o.min_score)))
     return table
+
+
+def _known(label: PseudoLabel, name: str, option: str) -> Any:
+    """Return a value that a filter needs.
+
+    Raises:
+        UserError: the labeller does not give it.
+    """
+    value = getattr(label, name)
+    if value is None or value != value:
+        raise UserError(f"--{option}: {label.utt} has no {name}, the labeller gives none: leave it out")
+    return value
 
 
 def _limits(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The manifest has no times and no names of machines, so that the same command wri
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,12 +21,16 @@ from espnet_kd.data.tables import Lookup, SortedTable, spk2utt_rows, write_colum
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, write_rows
+from espnet_kd.files import atomic_path, row_line, write_rows
 from espnet_kd.pseudo_label.filters import Step
+from espnet_kd.pseudo_label.form import OUTSIDE
 from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 COLUMNS = ("text", "utt2spk", "utt2num_samples", "wav.scp")
-WRITTEN = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", MANIFEST, "wav.scp")
+WRITTEN = (
+    "text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", OUTSIDE, MANIFEST,
+    "wav.scp",
+)  # fmt: skip
 TEMPORARY = ".labels."  # start of the name of a directory
 
 
@@ -64,6 +69,7 @@ def new_labels(dst: Path, manifest: Callable[[], str]) -> Iterator[Path]:
         (dst / "wav.scp").unlink(missing_ok=True)
         with atomic_path(dst / MANIFEST) as temporary:
             temporary.write_text(manifest(), encoding="utf-8")
+        (dst / OUTSIDE).unlink(missing_ok=True)
         for table in sorted(Path(name).iterdir(), key=lambda path: path.name == "wav.scp"):
             os.replace(table, dst / table.name)
 
@@ -88,6 +94,27 @@ def write_labelled(source: Dump, tmp: Path, rows: Iterable[tuple[str, tuple[obje
     inherit_fingerprints(tmp, [source.path])
 
 
+class OutsideTokens:
+    """Lists the labels that the student's tokens cannot write, each with its text.
+
+    Args:
+        directory: in which the list is written; None to write none.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._file = None if directory is None else (directory / OUTSIDE).open("w", encoding="utf-8")
+
+    def add(self, labels: Iterable[PseudoLabel]) -> None:
+        """List those of the next part."""
+        if self._file is not None:
+            self._file.writelines(row_line(self._file.name, x.utt, x.text) for x in labels if x.unknown)
+
+    def close(self) -> None:
+        """Finish the list."""
+        if self._file is not None:
+            self._file.close()
+
+
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 Labels = Mapping[str, PseudoLabel]
 
@@ -106,7 +133,7 @@ class Size:
         self._utterances += len(part)
         self._tokens += sum(item.tokens for item in part)
         self._seconds = sum((item.seconds for item in part), self._seconds)
-        self._scores.extend(item.score for item in part if item.text)
+        self._scores.extend(item.score for item in part if item.text and not math.isnan(item.score))
 
     def summary(self) -> dict[str, Any]:
         """Return what the manifest says of them."""
@@ -127,6 +154,7 @@ def make_manifest(
     settings: Mapping[str, Any],
     decoded: Size,
     kept: Size,
+    form: Mapping[str, Any],
     steps: list[Step],
     quality: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -136,12 +164,14 @@ def make_manifest(
         settings: of the decoding.
         decoded: all pseudo-labels.
         kept: pseudo-labels that pass the filters.
+        form: see ``Form.summary``.
         steps: result of each filter.
         quality: see ``References.quality``; None without references.
     """
     return {
         **settings,
         "decoded": decoded.summary(),
+        **form,
         "filters": [asdict(step) for step in steps],
         "kept": kept.summary(),
         "references": quality,
@@ -212,6 +242,13 @@ def report_lines(dst: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Return the lines that the command prints."""
     before, after = manifest["decoded"], manifest["kept"]
     lines = [f"{dst}: {before['utterances']} utterances decoded, {before['hours']:.2f} hours"]
+    for step in manifest.get("normalisation", ()):
+        example = "".join(f", such as {c['from']!r} to {c['to']!r}" for c in step["most_frequent"][:1])
+        lines.append(f"  {step['step']}: {step['changed']} texts changed{example}")
+    if (outside := manifest.get("outside_tokens")) and outside["utterances"]:
+        tokens = " ".join(outside["most_frequent"])
+        count = f"{outside['utterances']} with other tokens than the student's"
+        lines.append(f"  {count} ({tokens}): {dst / OUTSIDE}")
     for step in manifest["filters"]:
         limits = ", ".join(f"{k} {v}" for k, v in step["limits"].items())
         dropped = f"{step['dropped']} dropped, {step['dropped_hours']:.2f} hours"

@@ -75,6 +75,7 @@ def test_one_line_says_what_is_missing(
         (("--feats_normalize", "cmvn"), "--feats_normalize cmvn is not global_mvn, utterance_mvn or none"),
         (("--hf_repo", "name"), "--hf_repo 'name' is not a repository of Hugging Face, USER/NAME"),
         (("--download_model", "a/b", "--teacher_exp", "exp/t"), "--download_model and --teacher_exp both"),
+        (("--labeller", "hf"), "--labeller hf needs --labeller_model"),
         (("--metric", "ser"), "--metric ser is neither wer nor cer"),
         (("--token_type", "phn"), "--token_type phn is not char, bpe or word"),
         (("--python", "no-such-python"), "no-such-python does not run or has no ESPnet"),

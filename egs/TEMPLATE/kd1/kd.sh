@@ -35,6 +35,8 @@ test_sets=                  # list: test sets
 unlabelled_sets=            # list: sets of speech without transcripts; phases that need no transcripts use the speech alone;
                             # if every phase needs transcripts, stage 8 writes the teacher's pseudo-labels
 unlabelled_speeds=          # list: speed perturbation of these sets, such as 0.9 1.0 1.1; empty for none
+labeller=espnet             # who transcribes them in generation 1: espnet (the teacher), hf, faster_whisper, command or import
+labeller_model=             # its model: directory or id (hf), directory (faster_whisper); program (command); file (import)
 unlabelled_share=           # share of pseudo-labelled speech in the student's training, such as 0.9; empty: every utterance
                             # is used once
 lang=noinfo                 # language, a part of the names of experiments; noinfo leaves it out
@@ -329,7 +331,7 @@ stage_8() {
     local teacher dir
     needs_teachers
     needs_dump "${valid_set}"
-    [ ${#teachers[@]} -gt 0 ] || log "nothing to do without a teacher"
+    [ -n "${teachers[*]}${mixed}" ] || log "nothing to do without a teacher"
     for teacher in "${teachers[@]}"; do
         dir=$(model_dir "${teacher}")
         as_teacher decode "${dir}" "${valid_set}"

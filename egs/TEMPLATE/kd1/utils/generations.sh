@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: generations of students, each of which is the teacher of the next.
-# Reads: expdir inference_tag kd_config kd_configs labelling metric pseudo_label_args python raw student_alone
+# Reads: expdir inference_tag kd_config kd_configs labeller labelling metric pseudo_label_args python raw student_alone
 #   student_args student_config student_exp student_tag unlabelled unlabelled_share valid_set
 # Sets: alone current_generation mixed student students teacher_config teachers
 # shellcheck disable=SC2034,SC2154
@@ -17,6 +17,7 @@ student_of() {
     fi
     name=$(exp_name "${student_config}" "${student_args}" "${kd_configs[@]:0:${phases}}")
     if [ -n "${labelling}" ]; then
+        [ "${labeller}" = espnet ] || name+=_${labeller}
         name+=_$(IFS=_; echo "${unlabelled[*]}")${unlabelled_share:+_share${unlabelled_share}}
         name+=$(args_suffix "${pseudo_label_args}")
     fi

@@ -60,6 +60,8 @@ if [ -n "${download_model}" ]; then
 fi
 [[ ! ${hf_repo} =~ [^A-Za-z0-9_./-] && ${hf_repo} =~ ^([^/]+/[^/]+)?$ ]] ||
     error "--hf_repo '${hf_repo}' is not a repository of Hugging Face, USER/NAME"
+[ "${labeller}" = espnet ] || [ -n "${labeller_model}" ] ||
+    error "--labeller ${labeller} needs --labeller_model: who or what writes the labels"
 [[ ${num_splits_asr} =~ ^(auto|1)$ ]] || [ -z "${unlabelled_share}" ] ||
     error "--num_splits_asr ${num_splits_asr}: batches with an --unlabelled_share need the whole training set in memory"
 if [ "${use_lm}" = true ] && [ "${stop_stage}" -gt 5 ]; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a teacher writes pseudo-labels.
-# Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd feats_type fs gpu_inference
-#   inference_args inference_asr_model inference_config inference_nj inference_tag kd_configs lm_options
-#   max_wav_duration min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers token_list
-#   token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
+# Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a labeller writes pseudo-labels.
+# Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd expdir feats_type fs gpu_inference inference_args
+#   inference_asr_model inference_config inference_nj inference_tag kd_configs labeller labeller_model lm_options
+#   max_wav_duration min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers
+#   token_list token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
 # Sets: none
 # shellcheck disable=SC2154
 
@@ -57,34 +57,54 @@ speech_phases() {
     return 1
 }
 
-# pseudo_label: write the teacher's pseudo-labels, filter them, and mix them with the transcribed set.
+# find_labeller: set dir, the directory of what is decoded, and options, those of the labeller.
+find_labeller() {
+    local name
+    if [ "${labeller}" = espnet ] || [ "${current_generation}" -gt 1 ]; then
+        [ ${#teachers[@]} -eq 1 ] || error "--unlabelled_sets needs exactly one teacher, but there are ${#teachers[@]}"
+        dir=$(model_dir "${teachers[0]}")
+        options=(--teacher "${dir}" --checkpoint "${inference_asr_model}" --inference_args="${inference_args}")
+        [ -z "${inference_config}" ] || options+=(--inference_config "${inference_config}")
+        needs_lm
+        options+=("${lm_options[@]}")
+        dir+=/pseudo_label_${inference_tag}
+        return
+    fi
+    name=${labeller_model//[!A-Za-z0-9_.-]/_}
+    [ ${#name} -le 100 ] || name=${name: -100}
+    dir=${expdir}/labels_${labeller}_${name}
+    [[ " ${pseudo_label_args} " != *" --suppress_numerals "* ]] || dir+=_words  # are other hypotheses
+    case ${labeller} in
+        command) options=(--labeller command --program "${labeller_model}") ;;
+        import) options=(--import "${labeller_model}") ;;
+        *) options=(--labeller "${labeller}" --model "${labeller_model}") ;;
+    esac
+}
+
+# pseudo_label: write the labeller's pseudo-labels, filter them, and mix them with the transcribed set.
 pseudo_label() {
-    local dir set words options=() symbols=() sets=()
-    [ ${#teachers[@]} -eq 1 ] || error "--unlabelled_sets needs exactly one teacher, but there are ${#teachers[@]}"
+    local dir owner set words options=() form=() sets=()
     [ -n "${student}" ] || error "--student_config is required"
     needs_dump "${train}"
     need 5 "${token_list}"
-    dir=$(model_dir "${teachers[0]}")
+    find_labeller
+    owner=${dir%/pseudo_label_*}
     read -ra words <<< "${pseudo_label_args}"
-    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    form=(--token_list "${token_list}" --token_type "${token_type}" --bpemodel "${bpemodel}" --cleaner "${cleaner}")
+    [ "${nlsyms_txt}" = none ] || form+=(--nlsyms "${nlsyms_txt}")
     [ "${gpu_inference}" != true ] || options+=(--ngpu 1)
     [ "${cluster}" != local ] || options+=(--workers "${inference_nj}")
-    [ -z "${inference_config}" ] || options+=(--inference_config "${inference_config}")
-    needs_lm
-    options+=("${lm_options[@]}")
     for set in "${unlabelled[@]}"; do
         need 4 "${raw}/${set}/wav.scp"
         sets+=("${mixed%/*}/${set}")
-        lock "${dir}/pseudo_label_${inference_tag}/${set}"  # students of several seeds share the pseudo-labels
+        lock "${dir}/${set}"  # students of several seeds share the pseudo-labels
         # shellcheck disable=SC2046
-        compute "$(command_for_shards "${inference_nj}" "${decode_cmd}")" "pseudo_label_${dir##*/}_${set}" \
-            "${python}" -m espnet_kd pseudo-label --teacher "${dir}" --checkpoint "${inference_asr_model}" \
-            --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/pseudo_label_${inference_tag}/${set}" \
-            $([ ! -e "${raw}/${set}/text" ] || echo --references "${raw}/${set}/text") "${symbols[@]}" \
-            --cluster "${cluster}" --inference_args="${inference_args}" "${options[@]}" "${words[@]}"
+        compute "$(command_for_shards "${inference_nj}" "${decode_cmd}")" "pseudo_label_${owner##*/}_${set}" \
+            "${python}" -m espnet_kd pseudo-label --data "${raw}/${set}" --dst "${mixed%/*}/${set}" --decode_dir "${dir}/${set}" \
+            $([ ! -e "${raw}/${set}/text" ] || echo --references "${raw}/${set}/text") "${form[@]}" \
+            --cluster "${cluster}" "${options[@]}" "${words[@]}"
     done
     "${python}" -m espnet_kd mix --labelled "${raw}/${train}" --pseudo "${sets[@]}" ${unlabelled_share:+--share "${unlabelled_share}"} \
-        --generation "${current_generation}" --teacher "${dir}" --fs "${fs}" --token_type "${token_type}" \
+        --generation "${current_generation}" --teacher "${owner}" --fs "${fs}" --token_type "${token_type}" \
         --token_list "${token_list}" --bpemodel "${bpemodel}" --nlsyms "${nlsyms_txt}" --cleaner "${cleaner}" "${mixed}"
 }
-
