@@ -19,6 +19,7 @@ PARTS = {
     ),
     "device_step": ("bench.device_step", "how often a step waits for a GPU (needs none)"),
     "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
+    "codebooks": ("bench.codebooks", "codes of hidden vectors: error by number of codebooks, size, time"),
     "scale": ("bench.scale", "the stages on the lists of a million utterances (ten minutes)"),
     "rnnt": ("bench.rnnt", "RNN-T loss and lattice distillation against plain torch (half an hour)"),
 }

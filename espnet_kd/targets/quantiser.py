@@ -14,6 +14,7 @@ from espnet_kd.files import atomic_path, fingerprint
 
 ROUNDS = 6  # of training, after k-means
 LLOYD_STEPS = 10  # of k-means
+HELD_OUT = 10  # one vector of so many judges the rounds, if there are many
 SWEEPS = 2  # over the codebooks, in which a vector's codes are chosen anew
 RIDGE = 1e-3  # keeps least squares solvable: a constant may move from one codebook to another
 CHUNK = 4096  # vectors at a time
@@ -104,6 +105,8 @@ def read_quantiser(path: Path, checksum: str | None = None) -> Quantiser:
 def train_quantiser(vectors: Tensor, codebooks: int, seed: int = 0) -> Quantiser:
     """Train a quantiser: k-means of what the codebooks before have left, then codes and centroids in turn.
 
+    It ends when the error of vectors that are held out no longer falls.
+
     Args:
         vectors: (N, D) of a teacher, on the CPU.
         codebooks: M.
@@ -118,16 +121,20 @@ def train_quantiser(vectors: Tensor, codebooks: int, seed: int = 0) -> Quantiser
             f"{len(vectors)}: give more --data"
         )
     vectors, generator = vectors.float(), torch.Generator().manual_seed(seed)
+    held_out = torch.arange(len(vectors)) % HELD_OUT == 0
+    if len(vectors) < HELD_OUT * CENTROIDS:
+        held_out[:] = False
+    judged, vectors = vectors[held_out] if held_out.any() else vectors, vectors[~held_out]
     mean = vectors.mean(0)
     left, centroids = vectors - mean, []
     for _ in range(codebooks):
         centroids.append(k_means(left, generator))
         left = left - centroids[-1][nearest(left, centroids[-1])]
     best = Quantiser(mean, torch.stack(centroids))
-    error = best.error(vectors)
+    error = best.error(judged)
     for _ in range(ROUNDS):
         found = Quantiser(mean, least_squares(vectors - mean, best.encode(vectors).long()))
-        if (found_error := found.error(vectors)) >= error:
+        if (found_error := found.error(judged)) >= error:
             break
         best, error = found, found_error
     return best
