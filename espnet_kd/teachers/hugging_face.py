@@ -243,9 +243,7 @@ class HuggingFaceModel(TeacherModel):
             finally:
                 for handle in handles:
                     handle.remove()
-        rule = getattr(self.model, "_get_feat_extract_output_lengths", None) or getattr(
-            self.model, "_get_subsampling_output_length", None
-        )
+        rule = frame_counter(self.model)
         if rule is not None:
             positions, frames = int(rule(torch.tensor(total))), rule(real).long()
         else:  # in proportion
@@ -333,6 +331,12 @@ class HuggingFaceModel(TeacherModel):
             yield
         finally:
             handle.remove()
+
+
+def frame_counter(model: Any) -> Any:
+    """Return the model's function from input lengths to numbers of frames; None if it has none."""
+    names = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+    return next((rule for name in names if (rule := getattr(model, name, None)) is not None), None)
 
 
 def masked_norm(norm: nn.GroupNorm, x: Tensor, frames: Tensor) -> Tensor:
