@@ -107,7 +107,10 @@ def packed_files(packed: Path, folder: Path) -> dict[str, str]:
     """
     path = folder / "meta.yaml"
     meta = read_config(path) if path.is_file() else {}
-    files = {**(meta.get("yaml_files") or {}), **(meta.get("files") or {})}
+    parts = [meta.get(name) or {} for name in ("yaml_files", "files")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{packed} names its files in another way than `kind: file`: pack the model again")
+    files = {kind: name for part in parts for kind, name in part.items()}
     for name in map(str, files.values()):
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
         if not inside or not (folder / name).is_file():

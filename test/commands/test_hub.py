@@ -67,6 +67,7 @@ def test_another_experiment_is_not_replaced(packed: Path) -> None:
         ({"files": {"asr_model_file": "../../outside.pth"}}, "lacks ../../outside.pth"),
         ({"files": {"asr_model_file": "exp/missing.pth"}}, "lacks exp/missing.pth"),
         ({"files": {}, "yaml_files": {}}, "is not a packed model of ASR"),
+        ({"files": ["exp/a.pth"]}, "names its files in another way than"),
     ],
 )
 def test_a_zip_file_that_is_no_packed_model_is_refused(
