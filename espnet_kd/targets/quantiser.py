@@ -167,12 +167,13 @@ def least_squares(vectors: Tensor, codes: Tensor) -> Tensor:
     """
     number, size = codes.shape[1], codes.shape[1] * CENTROIDS
     columns = codes + torch.arange(number) * CENTROIDS
-    together = torch.zeros(size * size, dtype=torch.float64)
+    together = torch.zeros(number, CENTROIDS, number, CENTROIDS, dtype=torch.float64)
     sums = torch.zeros(size, vectors.shape[1], dtype=torch.float64)
     for m in range(number):
         sums.index_add_(0, columns[:, m], vectors.double())
         for n in range(number):
-            together += torch.bincount(columns[:, m] * size + columns[:, n], minlength=size * size)
+            pairs = codes[:, m] * CENTROIDS + codes[:, n]
+            together[m, :, n] = torch.bincount(pairs, minlength=CENTROIDS**2).view(CENTROIDS, CENTROIDS)
     normal = together.view(size, size) + RIDGE * torch.eye(size, dtype=torch.float64)
     solved = torch.cholesky_solve(sums, torch.linalg.cholesky(normal))
     return solved.float().view(number, CENTROIDS, -1)
