@@ -19,6 +19,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -215,9 +216,13 @@ def _lines_of(
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
+        last = time.monotonic()
         while line := lines.get(timeout=timeout):
             if line.strip():
                 yield line
+                last = time.monotonic()
+            elif time.monotonic() - last > timeout:  # empty lines are no answers
+                raise queue.Empty
         status = process.wait(timeout)
     except (queue.Empty, subprocess.TimeoutExpired):
         raise UserError(

@@ -28,6 +28,7 @@ for place, a in enumerate(reversed(asked)):
     line = json.dumps({"utt": a["utt"], "text": "Hello, " + what, "score": -6.0, "tokens": 5, "entropy": 0.5})
     if place == 1:
         if what == "hangs": time.sleep(60)
+        while what == "empty": print(flush=True)
         if what == "stops": break
         if what == "other": line = line.replace(a["utt"], "s9-x")
         if what == "twice": line = line.replace(a["utt"], asked[-1]["utt"])
@@ -87,10 +88,11 @@ def test_a_program_that_answers_wrongly(data: Path, what: str, message: str) -> 
         asked(data, what)
 
 
-def test_a_program_that_hangs_is_stopped(data: Path) -> None:
+@pytest.mark.parametrize("what", ["hangs", "empty"])
+def test_a_program_that_hangs_is_stopped(data: Path, what: str) -> None:
     started = time.monotonic()
     with pytest.raises(UserError, match="wrote nothing for 1 s and was stopped: raise --timeout"):
-        asked(data, "hangs", timeout=1)
+        asked(data, what, timeout=1)
     assert time.monotonic() - started < 30
 
 
