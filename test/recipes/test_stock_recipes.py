@@ -10,8 +10,8 @@ from pathlib import Path
 import fork_server
 import pytest
 import soundfile
-import torch
 import tiny_models
+import torch
 import yaml
 from fork_server import QUICK_PYTHON
 from shell import TEMPLATE, environment, model, sh
