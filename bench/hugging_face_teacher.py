@@ -24,7 +24,7 @@ from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps
 
 TARGET = 1.05
-CASES = {"an4": TeacherCase(ModelSize(3, 48), ModelSize(6, 192), 8, 2.5, rounds=15)}
+CASES = {"an4": TeacherCase(ModelSize(3, 48), ModelSize(4, 96), 4, 2.5, rounds=10)}
 
 
 def main() -> bool:
