@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint, read_json
+from espnet_kd.host.models import frames_of
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.checkpoint import not_finite
 from espnet_kd.teachers.model import Observer, SpeechError, TeacherModel
@@ -243,9 +244,7 @@ class HuggingFaceModel(TeacherModel):
             finally:
                 for handle in handles:
                     handle.remove()
-        rule = getattr(self.model, "_get_feat_extract_output_lengths", None) or getattr(
-            self.model, "_get_subsampling_output_length", None
-        )
+        rule = frames_of(self.model)
         if rule is not None:
             positions, frames = int(rule(torch.tensor(total))), rule(real).long()
         else:  # in proportion

@@ -106,8 +106,8 @@ def map_tokens(
         raise UserError(
             f"token {first} is {ours[first]!r} for the student, {other} for {owner}, and neither list "
             f"contains the other (the student alone has {_some(more)}, the teacher {_some(fewer)}): train "
-            "both with one token list (--token_from), or compare hidden vectors of the encoders alone, or sorted "
-            "distributions (`type: uld`)"
+            "both with one token list (--token_from), or compare hidden vectors of the encoders alone, or "
+            "sorted distributions (`type: uld`)"
         )
     if more and reads is not None:
         raise UserError(
