@@ -85,9 +85,14 @@ def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), *
 
 
 NAIVE = {
-    "kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "uld": uld,
-    "hidden": hidden, "mvq": mvq,
-}  # fmt: skip
+    "kl": kl,
+    "cross_entropy": cross_entropy,
+    "softmax_l2": softmax_l2,
+    "uld": uld,
+    "topk": topk,
+    "hidden": hidden,
+    "mvq": mvq,
+}
 
 
 def reduce(utterances, reduction):
