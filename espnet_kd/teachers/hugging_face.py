@@ -190,9 +190,10 @@ class HuggingFaceModel(TeacherModel):
             return [(text, *rest) for text, rest in zip(texts, counted, strict=True)]
         inputs = self.inputs(speech.float(), lengths)[0]
         known = getattr(self.model.generation_config, "is_multilingual", False)
-        found = self.model.generate(
-            **inputs, return_dict_in_generate=True, output_scores=True, **(self.prompt if known else {})
-        )
+        options: dict[str, Any] = dict(self.prompt) if known else {}
+        if most := getattr(self.model.config, "max_target_positions", None):
+            options["max_length"] = most  # a model without generation_config.json would stop after 20 tokens
+        found = self.model.generate(**inputs, return_dict_in_generate=True, output_scores=True, **options)
         steps = self.model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
         texts = tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
         counted = [(len(row), float(row.sum())) for row in (step[step.isfinite()] for step in steps)]

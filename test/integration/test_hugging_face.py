@@ -294,6 +294,24 @@ def test_an_encoder_decoder_model_is_decoded_by_generate(
     assert text.endswith(" tokens") and tokens > 0 and score < 0
 
 
+def test_a_transcript_may_be_as_long_as_the_decoder_allows(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a generation_config.json the default of transformers is 20 tokens."""
+    teacher, given = load(models["whisper"]), {}
+    teacher.model.config.max_target_positions = 30
+
+    def generate(**options: object) -> None:
+        given.update(options)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(teacher.model, "generate", generate)
+    monkeypatch.setattr(hugging_face, "read_tokenizer", lambda teacher: "any")
+    with pytest.raises(RuntimeError, match="enough"):
+        teacher.transcribe(torch.randn(1, RATE), torch.tensor([RATE]))
+    assert given["max_length"] == 30
+
+
 def test_a_model_that_gives_no_text(models: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="hubert gives no text: only models for CTC or with a decoder"):
         load(models["hubert"]).transcribe(torch.randn(1, RATE), torch.tensor([RATE]))
