@@ -201,6 +201,7 @@ def samples_in_place(utterance: Utterance, fs: int) -> int | None:
     except (OSError, soundfile.SoundFileError):
         return None  # to be refused when it is converted, with the reason
     plain = (found.channels, found.samplerate) == (1, fs) and found.format in CONTAINERS.values()
+    plain = plain and found.subtype.startswith("PCM")  # others may hold NaN, or lose samples
     plain = plain and find_damage(utterance.audio, fs) is None
     return int(found.frames) if plain and 0 < found.frames < UNKNOWN_LENGTH else None
 

@@ -13,7 +13,6 @@ for each utterance, in any order.
 
 import argparse
 import json
-import math
 import os
 import queue
 import signal
@@ -41,6 +40,7 @@ from espnet_kd.parallel import Shard
 
 KEYS = ("utt", "text", "score", "tokens", "entropy", "language", "segments")
 LONGEST = 1_000_000  # characters of a line
+LARGEST = 1e15  # absolute value of a number
 SHOWN = 80  # characters of a line in a message
 
 
@@ -60,6 +60,10 @@ def parse_answer(line: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError("it is no object with utt and text")
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is not UTF-8 text") from None
     for name in ("utt", "text"):
         if not isinstance(content.get(name), str):
             raise ValueError(f"it has no {name} that is text")
@@ -69,20 +73,23 @@ def parse_answer(line: str) -> dict[str, Any]:
         if not _is_number(content.get(name, 0.0)):
             raise ValueError(f"{name} is {content[name]!r}, not a finite number")
     tokens = content.get("tokens", 0)
-    if type(tokens) is not int or tokens < 0:
+    if type(tokens) is not int or not 0 <= tokens <= LARGEST:
         raise ValueError(f"tokens is {tokens!r}, not a number of tokens")
     if not isinstance(content.get("language", ""), str):
         raise ValueError("language is not text")
     if not isinstance(content.get("segments", []), list):
         raise ValueError("segments is no list")
     for part in content.get("segments", ()):
-        if not (isinstance(part, list) and len(part) == 3 and all(map(_is_number, part[:2]))):
+        if not (
+            isinstance(part, list) and len(part) == 3 and all(map(_is_number, part[:2]))
+            and isinstance(part[2], str)
+        ):  # fmt: skip
             raise ValueError("a segment is not [begin, end, words]")
     return content
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def to_record(utt: str, wav: str, answer: Mapping[str, Any] | None) -> DecodedUtterance:
@@ -135,7 +142,7 @@ def label_by_program(
     if not words:
         raise UserError("--program is empty: give a program and its arguments")
     files = {word: fingerprint(Path(word)) for word in words if os.path.isfile(word)}
-    settings = {"labeller": "command", "teacher": {"program": words, **files}}
+    settings = {"labeller": "command", "teacher": {"program": words, "files": files}}
     absolute = [os.path.abspath(word) if word in files else word for word in words]
     work = partial(answer_shard, words=tuple(absolute), timeout=args.timeout)
     return shards.decode_missing(source, decode_dir, settings, args.shards, work, where)
@@ -191,7 +198,7 @@ def _lines_of(
     try:
         process = subprocess.Popen(
             words, stdin=questions, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
-            text=True, encoding="utf-8", errors="replace",
+            text=True, encoding="utf-8", errors="surrogateescape",
         )  # fmt: skip
     except OSError as e:
         raise UserError(f"--program {words[0]} does not start: {e.strerror}") from None
@@ -258,7 +265,10 @@ def import_labels(
                 copy.write(f"{utt} {line}\n")
             copy.flush()
         path = args.imported if args.imported.suffix != ".jsonl" else Path(copy.name)
-        table = SortedTable(path)
+        try:
+            table = SortedTable(path)
+        except UserError as e:  # a user does not know the copy
+            raise UserError(str(e).replace(copy.name, str(args.imported))) from None
         found = sum(1 for _ in _both(source, table))
         if not found:
             raise UserError(f"--import {args.imported} has none of the utterances of {source.path}")

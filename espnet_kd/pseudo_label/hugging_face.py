@@ -19,6 +19,7 @@ from espnet_kd.data import dump
 from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import Hypothesis
 from espnet_kd.errors import UserError, first_line
+from espnet_kd.host.models import frames_of
 from espnet_kd.parallel import Shard
 from espnet_kd.pseudo_label.models import (
     DECIMALS,
@@ -28,6 +29,7 @@ from espnet_kd.pseudo_label.models import (
     model_spec,
     numeral_ids,
 )
+from espnet_kd.teachers.hugging_face import UNUSED
 
 Found = tuple[Hypothesis | None, str | None]
 Waves = Sequence[NDArray[np.float32]]
@@ -130,7 +132,8 @@ def _load(automatic: Any, spec: ModelSpec) -> Any:
         )  # fmt: skip
     except Exception as e:
         raise UserError(f"{spec.directory} cannot be loaded: {first_line(e)}") from e
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys") or ())
+    missing = [key for key in info["missing_keys"] if not key.endswith(UNUSED)]
+    lacking = sorted(missing) + sorted(str(key) for key in info.get("mismatched_keys") or ())
     if lacking:
         raise UserError(
             f"{spec.directory} lacks {len(lacking)} tensors of a {type(model).__name__}, such as "
@@ -185,7 +188,10 @@ class WhisperLabeller:
         import torch
 
         if (longest := max(map(len, waves))) > WINDOW * self.rate:
-            raise ValueError(f"{longest / self.rate:.1f} s are more than the {WINDOW} s that Whisper reads")
+            raise ValueError(
+                f"{longest / self.rate:.1f} s are more than the {WINDOW} s that Whisper reads: drop "
+                "such utterances by `espnet-kd lengths --max 30`"
+            )
         features = self.features(list(waves), sampling_rate=self.rate, return_tensors="pt").input_features
         with torch.inference_mode():
             encoded = self.model.get_encoder()(features.to(self.model.device))
@@ -253,14 +259,21 @@ class CTCLabeller:
         import torch
 
         inputs = self.features(list(waves), sampling_rate=self.rate, return_tensors="pt", padding=True)
+        mask = inputs.get("attention_mask")
+        if mask is None and len(waves) > 1:  # padding would change what the model makes of shorter ones
+            return [found for wave in waves for found in self.transcribe([wave])]
         with torch.inference_mode():
             log_p = self.model(**inputs.to(self.model.device)).logits.log_softmax(-1)  # (B, T, V)
-        frames = log_p.shape[1]
-        longest = max(map(len, waves))
+        counts = [log_p.shape[1]] if mask is None else self._frames(mask, log_p.shape[1])
         return [
-            (self._found(log_p[i, : max(1, math.ceil(frames * len(wave) / longest))], len(wave)), None)
-            for i, wave in enumerate(waves)
+            (self._found(log_p[i, : max(1, counts[i])], len(wave)), None) for i, wave in enumerate(waves)
         ]
+
+    def _frames(self, mask: Any, longest: int) -> list[int]:
+        """Return the number of frames of inputs with a mask (B, N), of which all have ``longest`` frames."""
+        real, rule = mask.sum(-1), frames_of(self.model)
+        counts = -(-real * longest // mask.shape[1]) if rule is None else rule(real)  # else in proportion
+        return [min(int(count), longest) for count in counts]
 
     def _found(self, log_p: Any, samples: int) -> Hypothesis:
         """Return the hypothesis of log-probabilities (T, V) of the frames of an utterance."""

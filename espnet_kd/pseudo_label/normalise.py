@@ -30,8 +30,9 @@ DATE = re.compile(
     rf"\b({MONTHS.replace(' ', '|')})\s+(\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(\d{{4}}|\d{{2}})\b)?",
     re.IGNORECASE,
 )
-ORDINAL = re.compile(r"\b(\d+)(st|nd|rd|th)\b", re.IGNORECASE)
-NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?")
+ORDINAL = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(st|nd|rd|th)\b", re.IGNORECASE)
+NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+SPELLED_WITH = re.compile(r"[-&]|(?<!\d)\.|\.(?!\d)")  # not the point of a number
 IN_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -149,7 +150,7 @@ def letters(text: str) -> str:
 
 def _spell_word(word: str) -> str:
     front, core, back = CORE.fullmatch(word).groups()  # type: ignore[union-attr]
-    parts = [part for part in re.split(r"[-.&]", core) if part]
+    parts = [part for part in SPELLED_WITH.split(core) if part]
     mixed = [
         bool(re.fullmatch(r"(?=.*\d)(?=.*[^\W\d_])\w+", part)) and not _is_counted(part) for part in parts
     ]
@@ -218,10 +219,12 @@ def _in_words(language: str) -> Callable[..., str]:
 
     @cache
     def words(number: str, kind: str = "cardinal") -> str:
+        number = number.replace(",", "")
         value = float(number) if "." in number else int(number)
         try:
             text = num2words(value, lang=language, to=kind)
-        except (NotImplementedError, OverflowError, ValueError):  # some languages lack ordinals and years
+        # Some languages lack ordinals, years, or numbers above a limit.
+        except (NotImplementedError, ArithmeticError, LookupError, TypeError, ValueError):
             text = " ".join(num2words(int(c), lang=language) for c in number if c.isdigit())
         return re.sub(r"[-,\u00ad]", " ", text)
 

@@ -263,7 +263,9 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     fits = mismatch(manifest, asked.teacher, asked.tokens) is None
     fits = fits and unserved(manifest, asked.terms, list(asked.taps)) is None
     for path, tap in asked.taps.items() if fits else ():
-        fits = fits and tap.number == manifest.taps[path].number and tap.k <= (manifest.taps[path].k or tap.k)
+        there = manifest.taps[path]
+        fits = fits and tap.number == there.number and tap.k <= (there.k or tap.k)
+        fits = fits and (tap.kind != "codes" or tap.size == there.size)
     return store if whole and same and fits else None
 
 

@@ -92,7 +92,7 @@ def read_quantiser(path: Path, checksum: str | None = None) -> Quantiser:
     Raises:
         UserError: the file is missing or damaged.
     """
-    again = "remove it and repeat the command that made the store"
+    again = f"remove {path.parent}, and make it again"
     if checksum is not None and path.is_file() and fingerprint(path) != checksum:
         raise UserError(f"{path} is damaged: its checksum is wrong; {again}")
     try:

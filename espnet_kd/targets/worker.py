@@ -25,6 +25,7 @@ from espnet_kd.files import fingerprint
 from espnet_kd.host.training import preprocessing
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.targets.format import (
+    INDEX,
     TapFormat,
     TargetRecord,
     audio_checksum,
@@ -193,6 +194,8 @@ class Observer:
         return [self._record(one, seen, place) for place, one in enumerate(members)]
 
     def _record(self, one: Prepared, seen: Mapping[str, Targets], place: int) -> TargetRecord:
+        for path in self.quantisers:  # codes are always finite
+            check_vectors(alone(seen[path], place).tensor, one.utt, path)
         rows = {
             path: to_rows(alone(seen[path], place), tap, one.tokens, self.quantisers.get(path))
             for path, tap in self.taps.items()
@@ -292,22 +295,43 @@ def build_preprocess(sources: Sequence[Source]) -> Any:
     return lambda utt, data: data
 
 
+def check_vectors(values: torch.Tensor, utt: str, tap: str) -> None:
+    """Refuse vectors that are not finite before they become codes.
+
+    Raises:
+        UserError: one is not; names the utterance.
+    """
+    if not torch.isfinite(values).all():
+        raise UserError(
+            f"{utt}: a value at {tap} is not finite: look whether the teacher's training diverged"
+        )
+
+
 def make_quantisers(data: SourceData, spec: WorkerSpec) -> dict[str, str]:
     """Train the quantisers that a store needs and lacks, on frames of utterances at random.
 
     Returns:
         By layer, the SHA-256 of the quantiser's file.
+
+    Raises:
+        UserError: vectors are not finite, or a quantiser is missing with which shards were made.
     """
     observer = load(spec)
     coded = [path for path, tap in observer.taps.items() if tap.kind == "codes"]
     files = {path: Path(spec.store) / quantiser_file(path) for path in coded}
     missing = [path for path, file in files.items() if not file.exists()]
+    if made := sorted(Path(spec.store).glob("[0-9]*/" + INDEX)) if missing else []:
+        raise UserError(
+            f"{files[missing[0]]} is missing, with which the codes in {made[0].parent} were made: remove "
+            f"{spec.store}, and make it again"
+        )
     if missing:
         found: dict[str, list[torch.Tensor]] = {path: [] for path in missing}
         names = sorted(data.utterances)
         for utt in random.Random(TRAINED_ON["seed"]).sample(names, len(names)):
             seen = observer.observe(utt, *data.utterances[utt])[2]
             for path, parts in found.items():
+                check_vectors(seen[path].tensor, utt, path)
                 parts.append(seen[path].tensor[0, : int(seen[path].lengths[0])].float().cpu())
             if min(sum(map(len, parts)) for parts in found.values()) >= TRAINED_ON["frames"]:
                 break

@@ -59,6 +59,10 @@ def test_files_that_can_be_used_stay_where_they_are(src: Path) -> None:
     }
     assert read_table(dst / "utt2num_samples")["a-1"] == "16000"
     assert sorted(p.name for p in (dst / "data").rglob("*.flac")) == ["a-2.flac", "b-1.flac"]
+    soundfile.write(src / "b-1.wav", np.full(8000, np.nan), 16000, "FLOAT")
+    with pytest.raises(UserError, match="b-1.wav: sample 0 is NaN or infinite"):
+        formatted(src, "--nj", "1", "--feats_type", "raw_copy")
+    soundfile.write(src / "b-1.wav", tone(4000), 8000)
     (src / "a-1.wav").write_bytes((src / "a-1.wav").read_bytes()[:9000])
     with pytest.raises(UserError, match="a-1.wav: was cut off"):
         formatted(src, "--nj", "1", "--feats_type", "raw_copy")

@@ -74,8 +74,38 @@ def test_the_same_command_gives_the_same_codes_and_goes_on(
     assert {p: p.read_bytes() for p in again.directory.rglob("encoder")} == before
     write(recipe, "exp/codes_again")
     assert "already there" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds shards of another .*taps .*size 2, now 4"):
+        write(recipe, "exp/codes_again", MVQ, "--shards", "2", "--codebooks", "4")
     (again.directory / quantiser_file("encoder")).write_bytes(b"")
     assert any("quantiser.encoder.npz is missing or damaged" in problem for problem in verify(again))
+
+
+def test_shards_are_not_mixed_with_those_of_another_quantiser(recipe: Recipe) -> None:
+    store = write(recipe, "exp/codes_lost", MVQ, "--shards", "2")
+    shutil.rmtree(store.directory / store.manifest.shards[1].name)
+    (store.directory / quantiser_file("encoder")).unlink()
+    with pytest.raises(UserError, match="quantiser.encoder.npz is missing, with which the codes in .*00001"):
+        write(recipe, "exp/codes_lost", MVQ, "--shards", "2")
+
+
+def test_vectors_that_are_not_finite_are_refused(
+    recipe: Recipe, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a byte, any code is finite."""
+    seen = worker.Observer._seen
+
+    def broken(self: worker.Observer, batch: list) -> dict:
+        found = seen(self, batch)
+        found["encoder"].tensor[0, 0, 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(worker.Observer, "_seen", broken)
+    with pytest.raises(UserError, match="a value at encoder is not finite: look whether the teacher's"):
+        write(recipe, "exp/codes_broken")
+    shutil.copytree(store.directory, recipe.root / "exp/codes_finite")
+    shutil.rmtree(recipe.root / "exp/codes_finite" / store.manifest.shards[0].name)
+    with pytest.raises(UserError, match="a value at encoder is not finite: look whether the teacher's"):
+        write(recipe, "exp/codes_finite")
 
 
 def test_a_student_predicts_them_and_stays_stock(recipe: Recipe, store: Store) -> None:

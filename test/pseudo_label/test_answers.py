@@ -33,9 +33,11 @@ for place, a in enumerate(reversed(asked)):
         if what == "twice": line = line.replace(a["utt"], asked[-1]["utt"])
         if what == "nan": line = line.replace("-6.0", "NaN")
         if what == "huge": line = line.replace("-6.0", "1e999")
+        if what == "latin": line = line.replace("Hello", "Caf\\udce9")
         if what == "text": line = "loading the model"
         if what == "key": line = line.replace("entropy", "confidence")
-    print(line, flush=True)
+    sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\\n")
+    sys.stdout.flush()
 if what == "fails": sys.exit(1)
 """
 
@@ -75,6 +77,7 @@ def test_a_program_answers_in_any_order(data: Path) -> None:
         ("twice", "line 2 of its answers .* is the second one for s2-c"),
         ("nan", "line 2 of its answers .* is wrong: NaN is no number in JSON"),
         ("huge", "is wrong: score is inf, not a finite number"),
+        ("latin", "line 2 of its answers .* is wrong: it is not UTF-8 text"),
         ("text", "'loading the model'.* is wrong: "),
         ("key", "is wrong: unknown key confidence; known are utt, text, score"),
     ],
@@ -106,7 +109,11 @@ def test_a_program_that_does_not_exist(data: Path) -> None:
         ('{"utt": "a", "text": "x", "tokens": 1.5}', "tokens is 1.5"),
         ('{"utt": "a", "text": "x", "language": 1}', "language is not text"),
         ('{"utt": "a", "text": "x", "segments": [[0, "x"]]}', "a segment is not"),
+        ('{"utt": "a", "text": "x", "segments": [[0, 1, {}]]}', "a segment is not"),
         ('{"utt": "a", "text": "x", "segments": 1}', "segments is no list"),
+        (f'{{"utt": "a", "text": "x", "score": {10**400}}}', "score is 1000"),
+        (f'{{"utt": "a", "text": "x", "tokens": {10**400}}}', "tokens is 1000"),
+        ('{"utt": "a", "text": "\\ud800"}', "it is not UTF-8 text"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )
@@ -131,6 +138,7 @@ def test_finished_shards_are_not_asked_for_again(data: Path, monkeypatch: pytest
     found = label(data, *options)
     assert Path("asked").read_text().split() == [*UTTERANCES, "s1-b"]
     assert found["labeller"] == "command" and found["teacher"]["program"][-1] == "$HOME *"
+    assert len(found["teacher"]["files"]["program.py"]) == 64
     Path("program.py").write_text(PROGRAM + "\n")
     with pytest.raises(UserError, match="of another teacher"):
         label(data, *options)
@@ -180,7 +188,7 @@ def test_a_second_decode_is_compared_in_the_same_form(data: Path) -> None:
     [
         (["--import", "none"], "--import none has none of the utterances"),
         (["--import", "bad.jsonl"], "bad.jsonl:1 is no hypothesis: it has no text"),
-        (["--import", "twice.jsonl"], "s1-a"),
+        (["--import", "twice.jsonl"], "^twice.jsonl:2: s1-a occurs a second time"),
         (["--import", "none", "--labeller", "hf"], "--import and --labeller hf both give labels"),
         (["--labeller", "hf"], "--labeller hf needs --model"),
         (["--labeller", "espnet"], "--labeller espnet needs --teacher"),
