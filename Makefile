@@ -8,6 +8,7 @@ endif
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
+PROCESSES ?= 2
 
 .PHONY: help install demo test attack bench docs lint clean distclean
 
@@ -22,7 +23,7 @@ demo: install  ## recipe of spoken digits: teacher, student, distilled student, 
 	@cd egs/digits/kd1 && ./run.sh $(ARGS)
 
 test: install  ## run the tests but those marked long, 10 minutes (ARGS="-m 'not slow'" for 6 minutes, ARGS="-m ''" for all, ARGS="-k name")
-	@python -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not long" test $(ARGS)
+	@python -m pytest -rs --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" test $(ARGS)
 
 attack: install  ## try damaged inputs, stores, archives, audio, and kills at random moments (ARGS="fuzz kills" for parts)
 	@python test/attack $(ARGS)

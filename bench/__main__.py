@@ -8,6 +8,7 @@ import os
 # Part to its module and what it measures; ``main() -> bool`` of a module is True if its target is met.
 PARTS = {
     "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
+    "hugging_face_teacher": ("bench.hugging_face_teacher", "the same with a teacher of transformers"),
     "mutual": ("bench.mutual", "a step of two peers against one of one model"),
     "transducer": (
         "bench.transducer",

@@ -130,6 +130,8 @@ def main_upload(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.repo.count("/") != 1:
         raise UserError(f"--repo {args.repo}: give the name of a repository as USER/NAME")
+    if not args.packed.is_file():
+        raise UserError(f"{args.packed} is not a file: pack the model by stage 12")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         extract(args.packed, folder)

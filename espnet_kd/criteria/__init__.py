@@ -29,6 +29,7 @@ from espnet_kd.criteria.distribution import (
     TopK,
     top_classes,
 )
+from espnet_kd.criteria.divergences import DecoupledKL, JensenShannon, SkewKL
 from espnet_kd.criteria.hidden import HiddenDistance
 from espnet_kd.criteria.transducer import Transcript, TransducerKL
 
@@ -39,6 +40,9 @@ CRITERIA: dict[str, type[Criterion]] = {
     "cross_entropy": CrossEntropy,
     "softmax_l2": SoftmaxL2,
     "topk": TopK,
+    "skew_kl": SkewKL,
+    "jsd": JensenShannon,
+    "decoupled_kl": DecoupledKL,
     "uld": SortedDistance,
     "hidden": HiddenDistance,
     "mvq": CodebookPrediction,

@@ -196,3 +196,12 @@ def in_chunks(model: Model, chunks: tuple[int, int] | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def frames_of(model: Any) -> Any | None:
+    """Return a function from the lengths of a transformers model's input to encoder frames; None without one.
+
+    Relied upon: models on waveforms, Whisper and Parakeet have one of these two methods.
+    """
+    rules = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+    return next((getattr(model, name) for name in rules if hasattr(model, name)), None)

@@ -77,9 +77,11 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     if not terms:
         return model
     rate = input_rate(vars(args))
+    with_rate = [experiment for experiment in experiments if experiment.rate is not None]
     for experiment in experiments:
         check_features(args.input_size, "the student", experiment)
-        check_rate(experiments[0].rate, experiments[0].owner, experiment)
+    for experiment in with_rate:
+        check_rate(with_rate[0].rate, with_rate[0].owner, experiment)
     set_delays(args, terms, experiments[0] if options.store is None else None)
     refuse_data_parallel(args)
     _refuse_time_warp(args, terms)
@@ -88,14 +90,9 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     for experiment in experiments:
         refuse_other_prefix(experiment.model, experiment.owner, [t.term for t in terms])
     needed = teacher_taps(terms)
-    guided = [t.term.name for t in terms if t.build().guide_tap is not None]
-    if guided and any(experiment.blank for experiment in experiments):
-        raise UserError(
-            f"criterion {guided[0]}: `frame_weights: nonblank` needs the blank at token 0, which "
-            f"{experiments[0].owner} has elsewhere: choose other weights"
-        )
-    rates = [rate, *(experiment.rate for experiment in experiments)]
-    ours, theirs = (r or rate or DEFAULT_RATE for r in (rate, rates[-1]))
+    _check_blanks(experiments, terms)
+    ours = rate or DEFAULT_RATE
+    theirs = with_rate[0].rate if with_rate else ours
     noise = partial(probe, ours, args.input_size), partial(probe, theirs, args.input_size)
     teacher: StoredTeacher | OnlineTeacher
     if options.store is not None:
@@ -178,6 +175,17 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
         raise UserError(
             f"criterion {frames[0]} compares frames, but the student's SpecAugment moves them in time: "
             "set `specaug_conf: {apply_time_warp: false}`"
+        )
+
+
+def _check_blanks(teachers: Sequence[TeacherModel], terms: Sequence[TermOptions]) -> None:
+    """Refuse weights by the blank where a teacher has it at another token than 0."""
+    guided = [t.term.name for t in terms if t.build().guide_tap is not None]
+    elsewhere = [teacher.owner for teacher in teachers if teacher.blank]
+    if guided and elsewhere:
+        raise UserError(
+            f"criterion {guided[0]}: `frame_weights: nonblank` needs the blank at token 0, which "
+            f"{elsewhere[0]} has elsewhere: choose other weights"
         )
 
 

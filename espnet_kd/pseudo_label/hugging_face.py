@@ -19,6 +19,7 @@ from espnet_kd.data import dump
 from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import Hypothesis
 from espnet_kd.errors import UserError, first_line
+from espnet_kd.host.models import frames_of
 from espnet_kd.parallel import Shard
 from espnet_kd.pseudo_label.models import (
     DECIMALS,
@@ -28,7 +29,7 @@ from espnet_kd.pseudo_label.models import (
     model_spec,
     numeral_ids,
 )
-from espnet_kd.teachers.hugging_face import UNUSED, frame_counter
+from espnet_kd.teachers.hugging_face import UNUSED
 
 Found = tuple[Hypothesis | None, str | None]
 Waves = Sequence[NDArray[np.float32]]
@@ -270,7 +271,7 @@ class CTCLabeller:
 
     def _frames(self, mask: Any, longest: int) -> list[int]:
         """Return the number of frames of inputs with a mask (B, N), of which all have ``longest`` frames."""
-        real, rule = mask.sum(-1), frame_counter(self.model)
+        real, rule = mask.sum(-1), frames_of(self.model)
         counts = -(-real * longest // mask.shape[1]) if rule is None else rule(real)  # else in proportion
         return [min(int(count), longest) for count in counts]
 

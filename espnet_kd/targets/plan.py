@@ -28,6 +28,7 @@ from espnet_kd.teachers.options import (
     check_rate,
     check_tokens,
     common_temperatures,
+    compares_classes,
     refuse_other_prefix,
     teacher_options,
     teacher_taps,
@@ -354,7 +355,7 @@ def map_stored(manifest: Manifest, terms: Sequence[TermOptions], tokens: Sequenc
         UserError: the lists cannot be compared.
     """
     theirs = manifest.token_list
-    logits = {t.term.teacher_tap for t in terms if t.build().needs == "logits"}
+    logits = {t.term.teacher_tap for t in terms if compares_classes(t)}
     frames = all(tap.split(".")[0] not in READS_TOKENS for tap in logits)
     if not theirs or list(theirs) == list(tokens) or not frames or LATTICE in manifest.taps:
         return None
@@ -399,16 +400,20 @@ def unserved(manifest: Manifest, terms: Sequence[TermOptions], taps: Sequence[st
         if path not in manifest.taps:
             return f"the store has no targets of the tap {path}, only of {', '.join(manifest.taps)}"
     for t in terms:
-        problem = _unserved_term(manifest.taps, t, ensemble=len(manifest.teachers) > 1)
+        problem = _unserved_term(manifest.taps, t, len(manifest.teachers) > 1, manifest.blank)
         if problem is not None:
             return f"criterion {t.term.name}: {problem}"
     return None
 
 
-def _unserved_term(taps: Mapping[str, TapFormat], t: TermOptions, ensemble: bool) -> str | None:
+def _unserved_term(
+    taps: Mapping[str, TapFormat], t: TermOptions, ensemble: bool, blank: int = 0
+) -> str | None:
     """Say what one criterion needs and the store does not have; None if it has all."""
     path, criterion = t.term.teacher_tap, t.build()
     tap = taps[path]
+    if criterion.guide_tap is not None and blank:
+        return f"`frame_weights: nonblank` needs the blank at token 0, and they have it at {blank}"
     if (tap.kind == "codes") != (criterion.needs == "codes"):
         there = "only codes are" if tap.kind == "codes" else f"no codes but {tap.kind} are"
         return f"{there} stored at {path}: codes are for criteria of type mvq alone"

@@ -44,7 +44,7 @@ class Quantiser:
         """Return M."""
         return len(self.centroids)
 
-    def to(self, device: torch.device) -> "Quantiser":
+    def to(self, device: torch.device | str) -> "Quantiser":
         """Return the same quantiser on a device."""
         return Quantiser(self.mean.to(device), self.centroids.to(device))
 

@@ -1,5 +1,6 @@
 """Load and check any stock ESPnet experiment directory, without writing to it."""
 
+import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,10 +110,14 @@ class Experiment(TeacherModel):
 
     @classmethod
     def fingerprint(cls, place: str, **options: Any) -> dict[str, str]:
-        """Return the checksums of config.yaml and checkpoint."""
+        """Return the checksums of config.yaml, with the prompt of the task s2t, and of the checkpoint."""
         directory = cls.locate(place)
         path = find_checkpoint(directory, options.get("checkpoint"))
-        return {"config": fingerprint(directory / "config.yaml"), "checkpoint": fingerprint(path)}
+        config = fingerprint(directory / "config.yaml")
+        if task_of(read_config(directory)) == S2T:  # its decoder gives other values for another prompt
+            prompt = [options.get(key, default).strip("<>") for key, default in PROMPT.items()]
+            config = hashlib.sha256(" ".join([config, *prompt]).encode()).hexdigest()
+        return {"config": config, "checkpoint": fingerprint(path)}
 
     @classmethod
     def speech(cls, place: str, **options: Any) -> tuple[int | None, Mapping[str, Any]]:

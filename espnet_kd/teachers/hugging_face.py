@@ -4,9 +4,7 @@ Weights are read from safetensors only, and no code of a model's repository is e
 imported when such a teacher is loaded, not before.
 """
 
-import hashlib
 import inspect
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,20 +16,24 @@ from torch import Tensor, nn
 
 from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.errors import UserError, first_line
-from espnet_kd.files import fingerprint, read_json
+from espnet_kd.files import read_json
+from espnet_kd.host.models import frames_of
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.checkpoint import not_finite
 from espnet_kd.teachers.model import Observer, SpeechError, TeacherModel
+from espnet_kd.teachers.repository import (
+    CONFIG,
+    EXTRACTORS,
+    find_directory,
+    of_files,
+    read_config,
+    weights_of,
+)
 from espnet_kd.teachers.taps import LATTICE, Targets, first_tensor, probe, submodule
 
-CONFIG = "config.json"
-EXTRACTORS = ("preprocessor_config.json", "processor_config.json")  # one of them describes the extractor
-WEIGHTS = "*.safetensors"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-FILES = (WEIGHTS, "*.json", "*.txt", "*.model")  # of a repository, what is downloaded
 UNUSED = ("masked_spec_embed",)  # tensors that only a training reads; some checkpoints leave them out
-# Tokens of transformers' CTC models that have another name in ESPnet's token lists, besides the blank.
-ESPNET_NAMES = {"|": "<space>", "</s>": "<sos/eos>"}
+# Special tokens of a tokenizer of transformers, by its attribute, and their names in ESPnet's token lists.
+ESPNET_NAMES = {"word_delimiter_token": "<space>", "eos_token": "<sos/eos>", "unk_token": "<unk>"}
 BLANK = "<blank>"
 CTC_LOGITS, CTC_HEADS = "ctc.ctc_lo", ("lm_head", "ctc_head")  # in ESPnet, and in transformers
 
@@ -58,7 +60,7 @@ class HuggingFaceModel(TeacherModel):
         self._tokens: list[str] | None = None
         self._is_ctc = self._read_tokens = type(model).__name__.endswith("ForCTC")
         if self._is_ctc:
-            self.blank = int(model.config.pad_token_id)
+            self.blank = int(model.config.pad_token_id or 0)
 
     @property
     def owner(self) -> str:
@@ -74,33 +76,8 @@ class HuggingFaceModel(TeacherModel):
 
     @classmethod
     def locate(cls, place: str, **options: Any) -> Path:
-        """Return the directory of the model; one of Hugging Face is downloaded, unless it is in the cache.
-
-        Raises:
-            UserError: there is no such directory, and no such model can be reached.
-        """
-        if Path(place).is_dir():
-            return Path(place)
-        from huggingface_hub import snapshot_download
-
-        revision = options.get("revision")
-        reason, wanted = "", list(FILES)
-        for cached in (True, False):
-            try:
-                found = Path(
-                    snapshot_download(
-                        place, revision=revision, allow_patterns=wanted, local_files_only=cached
-                    )
-                )
-            except Exception as e:  # of huggingface_hub and what it connects by
-                reason = first_line(e)
-                continue
-            if not cached or (found / CONFIG).is_file() and any(found.glob(WEIGHTS)):
-                return found
-        raise UserError(
-            f"teacher: hf: {place} is no directory, is not in the cache of Hugging Face, and cannot be "
-            f"fetched: {reason}: give a directory, or a name USER/MODEL where the network can be reached"
-        )
+        """Return the directory of the model; see ``find_directory``."""
+        return find_directory(place, options.get("revision"))
 
     @classmethod
     def load(cls, place: str, **options: Any) -> "HuggingFaceModel":
@@ -213,9 +190,10 @@ class HuggingFaceModel(TeacherModel):
             return [(text, *rest) for text, rest in zip(texts, counted, strict=True)]
         inputs = self.inputs(speech.float(), lengths)[0]
         known = getattr(self.model.generation_config, "is_multilingual", False)
-        found = self.model.generate(
-            **inputs, return_dict_in_generate=True, output_scores=True, **(self.prompt if known else {})
-        )
+        options: dict[str, Any] = dict(self.prompt) if known else {}
+        if most := getattr(self.model.config, "max_target_positions", None):
+            options["max_length"] = most  # a model without generation_config.json would stop after 20 tokens
+        found = self.model.generate(**inputs, return_dict_in_generate=True, output_scores=True, **options)
         steps = self.model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
         texts = tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
         counted = [(len(row), float(row.sum())) for row in (step[step.isfinite()] for step in steps)]
@@ -243,7 +221,7 @@ class HuggingFaceModel(TeacherModel):
             finally:
                 for handle in handles:
                     handle.remove()
-        rule = frame_counter(self.model)
+        rule = frames_of(self.model)
         if rule is not None:
             positions, frames = int(rule(torch.tensor(total))), rule(real).long()
         else:  # in proportion
@@ -303,13 +281,19 @@ class HuggingFaceModel(TeacherModel):
             )
         waves = [wave[:count].numpy() for wave, count in zip(speech.cpu(), counts, strict=True)]
         known = inspect.signature(extractor.__call__).parameters
+        if not {"padding", "return_attention_mask"} <= known.keys():
+            raise UserError(
+                f"{self.owner}: its {type(extractor).__name__} does not say which frames are padding: choose "
+                "a model of speech, such as Whisper, HuBERT or Parakeet"
+            )
         options: dict[str, Any] = {"device": str(speech.device)} if "device" in known else {}
         if known["padding"].default != "max_length":
             options["padding"] = True
-        found = extractor(
-            waves, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True,
-            **options,
-        ).to(speech.device)  # fmt: skip
+        with torch.autocast(speech.device.type, enabled=False):  # powers do not fit half precision
+            found = extractor(
+                waves, sampling_rate=extractor.sampling_rate, return_tensors="pt",
+                return_attention_mask=True, **options,
+            ).to(speech.device)  # fmt: skip
         mask = found["attention_mask"]
         return dict(found), mask.sum(-1), mask.shape[1]
 
@@ -331,12 +315,6 @@ class HuggingFaceModel(TeacherModel):
             yield
         finally:
             handle.remove()
-
-
-def frame_counter(model: Any) -> Any:
-    """Return the model's function from input lengths to numbers of frames; None if it has none."""
-    names = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-    return next((rule for name in names if (rule := getattr(model, name, None)) is not None), None)
 
 
 def masked_norm(norm: nn.GroupNorm, x: Tensor, frames: Tensor) -> Tensor:
@@ -376,39 +354,6 @@ def quiet(transformers: Any) -> Iterator[None]:
         transformers.logging.set_verbosity(before)
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """Read the config.json of a model.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    if not (directory / CONFIG).is_file():
-        raise UserError(f"{directory} has no {CONFIG}: give the directory of a model of transformers")
-    content: dict[str, Any] = read_json(directory / CONFIG)
-    return content
-
-
-def weights_of(directory: Path) -> list[Path]:
-    """Return the files of the weights.
-
-    Raises:
-        UserError: there is none in safetensors.
-    """
-    if found := sorted(directory.glob(WEIGHTS)):
-        return found
-    pickled = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLED)
-    other = f"only {pickled[0]}, which may hold code and is not loaded" if pickled else "none"
-    raise UserError(
-        f"{directory} has no weights in safetensors ({WEIGHTS}), {other}: choose a revision that has them, "
-        "or save the model again with transformers"
-    )
-
-
-def of_files(paths: Sequence[Path]) -> str:
-    """Return a SHA-256 over the names and contents of files."""
-    return hashlib.sha256(json.dumps([[p.name, fingerprint(p)] for p in paths]).encode()).hexdigest()
-
-
 def changes(path: Tensor, blank: int) -> int:
     """Return the number of tokens of a best path of CTC, (T,)."""
     return int(((path != blank) & (path != nn.functional.pad(path, (1, 0), value=blank)[:-1])).sum())
@@ -433,7 +378,8 @@ def read_tokens(teacher: HuggingFaceModel, classes: int) -> list[str] | None:
     if tokenizer is None:
         return None
     vocabulary = tokenizer.get_vocab()
-    names = {number: name for name, number in vocabulary.items()}
-    tokens = [ESPNET_NAMES.get(names.get(i, ""), names.get(i, f"<unused{i}>")) for i in range(classes)]
+    given = {getattr(tokenizer, key, None): name for key, name in ESPNET_NAMES.items()}
+    names = {number: given.get(name, name) for name, number in vocabulary.items()}
+    tokens = [names.get(i, f"<unused{i}>") for i in range(classes)]
     tokens[teacher.blank] = BLANK
     return tokens

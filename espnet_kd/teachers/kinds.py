@@ -10,8 +10,9 @@ from typing import Any
 from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.experiment import Experiment
-from espnet_kd.teachers.hugging_face import CONFIG, HuggingFaceModel
+from espnet_kd.teachers.hugging_face import HuggingFaceModel
 from espnet_kd.teachers.model import TeacherModel
+from espnet_kd.teachers.repository import CONFIG
 
 TEACHERS: dict[str, type[TeacherModel]] = {"exp": Experiment, "hf": HuggingFaceModel}
 PLUGINS = "espnet_kd.teachers"  # the entry-point group

@@ -121,6 +121,7 @@ class OnlineTeacher:
         alignment.
         """
         temperature = self._temperatures.get(tap, 1.0)
+        self._check_classes(tap, members)
         self._check_frame_rates(tap, [m.lengths for m in members])
         lengths = torch.stack([m.lengths for m in members]).amin(0)
         if tap != LATTICE:
@@ -134,6 +135,20 @@ class OnlineTeacher:
             k=first.classes, temperature=temperature, others=others, mean=self._mean,
         )  # fmt: skip
         return Targets(targets, lengths)
+
+    def _check_classes(self, tap: str, members: Sequence[Targets]) -> None:
+        """Check that the members have as many classes as the first.
+
+        Raises:
+            UserError: one has not.
+        """
+        sizes = [m.joint.classes if tap == LATTICE else m.tensor.shape[-1] for m in members]
+        for experiment, size in zip(self.experiments[1:], sizes[1:], strict=True):
+            if size != sizes[0]:
+                raise UserError(
+                    f"{self.experiments[0].owner} has {sizes[0]} classes at {tap}, {experiment.owner} "
+                    f"{size}: the mean needs the same: choose teachers of one token list"
+                )
 
     def _check_frame_rates(self, tap: str, lengths: Sequence[Tensor]) -> None:
         """Check that the members have the same number of positions, (B,) each, for the same speech.

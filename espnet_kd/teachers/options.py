@@ -38,6 +38,7 @@ class Term:
 
 
 TEACHER_KEYS = ("exp", "checkpoint", "language", "task", "hf", "revision", "weights", "mean", "store", "k")
+TEACHER_OF_KIND = ("checkpoint", "language", "task", "revision")  # of these, options of one kind of teacher
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
 COPIES = "init_from_teacher"
@@ -126,6 +127,9 @@ def _sources(teacher: Mapping[str, Any]) -> tuple[Source, ...]:
     kinds = {name: kind_of(name) for name in teacher if name in TEACHERS or name in extra}
     allowed = [*TEACHER_KEYS, *extra, *(key for kind in kinds.values() for key in kind.keys)]
     refuse_unknown("teacher", teacher, list(dict.fromkeys(allowed)))
+    for key in TEACHER_OF_KIND if kinds else ():
+        if teacher.get(key) is not None and not any(key in kind.keys for kind in kinds.values()):
+            raise UserError(f"teacher: {key} is no option of {' and '.join(kinds)}: leave it out")
     found = []
     for name, kind in kinds.items():
         places = [teacher[name]] if isinstance(teacher[name], str) else teacher[name]

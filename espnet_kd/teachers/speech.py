@@ -28,7 +28,8 @@ def with_teacher_speech(
 ) -> Preprocess | None:
     """Add ``teacher_speech`` to a student's preparation, where the teacher needs other speech."""
     teachers = teachers_of(args)
-    theirs, config = teachers[0].speech() if teachers else (None, {})  # a store has checksums of raw speech
+    theirs = rate_of_sources(teachers)
+    config = teachers[0].speech()[1] if teachers else {}  # a store has checksums of raw speech
     ours = input_rate(vars(args))
     rates = None if ours is None or theirs in (None, ours) else (ours, theirs)
     if preparation(config) == preparation(vars(args)) and not (train and augmentations(args)) and not rates:
@@ -67,6 +68,11 @@ def teachers_of(args: argparse.Namespace) -> list[Source]:
     return [] if options.store else list(options.sources)
 
 
+def rate_of_sources(sources: Sequence[Source]) -> int | None:
+    """Return the sampling rate of the first teacher that has one, in hertz; None if none has."""
+    return next((rate for source in sources if (rate := source.speech()[0]) is not None), None)
+
+
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that change a model's speech always; None for those that do nothing."""
     used = config.get("use_preprocessor", True)
@@ -100,11 +106,12 @@ def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None
             f"them in time: leave out {', '.join(NEW_TIMES)}, or make copies of the data "
             "(speed_perturb_factors)"
         )
-    check_alike(teachers_of(args))
-    for source in teachers_of(args)[:1]:
-        ours, theirs = input_rate(vars(args)), source.speech()[0]
-        if ours is not None and theirs not in (None, ours):
-            logging.info(f"teacher {source} gets its speech at {theirs} Hz, resampled from {ours} Hz by soxr")
+    teachers = teachers_of(args)
+    check_alike(teachers)
+    ours, theirs = input_rate(vars(args)), rate_of_sources(teachers)
+    if ours is not None and theirs not in (None, ours):
+        name = teachers[0]
+        logging.info(f"teacher {name} gets its speech at {theirs} Hz, resampled from {ours} Hz by soxr")
     if found:
         logging.info(f"the student gets its speech with {', '.join(found)}, the teacher without")
 

@@ -25,6 +25,30 @@ def cross_entropy(student, teacher, temperature=1.0):
     return -(temperature**2) * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
 
 
+def mixed(p, q, share):
+    return [share * a + (1 - share) * b for a, b in zip(p, q, strict=True)]
+
+
+def skew_kl(student, teacher, temperature=1.0, alpha=0.1, direction="forward"):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    first, second = (p, q) if direction == "forward" else (q, p)
+    return temperature**2 * divergence(first, mixed(first, second, alpha))
+
+
+def jsd(student, teacher, temperature=1.0, beta=0.5):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    middle = mixed(p, q, beta)
+    return temperature**2 * (beta * divergence(p, middle) + (1 - beta) * divergence(q, middle))
+
+
+def decoupled_kl(student, teacher, temperature=1.0, target_class="blank", alpha=1.0, beta=1.0):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    t = 0 if target_class == "blank" else p.index(max(p))
+    whether = divergence([p[t], 1 - p[t]], [q[t], 1 - q[t]])
+    which = divergence(*([x / (1 - y[t]) for v, x in enumerate(y) if v != t] for y in (p, q)))
+    return temperature**2 * (alpha * whether + beta * which)
+
+
 def softmax_l2(student, teacher, temperature=1.0):
     q, p = softmax(student, temperature), softmax(teacher, temperature)
     return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
@@ -85,9 +109,17 @@ def frame_weights(teachers, frame_weights="none", weight_power=1.0, guides=(), *
 
 
 NAIVE = {
-    "kl": kl, "cross_entropy": cross_entropy, "softmax_l2": softmax_l2, "topk": topk, "uld": uld,
-    "hidden": hidden, "mvq": mvq,
-}  # fmt: skip
+    "kl": kl,
+    "cross_entropy": cross_entropy,
+    "softmax_l2": softmax_l2,
+    "uld": uld,
+    "topk": topk,
+    "skew_kl": skew_kl,
+    "jsd": jsd,
+    "decoupled_kl": decoupled_kl,
+    "hidden": hidden,
+    "mvq": mvq,
+}
 
 
 def reduce(utterances, reduction):

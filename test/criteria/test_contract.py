@@ -29,6 +29,9 @@ OPTIONS = {
         {"k": 2, "renorm": False},
         {"k": 2, "tail": "other"},
     ],
+    "skew_kl": [{}, {"temperature": 2.5, "alpha": 0.4}, {"direction": "reverse"}],
+    "jsd": [{}, {"temperature": 2.5}, {"beta": 0.1}],
+    "decoupled_kl": [{}, {"temperature": 2.5, "target_class": "top"}, {"alpha": 0.5, "beta": 4.0}],
     "hidden": [
         {"distance": distance, **projection}
         for distance in ("mse", "l1", "cosine")
@@ -52,6 +55,15 @@ HAND = {
     "uld": ({}, [0.0, log(3)], [0.0, log(2), log(3)], 1 / 2),
     # teacher (1/2, 1/3, 1/6), of which (3/5, 2/5) remain; student (1/2, 1/4, 1/4): 3/5 ln 2 + 2/5 ln 4
     "topk": ({"k": 2}, [log(2), 0.0, 0.0], [log(3), log(2), 0.0], 7 / 5 * log(2)),
+    # teacher (1/2, 1/2), student (3/4, 1/4), mixture (5/8, 3/8): 1/2 ln(4/5) + 1/2 ln(4/3) = 1/2 ln(16/15)
+    "skew_kl": ({"alpha": 0.5}, [log(3), 0.0], [0.0, 0.0], log(16 / 15) / 2),
+    # the same: half of that, and half of 3/4 ln(6/5) + 1/4 ln(2/3)
+    "jsd": ({}, [log(3), 0.0], [0.0, 0.0], log(16 / 15) / 4 + 3 * log(6 / 5) / 8 + log(2 / 3) / 8),
+    # blank or not: teacher (1/2, 1/2), student (1/4, 3/4): 1/2 ln 2 + 1/2 ln(2/3); the others: teacher
+    # (1/2, 1/2), student (2/3, 1/3): 1/2 ln(3/4) + 1/2 ln(3/2); twice the latter
+    "decoupled_kl": (
+        {"beta": 2.0}, [0.0, log(2), 0.0], [log(2), 0.0, 0.0], log(4 / 3) / 2 + log(9 / 8),
+    ),
     # ((1 - 2)^2 + (1 - 4)^2) / 2 = 5
     "hidden": ({"projection": "none"}, [1.0, 1.0], [2.0, 4.0], 5.0),
     # e^(ln 255) for the code, e^0 for the 255 others: -ln(255 / 510) = ln 2
@@ -127,7 +139,7 @@ def test_a_criterion_or_option_that_the_tables_lack_is_found():
 def test_1_zero_without_gradient_at_equality(name, options, reduction):
     criterion = build(name, options, reduction)
     student, _, mask = batch(options)
-    assert set(criterion.exempt) <= {"zero_at_equality"} and all(criterion.exempt.values())
+    assert set(criterion.exempt) <= {"zero_at_equality", "same_classes"} and all(criterion.exempt.values())
     teacher = student.detach()
     if name == "hidden" and "zero_at_equality" in criterion.exempt:  # zero where the projection is right
         teacher = criterion.projection(teacher).detach()
@@ -260,6 +272,8 @@ def test_9_errors_name_student_and_target(name, options):
         "torch.bool": (student, teacher, mask.int()),
         ":": (student, torch.cat([teacher, teacher], -1), mask),
     }
+    if "same_classes" in criterion.exempt:
+        del wrong[":"]
     for message, (s, t, m) in wrong.items():
         with pytest.raises(ValueError, match=message) as caught:
             criterion(s, t, m)

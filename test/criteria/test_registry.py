@@ -53,7 +53,7 @@ def test_builds_every_criterion(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: cross_entropy, hidden, kl, mvq, softm"),
+        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: cross_entropy, decoupled_kl, hidden, j"),
         ("KL", {}, "did you mean kl"),
         ("zzz", {}, "unknown criterion 'zzz'; known: "),
         (["kl"], {}, r"the type of a criterion is a name, not \['kl'\]; known: cross_entropy"),

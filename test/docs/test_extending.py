@@ -11,6 +11,7 @@ import soundfile
 from pages import ROOT, blocks
 
 PROGRAM = """
+from pathlib import Path
 import torch
 from espnet2.tasks.asr import encoder_choices
 from espnet_kd.encoders.register import register_encoders
@@ -18,6 +19,17 @@ register_encoders()
 encoder = encoder_choices.get_class("stacked")(20, size=8)
 states, lengths, _ = encoder(torch.randn(2, 11, 20), torch.tensor([11, 5]))
 assert states.shape == (2, 3, 8) and lengths.tolist() == [3, 2]
+
+from espnet_kd.commands.inspect import layer_table
+from espnet_kd.teachers.kinds import Source
+from espnet_kd.teachers.online import OnlineTeacher
+torch.save({"weight": torch.ones(4, 1, 320)}, "filters.pth")
+teacher = Source("filters", "filters.pth").load()
+speech, lengths = torch.ones(2, 800), torch.tensor([800, 400])
+seen = OnlineTeacher([teacher], ["bank"]).targets(speech, lengths, *[torch.zeros(2, 0)] * 2)["bank"]
+assert seen.lengths.tolist() == [2, 1]
+assert seen.tensor[..., 0].tolist() == [[320.0, 320.0], [320.0, 80.0]]  # of 80 real samples, then padding
+assert "bank  50 frames x 4" in layer_table(teacher, 1)
 """
 
 
@@ -47,7 +59,7 @@ def test_the_criterion_passes_the_contract(checkout: Path) -> None:
     assert " passed" in run(checkout, sys.executable, "-m", "pytest", "-n0", *tests)
 
 
-def test_the_encoder_is_one_of_espnets(checkout: Path) -> None:
+def test_the_encoder_and_the_teacher_work(checkout: Path) -> None:
     run(checkout, sys.executable, "-c", PROGRAM)
 
 

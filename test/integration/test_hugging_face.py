@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -85,6 +86,43 @@ def test_an_utterance_of_a_batch_is_what_transformers_gives_for_it_alone(
         expected = output["x"][0] if isinstance(output["x"], tuple) else output["x"]
         assert len(seen) == pytest.approx(len(wave) / 16000 * (12.5 if kind == "parakeet_ctc" else 50), abs=2)
         torch.testing.assert_close(seen, expected[0, : len(seen)], rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_the_same_under_autocast(models: dict[str, Path]) -> None:
+    teacher, wave = load(models["whisper"]), torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    expected = teacher.inputs(wave, torch.tensor([RATE]))[0]["input_features"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = teacher.inputs(wave, torch.tensor([RATE]))[0]["input_features"]
+    assert torch.equal(found, expected)
+
+
+def test_special_tokens_have_the_names_that_the_tokenizer_says(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["[PAD]", "[UNK]", " ", "|", "a", "<end>"]
+    tokenizer = SimpleNamespace(
+        get_vocab=lambda: {name: i for i, name in enumerate(names)},
+        unk_token="[UNK]", word_delimiter_token=" ", eos_token="<end>",
+    )  # fmt: skip
+    monkeypatch.setattr(hugging_face, "read_tokenizer", lambda teacher: tokenizer)
+    expected = ["<blank>", "<unk>", "<space>", "|", "a", "<sos/eos>", "<unused6>"]
+    assert hugging_face.read_tokens(load(models["wav2vec2_ctc"]), 7) == expected
+
+
+def test_an_extractor_that_does_not_tell_padding(models: dict[str, Path]) -> None:
+    class Extractor:
+        """As that of AST."""
+
+        model_input_names, sampling_rate = ("input_values",), RATE
+
+        feature_size = 128
+
+        def __call__(self, raw_speech: list, sampling_rate: int, return_tensors: str) -> None: ...
+
+    teacher = load(models["hubert"])
+    teacher.extractor = Extractor()
+    with pytest.raises(UserError, match="its Extractor does not say which frames are padding: choose"):
+        values(teacher, TAPS["hubert"], [torch.randn(RATE)])
 
 
 def test_layers_that_give_frames_are_listed(models: dict[str, Path]) -> None:
@@ -254,6 +292,24 @@ def test_an_encoder_decoder_model_is_decoded_by_generate(
         torch.randn(2, RATE), torch.tensor([RATE, 9000])
     )
     assert text.endswith(" tokens") and tokens > 0 and score < 0
+
+
+def test_a_transcript_may_be_as_long_as_the_decoder_allows(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a generation_config.json the default of transformers is 20 tokens."""
+    teacher, given = load(models["whisper"]), {}
+    teacher.model.config.max_target_positions = 30
+
+    def generate(**options: object) -> None:
+        given.update(options)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(teacher.model, "generate", generate)
+    monkeypatch.setattr(hugging_face, "read_tokenizer", lambda teacher: "any")
+    with pytest.raises(RuntimeError, match="enough"):
+        teacher.transcribe(torch.randn(1, RATE), torch.tensor([RATE]))
+    assert given["max_length"] == 30
 
 
 def test_a_model_that_gives_no_text(models: dict[str, Path]) -> None:

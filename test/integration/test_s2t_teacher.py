@@ -134,3 +134,12 @@ def test_what_is_refused(exp: Path) -> None:
     long = torch.zeros(1, SECONDS * RATE + 1)
     with pytest.raises(SpeechError, match="has 160001 samples, but teacher .* takes 160000 at most"):
         load_experiment(exp).observer(["encoder"])(long, torch.tensor([long.shape[1]]), *BATCH[2:])
+
+
+def test_another_prompt_is_another_teacher(exp: Path) -> None:
+    """A store of one language is not that of another."""
+    german, default, english = (
+        Source("exp", str(exp), prompt).fingerprint()
+        for prompt in ((("language", "deu"),), (), (("language", "<eng>"), ("task", "asr")))
+    )
+    assert german != default == english

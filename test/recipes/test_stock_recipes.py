@@ -10,6 +10,7 @@ from pathlib import Path
 import fork_server
 import pytest
 import soundfile
+import tiny_models
 import torch
 import yaml
 from fork_server import QUICK_PYTHON
@@ -44,7 +45,7 @@ for split in train valid; do
     <stats/${split}/text_shape awk -v N="$(<tokens.txt wc -l)" '{ print $0 "," N }' \\
         >stats/${split}/text_shape.char
 done
-for name in teacher student; do
+for name in teacher student of_hf; do
     ${python} -m espnet2.bin.launch --cmd "${run}" --log exp/${name}/train.log --ngpu 0 --num_nodes 1 \\
         --init_file_prefix exp/${name}/.dist_init_ --multiprocessing_distributed true -- \\
         ${python} -m espnet2.bin.asr_train ${common} --config ${name}.yaml --resume true \\
@@ -90,7 +91,12 @@ def test_the_programs_of_a_recipe_train_decode_and_pack_a_student(tmp_path: Path
     write_an4(tmp_path)
     kd = {"teacher": {"exp": "exp/teacher"},
           "criteria": {"ctc": {**KL, "tap": "ctc.ctc_lo"}, "att": {**KL, "tap": "decoder"}}}  # fmt: skip
-    configs = {"teacher": model(2), "student": model(1) | kd, "decode": {"beam_size": 1, "maxlenratio": 0.2}}
+    pytest.importorskip("transformers")
+    tiny_models.save("hubert", tmp_path / "hubert")
+    rkd = {"type": "hidden", "student_tap": "encoder", "teacher_tap": "encoder.layers.1"}
+    hf = {"teacher": {"hf": "hubert"}, "criteria": {"rkd": {**rkd, "frame_rate": "resample"}}}
+    configs = {"teacher": model(2), "student": model(1) | kd, "of_hf": model(1) | hf}
+    configs["decode"] = {"beam_size": 1, "maxlenratio": 0.2}
     for name, config in configs.items():
         text = yaml.safe_dump(config | ({"use_matplotlib": True} if name == "student" else {}))
         (tmp_path / f"{name}.yaml").write_text(text)
@@ -98,6 +104,7 @@ def test_the_programs_of_a_recipe_train_decode_and_pack_a_student(tmp_path: Path
                 ESPNET_KD_FORK_SERVER=fork_server.start())  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "loss_kd_att=" in (tmp_path / "exp/student/train.log").read_text()
+    assert "loss_kd_rkd=" in (tmp_path / "exp/of_hf/train.log").read_text()
     assert "loss_kd" not in (tmp_path / "exp/teacher/train.log").read_text()
     with zipfile.ZipFile(tmp_path / "exp/student/student.zip") as packed:
         packed.extractall(tmp_path / "elsewhere")

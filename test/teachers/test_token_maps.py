@@ -106,5 +106,5 @@ def test_texts_in_tokens_of_another_case() -> None:
                      ["<blank>", "\u0120The", "a", "<eos>", "<unk>"], "criterion att", OWNER)  # fmt: skip
     assert found is not None and found.numbers.tolist() == [0, 4, 1, 2, -1] and not found.logits
     assert map_text(OURS, list(OURS), "criterion att", OWNER) is None
-    with pytest.raises(UserError, match="exp/t read transcripts, but has nothing for 'b' of the student: b"):
+    with pytest.raises(UserError, match="exp/t read transcripts, but has nothing for 'b' of the student"):
         map_text(OURS, ["<blank>", "a", "<sos/eos>"], "criterion att", OWNER)

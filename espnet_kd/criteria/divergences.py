@@ -1,0 +1,146 @@
+"""Relatives of the KL divergence between the distributions of teacher and student.
+
+Notation as in ``distribution.py``: p_T = softmax(teacher / T), q_T = softmax(student / T).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from espnet_kd.criteria.criterion import BLANK, Reduction, check_choice, check_positive
+from espnet_kd.criteria.distribution import LOG_ZERO, TemperatureCriterion, log_probabilities
+
+SkewDirection = Literal["forward", "reverse"]
+TargetClass = Literal["blank", "top"]
+
+
+class SkewKL(TemperatureCriterion):
+    """KL divergence from a mixture of both sides: T^2 KL(p_T || a p_T + (1 - a) q_T) in nats.
+
+    The mixture is nowhere much smaller than p, so that no class has a large gradient because the student
+    leaves it out.
+
+    Args:
+        temperature: T > 0.
+        alpha: a, the share of the first distribution in the mixture, above 0 and below 1.
+        direction: `forward`, as above; `reverse`, T^2 KL(q_T || a q_T + (1 - a) p_T).
+        reduction: see Criterion.
+
+    Source:
+        Ko et al. 2024, DistiLLM, arXiv:2402.03898, for language models.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        alpha: float = 0.1,
+        direction: SkewDirection = "forward",
+        reduction: Reduction = "utterance",
+    ) -> None:
+        super().__init__(temperature, reduction)
+        self.alpha = check_share("alpha", alpha)
+        self.direction: SkewDirection = check_choice("direction", direction, SkewDirection)
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """Compare (N, V) and (N, V) logits -> (N,) nats."""
+        first, second = (log_probabilities(x, self.temperature) for x in (target, student))
+        if self.direction == "reverse":
+            first, second = second, first
+        mixture = mix(first, second, self.alpha)
+        return self.temperature**2 * (first.exp() * (first - mixture)).sum(-1)
+
+
+class JensenShannon(TemperatureCriterion):
+    """Generalised Jensen-Shannon divergence: T^2 (b KL(p_T || m) + (1 - b) KL(q_T || m)) in nats.
+
+    m is the mixture b p_T + (1 - b) q_T. It is bounded, by T^2 times the entropy of (b, 1 - b) in nats.
+
+    Args:
+        temperature: T > 0.
+        beta: b, above 0 and below 1; 1/2 is the usual Jensen-Shannon divergence. Near 0 the gradient is that
+            of the forward KL times b, near 1 that of the reverse KL times 1 - b.
+        reduction: see Criterion.
+
+    Source:
+        Agarwal et al. 2024, generalised knowledge distillation, arXiv:2306.13649, for language models.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, beta: float = 0.5, reduction: Reduction = "utterance"
+    ) -> None:
+        super().__init__(temperature, reduction)
+        self.beta = check_share("beta", beta)
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """Compare (N, V) and (N, V) logits -> (N,) nats."""
+        log_p, log_q = (log_probabilities(x, self.temperature) for x in (target, student))
+        mixture = mix(log_p, log_q, self.beta)
+        ours, theirs = ((x.exp() * (x - mixture)).sum(-1) for x in (log_q, log_p))
+        return self.temperature**2 * (self.beta * theirs + (1 - self.beta) * ours)
+
+
+class DecoupledKL(TemperatureCriterion):
+    """KL divergence in two parts: target class or not, and which class if not; each with a weight of its own.
+
+    T^2 (a KL((p_t, 1 - p_t) || (q_t, 1 - q_t)) + b KL(p' || q')), p' and q' the distributions over the
+    other classes. The KL divergence is a = 1 and b = 1 - p_t, which is small where the teacher is sure.
+
+    Args:
+        temperature: T > 0.
+        target_class: t, `blank` of CTC, class 0; or `top`, the teacher's most probable class.
+        alpha: a > 0.
+        beta: b > 0.
+        reduction: see Criterion.
+
+    Source:
+        Zhao et al. 2022, decoupled knowledge distillation, arXiv:2203.08679, for images: t is the label.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        target_class: TargetClass = "blank",
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        reduction: Reduction = "utterance",
+    ) -> None:
+        super().__init__(temperature, reduction)
+        self.target_class: TargetClass = check_choice("target_class", target_class, TargetClass)
+        self.alpha, self.beta = check_positive("alpha", alpha), check_positive("beta", beta)
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """Compare (N, V) and (N, V) logits -> (N,) nats."""
+        chosen = target.argmax(-1, keepdim=True)
+        if self.target_class == "blank":
+            chosen = torch.full_like(chosen, BLANK)
+        (p, others_p), (q, others_q) = (self._parts(x, chosen) for x in (target, student))
+        whether = (p.exp() * (p - q)).sum(-1)
+        which = (others_p.exp() * (others_p - others_q)).sum(-1)
+        return self.temperature**2 * (self.alpha * whether + self.beta * which)
+
+    def _parts(self, logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of target class and rest, (N, 2), and of the others, (N, V)."""
+        others = (logits / self.temperature).scatter(-1, chosen, -torch.inf)
+        rest = others.logsumexp(-1, keepdim=True)
+        pair = torch.cat([logits.gather(-1, chosen) / self.temperature, rest], -1)
+        both = pair.log_softmax(-1).clamp(min=LOG_ZERO)
+        # The chosen class counts as equal on both sides; if all others are impossible, so are they.
+        return both, (others - rest).nan_to_num(nan=LOG_ZERO, neginf=LOG_ZERO)
+
+
+def mix(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Return log(share * first + (1 - share) * second) of log-probabilities."""
+    weights = first.new_tensor([share, 1 - share]).log()
+    return torch.logaddexp(first + weights[0], second + weights[1])
+
+
+def check_share(option: str, value: float) -> float:
+    """Return the value of an option if it is above 0 and below 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{option} is {value!r}: give a number above 0 and below 1")
+    return float(value)

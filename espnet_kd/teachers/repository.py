@@ -1,0 +1,100 @@
+"""Files of a model of Hugging Face: where they are, and which of them are read."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError, first_line
+from espnet_kd.files import fingerprint, read_json
+
+CONFIG = "config.json"
+EXTRACTORS = ("preprocessor_config.json", "processor_config.json")  # one of them describes the extractor
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # names the files of weights that are in several
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+FILES = ("model*.safetensors", "*.json", "*.txt", "*.model")  # of a repository, what is downloaded
+UNUSED_FILES = ("*fp32*", "*fp16*")  # other precisions of the same weights
+
+
+def find_directory(place: str, revision: str | None = None) -> Path:
+    """Return the directory of a model; one of Hugging Face is downloaded, unless all of it is in the cache.
+
+    Args:
+        place: directory, or name.
+        revision: branch, tag or commit; None for the main branch.
+
+    Raises:
+        UserError: there is no such directory, and no such model can be reached.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+
+    reason = ""
+    for cached in (True, False):
+        try:
+            found = Path(
+                snapshot_download(
+                    place, revision=revision, allow_patterns=list(FILES),
+                    ignore_patterns=list(UNUSED_FILES), local_files_only=cached,
+                )
+            )  # fmt: skip
+        except Exception as e:  # of huggingface_hub and what it connects by
+            reason = first_line(e)
+            continue
+        if not cached or is_complete(found):
+            return found
+    raise UserError(
+        f"teacher: hf: {place} is no directory, is not in the cache of Hugging Face, and cannot be "
+        f"fetched: {reason}: give a directory, or a name USER/MODEL where the network can be reached"
+    )
+
+
+def is_complete(directory: Path) -> bool:
+    """Return whether a directory has all that is read; a download that was interrupted leaves a part."""
+    if not (directory / CONFIG).is_file() or not any((directory / name).is_file() for name in EXTRACTORS):
+        return False
+    try:
+        return all(path.is_file() for path in weights_of(directory))
+    except UserError:
+        return False
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read the config.json of a model.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} has no {CONFIG}: give the directory of a model of transformers")
+    content: dict[str, Any] = read_json(directory / CONFIG)
+    return content
+
+
+def weights_of(directory: Path) -> list[Path]:
+    """Return the files of the weights, those that transformers reads.
+
+    Raises:
+        UserError: there is none in safetensors, or the index of several is damaged.
+    """
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        parts = read_json(directory / INDEX).get("weight_map")
+        if not isinstance(parts, dict) or not parts:
+            raise UserError(f"{directory / INDEX} names no files (weight_map): download the model again")
+        return [directory / name for name in sorted({Path(str(part)).name for part in parts.values()})]
+    pickled = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLED)
+    other = f"only {pickled[0]}, which may hold code and is not loaded" if pickled else "none"
+    raise UserError(
+        f"{directory} has no weights in safetensors ({WEIGHTS}), {other}: choose a revision that has them, "
+        "or save the model again with transformers"
+    )
+
+
+def of_files(paths: Sequence[Path]) -> str:
+    """Return a SHA-256 over the names and contents of files."""
+    return hashlib.sha256(json.dumps([[p.name, fingerprint(p)] for p in paths]).encode()).hexdigest()
