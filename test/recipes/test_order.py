@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from shell import LOG_PLACE, failure, run, script, sh
 
 KD = ("--kd_config", "conf/kl.yaml")
@@ -58,6 +59,7 @@ def test_one_line_says_what_is_missing(
         (("--teacher_tag", "one", "--student_tag", "one"), "the tag 'one' is given to two models"),
         (("--teacher_tag", "../one"), "the tag '../one' is not the name of a directory"),
         (("--skip_stages", "*"), "--skip_stages '*' is not a stage"),
+        (("--token_from", "exp/.."), "--token_from 'exp/..': '..' is not the name of a model"),
         (("--skip_data_prep", ""), "--skip_data_prep '' is neither true nor false"),
         (("--skip_train", "True"), "--skip_train 'True' is neither true nor false"),
         (("--skip_packing", "no"), "--skip_packing 'no' is neither true nor false"),
@@ -189,3 +191,14 @@ def test_jobs_are_as_many_as_processors_whatever_a_job_may_use(recipe: Path) -> 
     for line in sh(recipe, "./kd.sh", "--help", **limits).stdout.splitlines():
         if line.split()[:1] in (["--nj"], ["--inference_nj"]):
             assert line.endswith(f'(default: "{len(os.sched_getaffinity(0))}")')
+
+
+def test_a_student_takes_the_tokens_of_a_teacher(recipe: Path) -> None:
+    """They do not replace the tokens that the recipe makes of text, whatever the teacher's name is."""
+    teacher, tokens = recipe / "exp" / "char", ["<blank>", "<unk>", "B", "A", "<sos/eos>"]
+    teacher.mkdir(parents=True)
+    (teacher / "config.yaml").write_text(yaml.safe_dump({"token_list": tokens, "token_type": "char"}))
+    run(recipe, "--stage", "5", "--stop_stage", "5", "--token_from", "exp/char")
+    lists = recipe / "data/token_list"
+    assert (lists / "from_char_char/tokens.txt").read_text().split() == tokens
+    assert not (lists / "char").exists()

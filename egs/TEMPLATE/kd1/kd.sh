@@ -167,7 +167,8 @@ token_dir=${lists}/${token_type}
 [ "${token_type}" != bpe ] || token_dir=${bpemodel%/*}
 if [ -n "${token_from}" ]; then
     from=$(basename "${token_from}")
-    tokens=${token_type}_${from} token_dir=${lists}/${from}
+    [[ ${from} =~ ^[A-Za-z0-9_-][A-Za-z0-9_.-]*$ ]] || error "--token_from '${token_from}': '${from}' is not the name of a model"
+    tokens=${token_type}_${from} token_dir=${lists}/from_${token_type}_${from}
     [ "${token_type}" != bpe ] || bpemodel=${token_dir}/bpe.model
 fi
 token_list=${token_dir}/tokens.txt
