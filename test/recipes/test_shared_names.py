@@ -6,7 +6,9 @@ import pytest
 from shell import TEMPLATE
 
 NAME = "[a-z][a-z0-9_]*"  # upper case is the environment's and bash's own
-NAMES = ("files", "training", "language_model", "decoding", "unlabelled", "generations", "dry_run")
+NAMES = (
+    "tokens", "files", "training", "language_model", "decoding", "unlabelled", "generations", "dry_run",
+)  # fmt: skip
 FUNCTIONS = tuple(f"utils/{name}.sh" for name in NAMES)
 SOURCED = (*FUNCTIONS, "utils/parse_options.sh", "path.sh", "cmd.sh")
 
@@ -79,6 +81,7 @@ def test_what_a_sourced_file_reads_is_set_in_one_of_the_others() -> None:
     given |= {"cmd_backend", "KALDI_ROOT", "ESPNET_ROOT"}  # of the environment
     given |= {"option_is_list"}  # of parse_options.sh
     given |= declared(text_of("utils/language_model.sh"), "Sets")
+    given |= declared(text_of("utils/tokens.sh"), "Sets")
     for name in SOURCED:
         assert declared(text_of(name), "Reads") <= given
 

@@ -157,22 +157,7 @@ raw=${dumpdir}/raw
 language=_${lang}
 [ "${lang}" != noinfo ] || language=
 lists=data/${language:+${lang}_}token_list
-bpemodel=none
-case ${token_type} in
-    char | word) tokens=${token_type} ;;
-    bpe) tokens=bpe${nbpe}; bpemodel=${lists}/bpe_${bpemode}${nbpe}/bpe.model ;;
-    *) error "--token_type ${token_type} is not char, bpe or word" ;;
-esac
-token_dir=${lists}/${token_type}
-[ "${token_type}" != bpe ] || token_dir=${bpemodel%/*}
-if [ -n "${token_from}" ]; then
-    from=$(basename "${token_from}")
-    [[ ${from} =~ ^[A-Za-z0-9_-][A-Za-z0-9_.-]*$ ]] || error "--token_from '${token_from}': '${from}' is not the name of a model"
-    tokens=${token_type}_${from} token_dir=${lists}/from_${token_type}_${from}
-    [ "${token_type}" != bpe ] || bpemodel=${token_dir}/bpe.model
-fi
-token_list=${token_dir}/tokens.txt
-read -ra token_texts <<< "${bpe_train_text:-data/${train_set}/text}"
+. utils/tokens.sh
 audio_type=sound
 [[ ${audio_format} != *ark* ]] || audio_type=kaldi_ark
 
@@ -288,21 +273,7 @@ stage_4() {
     prepare_data "${words[@]}" --asr_data_dir "${raw}/${train}"
 }
 
-stage_5() {
-    local symbols=()
-    if [ -n "${token_from}" ]; then
-        compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd token-from "${token_from}" \
-            --token_type "${token_type}" --out "${token_dir}"
-        return
-    fi
-    need 1 "${token_texts[@]}"
-    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
-    [ -z "${bpe_nlsyms}" ] || symbols+=(--bpe_nlsyms "${bpe_nlsyms}")
-    compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" \
-        --bpemode "${bpemode}" "${symbols[@]}" --bpe_input_sentence_size "${bpe_input_sentence_size}" \
-        --bpe_char_cover "${bpe_char_cover}" --cleaner "${cleaner}" --g2p "${g2p}" --text "${token_texts[@]}" \
-        --out "${token_dir}"
-}
+stage_5() { make_tokens; }
 
 stage_6() {
     local config

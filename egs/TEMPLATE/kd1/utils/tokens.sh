@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Sourced by kd.sh: names of the token list, and how it is made.
+# Reads: bpe_char_cover bpe_input_sentence_size bpe_nlsyms bpe_train_text bpemode cleaner g2p lists nbpe nlsyms_txt
+#   python token_from token_type train_cmd train_set
+# Sets: bpemodel from token_dir token_list token_texts tokens
+# shellcheck disable=SC2034,SC2154
+
+bpemodel=none
+case ${token_type} in
+    char | word) tokens=${token_type} ;;
+    bpe) tokens=bpe${nbpe}; bpemodel=${lists}/bpe_${bpemode}${nbpe}/bpe.model ;;
+    *) error "--token_type ${token_type} is not char, bpe or word" ;;
+esac
+token_dir=${lists}/${token_type}
+[ "${token_type}" != bpe ] || token_dir=${bpemodel%/*}
+if [ -n "${token_from}" ]; then
+    from=$(basename "${token_from}")
+    [[ ${from} =~ ^[A-Za-z0-9_-][A-Za-z0-9_.-]*$ ]] || error "--token_from '${token_from}': '${from}' is not the name of a model"
+    tokens=${token_type}_${from} token_dir=${lists}/from_${token_type}_${from}
+    [ "${token_type}" != bpe ] || bpemodel=${token_dir}/bpe.model
+fi
+token_list=${token_dir}/tokens.txt
+read -ra token_texts <<< "${bpe_train_text:-data/${train_set}/text}"
+
+# make_tokens: make the token list, or take that of a teacher.
+make_tokens() {
+    local symbols=()
+    if [ -n "${token_from}" ]; then
+        compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd token-from "${token_from}" \
+            --token_type "${token_type}" --out "${token_dir}"
+        return
+    fi
+    need 1 "${token_texts[@]}"
+    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    [ -z "${bpe_nlsyms}" ] || symbols+=(--bpe_nlsyms "${bpe_nlsyms}")
+    compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" \
+        --bpemode "${bpemode}" "${symbols[@]}" --bpe_input_sentence_size "${bpe_input_sentence_size}" \
+        --bpe_char_cover "${bpe_char_cover}" --cleaner "${cleaner}" --g2p "${g2p}" --text "${token_texts[@]}" \
+        --out "${token_dir}"
+}
