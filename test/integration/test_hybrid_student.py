@@ -138,6 +138,7 @@ def test_the_prediction_network_has_no_tap(recipe: Recipe, teacher: dict[str, st
 def test_without_the_package_the_way_out_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(STANDINS)])
     monkeypatch.delitem(sys.modules, "warprnnt_pytorch", raising=False)
+    monkeypatch.setattr("espnet_kd.teachers.experiment.STAND_INS", STANDINS / "nowhere")
     with pytest.raises(UserError, match="the student has .* imports warprnnt_pytorch: install it, or set"):
         train(recipe, "exp/refused")
 
