@@ -24,12 +24,12 @@ from espnet_kd.parallel import Shard
 from espnet_kd.pseudo_label.models import (
     DECIMALS,
     ModelSpec,
-    find_model,
     label_batches,
     model_spec,
     numeral_ids,
 )
 from espnet_kd.teachers.hugging_face import UNUSED
+from espnet_kd.teachers.repository import find_directory
 
 Found = tuple[Hypothesis | None, str | None]
 Waves = Sequence[NDArray[np.float32]]
@@ -46,7 +46,7 @@ def label(
     Raises:
         UserError: the model or the audio cannot be used.
     """
-    spec = model_spec(args, find_model(args.model, args.revision))
+    spec = model_spec(args, find_directory(args.model, args.revision, "--model"))
     check_model(spec)
     settings = spec.settings("hf", args.revision)
     work = partial(label_shard, spec=spec)

@@ -18,8 +18,6 @@ from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint
 
 DECIMALS = 4  # of scores: the last bits differ between processors
-# What is read of a model: no pickled weights (.bin, .pt), no code (.py).
-READ = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -55,38 +53,6 @@ def model_spec(args: argparse.Namespace, directory: Path) -> ModelSpec:
         str(directory.resolve()), device, args.batch_size, args.beam_size, args.spoken_language,
         args.suppress_numerals,
     )  # fmt: skip
-
-
-def find_model(name: str, revision: str | None) -> Path:
-    """Return the directory of a model, which is downloaded unless it is one already or in the cache.
-
-    Args:
-        name: a directory, or the id of a model on Hugging Face.
-        revision: branch, tag or commit of the id; None for its newest.
-
-    Raises:
-        UserError: there is no such model, or no network and it is not in the cache.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted: dict[str, Any] = {"repo_id": name, "revision": revision, "allow_patterns": list(READ)}
-    try:
-        return Path(snapshot_download(**wanted))
-    except (HFValidationError, ValueError):
-        pass
-    except (HfHubHTTPError, OSError) as e:
-        if not isinstance(e, LocalEntryNotFoundError):
-            raise UserError(f"--model {name} cannot be downloaded: {first_line(e)}") from None
-        raise UserError(
-            f"--model {name} is not in the cache of Hugging Face, and there is no network: download it on "
-            "another machine, and give its directory"
-        ) from None
-    raise UserError(
-        f"--model {name} is neither a directory nor the id of a model, such as openai/whisper-tiny"
-    )
 
 
 def speech_of(wav: str, utt: str, rate: int) -> tuple[NDArray[np.float32], int, int]:

@@ -18,12 +18,13 @@ FILES = ("model*.safetensors", "*.json", "*.txt", "*.model")  # of a repository,
 UNUSED_FILES = ("*fp32*", "*fp16*")  # other precisions of the same weights
 
 
-def find_directory(place: str, revision: str | None = None) -> Path:
+def find_directory(place: str, revision: str | None = None, option: str = "teacher: hf:") -> Path:
     """Return the directory of a model; one of Hugging Face is downloaded, unless all of it is in the cache.
 
     Args:
         place: directory, or name.
         revision: branch, tag or commit; None for the main branch.
+        option: which names the model, for the message.
 
     Raises:
         UserError: there is no such directory, and no such model can be reached.
@@ -47,7 +48,7 @@ def find_directory(place: str, revision: str | None = None) -> Path:
         if not cached or is_complete(found):
             return found
     raise UserError(
-        f"teacher: hf: {place} is no directory, is not in the cache of Hugging Face, and cannot be "
+        f"{option} {place} is no directory, is not in the cache of Hugging Face, and cannot be "
         f"fetched: {reason}: give a directory, or a name USER/MODEL where the network can be reached"
     )
 

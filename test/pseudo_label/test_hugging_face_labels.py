@@ -11,7 +11,8 @@ from miniature import write_speech
 from espnet_kd.decoding import records
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import command, hugging_face, models
-from espnet_kd.pseudo_label.models import ModelSpec, find_model, numeral_ids
+from espnet_kd.pseudo_label.models import ModelSpec, numeral_ids
+from espnet_kd.teachers.repository import find_directory
 
 transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
@@ -228,15 +229,16 @@ def test_a_damaged_model_is_refused(whisper: Path, ctc: Path, tmp_path: Path, da
 def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def offline(**options: object) -> None:
+    def offline(name: str, **options: object) -> None:
         assert not any("bin" in pattern or "py" in pattern for pattern in options["allow_patterns"])
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(UserError, match="user/model is not in the cache of Hugging Face, and there is no"):
-        find_model("user/model", None)
+    message = "is no directory, is not in the cache of Hugging Face, and cannot be fetched: "
+    with pytest.raises(UserError, match=f"^--model user/model {message}no network: give a directory, or a"):
+        find_directory("user/model", None, "--model")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="a/b/c is neither a directory nor the id of a model"):
-        find_model("a/b/c", None)
+    with pytest.raises(UserError, match=f"^--model a/b/c {message}"):
+        find_directory("a/b/c", None, "--model")
 
 
