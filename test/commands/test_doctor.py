@@ -30,6 +30,14 @@ def test_this_installation_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
             ("optional", "nowhere >=1 is missing: `make demo` synthesises speech with it"),
         ),
         ("torch>=99", "dev", ("optional", f"torch {TORCH} is not >=99")),
+        (  # as newer setuptools writes the extra faster_whisper
+            "nowhere>=1",
+            "faster-whisper",
+            (
+                "optional",
+                "nowhere >=1 is missing: `pseudo-label --labeller faster_whisper` transcribes with it",
+            ),
+        ),
     ],
 )
 def test_packages(
