@@ -5,13 +5,33 @@ from pathlib import Path
 
 import pytest
 from miniature import contents, write_an4
-from shell import TEMPLATE, copy_recipe, run
-
-pytestmark = pytest.mark.slow(seconds=15)
+from shell import TEMPLATE, copy_recipe, run, sh
 
 RECIPE = TEMPLATE.parents[1] / "an4" / "kd1"
 
 
+@pytest.mark.parametrize(
+    ("words", "distils"),
+    [
+        ([], True),
+        (["--an4", "x", "--stage", "9"], True),
+        (["--student_config", "conf/student_jasper_mini.yaml"], False),
+        (["--asr_task=asr_transducer"], False),
+        (["--teacher_config", ""], False),
+    ],
+)
+def test_the_bare_recipe_distils_and_another_model_does_not(
+    words: list[str], distils: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "run.sh").write_text((RECIPE / "run.sh").read_text())
+    (tmp_path / "kd.sh").write_text('printf "%s\\n" "$@"\n')
+    (tmp_path / "kd.sh").chmod(0o755)
+    given = sh(tmp_path, "bash", "run.sh", *words).stdout.splitlines()
+    assert given[len(given) - len(words) :] == words
+    assert ("conf/kd_kl_hidden.yaml" in given, "--student_alone" in given) == (distils, distils)
+
+
+@pytest.mark.slow(seconds=15)
 def test_folds_at_the_same_time_keep_apart_and_leave_the_official_sets(tmp_path: Path) -> None:
     recipe = copy_recipe(RECIPE, tmp_path / "kd1", "local", "conf")
     corpus = write_an4(tmp_path / "an4")

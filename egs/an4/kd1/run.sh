@@ -1,6 +1,12 @@
 #!/usr/bin/env bash
-# AN4: teacher, student and distilled student. --help lists the options; they override those below.
+# AN4: teacher, student alone and distilled student. --help lists the options; they override those below.
 set -euo pipefail
+
+# How the default student learns from the default teacher; other models need a --kd_config that suits them.
+distillation=(--kd_config conf/kd_kl_hidden.yaml --student_alone true)
+for option in "$@"; do
+    case ${option} in --asr_task* | --student_config* | --teacher_config*) distillation=() ;; esac
+done
 
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --train_set train \
@@ -13,4 +19,5 @@ run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --student_config conf/student_conformer.yaml \
     --inference_config conf/decode.yaml \
     --inference_asr_model valid.cer_ctc.ave.pth \
+    "${distillation[@]}" \
     "$@"
