@@ -18,7 +18,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from typing import NoReturn
 
 # What stages run; the programs are imported for what they import, and then run afresh.
 PROGRAMS = [f"espnet2.bin.{name}" for name in (
@@ -63,12 +65,12 @@ def start() -> str:
 
 
 def serve(listener: socket.socket) -> None:
-    """Fork for every request until standard input ends; returns in the forks, which end as programs do."""
+    """Fork for every request until standard input ends."""
     for name in (*PROGRAMS, *LIBRARIES):
         importlib.import_module(name)
     for name in PROGRAMS:
         del sys.modules[name]
-    gc.freeze()  # else every fork looks at all of it, and so copies it, when it ends
+    gc.freeze()  # else every fork looks at all of it, and so copies it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection = listener.accept()[0]
@@ -76,18 +78,16 @@ def serve(listener: socket.socket) -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
             answer(connection)
-            return
         connection.close()
 
 
-def answer(connection: socket.socket) -> None:
+def answer(connection: socket.socket) -> NoReturn:
     """Run the program in a process of its own and send its exit status; kill it if nobody waits for it."""
     message, files, *_ = socket.recv_fds(connection, LONGEST_REQUEST, 3)
     child = os.fork()
     if child == 0:
         os.setsid()
         become(files, **json.loads(message))
-        return
     ended = os.pidfd_open(child)
     if ended not in select.select([connection, ended], [], [])[0]:
         try:
@@ -100,7 +100,7 @@ def answer(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def become(files: list[int], argv: list[str], cwd: str, env: dict[str, str]) -> None:
+def become(files: list[int], argv: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
     """Do what ``python3 ARGV`` does; ARGV is ``-m MODULE ...`` or ``-c PROGRAM ...``."""
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -108,12 +108,35 @@ def become(files: list[int], argv: list[str], cwd: str, env: dict[str, str]) -> 
     os.environ.clear()
     os.environ.update(env)
     sys.path[0:1] = [cwd, *env.get("PYTHONPATH", "").split(os.pathsep)]
-    if argv[0] == "-c":
-        sys.argv = ["-c", *argv[2:]]
-        exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        sys.argv = argv[1:]
-        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    status: int | str | None = None
+    try:
+        if argv[0] == "-c":
+            sys.argv = ["-c", *argv[2:]]
+            exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = argv[1:]
+            runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    except SystemExit as e:
+        status = e.code
+    except BaseException as e:
+        sys.excepthook(*sys.exc_info())
+        status = -signal.SIGINT if isinstance(e, KeyboardInterrupt) else 1
+    end(status)
+
+
+def end(status: int | str | None) -> NoReturn:
+    """Do what an interpreter does at its end, but free nothing: that would first copy 300 MB of shared pages."""
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    if status == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import pytest
 from bench import scale
 
 
+@pytest.mark.slow(seconds=15)
+@pytest.mark.long
 def test_every_command_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale.main(200, train=False)  # seconds, far from the limits
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -1,7 +1,6 @@
 """Test what we rely on in ESPnet on its models and on a training: each failure names what has broken."""
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fork_server import quick_python
 from recipe import RATE, TOKENS, Recipe, model, transducer
 from test_hybrid_teacher import STANDINS
 from torch import Tensor, nn
@@ -246,8 +246,7 @@ def test_batches_of_a_factory_are_a_list_that_counts() -> None:
 def test_a_training_writes_and_logs_what_we_read(recipe: Recipe, tmp_path: Path) -> None:
     changes = {"max_epoch": 2, "nbest_averaging_interval": 2, "log_interval": 1}
     words = recipe.training(tmp_path / "exp", "student", **changes)
-    command = [sys.executable, "-m", "espnet2.bin.asr_train", *words]
-    log = subprocess.run(command, cwd=recipe.root, capture_output=True, text=True, check=True).stderr
+    log = quick_python("-m", "espnet2.bin.asr_train", *words, cwd=recipe.root, check=True).stderr
     exp = tmp_path / "exp"
     average = outputs.average_file("valid", "acc")
     names = [outputs.CHECKPOINT, outputs.LATEST, outputs.best_file("valid", "acc"), average]

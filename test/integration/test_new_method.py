@@ -54,6 +54,9 @@ def run(recipe: Recipe, package: Path, *words: str) -> subprocess.CompletedProce
     return result
 
 
+pytestmark = [pytest.mark.slow(seconds=20), pytest.mark.long]
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("extended")

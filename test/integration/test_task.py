@@ -115,7 +115,7 @@ def test_one_line_for_an_error_of_the_user(recipe: Recipe) -> None:
     assert result.stderr.splitlines()[-1] == "espnet-kd: error: teacher directory exp/nowhere does not exist"
     assert "Traceback" not in result.stderr
     command = next(line for line in result.stderr.splitlines() if line.startswith(sys.executable))
-    again = subprocess.run(shlex.split(command), cwd=recipe.root, capture_output=True, text=True)
+    again = quick_python(*shlex.split(command)[1:], cwd=recipe.root)
     assert again.returncode == 1 and again.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
 
 

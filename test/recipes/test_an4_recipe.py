@@ -32,6 +32,7 @@ def test_the_bare_recipe_distils_and_another_model_does_not(
 
 
 @pytest.mark.slow(seconds=15)
+@pytest.mark.long
 def test_folds_at_the_same_time_keep_apart_and_leave_the_official_sets(tmp_path: Path) -> None:
     recipe = copy_recipe(RECIPE, tmp_path / "kd1", "local", "conf")
     corpus = write_an4(tmp_path / "an4")

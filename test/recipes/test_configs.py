@@ -15,6 +15,7 @@ from shell import TEMPLATE
 from espnet_kd.commands import inspect
 from espnet_kd.config import merge_files
 from espnet_kd.data import batches
+from espnet_kd.errors import UserError
 from espnet_kd.host.training import language_model_tensors
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_config
 from espnet_kd.tasks.asr import ASRDistillationTask
@@ -172,6 +173,9 @@ def test_sizes_need_no_teacher_and_count_every_peer(
 def test_sizes_are_printed_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     conf = TEMPLATE.parents[1] / "librispeech/kd1/conf"
     names = ("teacher_jasper", "student_jasper_mini")
+    for tokens in ("0", "3", "20000000"):
+        with pytest.raises(UserError, match=f"^--tokens {tokens}: give a number from 4 to 10000000$"):
+            inspect.main_sizes(["conf.yaml", "--tokens", tokens])
     inspect.main_sizes([*(str(conf / f"{name}.yaml") for name in names), "--tokens", "29"])
     lines = capsys.readouterr().out.splitlines()
     # Li et al. 2019, table 3: 333 M; Jasper Mini of the public configuration: 8.2 M

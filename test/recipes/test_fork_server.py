@@ -47,6 +47,27 @@ def test_a_program_on_the_command_line() -> None:
     assert (result.returncode, result.stdout) == (4, "['-c', 'a b'] __main__\n")
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        "sys.exit('a message')", "sys.exit()", "sys.exit(True)", "raise ValueError('wrong')", "1 / 0", "pass",
+        "os.kill(os.getpid(), 2)", "os.kill(os.getpid(), 15)", "threading.Thread(target=lambda: print(2)).start()",
+        "multiprocessing.get_context('fork').Process(target=sys.exit, args=(4,)).start()",
+    ],
+)  # fmt: skip
+def test_every_end_is_the_same(end: str) -> None:
+    program = f"""
+import atexit, multiprocessing, os, sys, threading
+atexit.register(print, "the end")
+print("begun")
+{end}
+"""
+    true = subprocess.run(["python3", "-c", program], capture_output=True, text=True)
+    quick = fork_server.quick_python("-c", program)
+    assert (quick.returncode, quick.stdout) == (true.returncode, true.stdout)
+    assert quick.stderr.splitlines()[-1:] == true.stderr.splitlines()[-1:]
+
+
 def test_the_program_dies_with_the_stand_in(start, tmp_path: Path) -> None:
     process = start(str(QUICK_PYTHON), "sleep")
     process.stdin.close()

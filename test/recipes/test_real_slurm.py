@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,6 +214,22 @@ def test_a_training_is_continued_after_its_time_limit_to_the_same_result(
     for name in names - {"checkpoint.pth"}:
         one, two = (torch.load(root / exp / name, weights_only=True) for root in roots)
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), name
+
+
+def test_pseudo_labels_by_workers_that_are_jobs(
+    finished: Finished, tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
+    (root / "conf/cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
+    words = (sys.executable, "-m", "espnet_kd", "pseudo-label", "--teacher", str(TEACHER), "--data", "dump/raw/test")
+    places = {"jobs": ("--cluster", "conf/cluster.yaml"), "here": ("--workers", "1")}
+    for name, where in places.items():
+        command = (*words, "--dst", name, "--shards", "2", "--inference_config", "conf/decode.yaml", *where)
+        result = sh(root, *command, **slurm)
+        assert result.returncode == 0, result.stderr
+    assert list((root / "exp/dask").glob("*.out")), "Dask's workers were jobs"
+    texts = {name: (root / name / "text").read_bytes() for name in places}
+    assert texts["jobs"] == texts["here"] and texts["jobs"]
 
 
 def test_all_stages_as_jobs(finished: Finished, whole: tuple[Path, subprocess.Popen[str]]) -> None:

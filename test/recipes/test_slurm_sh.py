@@ -79,6 +79,7 @@ def test_a_job_that_the_cluster_lost_is_a_failure_in_spite_of_an_old_log(
 ) -> None:
     command = [SLURM, "JOB=1:2", "a.JOB.log", "true"]
     assert sh(tmp_path, *command, **cluster).returncode == 0
+    script(tmp_path / "bin" / "sleep", "#!/bin/sh\n")  # it waits half a minute for the log
     result = sh(tmp_path, *command, **cluster, lost_task="2")
     assert result.returncode == 1 and "a.2.log" in result.stderr
 

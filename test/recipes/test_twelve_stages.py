@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from miniature import contents
 from shell import Finished, environment, failure, run, sh
 from source import ROOT
@@ -196,6 +197,21 @@ def test_an_ensemble_is_decoded(again: Path) -> None:
     twice = ("--teacher_exp", f"{TEACHER} {TEACHER}", "--decode_ensemble", "true")
     output = run(again, *twice, "--stage", "8", "--stop_stage", "8")
     assert "ensemble_of_2:\ndev  WER " in output
+
+
+def test_a_streaming_student_with_attention_is_decoded_block_by_block(again: Path) -> None:
+    config = yaml.safe_load((again / "conf/student.yaml").read_text())
+    blocks = {"block_size": 20, "hop_size": 8, "look_ahead": 8, "init_average": True, "ctx_pos_enc": True}
+    config["encoder"] = "contextual_block_transformer"
+    config["encoder_conf"] |= blocks
+    (again / "conf/streaming.yaml").write_text(yaml.safe_dump(config))
+    options = (*KD, "--student_config", "conf/streaming.yaml", "--use_streaming", "true", "--stage", "9")
+    output = run(again, *options, "--stop_stage", "11")
+    student = again / "exp/asr_streaming_kl_raw_char_sp"
+    log = (student / TAG / "test/logdir/asr_inference_streaming.1.log").read_text()
+    assert "espnet2.bin.asr_inference_streaming" in log
+    assert keys(student / TAG / "test/text") == keys(again / "dump/raw/test/wav.scp")
+    assert "test WER " in output
 
 
 def test_a_teacher_of_another_recipe_is_decoded_here_and_left_alone(again: Path, finished: Finished) -> None:

@@ -36,6 +36,7 @@ def test_clean_sources_pass(checkout: Path) -> None:
     assert result.stdout.endswith("clean\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "content", "fault"),
     [
