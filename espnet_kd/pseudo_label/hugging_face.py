@@ -180,18 +180,41 @@ class WhisperLabeller:
         return options
 
     def transcribe(self, waves: Waves) -> list[Found]:
-        """Return hypothesis and language of each waveform (N,).
+        """Return hypothesis and language of each waveform (N,)."""
+        if max(map(len, waves)) > WINDOW * self.rate:
+            return [self._transcribe_long(wave) for wave in waves]
+        return self._transcribe_window(waves)
 
-        Raises:
-            ValueError: a waveform is too long.
+    def _transcribe_long(self, wave: NDArray[np.float32]) -> Found:
+        """Return the hypothesis of a waveform (N,) of any length, and the language of its beginning.
+
+        As in OpenAI's code, a window begins where the last whole segment of the one before ended; what
+        follows that segment is read again. Text of one window is not the prompt of the next, and a window
+        that fails is not decoded a second time at another temperature.
+        """
+        size, begin = WINDOW * self.rate, 0
+        found: list[tuple[float, Hypothesis]] = []
+        languages: list[str | None] = []
+        while begin < len(wave):
+            is_last = begin + size >= len(wave)
+            ((hypothesis, language),) = self._transcribe_window([wave[begin : begin + size]], cut=not is_last)
+            languages.append(language)
+            if hypothesis is None:
+                return None, languages[0]
+            found.append((begin / self.rate, hypothesis))
+            whole = hypothesis.segments[-1][1] if hypothesis.segments else 0.0
+            begin += round(whole * self.rate) if whole > 0 and not is_last else size
+        return _joined(found), languages[0]
+
+    def _transcribe_window(self, waves: Waves, cut: bool = False) -> list[Found]:
+        """Return hypothesis and language of each waveform (N,) of at most a window.
+
+        Args:
+            waves: the speech.
+            cut: True if it goes on behind the window; then text behind the last whole segment is left out.
         """
         import torch
 
-        if (longest := max(map(len, waves))) > WINDOW * self.rate:
-            raise ValueError(
-                f"{longest / self.rate:.1f} s are more than the {WINDOW} s that Whisper reads: drop "
-                "such utterances by `espnet-kd lengths --max 30`"
-            )
         features = self.features(list(waves), sampling_rate=self.rate, return_tensors="pt").input_features
         with torch.inference_mode():
             encoded = self.model.get_encoder()(features.to(self.model.device))
@@ -200,15 +223,17 @@ class WhisperLabeller:
                 **self.options,
             ).sequences  # fmt: skip
             return [
-                self._found(encoded.last_hidden_state[i : i + 1], sequence)
+                self._found(encoded.last_hidden_state[i : i + 1], sequence, cut)
                 for i, sequence in enumerate(sequences)
             ]
 
-    def _found(self, encoded: Any, sequence: Any) -> Found:
+    def _found(self, encoded: Any, sequence: Any, cut: bool = False) -> Found:
         """Return hypothesis and language of tokens (U,), given the encoder's output (1, T, D)."""
         tokens = sequence.tolist()
         prompt = next((i for i, t in enumerate(tokens) if t < self.end or t >= self.first_time), len(tokens))
         stop = tokens.index(self.end, prompt) + 1 if self.end in tokens[prompt:] else len(tokens)
+        if cut and self._segments(tokens[prompt:stop]):
+            stop = max(i for i in range(prompt, stop) if tokens[i] >= self.first_time) + 1
         language = next((self.languages[t] for t in tokens[:prompt] if t in self.languages), None)
         places = [i for i in range(prompt, stop) if tokens[i] <= self.end]  # text and end, no times
         words = [tokens[i] for i in places if tokens[i] < self.end]
@@ -285,6 +310,20 @@ class CTCLabeller:
         seconds = samples / self.rate / len(path)
         spans = ((places[0] * seconds, (places[-1] + 1) * seconds, text.strip()),) if text.strip() else ()
         return _hypothesis(text, len(tokens), best.values.sum().item(), log_p, spans)
+
+
+def _joined(parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
+    """Return the hypothesis of speech from those of its windows, each with its begin in seconds."""
+    every = [hypothesis for _, hypothesis in parts]
+    known = [(h.tokens, h.entropy) for h in every if h.entropy is not None]
+    weight = sum(tokens for tokens, _ in known)
+    times = [(begin + a, begin + b, text) for begin, h in parts for a, b, text in h.segments]
+    return Hypothesis(
+        " ".join(h.text for h in every if h.text), sum(h.tokens for h in every), 0,
+        round(sum(h.score or 0.0 for h in every), DECIMALS), {},
+        round(sum(n * e for n, e in known) / weight, DECIMALS) if weight else None,
+        tuple((round(a, 2), round(b, 2), text) for a, b, text in times),
+    )  # fmt: skip
 
 
 def _hypothesis(

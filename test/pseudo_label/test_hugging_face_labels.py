@@ -9,6 +9,7 @@ import pytest
 from miniature import write_speech
 
 from espnet_kd.decoding import records
+from espnet_kd.decoding.records import Hypothesis
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import command, hugging_face, models
 from espnet_kd.pseudo_label.models import ModelSpec, numeral_ids
@@ -138,9 +139,51 @@ def test_numbers_can_be_kept_out(whisper: Path) -> None:
     assert model.model.generation_config.suppress_tokens == [8, 9, 10]
 
 
-def test_longer_speech_than_whisper_reads_is_refused(whisper: Path) -> None:
-    with pytest.raises(ValueError, match=r"30.5 s are more than the 30 s that Whisper reads: drop such"):
-        hugging_face.load_model(spec(whisper)).transcribe([np.zeros(488000, np.float32)])
+def test_text_behind_the_last_whole_segment_waits_for_the_next_window(whisper: Path) -> None:
+    model = hugging_face.load_model(spec(whisper))
+    end, time = model.end, model.first_time
+    encoded = torch.zeros(1, 1500, 8)
+    for tokens, text in (
+        ([0, time + 50, time + 60, 2, end], "a"),
+        ([0, time + 50, end], "a"),
+        ([0, 2, end], "ac"),  # no whole segment: all of it
+    ):
+        found = model._found(encoded, torch.tensor([end + 1, *tokens]), cut=True)[0]
+        assert (found.text, found.tokens) == (text, len(text))
+
+
+def test_longer_speech_than_whisper_reads_is_read_in_windows(
+    whisper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that finds a segment of 20 s in every window: the next begins there."""
+    model = hugging_face.WhisperLabeller(spec(whisper))
+    seen: list[tuple[float, float, bool]] = []
+
+    def window(waves: list[np.ndarray], cut: bool = False) -> list[hugging_face.Found]:
+        (wave,) = waves
+        seen.append((float(wave[0]), len(wave) / model.rate, cut))
+        name = f"w{len(seen)}"
+        segments = () if len(seen) == 3 else ((0.5, 20.0, name),)
+        return [(Hypothesis(name, 2, 0, -1.0, {}, 0.1 * len(seen), segments), "de" if cut else "en")]
+
+    monkeypatch.setattr(model, "_transcribe_window", window)
+    wave = (np.arange(100 * model.rate) // model.rate).astype(np.float32)  # each sample is its second
+    ((found, language),) = model.transcribe([wave])
+    # the third has no segment, so the fourth begins behind it
+    assert seen == [(0, 30, True), (20, 30, True), (40, 30, True), (70, 30, False)]
+    assert (found.text, found.tokens, found.score, language) == ("w1 w2 w3 w4", 8, -4.0, "de")
+    assert found.entropy == pytest.approx(0.25)
+    assert found.segments == ((0.5, 20.0, "w1"), (20.5, 40.0, "w2"), (70.5, 90.0, "w4"))
+
+
+def test_a_long_recording_gives_what_its_windows_give(whisper: Path) -> None:
+    model = hugging_face.load_model(spec(whisper))
+    wave = np.random.default_rng(0).standard_normal(31 * model.rate).astype(np.float32) / 9
+    ((found, _),) = model.transcribe([wave])
+    first, second = (model.transcribe([wave[part]])[0][0] for part in (slice(480000), slice(480000, None)))
+    assert not first.segments, "so the second window begins behind the first"
+    assert found.text == f"{first.text} {second.text}" and first.text and second.text
+    assert found.score == pytest.approx(first.score + second.score, abs=1e-3)
 
 
 def test_a_ctc_model_takes_the_best_token_of_every_frame(data: Path, ctc: Path) -> None:
