@@ -125,7 +125,7 @@ def become(files: list[int], argv: list[str], cwd: str, env: dict[str, str]) -> 
 
 
 def end(status: int | str | None) -> NoReturn:
-    """Do what an interpreter does at its end, but free nothing: that would first copy 300 MB of shared pages."""
+    """Do what an interpreter does at its end, but free nothing: that would copy 300 MB of shared pages."""
     if isinstance(status, str):
         print(status, file=sys.stderr)
     threading._shutdown()

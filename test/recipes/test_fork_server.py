@@ -51,7 +51,8 @@ def test_a_program_on_the_command_line() -> None:
     "end",
     [
         "sys.exit('a message')", "sys.exit()", "sys.exit(True)", "raise ValueError('wrong')", "1 / 0", "pass",
-        "os.kill(os.getpid(), 2)", "os.kill(os.getpid(), 15)", "threading.Thread(target=lambda: print(2)).start()",
+        "os.kill(os.getpid(), 2)", "os.kill(os.getpid(), 15)",
+        "threading.Thread(target=lambda: print(2)).start()",
         "multiprocessing.get_context('fork').Process(target=sys.exit, args=(4,)).start()",
     ],
 )  # fmt: skip

@@ -221,7 +221,8 @@ def test_pseudo_labels_by_workers_that_are_jobs(
 ) -> None:
     root = Path(shutil.copytree(finished.root, tmp_path / "kd1", symlinks=True))
     (root / "conf/cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
-    words = (sys.executable, "-m", "espnet_kd", "pseudo-label", "--teacher", str(TEACHER), "--data", "dump/raw/test")
+    words = (sys.executable, "-m", "espnet_kd", "pseudo-label", "--teacher", str(TEACHER))
+    words += ("--data", "dump/raw/test")
     places = {"jobs": ("--cluster", "conf/cluster.yaml"), "here": ("--workers", "1")}
     for name, where in places.items():
         command = (*words, "--dst", name, "--shards", "2", "--inference_config", "conf/decode.yaml", *where)
