@@ -70,7 +70,7 @@ def check_packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
         yield Finding(WRONG, f"{distribution} is not installed here: run `pip install .` in its checkout")
         return
     for requirement in map(Requirement, required):
-        # Installers write an extra's name in different ways (faster_whisper, faster-whisper): the marker decides.
+        # The marker decides: an extra may be written in several ways (faster_whisper, faster-whisper).
         marker = requirement.marker
         extra = next((e for e in EXTRAS if marker and marker.evaluate({"extra": e})), None)
         yield _check_package(requirement, extra)
