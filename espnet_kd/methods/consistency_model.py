@@ -32,7 +32,8 @@ class Agreement:
     """What the views of a batch are compared by; no module, so nothing of it enters the state dict.
 
     Attributes:
-        views: number of copies of the batch, one after the other in the batch that the model gets.
+        views: number of copies of each utterance, one after the other in the batch that the model gets, so
+            that a batch sorted by length stays sorted, which recurrent encoders need.
         terms: weighted criteria, each at a tap of the model.
         criteria: by the name of the term.
         taps: of the layers of all terms but that on the lattice.
@@ -114,7 +115,7 @@ class Consistency:
         if not self.training or self.kd_teacher_follows:
             return super().teacher_targets(*batch)
         views = self.kd_agreement.views
-        once = (x[: len(x) // views] if isinstance(x, Tensor | list | tuple) else x for x in batch)
+        once = (x[::views] if isinstance(x, Tensor | list | tuple) else x for x in batch)
         found = super().teacher_targets(*once)
         return {tap: repeated_targets(targets, views) for tap, targets in found.items()}
 
@@ -126,15 +127,13 @@ class Consistency:
         with torch.set_grad_enabled(use), refusing(f"consistency: criterion {term.name}"):
             if term.student_tap == LATTICE:
                 joint, transcript = self.take_lattice()
-                size = len(joint.enc) // plan.views
                 for k in range(1, plan.views):
-                    enc, dec = (x.detach().roll(k * size, 0) for x in (joint.enc, joint.dec))
+                    enc, dec = (of_other_view(x, plan.views, k) for x in (joint.enc, joint.dec))
                     values.append(criterion(joint, replace(joint, enc=enc, dec=dec), transcript))
             else:
                 seen = plan.taps.get(term.student_tap, tokens.read())
-                size = len(seen.tensor) // plan.views
                 for k in range(1, plan.views):  # copies of an utterance have the same lengths
-                    other = Targets(seen.tensor.detach().roll(k * size, 0), seen.lengths)
+                    other = Targets(of_other_view(seen.tensor, plan.views, k), seen.lengths)
                     values.append(criterion(*aligned(seen, other, term)))
         return torch.stack(values).mean()
 
@@ -144,7 +143,7 @@ class SharedWarp:
 
     Args:
         warp: ESPnet's.
-        views: number of views in a batch, one after the other.
+        views: number of views of each utterance, one after the other.
     """
 
     def __init__(self, warp: nn.Module, views: int) -> None:
@@ -153,16 +152,22 @@ class SharedWarp:
     def __call__(self, specaug: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(views * B, T, D) features and (views * B,) lengths -> the same, warped."""
         features, lengths = inputs
-        size = len(features) // self.views
-        warped, _ = self.warp(features[:size], lengths[:size])
-        return warped.repeat(self.views, 1, 1), lengths
+        warped, _ = self.warp(features[:: self.views], lengths[:: self.views])
+        return repeated(warped, self.views), lengths
 
 
 def repeated(values: Any, views: int) -> Any:
-    """Return a part of a batch, a tensor or a list by utterance, as often as there are views."""
+    """Return a part of a batch, a tensor or a list, in which each utterance is there ``views`` times."""
     if isinstance(values, Tensor):
-        return torch.cat([values] * views)
-    return values * views if isinstance(values, list | tuple) else values
+        return values.repeat_interleave(views, 0)
+    if isinstance(values, list | tuple):
+        return type(values)(value for value in values for _ in range(views))
+    return values
+
+
+def of_other_view(values: Tensor, views: int, k: int) -> Tensor:
+    """Return for each view what the one k places after it has, of tensors (views * B, ...); constant."""
+    return values.detach().unflatten(0, (-1, views)).roll(-k, 1).flatten(0, 1)
 
 
 def repeated_targets(targets: Targets, views: int) -> Targets:
@@ -180,7 +185,7 @@ def repeated_targets(targets: Targets, views: int) -> Targets:
         values = TopClasses(repeated(values.tokens, views), repeated(values.log_probs, views))
     else:
         values = repeated(values, views)
-    names = None if targets.utterances is None else list(targets.utterances) * views
+    names = None if targets.utterances is None else repeated(list(targets.utterances), views)
     return Targets(values, repeated(targets.lengths, views), names)
 
 

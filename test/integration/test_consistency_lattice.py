@@ -42,9 +42,8 @@ def divergence(joint: Joint, frames: list[int], rows: list[int]) -> torch.Tensor
     logs = nodes.detach().log_softmax(-1)  # (2B, T, U, V)
     views, total = len(logs), torch.zeros(())
     for i in range(views):
-        p, q = logs[(i + views // 2) % views], logs[i]
-        each = (p.exp() * (p - q)).sum(-1)
-        total = total + each[: frames[i % 2], : rows[i % 2]].sum()
+        p, q = logs[i ^ 1], logs[i]  # of views 0 and 1, 2 and 3
+        total = total + (p.exp() * (p - q)).sum(-1)[: frames[i], : rows[i]].sum()
     return total / views
 
 
@@ -54,8 +53,8 @@ def test_the_value_is_that_of_the_two_lattices(recipe: Recipe, monkeypatch: pyte
     monkeypatch.setattr(model, "take_lattice", lambda: seen.append(take()) or seen[-1])
     loss, stats, _ = model(**batch())
     joint, transcript = seen[0]
-    assert transcript.label_lens.tolist() == [3, 2, 3, 2] and model.kd_lattice_seen is None
-    expected = divergence(joint, transcript.enc_lens.tolist(), [4, 3])
+    assert transcript.label_lens.tolist() == [3, 3, 2, 2] and model.kd_lattice_seen is None
+    expected = divergence(joint, transcript.enc_lens.tolist(), [4, 4, 3, 3])
     assert expected > 1e-4
     torch.testing.assert_close(stats["loss_consistency_lattice"][0], expected, rtol=1e-3, atol=1e-5)
     total = stats["loss_task"] + 0.5 * expected + 0.2 * stats["loss_consistency_ctc"]
