@@ -54,16 +54,6 @@ class ConsistencyMethod(Method):
         if self.is_off(vars(args)):
             return
         _refuse_other_methods(args, terms)
-        if args.specaug is None:
-            raise UserError(
-                "consistency: without SpecAugment all views are the same: write `specaug: specaug` and its "
-                "specaug_conf"
-            )
-        if views.time_mask_factor != 1 and not args.specaug_conf.get("apply_time_mask", True):
-            raise UserError(
-                "consistency: specaug_conf has no time masks that time_mask_factor could multiply: set "
-                "`apply_time_mask: true`, or `time_mask_factor: 1`"
-            )
         if views.split_batches and args.iterator_type != "sequence":
             raise UserError(
                 f"consistency: batches of `iterator_type: {args.iterator_type}` cannot be split: write "

@@ -198,8 +198,10 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
         terms: the criteria.
 
     Raises:
-        UserError: the model has no such tap, or its decoder reads another prefix than the transcript.
+        UserError: the model has no such tap or no masks, or its decoder reads another prefix than the
+            transcript.
     """
+    _check_masks(model.specaug, views)
     compared = tuple(t.term for t in terms)
     refuse_other_prefix(model, "the model", compared)
     lattice = any(term.student_tap == LATTICE for term in compared)
@@ -230,6 +232,20 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
     lines = [f"{views.views} views; {masks} time masks", *_lines(compared, criteria)]
     logging.info("consistency:\n" + "\n".join(f"    {line}" for line in lines))
     return model
+
+
+def _check_masks(specaug: nn.Module | None, views: Views) -> None:
+    """Refuse a model whose views would all be the same, or without time masks that are to be multiplied."""
+    if specaug is None:
+        raise UserError(
+            "consistency: without SpecAugment all views are the same: write `specaug: specaug` and its "
+            "specaug_conf"
+        )
+    if not more_time_masks(specaug, 1.0) and views.time_mask_factor != 1:
+        raise UserError(
+            "consistency: specaug_conf has no time masks that time_mask_factor could multiply: set "
+            "`apply_time_mask: true`, or `time_mask_factor: 1`"
+        )
 
 
 def _lines(terms: Sequence[Term], criteria: Mapping[str, Criterion]) -> list[str]:

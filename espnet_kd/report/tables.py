@@ -54,7 +54,8 @@ def notes(metric: str) -> str:
 {rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
 the seeds; S/D/I: substitutions, deletions and insertions among them. Against the student: {err} less that of
 the student that was trained without a teacher for the same number of updates (of passes over the encoder
-where an update takes several), in percentage points and relative to it, over the seeds that both have. Interval and p: {BOOTSTRAP}"""
+where an update takes several), in percentage points and relative to it, over the seeds that both have.
+Interval and p: {BOOTSTRAP}"""
 
 
 def results(groups: list[Group], name: str) -> str:
