@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +13,14 @@ from test_mutual import STILL, WIDE, batch, build
 from test_transducer_task import losses
 from torch import Tensor, nn
 
-from espnet_kd.criteria import TopClasses
+from espnet_kd.criteria import TopClasses, build_criterion
 from espnet_kd.errors import UserError
-from espnet_kd.methods.consistency_model import repeated_targets
+from espnet_kd.methods.consistency_model import Agreement, Consistency, repeated_targets
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets
 from espnet_kd.rnnt.alignment import Alignment
+from espnet_kd.rnnt.device import HostCopy
+from espnet_kd.schedule import Schedule
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Targets
 
 CTC = {"type": "kl", "tap": "ctc.ctc_lo", "weight": 0.2}
@@ -74,6 +79,21 @@ def test_the_loss_is_that_of_the_paper(recipe: Recipe, views: int) -> None:
     expected = stats["loss_task"] + 0.2 * terms["ctc"] + 0.5 * terms["att"]
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     assert stats["loss"] == loss.detach()
+
+
+def test_a_value_and_a_gradient_by_hand() -> None:
+    """Posteriors (1/2, 1/2) and (3/4, 1/4) of two views; the gradient by a view's logits is half of q - p."""
+    x = torch.tensor([[[0.5, 0.5]], [[0.75, 0.25]]], dtype=torch.float64).log().requires_grad_()
+    term = Term("ctc", Schedule(1.0, 1.0), "ctc.ctc_lo", "ctc.ctc_lo")
+    taps = SimpleNamespace(get=lambda path, tokens: Targets(x, torch.tensor([1, 1])))
+    model = Consistency()
+    model.kd_agreement = Agreement(2, (term,), {"ctc": build_criterion("kl")}, taps)
+    value = model._disagreement(term, HostCopy(torch.tensor([1, 1])))
+    # 1/2 (1/2 ln 2/3 + 1/2 ln 2 + 3/4 ln 3/2 + 1/4 ln 1/2) = 1/8 ln 3
+    assert value.item() == pytest.approx(math.log(3) / 8, rel=1e-12)
+    (gradient,) = torch.autograd.grad(value, x)
+    expected = torch.tensor([[[-1.0, 1.0]], [[1.0, -1.0]]], dtype=torch.float64) / 8
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_nothing_flows_into_targets(recipe: Recipe) -> None:
