@@ -70,7 +70,8 @@ def check_packages(distribution: str = "espnet_kd") -> Iterator[Finding]:
         yield Finding(WRONG, f"{distribution} is not installed here: run `pip install .` in its checkout")
         return
     for requirement in map(Requirement, required):
-        # Installers write the name of an extra in different ways (faster_whisper, faster-whisper): the marker decides.
+        # Installers write the name of an extra in different ways (faster_whisper, faster-whisper): the marker
+        # decides.
         marker = requirement.marker
         extra = next((e for e in EXTRAS if marker and marker.evaluate({"extra": e})), None)
         yield _check_package(requirement, extra)

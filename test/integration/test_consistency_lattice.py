@@ -16,8 +16,6 @@ from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.experiment import load_experiment
 
-pytestmark = pytest.mark.slow(seconds=6)
-
 MASKS = {**WIDE, "num_time_mask": 2}
 LATTICE = {"type": "transducer", "kind": "full", "weight": 0.5}
 AUXILIARY = {"type": "kl", "tap": "ctc_lin", "weight": 0.2}
