@@ -10,6 +10,7 @@ PARTS = {
     "online_teacher": ("bench.online_teacher", "a step with an online teacher against its two halves"),
     "hugging_face_teacher": ("bench.hugging_face_teacher", "the same with a teacher of transformers"),
     "mutual": ("bench.mutual", "a step of two peers against one of one model"),
+    "consistency": ("bench.consistency", "a step of two views of a half batch against two half batches"),
     "transducer": (
         "bench.transducer",
         "a distillation step of transducers against what it cannot do without",

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from bench import store as stored
 from bench import transducer
+from bench.consistency import LATTICE as LATTICES
+from bench.consistency import consistent
 from bench.mutual import peers
 from bench.report import table, verdict
 from bench.speech_model import TOKENS, ModelSize, batch, build
@@ -133,6 +135,15 @@ def cases(folder: Path) -> dict[str, StepCase]:
     found["mutual learning"] = StepCase(lambda: peers(build(SIZE), build(SIZE), True), data, PLAIN)
     plain = PLAIN_TRANSDUCER
     found["RNN-T"] = StepCase(lambda: with_lattice_loss(transducer.build(SIZE, len(TOKENS))), lattices, plain)
+    two_views = {tap.split(".")[0]: {"type": "kl", "tap": tap} for tap in ATTENTION["KL"]}
+    found["two views"] = StepCase(lambda: consistent(build(SIZE), two_views), data, PLAIN)
+    taught = ATTENTION["KL"]
+    found["two views, with a teacher"] = StepCase(
+        lambda: consistent(attention_student(taught), two_views), data, PLAIN
+    )
+    found["RNN-T, two views"] = StepCase(
+        lambda: consistent(transducer.build(SIZE, len(TOKENS)), LATTICES), lattices, plain
+    )
     for kind in KINDS:
         found[f"RNN-T, {kind}"] = StepCase(lambda k=kind: transducer_student(k), lattices, plain)
     return found

@@ -27,6 +27,7 @@ from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E40
 from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
 from espnet_kd.experiments.command import parser as experiments_parser  # noqa: E402
 from espnet_kd.methods import registered  # noqa: E402
+from espnet_kd.methods.consistency import consistency_options  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
 from espnet_kd.methods.sampling import sampling_probability  # noqa: E402
 from espnet_kd.schedule import build_schedule  # noqa: E402
@@ -237,6 +238,14 @@ def mutual() -> str:
     return docstring_table(mutual_options, check)
 
 
+def consistency() -> str:
+    """Return the keys of `consistency`."""
+    entry = {"criteria": {"ctc": KL}}
+    return docstring_table(
+        consistency_options, lambda key, value: consistency_options({**entry, key: value})
+    )
+
+
 def sampling() -> str:
     """Return the keys of `scheduled_sampling`."""
     return docstring_table(
@@ -325,6 +334,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **{f"criterion {name}": lambda name=name: criterion(name) for name in CRITERIA},
     "schedule": schedule,
     "mutual": mutual,
+    "consistency": consistency,
     "scheduled_sampling": sampling,
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,

@@ -112,6 +112,15 @@ def with_shape_files(iter_options: Any, files: Sequence[str]) -> Any:
     return replace(iter_options, shape_files=list(files))
 
 
+def with_smaller_batches(iter_options: Any, parts: int) -> Any:
+    """Return the same with batches that have 1/parts as many utterances, at least one.
+
+    Relied upon: ``batch_size`` and ``batch_bins`` of ESPnet's options, one of which the type of batch uses.
+    """
+    sizes = {key: max(1, getattr(iter_options, key) // parts) for key in ("batch_size", "batch_bins")}
+    return replace(iter_options, **sizes)
+
+
 def batches_of(factory: Any) -> list[Sequence[str]]:
     """Return the list of batches, of utterance ids, that an iterator factory goes through; changes count."""
     batches: list[Sequence[str]] = factory.sampler.batches

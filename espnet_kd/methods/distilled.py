@@ -181,11 +181,11 @@ class Distillation:
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
         self.kd_targets = objective.teacher.loaded(kwargs, tokens)
         if self.kd_targets is None and not self.kd_teacher_follows:
-            found = objective.teacher.targets(*theirs)
+            found = self.teacher_targets(*theirs)
             self.kd_targets = lambda: found
         with objective.taps.recording():
             loss, stats, weight = super().forward(*batch, **kwargs)
-        targets = objective.teacher.targets(*theirs) if self.kd_targets is None else self.kd_targets()
+        targets = self.teacher_targets(*theirs) if self.kd_targets is None else self.kd_targets()
         self.kd_targets = None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
@@ -200,6 +200,11 @@ class Distillation:
         if self.training:
             self.kd_step += 1
         return total, stats, weight
+
+    def teacher_targets(self, *batch: Any) -> dict[str, Targets]:
+        """Return what the teacher computes for a batch; arguments as of ``Teacher.targets``."""
+        found: dict[str, Targets] = self.kd_objective.teacher.targets(*batch)
+        return found
 
     def _term(
         self,

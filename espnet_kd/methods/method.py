@@ -125,6 +125,10 @@ class Method:
         """Return the end of the names of this model's statistics; "" for stock names."""
         return ""
 
+    def passes(self, config: Mapping[str, Any]) -> int:
+        """Return how many passes over the encoder an update takes in place of one pass over the batch."""
+        return 1
+
     def is_off(self, config: Mapping[str, Any]) -> bool:
         """Return True if the options are there but change nothing, such as a weight of 0."""
         return False

@@ -25,7 +25,7 @@ from espnet_kd.methods.method import BuildModel
 from espnet_kd.methods.mutual import peer_config, suffix
 from espnet_kd.methods.own import count_batches, peers_of
 from espnet_kd.methods.randomness import State, restore, same_randomness, state, stream
-from espnet_kd.methods.transducer import as_peer, like_student
+from espnet_kd.methods.transducer import keeping_lattice, like_student
 from espnet_kd.rnnt import Joint
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.schedule import Schedule
@@ -163,7 +163,7 @@ class MutualLearning:
             loss, stats, weight = run(**batch, **kwargs)
         seen = {path: taps.get(path, tokens.read()) for path in taps.paths}
         taps.release()
-        lattice, peer.kd_lattice = getattr(peer, "kd_lattice", None), None
+        lattice = peer.take_lattice() if has_lattice(peer) else None
         return Pass(loss, stats, weight, seen, lattice, peer.parts())
 
     def _learn(self, own: Pass, others: Sequence[Pass], step: float) -> tuple[Tensor, dict[str, Any]]:
@@ -323,7 +323,7 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
     check_different(everyone)
     for peer in everyone:
         if has_lattice(peer):
-            as_peer(peer)
+            keeping_lattice(peer)
         peer.__class__ = _with_parts(type(peer))
     taps = [
         Taps(peer, [t.student_tap for t in mutual.terms], f"peer {number}")

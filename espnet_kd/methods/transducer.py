@@ -75,7 +75,31 @@ class PiecewiseJoint(JointNetwork):
         return super().forward(enc_out, dec_out, no_projection)
 
 
-class LatticeTransducer(LossHooks):
+class SeesLattice(LossHooks):
+    """Base of what computes an RNN-T loss: it gives the lattice of every pass to ``lattice_seen``."""
+
+    def lattice_seen(self, joint: Joint, transcript: Transcript) -> None:
+        """Do nothing; a subclass keeps the lattice, or computes a criterion."""
+
+
+class KeepsLattice(SeesLattice):
+    """Mixed in before a model with a lattice: ``take_lattice`` returns that of its last pass."""
+
+    kd_lattice_seen: tuple[Joint, Transcript] | None = None
+
+    def lattice_seen(self, joint: Joint, transcript: Transcript) -> None:
+        """Keep the lattice."""
+        self.kd_lattice_seen = (joint, transcript)
+        super().lattice_seen(joint, transcript)
+
+    def take_lattice(self) -> tuple[Joint, Transcript]:
+        """Return lattice and transcript of the last pass, and release them."""
+        assert self.kd_lattice_seen is not None  # there was a pass
+        found, self.kd_lattice_seen = self.kd_lattice_seen, None
+        return found
+
+
+class LatticeTransducer(SeesLattice):
     """Mixed in before a stock transducer: its loss is espnet_kd.rnnt's, which needs no other package.
 
     Attributes:
@@ -105,7 +129,9 @@ class LatticeTransducer(LossHooks):
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
         """Return the RNN-T loss of the lattice whose factors the joint network gives."""
-        return self._rnnt(joint_out, self._transcript(target))
+        transcript = self._transcript(target)
+        self.lattice_seen(joint_out, transcript)
+        return self._rnnt(joint_out, transcript)
 
     def _transcript(self, target: Tensor) -> Transcript:
         """Return labels and lengths of the batch, the lengths on the host."""
@@ -116,30 +142,13 @@ class LatticeTransducer(LossHooks):
         return rnnt_loss(joint, *transcript, fastemit=self.fastemit_lambda)
 
 
-class PeerTransducer(LatticeTransducer):
-    """Mixed in before a peer of mutual learning: ``kd_lattice`` is lattice and transcript of its pass."""
-
-    def transducer_part(
-        self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
-    ) -> Tensor:
-        """Return the RNN-T loss, and keep the lattice."""
-        self.kd_lattice = (joint_out, self._transcript(target))
-        return super().transducer_part(encoder_out, joint_out, target, t_len, u_len)
-
-
-class LatticeHybrid(LossHooks):
-    """Mixed in before ESPnet's ASR model with a transducer decoder, whose own loss stays.
-
-    Attributes:
-        kd_lattice: lattice and transcript of the last pass.
-    """
-
-    kd_lattice: tuple[Joint, Transcript] | None = None
+class LatticeHybrid(SeesLattice):
+    """Mixed in before ESPnet's ASR model with a transducer decoder, whose own loss stays."""
 
     def transducer_part(
         self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
     ) -> tuple[Tensor, float | None, float | None]:
-        """Return the RNN-T loss as ESPnet computes it, and keep the lattice."""
+        """Return the RNN-T loss as ESPnet computes it."""
         check_frames_left(encoder_out_lens, "the model")
         calls: list[tuple[Tensor, Tensor]] = []
 
@@ -155,8 +164,16 @@ class LatticeHybrid(LossHooks):
         enc, dec = (x.flatten(1, 2) for x in calls[0])
         lengths = encoder_out_lens.cpu(), (labels != self.ignore_id).sum(1).cpu()  # ESPnet's may be on a GPU
         transcript = Transcript(labels, *lengths)
-        self.kd_lattice = (joint_of(self.joint_network, enc, dec), transcript)
+        self.lattice_seen(joint_of(self.joint_network, enc, dec), transcript)
         return result
+
+
+class KeepingTransducer(KeepsLattice, LatticeTransducer):
+    """A transducer that keeps the lattice of each pass."""
+
+
+class KeepingHybrid(KeepsLattice, LatticeHybrid):
+    """A hybrid that keeps the lattice of each pass."""
 
 
 class LatticeDistillation(Distillation):
@@ -179,19 +196,17 @@ class LatticeDistillation(Distillation):
 class HybridDistillation(LatticeHybrid, LatticeDistillation):
     """A criterion on the lattice beside the stock loss of ESPnet's ASR model with a transducer decoder."""
 
-    def transducer_part(
-        self, encoder_out: Tensor, encoder_out_lens: Tensor, labels: Tensor
-    ) -> tuple[Tensor, float | None, float | None]:
-        """Return the RNN-T loss as ESPnet computes it, and keep the value of the criterion."""
-        result = super().transducer_part(encoder_out, encoder_out_lens, labels)
-        (joint, transcript), self.kd_lattice = self.kd_lattice, None
+    kd_lattice: Tensor | None = None  # value of the criterion
+
+    def lattice_seen(self, joint: Joint, transcript: Transcript) -> None:
+        """Compute the criterion, and keep its value."""
+        super().lattice_seen(joint, transcript)
         term = self._lattice_term()
         if term is not None:
             teacher = self._target(term, joint, transcript.enc_lens)
             use = torch.is_grad_enabled() and not term.weight.is_zero
             with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
                 self.kd_lattice = self.kd_criteria[term.name](joint, teacher, transcript)
-        return result
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the sum of task loss and lattice term, each times its weight."""
@@ -211,6 +226,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
     ) -> Tensor:
         """Return the RNN-T loss, and compute the criterion on the lattice in the same pass."""
         term, transcript = self._lattice_term(), self._transcript(target)
+        self.lattice_seen(joint_out, transcript)
         self.kd_lattice = None
         if term is None:
             return self._of_transcripts(joint_out, transcript)
@@ -298,12 +314,15 @@ def with_lattice_loss(model: ESPnetASRTransducerModel) -> ESPnetASRTransducerMod
     return _with_lattice(LatticeTransducer, model)
 
 
-def as_peer(model: Model) -> Model:
-    """Prepare a peer of mutual learning as ``with_lattice_loss`` does; a hybrid keeps its own loss."""
+def keeping_lattice(model: Model) -> Model:
+    """Let a stock transducer train as ``with_lattice_loss`` does and keep the lattice of each pass.
+
+    A hybrid keeps its own loss.
+    """
     if isinstance(model, ESPnetASRModel):
-        model.__class__ = _lattice_class(LatticeHybrid, type(model))
+        model.__class__ = _lattice_class(KeepingHybrid, type(model))
         return model
-    return _with_lattice(PeerTransducer, model)
+    return _with_lattice(KeepingTransducer, model)
 
 
 def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:

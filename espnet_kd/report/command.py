@@ -18,7 +18,7 @@ from espnet_kd.scoring import alignment
 # Errors that values of wrong types in config.yaml or run.json cause where they are used.
 TYPE_ERRORS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
 TYPES = {
-    **dict.fromkeys(("criteria", "mutual", "mix"), dict),
+    **dict.fromkeys(("criteria", "mutual", "consistency", "mix"), dict),
     **dict.fromkeys(("ensemble", "init_param", "token_list"), list),
     **dict.fromkeys(("role", "previous", "source", "commit"), str),
 }

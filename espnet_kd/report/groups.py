@@ -21,7 +21,8 @@ class Group:
         kind: "teacher", "student" (without any method) or "distilled" (with one).
         metric: the error rate that is compared, "wer" or "cer".
         label: its name in tables and plots.
-        baseline: the undistilled student with equal updates; None for itself and for teachers.
+        baseline: the undistilled student with equal passes over the encoder, which are the updates but with
+            methods that need several for one; None for itself and for teachers.
     """
 
     runs: list[Run]
@@ -38,8 +39,12 @@ class Group:
     @property
     def updates(self) -> int | None:
         """Optimiser steps of a run, or the mean if the runs differ; None if unknown."""
-        known = [run.updates for run in self.runs if run.updates is not None]
-        return round(statistics.mean(known)) if known else None
+        return _mean([run.updates for run in self.runs])
+
+    @property
+    def passes(self) -> int | None:
+        """Passes of a batch over the encoder, as ``updates``: several for an update with some methods."""
+        return _mean([run.passes for run in self.runs])
 
     def scored(self, name: str) -> list[Run]:
         """Return the runs that have a score of a set."""
@@ -77,6 +82,11 @@ class Group:
         """Return the mean error rate of the runs in per cent; infinity if none has a score."""
         rates = self.rates(name)
         return statistics.mean(rates) if rates else math.inf
+
+
+def _mean(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return round(statistics.mean(known)) if known else None
 
 
 def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
@@ -129,7 +139,7 @@ def _compare(family: list[Group]) -> None:
     distilled = [group for group in family if group.kind == "distilled"]
     for group in distilled:
         group.label = _method(group.runs[0])
-        equal = [base for base in plain if _equal_updates(base, group)]
+        equal = [base for base in plain if _equal_passes(base, group)]
         group.baseline = min(equal, key=_distance(group), default=None)
     bases = [group.baseline for group in distilled if group.baseline] or plain[:1]  # plain: by updates
     for group in plain:
@@ -151,10 +161,10 @@ def _distance(group: Group) -> Callable[[Group], tuple[int, str]]:
     return key
 
 
-def _equal_updates(a: Group, b: Group) -> bool:
-    if a.updates is None or b.updates is None:
+def _equal_passes(a: Group, b: Group) -> bool:
+    if a.passes is None or b.passes is None:
         return bool(a.runs[0].config.get("max_epoch") == b.runs[0].config.get("max_epoch"))
-    return abs(a.updates - b.updates) <= EQUAL_UPDATES * max(a.updates, b.updates)
+    return abs(a.passes - b.passes) <= EQUAL_UPDATES * max(a.passes, b.passes)
 
 
 def _method(run: Run) -> str:
@@ -171,7 +181,7 @@ def methods_text(run: Run) -> str:
 
 
 def _longer(group: Group, base: Group) -> str:
-    if _equal_updates(group, base):
+    if _equal_passes(group, base):
         part, _ = _differing_parts([group.name, base.name])
         return "student, other settings" + (f" ({part})" if part else "")
     if group.updates is None or not base.updates:

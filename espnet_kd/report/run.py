@@ -1,6 +1,7 @@
 """Find the experiments of a recipe and group those that differ in nothing but the seed."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -181,6 +182,12 @@ class Run:
         return self.history.updates(int(self.config.get("accum_grad") or 1))
 
     @property
+    def own_passes(self) -> int | None:
+        """Passes of a batch over the encoder: more than the updates where methods need several for one."""
+        each = math.prod(method.passes(self.config) for method in active(self.config))
+        return None if self.own_updates is None else self.own_updates * each
+
+    @property
     def own_seconds(self) -> float | None:
         """Duration of the training without interruptions; None if unknown."""
         seconds = self.info.get("seconds")
@@ -189,7 +196,14 @@ class Run:
     @property
     def updates(self) -> int | None:
         """Optimiser steps of all phases; None if unknown, as where the directory of a phase is gone."""
-        known = [phase.own_updates for phase in self.phases]
+        return self._of_all_phases([phase.own_updates for phase in self.phases])
+
+    @property
+    def passes(self) -> int | None:
+        """Passes of a batch over the encoder in all phases; None if unknown."""
+        return self._of_all_phases([phase.own_passes for phase in self.phases])
+
+    def _of_all_phases(self, known: list[int | None]) -> int | None:
         is_gone = self.phases[0].info.get("previous") is not None
         return None if is_gone or None in known else sum(n for n in known if n is not None)
 

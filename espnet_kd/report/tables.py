@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from espnet_kd.errors import printable
 from espnet_kd.report.groups import Group, comparison, methods_text
@@ -53,18 +53,20 @@ def notes(metric: str) -> str:
     return f"""\
 {rates}: mean over the seeds, ± standard deviation where there are several. Errors/{unit}: summed over
 the seeds; S/D/I: substitutions, deletions and insertions among them. Against the student: {err} less that of
-the student that was trained without a teacher for the same number of updates, in percentage points and
-relative to it, over the seeds that both have. Interval and p: {BOOTSTRAP}"""
+the student that was trained without a teacher for the same number of updates (of passes over the encoder
+where an update takes several), in percentage points and relative to it, over the seeds that both have.
+Interval and p: {BOOTSTRAP}"""
 
 
 def results(groups: list[Group], name: str) -> str:
     """Return the table of one set."""
-    rows = [_row(group, name) for group in groups if group.scored(name)]
-    head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric]]
+    counts = ["updates", "passes"] if any(g.passes != g.updates for g in groups) else ["updates"]
+    rows = [_row(group, name, counts) for group in groups if group.scored(name)]
+    head = ["model", "parameters", *counts, "seeds", *RATES[groups[0].metric]]
     return table([*head, "against the student", "95 % interval", "p"], rows)
 
 
-def _row(group: Group, name: str) -> list[str]:
+def _row(group: Group, name: str, counts: Sequence[str]) -> list[str]:
     runs = group.scored(name)
     total = group.total(name)
     rates = [spread(group.rates(name)), f"{total.errors}/{total.reference}", kinds(total)]
@@ -84,7 +86,7 @@ def _row(group: Group, name: str) -> list[str]:
     return [
         plain(group.label),
         "unknown" if size is None else f"{size / 1e6:.2f} M",
-        "unknown" if group.updates is None else str(group.updates),
+        *(str(getattr(group, count) or "unknown") for count in counts),
         " ".join(str(run.seed) for run in runs),
         *rates,
         *against,

@@ -34,6 +34,11 @@ class InESPnet3(WithMethods):
         for key, reason in OUT_OF_REACH.items():
             if getattr(args, key):
                 raise UserError(f"{key} needs {reason}, which ESPnet3 does not have: use a recipe of ESPnet2")
+        if args.consistency and args.consistency.get("split_batches") is not False:
+            raise UserError(
+                "consistency: split_batches: ESPnet3 makes the batches itself: write `split_batches: false`, "
+                "and give the block `dataloader` smaller batches"
+            )
         if isinstance(args.teacher, dict) and args.teacher.get("store"):
             raise UserError(
                 "teacher: store: ESPnet3 does not tell a model which utterances a batch has, by which stored "

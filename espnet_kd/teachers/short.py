@@ -37,6 +37,7 @@ class TrackedBatches:
         self.utterances: Sequence[str] = ()
         self.samples: Sequence[int] = ()
         self._classes: int | None = None
+        self._views = 1  # of an utterance that a step of training has
         # Frames, and what CTC needs of them.
         self._counted: list[tuple[Sequence[str], HostCopy, HostCopy]] = []
 
@@ -64,6 +65,7 @@ class TrackedBatches:
         """
         whole: Any = getattr(model, "module", model)  # of several processes
         self._classes = int(whole.vocab_size) if has_lattice(whole) else None
+        self._views = getattr(getattr(whole, "kd_agreement", None), "views", 1)
         handles = [
             m.register_forward_pre_hook(self._count_frames) for m in model.modules() if isinstance(m, CTC)
         ]
@@ -88,9 +90,10 @@ class TrackedBatches:
 
     def _count_frames(self, ctc: CTC, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         """Count the frames that CTC has and needs for the labels; a forward pre-hook of the CTC layer."""
-        if len(inputs) != 4 or len(inputs[0]) != len(self.utterances):
+        count, views = len(self.utterances), self._views if ctc.training else 1
+        if len(inputs) != 4 or len(inputs[0]) != views * count:
             return
-        _, frames, labels, lengths = inputs
+        _, frames, labels, lengths = (x[::views] for x in inputs)  # one of the views of each utterance
         repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)
         needed = lengths + repeated.sum(1)  # a blank must separate two equal labels
         self._counted.append((self.utterances, HostCopy(frames), HostCopy(needed)))

@@ -42,10 +42,25 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "mutual": {"criteria": {"ctc": KL, "att": {**KL, "tap": "decoder"}}},
         "scheduled_sampling": {"probability": 1.0},  # at random, processes would choose other tokens
     },
+    "consistency": {
+        "specaug": "specaug", "criteria": {"ctc": KL, "hid": HIDDEN},
+        "consistency": {
+            "criteria": {"ctc": KL, "att": {**KL, "tap": "decoder"}}, "time_mask_factor": 1,
+        },
+    },
 }  # fmt: skip
 ESPNET = {"exp": "exp/teacher"}
 TEACHERS = {"whisper": {"hf": "exp/whisper"}}
-TRANSFORMERS = ("transformer", "whisper", "mutual")
+TRANSFORMERS = ("transformer", "whisper", "mutual", "consistency")
+
+
+class MaskedSecondView(nn.Module):
+    """In place of SpecAugment, whose masks would be others in each process: frames of the second view."""
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        masked = features.clone()
+        masked[1::2, 10:30] = 0.0
+        return masked, lengths
 
 
 def student(root: Path, name: str) -> nn.Module:
@@ -70,7 +85,10 @@ def student(root: Path, name: str) -> nn.Module:
                 ("self_attention_dropout_rate", "src_attention_dropout_rate"), 0.0
             )
         torch.manual_seed(0)
-        return Task.build_model(args).train()
+        built = Task.build_model(args).train()
+        if name == "consistency":
+            built.specaug = MaskedSecondView()
+        return built
 
 
 def batch(name: str) -> dict[str, Tensor]:

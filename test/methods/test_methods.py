@@ -14,6 +14,7 @@ LABELS = """
 import sys
 from espnet_kd.methods import active
 configs = [{"teacher": {"exp": "a"}, "criteria": {"ctc": {}}}, {"mutual": {"peers": 2, "peer": 2}}]
+configs.append({"consistency": {"criteria": {"ctc": {"weight": 0.2}}}})
 print([method.label(config) for config in configs for method in active(config)])
 assert not {"torch", "espnet", "espnet2"} & set(sys.modules)
 """
@@ -51,6 +52,8 @@ def test_a_method_that_changes_nothing_is_idle() -> None:
         ({"mutual": {"peers": 2, "peer": 2}}, "mutual learning, peer 2", True),
         ({"scheduled_sampling": {"probability": 0.1}}, "", False),
         ({"share_per_batch": True}, "", False),
+        ({"consistency": {"criteria": {"ctc": {"type": "kl"}, "att": {}}}}, "consistency ctc att", False),
+        ({"consistency": {"criteria": {"ctc": {"weight": 0}}}}, "", False),
     ],
 )
 def test_the_label_of_a_method(config: dict, label: str, distils: bool) -> None:
@@ -58,9 +61,23 @@ def test_the_label_of_a_method(config: dict, label: str, distils: bool) -> None:
     assert method.label(config) == label and method.distils(config) is distils
 
 
+def test_passes_over_the_encoder_are_counted() -> None:
+    views = {"criteria": {"ctc": {"type": "kl"}}, "views": 3}
+    for consistency, passes in [
+        (views, 1),
+        ({**views, "split_batches": False}, 3),
+        ({"criteria": {"ctc": {}}, "split_batches": False}, 2),
+        ({"criteria": {"ctc": {"weight": 0}}, "split_batches": False}, 1),
+    ]:
+        (method,) = active({"consistency": consistency})
+        assert method.passes({"consistency": consistency}) == passes
+    (method,) = active({"mutual": {"peers": 2}})
+    assert method.passes({"mutual": {"peers": 2}}) == 1
+
+
 def test_labels_are_there_without_torch_and_espnet() -> None:
     result = subprocess.run([sys.executable, "-c", LABELS], capture_output=True, text=True, check=True)
-    assert result.stdout == "['ctc', 'mutual learning, peer 2']\n"
+    assert result.stdout == "['ctc', 'mutual learning, peer 2', 'consistency ctc']\n"
 
 
 def test_what_a_training_learns_from_its_teacher_is_named(tmp_path) -> None:

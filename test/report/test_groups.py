@@ -88,6 +88,24 @@ def test_the_baseline_has_equal_updates_and_the_nearest_configuration(tmp_path: 
     assert {found["taught"].label, found["taught_long"].label} == {"distilled: ctc", "distilled: ctc (long)"}
 
 
+def test_two_passes_for_an_update_are_compared_with_twice_the_updates(tmp_path: Path) -> None:
+    views = {"consistency": {"criteria": {"ctc": {"type": "kl"}}, "split_batches": False}}
+    plan = {
+        "plain": (config(), 100),
+        "longer": (config(max_epoch=4), 200),
+        "views": (config(**views), 100),
+    }
+    for name, (settings, batches) in plan.items():
+        write_checkpoint(write_experiment(tmp_path / name, settings, {"role": "student"}), batches, epochs=1)
+        write_score(tmp_path / name, "test", wrong=3)
+    found = {g.name: g for g in groups(tmp_path)}
+    assert found["views"].baseline is found["longer"] and found["views"].label == "student, consistency ctc"
+    assert (found["views"].updates, found["views"].passes) == (100, 200)
+    head, _, *rows = tables.results(list(found.values()), "test").splitlines()
+    assert "| updates | passes |" in head and any("| 100 | 200 |" in row for row in rows)
+    assert "passes" not in tables.results([found["plain"]], "test")
+
+
 def test_sampling_with_probability_0_is_none(tmp_path: Path) -> None:
     sampled = {"scheduled_sampling": {"probability": 0.2}}
     plan = {

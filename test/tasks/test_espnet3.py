@@ -155,6 +155,10 @@ def test_a_transducer_learns_from_a_transducer(train: Train, teacher: Path) -> N
         ("  mutual: {criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}}\n", "mutual needs peers"),
         ("  share_per_batch: true\n", "share_per_batch needs batches"),
         (
+            "  consistency: {criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}}\n",
+            "consistency: split_batches: ESPnet3 makes the batches itself",
+        ),
+        (
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n",
             "exp/none does not exist",
         ),

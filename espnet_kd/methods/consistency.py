@@ -1,0 +1,170 @@
+"""Consistency training: a model learns from itself what it makes of another view of the same speech::
+
+consistency:
+    views: 2                  # copies of each utterance, each with its own masks of SpecAugment
+    time_mask_factor: 2.5     # times as many time masks as specaug_conf has
+    split_batches: true       # a batch has 1/views of the utterances, and costs what it cost before
+    criteria: {ctc: {type: kl, weight: 0.2, tap: ctc.ctc_lo}}
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from espnet_kd.config import as_number, refuse_unknown
+from espnet_kd.errors import UserError
+from espnet_kd.methods.method import BuildBatches, BuildModel, Method
+from espnet_kd.schedule import build_schedule
+
+if TYPE_CHECKING:
+    from espnet_kd.teachers.options import TermOptions
+
+MOST_VIEWS = 8
+MOST_MASKS = 100.0
+EXAMPLE = "`criteria: {ctc: {type: kl, weight: 0.2, tap: ctc.ctc_lo}}`"
+
+
+@dataclass(frozen=True)
+class Views:
+    """How the views of an utterance are made; see ``consistency_options`` for the attributes."""
+
+    views: int = 2
+    time_mask_factor: float = 2.5
+    split_batches: bool = True
+
+
+class ConsistencyMethod(Method):
+    """The model's posteriors for each view of an utterance are targets for its other views."""
+
+    def add_arguments(self, group: Any) -> None:
+        """Add ``consistency``."""
+        text = "Train on several views of each utterance that agree: a mapping with criteria, "
+        text += ", ".join(vars(Views()))
+        group.add_argument("--consistency", action="mapping", default={}, help=text)
+
+    def check(self, args: argparse.Namespace, classes: int) -> None:
+        """Refuse wrong keys, and options by which views could not be compared."""
+        from espnet_kd.teachers.options import check_k
+
+        if not args.consistency:
+            return
+        views, terms = consistency_options(args.consistency)
+        check_k(terms, classes, "consistency: criteria")
+        if self.is_off(vars(args)):
+            return
+        _refuse_other_methods(args, terms)
+        if views.split_batches and args.iterator_type != "sequence":
+            raise UserError(
+                f"consistency: batches of `iterator_type: {args.iterator_type}` cannot be split: write "
+                "`split_batches: false`, and set their size yourself"
+            )
+
+    def batches(self, args: argparse.Namespace, options: Any, mode: str, stock: BuildBatches) -> Any:
+        """Give a batch of the training 1/views of the utterances."""
+        from espnet_kd.host.training import with_smaller_batches
+
+        views, _ = consistency_options(args.consistency)
+        if mode == "train" and views.split_batches and not self.is_off(vars(args)):
+            options = with_smaller_batches(options, views.views)
+        return stock(args, options, mode)
+
+    def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
+        """Let a training step run the model on all views of its utterances, and compare them."""
+        if self.is_off(vars(args)):
+            return model
+        from espnet_kd.methods.attach import refuse_data_parallel
+        from espnet_kd.methods.consistency_model import with_views
+
+        refuse_data_parallel(args)
+        return with_views(model, *consistency_options(args.consistency))
+
+    def label(self, config: Mapping[str, Any]) -> str:
+        """Return "consistency" and the names of the criteria."""
+        if self.is_off(config):
+            return ""
+        return " ".join(["consistency", *map(str, config["consistency"].get("criteria") or ())])
+
+    def is_off(self, config: Mapping[str, Any]) -> bool:
+        """Return True if every weight is 0: the training is the stock one."""
+        criteria = (config.get("consistency") or {}).get("criteria")
+        if not isinstance(criteria, Mapping) or not all(isinstance(c, Mapping) for c in criteria.values()):
+            return False
+        weights = (build_schedule(c.get("weight", 1.0), "weight") for c in criteria.values())
+        return all(weight.is_zero for weight in weights)
+
+    def passes(self, config: Mapping[str, Any]) -> int:
+        """Return the number of views where batches are not split, since an update costs that much more."""
+        whole = (config.get("consistency") or {}).get("split_batches") is False
+        if not whole or self.is_off(config):
+            return 1
+        return int(config["consistency"].get("views", Views.views))
+
+
+def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[TermOptions]]":
+    """Check the option ``consistency``; return how views are made, and the criteria.
+
+    Keys:
+        views (integer; 2): copies of each utterance in a batch, each with its own masks of SpecAugment; a
+            time warp is the same in all of them.
+        time_mask_factor (number; 2.5): the SpecAugment of the training has so many times as many time masks
+            as ``specaug_conf`` says, rounded.
+        split_batches (true or false; true): a batch has 1/views of the utterances, so that an update costs
+            what it costs without views; ``false`` leaves ``batch_bins`` and ``batch_size``.
+        criteria (mapping): as ``criteria`` above, on logits at one layer or on the lattice; all weights 0
+            switch the views off; required.
+
+    Raises:
+        UserError: a key is unknown or its value unusable.
+    """
+    from espnet_kd.teachers.options import term_options
+
+    if not isinstance(consistency, Mapping):
+        raise UserError(f"consistency: {consistency!r} is no mapping: write {EXAMPLE} below it")
+    refuse_unknown("consistency", consistency, ("criteria", *vars(Views())))
+    found = Views(**{key: value for key, value in consistency.items() if key != "criteria"})
+    if type(found.views) is not int or not 2 <= found.views <= MOST_VIEWS:
+        raise UserError(f"consistency: views is {found.views!r}: give a whole number from 2 to {MOST_VIEWS}")
+    factor = as_number(found.time_mask_factor)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= MOST_MASKS:
+        raise UserError(
+            f"consistency: time_mask_factor is {factor!r}: give a number above 0, at most {MOST_MASKS:g}"
+        )
+    if not isinstance(found.split_batches, bool):
+        raise UserError(f"consistency: split_batches is {found.split_batches!r}: write true or false")
+    if not consistency.get("criteria"):
+        raise UserError(f"consistency: criteria is missing: {EXAMPLE}")
+    terms = term_options(consistency["criteria"])
+    for t in terms:
+        _check_term(t)
+    return Views(found.views, float(factor), found.split_batches), terms
+
+
+def _check_term(t: "TermOptions") -> None:
+    """Refuse what compares something else than posteriors at one layer."""
+    where = f"consistency: criterion {t.term.name}"
+    if t.resample:
+        raise UserError(f"{where}: all views have one frame rate: leave out `frame_rate: resample`")
+    if t.term.student_tap != t.term.teacher_tap or t.build().needs in ("hidden", "codes"):
+        raise UserError(f"{where}: views are compared by the logits at one layer: give type and tap")
+
+
+def _refuse_other_methods(args: argparse.Namespace, terms: "list[TermOptions]") -> None:
+    """Refuse methods and data that do not go with views."""
+    if args.mutual:
+        raise UserError(
+            "consistency: it does not go with mutual learning: leave out `mutual` or `consistency`"
+        )
+    readers = [t.term for t in terms if t.term.student_tap.split(".")[0] in ("decoder", "joint_network")]
+    if readers and args.scheduled_sampling and readers[0].student_tap.startswith("decoder"):
+        raise UserError(
+            f"consistency: criterion {readers[0].name}: with scheduled sampling each view has a prefix of "
+            "its own, and their decoder steps cannot be compared: leave out scheduled_sampling, or use "
+            "another tap"
+        )
+    data = args.train_data_path_and_name_and_type or []
+    if readers and data and all(name != "text" for _, name, _ in data):
+        raise UserError(
+            f"consistency: criterion {readers[0].name} has the tap {readers[0].student_tap}, which reads "
+            f"text, and {data[0][0]} comes without: give a `text`, or use a tap of the CTC layer"
+        )

@@ -1,0 +1,257 @@
+"""A model that trains on several views of each utterance, whose posteriors are targets of each other."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor, nn
+
+from espnet_kd.criteria import Criterion, TopClasses
+from espnet_kd.errors import UserError, refusing
+from espnet_kd.host.augmentation import more_time_masks, take_time_warp
+from espnet_kd.methods.attach import criterion_line
+from espnet_kd.methods.consistency import Views
+from espnet_kd.methods.distilled import aligned
+from espnet_kd.methods.own import count_batches, counts_batches
+from espnet_kd.methods.transducer import KeepsLattice, SeesLattice, keeping_lattice, with_lattice_loss
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets
+from espnet_kd.rnnt.alignment import Alignment
+from espnet_kd.rnnt.device import HostCopy
+from espnet_kd.teachers.options import Term, TermOptions, refuse_other_prefix
+from espnet_kd.teachers.taps import LATTICE, Taps, Targets, check_lattice, has_lattice
+
+STATISTIC = "loss_consistency_"  # begin of the names of the criteria's values
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the views of a batch are compared by; no module, so nothing of it enters the state dict.
+
+    Attributes:
+        views: number of copies of each utterance, one after the other in the batch that the model gets, so
+            that a batch sorted by length stays sorted, which recurrent encoders need.
+        terms: weighted criteria, each at a tap of the model.
+        criteria: by the name of the term.
+        taps: of the layers of all terms but that on the lattice.
+    """
+
+    views: int
+    terms: tuple[Term, ...]
+    criteria: Mapping[str, Criterion]
+    taps: Taps
+
+
+class Consistency:
+    """Mixed in before the class of a model; a training step runs it on all views of the batch at once.
+
+    The loss of the task is the mean over the views, as ESPnet's losses are means over utterances. Each
+    criterion is the mean over all ordered pairs of views; the posteriors of the other view are constant. In
+    eval mode there is one view and no criterion.
+
+    Source:
+        Yao et al. 2024, CR-CTC, arXiv:2410.05101.
+    """
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
+        """Run the forward pass of the model on all views, then the criteria.
+
+        Args:
+            speech: (B, samples) waveform.
+            speech_lengths: (B,) samples.
+            text: (B, L) tokens, padded with -1; None as for ``Distillation.forward``.
+            text_lengths: (B,).
+            kwargs: what else the model takes.
+
+        Returns:
+            (1,) loss, statistics and (1,) weight as the model gives them. ``loss_task`` is the stock loss,
+            ``loss_consistency_<name>`` each criterion before its weight, ``loss`` the total.
+        """
+        batch = (speech, speech_lengths, text, text_lengths)
+        if not self.training:
+            loss, stats, weight = super().forward(*batch, **kwargs)
+            if isinstance(self, KeepsLattice):
+                self.take_lattice()
+            if text is not None:
+                stats.setdefault("loss_task", loss.detach())
+            return loss, stats, weight
+        plan: Agreement = self.kd_agreement
+        step = float(self.kd_step)
+        batch = tuple(repeated(x, plan.views) for x in batch)
+        tokens = HostCopy(batch[1] if batch[3] is None else batch[3])  # without text no tap is in the decoder
+        with plan.taps.recording():
+            loss, stats, weight = super().forward(
+                *batch, **{name: repeated(x, plan.views) for name, x in kwargs.items()}
+            )
+        if text is not None:
+            stats.setdefault("loss_task", loss.detach())
+        total = loss
+        for term in plan.terms:
+            value = self._disagreement(term, tokens)
+            stats[STATISTIC + term.name] = value.detach()[None]
+            if not term.weight.is_zero:
+                total = total + term.weight(step) * value[None]
+        plan.taps.release()
+        stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
+        if self.kd_counts_views:
+            self.kd_step += 1
+        return total, stats, weight
+
+    def teacher_targets(self, *batch: Any) -> dict[str, Targets]:
+        """Return the targets of a teacher, which computes one view: all are the same to it.
+
+        Where its decoder reads the prefixes that the student has sampled, it computes all of them.
+        """
+        if not self.training or self.kd_teacher_follows:
+            return super().teacher_targets(*batch)
+        views = self.kd_agreement.views
+        once = (x[::views] if isinstance(x, Tensor | list | tuple) else x for x in batch)
+        found = super().teacher_targets(*once)
+        return {tap: repeated_targets(targets, views) for tap, targets in found.items()}
+
+    def _disagreement(self, term: Term, tokens: HostCopy) -> Tensor:
+        """Compute a criterion: the mean over utterances, views and their other views."""
+        plan: Agreement = self.kd_agreement
+        criterion, values = plan.criteria[term.name], []
+        use = torch.is_grad_enabled() and not term.weight.is_zero
+        with torch.set_grad_enabled(use), refusing(f"consistency: criterion {term.name}"):
+            if term.student_tap == LATTICE:
+                joint, transcript = self.take_lattice()
+                for k in range(1, plan.views):
+                    enc, dec = (of_other_view(x, plan.views, k) for x in (joint.enc, joint.dec))
+                    values.append(criterion(joint, replace(joint, enc=enc, dec=dec), transcript))
+            else:
+                seen = plan.taps.get(term.student_tap, tokens.read())
+                for k in range(1, plan.views):  # copies of an utterance have the same lengths
+                    other = Targets(of_other_view(seen.tensor, plan.views, k), seen.lengths)
+                    values.append(criterion(*aligned(seen, other, term)))
+        return torch.stack(values).mean()
+
+
+class SharedWarp:
+    """Forward pre-hook of a SpecAugment: warps the time of the first view, and copies that for the others.
+
+    Args:
+        warp: ESPnet's.
+        views: number of views of each utterance, one after the other.
+    """
+
+    def __init__(self, warp: nn.Module, views: int) -> None:
+        self.warp, self.views = warp, views
+
+    def __call__(self, specaug: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(views * B, T, D) features and (views * B,) lengths -> the same, warped."""
+        features, lengths = inputs
+        warped, _ = self.warp(features[:: self.views], lengths[:: self.views])
+        return repeated(warped, self.views), lengths
+
+
+def repeated(values: Any, views: int) -> Any:
+    """Return a part of a batch, a tensor or a list, in which each utterance is there ``views`` times."""
+    if isinstance(values, Tensor):
+        return values.repeat_interleave(views, 0)
+    if isinstance(values, list | tuple):
+        return type(values)(value for value in values for _ in range(views))
+    return values
+
+
+def of_other_view(values: Tensor, views: int, k: int) -> Tensor:
+    """Return for each view what the one k places after it has, of tensors (views * B, ...); constant."""
+    return values.detach().unflatten(0, (-1, views)).roll(-k, 1).flatten(0, 1)
+
+
+def repeated_targets(targets: Targets, views: int) -> Targets:
+    """Return the targets of all views of a batch, which are those of one."""
+    values = targets.values
+    if isinstance(values, Joint):
+        values = replace(values, enc=repeated(values.enc, views), dec=repeated(values.dec, views))
+    elif isinstance(values, CollapsedTargets):
+        values = replace(values, log_probs=repeated(values.log_probs, views))
+    elif isinstance(values, OneBestTargets):
+        alignment = Alignment(*(repeated(x, views) for x in values.alignment))
+        tokens, log_probs = repeated(values.tokens, views), repeated(values.log_probs, views)
+        values = replace(values, alignment=alignment, tokens=tokens, log_probs=log_probs)
+    elif isinstance(values, TopClasses):
+        values = TopClasses(repeated(values.tokens, views), repeated(values.log_probs, views))
+    else:
+        values = repeated(values, views)
+    names = None if targets.utterances is None else repeated(list(targets.utterances), views)
+    return Targets(values, repeated(targets.lengths, views), names)
+
+
+def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
+    """Let a stock or a distilled model train on several views, in place; names of its parameters stay.
+
+    Args:
+        model: with a SpecAugment.
+        views: how the views are made.
+        terms: the criteria.
+
+    Raises:
+        UserError: the model has no such tap or no masks, or its decoder reads another prefix than the
+            transcript.
+    """
+    _check_masks(model.specaug, views)
+    compared = tuple(t.term for t in terms)
+    refuse_other_prefix(model, "the model", compared)
+    lattice = any(term.student_tap == LATTICE for term in compared)
+    if lattice:
+        check_lattice(model, "the model")
+        if getattr(model, "use_k2_pruned_loss", False):
+            raise UserError(
+                "consistency: a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that "
+                "out"
+            )
+    if has_lattice(model) and not isinstance(model, SeesLattice):
+        if lattice:
+            keeping_lattice(model)
+        elif not isinstance(model, ESPnetASRModel):
+            with_lattice_loss(model)  # before the views: it reads the lengths of all of them
+    taps = Taps(model, [term.student_tap for term in compared], "the model")
+    criteria = {t.term.name: t.build() for t in terms}
+    model.kd_agreement = Agreement(views.views, compared, criteria, taps)
+    model.kd_counts_views = not counts_batches(model)
+    if model.kd_counts_views:
+        count_batches(model)
+    warp = take_time_warp(model.specaug)
+    if warp is not None:
+        model.specaug.register_forward_pre_hook(SharedWarp(warp, views.views))
+    masks = more_time_masks(model.specaug, views.time_mask_factor)
+    mixins = (Consistency,) if not lattice or isinstance(model, KeepsLattice) else (Consistency, KeepsLattice)
+    model.__class__ = _consistent_class(mixins, type(model))
+    lines = [f"{views.views} views; {masks} time masks", *_lines(compared, criteria)]
+    logging.info("consistency:\n" + "\n".join(f"    {line}" for line in lines))
+    return model
+
+
+def _check_masks(specaug: nn.Module | None, views: Views) -> None:
+    """Refuse a model whose views would all be the same, or without time masks that are to be multiplied."""
+    if specaug is None:
+        raise UserError(
+            "consistency: without SpecAugment all views are the same: write `specaug: specaug` and its "
+            "specaug_conf"
+        )
+    if not more_time_masks(specaug, 1.0) and views.time_mask_factor != 1:
+        raise UserError(
+            "consistency: specaug_conf has no time masks that time_mask_factor could multiply: set "
+            "`apply_time_mask: true`, or `time_mask_factor: 1`"
+        )
+
+
+def _lines(terms: Sequence[Term], criteria: Mapping[str, Criterion]) -> list[str]:
+    return [criterion_line(term, criteria[term.name], term.student_tap) for term in terms]
+
+
+@cache
+def _consistent_class(mixins: tuple[type, ...], stock: type) -> type:
+    return type(f"Consistent{stock.__name__}", (*mixins, stock), {})
