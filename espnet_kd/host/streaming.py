@@ -28,7 +28,7 @@ class StreamingSearch:
         config: path of a config.yaml with absolute paths.
         checkpoint: path of the model file.
         device: of torch.
-        options: arguments of the search.
+        options: arguments of the search; of a transducer with ``streaming``.
 
     Attributes:
         chunk: samples that it takes at a time.
@@ -41,7 +41,7 @@ class StreamingSearch:
         if task == "asr_transducer":
             from espnet2.bin.asr_transducer_inference import Speech2Text
 
-            self._search: Any = Speech2Text(**files, **{**options, "streaming": True})
+            self._search: Any = Speech2Text(**files, **options)
             self.chunk = int(self._search.audio_processor.decoding_samples)
         else:
             from espnet2.bin.asr_inference_streaming import Speech2TextStreaming

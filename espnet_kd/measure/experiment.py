@@ -16,7 +16,7 @@ from espnet_kd.errors import UserError, first_line
 from espnet_kd.host.outputs import BLOCK_ENCODERS, FILE_OPTIONS, NO_FILE, OWN_PREFIX, S2T, task_of
 from espnet_kd.host.search import Result, Search
 from espnet_kd.host.streaming import StreamingSearch
-from espnet_kd.measure.recogniser import DecodingOptions, Operations, Recogniser, Samples
+from espnet_kd.measure.recogniser import DecodingOptions, Operations, Recogniser, Samples, chunks
 from espnet_kd.teachers.checkpoint import load_tensors
 from espnet_kd.teachers.experiment import check_shapes, naming_stand_in, read_config
 
@@ -49,7 +49,8 @@ class ExperimentRecogniser(Recogniser):
             lm_file=None,
         )
         setup = read_setup(directory, args, 1, options.stream or None)
-        asked = bool(setup.options.get("streaming"))  # by ESPnet's own option
+        # By ESPnet's own option. Of the task asr it only imitates streaming, on whole utterances.
+        asked = setup.task == "asr_transducer" and bool(setup.options["streaming"])
         whole = why_whole(config, asked) if asked or options.stream else ""
         torch.set_num_threads(options.threads)
         search = _build(setup, stream=(asked or options.stream) and not whole)
@@ -63,10 +64,10 @@ class ExperimentRecogniser(Recogniser):
             return ""
         if isinstance(self.search, Search):
             return self.text(self.search("utterance", speech, self.setup.seed))
-        stream = self.stream()
-        starts = range(0, len(speech), self.chunk)
-        texts = [stream.accept(speech[i : i + self.chunk], last=i == starts[-1]) for i in starts]
-        return texts[-1]
+        stream, text = self.stream(), ""
+        for samples, last in chunks(speech, self.chunk):
+            text = stream.accept(samples, last)
+        return text
 
     def stream(self) -> "ExperimentStream":
         """Begin an utterance."""
@@ -128,7 +129,9 @@ def _build(setup: DecodingSetup, stream: bool) -> Search | StreamingSearch:
         UserError: ESPnet cannot.
     """
     register_encoders()
-    options = setup.options if stream else {k: v for k, v in setup.options.items() if k != "streaming"}
+    options = setup.options
+    if setup.task == "asr_transducer":
+        options = {**options, "streaming": stream}
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "config.yaml"
         config.write_text(dump_yaml(setup.config), encoding="utf-8")
@@ -164,11 +167,11 @@ def _check_input(config: dict[str, Any], directory: Path) -> None:
     """Refuse models whose input is not a waveform, and those of other tasks."""
     if task_of(config) == S2T:
         raise UserError(
-            f"{directory} is a model of the task s2t: decode it with `espnet-kd evaluate-teacher` instead"
+            f"{directory} is a model of the task s2t: decode it by `espnet-kd evaluate-teacher` instead"
         )
     if config.get("input_size") is not None:
         raise UserError(
-            f"{directory} takes features instead of waveforms (input_size): train it with a front end"
+            f"{directory} takes features instead of waveforms (input_size): give a model with a front end"
         )
 
 

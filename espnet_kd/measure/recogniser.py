@@ -5,7 +5,7 @@ To add a kind, write a subclass of ``Recogniser`` and a row of ``KINDS``.
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -60,9 +60,20 @@ class Stream(Protocol):
         """Take the next samples and return the text so far, of which later calls may change the end.
 
         Args:
-            samples: as many as the recogniser's ``chunk``; if they are the last, so many or fewer, or none.
+            samples: as many as the recogniser's ``chunk``; fewer or none if they are the last.
             last: the utterance ends with them.
         """
+
+
+def chunks(speech: Samples, size: int) -> Iterator[tuple[Samples, bool]]:
+    """Yield the chunks of an utterance, and whether each is the last, as ``Stream.accept`` takes them.
+
+    The last has what is left over, perhaps nothing: who sends a live stream learns its end only then.
+    """
+    end = len(speech) - len(speech) % size
+    for start in range(0, end, size):
+        yield speech[start : start + size], False
+    yield speech[end:], True
 
 
 class Recogniser(ABC):
