@@ -157,6 +157,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "decode a set with any teacher, and score it",
             "openai/whisper-tiny.en --kind hf --data dump/raw/test --out exp/whisper/test",
         ),
+        "measure": Command(
+            "espnet_kd.commands.measure",
+            "measure speed, latency, memory and size of trained models, side by side",
+            "exp/teacher exp/student --data dump/raw/test",
+        ),
         "delay": Command(
             "espnet_kd.commands.delay",
             "measure how much later than its teacher a transducer emits, on transcribed speech",

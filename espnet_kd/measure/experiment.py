@@ -166,17 +166,13 @@ def why_whole(config: dict[str, Any], asked: bool = False) -> str:
 def _check_input(config: dict[str, Any], directory: Path) -> None:
     """Refuse models whose input is not a waveform, and those of other tasks."""
     if task_of(config) == S2T:
-        raise UserError(
-            f"{directory} is a model of the task s2t: decode it by `espnet-kd evaluate-teacher` instead"
-        )
+        raise UserError(f"{directory} is a model of the task s2t: use `espnet-kd evaluate-teacher` instead")
     if config.get("input_size") is not None:
-        raise UserError(
-            f"{directory} takes features instead of waveforms (input_size): give a model with a front end"
-        )
+        raise UserError(f"{directory} takes features instead of waveforms: give a model with a front end")
 
 
 def _check_tensors(model: Any, checkpoint: Path) -> None:
-    """Refuse a checkpoint that does not fit, of which ESPnet would load what fits and leave random weights."""
+    """Refuse a checkpoint that does not fit: ESPnet would load what fits, and leave random weights."""
     state = load_tensors(checkpoint, shapes_only=True)
     own = {key: value for key, value in state.items() if not key.startswith(OWN_PREFIX)}
     check_shapes(model.state_dict(), own, checkpoint)
