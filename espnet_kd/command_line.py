@@ -99,6 +99,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
     "decode and score": {
+        "transcribe": Command(
+            "espnet_kd.commands.transcribe",
+            "print the texts of audio files, or of a microphone or other pipe",
+            "exp/student speech.wav",
+        ),
         "decode-ensemble": Command(
             "espnet_kd.decoding.command",
             "decode with the mean posteriors of several CTC/attention models",

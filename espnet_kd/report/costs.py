@@ -14,16 +14,16 @@ from espnet_kd.report.groups import Group
 from espnet_kd.report.tables import plain, table
 
 NOTE = """\
-RTF: real-time factor, the time of decoding an utterance by its duration, one utterance at a time; median over
-the utterances, and what 90 % of them do not exceed. Time relative to the first: of the same utterance in the
-same round, median over the utterances, and in brackets the range of the middle 80 % of them. MB: of the files
-that decoding needs. Memory: peak of the process, with all libraries. Start: from the start of the process until
-it can decode. Multiply-adds: of a second of speech, in products of matrices and convolutions. Errors/words: of
-the measured utterances."""
+RTF: real-time factor, the time of decoding an utterance by its duration, one at a time; median over
+the utterances, and what 90 % of them do not exceed. Relative to the first: time of decoding the same
+utterance in the same round, median over the utterances, and in brackets the range of the middle 80 % of them.
+MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Start: from the start of
+the process until it can decode. Multiply-adds: of a second of speech, in products of matrices and
+convolutions. Errors/words: of the measured utterances."""
 LATENCY_NOTE = """\
 First text: from the begin of an utterance until some text is there; final text: from its end; both as median
-and as what 90 % do not exceed. The arrival of speech is imitated without waiting for it: a clock is moved on to
-the end of each chunk, or stays where the decoding of the chunk before has ended if that is later, and is then
+and as what 90 % do not exceed. The arrival of speech is imitated without waiting: a clock is moved on to the
+end of each chunk, or stays where the decoding of the chunk before has ended if that is later, and is then
 moved on by the time that decoding the chunk takes."""
 FLOOR = 1.15  # least ratio of the ends of an axis to its extreme points, so that none is on the frame
 
