@@ -18,7 +18,7 @@ from espnet_kd.environment import describe_cpu
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.measure.process import Measured
-from espnet_kd.measure.recogniser import DecodingOptions, kind_of
+from espnet_kd.measure.recogniser import DecodingOptions, find_kind
 from espnet_kd.measure.record import Record, Spread, write_record
 from espnet_kd.scoring.alignment import Counts, align
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: give a number from 1 up")
     for directory in args.exp:
-        kind_of(directory)
+        find_kind(directory)
     places = places_of(args)
     utterances = choose(dump.read_dump(args.data), args.utterances)
     references = read_references(args.data, utterances)

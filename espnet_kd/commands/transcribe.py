@@ -15,7 +15,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
 from espnet_kd.errors import UserError, first_line, printable
-from espnet_kd.measure.recogniser import DecodingOptions, Recogniser, kind_of
+from espnet_kd.measure.recogniser import DecodingOptions, Recogniser, find_kind, load_recogniser
 
 PIPE = "-"
 PAUSE = 1.2  # seconds without new text that end an utterance, as in sherpa and Kaldi
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads < 1:
         raise UserError(f"--threads {args.threads}: give a number from 1 up")
     rate = None if args.fs is None else parse_rate(args.fs)
-    kind = kind_of(args.exp)
+    find_kind(args.exp)
     for path in args.audio:  # before the model is loaded, which takes seconds
         if str(path) != PIPE:
             with open_file(path, args.channel):
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         inference_args=args.inference_args,
         threads=args.threads,
     )
-    model = kind.load(args.exp, options)
+    model = load_recogniser(args.exp, options)
     remarks = Remarks()
     try:
         for path in args.audio:

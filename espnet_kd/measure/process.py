@@ -74,6 +74,11 @@ class Measured:
             self._process.stdout.close()
         self._stack.close()
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def decode(self, utt: str, wav: str, arriving: bool) -> dict[str, Any]:
         """Decode an utterance, see ``worker.decode``."""
         return self._ask(do="decode", utt=utt, wav=wav, arriving=arriving)

@@ -127,19 +127,17 @@ class Recogniser(ABC):
         return None
 
 
-def kind_of(directory: Path) -> type[Recogniser]:
-    """Return the class that loads a directory.
+def find_kind(directory: Path) -> str:
+    """Return which of ``KINDS`` a directory is, without importing what loads it.
 
     Raises:
         UserError: it is not a directory of a trained model.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: give that of a trained experiment")
-    for name, place in KINDS.items():
+    for name in KINDS:
         if (directory / name).is_file():
-            module, _, attribute = place.partition(":")
-            found: type[Recogniser] = getattr(importlib.import_module(module), attribute)
-            return found
+            return name
     names = " or ".join(KINDS)
     raise UserError(f"{directory} has no {names}: give the directory of a trained experiment")
 
@@ -148,6 +146,8 @@ def load_recogniser(directory: Path, options: DecodingOptions) -> Recogniser:
     """Load a trained model.
 
     Raises:
-        UserError: see ``kind_of`` and ``Recogniser.load``.
+        UserError: see ``find_kind`` and ``Recogniser.load``.
     """
-    return kind_of(directory).load(directory, options)
+    module, _, name = KINDS[find_kind(directory)].partition(":")
+    kind: type[Recogniser] = getattr(importlib.import_module(module), name)
+    return kind.load(directory, options)
