@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("measure")
     p.add_argument("exp", nargs="+", type=Path, help="trained models; the others are compared with the first")
     p.add_argument("--data", type=Path, required=True, help="formatted data directory")
-    p.add_argument("--stream", action="store_true", help="let speech arrive while it is decoded: latency")
+    p.add_argument("--stream", action="store_true", help="decode chunk by chunk, if a model can")
     p.add_argument("--threads", type=int, default=1, help="of each model (default: %(default)s)")
     p.add_argument(
         "--utterances", type=int, default=50,
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         for model in models:
             if args.stream and model.facts["whole"]:
                 print(f"{model.directory} decodes whole utterances: it {model.facts['whole']}", flush=True)
-        results = decode(models, utterances, args.rounds, args.stream)
+        results = decode(models, utterances, args.rounds)
         memory = [round(model.memory(), 3) for model in models]
         counted = [count_operations(model, utterances) for model in models]
     records = [
@@ -172,9 +172,7 @@ def read_references(data: Path, utterances: Mapping[str, str]) -> dict[str, str]
     return {utt: texts[utt] for utt in utterances}
 
 
-def decode(
-    models: Sequence[Measured], utterances: Mapping[str, str], rounds: int, arriving: bool
-) -> list[Results]:
+def decode(models: Sequence[Measured], utterances: Mapping[str, str], rounds: int) -> list[Results]:
     """Decode every utterance with every model, in turn; another model begins each time."""
     results = [Results() for _ in models]
     turn = 0
@@ -183,14 +181,14 @@ def decode(
             turn += 1
             for i in range(len(models)):
                 which = (i + turn) % len(models)
-                found, result = models[which].decode(utt, wav, arriving), results[which]
+                found, result = models[which].decode(utt, wav), results[which]
                 if number == 0:
                     result.texts[utt], result.durations[utt] = found["text"], found["duration_s"]
                     continue
                 result.seconds.setdefault(utt, []).append(found["seconds"])
-                for key, values in (("first_text_s", result.first_text), ("end_s", result.end)):
-                    if found.get(key) is not None:
-                        values.setdefault(utt, []).append(found[key])
+                result.end.setdefault(utt, []).append(found["end_s"])
+                if found["first_text_s"] is not None:
+                    result.first_text.setdefault(utt, []).append(found["first_text_s"])
     return results
 
 
@@ -238,7 +236,7 @@ def make_record(
         "rtf": Spread.of(rtf),
         "relative": relative,
         "relative_to": None if first is None else str(args.exp[0]),
-        "first_text_s": spread_of(result.first_text),
+        "first_text_s": spread_of(result.first_text) if result.first_text else None,
         "end_s": spread_of(result.end),
         "errors": None if counts is None else counts.errors,
         "words": None if counts is None else counts.reference,
@@ -256,9 +254,9 @@ def median(values: Sequence[float]) -> float:
     return Spread.of(values).median
 
 
-def spread_of(values: Mapping[str, Sequence[float]]) -> Spread | None:
-    """Summarise utterances, each by its median over the rounds; None if there are none."""
-    return Spread.of([median(rounds) for rounds in values.values()]) if values else None
+def spread_of(values: Mapping[str, Sequence[float]]) -> Spread:
+    """Summarise utterances, each by its median over the rounds."""
+    return Spread.of([median(rounds) for rounds in values.values()])
 
 
 def warn_of_other_texts(texts: Mapping[str, str], place: Path) -> None:

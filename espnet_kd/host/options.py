@@ -43,7 +43,8 @@ def decoding_options(
     """
     parser = importlib.import_module(INFERENCE[task]).get_parser()
     parser.error = refuse
-    args: argparse.Namespace = parser.parse_args([*REQUIRED, *words])
+    model = ("--asr_train_config", "none", "--asr_model_file", "none") if task == BLOCKWISE else ()
+    args: argparse.Namespace = parser.parse_args([*REQUIRED, *model, *words])
     return args
 
 

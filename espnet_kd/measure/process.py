@@ -79,9 +79,9 @@ class Measured:
         """Number of the process."""
         return self._process.pid
 
-    def decode(self, utt: str, wav: str, arriving: bool) -> dict[str, Any]:
+    def decode(self, utt: str, wav: str) -> dict[str, Any]:
         """Decode an utterance, see ``worker.decode``."""
-        return self._ask(do="decode", utt=utt, wav=wav, arriving=arriving)
+        return self._ask(do="decode", utt=utt, wav=wav)
 
     def count(self, utt: str, wav: str) -> dict[str, Any]:
         """Count multiply-adds: ``total``, ``encoder`` and ``duration_s``; empty if they cannot be counted."""

@@ -39,10 +39,8 @@ class Record:
         relative: time of computing by that of the first model of the same run, over the utterances; None for
             the first.
         relative_to: directory of the first model; None for itself.
-        first_text_s: from the begin of an utterance until some text is there; None if its arrival was not
-            imitated, or there is no text.
-        end_s: from the end of an utterance until its final text is there; None if its arrival was not
-            imitated.
+        first_text_s: from the begin of an utterance until some text is there; None if there is never any.
+        end_s: from the end of an utterance until its final text is there.
         chunk_ms: speech that the model takes at a time; None if it decodes whole utterances.
         startup_s: from the start of a process until it can decode.
         memory_mb: peak of the process.
@@ -63,7 +61,7 @@ class Record:
     relative: Spread | None
     relative_to: str | None
     first_text_s: Spread | None
-    end_s: Spread | None
+    end_s: Spread
     chunk_ms: float | None
     startup_s: float
     memory_mb: float
@@ -102,8 +100,8 @@ def read_record(directory: Path) -> Record | None:
         for name in ("startup_s", "memory_mb", "disk_mb", "duration_s"):
             float(getattr(record, name))
         {**record.machine, **record.machine["versions"], **record.options}
-        if record.rtf is None:
-            raise TypeError("rtf")
+        if record.rtf is None or record.end_s is None:
+            raise TypeError("no time")
     except (TypeError, ValueError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged: remove it and measure again") from None
     return record

@@ -62,7 +62,7 @@ def answer_to(request: dict[str, Any], model: Recogniser) -> dict[str, Any]:
     speech = read(request["wav"], request["utt"], model)
     try:
         if request["do"] == "decode":
-            return decode(model, speech, request["arriving"])
+            return decode(model, speech)
         counted = model.operations(speech)
     except (RuntimeError, ValueError, IndexError) as e:
         if isinstance(e, UserError):
@@ -71,33 +71,30 @@ def answer_to(request: dict[str, Any], model: Recogniser) -> dict[str, Any]:
     return {} if counted is None else asdict(counted) | {"duration_s": len(speech) / model.rate}
 
 
-def decode(model: Recogniser, speech: Samples, arriving: bool) -> dict[str, Any]:
-    """Decode one utterance and measure it.
+def decode(model: Recogniser, speech: Samples) -> dict[str, Any]:
+    """Decode one utterance and measure it; a model that streams gets its speech as it arrives.
 
     Args:
         model: the model.
         speech: (N,) samples.
-        arriving: also measure when the text is there, if speech arrives at the pace of speaking.
 
     Returns:
-        ``text``, ``duration_s`` and ``seconds`` of computing. If it is arriving, ``first_text_s``, when some
-        text is there, from the begin of the speech, None if there is never any, and ``end_s``, when the final
-        text is there, from the end of the speech.
+        ``text``, ``duration_s``, ``seconds`` of computing, ``first_text_s``, when some text is there, from
+        the begin of the speech, None if there is never any, and ``end_s``, when the final text is there, from
+        the end of the speech.
     """
     duration = len(speech) / model.rate
-    if arriving and model.chunk:
+    if model.chunk:
         return {"duration_s": duration, **decode_arriving(model, speech)}
     begin = time.perf_counter()
     text = model.decode(speech)
     seconds = time.perf_counter() - begin
-    found = {"duration_s": duration, "text": text, "seconds": seconds}
-    if arriving:
-        found |= {"first_text_s": duration + seconds if text else None, "end_s": seconds}
-    return found
+    first = duration + seconds if text else None
+    return {"duration_s": duration, "text": text, "seconds": seconds, "first_text_s": first, "end_s": seconds}
 
 
 def decode_arriving(model: Recogniser, speech: Samples) -> dict[str, Any]:
-    """Decode one utterance chunk by chunk, as if it arrived at the pace of speech; see ``decode``."""
+    """Decode one utterance chunk by chunk, as if it arrived at the pace of speaking; see ``decode``."""
     first, text, arrived = None, "", 0
     begin = time.perf_counter()
     stream = model.stream()

@@ -17,8 +17,8 @@ NOTE = """\
 RTF: real-time factor, the time of decoding an utterance by its duration, one at a time; median over
 the utterances, and what 90 % of them do not exceed. Relative to the first: time of decoding the same
 utterance in the same round, median over the utterances, and in brackets the range of the middle 80 % of them.
-MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Start: from the start of
-the process until it can decode. Multiply-adds: of a second of speech, in products of matrices and
+MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Start: from the start
+of the process until it can decode. Multiply-adds: of a second of speech, in products of matrices and
 convolutions. Errors/words: of the measured utterances."""
 LATENCY_NOTE = """\
 First text: from the begin of an utterance until some text is there; final text: from its end; both as median
@@ -34,21 +34,21 @@ def cost_table(records: Mapping[str, Record]) -> str:
     Args:
         records: what a person calls a model -> its record, in the order of the table.
     """
-    arriving = any(record.end_s is not None for record in records.values())
+    streaming = any(record.chunk_ms is not None for record in records.values())
     relative = any(record.relative is not None for record in records.values())
-    rows = [_row(name, record, arriving, relative) for name, record in records.items()]
+    rows = [_row(name, record, streaming, relative) for name, record in records.items()]
     head = ["model", "RTF", "90 % below", *(["relative to the first"] if relative else [])]
-    head += ["chunk ms", "first text s", "final text s"] if arriving else []
+    head += ["chunk ms", "first text s", "final text s"] if streaming else []
     head += ["MB", "memory MB", "parameters", "multiply-adds", "of the encoder", "start s", "errors/words"]
-    notes = [NOTE, LATENCY_NOTE] if arriving else [NOTE]
+    notes = [NOTE, LATENCY_NOTE] if streaming else [NOTE]
     return "\n\n".join([table(head, rows), " ".join(notes), "\n".join(_conditions(records))])
 
 
-def _row(name: str, record: Record, arriving: bool, relative: bool) -> list[str]:
+def _row(name: str, record: Record, streaming: bool, relative: bool) -> list[str]:
     row = [plain(name), f"{record.rtf.median:.3g}", f"{record.rtf.p90:.3g}"]
     if relative:
         row.append("1" if record.relative is None else _range(record.relative))
-    if arriving:
+    if streaming:
         chunk = "all" if record.chunk_ms is None else f"{record.chunk_ms:.0f}"
         row += [chunk, *(_latency(spread) for spread in (record.first_text_s, record.end_s))]
     return [

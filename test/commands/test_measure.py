@@ -43,7 +43,7 @@ def test_models_are_measured_side_by_side(recipe: Path, capsys: pytest.CaptureFi
     assert (first.parameters, second.parameters, second.multiply_adds_per_s) == (2_000_000, None, None)
     assert (first.multiply_adds_per_s, first.encoder_multiply_adds_per_s) == (48_000, 16_000)  # 3 a sample
     assert (first.errors, first.words, second.errors) == (0, 8, 4)
-    assert first.end_s is None and first.memory_mb > 5 and first.startup_s > 0
+    assert first.end_s.median > 0.02 and first.memory_mb > 5 and first.startup_s > 0
     assert first.disk_mb == pytest.approx((slow / "fake.json").stat().st_size / 1e6)
     assert first.machine["threads"] == 1 and first.machine["cpu"] and "numpy" in first.machine["versions"]
     lines = capsys.readouterr().out.splitlines()
@@ -119,7 +119,7 @@ def test_utterances_are_chosen_from_all_over_the_set(recipe: Path, number: int) 
 def test_a_process_that_ends_is_reported(recipe: Path) -> None:
     exp = fake_recogniser.write(recipe / "exp", dies=True)
     with Measured(exp, DecodingOptions()) as model, pytest.raises(UserError, match="has ended with status 3"):
-        model.decode("u0", str(recipe / "test/u0.wav"), arriving=False)
+        model.decode("u0", str(recipe / "test/u0.wav"))
     with Measured(fake_recogniser.write(recipe / "killed"), DecodingOptions()) as model:
         os.kill(model.pid, signal.SIGKILL)
         with pytest.raises(UserError, match="was ended by signal 9: is there memory enough"):

@@ -29,7 +29,7 @@ WRONG = {"median": "x", "p10": 0, "p90": 0}
 
 
 @pytest.mark.parametrize(
-    "change", [{"rtf": None}, {"rtf": WRONG}, {"machine": None}, {"disk_mb": "a"}, "[]", "{"]
+    "change", [{"rtf": None}, {"end_s": None}, {"rtf": WRONG}, {"machine": None}, {"disk_mb": "a"}, "[]", "{"]
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
     write_record(RECORD, tmp_path)

@@ -38,7 +38,7 @@ def test_speech_arrives_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> 
     """
     Clock(monkeypatch, [0.2, 1.5, 0.1])
     speech = np.r_[np.zeros(10), np.ones(15)].astype(np.float32)  # the first chunk is silent
-    found = worker.decode(model(chunk=10), speech, arriving=True)
+    found = worker.decode(model(chunk=10), speech)
     assert found["text"] == "word word"
     assert found["seconds"] == pytest.approx(1.8)
     assert found["first_text_s"] == pytest.approx(3.5)
@@ -48,19 +48,19 @@ def test_speech_arrives_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> 
 def test_fast_decoding_ends_soon_after_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two chunks of 1 s and an empty last: 0.1 s after the end, plus 0.1 s for the last."""
     Clock(monkeypatch, [0.1, 0.1, 0.1])
-    found = worker.decode(model(chunk=10), np.ones(20, np.float32), arriving=True)
+    found = worker.decode(model(chunk=10), np.ones(20, np.float32))
     assert (found["first_text_s"], found["end_s"]) == (pytest.approx(1.1), pytest.approx(0.2))
 
 
 def test_without_text_there_is_no_first_text(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch, [0.0] * 3)
-    assert worker.decode(model(chunk=10), np.zeros(25, np.float32), arriving=True)["first_text_s"] is None
+    assert worker.decode(model(chunk=10), np.zeros(25, np.float32))["first_text_s"] is None
 
 
 def test_a_model_of_whole_utterances_begins_when_they_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([5.0, 5.25])
     monkeypatch.setattr(worker.time, "perf_counter", lambda: next(now))
-    found = worker.decode(model(), np.ones(20, np.float32), arriving=True)
+    found = worker.decode(model(), np.ones(20, np.float32))
     assert found == {"duration_s": 2.0, "text": "one", "seconds": 0.25, "first_text_s": 2.25, "end_s": 0.25}
 
 
