@@ -39,7 +39,9 @@ class FakeRecogniser(Recogniser):
         return cls(directory, json.loads((directory / "fake.json").read_text()), options.stream)
 
     def decode(self, speech: Samples) -> str:
-        time.sleep(self.settings.get("seconds", 0))
+        end = time.process_time() + self.settings.get("seconds", 0)
+        while time.process_time() < end:
+            pass
         if self.settings.get("dies"):
             raise SystemExit(3)
         if self.settings.get("fails"):

@@ -32,6 +32,7 @@ class Results:
 
     texts: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    cpu_seconds: dict[str, list[float]] = field(default_factory=dict)
     first_text: dict[str, list[float]] = field(default_factory=dict)
     end: dict[str, list[float]] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
@@ -186,6 +187,7 @@ def decode(models: Sequence[Measured], utterances: Mapping[str, str], rounds: in
                     result.texts[utt], result.durations[utt] = found["text"], found["duration_s"]
                     continue
                 result.seconds.setdefault(utt, []).append(found["seconds"])
+                result.cpu_seconds.setdefault(utt, []).append(found["cpu_seconds"])
                 result.end.setdefault(utt, []).append(found["end_s"])
                 if found["first_text_s"] is not None:
                     result.first_text.setdefault(utt, []).append(found["first_text_s"])
@@ -219,8 +221,10 @@ def make_record(
     rtf = [median(result.seconds[utt]) / length for utt, length in durations.items()]
     relative = None
     if first is not None:
-        pairs = ((result.seconds[utt], first.seconds[utt]) for utt in durations)
-        relative = Spread.of([median([b / a for b, a in zip(*pair, strict=True)]) for pair in pairs])
+        # Threads that wait for each other take time of processors, too.
+        ours, theirs = (r.cpu_seconds if args.threads == 1 else r.seconds for r in (result, first))
+        rounds = {utt: zip(ours[utt], theirs[utt], strict=True) for utt in durations}
+        relative = Spread.of([median([a / b for a, b in pairs]) for pairs in rounds.values()])
     counts = None
     if references is not None:
         texts = [result.texts[utt] for utt in references]

@@ -37,7 +37,7 @@ class Record:
         rounds: how often each was decoded with the clock running.
         rtf: time of computing by duration, "real-time factor", over the utterances.
         relative: time of computing by that of the first model of the same run, over the utterances; None for
-            the first.
+            the first. With one thread it is the time of the processor, which other programs disturb less.
         relative_to: directory of the first model; None for itself.
         first_text_s: from the begin of an utterance until some text is there; None if there is never any.
         end_s: from the end of an utterance until its final text is there.

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -79,36 +79,39 @@ def decode(model: Recogniser, speech: Samples) -> dict[str, Any]:
         speech: (N,) samples.
 
     Returns:
-        ``text``, ``duration_s``, ``seconds`` of computing, ``first_text_s``, when some text is there, from
-        the begin of the speech, None if there is never any, and ``end_s``, when the final text is there, from
-        the end of the speech.
+        ``text``, ``duration_s``, ``seconds`` and ``cpu_seconds`` of computing, ``first_text_s``, when some
+        text is there, from the begin of the speech, None if there is never any, and ``end_s``, when the final
+        text is there, from the end of the speech.
     """
     duration = len(speech) / model.rate
     if model.chunk:
         return {"duration_s": duration, **decode_arriving(model, speech)}
-    begin = time.perf_counter()
-    text = model.decode(speech)
-    seconds = time.perf_counter() - begin
+    text, seconds, cpu_seconds = timed(model.decode, speech)
     first = duration + seconds if text else None
-    return {"duration_s": duration, "text": text, "seconds": seconds, "first_text_s": first, "end_s": seconds}
+    times = {"seconds": seconds, "cpu_seconds": cpu_seconds, "first_text_s": first, "end_s": seconds}
+    return {"duration_s": duration, "text": text, **times}
 
 
 def decode_arriving(model: Recogniser, speech: Samples) -> dict[str, Any]:
     """Decode one utterance chunk by chunk, as if it arrived at the pace of speaking; see ``decode``."""
     first, text, arrived = None, "", 0
-    begin = time.perf_counter()
-    stream = model.stream()
-    seconds = clock = time.perf_counter() - begin
+    stream, seconds, cpu_seconds = timed(model.stream)
+    clock = seconds
     for samples, last in chunks(speech, model.chunk):
         arrived += len(samples)
-        clock = max(clock, arrived / model.rate)
-        begin = time.perf_counter()
-        text = stream.accept(samples, last)
-        took = time.perf_counter() - begin
-        seconds, clock = seconds + took, clock + took
+        text, took, cpu = timed(stream.accept, samples, last)
+        clock = max(clock, arrived / model.rate) + took
+        seconds, cpu_seconds = seconds + took, cpu_seconds + cpu
         first = clock if first is None and text else first
-    end = clock - len(speech) / model.rate
-    return {"text": text, "seconds": seconds, "first_text_s": first, "end_s": end}
+    times = {"seconds": seconds, "cpu_seconds": cpu_seconds, "first_text_s": first}
+    return {"text": text, **times, "end_s": clock - arrived / model.rate}
+
+
+def timed[T](work: Callable[..., T], *arguments: Any) -> tuple[T, float, float]:
+    """Call a function; return its result, the time that it takes, and that of processors, in seconds."""
+    cpu, begin = time.process_time(), time.perf_counter()
+    result = work(*arguments)
+    return result, time.perf_counter() - begin, time.process_time() - cpu
 
 
 def read(wav: str, utt: str, model: Recogniser) -> Samples:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from espnet_kd.measure.record import Record, Spread
 from espnet_kd.report import look
@@ -15,8 +15,9 @@ from espnet_kd.report.tables import plain, table
 
 NOTE = """\
 RTF: real-time factor, the time of decoding an utterance by its duration, one at a time; median over
-the utterances, and what 90 % of them do not exceed. Relative to the first: time of decoding the same
-utterance in the same round, median over the utterances, and in brackets the range of the middle 80 % of them.
+the utterances, and what 90 % of them do not exceed. Relative to the first: time (with one
+thread that of the processor, which other programs disturb less) of decoding the same utterance in the same
+round, median over the utterances, and in brackets the range of the middle 80 % of them.
 MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Start: from the start
 of the process until it can decode. Multiply-adds: of a second of speech, in products of matrices and
 convolutions. Errors/words: of the measured utterances."""
@@ -25,6 +26,7 @@ First text: from the begin of an utterance until some text is there; final text:
 and as what 90 % do not exceed. The arrival of speech is imitated without waiting: a clock is moved on to the
 end of each chunk, or stays where the decoding of the chunk before has ended if that is later, and is then
 moved on by the time that decoding the chunk takes."""
+FILLINGS = ("full", "none", "left", "top", "right", "bottom")  # of points of one colour
 FLOOR = 1.15  # least ratio of the ends of an axis to its extreme points, so that none is on the frame
 
 
@@ -129,7 +131,7 @@ def draw_points(
     """Draw a panel for the real-time factor and one for the size; both axes of costs are logarithmic."""
     labels = [look.wrap_label(group.label, 44) for group, *_ in points]
     height = 3.8 + 0.22 * sum(1 + label.count("\n") for label in labels) / 2
-    styles = [_style(group, colours) for group, *_ in points]
+    styles = _styles([group for group, *_ in points], colours)
     with look.picture(path, 10.4, height) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for ax, column, title in zip(axes, (2, 3), ("real-time factor", "MB on disk"), strict=True):
@@ -159,13 +161,19 @@ def best(costs: Sequence[float], rates: Sequence[float]) -> list[int]:
     return found
 
 
-def _style(group: Group, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Return how the point of a group is drawn; the teacher is a star."""
-    kind = KINDS[group.kind]
-    style = look.line_style(group.label, kind, colours)
-    marker = "*" if kind == "teacher" else style.get("marker", "o")
-    size = 14 if kind == "teacher" else 9
-    return {"color": style["color"], "marker": marker, "markersize": size, "linestyle": "", "zorder": 3}
+def _styles(groups: Sequence[Group], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return how the points are drawn; teachers are stars, and points of one colour differ in the filling."""
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        kind = KINDS[group.kind]
+        colour = look.line_style(group.label, kind, colours)["color"]
+        marker = "*" if kind == "teacher" else look.line_style(group.label, kind, colours)["marker"]
+        same = sum((style["color"], style["marker"]) == (colour, marker) for style in found)
+        found.append({
+            "color": colour, "marker": marker, "markersize": 14 if kind == "teacher" else 9, "linestyle": "",
+            "fillstyle": FILLINGS[same % len(FILLINGS)], "markerfacecoloralt": "white", "zorder": 3,
+        })  # fmt: skip
+    return found
 
 
 def _scale(ax: Any, costs: Sequence[float]) -> None:
@@ -174,7 +182,7 @@ def _scale(ax: Any, costs: Sequence[float]) -> None:
     room = max(FLOOR, (2 * low / high) ** 0.5)
     ax.set_xscale("log")
     ax.set_xlim(low / room, high * room)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
+    wide = high * room > 8 * low / room
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_minor_formatter(NullFormatter())

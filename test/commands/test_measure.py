@@ -38,7 +38,7 @@ def test_models_are_measured_side_by_side(recipe: Path, capsys: pytest.CaptureFi
     first, second = (read_record(path / "inference/test") for path in (slow, fast))
     assert first is not None and second is not None
     assert (first.utterances, first.rounds, first.relative, second.relative_to) == (4, 2, None, str(slow))
-    assert second.relative is not None and second.relative.median < 0.7  # 0.25 on an idle machine
+    assert second.relative is not None and 0.2 < second.relative.median < 0.4  # 0.005 / 0.02 s
     assert first.rtf.median > 0.02 / 0.3  # no utterance is longer
     assert (first.parameters, second.parameters, second.multiply_adds_per_s) == (2_000_000, None, None)
     assert (first.multiply_adds_per_s, first.encoder_multiply_adds_per_s) == (48_000, 16_000)  # 3 a sample

@@ -61,6 +61,7 @@ def test_a_model_of_whole_utterances_begins_when_they_have_ended(monkeypatch: py
     now = iter([5.0, 5.25])
     monkeypatch.setattr(worker.time, "perf_counter", lambda: next(now))
     found = worker.decode(model(), np.ones(20, np.float32))
+    assert 0 < found.pop("cpu_seconds") < 0.25
     assert found == {"duration_s": 2.0, "text": "one", "seconds": 0.25, "first_text_s": 2.25, "end_s": 0.25}
 
 
