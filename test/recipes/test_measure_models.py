@@ -11,8 +11,9 @@ compute() { printf '%s\\n' "${@:3}"; }
 . utils/decoding.sh
 teacher_dirs() { printf '%s\\n' "exp/a teacher" exp/other; }
 peer_dirs() { echo exp/student; }
-python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone use_streaming=false
-inference_asr_model=model.pth inference_config=conf/s.yaml inference_tag=s teacher_inference_config= teacher_inference_tag=t
+python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone
+inference_asr_model=model.pth inference_config=conf/s.yaml inference_tag=s use_streaming=false
+teacher_inference_config= teacher_inference_tag=t
 lm_options=() inference_args="--beam_size 2" current_generation=1
 """
 COMMAND = ("python", "-m", "espnet_kd", "measure", "exp/a teacher", "exp/other", "exp/alone", "exp/student")
