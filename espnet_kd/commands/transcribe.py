@@ -112,7 +112,10 @@ def transcribe(
         UserError: the audio has no samples, or the model cannot decode it.
     """
     if recording.rate != model.rate:
-        remark(f"speech of {recording.rate} Hz is resampled to the model's {model.rate} Hz by soxr")
+        narrow = "" if recording.rate > model.rate else (
+            f"; it has no frequencies above {recording.rate // 2} Hz, which the model expects: more errors"
+        )
+        remark(f"speech of {recording.rate} Hz is resampled to the model's {model.rate} Hz by soxr{narrow}")
     blocks = _not_empty(recording.at_rate(model.rate), recording.name)
     try:
         if model.chunk:
