@@ -75,9 +75,10 @@ class FakeStream:
         return " ".join(["word"] * self.words)
 
 
-recogniser.KINDS["fake.json"] = "fake_recogniser:FakeRecogniser"
+KIND = ("fake.json", "fake_recogniser:FakeRecogniser")  # a row of ``recogniser.KINDS``
 
 
 def main() -> None:
     """Measure in this process."""
+    recogniser.KINDS.update([KIND])
     worker.main()

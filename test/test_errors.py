@@ -126,7 +126,7 @@ BAD = [
     ("evaluate-teacher", "empty --kind hf --data dump --out out", "empty has no config.json: give the"),
     ("frame-weights", "exp --data missing", "missing/wav.scp does not exist"),
     ("measure", "exp missing --data dump", "missing is not a directory: give that of a trained experiment"),
-    ("measure", "empty --data dump", "empty has no config.yaml: give the directory of a trained experiment"),
+    ("measure", "empty --data dump", "empty has no config.yaml"),
     ("measure", "exp --data missing", "missing is not a directory"),
     ("measure", "exp --data dump --rounds 0", "--rounds 0: give a number from 1 up"),
     ("measure", "exp --data dump --inference_config a b", "--inference_config has 2 values for 1 models"),

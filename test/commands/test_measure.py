@@ -13,7 +13,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import write_table
 from espnet_kd.measure import process
 from espnet_kd.measure.process import Measured
-from espnet_kd.measure.recogniser import DecodingOptions
+from espnet_kd.measure.recogniser import KINDS, DecodingOptions
 from espnet_kd.measure.record import read_record
 
 UTTERANCES = {f"u{i}": 800 * (i + 1) for i in range(6)}
@@ -26,6 +26,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tests = Path(fake_recogniser.__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), os.environ["PYTHONPATH"]]))
     monkeypatch.setattr(process, "WORKER", fake_recogniser.COMMAND)
+    monkeypatch.setitem(KINDS, *fake_recogniser.KIND)
     write_speech(tmp_path / "test", UTTERANCES)
     write_table(tmp_path / "test/text", dict.fromkeys(UTTERANCES, "one two"))
     return tmp_path

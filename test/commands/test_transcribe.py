@@ -14,6 +14,7 @@ from miniature import tone
 
 from espnet_kd.commands import transcribe
 from espnet_kd.errors import UserError
+from espnet_kd.measure.recogniser import KINDS
 
 RATE = 100  # of the imitated models
 
@@ -41,6 +42,7 @@ class Input(io.TextIOWrapper):
 @pytest.fixture
 def exp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(KINDS, *fake_recogniser.KIND)
     soundfile.write("a.wav", tone(16000), 16000, "PCM_16")
     soundfile.write("b.wav", tone(8000), 8000, "PCM_16")
     return fake_recogniser.write(tmp_path / "exp", words="one two")
