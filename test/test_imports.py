@@ -15,7 +15,7 @@ ORDER = (
     {"commands", "report", "experiments"},
     {"tasks"},
     {"methods"},
-    {"decoding", "targets", "pseudo_label"},
+    {"decoding", "targets", "pseudo_label", "measure"},
     {"teachers"},
     {"criteria", "encoders"},
     {"rnnt", "host"},

@@ -103,6 +103,21 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
     "espnet2.bin.asr_transducer_inference:Speech2Text.hypotheses_to_results": (
         "self nbest_hyps", "host/search.py: Search"
     ),
+    "espnet2.bin.asr_transducer_inference:Speech2Text.streaming_decode": (
+        "self speech is_final", "host/streaming.py: StreamingSearch"
+    ),
+    "espnet2.bin.asr_transducer_inference:Speech2Text.reset_streaming_cache": (
+        "self", "host/streaming.py: StreamingSearch"
+    ),
+    "espnet2.bin.asr_inference_streaming:Speech2TextStreaming.__init__": (
+        "self asr_train_config asr_model_file ...", "host/streaming.py: StreamingSearch"
+    ),
+    "espnet2.bin.asr_inference_streaming:Speech2TextStreaming.__call__": (
+        "self speech is_final", "host/streaming.py: StreamingSearch"
+    ),
+    "espnet2.bin.asr_inference_streaming:Speech2TextStreaming.reset": (
+        "self", "host/streaming.py: StreamingSearch"
+    ),
     "espnet2.legacy.nets.scorer_interface:BatchScorerInterface.batch_score": (
         "self ys states xs", "decoding/ensemble.py: DecoderScorer"
     ),
