@@ -61,24 +61,16 @@ Interval and p: {BOOTSTRAP}"""
 
 def results(groups: list[Group], name: str) -> str:
     """Return the table of one set."""
-<<<<<<< HEAD
-    counts = ["updates", "passes"] if any(g.passes != g.updates for g in groups) else ["updates"]
-    rows = [_row(group, name, counts) for group in groups if group.scored(name)]
-    head = ["model", "parameters", *counts, "seeds", *RATES[groups[0].metric]]
-    return table([*head, "against the student", "95 % interval", "p"], rows)
-
-
-def _row(group: Group, name: str, counts: Sequence[str]) -> list[str]:
-=======
     shown = [group for group in groups if group.scored(name)]
+    counts = ["updates", "passes"] if any(g.passes != g.updates for g in groups) else ["updates"]
     measured = any(name in run.costs for group in shown for run in group.runs)
-    rows = [_row(group, name, measured) for group in shown]
-    head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric], *(COSTS if measured else [])]
+    rows = [_row(group, name, counts, measured) for group in shown]
+    rates = [*RATES[groups[0].metric], *(COSTS if measured else [])]
+    head = ["model", "parameters", *counts, "seeds", *rates]
     return table([*head, "against the student", "95 % interval", "p"], rows)
 
 
-def _row(group: Group, name: str, measured: bool) -> list[str]:
->>>>>>> measure
+def _row(group: Group, name: str, counts: Sequence[str], measured: bool) -> list[str]:
     runs = group.scored(name)
     total = group.total(name)
     rates = [spread(group.rates(name)), f"{total.errors}/{total.reference}", kinds(total)]
