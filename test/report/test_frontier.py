@@ -74,6 +74,15 @@ def test_the_axis_of_compute_doubles_and_has_plain_numbers(figures: list[Figure]
     assert len(ax.get_xticklabels()) >= 2 and ax.get_ylabel() == "character error rate (%)"
 
 
+def test_one_bad_start_does_not_flatten_the_rest(figures: list[Figure]) -> None:
+    ax = draw(figures, curve("student alone", "alone", [87.2, 16.8, 11.6, 9.0]), KL, TEACHER)
+    assert ax.get_yscale() == "log"
+    low, high = ax.get_ylim()
+    assert low < 9.0 and high > 87.2
+    shown = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert shown == ["10", "20", "50", "100"]
+
+
 def test_each_curve_is_named_and_each_length_once(figures: list[Figure]) -> None:
     ax = draw(figures, ALONE, KL, TEACHER)
     texts = [text.get_text() for text in ax.texts]
