@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError, first_line
+from espnet_kd.export.spectrum import replace_stft
 from espnet_kd.host.export import Acoustics, AttentionStep, Joiner, Predictor, cache_shape, state_shapes
 
 OPSETS = (18, 23)  # the oldest that torch writes, and the newest that onnxruntime is known to run
@@ -118,6 +119,7 @@ def write_graph(name: str, plan: Plan, path: Path, opset: int) -> int | None:
     assert written is not None
     graph = written.model_proto
     tidy(graph)
+    replace_stft(graph)
     try:
         onnx.checker.check_model(graph)
     except onnx.checker.ValidationError as e:

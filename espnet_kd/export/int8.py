@@ -18,6 +18,7 @@ from espnet_kd.export.parts import OnnxPart, needing_packages
 from espnet_kd.export.search import Array
 
 OPERATORS = ("MatMul", "Gemm")
+FRONT_END = "frontend"  # its features have too large a range for integers
 CALLS = 20  # inputs of each part with which the effect of a layer is measured
 
 
@@ -39,7 +40,8 @@ def layers(model: Any) -> list[str]:
     """Return the layers of a graph that can be quantised, in their order."""
     weights = {i.name for i in model.graph.initializer}
     nodes = (n for n in model.graph.node if n.op_type in OPERATORS and n.input[1] in weights)
-    return list(dict.fromkeys(layer_of_node(n.name) for n in nodes))
+    names = dict.fromkeys(layer_of_node(n.name) for n in nodes)
+    return [name for name in names if not name.startswith(FRONT_END)]
 
 
 def layer_of_node(name: str) -> str:
@@ -55,13 +57,11 @@ def frames_as_products(model: Any) -> None:
     nodes = []
     for node in model.graph.node:
         weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
-        groups = {a.name: a for a in node.attribute}
-        one = weight is not None and list(weight.dims[2:]) == [1]
-        if not one or groups["group"].i != 1 or any(groups["strides"].ints[0] != 1 for _ in [0]):
+        if weight is None or not is_product(node, weight.dims):
             nodes.append(node)
             continue
         matrix = numpy_helper.to_array(weight)[:, :, 0].T.copy()
-        name, parts = node.name, [f"{node.output[0]}_{i}" for i in range(3)]
+        name, parts = node.name, [f"{node.output[0]}.product_{i}" for i in range(3)]
         model.graph.initializer.append(numpy_helper.from_array(matrix, f"{weight.name}.matrix"))
         nodes.append(helper.make_node("Transpose", [node.input[0]], parts[:1], f"{name}_in", perm=[0, 2, 1]))
         nodes.append(helper.make_node("MatMul", [parts[0], f"{weight.name}.matrix"], parts[1:2], name))
@@ -80,6 +80,13 @@ def frames_as_products(model: Any) -> None:
     model.graph.initializer.extend(kept)
 
 
+def is_product(convolution: Any, shape: Sequence[int]) -> bool:
+    """Return whether a convolution over time, with weights of a shape, takes each frame alone."""
+    found = {a.name: list(a.ints) or [a.i] for a in convolution.attribute}
+    plain = found.get("group", [1]) == [1] == found.get("strides", [1]) and not any(found.get("pads", [0]))
+    return list(shape[2:]) == [1] and plain
+
+
 def quantise(source: Path, target: Path, float_layers: Collection[str] = ()) -> None:
     """Write the int8 form of a prepared graph.
 
@@ -93,7 +100,9 @@ def quantise(source: Path, target: Path, float_layers: Collection[str] = ()) -> 
         from onnxruntime.quantization import QuantType, quantize_dynamic
     model = onnx.load(source)
     nodes = [n.name for n in model.graph.node if n.op_type in OPERATORS]
-    excluded = [name for name in nodes if layer_of_node(name) in float_layers]
+    excluded = [
+        name for name in nodes if layer_of_node(name) in float_layers or name.startswith(FRONT_END)
+    ]
     with _quiet():
         quantize_dynamic(
             source, target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
