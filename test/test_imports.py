@@ -15,7 +15,7 @@ ORDER = (
     {"commands", "report", "experiments"},
     {"tasks"},
     {"methods"},
-    {"decoding", "targets", "pseudo_label"},
+    {"decoding", "targets", "pseudo_label", "export"},
     {"teachers"},
     {"criteria", "encoders"},
     {"rnnt", "host"},

@@ -6,13 +6,13 @@ sherpa-onnx reads it. ESPnet and torch are not needed to transcribe.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.export.parts import onnx_parts
+from espnet_kd.export.graph_parts import onnx_parts
 from espnet_kd.export.search import Array, Part, Settings, transcribe
 from espnet_kd.files import read_json, read_lines
 
@@ -25,30 +25,21 @@ SPACE, PIECE = "<space>", "\u2581"  # between words, as a token of characters, a
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that was exported with ``--format onnx``.
+    """A model that was exported.
 
     Attributes:
         description: content of export.json.
         rate: samples per second that it expects.
-        tokens: the token list.
-        settings: how to search.
-        parts: the graphs.
+        transcribe: function from (N,) samples, full scale 1, to their transcript.
     """
 
     description: Mapping[str, Any]
     rate: int
-    tokens: list[str]
-    settings: Settings
-    parts: Mapping[str, Part]
-
-    def transcribe(self, speech: Array) -> str:
-        """Return the transcript of (N,) samples at ``rate``, full scale 1."""
-        found = transcribe(self.parts, self.settings, speech)
-        return text_of(found, self.tokens, self.description["token_type"])
+    transcribe: Callable[[Array], str]
 
 
 def load(directory: Path, threads: int = 1) -> Exported:
-    """Load an exported model.
+    """Load an exported model into onnxruntime or sherpa-onnx.
 
     Raises:
         UserError: a file is missing or damaged, or the directory is of another version of espnet_kd.
@@ -57,12 +48,26 @@ def load(directory: Path, threads: int = 1) -> Exported:
     try:
         settings = Settings(**description["settings"])
         files = {name: directory / part["file"] for name, part in description["parts"].items()}
-        rate = int(description["rate"])
+        rate, kind = int(description["rate"]), str(description["token_type"])
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         raise UserError(f"{directory / DESCRIPTION} lacks or has a wrong {e}: export it again") from None
-    if description["format"] != "onnx":
-        raise UserError(f"{directory} is for sherpa-onnx: use it there, or export with --format onnx")
-    return Exported(description, rate, read_tokens(directory), settings, onnx_parts(files, threads))
+    if description["format"] == "sherpa":
+        from espnet_kd.export.sherpa import recogniser
+
+        return Exported(description, rate, recogniser(files["model"], directory / TOKENS, threads))
+    transcribe = transcriber(onnx_parts(files, threads), settings, read_tokens(directory), kind)
+    return Exported(description, rate, transcribe)
+
+
+def transcriber(
+    parts: Mapping[str, Part], settings: Settings, tokens: list[str], token_type: str
+) -> Callable[[Array], str]:
+    """Return a function from (N,) samples to their transcript."""
+
+    def one(speech: Array) -> str:
+        return text_of(transcribe(parts, settings, speech), tokens, token_type)
+
+    return one
 
 
 def read_description(directory: Path) -> dict[str, Any]:

@@ -17,12 +17,28 @@ import torch
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError, first_line
+from espnet_kd.export import sherpa
 from espnet_kd.export.spectrum import replace_stft
 from espnet_kd.host.export import Acoustics, AttentionStep, Joiner, Predictor, cache_shape, state_shapes
 
-OPSETS = (18, 23)  # the oldest that torch writes, and the newest that onnxruntime is known to run
 SECONDS = 1.3  # of the noise that a graph is traced with
+ROUNDED = 1e-9  # the least that rounding leaves of 1 minus the variance of a waveform for sherpa-onnx
 LAYER = re.compile(r"\bmodel\.([\w.]+)|\b((?:decoder|joint_network)\.[\w.]+)")
+
+
+class FromUnitVariance(nn.Module):
+    """Waveform as sherpa-onnx gives it, (1, N), to logarithms of probabilities, (1, T, V)."""
+
+    def __init__(self, acoustics: Acoustics) -> None:
+        super().__init__()
+        self.acoustics = acoustics
+
+    def forward(self, speech: Tensor) -> Tensor:
+        """Restore the level, and compute the output."""
+        given = speech.double().square().mean()
+        variance = sherpa.ADDED * given / (1 - given).clamp(min=ROUNDED)
+        scores: Tensor = self.acoustics(speech * (variance + sherpa.ADDED).sqrt().float())[-1]
+        return scores
 
 
 class Plan(NamedTuple):
@@ -77,6 +93,13 @@ def plan_parts(model: Any, search: str, rate: int) -> dict[str, Plan]:
         both = {"encoded": encoded[:, 0], "predicted": predicted}
         parts["joiner"] = Plan(Joiner(model).eval(), both, ["scores"], {})
     return parts
+
+
+def plan_for_sherpa(acoustics: Plan) -> Plan:
+    """Return the graph of a model for sherpa-onnx, of that of an encoder with a CTC layer."""
+    speech = torch.from_numpy(sherpa.at_unit_variance(acoustics.inputs["speech"].numpy()))
+    module = FromUnitVariance(acoustics.module)  # type: ignore[arg-type]
+    return Plan(module.eval(), {"speech": speech}, ["logits"], acoustics.dynamic)
 
 
 def write_graph(name: str, plan: Plan, path: Path, opset: int) -> int | None:

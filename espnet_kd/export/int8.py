@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_kd.export.parts import OnnxPart, needing_packages
+from espnet_kd.export.graph_parts import OnnxPart, needing_packages
 from espnet_kd.export.search import Array
 
 OPERATORS = ("MatMul", "Gemm")

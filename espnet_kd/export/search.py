@@ -111,9 +111,9 @@ def attention_beam(decoder: Part, settings: Settings, encoded: Array, ctc: Array
         scores, caches = decoder(
             np.array([h.tokens for h in running]), encoded, np.stack([h.cache for h in running], 1)
         )
-        grown = [
-            new for i, h in enumerate(running) for new in _extend(h, scores[i], caches[:, i], settings, prefix)
-        ]
+        grown = []
+        for i, hypothesis in enumerate(running):
+            grown += _extend(hypothesis, scores[i], caches[:, i], settings, prefix)
         grown = sorted(grown, key=lambda h: -h.score)[: settings.beam_size]
         last = length == frames
         ended += [h for h in grown if last or h.tokens[-1] == settings.end]

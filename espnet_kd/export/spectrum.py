@@ -58,15 +58,15 @@ def convolution(model: Any, node: Any, signal: str, hop: int, window: str, size:
     rows = compute("Unsqueeze", [times, value("first", [0], np.int64)], "rows")
     frequencies = compute("Range", [zero, value("bins", bins, np.int64), one], "frequencies")
     columns = compute("Unsqueeze", [frequencies, value("second", [1], np.int64)], "columns")
-    # as remainders, so that the angles stay small
-    turns = compute("Mod", [compute("Mul", [rows, columns], "product"), f"{base}.size"], "turns")
-    exact = compute("Cast", [turns], "exact", to=TensorProto.DOUBLE)
-    angles = compute("Mul", [exact, value("unit", 2 * math.pi / size, np.float64)], "angles")
+    # as remainders around zero, so that angles are small and exact in single precision
+    half = value("half", size // 2, np.int64)
+    product = compute("Add", [compute("Mul", [rows, columns], "product"), half], "shifted")
+    turns = compute("Sub", [compute("Mod", [product, f"{base}.size"], "remainder"), half], "turns")
+    exact = compute("Cast", [turns], "exact", to=TensorProto.FLOAT)
+    angles = compute("Mul", [exact, value("unit", 2 * math.pi / size, np.float32)], "angles")
     sines = compute("Neg", [compute("Sin", [angles], "sin")], "minus_sin")
     both = compute("Concat", [compute("Cos", [angles], "cos"), sines], "both", axis=0)
-    windowed = compute(
-        "Mul", [compute("Cast", [both], "single", to=TensorProto.FLOAT), window], "windowed"
-    )
+    windowed = compute("Mul", [both, window], "windowed")
     kernel = compute("Unsqueeze", [windowed, f"{base}.second"], "kernel")
     samples = compute("Reshape", [signal, value("line", [1, 1, -1], np.int64)], "samples")
     spectrum = compute("Conv", [samples, kernel], "spectrum", strides=[hop])  # (1, 2 * bins, T)

@@ -1,6 +1,6 @@
 """The parts of a model as functions of arrays: graphs in onnxruntime, modules of torch, and both compared."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class OnnxPart:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime's errors have no common type
-            raise UserError(f"{path} cannot be loaded by onnxruntime: {first_line(e)}: export it again") from e
+            raise UserError(f"{path} cannot be loaded: {first_line(e)}: export it again") from e
         self._names = [i.name for i in self._session.get_inputs()]
 
     def __call__(self, *arrays: Array) -> list[Array]:
@@ -97,22 +97,31 @@ def torch_parts(plans: "Mapping[str, Plan]", model: Any) -> dict[str, Part]:
 class Compared:
     """A part that is run twice; the results of the first are used, and the differences are kept.
 
+    Args:
+        first: the part in torch.
+        second: its graph, which may have the last of the outputs only.
+        adapt: makes the inputs with which both are compared, if not those of a call.
+
     Attributes:
         difference: largest absolute difference of an output's values, in all calls.
         calls: the first inputs.
     """
 
-    def __init__(self, first: Part, second: Part) -> None:
-        self._first, self._second = first, second
+    def __init__(self, first: Part, second: Part, adapt: Callable[..., Array] | None = None) -> None:
+        self._first, self._second, self._adapt = first, second, adapt
         self.difference = 0.0
         self.calls: list[tuple[Array, ...]] = []
 
     def __call__(self, *arrays: Array) -> list[Array]:
         """Run both."""
-        want, got = self._first(*arrays), self._second(*arrays)
-        self.difference = max(self.difference, largest_difference(want, got))
+        want = expected = self._first(*arrays)
         if len(self.calls) < KEPT_CALLS:
             self.calls.append(arrays)
+        if self._adapt is not None:
+            arrays = (self._adapt(*arrays),)
+            expected = self._first(*arrays)
+        got = self._second(*arrays)
+        self.difference = max(self.difference, largest_difference(expected[-len(got) :], got))
         return want
 
 
