@@ -99,6 +99,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
     "decode and score": {
+        "transcribe": Command(
+            "espnet_kd.commands.transcribe",
+            "print the texts of audio files, or of a microphone or other pipe",
+            "exp/student speech.wav",
+        ),
         "decode-ensemble": Command(
             "espnet_kd.decoding.command",
             "decode with the mean posteriors of several CTC/attention models",
@@ -163,6 +168,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "espnet_kd.decoding.evaluate",
             "decode a set with any teacher, and score it",
             "openai/whisper-tiny.en --kind hf --data dump/raw/test --out exp/whisper/test",
+        ),
+        "measure": Command(
+            "espnet_kd.commands.measure",
+            "measure speed, latency, memory and size of trained models, side by side",
+            "exp/teacher exp/student --data dump/raw/test",
         ),
         "delay": Command(
             "espnet_kd.commands.delay",

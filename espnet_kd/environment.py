@@ -77,7 +77,7 @@ def describe(precision: str = "float32", processes: int = 1, gpus: int = 0) -> d
         "espnet": espnet.version if espnet else None,
         "numpy": metadata.version("numpy"),
         "libraries": _libraries(torch.__config__.show()),
-        **_cpu(),
+        **describe_cpu(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "threads": torch.get_num_threads(),
@@ -182,7 +182,7 @@ def _libraries(config: str) -> list[str]:
     return found
 
 
-def _cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+def describe_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Return name, vendor and decisive instructions of the CPU; those of Linux, or else what Python knows."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]

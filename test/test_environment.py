@@ -60,11 +60,11 @@ def test_libraries_of_linear_algebra_are_named(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_the_cpu_is_described_from_its_file(tmp_path: Path, lines: str, expected: dict[str, str]) -> None:
     (tmp_path / "cpuinfo").write_text(lines)
-    assert expected.items() <= environment._cpu(tmp_path / "cpuinfo").items()
+    assert expected.items() <= environment.describe_cpu(tmp_path / "cpuinfo").items()
 
 
 def test_a_machine_without_that_file_is_described_too(tmp_path: Path) -> None:
-    assert environment._cpu(tmp_path / "none")["vendor"]
+    assert environment.describe_cpu(tmp_path / "none")["vendor"]
 
 
 @pytest.mark.parametrize(

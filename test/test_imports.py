@@ -15,7 +15,7 @@ ORDER = (
     {"commands", "report", "experiments"},
     {"tasks"},
     {"methods"},
-    {"decoding", "targets", "pseudo_label", "export"},
+    {"decoding", "targets", "pseudo_label", "export", "measure"},
     {"teachers"},
     {"criteria", "encoders"},
     {"rnnt", "host"},

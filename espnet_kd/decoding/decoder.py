@@ -19,8 +19,8 @@ from espnet_kd.decoding import language_model, records
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import fingerprint
-from espnet_kd.host.options import INFERENCE, decoding_options, search_arguments
-from espnet_kd.host.outputs import task_of
+from espnet_kd.host.options import BLOCKWISE, INFERENCE, decoding_options, search_arguments
+from espnet_kd.host.outputs import BLOCK_ENCODERS, task_of
 from espnet_kd.host.search import Search
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.teachers import experiment
@@ -72,7 +72,9 @@ class DecodingSetup:
         return DecoderSpec(self.task, str(config), checkpoint, options, self.seed, self.rate, device)
 
 
-def read_setup(directory: Path, args: argparse.Namespace, nbest: int) -> DecodingSetup:
+def read_setup(
+    directory: Path, args: argparse.Namespace, nbest: int, stream: bool | None = False
+) -> DecodingSetup:
     """Find a trained experiment and parse the options of its decoding, as ESPnet's inference does.
 
     Args:
@@ -80,6 +82,8 @@ def read_setup(directory: Path, args: argparse.Namespace, nbest: int) -> Decodin
         args: options of the command: ``checkpoint``, ``inference_config``, ``inference_args``, and those of
             ``language_model``.
         nbest: number of hypotheses.
+        stream: decode speech chunk by chunk, if the model can; None lets ``streaming`` among the options
+            decide. False decodes whole utterances.
 
     Raises:
         UserError: the experiment is incomplete, an option is unknown or has a wrong value, or a language
@@ -93,7 +97,8 @@ def read_setup(directory: Path, args: argparse.Namespace, nbest: int) -> Decodin
     if args.inference_config is not None:
         if read_yaml(args.inference_config):  # ESPnet's parser refuses an empty file
             words = ["--config", str(args.inference_config), *words]
-    options, seed = _stock_options(task, words)
+    blockwise = stream and task == "asr" and config.get("encoder") in BLOCK_ENCODERS
+    options, seed = _stock_options(BLOCKWISE if blockwise else task, words, stream)
     if options.get("lm_train_config"):
         language_model.check_tokens(Path(options["lm_train_config"]), config["token_list"], directory)
         language_model.check_tensors(Path(options["lm_train_config"]), Path(str(options.get("lm_file"))))
@@ -103,7 +108,7 @@ def read_setup(directory: Path, args: argparse.Namespace, nbest: int) -> Decodin
     return DecodingSetup(directory, path, task, config, options, seed, input_rate(config))
 
 
-def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
+def _stock_options(task: str, words: list[str], stream: bool | None) -> tuple[dict[str, Any], int]:
     """Return the arguments of ``Speech2Text`` as ESPnet's own parser gives them, and the seed."""
 
     def refuse(message: str) -> NoReturn:
@@ -112,8 +117,8 @@ def _stock_options(task: str, words: list[str]) -> tuple[dict[str, Any], int]:
     args = decoding_options(task, words, refuse)
     for name in REFUSED:
         if getattr(args, name, None):
-            refuse(f"{name} cannot be used for pseudo-labels")
-    if getattr(args, "streaming", False):
+            refuse(f"{name} cannot be used here")
+    if getattr(args, "streaming", False) and stream is False:
         print("pseudo-labels are made of whole utterances: streaming is left out", flush=True)
         args.streaming = False
     options = search_arguments(task, args)

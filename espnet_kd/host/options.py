@@ -21,8 +21,11 @@ from espnet_kd.errors import UserError
 
 __all__ = ["NestedDictAction", "str2bool"]
 
-# Modules that build and decode models, by task; each has get_parser() and a class Speech2Text.
+# Modules that build and decode models, by task; each has get_parser() and a class of SEARCHES.
 INFERENCE = {"asr": "espnet2.bin.asr_inference", "asr_transducer": "espnet2.bin.asr_transducer_inference"}
+BLOCKWISE = "asr_streaming"  # stands for the task asr where a contextual block encoder gets speech in chunks
+INFERENCE[BLOCKWISE] = "espnet2.bin.asr_inference_streaming"
+SEARCHES = dict.fromkeys(INFERENCE, "Speech2Text") | {BLOCKWISE: "Speech2TextStreaming"}
 REQUIRED = ("--output_dir", "none", "--data_path_and_name_and_type", "none,speech,sound")  # by its parser
 # Arguments of Speech2Text that do not come from the options of decoding.
 OURS = {"asr_train_config", "asr_model_file", "device"}
@@ -34,19 +37,20 @@ def decoding_options(
     """Parse options of decoding as ``espnet2.bin.asr_inference`` does, with its defaults.
 
     Args:
-        task: ``asr`` or ``asr_transducer``.
+        task: ``asr``, ``asr_transducer`` or ``BLOCKWISE``.
         words: of the command line.
         refuse: called with the message of an error; it raises.
     """
     parser = importlib.import_module(INFERENCE[task]).get_parser()
     parser.error = refuse
-    args: argparse.Namespace = parser.parse_args([*REQUIRED, *words])
+    model = ("--asr_train_config", "none", "--asr_model_file", "none") if task == BLOCKWISE else ()
+    args: argparse.Namespace = parser.parse_args([*REQUIRED, *model, *words])
     return args
 
 
 def search_arguments(task: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of decoding that are arguments of ``Speech2Text``, without model and device."""
-    search = importlib.import_module(INFERENCE[task]).Speech2Text
+    """Return the options of decoding that are arguments of the search, without model and device."""
+    search = getattr(importlib.import_module(INFERENCE[task]), SEARCHES[task])
     names = inspect.signature(search).parameters.keys() - OURS
     return {name: getattr(args, name) for name in sorted(names) if hasattr(args, name)}
 

@@ -29,6 +29,8 @@ OWN_PREFIX = "kd_"  # of what distillation adds to a model; ESPnet has no such n
 
 S2T = "s2t"  # the task, and its preprocessor
 TRANSDUCER_KEY = "joint_network_conf"  # only the config.yaml of the task asr_transducer has it
+# Encoders that ESPnet decodes block by block (``asr_inference_streaming``).
+BLOCK_ENCODERS = ("contextual_block_conformer", "contextual_block_transformer")
 EPOCH_FILE = re.compile(r"\d+epoch\.pth")  # not valid.acc.ave_2best.till4epoch.pth, nor a user's own copy
 SELECTED_FILE = re.compile(r"\w+\.\w+\.(best|ave[\w.]*)\.pth")  # the best model by a statistic, and averages
 # Files that a training leaves, the best choice to decode first, as patterns for a directory.

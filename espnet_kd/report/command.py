@@ -9,7 +9,7 @@ from urllib.parse import quote
 from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.report import sections, tables
+from espnet_kd.report import costs, sections, tables
 from espnet_kd.report.groups import Group, make_groups, methods_text
 from espnet_kd.report.run import Run, SeveralDecodings, architecture, link_phases, read_run, settings
 from espnet_kd.report.tables import NOTE, RATES
@@ -146,7 +146,8 @@ def draw_plots(groups: list[Group], sets: list[str], args: argparse.Namespace) -
     from espnet_kd.report import group_plots
 
     directory = Path(args.images)
-    drawn = group_plots.draw_rates(groups, sets, directory) | group_plots.draw_curves(groups, sets, directory)
+    drawn = group_plots.draw_rates(groups, sets, directory) | costs.draw(groups, sets, directory)
+    drawn |= group_plots.draw_curves(groups, sets, directory)
     if args.valid_set and not args.no_posteriors:
         drawn |= _draw_utterance(groups, args, directory)
     return drawn
@@ -193,7 +194,7 @@ def render(
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     parts += sections.generations(groups, sets) + sections.delays(groups, sets)
-    parts += sections.stores(groups)
+    parts += costs.section(groups, sets) + sections.stores(groups)
     parts.append("## Plots")
     for caption, path in images.items():
         link = quote(Path(os.path.relpath(path, out.parent)).as_posix())

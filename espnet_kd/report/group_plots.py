@@ -33,7 +33,7 @@ def draw_rates(groups: list[Group], sets: list[str], directory: Path) -> dict[st
     parts = [part for family in shown for part in plots.pages({name: rows(family, name) for name in sets})]
     for number, part in enumerate(parts, 1):
         path = directory / (f"{metric}.png" if number == 1 else f"{metric}_{number}.png")
-        plots.rate_rows(part, path, alignment.UNITS[metric], _colours(groups, sets))
+        plots.rate_rows(part, path, alignment.UNITS[metric], colours_of(groups, sets))
         caption = f"{metric.upper()} with 95 % intervals, over seeds and utterances; a circle is a seed"
         drawn[f"{caption} ({number} of {len(parts)})" if len(parts) > 1 else caption] = path
     return drawn
@@ -53,7 +53,7 @@ def draw_curves(groups: list[Group], sets: list[str], directory: Path) -> dict[s
     if not panels:
         return {}
     path = directory / "learning_curves.png"
-    plots.draw_learning_curves(panels, path, _colours(groups, sets))
+    plots.draw_learning_curves(panels, path, colours_of(groups, sets))
     return {"Validation set by epoch; thin lines are seeds": path}
 
 
@@ -86,7 +86,7 @@ def rows(groups: list[Group], name: str) -> list[Row]:
     return found
 
 
-def _colours(groups: list[Group], sets: list[str]) -> dict[str, str]:
+def colours_of(groups: list[Group], sets: list[str]) -> dict[str, str]:
     """Return label -> colour of the methods of the headline, the same in every picture."""
     shown = headline(groups, sets[-1])
     return look.method_colours(group.label for group in shown if group.kind == "distilled")

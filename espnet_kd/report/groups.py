@@ -73,6 +73,13 @@ class Group:
         """Return the error rate of each run in per cent."""
         return [run.scores[name].rate(kind or self.metric) for run in self.scored(name)]
 
+    def costs(self, name: str) -> tuple[float, float] | None:
+        """Return real-time factor and MB of decoding a set, means of the measured runs; None without any."""
+        found = [run.costs[name] for run in self.runs if name in run.costs]
+        if not found:
+            return None
+        return statistics.mean(r.rtf.median for r in found), statistics.mean(r.disk_mb for r in found)
+
     def mean_rate(self, name: str) -> float:
         """Return the mean error rate of the runs in per cent; infinity if none has a score."""
         rates = self.rates(name)

@@ -10,6 +10,7 @@ from typing import Any
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
+from espnet_kd.measure.record import Record, read_record
 from espnet_kd.methods import active, idle_keys
 from espnet_kd.report import history
 from espnet_kd.scoring import alignment as score_files
@@ -95,7 +96,7 @@ class SeveralDecodings(UserError):
 
 @dataclass
 class Run:
-    """One trained experiment: ``directory/{config.yaml, run.json, *.pth}`` and its scores by set.
+    """One trained experiment: ``directory/{config.yaml, run.json, *.pth}``, its scores and costs by set.
 
     ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
     are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training. ``checkpoint``
@@ -109,6 +110,7 @@ class Run:
     inference_tag: str | None = None
     checkpoint: str | None = None
     scores: dict[str, score_files.Score] = field(default_factory=dict)
+    costs: dict[str, Record] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -246,6 +248,8 @@ def read_run(
     for name in sets if run.inference_tag else ():
         if (directory / str(run.inference_tag) / name / score_files.SCORE_FILE).is_file():
             run.scores[name] = score_files.read_score(directory / str(run.inference_tag) / name)
+            cost = read_record(directory / str(run.inference_tag) / name)
+            run.costs.update({} if cost is None else {name: cost})
     return run
 
 

@@ -13,6 +13,7 @@ from espnet_kd.scoring.bootstrap import RESAMPLES, Difference
 NOTE = "<!-- written by `espnet-kd report`; do not edit -->"
 # Metric -> columns of error rates. A language without spaces between words has no useful WER.
 RATES = {"wer": ["WER %", "errors/words", "S/D/I", "CER %"], "cer": ["CER %", "errors/characters", "S/D/I"]}
+COSTS = ["RTF", "MB"]  # columns that a table has where models were measured
 BOOTSTRAP = f"""\
 bootstrap over seeds and utterances ({RESAMPLES} resamples), widened as Student's t for few seeds. A star: \
 one side has a single seed, and the interval does not know how much another seed would change."""
@@ -59,17 +60,21 @@ relative to it, over the seeds that both have. Interval and p: {BOOTSTRAP}"""
 
 def results(groups: list[Group], name: str) -> str:
     """Return the table of one set."""
-    rows = [_row(group, name) for group in groups if group.scored(name)]
-    head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric]]
+    shown = [group for group in groups if group.scored(name)]
+    measured = any(name in run.costs for group in shown for run in group.runs)
+    rows = [_row(group, name, measured) for group in shown]
+    head = ["model", "parameters", "updates", "seeds", *RATES[groups[0].metric], *(COSTS if measured else [])]
     return table([*head, "against the student", "95 % interval", "p"], rows)
 
 
-def _row(group: Group, name: str) -> list[str]:
+def _row(group: Group, name: str, measured: bool) -> list[str]:
     runs = group.scored(name)
     total = group.total(name)
     rates = [spread(group.rates(name)), f"{total.errors}/{total.reference}", kinds(total)]
     if group.metric == "wer":
         rates.append(spread(group.rates(name, "cer")))
+    if measured:
+        rates += [f"{cost:.3g}" for cost in group.costs(name) or ()] or [""] * len(COSTS)
     size = runs[0].parameters
     difference = comparison(group, name)
     against = ["", "", ""]

@@ -13,14 +13,19 @@ from espnet_kd.errors import UserError
 LIGHTNING = "pytorch-lightning_version"  # key that tells a checkpoint of Lightning (ESPnet3)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, shapes_only: bool = False) -> dict[str, Any]:
     """Read a file of tensors and plain values without executing any code in it.
+
+    Args:
+        path: the file.
+        shapes_only: leave the values of tensors on the disk; only their shapes and types can be used.
 
     Raises:
         UserError: the file is missing or damaged, or holds other objects.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        device = "meta" if shapes_only else "cpu"
+        content = torch.load(path, map_location=device, weights_only=True, mmap=shapes_only)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds code or damaged data, not only tensors, and was not loaded: save it as a plain "
@@ -36,13 +41,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, shapes_only: bool = False) -> dict[str, Tensor]:
     """Read a state dict, or that of a Lightning checkpoint, without executing any code in the file.
+
+    Args:
+        path, shapes_only: see ``load_checkpoint``.
 
     Raises:
         UserError: the file is missing or damaged, or holds other objects than tensors.
     """
-    state = load_checkpoint(path)
+    state = load_checkpoint(path, shapes_only)
     if LIGHTNING in state and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not all(isinstance(value, Tensor) for value in state.values()):

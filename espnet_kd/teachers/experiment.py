@@ -301,7 +301,7 @@ def load_exactly(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -
 
 
 def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
-    """Check that a state dict has exactly the expected tensors.
+    """Check that a state dict has exactly the expected tensors, and that their values are finite.
 
     Args:
         expected: tensors by name; their shapes count.
@@ -309,7 +309,21 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
         path: the checkpoint, for the message.
 
     Raises:
-        UserError: a tensor is missing, unexpected, of another shape or not finite.
+        UserError: see ``check_shapes``; or a value is not finite.
+    """
+    check_shapes(expected, state, path)
+    for key in not_finite(state):
+        raise UserError(
+            f"{path}: {key} has values that are not finite: its training diverged; choose another "
+            "checkpoint (`checkpoint`), or train it again"
+        )
+
+
+def check_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a state dict has exactly the expected tensors, by name and shape.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape.
     """
     for problem, keys in (
         ("lacks", expected.keys() - state.keys()),
@@ -325,11 +339,6 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
             raise UserError(
                 f"{path}: {key} is {tuple(value.shape)}, its config.yaml makes {tuple(expected[key].shape)}"
             )
-    for key in not_finite(state):
-        raise UserError(
-            f"{path}: {key} has values that are not finite: its training diverged; choose another "
-            "checkpoint (`checkpoint`), or train it again"
-        )
 
 
 def read_config(directory: Path) -> dict[str, Any]:

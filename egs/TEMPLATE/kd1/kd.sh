@@ -107,6 +107,7 @@ inference_tag=              # name of the directory of decoded sets in an experi
                             # options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
 inference_lm=valid.loss.ave.pth  # checkpoint of the language model
+measure=false               # true measures the speed, latency, memory and size of teachers and student in stage 11
 metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
 results_md=RESULTS.md       # file of the results; empty: stage 11 scores, but writes no table and no plots
 hf_repo=                    # repository of Hugging Face, USER/NAME, to which stage 12 uploads the student; empty: none
@@ -364,6 +365,7 @@ stage_11() {
         score "${dir}" "${evaluated[@]}"
     done
     measure_delay
+    [ "${measure}" = false ] || measure_models
     [ -z "${results_md}" ] || write_results
 }
 

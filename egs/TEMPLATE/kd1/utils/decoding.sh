@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: decoding, scoring, results, and packing.
-# Reads: asr_task audio_type bpemodel cleaner cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
+# Reads: alone asr_task audio_type bpemodel cleaner cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
 #   expdir feats_normalize gpu_inference hf_repo inference_args inference_asr_model inference_config inference_lm
 #   inference_nj inference_tag lm_exp lm_name lm_options metric nlsyms_txt peers python raw result_sets results_md
 #   student teacher_inference_config teacher_inference_tag teachers tests token_type use_streaming valid_set
@@ -201,6 +201,33 @@ measure_delay() {
     compute "${decode_cmd}" "delay_${student##*/}" "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
         --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
         log "warning: the emission delay of ${student} could not be measured" >&2
+}
+
+# to_measure EXP...: add models to those of measure_models, with the decoding configuration that holds here.
+to_measure() {
+    local dir
+    for dir; do
+        dirs+=("${dir}")
+        configs+=("${inference_config:-none}")
+        names+=("${inference_tag}")
+    done
+}
+
+# measure_models: measure teachers, student alone and student side by side, on utterances of the first test set.
+measure_models() {
+    local dirs=() configs=() names=() found list search=${inference_args} options=()
+    found=$(teacher_dirs)
+    lines list "${found}"
+    as_teacher to_measure "${list[@]}"
+    found=$(peer_dirs)
+    lines list "${found}"
+    to_measure ${alone:+"${alone}"} "${list[@]}"
+    [ ${#lm_options[@]} -eq 0 ] || search+=" $(printf '%q ' "${lm_options[@]}")"
+    [ "${use_streaming}" = false ] || options=(--stream)
+    compute "${decode_cmd}" "measure_${student##*/}" "${python}" -m espnet_kd measure "${dirs[@]}" --data "${raw}/${tests[0]}" \
+        --checkpoint "${inference_asr_model}" --inference_config "${configs[@]}" --inference_tag "${names[@]}" \
+        --inference_args="${search}" "${options[@]}" ||
+        log "warning: ${student} could not be measured" >&2
 }
 
 # pack EXP STATISTICS: make a zip file with the model, which ESPnet unpacks on any machine.

@@ -14,7 +14,7 @@ done
 for option in train_set valid_set test_sets; do
     [ -n "${!option}" ] || error "--${option} is required"
 done
-for option in detach use_lm gpu_inference decode_ensemble student_alone use_streaming dry_run skip_data_prep skip_train \
+for option in detach use_lm gpu_inference decode_ensemble student_alone use_streaming measure dry_run skip_data_prep skip_train \
     skip_eval skip_packing; do
     [[ ${!option} =~ ^(true|false)$ ]] || error "--${option} '${!option}' is neither true nor false"
 done

@@ -1,0 +1,187 @@
+"""``espnet-kd transcribe EXP FILE...|-``: print the texts of audio files, or of a microphone or other pipe.
+
+``arecord -f S16_LE -r 16000 | espnet-kd transcribe EXP -`` shows the text of a streaming model while somebody
+speaks. What is printed are texts alone, a line for each utterance; remarks go to the error output.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from espnet_kd.command_line import command_parser
+from espnet_kd.data.audio import parse_rate
+from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
+from espnet_kd.errors import UserError, first_line, printable
+from espnet_kd.measure.recogniser import DecodingOptions, Recogniser, find_kind, load_recogniser
+
+PIPE = "-"
+PAUSE = 1.2  # seconds without new text that end an utterance, as in sherpa and Kaldi
+Texts = Iterator[tuple[str, bool]]  # text of an utterance so far, and whether it is final
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    p = command_parser("transcribe")
+    p.add_argument("exp", type=Path, help="a trained model")
+    p.add_argument(
+        "audio", nargs="+", type=Path,
+        help="audio files; - reads a pipe: WAV, or samples of 16 bits of one channel without a head",
+    )  # fmt: skip
+    p.add_argument("--fs", help="sampling rate of a pipe without a head, such as 16k (default: the model's)")
+    p.add_argument("--channel", type=int, help="of audio with several, from 1")
+    p.add_argument(
+        "--longest", type=float, default=30.0,
+        help="seconds that are decoded at once; longer speech is cut (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--threads", type=int, default=1, help="(default: %(default)s)")
+    p.add_argument("--checkpoint", help="file of the model (default: the averaged one)")
+    p.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
+    p.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Load the model and print the texts."""
+    args = parser().parse_args(argv)
+    if not 1 <= args.longest < float("inf"):
+        raise UserError(f"--longest {args.longest:g}: give a number of seconds from 1 up")
+    if args.threads < 1:
+        raise UserError(f"--threads {args.threads}: give a number from 1 up")
+    rate = None if args.fs is None else parse_rate(args.fs)
+    find_kind(args.exp)
+    for path in args.audio:  # before the model is loaded, which takes seconds
+        if str(path) != PIPE:
+            with open_file(path, args.channel):
+                pass
+        elif sys.stdin.isatty():
+            raise UserError("- reads a pipe, not a terminal: arecord -f S16_LE -r 16000 | espnet-kd ...")
+    options = DecodingOptions(
+        stream=True,
+        checkpoint=args.checkpoint,
+        inference_config=args.inference_config,
+        inference_args=args.inference_args,
+        threads=args.threads,
+    )
+    model = load_recogniser(args.exp, options)
+    remarks = Remarks()
+    try:
+        for path in args.audio:
+            with opened(path, rate or model.rate, args.channel) as recording:
+                texts = transcribe(model, recording, args.longest, str(path) == PIPE, remarks)
+                show(texts, "" if len(args.audio) == 1 else f"{path} ")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def opened(path: Path, rate: int, channel: int | None) -> AbstractContextManager[Recording]:
+    """Open a file or the pipe; ``rate`` is that of a pipe without a head."""
+    if str(path) == PIPE:
+        return nullcontext(open_pipe(sys.stdin.buffer, rate, channel))
+    return open_file(path, channel)
+
+
+class Remarks:
+    """Print remarks, each once."""
+
+    def __init__(self) -> None:
+        self._made: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        """Print a remark, unless it was made before."""
+        if text not in self._made:
+            print(f"espnet-kd transcribe: {printable(text)}", file=sys.stderr, flush=True)
+            self._made.add(text)
+
+
+def transcribe(
+    model: Recogniser, recording: Recording, longest: float, live: bool, remark: Remarks
+) -> Texts:
+    """Yield the texts of a recording.
+
+    Args:
+        model: the model.
+        recording: the audio.
+        longest: seconds of an utterance; longer speech is cut.
+        live: somebody waits for the text: every pause ends an utterance.
+        remark: called with what the user should know.
+
+    Raises:
+        UserError: the audio has no samples, or the model cannot decode it.
+    """
+    if recording.rate != model.rate:
+        remark(f"speech of {recording.rate} Hz is resampled to the model's {model.rate} Hz by soxr")
+    blocks = _not_empty(recording.at_rate(model.rate), recording.name)
+    try:
+        if model.chunk:
+            yield from stream_texts(model, blocks, longest, 0 if live else longest / 2)
+            return
+        number = 0
+        for number, piece in enumerate(pieces(blocks, model.rate, longest), 1):
+            if number == 1 and (live or len(piece) >= longest / 2 * model.rate):
+                remark(
+                    f"{model.directory} {model.whole or 'decodes whole utterances'}: speech of more than "
+                    f"{longest:g} s is cut at quiet moments into pieces (--longest)"
+                )
+            yield model.decode(piece), True
+    except (RuntimeError, ValueError, IndexError) as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"{recording.name} cannot be decoded: {first_line(e)}") from e
+
+
+def stream_texts(model: Recogniser, blocks: Iterable[Samples], longest: float, shortest: float) -> Texts:
+    """Decode speech that arrives in chunks, an utterance after the other.
+
+    An utterance of at least ``shortest`` seconds ends when its text has not changed for ``PAUSE`` seconds,
+    and any after ``longest`` seconds, since a search keeps all of an utterance in memory.
+
+    Yields:
+        The text of the utterance so far, whenever it has changed, and once more when the utterance ends.
+    """
+    seconds = model.chunk / model.rate
+    stream, text, spoken, unchanged = model.stream(), "", 0.0, 0.0
+    for samples in regrouped(blocks, model.chunk):
+        if len(samples) < model.chunk:  # the end
+            break
+        new = stream.accept(samples, last=False)
+        spoken, unchanged = spoken + seconds, unchanged + seconds if new == text else 0.0
+        if new != text:
+            text = new
+            yield text, False
+        if (text and unchanged >= PAUSE and spoken >= shortest) or spoken + seconds > longest:
+            yield stream.accept(samples[:0], last=True), True
+            stream, text, spoken, unchanged = model.stream(), "", 0.0, 0.0
+    if spoken or len(samples):
+        yield stream.accept(samples, last=True), True
+
+
+def _not_empty(blocks: Iterator[Samples], name: str) -> Iterator[Samples]:
+    """Yield the blocks.
+
+    Raises:
+        UserError: there are no samples.
+    """
+    found = False
+    for block in blocks:
+        found = found or len(block) > 0
+        yield block
+    if not found:
+        raise UserError(f"{name} has no samples: nothing can be transcribed")
+
+
+def show(texts: Texts, prefix: str) -> None:
+    """Print final texts, one a line; on a terminal also what is not final, in a line that changes."""
+    terminal, shown = sys.stdout.isatty(), False
+    for text, final in texts:
+        line = printable(prefix + text)
+        if final and text:
+            print(f"\r{line}\x1b[K" if terminal else line, flush=True)
+            shown = True
+        elif terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{line[-width:]}\x1b[K", end="", flush=True)
+    if not shown:  # a line all the same, so that the number of lines is that of the files
+        print(prefix.rstrip(), flush=True)

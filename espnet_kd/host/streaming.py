@@ -1,0 +1,90 @@
+"""ESPnet's decoding of speech that arrives in chunks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from espnet_kd.host.installed import check_espnet
+
+check_espnet()  # before anything of ESPnet is imported
+
+import torch
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+
+from espnet_kd.host.models import TOO_SHORT_ERRORS
+from espnet_kd.host.search import Result
+
+
+class StreamingSearch:
+    """A trained model with ESPnet's search that takes the speech in chunks.
+
+    Relied upon: ``Speech2TextStreaming`` of the task asr is called with samples and ``is_final``, returns
+    results of all speech so far, and forgets it by ``reset``; a block of its encoder moves on by ``hop_size``
+    frames, each of ``subsample`` frames of ``hop_length`` samples. ``Speech2Text`` of transducers, made with
+    ``streaming``, has ``streaming_decode`` and ``reset_streaming_cache`` for the same, and takes
+    ``audio_processor.decoding_samples`` at a time. Both keep the model as ``asr_model``.
+
+    Args:
+        task: ``asr`` or ``asr_transducer``.
+        config: path of a config.yaml with absolute paths.
+        checkpoint: path of the model file.
+        device: of torch.
+        options: arguments of the search; of a transducer with ``streaming``.
+
+    Attributes:
+        chunk: samples that it takes at a time.
+    """
+
+    def __init__(
+        self, task: str, config: str, checkpoint: str, device: str, options: Mapping[str, Any]
+    ) -> None:
+        files = {"asr_train_config": config, "asr_model_file": checkpoint, "device": device}
+        if task == "asr_transducer":
+            from espnet2.bin.asr_transducer_inference import Speech2Text
+
+            self._search: Any = Speech2Text(**files, **options)
+            self.chunk = int(self._search.audio_processor.decoding_samples)
+        else:
+            from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+
+            self._search = Speech2TextStreaming(**files, **options)
+            encoder = self.model.encoder
+            self.chunk = int(encoder.hop_size * encoder.subsample * self._search.hop_length)
+        self._transducer = task == "asr_transducer"
+        self._found: list[Result] = []
+
+    @property
+    def model(self) -> Any:
+        """The model whose encoder the search runs."""
+        return self._search.asr_model
+
+    def begin(self, seed: int) -> None:
+        """Begin an utterance, also after one that has not ended.
+
+        Args:
+            seed: of all random numbers.
+        """
+        set_all_random_seed(seed)
+        self._found = []
+        if self._transducer:
+            self._search.reset_streaming_cache()
+        else:
+            self._search.reset()
+
+    def accept(self, samples: Any, last: bool) -> list[Result]:
+        """Decode the next samples (N,) of the utterance.
+
+        Returns:
+            Results of all speech so far, the best first; those of the call before if the samples are too few
+            to change anything.
+        """
+        speech = torch.as_tensor(samples)
+        try:
+            if self._transducer:
+                hypotheses = self._search.streaming_decode(speech, is_final=last)
+                found = self._search.hypotheses_to_results(hypotheses)
+            else:
+                found = self._search(speech, is_final=last)
+        except TOO_SHORT_ERRORS:
+            found = []
+        self._found = found or self._found
+        return self._found

@@ -1,0 +1,97 @@
+"""Speed and size in RESULTS.md: columns, table and picture."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fabricated import TAG, write_recipe
+from records_of_costs import RECORD
+
+from espnet_kd.measure.record import Spread, write_record
+from espnet_kd.report import command, costs
+from espnet_kd.report.costs import best, cost_table
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Experiments without a measurement."""
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "exp")
+    return tmp_path
+
+
+def report() -> str:
+    command.main(["--test_sets", "test", "--valid_set", "dev", "--no_posteriors"])
+    return Path("RESULTS.md").read_text()
+
+
+def measured(recipe: Path, name: str, rtf: float, size: float, **changes: object) -> None:
+    record = replace(RECORD, rtf=Spread(rtf, rtf / 2, rtf * 2), disk_mb=size, **changes)
+    write_record(record, recipe / "exp" / name / TAG / "test")
+
+
+def test_nothing_is_shown_of_models_that_were_not_measured(recipe: Path) -> None:
+    text = report()
+    assert "RTF" not in text and "Speed" not in text and not Path("images/speed.png").exists()
+
+
+def test_columns_stand_beside_the_error_rates(recipe: Path) -> None:
+    measured(recipe, "teacher", 0.4, 40.0)
+    measured(recipe, "student", 0.1, 9.0)
+    measured(recipe, "student_seed2", 0.2, 9.5)
+    text = report()
+    test, dev = text.split("## dev")[0], text.split("## dev")[1].split("## ")[0]
+    head, _, *rows = [line.split(" | ") for line in test.splitlines() if line.startswith("| ")]
+    place = head.index("RTF")
+    assert head[place - 1 : place + 2] == ["CER %", "RTF", "MB"] and "RTF" not in dev
+    found = {row[0].strip("| "): row[place : place + 2] for row in rows}
+    assert found["teacher"] == ["0.4", "40"] and found["student"] == ["0.15", "9.25"]  # means of two seeds
+    assert found["distilled: ctc"] == ["", ""]
+    assert "## Speed and size: test" in text and text.count("## Speed and size") == 1
+    assert "![WER on test against real-time factor and size" in text and Path("images/speed.png").exists()
+
+
+def test_a_picture_needs_two_models(recipe: Path) -> None:
+    measured(recipe, "teacher", 0.4, 40.0)
+    assert "| teacher" in report() and not Path("images/speed.png").exists()
+
+
+def test_the_table_says_what_was_measured() -> None:
+    whole = replace(RECORD, chunk_ms=None, relative=Spread(0.5, 0.4, 0.75), relative_to="exp/a")
+    text = cost_table({"a": RECORD, "b|": replace(whole, parameters=None)})
+    first, second = ([cell.strip() for cell in line.split(" | ")] for line in text.splitlines()[2:4])
+    assert first[:8] == ["| a", "0.125", "0.25", "1", "640", "1.50, 2.00", "0.25, 0.50", "4.25"]
+    assert first[8:] == ["812", "1.03 M", "35.6 M", "31.5 M", "3.2", "3/40 |"]
+    assert second[0] == "| b\\|" and second[3:5] == ["0.50 (0.40 to 0.75)", "all"] and second[9] == "unknown"
+    assert "- a: CPU 9, 2 cores, load 0.5 before, 1 thread; python 3.12, torch 2; 4 utterances, 12 s" in text
+    assert "; relative to exp/a." in text and "without waiting" in text
+
+
+def test_latency_is_shown_where_a_model_streams() -> None:
+    text = cost_table({"a": replace(RECORD, chunk_ms=None)})
+    assert "first text" not in text and "clock" not in text
+    assert "relative to the first" not in text.splitlines()[0]
+
+
+def test_the_front_is_of_models_than_which_none_is_better_in_both() -> None:
+    # cost 1 with 9 %, cost 2 with 10 % (worse in both), cost 3 with 5 %, cost 3 with 6 %
+    assert best([3, 1, 3, 2], [5, 9, 6, 10]) == [1, 0]
+    assert best([1, 1], [5, 5]) == [0]
+
+
+def test_a_damaged_record_is_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe / "exp/student" / TAG / "test" / "measure.json").write_text("{}")
+    report()
+    assert "measure.json is damaged: remove it and measure again" in capsys.readouterr().err
+
+
+def test_a_point_is_the_mean_of_a_row(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(recipe, "teacher", 0.4, 40.0)
+    measured(recipe, "taught", 0.1, 9.0)
+    drawn = []
+    monkeypatch.setattr(costs, "draw_points", lambda points, *_: drawn.extend(points))
+    report()
+    assert [(group.label, *point) for group, *point in drawn] == [
+        ("teacher", 5.0, 0.4, 40.0),
+        ("distilled: ctc", 13.75, 0.1, 9.0),
+    ]
