@@ -16,8 +16,6 @@ class ExportedRecogniser(Recogniser):
     def __init__(self, directory: Path, model: Exported, stream: bool) -> None:
         self.directory, self.rate, self._model = directory, model.rate, model
         self.whole = "was exported for whole utterances" if stream else ""
-        if model.description["format"] == "sherpa":
-            self.runtime = ("sherpa-onnx",)  # type: ignore[misc]
 
     @classmethod
     def load(cls, directory: Path, options: DecodingOptions) -> "ExportedRecogniser":
@@ -28,10 +26,12 @@ class ExportedRecogniser(Recogniser):
         """
         if options.checkpoint or options.inference_config or options.inference_args:
             raise UserError(
-                f"{directory} is an exported model: how it decodes was chosen in `espnet-kd export`, and options "
-                "of checkpoints and of ESPnet's inference do not apply"
+                f"{directory} is an exported model: how it decodes was chosen in `espnet-kd export`, and no "
+                "option of checkpoints or of ESPnet's inference applies"
             )
-        return cls(directory, load(directory, options.threads), options.stream)
+        model = load(directory, options.threads)
+        kind = SherpaRecogniser if model.description["format"] == "sherpa" else cls
+        return kind(directory, model, options.stream)
 
     def decode(self, speech: Samples) -> str:
         """Return the text of one utterance."""
@@ -48,3 +48,9 @@ class ExportedRecogniser(Recogniser):
         """Return the parameters of the experiment that was exported."""
         count = self._model.description["source"].get("parameters")
         return int(count) if count is not None else None
+
+
+class SherpaRecogniser(ExportedRecogniser):
+    """A model that was exported with ``--format sherpa``."""
+
+    runtime = ("sherpa-onnx",)
