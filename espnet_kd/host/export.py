@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from espnet_kd.host.models import Model, ctc_layer, has_lattice, has_transformer_decoder
+from espnet_kd.host.outputs import BLOCK_ENCODERS
 
 # What becomes of a number that is known, where ESPnet computes with the tensor that holds it.
 ARITHMETIC: dict[str, Any] = {
@@ -196,19 +197,15 @@ def searches(model: Model) -> dict[str, str]:
 
 def obstacle(model: Model, config: Mapping[str, Any]) -> str | None:
     """Return why the front end or the encoder of a model cannot be in a graph, None if they can."""
-    frontend, encoder = getattr(model, "frontend", None), model.encoder
+    frontend, encoder = getattr(model, "frontend", None), str(config.get("encoder"))
     if frontend is None:
         return "its input is features, not waveforms"
-    ours = type(frontend).__module__.startswith("espnet_kd.")
-    if not ours and (type(frontend) is not DefaultFrontend or frontend.frontend is not None):
-        if type(frontend) is not DefaultFrontend:
-            return f"the front end `{config.get('frontend')}` is not `default` or `spectrogram`"
+    if not type(frontend).__module__.startswith("espnet_kd.") and type(frontend) is not DefaultFrontend:
+        return f"the front end `{config.get('frontend')}` is not `default` or `spectrogram`"
     for name in ("preencoder", "postencoder"):
         if getattr(model, name, None) is not None:
             return f"it has a {name}"
-    if "contextual_block" in str(config.get("encoder")) or getattr(encoder, "unified_model_training", False):
-        return "its encoder streams, and graphs take whole utterances"
     main = (config.get("encoder_conf") or {}).get("main_conf") or {}
-    if main.get("dynamic_chunk_training"):
-        return "it is trained for streaming (dynamic_chunk_training), and graphs take whole utterances"
+    if encoder in BLOCK_ENCODERS or main.get("dynamic_chunk_training"):
+        return "it is trained for streaming, and graphs take whole utterances"
     return None

@@ -1,6 +1,8 @@
 """The directory of an exported model: texts of tokens, and descriptions that are refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,11 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
         (tmp_path / "export.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=message):
             directory.load(tmp_path)
+
+
+def test_neither_torch_nor_espnet_is_needed_to_transcribe() -> None:
+    program = (
+        "import sys, espnet_kd.export.directory, espnet_kd.export.sherpa\n"
+        "sys.exit(bool({'torch', 'espnet2'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
