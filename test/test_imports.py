@@ -77,7 +77,7 @@ NOT_IMPORTED = {
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {
     "yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader",
-    "faster_whisper": "faster-whisper",
+    "faster_whisper": "faster-whisper", "sherpa_onnx": "sherpa-onnx",
 }  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
+from espnet_kd.export import search
 from espnet_kd.export.graph_parts import onnx_parts
-from espnet_kd.export.search import Array, Part, Settings, transcribe
+from espnet_kd.export.search import Array, Part, Settings
 from espnet_kd.files import read_json, read_lines
 
 DESCRIPTION = "export.json"
@@ -54,9 +55,10 @@ def load(directory: Path, threads: int = 1) -> Exported:
     if description["format"] == "sherpa":
         from espnet_kd.export.sherpa import recogniser
 
-        return Exported(description, rate, recogniser(files["model"], directory / TOKENS, threads))
-    transcribe = transcriber(onnx_parts(files, threads), settings, read_tokens(directory), kind)
-    return Exported(description, rate, transcribe)
+        transcribe = recogniser(files["model"], directory / TOKENS, settings.least, threads)
+        return Exported(description, rate, transcribe)
+    parts = onnx_parts(files, threads)
+    return Exported(description, rate, transcriber(parts, settings, read_tokens(directory), kind))
 
 
 def transcriber(
@@ -65,7 +67,7 @@ def transcriber(
     """Return a function from (N,) samples to their transcript."""
 
     def one(speech: Array) -> str:
-        return text_of(transcribe(parts, settings, speech), tokens, token_type)
+        return text_of(search.transcribe(parts, settings, speech), tokens, token_type)
 
     return one
 

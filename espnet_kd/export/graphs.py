@@ -120,7 +120,7 @@ def write_graph(name: str, plan: Plan, path: Path, opset: int) -> int | None:
     import onnx
 
     order = tuple(plan.inputs.values())
-    shapes = tuple(
+    shapes: tuple[Any, ...] = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis in plan.dynamic.get(key, ())} or None for key in plan.inputs
     )
     if isinstance(plan.module, Predictor):

@@ -63,8 +63,15 @@ def refuse(search: str, rate: int, blank: int) -> None:
         raise UserError(f"--format sherpa: sherpa-onnx has the blank as token 0, not {blank}")
 
 
-def recogniser(model: Path, tokens: Path, threads: int = 1) -> Callable[[Array], str]:
-    """Return a function from (N,) samples at 16 kHz to their transcript by sherpa-onnx."""
+def recogniser(model: Path, tokens: Path, least: int, threads: int = 1) -> Callable[[Array], str]:
+    """Return a function from (N,) samples at 16 kHz to their transcript by sherpa-onnx.
+
+    Args:
+        model: the graph.
+        tokens: tokens.txt.
+        least: samples that the graph needs; shorter speech has an empty transcript.
+        threads: of sherpa-onnx.
+    """
     with needing_packages():
         import sherpa_onnx
     recognizer: Any = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
@@ -72,6 +79,8 @@ def recogniser(model: Path, tokens: Path, threads: int = 1) -> Callable[[Array],
     )
 
     def transcribe(speech: Array) -> str:
+        if len(speech) < least:
+            return ""
         stream = recognizer.create_stream()
         stream.accept_waveform(RATE, speech)
         recognizer.decode_stream(stream)

@@ -48,7 +48,8 @@ def write_checked(
 
     def texts(files: Mapping[str, Path]) -> dict[str, str]:
         if for_sherpa:
-            return data.decode(sherpa.recogniser(files["model"], into / directory.TOKENS, args.threads))
+            listed = into / directory.TOKENS
+            return data.decode(sherpa.recogniser(files["model"], listed, settings.least, args.threads))
         parts = onnx_parts(files, args.threads)
         return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
 
