@@ -74,9 +74,11 @@ class KnownLengths(TorchFunctionMode):
 def computed_positions(module: nn.Module) -> Iterator[None]:
     """Within the block ESPnet computes positional encodings, instead of taking rows of its tables.
 
-    The tables have 5000 frames; a graph with them would be larger, and could take no longer speech.
+    The tables have 5000 frames; a graph with them would be larger, and could take no longer speech. Those of
+    ESPnet's `legacy` relative positions count back from their end, so that they are needed as they are.
     """
     found = [(m, m.pe) for m in module.modules() if isinstance(getattr(m, "pe", None), Tensor)]
+    found = [(m, table) for m, table in found if not getattr(m, "reverse", False)]
     found = [(m, table) for m, table in found if "pe" not in m._buffers and "pe" not in m._parameters]
     for m, _ in found:
         m.pe = None  # type: ignore[assignment]
