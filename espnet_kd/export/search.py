@@ -131,6 +131,8 @@ def _extend(
     weight = settings.ctc_weight if prefix else 0.0
     most = max(int(1.5 * settings.beam_size), 2) if prefix else settings.beam_size
     best = np.argsort(-scores, kind="stable")[:most]
+    if prefix is not None and settings.end not in best:
+        best = np.append(best, settings.end)  # ESPnet always asks CTC for the end, too
     totals = hypothesis.score + (1 - weight) * scores[best]
     kept: list[tuple[float, Array] | None] = [None] * len(best)
     if prefix is not None and hypothesis.ctc is not None:
