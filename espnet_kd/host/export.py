@@ -30,7 +30,7 @@ ARITHMETIC: dict[str, Any] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": lambda value, divisor, rounding_mode=None: value // divisor,
-    "floor_divide": operator.floordiv,
+    **dict.fromkeys(("floordiv", "floor_divide"), operator.floordiv),
     **dict.fromkeys(("long", "to", "type"), lambda value, *_, **__: value),
 }
 
