@@ -52,6 +52,7 @@ setup(
         "hf": ["transformers>=5.0,<6", "safetensors>=0.5,<1"],  # models of Hugging Face
         "labels": ["num2words>=0.5.14,<1"],  # pseudo-labels of other models, in the student's form
         "faster_whisper": ["faster-whisper>=1.2,<2"],
+        "export": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.5,<1", "sherpa-onnx>=2.0,<3"],
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
     },
     entry_points={

@@ -130,6 +130,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "--expdir exp --test_sets test --valid_set dev --out RESULTS.md",
         ),
     },
+    "deploy": {
+        "export": Command(
+            "espnet_kd.export.command",
+            "write a trained experiment as ONNX graphs, and check that they transcribe as it does",
+            "exp/student --check dump/raw/dev --tolerance 0.2",
+        ),
+    },
     "inspect": {
         "doctor": Command(
             "espnet_kd.commands.doctor",

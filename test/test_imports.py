@@ -15,7 +15,7 @@ ORDER = (
     {"commands", "report", "experiments"},
     {"tasks"},
     {"methods"},
-    {"decoding", "targets", "pseudo_label", "measure"},
+    {"decoding", "targets", "pseudo_label", "export", "measure"},
     {"teachers"},
     {"criteria", "encoders"},
     {"rnnt", "host"},
@@ -77,7 +77,7 @@ NOT_IMPORTED = {
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {
     "yaml": "pyyaml", "espnet2": "espnet", "espeakng_loader": "espeakng-loader",
-    "faster_whisper": "faster-whisper",
+    "faster_whisper": "faster-whisper", "sherpa_onnx": "sherpa-onnx",
 }  # fmt: skip
 
 

@@ -36,8 +36,8 @@ rm -f "${venv}"/.installed-*
 if "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'; then
     export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
     # Compile now: without bytecode, importing ESPnet takes twice as long, and .venv may be read-only later.
-    "${venv}/bin/python" -m uv pip install --compile-bytecode --python "${venv}/bin/python" -e '.[espnet,hf,labels,dev,demo,docs]'
+    "${venv}/bin/python" -m uv pip install --compile-bytecode --python "${venv}/bin/python" -e '.[espnet,hf,labels,export,dev,demo,docs]'
 else
-    "${venv}/bin/python" -m pip install --disable-pip-version-check -e '.[espnet,hf,labels,dev,demo,docs]'
+    "${venv}/bin/python" -m pip install --disable-pip-version-check -e '.[espnet,hf,labels,export,dev,demo,docs]'
 fi
 touch "${stamp}"

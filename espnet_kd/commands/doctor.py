@@ -23,6 +23,7 @@ EXTRAS = {
     "demo": "`make demo` synthesises speech with it",
     "dev": "`make test` and `make lint` use it",
     "docs": "`make docs` builds the documentation with it",
+    "export": "`espnet-kd export` writes graphs with it",
     "faster_whisper": "`pseudo-label --labeller faster_whisper` transcribes with it",
     "hf": "teachers and labellers of Hugging Face need it",
     "labels": "`pseudo-label --normalise numbers` and `digits` need it",

@@ -25,6 +25,8 @@ def strided[Length: (int, Tensor)](length: Length, stride: int) -> Length:
 
 def real_frames(lengths: Tensor, frames: int) -> Tensor:
     """Return indices, (N,), of the real frames among the B * T of a batch with (B,) lengths."""
+    if torch.compiler.is_exporting():  # one utterance without padding; N must be known
+        return torch.arange(lengths.shape[0] * frames, device=lengths.device)
     mask = torch.arange(frames, device=lengths.device) < lengths[:, None]
     return mask.flatten().nonzero().squeeze(-1)
 

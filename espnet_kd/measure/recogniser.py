@@ -18,7 +18,10 @@ from espnet_kd.errors import UserError
 Samples = NDArray[np.float32]  # (N,), full scale 1
 
 # Kinds of directories: the file that tells one -> its class. The first that fits counts.
-KINDS: dict[str, str] = {"config.yaml": "espnet_kd.measure.experiment:ExperimentRecogniser"}
+KINDS: dict[str, str] = {
+    "config.yaml": "espnet_kd.measure.experiment:ExperimentRecogniser",
+    "export.json": "espnet_kd.measure.exported:ExportedRecogniser",
+}
 
 
 @dataclass(frozen=True)

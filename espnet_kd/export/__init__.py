@@ -1,0 +1,1 @@
+"""Write trained experiments as ONNX graphs, check what they transcribe, and run them without ESPnet."""

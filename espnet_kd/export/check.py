@@ -1,0 +1,102 @@
+"""Decode the check set with an exported model and with the model in torch, and compare them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.data.audio import read_speech
+from espnet_kd.data.dump import read_dump
+from espnet_kd.errors import UserError
+from espnet_kd.export.search import Array
+from espnet_kd.files import read_table
+from espnet_kd.scoring.alignment import Counts, align
+
+SHOWN = 5  # differing transcripts that export.json quotes
+
+
+@dataclass(frozen=True)
+class CheckSet:
+    """Transcribed speech.
+
+    Attributes:
+        path: dump directory.
+        speech: utterance -> entry of wav.scp.
+        texts: utterance -> reference.
+        rate: samples per second.
+    """
+
+    path: Path
+    speech: Mapping[str, str]
+    texts: Mapping[str, str]
+    rate: int
+
+    def decode(self, transcribe: Callable[[Array], str]) -> dict[str, str]:
+        """Return the hypotheses of a function from samples to text.
+
+        Raises:
+            UserError: audio cannot be read, or is of another rate.
+        """
+        return {utt: transcribe(self.read(utt)) for utt in self.speech}
+
+    def read(self, utt: str) -> Array:
+        """Return the samples of an utterance."""
+        samples, rate = read_speech(self.speech[utt], utt)
+        if rate != self.rate:
+            raise UserError(
+                f"{self.speech[utt]} of {utt} has {rate} Hz, the model expects {self.rate}: give a check set "
+                f"that was formatted with --fs {self.rate}"
+            )
+        return samples
+
+    def errors(self, hypotheses: Mapping[str, str]) -> Counts:
+        """Return the word errors of hypotheses."""
+        pairs = (list(self.texts.values()), [hypotheses[utt] for utt in self.texts])
+        return sum((a.counts for a in align(*pairs, "word")), Counts())
+
+
+def read_check_set(path: Path, rate: int) -> CheckSet:
+    """Open the check set, and read its first utterance.
+
+    Raises:
+        UserError: it is not formatted, has no transcripts, or is of another rate.
+    """
+    speech = dict(read_dump(path).wav)
+    if not (path / "text").is_file():
+        raise UserError(f"{path}/text does not exist: --check needs transcripts, to compare error rates")
+    texts = read_table(path / "text")
+    lacking = sorted(utt for utt in speech if not texts.get(utt))
+    if lacking:
+        raise UserError(f"{path}/text has no transcript of {lacking[0]}: --check needs one of each utterance")
+    found = CheckSet(path, speech, {utt: texts[utt] for utt in speech}, rate)
+    found.read(next(iter(speech)))
+    return found
+
+
+def comparison(check: CheckSet, torch: Mapping[str, str], other: Mapping[str, str]) -> dict[str, Any]:
+    """Compare the hypotheses of an exported model with those of torch, for export.json."""
+    counts, before = check.errors(other), check.errors(torch)
+    differing = [utt for utt in torch if torch[utt] != other[utt]]
+    return {
+        "wer": round(counts.rate, 3),
+        "errors": counts.errors,
+        "wer_moves_by": round(counts.rate - before.rate, 3),
+        "texts_differ": len(differing),
+        "examples": [
+            {"utterance": utt, "torch": torch[utt], "exported": other[utt]} for utt in differing[:SHOWN]
+        ],
+    }
+
+
+def refuse_shift(found: Mapping[str, Any], tolerance: float, what: str) -> None:
+    """Refuse an export whose error rate is not that of torch.
+
+    Raises:
+        UserError: it moves by more than the tolerance.
+    """
+    shift = found["wer_moves_by"]
+    if abs(shift) > tolerance:
+        raise UserError(
+            f"{what}: WER {found['wer']:.2f} %, {shift:+.2f} against torch, which is more than --tolerance "
+            f"{tolerance:g} ({found['texts_differ']} texts differ): nothing is written"
+        )

@@ -1,0 +1,106 @@
+"""``espnet-kd export``: write a trained experiment as ONNX graphs that transcribe as it does.
+
+The graphs take waveforms: ESPnet's front end and normalisation are in them. The check set is decoded by the
+experiment in torch and by the exported files; the directory gets its name only if both agree.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.command_line import command_parser
+from espnet_kd.errors import UserError
+from espnet_kd.export import check, directory
+from espnet_kd.export.graph_parts import needing_packages
+from espnet_kd.files import atomic_dir
+
+OPSETS = (18, 23)  # of ONNX: the oldest that torch writes, and the newest that onnxruntime is known to run
+SEARCHES = ("ctc", "attention", "transducer")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    p = command_parser("export")
+    p.add_argument("experiment", type=Path, help="directory of a trained experiment")
+    p.add_argument("--checkpoint", help="file in it (default: its averaged model)")
+    p.add_argument("--format", choices=directory.FORMATS, default="onnx", help="default: %(default)s")
+    p.add_argument("--out", type=Path, help="directory to write (default: EXPERIMENT/FORMAT[_int8])")
+    p.add_argument("--check", type=Path, required=True, help="formatted set with transcripts")
+    p.add_argument(
+        "--tolerance", type=float, default=0.2,
+        help="most that the WER of the check set may move, in points (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--search", choices=SEARCHES, help="default: attention or transducer, else ctc")
+    p.add_argument("--beam_size", type=int, default=5, help="of attention decoders (default: %(default)s)")
+    p.add_argument(
+        "--ctc_weight", type=float, default=0.5,
+        help="of CTC beside an attention decoder (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--int8", action="store_true", help="quantise the weights of linear layers")
+    p.add_argument(
+        "--keep_float", nargs="+", default=["auto"],
+        help="with --int8: layers that stay in float; auto: the most sensitive, as few as the tolerance "
+        "needs; none (default: auto)",
+    )  # fmt: skip
+    p.add_argument("--opset", type=int, default=18, help="of ONNX (default: %(default)s)")
+    p.add_argument("--threads", type=int, default=1, help="of onnxruntime (default: %(default)s)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Export, check, and print what was measured."""
+    args = parser().parse_args(argv)
+    check_options(args)
+    with needing_packages():
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+    from espnet_kd.export.experiment import open_source
+    from espnet_kd.export.sherpa import refuse
+    from espnet_kd.export.writing import write_checked
+
+    search = "ctc" if args.format == "sherpa" and args.search is None else args.search
+    source = open_source(args.experiment, args.checkpoint, search, args.beam_size, args.ctc_weight)
+    if args.format == "sherpa":
+        refuse(source.settings.search, source.rate, source.settings.blank)
+    data = check.read_check_set(args.check, source.rate)
+    out = args.out or args.experiment / (args.format + ("_int8" if args.int8 else ""))
+    if out.exists() and not (out / directory.DESCRIPTION).is_file() and any(out.iterdir()):
+        raise UserError(f"{out} is not an exported model and is not overwritten: give another --out")
+    with atomic_dir(out) as temporary:
+        found = write_checked(args, source, data, temporary)
+    print_summary(out, found)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse values that no export can have.
+
+    Raises:
+        UserError: which, and what is possible.
+    """
+    if not math.isfinite(args.tolerance) or args.tolerance < 0:
+        raise UserError(f"--tolerance {args.tolerance:g}: give points of WER, 0 or more, such as 0.2")
+    if not OPSETS[0] <= args.opset <= OPSETS[1]:
+        raise UserError(f"--opset {args.opset}: give {OPSETS[0]} to {OPSETS[1]}")
+    if args.beam_size < 1 or args.threads < 1:
+        raise UserError("--beam_size and --threads: give 1 or more")
+    if not 0 <= args.ctc_weight < 1:
+        raise UserError(f"--ctc_weight {args.ctc_weight:g}: give 0 to below 1, or --search ctc for CTC alone")
+    if not args.int8 and args.keep_float != ["auto"]:
+        raise UserError("--keep_float names layers that --int8 leaves in float: give --int8 as well")
+
+
+def print_summary(out: Path, found: Mapping[str, Any]) -> None:
+    """Print sizes and error rates."""
+    results, total = found["check"], sum(part["bytes"] for part in found["parts"].values())
+    print(f"{out}: {total / 1e6:.2f} MB in {', '.join(found['parts'])}")
+    for name in ("torch", "onnx", "int8", "sherpa"):
+        if name in results:
+            one = results[name]
+            moved = f", {one['texts_differ']} texts differ from torch" if "texts_differ" in one else ""
+            print(f"  {name:<7} WER {one['wer']:.2f} % ({one['errors']} errors){moved}")
+    if found.get("float_layers"):
+        print(f"  in float: {' '.join(found['float_layers'])}")

@@ -1,0 +1,123 @@
+"""The directory of an exported model: its files, its description, and how it transcribes.
+
+``export.json`` has the version of this format, how to search, the sampling rate, the front end, where the
+model came from, and what the check found. ``tokens.txt`` has a token and its number on each line, as
+sherpa-onnx reads it. ESPnet and torch are not needed to transcribe.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.errors import UserError
+from espnet_kd.export import search
+from espnet_kd.export.graph_parts import onnx_parts
+from espnet_kd.export.search import Array, Part, Settings
+from espnet_kd.files import read_json, read_lines
+
+DESCRIPTION = "export.json"
+TOKENS = "tokens.txt"
+VERSION = 1
+FORMATS = ("onnx", "sherpa")
+SPACE, PIECE = "<space>", "\u2581"  # between words, as a token of characters, and at the start of BPE pieces
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that was exported.
+
+    Attributes:
+        description: content of export.json.
+        rate: samples per second that it expects.
+        transcribe: function from (N,) samples, full scale 1, to their transcript.
+    """
+
+    description: Mapping[str, Any]
+    rate: int
+    transcribe: Callable[[Array], str]
+
+
+def load(directory: Path, threads: int = 1) -> Exported:
+    """Load an exported model into onnxruntime or sherpa-onnx.
+
+    Raises:
+        UserError: a file is missing or damaged, or the directory is of another version of espnet_kd.
+    """
+    description = read_description(directory)
+    try:
+        settings = Settings(**description["settings"])
+        files = {name: directory / part["file"] for name, part in description["parts"].items()}
+        rate, kind = int(description["rate"]), str(description["token_type"])
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise UserError(f"{directory / DESCRIPTION} lacks or has a wrong {e}: export it again") from None
+    if description["format"] == "sherpa":
+        from espnet_kd.export.sherpa import recogniser
+
+        transcribe = recogniser(files["model"], directory / TOKENS, settings.least, threads)
+        return Exported(description, rate, transcribe)
+    parts = onnx_parts(files, threads)
+    return Exported(description, rate, transcriber(parts, settings, read_tokens(directory), kind))
+
+
+def transcriber(
+    parts: Mapping[str, Part], settings: Settings, tokens: list[str], token_type: str
+) -> Callable[[Array], str]:
+    """Return a function from (N,) samples to their transcript."""
+
+    def one(speech: Array) -> str:
+        return text_of(search.transcribe(parts, settings, speech), tokens, token_type)
+
+    return one
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Read export.json.
+
+    Raises:
+        UserError: the directory has none, or one of another version.
+    """
+    path = directory / DESCRIPTION
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a directory that `espnet-kd export` wrote")
+    description = read_json(path)
+    if description.get("version") != VERSION or description.get("format") not in FORMATS:
+        raise UserError(f"{path} is of another version of espnet_kd: export the experiment again")
+    return description
+
+
+def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:
+    """Write export.json, last, into a directory that is not in its place yet."""
+    content = {"version": VERSION, **description, "settings": asdict(settings)}
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    (directory / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def write_tokens(directory: Path, tokens: list[str]) -> None:
+    """Write tokens.txt."""
+    lines = "".join(f"{token} {number}\n" for number, token in enumerate(tokens))
+    (directory / TOKENS).write_text(lines, encoding="utf-8")
+
+
+def read_tokens(directory: Path) -> list[str]:
+    """Read tokens.txt."""
+    return [line.rpartition(" ")[0] for line in read_lines(directory / TOKENS)]
+
+
+def text_of(found: list[int], tokens: list[str], token_type: str) -> str:
+    """Return the text of tokens.
+
+    Args:
+        found: their numbers.
+        tokens: the token list.
+        token_type: ESPnet's: ``bpe`` pieces, ``char`` characters; others are words.
+    """
+    names = [tokens[i] for i in found]
+    if token_type == "bpe":
+        text = "".join(names).replace(PIECE, " ")
+    elif token_type == "char":
+        text = "".join(" " if name == SPACE else name for name in names)
+    else:
+        text = " ".join(names)
+    return " ".join(text.split())

@@ -1,0 +1,213 @@
+"""Search for transcripts with the parts of a model, whatever computes them.
+
+A part is a function of arrays that returns a list of arrays: a graph in onnxruntime, or a module of torch.
+Nothing here needs torch. Axes: N samples, T encoder frames, D features, B hypotheses, L tokens of a prefix, V
+tokens of the vocabulary, K layers, H units of a recurrent layer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Part = Callable[..., list[Array]]
+SYMBOLS_PER_FRAME = 10  # most tokens that a transducer may emit in a frame
+NOTHING = -1e10  # logarithm of probability zero, finite so that differences stay numbers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search.
+
+    Attributes:
+        search: ``ctc``, ``attention`` or ``transducer``.
+        blank: token of the blank.
+        end: token that begins and ends a transcript, of attention decoders.
+        states: shapes of the predictor's states; (K, D) of the attention decoder's cache as its only entry.
+        beam_size: hypotheses of the attention decoder; the other searches are greedy.
+        ctc_weight: weight of CTC's scores beside the attention decoder's; 0 for models without CTC.
+        least: samples that the encoder needs; shorter speech has an empty transcript, as in ESPnet.
+    """
+
+    search: str
+    blank: int = 0
+    end: int = -1
+    states: list[list[int]] = field(default_factory=list)
+    beam_size: int = 5
+    ctc_weight: float = 0.0
+    least: int = 1
+
+
+def transcribe(parts: Mapping[str, Part], settings: Settings, speech: Array) -> list[int]:
+    """Return the tokens of one utterance.
+
+    Args:
+        parts: ``encoder``, and what the search needs: ``decoder``, or ``predictor`` and ``joiner``.
+        settings: see there.
+        speech: (N,) samples, full scale 1.
+    """
+    if len(speech) < settings.least:
+        return []
+    encoded, *ctc = parts["encoder"](speech[None].astype(np.float32))
+    if settings.search == "transducer":
+        return transducer_greedy(parts, settings, encoded[0])
+    if settings.search == "attention":
+        return attention_beam(parts["decoder"], settings, encoded, ctc[0][0] if ctc else None)
+    return ctc_greedy(ctc[0][0], settings.blank)
+
+
+def ctc_greedy(scores: Array, blank: int) -> list[int]:
+    """Return the best token of each frame (T, V), repetitions and blanks left out."""
+    best = scores.argmax(-1)
+    new = np.concatenate([[True], best[1:] != best[:-1]]) & (best != blank)
+    return [int(token) for token in best[new]]
+
+
+def transducer_greedy(parts: Mapping[str, Part], settings: Settings, encoded: Array) -> list[int]:
+    """Return the best token at each step through the frames (T, D) of a transducer."""
+    states = [np.zeros(shape, np.float32) for shape in settings.states]
+    tokens: list[int] = []
+    predicted, *states = parts["predictor"](np.array([[settings.blank]]), *states)
+    for frame in encoded:
+        for _ in range(SYMBOLS_PER_FRAME):
+            token = int(parts["joiner"](frame[None], predicted)[0][0].argmax())
+            if token == settings.blank:
+                break
+            tokens.append(token)
+            predicted, *states = parts["predictor"](np.array([[token]]), *states)
+    return tokens
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A prefix and its score; ``ctc`` is what ``CtcPrefix`` keeps of it."""
+
+    tokens: list[int]
+    score: float
+    cache: Array  # (K, L - 1, D)
+    ctc: tuple[float, Array] | None
+
+
+def attention_beam(decoder: Part, settings: Settings, encoded: Array, ctc: Array | None) -> list[int]:
+    """Return the best tokens by a beam search, as ESPnet's without length bonus or language model.
+
+    Args:
+        decoder: step of the attention decoder.
+        settings: beam, weight of CTC, and the end symbol.
+        encoded: (1, T, D).
+        ctc: (T, V) logarithms of probabilities, None without CTC.
+    """
+    layers, size = settings.states[0]
+    weight = settings.ctc_weight if ctc is not None else 0.0
+    prefix = CtcPrefix(ctc, settings.blank, settings.end) if ctc is not None and weight else None
+    cache = np.zeros((layers, 0, size), np.float32)
+    running = [Hypothesis([settings.end], 0.0, cache, prefix.start() if prefix else None)]
+    ended: list[Hypothesis] = []
+    frames = encoded.shape[1]
+    for length in range(1, frames + 1):
+        scores, caches = decoder(
+            np.array([h.tokens for h in running]), encoded, np.stack([h.cache for h in running], 1)
+        )
+        grown = []
+        for i, hypothesis in enumerate(running):
+            grown += _extend(hypothesis, scores[i], caches[:, i], settings, prefix)
+        grown = sorted(grown, key=lambda h: -h.score)[: settings.beam_size]
+        last = length == frames
+        ended += [h for h in grown if last or h.tokens[-1] == settings.end]
+        running = [h for h in grown if h.tokens[-1] != settings.end]
+        if not running or _is_hopeless(ended, length):
+            break
+    best = max(ended or running, key=lambda h: h.score)
+    return [token for token in best.tokens if token != settings.end]
+
+
+def _extend(
+    hypothesis: Hypothesis, scores: Array, cache: Array, settings: Settings, prefix: "CtcPrefix | None"
+) -> list[Hypothesis]:
+    """Return a hypothesis with each of its best next tokens."""
+    weight = settings.ctc_weight if prefix else 0.0
+    most = max(int(1.5 * settings.beam_size), 2) if prefix else settings.beam_size
+    best = np.argsort(-scores, kind="stable")[:most]
+    if prefix is not None and settings.end not in best:
+        best = np.append(best, settings.end)  # ESPnet always asks CTC for the end, too
+    totals = hypothesis.score + (1 - weight) * scores[best]
+    kept: list[tuple[float, Array] | None] = [None] * len(best)
+    if prefix is not None and hypothesis.ctc is not None:
+        probabilities, states = prefix.extend(hypothesis.tokens, hypothesis.ctc[1], best)
+        totals = totals + weight * (probabilities - hypothesis.ctc[0])
+        kept = [(float(p), state) for p, state in zip(probabilities, states, strict=True)]
+    order = np.argsort(-totals, kind="stable")[: settings.beam_size]
+    return [
+        Hypothesis([*hypothesis.tokens, int(best[i])], float(totals[i]), cache, kept[i]) for i in order
+    ]
+
+
+def _is_hopeless(ended: list[Hypothesis], length: int, steps: int = 3, distance: float = 10.0) -> bool:
+    """Return True if none of the last steps ended a hypothesis nearly as good as the best.
+
+    Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture", equation 50.
+    """
+    if not ended:
+        return False
+    best = max(h.score for h in ended)
+    for back in range(steps):
+        of_length = [h.score for h in ended if len(h.tokens) == length - 1 - back]
+        if not of_length or max(of_length) - best >= -distance:
+            return False
+    return True
+
+
+class CtcPrefix:
+    """Probability by CTC that a transcript begins with a prefix.
+
+    Args:
+        scores: (T, V) logarithms of probabilities of one utterance.
+        blank: token of the blank.
+        end: token that ends a transcript.
+
+    Source:
+        Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition",
+        algorithm 2.
+    """
+
+    def __init__(self, scores: Array, blank: int, end: int) -> None:
+        self._scores, self._blank, self._end = scores.astype(np.float64), blank, end
+
+    def start(self) -> tuple[float, Array]:
+        """Return probability and state of the empty prefix.
+
+        A state is (T, 2): logarithms of the probability that the frames up to each emit the prefix, the last
+        of them a token, and the last of them a blank.
+        """
+        state = np.full((len(self._scores), 2), NOTHING)
+        state[:, 1] = self._scores[:, self._blank].cumsum()
+        return 0.0, state
+
+    def extend(self, tokens: list[int], state: Array, new: Array) -> tuple[Array, list[Array]]:
+        """Return the probabilities (C,) and states of a prefix with each of C tokens.
+
+        Args:
+            tokens: the prefix, the start symbol first.
+            state: of the prefix.
+            new: (C,) tokens.
+        """
+        frames, first = len(self._scores), len(tokens) == 1
+        emitted = self._scores[:, new]  # (T, C)
+        blanks = self._scores[:, self._blank]
+        before = np.logaddexp(state[:, 0], state[:, 1])[:, None].repeat(len(new), 1)
+        if not first:
+            before[:, new == tokens[-1]] = state[:, 1:]  # a repetition needs a blank between
+        ending = np.full((frames, len(new), 2), NOTHING)
+        if first:
+            ending[0, :, 0] = emitted[0]
+        total = ending[0, :, 0].copy()
+        for t in range(1, frames):
+            ending[t, :, 0] = np.logaddexp(ending[t - 1, :, 0], before[t - 1]) + emitted[t]
+            ending[t, :, 1] = np.logaddexp(ending[t - 1, :, 0], ending[t - 1, :, 1]) + blanks[t]
+            total = np.logaddexp(total, before[t - 1] + emitted[t])
+        total[new == self._end] = np.logaddexp(state[-1, 0], state[-1, 1])
+        total[new == self._blank] = NOTHING
+        return total, list(ending.transpose(1, 0, 2))

@@ -1,0 +1,89 @@
+"""Models that sherpa-onnx loads as ``OfflineRecognizer.from_omnilingual_asr_ctc``.
+
+sherpa-onnx computes Kaldi's features for nearly all its models, with a window, a pre-emphasis and a padding
+that ESPnet's front end does not have, and no option of its Python interface changes them to the same numbers.
+One kind of CTC model gets the waveform: that of omnilingual ASR. Such a model has our front end in its graph.
+
+sherpa-onnx gives that model the waveform less its mean, divided by the square root of its variance plus 1e-5.
+The variance of what it gives is therefore v / (v + 1e-5), below 1, and the graph finds v again, and the level
+of the speech, to about 0.1 % for speech at a tenth of full scale.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espnet_kd.errors import UserError
+from espnet_kd.export.directory import PIECE, SPACE
+from espnet_kd.export.graph_parts import needing_packages
+from espnet_kd.export.search import Array
+
+RATE = 16000  # samples per second of such models
+ADDED = 1e-5  # to the variance
+
+
+def at_unit_variance(speech: Array) -> Array:
+    """Return (1, N) samples as sherpa-onnx gives them to the graph, in float32."""
+    speech = speech.astype(np.float32)
+    mean = speech.mean(dtype=np.float32)
+    variance = np.square(speech).mean(dtype=np.float32) - mean * mean
+    scale = np.float32(1) / np.sqrt(max(variance, np.float32(0)) + np.float32(ADDED))
+    found: Array = (speech - mean) * scale
+    return found
+
+
+def token_names(tokens: list[str], token_type: str) -> list[str]:
+    """Return a token list whose tokens sherpa-onnx joins to the same text.
+
+    It puts tokens side by side, and reads the sign of BPE's word starts as a space.
+    """
+    if token_type == "bpe":
+        return tokens
+    if token_type == "char":
+        return [PIECE if token == SPACE else token for token in tokens]
+    return [token if token.startswith("<") else f"{PIECE}{token}" for token in tokens]
+
+
+def refuse(search: str, rate: int, blank: int) -> None:
+    """Refuse a model that sherpa-onnx cannot load.
+
+    Raises:
+        UserError: its sampling rate is another, or it is not searched by CTC.
+    """
+    if search != "ctc":
+        raise UserError(
+            f"--format sherpa: sherpa-onnx takes waveforms for CTC models only, not for search {search}: "
+            "give --search ctc for the CTC layer, or --format onnx"
+        )
+    if rate != RATE:
+        raise UserError(f"--format sherpa: sherpa-onnx takes {RATE} Hz for such models, not {rate} Hz")
+    if blank != 0:
+        raise UserError(f"--format sherpa: sherpa-onnx has the blank as token 0, not {blank}")
+
+
+def recogniser(model: Path, tokens: Path, least: int, threads: int = 1) -> Callable[[Array], str]:
+    """Return a function from (N,) samples at 16 kHz to their transcript by sherpa-onnx.
+
+    Args:
+        model: the graph.
+        tokens: tokens.txt.
+        least: samples that the graph needs; shorter speech has an empty transcript.
+        threads: of sherpa-onnx.
+    """
+    with needing_packages():
+        import sherpa_onnx
+    recognizer: Any = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
+        model=str(model), tokens=str(tokens), num_threads=threads
+    )
+
+    def transcribe(speech: Array) -> str:
+        if len(speech) < least:
+            return ""
+        stream = recognizer.create_stream()
+        stream.accept_waveform(RATE, speech)
+        recognizer.decode_stream(stream)
+        return " ".join(str(stream.result.text).split())
+
+    return transcribe

@@ -1,0 +1,210 @@
+"""Write the files of an exported model, and refuse those that do not do what the model in torch does."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from espnet_kd.criteria.criterion import near_misses
+from espnet_kd.errors import UserError
+from espnet_kd.export import check, directory, int8, sherpa
+from espnet_kd.export.experiment import Source
+from espnet_kd.export.graph_parts import Compared, OnnxPart, onnx_parts, torch_parts
+from espnet_kd.export.graphs import plan_for_sherpa, plan_parts, write_graph
+from espnet_kd.export.search import Array, Part
+from espnet_kd.files import fingerprint
+
+LARGEST_DIFFERENCE = 0.01  # of a value in torch and in float graphs; above it a graph is not the model
+PACKAGES = ("espnet_kd", "espnet", "torch", "onnx", "onnxscript", "onnxruntime", "sherpa_onnx")
+Texts = Callable[[Mapping[str, Path]], dict[str, str]]  # of the check set, by the files of the parts
+
+
+def write_checked(
+    args: argparse.Namespace, source: Source, data: check.CheckSet, into: Path
+) -> dict[str, Any]:
+    """Write the files of an export into a directory, and return its description.
+
+    Args:
+        args: of the command.
+        source: the experiment.
+        data: the check set.
+        into: a directory that gets its name later.
+
+    Raises:
+        UserError: a part cannot be exported, or what it computes or transcribes is not what torch does.
+    """
+    model, tokens, settings = source.experiment.model, source.experiment.tokens, source.settings
+    plans, for_sherpa = plan_parts(model, settings.search, source.rate), args.format == "sherpa"
+    written = {"model": plan_for_sherpa(plans["encoder"])} if for_sherpa else plans
+    files = {name: into / f"{name}.onnx" for name in written}
+    print(f"writing {', '.join(files)}", flush=True)
+    shortest = {name: write_graph(name, plan, files[name], args.opset) for name, plan in written.items()}
+    settings = replace(settings, least=next(iter(shortest.values())) or 1)
+    names = sherpa.token_names(tokens, source.token_type) if for_sherpa else tokens
+    directory.write_tokens(into, names)
+    compared = compared_parts(torch_parts(plans, model), files)
+
+    def texts(files: Mapping[str, Path]) -> dict[str, str]:
+        if for_sherpa:
+            listed = into / directory.TOKENS
+            return data.decode(sherpa.recogniser(files["model"], listed, settings.least, args.threads))
+        parts = onnx_parts(files, args.threads)
+        return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
+
+    print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
+    reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type))
+    parity = {name: part.difference for name, part in compared.items()}
+    refuse_difference(parity)
+    before = data.errors(reference)
+    results = {"torch": {"wer": round(before.rate, 3), "errors": before.errors}}
+    results[args.format] = check.comparison(data, reference, texts(files))
+    check.refuse_shift(results[args.format], args.tolerance, "float graphs")
+    extra: dict[str, Any] = {"bytes_in_float": sum(path.stat().st_size for path in files.values())}
+    if args.int8:
+        calls = {name: part.calls[: int8.CALLS] for name, part in compared.items()}
+        if for_sherpa:
+            calls = {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
+        effects = Effects(args.keep_float, files, calls)
+        results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
+        extra |= kept
+    found = describe(args, source, data, results) | {
+        "parts": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in files.items()},
+        "largest_difference": {name: round(value, 9) for name, value in parity.items()},
+        **extra,
+    }
+    directory.write_description(into, found, settings)
+    return found
+
+
+def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Compared]:
+    """Return parts in torch, each of which compares itself with its graph whenever it is called."""
+    if "model" not in files:
+        return {name: Compared(torch[name], OnnxPart(files[name])) for name in files}
+    graph = OnnxPart(files["model"])
+
+    def as_sherpa(speech: Array) -> list[Array]:
+        return graph(sherpa.at_unit_variance(speech))
+
+    # sherpa-onnx takes the mean of the waveform away, and nothing can bring it back
+    return {"encoder": Compared(torch["encoder"], as_sherpa, lambda speech: speech - speech.mean())}
+
+
+def refuse_difference(parity: Mapping[str, float]) -> None:
+    """Refuse graphs that do not compute what the model does.
+
+    Raises:
+        UserError: a part differs.
+    """
+    name = max(parity, key=parity.__getitem__)
+    if not parity[name] <= LARGEST_DIFFERENCE:
+        raise UserError(
+            f"part {name}: its graph differs from torch by {parity[name]:.3g} on the check set, more than "
+            f"{LARGEST_DIFFERENCE:g}: it does not compute what the model does; nothing is written"
+        )
+
+
+class Effects:
+    """Which layers to leave in float, the most sensitive first.
+
+    Args:
+        keep_float: the option: names of layers, ``none``, or ``auto`` to measure.
+        files: part -> float graph; a prepared copy is written beside each.
+        calls: part -> inputs from the check set.
+
+    Raises:
+        UserError: there is no layer of a name.
+    """
+
+    def __init__(
+        self, keep_float: list[str], files: Mapping[str, Path], calls: Mapping[str, list[tuple[Array, ...]]]
+    ) -> None:
+        self.prepared = {name: path.with_name(f".{path.name}") for name, path in files.items()}
+        known = {name: int8.prepare(files[name], self.prepared[name]) for name in files}
+        self.layers = [layer for layers in known.values() for layer in layers]
+        self.measured: dict[str, float] = {}
+        if keep_float == ["auto"]:
+            print(f"measuring the effect of int8 on each of {len(self.layers)} layers", flush=True)
+            found = int8.effects(self.prepared, calls)
+            self.measured = {layer: round(effect, 5) for (_, layer), effect in found.items()}
+            order = list(self.measured)
+            self.choices = [order[:number] for number in int8.numbers_to_keep(len(order))]
+            return
+        named = [] if keep_float == ["none"] else keep_float
+        for layer in named:
+            if layer not in self.layers:
+                raise UserError(f"--keep_float {layer}: {near_misses(layer, self.layers)}")
+        self.choices = [named]
+
+
+def quantised(
+    tolerance: float,
+    effects: Effects,
+    files: Mapping[str, Path],
+    data: check.CheckSet,
+    reference: Mapping[str, str],
+    texts: Texts,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Replace float graphs by int8 graphs, with as few layers in float as the tolerance allows.
+
+    Returns:
+        The comparison with torch, and what export.json says of layers.
+
+    Raises:
+        UserError: the WER moves too much with each choice of layers.
+    """
+    tried = []
+    for kept in effects.choices:
+        for name in files:
+            int8.quantise(effects.prepared[name], files[name], kept)
+        result = check.comparison(data, reference, texts(files))
+        tried.append({"float_layers": len(kept), "wer": result["wer"]})
+        print(f"int8 with {len(kept)} layers in float: WER {result['wer']:.2f} %", flush=True)
+        if abs(result["wer_moves_by"]) <= tolerance:
+            break
+    check.refuse_shift(result, tolerance, f"int8 with {len(kept)} of {len(effects.layers)} layers in float")
+    for path in effects.prepared.values():
+        path.unlink()
+    layers = {"int8_layers": len(effects.layers) - len(kept), "float_layers": kept, "tried": tried}
+    return result, {**layers, "effects": effects.measured}
+
+
+def describe(
+    args: argparse.Namespace, source: Source, data: check.CheckSet, results: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what export.json says of the model and the check."""
+    experiment, config = source.experiment, source.config
+    return {
+        "format": args.format,
+        "rate": source.rate,
+        "token_type": source.token_type,
+        "opset": args.opset,
+        "front_end": {
+            "type": config.get("frontend"),
+            **(config.get("frontend_conf") or {}),
+            "normalize": config.get("normalize"),
+        },
+        "source": {
+            "experiment": args.experiment.name,
+            "checkpoint": experiment.checkpoint.name,
+            "config_sha256": fingerprint(experiment.directory / "config.yaml"),
+            "checkpoint_sha256": fingerprint(experiment.checkpoint),
+            "parameters": sum(p.numel() for p in experiment.model.parameters()),
+        },
+        "check": {
+            "set": data.path.name,
+            "utterances": len(data.speech),
+            "tolerance": args.tolerance,
+            **results,
+        },
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def version(name: str) -> str | None:
+    """Return the version of an installed package, None without it."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

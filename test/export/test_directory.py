@@ -1,0 +1,56 @@
+"""The directory of an exported model: texts of tokens, and descriptions that are refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_kd.errors import UserError
+from espnet_kd.export import directory
+from espnet_kd.export.directory import VERSION, read_tokens, text_of, write_tokens
+from espnet_kd.export.sherpa import token_names
+
+CHARACTERS = ["<blank>", "<space>", "A", "B"]
+PIECES = ["<blank>", "\u2581A", "B", "\u2581"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "token_type", "text"),
+    [(CHARACTERS, "char", "AB A"), (PIECES, "bpe", "AB A"), (["<blank>", "", "A", "B"], "word", "A B A")],
+)
+def test_tokens_become_text(tokens: list[str], token_type: str, text: str) -> None:
+    numbers = {"char": [2, 3, 1, 2], "bpe": [1, 2, 1], "word": [2, 3, 2]}[token_type]
+    assert text_of(numbers, tokens, token_type) == text
+
+
+def test_sherpa_onnx_joins_tokens_to_the_same_text() -> None:
+    assert token_names(CHARACTERS, "char") == ["<blank>", "\u2581", "A", "B"]
+    assert token_names(PIECES, "bpe") == PIECES
+    assert token_names(["<blank>", "ONE"], "word") == ["<blank>", "\u2581ONE"]
+
+
+def test_a_token_list_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_tokens(tmp_path, PIECES)
+    assert read_tokens(tmp_path) == PIECES
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give a directory that `espnet-kd export` wrote"):
+        directory.load(tmp_path)
+    for content, message in (
+        ({"version": 99, "format": "onnx"}, "another version"),
+        ({"version": VERSION, "format": "onnx", "settings": {"search": "ctc"}}, "lacks or has a wrong"),
+    ):
+        (tmp_path / "export.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            directory.load(tmp_path)
+
+
+def test_neither_torch_nor_espnet_is_needed_to_transcribe() -> None:
+    program = (
+        "import sys, espnet_kd.export.directory, espnet_kd.export.sherpa\n"
+        "sys.exit(bool({'torch', 'espnet2'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

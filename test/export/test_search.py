@@ -1,0 +1,81 @@
+"""Searches, against sums over all alignments and over all texts."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from espnet_kd.export.search import CtcPrefix, Settings, attention_beam, ctc_greedy, transcribe
+
+BLANK, A, B, END = 0, 1, 2, 3
+
+
+def logs(rows: list[list[float]]) -> np.ndarray:
+    return np.log(np.array(rows))
+
+
+def test_ctc_greedy_leaves_out_blanks_and_repetitions() -> None:
+    frames = [A, A, BLANK, A, B, B, BLANK]
+    assert ctc_greedy(np.eye(4)[frames], BLANK) == [A, A, B]
+
+
+def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(k for k, _ in itertools.groupby(path) if k != BLANK)
+
+
+def test_a_ctc_prefix_has_the_probability_of_all_alignments() -> None:
+    scores = np.random.default_rng(0).dirichlet(np.ones(3), 4)  # blank, A, B in four frames
+    paths = {
+        path: math.prod(scores[t, k] for t, k in enumerate(path))
+        for path in itertools.product(range(3), repeat=4)
+    }
+    prefix = CtcPrefix(np.log(np.pad(scores, ((0, 0), (0, 1)), constant_values=1e-30)), BLANK, END)
+    texts: dict[tuple[int, ...], np.ndarray] = {(): prefix.start()[1]}
+    for text in ((A,), (B,), (A, A), (A, B), (A, A, B), (B, A)):
+        probabilities, states = prefix.extend([END, *text[:-1]], texts[text[:-1]], np.array([text[-1], END]))
+        texts[text] = states[0]
+        begins = sum(p for path, p in paths.items() if collapse(path)[: len(text)] == text)
+        ends = sum(p for path, p in paths.items() if collapse(path) == text[:-1])
+        assert np.exp(probabilities) == pytest.approx([begins, ends], rel=1e-6)
+
+
+def test_the_attention_beam_finds_the_best_text() -> None:
+    # After A comes B, after B the end; the first token alone would rather be B.
+    step = {END: [0.01, 0.45, 0.5, 0.04], A: [0.01, 0.01, 0.97, 0.01], B: [0.3, 0.2, 0.1, 0.4]}
+
+    def decoder(tokens: np.ndarray, encoded: np.ndarray, cache: np.ndarray) -> list[np.ndarray]:
+        longer = np.concatenate([cache, np.zeros((1, len(tokens), 1, 2), np.float32)], 2)
+        return [logs([step.get(int(row[-1]), [0.25] * 4) for row in tokens]), longer]
+
+    # A B: 0.45 * 0.97 * 0.4 = 0.175; B: 0.5 * 0.4 = 0.2; with CTC for A B the first is better
+    plain = Settings("attention", end=END, states=[[1, 2]], beam_size=3)
+    assert attention_beam(decoder, plain, np.zeros((1, 5, 2)), None) == [B]
+    ctc = logs([[0.1, 0.8, 0.09, 0.01], [0.8, 0.1, 0.09, 0.01], [0.1, 0.1, 0.79, 0.01]])
+    both = Settings("attention", end=END, states=[[1, 2]], beam_size=3, ctc_weight=0.5)
+    assert attention_beam(decoder, both, np.zeros((1, 3, 2)), ctc) == [A, B]
+
+
+def test_a_transducer_emits_several_tokens_in_a_frame_and_follows_its_states() -> None:
+    fed: list[tuple[int, float]] = []
+
+    def predictor(token: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        fed.append((int(token[0, 0]), float(state[0, 0, 0])))
+        return [np.array([[len(fed) - 1.0]]), state + 1]
+
+    wanted = {(0, 0): A, (0, 1): B, (0, 2): BLANK, (1, 2): B, (1, 3): BLANK}
+
+    def joiner(frame: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
+        return [np.eye(4)[[wanted[int(frame[0, 0]), int(predicted[0, 0])]]]]
+
+    def encoder(speech: np.ndarray) -> list[np.ndarray]:
+        return [np.array([[[0.0], [1.0]]])]
+
+    parts = {"encoder": encoder, "predictor": predictor, "joiner": joiner}
+    settings = Settings("transducer", states=[[1, 1, 1]])
+    assert transcribe(parts, settings, np.zeros(10)) == [A, B, B]
+    assert fed == [(BLANK, 0.0), (A, 1.0), (B, 2.0), (B, 3.0)]
+
+
+def test_speech_that_is_too_short_has_no_text() -> None:
+    assert transcribe({}, Settings("ctc", least=400), np.zeros(399)) == []

@@ -1,0 +1,171 @@
+"""`espnet-kd export` on models of random weights: graphs equal torch, and what does not is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from exports import HYBRID, TRANSDUCER, write_check_set, write_experiment
+
+from espnet_kd.errors import UserError
+from espnet_kd.export import command, directory, writing
+
+pytestmark = pytest.mark.slow(seconds=15)
+
+CTC = {"decoder": None, "decoder_conf": {}, "model_conf": {"ctc_weight": 1.0}}
+JASPER = {
+    "prologue": {"channels": 16, "kernel": 5, "stride": 4},
+    "blocks": [{"channels": 16, "kernel": 5}],
+    "epilogue": [{"channels": 16, "kernel": 1}],
+}
+DEEPSPEECH2 = {
+    "convolutions": [{"channels": 4, "kernel": [5, 11], "stride": [4, 2]}], "layers": 1, "hidden": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_check_set(tmp_path_factory.mktemp("speech"))
+
+
+def export(exp: Path, dev: Path, *options: str) -> dict[str, Any]:
+    """Export into the experiment, and return the description."""
+    command.main([str(exp), "--out", str(exp / "out"), "--check", str(dev), *options])
+    found: dict[str, Any] = json.loads((exp / "out/export.json").read_text())
+    return found
+
+
+def texts(exp: Path, dev: Path) -> list[str]:
+    """What an exported model transcribes."""
+    model = directory.load(exp / "out")
+    return [model.transcribe(soundfile.read(dev / f"u{i}.wav", dtype="float32")[0]) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("hybrid"), **HYBRID)
+
+
+def test_a_hybrid_equals_torch_and_espnets_search(hybrid: Path, dev: Path) -> None:
+    from espnet_kd.host.search import Search
+
+    found = export(hybrid, dev, "--beam_size", "3", "--ctc_weight", "0.4")
+    assert found["largest_difference"].keys() == {"encoder", "decoder"}
+    assert max(found["largest_difference"].values()) < 1e-4
+    assert found["check"]["onnx"]["texts_differ"] == 0
+    options = {"beam_size": 3, "ctc_weight": 0.4, "penalty": 0.0, "maxlenratio": 0.0, "minlenratio": 0.0}
+    files = (str(hybrid / name) for name in ("config.yaml", "valid.acc.ave.pth"))
+    search = Search("asr", *files, "cpu", options)
+    speech = [soundfile.read(dev / f"u{i}.wav", dtype="float32")[0] for i in range(3)]
+    espnet = [" ".join(str(search(f"u{i}", wave, 0)[0][0]).split()) for i, wave in enumerate(speech)]
+    assert texts(hybrid, dev) == espnet and len(set(espnet)) > 1
+    assert not list(hybrid.glob(".out*"))
+
+
+def test_a_broken_weight_is_refused(hybrid: Path, dev: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    write = writing.write_graph
+
+    def broken(name: str, plan: Any, path: Path, opset: int) -> int | None:
+        least = write(name, plan, path, opset)
+        graph = onnx.load(path)
+        weight = max(graph.graph.initializer, key=lambda i: len(i.raw_data))
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values.flat[7] += 1.0
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save(graph, path)
+        return least
+
+    monkeypatch.setattr(writing, "write_graph", broken)
+    with pytest.raises(UserError, match=r"part encoder: its graph differs from torch by .*nothing is"):
+        command.main([str(hybrid), "--out", str(hybrid / "broken"), "--check", str(dev), "--search", "ctc"])
+    assert not list(hybrid.glob("*broken*"))
+
+
+def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Path) -> None:
+    def refused(config: dict[str, Any], *options: str) -> str:
+        exp = write_experiment(tmp_path / str(len(list(tmp_path.iterdir()))), **config)
+        with pytest.raises(UserError) as error:
+            command.main([str(exp), "--check", str(dev), *options])
+        return str(error.value)
+
+    rnn = {**HYBRID, "decoder": "rnn", "decoder_conf": {}}
+    assert "attention decoder is a RNNDecoder, not a transformer: export its CTC layer with" in refused(rnn)
+    streaming = {**TRANSDUCER["encoder_conf"], "main_conf": {"dynamic_chunk_training": True}}
+    assert "trained for streaming" in refused({**TRANSDUCER, "encoder_conf": streaming})
+    assert "with --search transducer: it has attention, ctc" in refused(HYBRID, "--search", "transducer")
+    assert "waveforms for CTC models only" in refused(HYBRID, "--format", "sherpa", "--search", "attention")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/file").touch()
+    with pytest.raises(UserError, match="own is not an exported model and is not overwritten"):
+        command.main([str(hybrid), "--check", str(dev), "--out", str(tmp_path / "own")])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rnn_type", ["lstm", "gru", "stateless"])
+def test_a_transducer_equals_torch(rnn_type: str, dev: Path, tmp_path: Path) -> None:
+    decoder = {"decoder": "stateless", "decoder_conf": {"embed_size": 16}} if rnn_type == "stateless" else {
+        "decoder_conf": {**TRANSDUCER["decoder_conf"], "rnn_type": rnn_type}
+    }  # fmt: skip
+    exp = write_experiment(tmp_path, **{**TRANSDUCER, **decoder})
+    found = export(exp, dev)
+    assert found["largest_difference"].keys() == {"encoder", "predictor", "joiner"}
+    assert max(found["largest_difference"].values()) < 1e-4
+    assert found["check"]["onnx"]["texts_differ"] == 0 and len(set(texts(exp, dev))) > 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("encoder", "conf"), [("jasper", JASPER), ("deepspeech2", DEEPSPEECH2), ("e_branchformer", None)]
+)
+def test_other_encoders_equal_torch(encoder: str, conf: Any, dev: Path, tmp_path: Path) -> None:
+    conf = conf or {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1,
+                    "cgmlp_linear_units": 32, "cgmlp_conv_kernel": 7}  # fmt: skip
+    exp = write_experiment(tmp_path, **CTC, encoder=encoder, encoder_conf=conf)
+    found = export(exp, dev)
+    assert found["largest_difference"]["encoder"] < 1e-4 and found["check"]["onnx"]["texts_differ"] == 0
+
+
+@pytest.mark.long
+def test_sherpa_onnx_transcribes_as_torch_does(hybrid: Path, dev: Path) -> None:
+    found = export(hybrid, dev, "--format", "sherpa", "--tolerance", "10")
+    assert found["largest_difference"]["encoder"] < 1e-2  # the level of the speech is restored
+    assert found["check"]["sherpa"]["texts_differ"] <= 1
+    assert texts(hybrid, dev)[0]
+
+
+@pytest.mark.long
+def test_int8_is_smaller_and_its_layers_are_reported(hybrid: Path, dev: Path) -> None:
+    found = export(hybrid, dev, "--search", "ctc", "--int8", "--tolerance", "1000")
+    assert found["parts"]["encoder"]["bytes"] < found["bytes_in_float"]
+    assert found["int8_layers"] + len(found["float_layers"]) == len(found["effects"]) > 5
+    assert {path.name for path in (hybrid / "out").iterdir()} == {"encoder.onnx", "export.json", "tokens.txt"}
+    with pytest.raises(UserError, match=r"--keep_float encoder.embd: did you mean encoder.embed"):
+        export(hybrid, dev, "--search", "ctc", "--int8", "--keep_float", "encoder.embd")
+
+
+@pytest.mark.long
+def test_a_killed_export_leaves_nothing_under_its_name(hybrid: Path, dev: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    words = [sys.executable, "-m", "espnet_kd", "export", hybrid, "--out", out, "--check", dev]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not list(tmp_path.glob(".killed.*/encoder.onnx")):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+
+
+def test_missing_packages_name_the_extra(
+    hybrid: Path, dev: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"onnxscript is missing: pip install 'espnet_kd\[export\]'"):
+        command.main([str(hybrid), "--check", str(dev)])
