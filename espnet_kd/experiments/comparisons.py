@@ -208,7 +208,9 @@ class Results:
     def _compare(self, line: Line, other: Line) -> Comparison:
         metric = self.plan.metric
         common = tuple(seed for seed in line.records if seed in other.records)
-        is_teacher = other.row.name in self.taught_by and len(other.records) == 1
+        # A row with lengths is a student, even if another row is taught by one of them.
+        is_teacher = other.row.name in self.taught_by and other.variant.length is None
+        is_teacher = is_teacher and len(other.records) == 1
         is_apart = not common or (is_teacher and len(line.records) > 1)
         found: dict[str, Difference] = {}
         for column in line.columns:

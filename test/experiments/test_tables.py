@@ -237,6 +237,13 @@ def test_only_common_seeds_are_compared(plan: Plan) -> None:
     assert apart.compare(kl, results.line(Variant(plan.rows["alone"], "2x"))).seeds == (1, 2)
 
 
+def test_a_student_with_one_seed_that_teaches_another_row_is_compared_over_common_seeds(plan: Plan) -> None:
+    results = Results(plan, [r for r in trained() if r.seed == 1 or r.row != "alone"])
+    results.taught_by.add("alone")
+    kl, alone = (results.line(Variant(plan.rows[name], "2x")) for name in ("KL", "alone"))
+    assert results.compare(kl, alone).seeds == (1,)
+
+
 def test_the_cheapest_that_costs_at_least_as_much(plan: Plan) -> None:
     lines = Results(plan, trained()).lines(plan.rows["alone"])
     named = [getattr(at_least(hours, lines), "name", None) for hours in (0.5, 1.0, 1.01, 1.05, 4.2, None)]
