@@ -60,7 +60,7 @@ def write_experiment(root: Path, **config: Any) -> Path:
         if name in ("ctc.ctc_lo.weight", "ctc_lin.weight", "joint_network.lin_out.weight"):
             weight *= LOUDER
         if name == "joint_network.lin_out.bias":
-            weight[0] -= 10.0  # else blanks alone
+            weight[:3] -= 10.0  # else blanks or spaces alone
     torch.save(model.state_dict(), directory / "valid.acc.ave.pth")
     (directory / "config.yaml").write_text(yaml.safe_dump(full))
     return directory
