@@ -54,11 +54,8 @@ class ConsistencyMethod(Method):
         if self.is_off(vars(args)):
             return
         _refuse_other_methods(args, terms)
-        if views.split_batches and args.iterator_type != "sequence":
-            raise UserError(
-                f"consistency: batches of `iterator_type: {args.iterator_type}` cannot be split: write "
-                "`split_batches: false`, and set their size yourself"
-            )
+        if views.split_batches:
+            _refuse_unsplit(args, views.views)
 
     def batches(self, args: argparse.Namespace, options: Any, mode: str, stock: BuildBatches) -> Any:
         """Give a batch of the training 1/views of the utterances."""
@@ -134,19 +131,48 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
         raise UserError(f"consistency: split_batches is {found.split_batches!r}: write true or false")
     if not consistency.get("criteria"):
         raise UserError(f"consistency: criteria is missing: {EXAMPLE}")
-    terms = term_options(consistency["criteria"])
-    for t in terms:
-        _check_term(t)
+    try:
+        terms = term_options(consistency["criteria"])
+        for t in terms:
+            _check_term(t)
+    except UserError as e:  # there may be a criterion of the same name that has a teacher
+        raise UserError(f"consistency: {e}") from None
     return Views(found.views, float(factor), found.split_batches), terms
+
+
+def compared_views(args: argparse.Namespace) -> "list[TermOptions]":
+    """Return the criteria between views of a training; none without the option."""
+    return consistency_options(args.consistency)[1] if args.consistency else []
 
 
 def _check_term(t: "TermOptions") -> None:
     """Refuse what compares something else than posteriors at one layer."""
-    where = f"consistency: criterion {t.term.name}"
+    where = f"criterion {t.term.name}"
+    if t.options.get("delay", 0) != 0:
+        raise UserError(f"{where}: all views are of one model, which emits at one time: leave out delay")
     if t.resample:
         raise UserError(f"{where}: all views have one frame rate: leave out `frame_rate: resample`")
     if t.term.student_tap != t.term.teacher_tap or t.build().needs in ("hidden", "codes"):
         raise UserError(f"{where}: views are compared by the logits at one layer: give type and tap")
+
+
+def _refuse_unsplit(args: argparse.Namespace, views: int) -> None:
+    """Refuse batches that cannot have 1/views of the utterances."""
+    from espnet_kd.data.batches import BY_BINS
+    from espnet_kd.host.training import gpus_of
+
+    if args.iterator_type != "sequence":
+        raise UserError(
+            f"consistency: batches of `iterator_type: {args.iterator_type}` cannot be split: write "
+            "`split_batches: false`, and set their size yourself"
+        )
+    gpus = max(1, gpus_of(args))
+    if args.batch_type not in BY_BINS and args.batch_size < views * gpus:
+        on = f" on each of {gpus} GPUs" if gpus > 1 else ""
+        raise UserError(
+            f"consistency: batch_size is {args.batch_size}, too small to be split for {views} views{on}: "
+            f"give at least {views * gpus}, or `split_batches: false`"
+        )
 
 
 def _refuse_other_methods(args: argparse.Namespace, terms: "list[TermOptions]") -> None:
