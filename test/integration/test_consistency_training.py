@@ -234,6 +234,16 @@ def test_a_teacher_computes_one_view(recipe: Recipe, after: bool) -> None:
     torch.testing.assert_close(loss.detach(), total, rtol=1e-5, atol=1e-5)
 
 
+def test_a_layer_that_views_alone_reach_is_trained_without_the_task(recipe: Recipe) -> None:
+    hidden = {"encoder": {"type": "hidden", "tap": "encoder"}}
+    taught = {"teacher": {"exp": "exp/teacher"}, "criteria": hidden, "task_weight": 0}
+    model = consistent(recipe, {"criteria": {"ctc": CTC}}, **taught)
+    model(**batch())[0].sum().backward()
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"encoder", "ctc", "kd_criteria"}  # and not the decoder
+    assert all(p.grad.abs().sum() > 0 for p in model.ctc.parameters())
+
+
 def test_autocast_gives_the_same_terms(recipe: Recipe) -> None:
     model, found = consistent(recipe), []
     for kind in (None, torch.bfloat16):
