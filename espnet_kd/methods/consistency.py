@@ -1,4 +1,4 @@
-"""Consistency training: a model learns from itself what it makes of another view of the same speech::
+"""Consistency training: the posteriors for a view of an utterance are targets for its other views::
 
 consistency:
     views: 2                  # copies of each utterance, each with its own masks of SpecAugment
@@ -104,8 +104,8 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
     Keys:
         views (integer; 2): copies of each utterance in a batch, each with its own masks of SpecAugment; a
             time warp is the same in all of them.
-        time_mask_factor (number; 2.5): the SpecAugment of the training has so many times as many time masks
-            as ``specaug_conf`` says, rounded.
+        time_mask_factor (number; 2.5): the number of time masks is that of ``specaug_conf`` times this
+            factor, rounded.
         split_batches (true or false; true): a batch has 1/views of the utterances, so that an update costs
             what it costs without views; ``false`` leaves ``batch_bins`` and ``batch_size``.
         criteria (mapping): as ``criteria`` above, on logits at one layer or on the lattice; all weights 0
@@ -146,7 +146,7 @@ def compared_views(args: argparse.Namespace) -> "list[TermOptions]":
 
 
 def _check_term(t: "TermOptions") -> None:
-    """Refuse what compares something else than posteriors at one layer."""
+    """Refuse a criterion that does not compare posteriors of the same positions at one layer."""
     where = f"criterion {t.term.name}"
     if t.options.get("delay", 0) != 0:
         raise UserError(f"{where}: all views are of one model, which emits at one time: leave out delay")
