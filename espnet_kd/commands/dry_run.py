@@ -173,7 +173,7 @@ class Recipe:
             return line
         size *= (peers := _peers(config))
         rate, source = speed(size, "joint_network_conf" in config)
-        spent = epochs * hours / rate
+        spent = epochs * hours * _views(config, plan) / rate
         cost.notes.append(
             f"{size / 1e6:.1f} M parameters{f' of {peers} peers' * (peers > 1)}; speed of {source}"
         )
@@ -191,6 +191,14 @@ def _peers(config: Mapping[str, Any]) -> int:
     """Return how many models train together; all count as large as the first."""
     peers = (config.get("mutual") or {"peers": 1}).get("peers", 2)
     return 1 + len(peers) if isinstance(peers, list) else int(peers)
+
+
+def _views(config: Mapping[str, Any], plan: batches.Batches) -> int:
+    """Return how many times as much speech an epoch has because of consistency training."""
+    consistency = config.get("consistency") or {}
+    # A number of batches is given, and they have fewer utterances.
+    is_split = plan.iterations and consistency.get("split_batches", True)
+    return 1 if is_split or not consistency else int(consistency.get("views", 2))
 
 
 def stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:

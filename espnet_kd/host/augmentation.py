@@ -1,8 +1,9 @@
 """What we rely on in ESPnet's SpecAugment, under names of our own.
 
-Relied upon, and tried by test/integration/test_consistency_training.py: ``SpecAug`` has ``time_warp`` and
-``time_mask``, modules or None, of which its ``forward`` runs those that are there; a mask has ``num_mask``,
-the number of masks of each utterance, and draws them for every utterance of a batch by itself.
+Relied upon, and tried by test/integration/test_consistency_training.py: ``SpecAug`` has ``time_warp``,
+``freq_mask`` and ``time_mask``, modules or None, of which its ``forward`` runs those that are there; a mask
+has ``num_mask``, the number of masks of each utterance, and draws them for every utterance of a batch by
+itself.
 """
 
 import math
@@ -13,6 +14,16 @@ def take_time_warp(specaug: Any) -> Any | None:
     """Remove the time warp from a SpecAugment and return it; None without one."""
     warp, specaug.time_warp = specaug.time_warp, None
     return warp
+
+
+def has_masks(specaug: Any) -> bool:
+    """Return True if a SpecAugment masks time or frequencies."""
+    return specaug.time_mask is not None or specaug.freq_mask is not None
+
+
+def has_time_masks(specaug: Any) -> bool:
+    """Return True if a SpecAugment masks time."""
+    return specaug.time_mask is not None
 
 
 def more_time_masks(specaug: Any, factor: float) -> int:

@@ -14,6 +14,7 @@ from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import OWN_PREFIX
+from espnet_kd.methods.consistency import compared_views
 from espnet_kd.methods.delay import set_delays
 from espnet_kd.methods.distillation import choose_targets
 from espnet_kd.methods.distilled import Objective, aligned, distil, ratio_of
@@ -106,7 +107,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     compared = tuple(t.term for t in terms)
     objective = Objective(teacher, taps, compared, task_weight, soft_only=targets == "soft")
     if objective.task_weight.is_zero:
-        freeze_unreached(model, taps, objective.terms, noise[0]())
+        _freeze(model, args, objective.terms, noise[0]())
     attach = distil_transducer if has_lattice(model) else distil
     attach(model, objective, {t.term.name: t.build() for t in terms})
     names = [_line(experiment, tokens) for experiment, tokens in zip(experiments, maps, strict=True)]
@@ -119,6 +120,14 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     log_distillation(model, names, shapes)
     warn_of_moving_loss(args, [task_weight, *(t.term.weight for t in terms)])
     return model
+
+
+def _freeze(
+    model: ESPnetASRModel, args: argparse.Namespace, terms: Sequence[Term], batch: Sequence[Tensor]
+) -> None:
+    """Freeze what neither the teacher's criteria nor those between views reach."""
+    reached = [*terms, *(t.term for t in compared_views(args))]
+    freeze_unreached(model, Taps(model, [t.student_tap for t in reached], "the student"), reached, batch)
 
 
 def _line(teacher: TeacherModel, tokens: TokenMap | None) -> str:

@@ -1,4 +1,4 @@
-"""Consistency training: a model learns from itself what it makes of another view of the same speech::
+"""Consistency training: the posteriors for a view of an utterance are targets for its other views::
 
 consistency:
     views: 2                  # copies of each utterance, each with its own masks of SpecAugment
@@ -54,11 +54,8 @@ class ConsistencyMethod(Method):
         if self.is_off(vars(args)):
             return
         _refuse_other_methods(args, terms)
-        if views.split_batches and args.iterator_type != "sequence":
-            raise UserError(
-                f"consistency: batches of `iterator_type: {args.iterator_type}` cannot be split: write "
-                "`split_batches: false`, and set their size yourself"
-            )
+        if views.split_batches:
+            _refuse_unsplit(args, views.views)
 
     def batches(self, args: argparse.Namespace, options: Any, mode: str, stock: BuildBatches) -> Any:
         """Give a batch of the training 1/views of the utterances."""
@@ -107,8 +104,8 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
     Keys:
         views (integer; 2): copies of each utterance in a batch, each with its own masks of SpecAugment; a
             time warp is the same in all of them.
-        time_mask_factor (number; 2.5): the SpecAugment of the training has so many times as many time masks
-            as ``specaug_conf`` says, rounded.
+        time_mask_factor (number; 2.5): the number of time masks is that of ``specaug_conf`` times this
+            factor, rounded.
         split_batches (true or false; true): a batch has 1/views of the utterances, so that an update costs
             what it costs without views; ``false`` leaves ``batch_bins`` and ``batch_size``.
         criteria (mapping): as ``criteria`` above, on logits at one layer or on the lattice; all weights 0
@@ -134,19 +131,48 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
         raise UserError(f"consistency: split_batches is {found.split_batches!r}: write true or false")
     if not consistency.get("criteria"):
         raise UserError(f"consistency: criteria is missing: {EXAMPLE}")
-    terms = term_options(consistency["criteria"])
-    for t in terms:
-        _check_term(t)
+    try:
+        terms = term_options(consistency["criteria"])
+        for t in terms:
+            _check_term(t)
+    except UserError as e:  # there may be a criterion of the same name that has a teacher
+        raise UserError(f"consistency: {e}") from None
     return Views(found.views, float(factor), found.split_batches), terms
 
 
+def compared_views(args: argparse.Namespace) -> "list[TermOptions]":
+    """Return the criteria between views of a training; none without the option."""
+    return consistency_options(args.consistency)[1] if args.consistency else []
+
+
 def _check_term(t: "TermOptions") -> None:
-    """Refuse what compares something else than posteriors at one layer."""
-    where = f"consistency: criterion {t.term.name}"
+    """Refuse a criterion that does not compare posteriors of the same positions at one layer."""
+    where = f"criterion {t.term.name}"
+    if t.options.get("delay", 0) != 0:
+        raise UserError(f"{where}: all views are of one model, which emits at one time: leave out delay")
     if t.resample:
         raise UserError(f"{where}: all views have one frame rate: leave out `frame_rate: resample`")
     if t.term.student_tap != t.term.teacher_tap or t.build().needs in ("hidden", "codes"):
         raise UserError(f"{where}: views are compared by the logits at one layer: give type and tap")
+
+
+def _refuse_unsplit(args: argparse.Namespace, views: int) -> None:
+    """Refuse batches that cannot have 1/views of the utterances."""
+    from espnet_kd.data.batches import BY_BINS
+    from espnet_kd.host.training import gpus_of
+
+    if args.iterator_type != "sequence":
+        raise UserError(
+            f"consistency: batches of `iterator_type: {args.iterator_type}` cannot be split: write "
+            "`split_batches: false`, and set their size yourself"
+        )
+    gpus = max(1, gpus_of(args))
+    if args.batch_type not in BY_BINS and args.batch_size < views * gpus:
+        on = f" on each of {gpus} GPUs" if gpus > 1 else ""
+        raise UserError(
+            f"consistency: batch_size is {args.batch_size}, too small to be split for {views} views{on}: "
+            f"give at least {views * gpus}, or `split_batches: false`"
+        )
 
 
 def _refuse_other_methods(args: argparse.Namespace, terms: "list[TermOptions]") -> None:

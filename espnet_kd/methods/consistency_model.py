@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion, TopClasses
 from espnet_kd.errors import UserError, refusing
-from espnet_kd.host.augmentation import more_time_masks, take_time_warp
+from espnet_kd.host.augmentation import has_masks, has_time_masks, more_time_masks, take_time_warp
 from espnet_kd.methods.attach import criterion_line
 from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.distilled import aligned
@@ -241,7 +241,12 @@ def _check_masks(specaug: nn.Module | None, views: Views) -> None:
             "consistency: without SpecAugment all views are the same: write `specaug: specaug` and its "
             "specaug_conf"
         )
-    if not more_time_masks(specaug, 1.0) and views.time_mask_factor != 1:
+    if not has_masks(specaug):
+        raise UserError(
+            "consistency: specaug_conf has no masks, and a time warp is the same in all views: set "
+            "`apply_time_mask: true` or `apply_freq_mask: true`"
+        )
+    if not has_time_masks(specaug) and views.time_mask_factor != 1:
         raise UserError(
             "consistency: specaug_conf has no time masks that time_mask_factor could multiply: set "
             "`apply_time_mask: true`, or `time_mask_factor: 1`"

@@ -7,6 +7,7 @@ See docs/espnet3.md.
 """
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from espnet_kd.errors import UserError
@@ -34,7 +35,8 @@ class InESPnet3(WithMethods):
         for key, reason in OUT_OF_REACH.items():
             if getattr(args, key):
                 raise UserError(f"{key} needs {reason}, which ESPnet3 does not have: use a recipe of ESPnet2")
-        if args.consistency and args.consistency.get("split_batches") is not False:
+        views = args.consistency
+        if views and isinstance(views, Mapping) and views.get("split_batches") is not False:
             raise UserError(
                 "consistency: split_batches: ESPnet3 makes the batches itself: write `split_batches: false`, "
                 "and give the block `dataloader` smaller batches"

@@ -125,7 +125,7 @@ def test_the_task_is_averaged_over_views(recipe: Recipe) -> None:
 
 
 def test_time_is_warped_alike_in_all_views(recipe: Recipe) -> None:
-    none = {"apply_time_mask": False, "apply_freq_mask": False}
+    none = {"apply_time_mask": False, "freq_mask_width_range": [0, 1]}  # masks of no width
     warped = {"apply_time_warp": True, "time_warp_window": 20, **none}
     model = consistent(recipe, {**VIEWS, "time_mask_factor": 1}, specaug_conf=warped)
     seen, plain = watched(model, "specaug"), watched(model, "frontend")
@@ -234,6 +234,16 @@ def test_a_teacher_computes_one_view(recipe: Recipe, after: bool) -> None:
     torch.testing.assert_close(loss.detach(), total, rtol=1e-5, atol=1e-5)
 
 
+def test_a_layer_that_views_alone_reach_is_trained_without_the_task(recipe: Recipe) -> None:
+    hidden = {"encoder": {"type": "hidden", "tap": "encoder"}}
+    taught = {"teacher": {"exp": "exp/teacher"}, "criteria": hidden, "task_weight": 0}
+    model = consistent(recipe, {"criteria": {"ctc": CTC}}, **taught)
+    model(**batch())[0].sum().backward()
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"encoder", "ctc", "kd_criteria"}  # and not the decoder
+    assert all(p.grad.abs().sum() > 0 for p in model.ctc.parameters())
+
+
 def test_autocast_gives_the_same_terms(recipe: Recipe) -> None:
     model, found = consistent(recipe), []
     for kind in (None, torch.bfloat16):
@@ -250,6 +260,9 @@ def test_what_cannot_be_compared_is_refused(recipe: Recipe, caplog: pytest.LogCa
     caplog.set_level(logging.ERROR)
     sampling = {"scheduled_sampling": {"probability": 0.1}}
     masks = {**MASKS, "apply_time_mask": False}
+    unmasked = {**masks, "apply_freq_mask": False, "apply_time_warp": True}
+    unknown = {"criteria": {"c": {"type": "none", "tap": "ctc.ctc_lo"}}}
+    delayed = {"criteria": {"c": {"type": "transducer", "delay": "auto"}}}
     for consistency, changes, message in [
         ({"views": 2}, {}, "consistency: criteria is missing"),
         ({"criteria": {"ctc": CTC}, "weight": 1}, {}, "consistency: unknown key weight"),
@@ -260,6 +273,10 @@ def test_what_cannot_be_compared_is_refused(recipe: Recipe, caplog: pytest.LogCa
         ({"criteria": {"e": {"type": "hidden", "tap": "encoder"}}}, {}, "views are compared by the logits"),
         ({"criteria": {"ctc": {**CTC, "frame_rate": "resample"}}}, {}, "all views have one frame rate"),
         (VIEWS, {"specaug": None}, "consistency: without SpecAugment all views are the same"),
+        ({**VIEWS, "time_mask_factor": 1}, {"specaug_conf": unmasked}, "specaug_conf has no masks, and a"),
+        (VIEWS, {"batch_size": 1}, "batch_size is 1, too small to be split for 2 views: give at least 2, or"),
+        (unknown, {}, "consistency: criteria: c: unknown criterion 'none'"),
+        (delayed, {}, "consistency: criterion c: all views are of one model, which emits at one time: leave"),
         (VIEWS, {"specaug_conf": masks}, "specaug_conf has no time masks that time_mask_factor could"),
         (VIEWS, sampling, "criterion att: with scheduled sampling each view has a prefix of its own"),
         (VIEWS, {"mutual": {"criteria": {"ctc": KL}}}, "it does not go with mutual learning"),

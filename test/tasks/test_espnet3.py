@@ -158,6 +158,7 @@ def test_a_transducer_learns_from_a_transducer(train: Train, teacher: Path) -> N
             "  consistency: {criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}}\n",
             "consistency: split_batches: ESPnet3 makes the batches itself",
         ),
+        ("  consistency: [ctc]\n", r"consistency: \['ctc'\] is no mapping"),
         (
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n",
             "exp/none does not exist",

@@ -1,0 +1,49 @@
+"""Costs that a dry run expects of trainings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet_kd.commands.dry_run import Cost, Recipe
+from espnet_kd.commands.estimates import Hours
+from espnet_kd.config import dump_yaml
+from espnet_kd.data.batches import Speech
+
+
+class Known(Recipe):
+    """10 hours of speech, a model of a million parameters, one GPU."""
+
+    gpus, training, speech = 1, Hours(10.0, "test"), Speech.of_rates(16000, 5.0, 30)
+
+    def __init__(self) -> None:
+        self.options = {"config_ngpu": "1"}
+
+    def parameters(self, configs: list[Path]) -> int:
+        return 1_000_000
+
+
+def gpu_hours(tmp_path: Path, config: dict[str, Any]) -> float:
+    (tmp_path / "train.yaml").write_text(dump_yaml({"max_epoch": 4, **config}))
+    cost = Cost()
+    Known().train("exp", [tmp_path / "train.yaml"], "", [], cost)
+    assert cost.gpu_hours
+    return cost.gpu_hours
+
+
+@pytest.mark.parametrize(
+    ("views", "iterations", "factor"),
+    [
+        ({}, None, 2),  # half batches, twice as many, in two views
+        ({"split_batches": False}, None, 2),
+        ({}, 100, 1),  # so many half batches in two views
+        ({"split_batches": False, "views": 3}, 100, 3),
+    ],
+)
+def test_views_of_an_utterance_are_counted(
+    tmp_path: Path, views: dict[str, Any], iterations: int | None, factor: int
+) -> None:
+    plain = {"num_iters_per_epoch": iterations}
+    consistency = {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}, **views}
+    seen = gpu_hours(tmp_path, plain | {"consistency": consistency})
+    assert seen == pytest.approx(factor * gpu_hours(tmp_path, plain))
