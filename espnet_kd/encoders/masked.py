@@ -46,8 +46,6 @@ def without_padding(xs: Tensor, lengths: Tensor) -> Tensor:
 
 def reversed_in_time(x: Tensor, lengths: Tensor) -> Tensor:
     """Reverse the real frames, (B,) of them, of each utterance of (B, T, C); leave padding in place."""
-    if torch.compiler.is_exporting():  # one utterance without padding
-        return x.flip(1)
     frames = torch.arange(x.shape[1], device=x.device)
     order = torch.where(frames < lengths[:, None], lengths[:, None] - 1 - frames, frames)
     return x.gather(1, order[..., None].expand_as(x))

@@ -48,6 +48,7 @@ class OnnxPart:
     def __init__(self, path: Path, threads: int = 1) -> None:
         with needing_packages():
             import onnxruntime
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors
@@ -58,8 +59,15 @@ class OnnxPart:
         self._names = [i.name for i in self._session.get_inputs()]
 
     def __call__(self, *arrays: Array) -> list[Array]:
-        """Run the graph."""
-        found: list[Array] = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        """Run the graph.
+
+        Raises:
+            UserError: onnxruntime cannot.
+        """
+        try:
+            found: list[Array] = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        except Exception as e:  # see above
+            raise UserError(f"onnxruntime cannot run {self._path}: {first_line(e)}") from e
         return found
 
 

@@ -208,6 +208,8 @@ def obstacle(model: Model, config: Mapping[str, Any]) -> str | None:
         if getattr(model, name, None) is not None:
             return f"it has a {name}"
     main = (config.get("encoder_conf") or {}).get("main_conf") or {}
+    if encoder == "deepspeech2":
+        return "onnxruntime cannot run the graph of its recurrent encoder `deepspeech2`"
     if encoder in BLOCK_ENCODERS or main.get("dynamic_chunk_training"):
         return "it is trained for streaming, and graphs take whole utterances"
     return None

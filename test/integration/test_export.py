@@ -99,6 +99,8 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
     assert "attention decoder is a RNNDecoder, not a transformer: export its CTC layer with" in refused(rnn)
     streaming = {**TRANSDUCER["encoder_conf"], "main_conf": {"dynamic_chunk_training": True}}
     assert "trained for streaming" in refused({**TRANSDUCER, "encoder_conf": streaming})
+    recurrent = {**CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2}
+    assert "cannot run the graph of its recurrent encoder" in refused(recurrent)
     assert "with --search transducer: it has attention, ctc" in refused(HYBRID, "--search", "transducer")
     assert "waveforms for CTC models only" in refused(HYBRID, "--format", "sherpa", "--search", "attention")
     (tmp_path / "own").mkdir()
@@ -121,9 +123,7 @@ def test_a_transducer_equals_torch(rnn_type: str, dev: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("encoder", "conf"), [("jasper", JASPER), ("deepspeech2", DEEPSPEECH2), ("e_branchformer", None)]
-)
+@pytest.mark.parametrize(("encoder", "conf"), [("jasper", JASPER), ("e_branchformer", None)])
 def test_other_encoders_equal_torch(encoder: str, conf: Any, dev: Path, tmp_path: Path) -> None:
     conf = conf or {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1,
                     "cgmlp_linear_units": 32, "cgmlp_conv_kernel": 7}  # fmt: skip
@@ -163,9 +163,7 @@ def test_a_killed_export_leaves_nothing_under_its_name(hybrid: Path, dev: Path, 
     assert not out.exists()
 
 
-def test_missing_packages_name_the_extra(
-    hybrid: Path, dev: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_name_the_extra(hybrid: Path, dev: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"onnxscript is missing: pip install 'espnet_kd\[export\]'"):
         command.main([str(hybrid), "--check", str(dev)])
