@@ -123,7 +123,7 @@ def write_graph(name: str, plan: Plan, path: Path, opset: int) -> int | None:
     shapes: tuple[Any, ...] = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis in plan.dynamic.get(key, ())} or None for key in plan.inputs
     )
-    if isinstance(plan.module, Predictor):
+    if isinstance(plan.module, Predictor) and len(shapes) > 1:
         shapes = (shapes[0], shapes[1:])  # its states are variadic
     try:
         with quiet(), torch.no_grad():
