@@ -88,11 +88,18 @@ def _conditions(records: Mapping[str, Record]) -> list[str]:
         threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
         text = (
             f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} before, {threads}; "
-            f"{versions}; {record.utterances} utterances, {record.duration_s:.0f} s, {record.rounds} rounds"
+            f"{versions}; {_decoding(record)}; {record.utterances} utterances, {record.duration_s:.0f} s, {record.rounds} rounds"
         )
         first = "" if record.relative_to is None else f"; relative to {record.relative_to}"
         alike.setdefault(text + first, []).append(name)
     return [f"- {', '.join(plain(name) for name in names)}: {plain(text)}." for text, names in alike.items()]
+
+
+def _decoding(record: Record) -> str:
+    """Name the options of decoding, on which every time depends."""
+    options = record.options
+    named = [str(options.get(key) or "") for key in ("inference_config", "inference_args", "checkpoint")]
+    return f"decoded with {' '.join(filter(None, map(str.strip, named))) or "ESPnet's defaults"}"
 
 
 def section(groups: list[Group], sets: list[str]) -> list[str]:
