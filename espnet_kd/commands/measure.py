@@ -131,7 +131,7 @@ def places_of(args: argparse.Namespace) -> list[Path]:
     Raises:
         UserError: a model was decoded in several ways, or two models have the same directory.
     """
-    name = args.data.resolve().name
+    name = Path(os.path.abspath(args.data)).name  # also of a link to a set of another name
     if args.inference_tag:
         tags = one_for_each(args.inference_tag, len(args.exp), "--inference_tag")
     else:

@@ -89,6 +89,13 @@ def test_the_record_is_beside_the_decoded_set(recipe: Path, capsys: pytest.Captu
         measure.main([str(exp), str(exp), "--data", "test", "--inference_tag", "other"])
 
 
+def test_a_link_to_a_set_has_the_name_of_the_link(recipe: Path) -> None:
+    exp = fake_recogniser.write(recipe / "exp")
+    (recipe / "linked").symlink_to(recipe / "test")
+    args = measure.parser().parse_args([str(exp), "--data", "linked/"])
+    assert measure.places_of(args) == [exp / "inference/linked"]
+
+
 def test_nothing_is_written_if_one_model_fails(recipe: Path) -> None:
     good, bad = fake_recogniser.write(recipe / "good"), fake_recogniser.write(recipe / "bad", fails=True)
     with pytest.raises(UserError, match=r"u0\.\w+ of u0 cannot be decoded: no such kernel"):
