@@ -6,6 +6,7 @@ does hits all of them alike. The first pass over the utterances is not timed.
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -65,7 +66,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, write a record of each model, and print a table."""
-    args = parser().parse_args(argv)
+    try:
+        measure(parser().parse_args(argv))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure with the options of the command line."""
     for name in ("threads", "utterances", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: give a number from 1 up")
