@@ -115,7 +115,7 @@ def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recordin
         raise UserError(f"the WAV in the pipe cannot be read: {reason}: send PCM") from None
     width, channels, rate = head.getsampwidth(), head.getnchannels(), head.getframerate()
     if not RATES[0] <= rate <= RATES[1]:
-        raise UserError(f"the WAV in the pipe has {rate} samples per second according to its head: send it again")
+        raise UserError(f"the WAV in the pipe has {rate} samples per second in its head: send it again")
     if width not in WIDTHS:
         raise UserError(f"the WAV in the pipe has samples of {8 * width} bits: send 16 bits")
     return Recording("-", rate, _blocks_of_pipe(head, channels, width, _choose("-", channels, channel), rate))

@@ -88,7 +88,8 @@ def _conditions(records: Mapping[str, Record]) -> list[str]:
         threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
         text = (
             f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} before, {threads}; "
-            f"{versions}; {_decoding(record)}; {record.utterances} utterances, {record.duration_s:.0f} s, {record.rounds} rounds"
+            f"{versions}; {_decoding(record)}; "
+            f"{record.utterances} utterances, {record.duration_s:.0f} s, {record.rounds} rounds"
         )
         first = "" if record.relative_to is None else f"; relative to {record.relative_to}"
         alike.setdefault(text + first, []).append(name)

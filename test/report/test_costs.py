@@ -63,13 +63,15 @@ def test_the_table_says_what_was_measured() -> None:
     assert first[:8] == ["| a", "0.125", "0.25", "1", "640", "1.50, 2.00", "0.25, 0.50", "4.25"]
     assert first[8:] == ["812", "1.03 M", "35.6 M", "31.5 M", "3.2", "3/40 |"]
     assert second[0] == "| b\\|" and second[3:5] == ["0.50 (0.40 to 0.75)", "all"] and second[9] == "unknown"
-    assert "- a: CPU 9, 2 cores, load 0.5 before, 1 thread; python 3.12, torch 2; decoded with ESPnet's defaults; 4 utterances, 12 s" in text
+    assert "- a: CPU 9, 2 cores, load 0.5 before, 1 thread; python 3.12, torch 2; decoded with" in text
+    assert "; decoded with ESPnet's defaults; 4 utterances, 12 s" in text
     assert "; relative to exp/a." in text and "without waiting" in text
 
 
 def test_options_of_decoding_are_named() -> None:
     options = {"inference_config": "conf/decode.yaml", "inference_args": "--beam_size 5", "checkpoint": None}
-    assert "; decoded with conf/decode.yaml --beam_size 5; " in cost_table({"a": replace(RECORD, options=options)})
+    text = cost_table({"a": replace(RECORD, options=options)})
+    assert "; decoded with conf/decode.yaml --beam_size 5; " in text
 
 
 def test_latency_is_shown_where_a_model_streams() -> None:
