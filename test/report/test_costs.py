@@ -51,6 +51,14 @@ def test_columns_stand_beside_the_error_rates(recipe: Path) -> None:
     assert "![WER on test against real-time factor and size" in text and Path("images/speed.png").exists()
 
 
+def test_real_time_factors_of_different_machines_are_told(recipe: Path) -> None:
+    measured(recipe, "teacher", 0.4, 40.0)
+    measured(recipe, "student", 0.1, 9.0, machine=RECORD.machine | {"load": 1.5})
+    assert "measured on the same machine" not in report()
+    measured(recipe, "student", 0.1, 9.0, machine=RECORD.machine | {"cpu": "CPU 10"})
+    assert "Not all RTF of this set were measured on the same machine" in report()
+
+
 def test_a_picture_needs_two_models(recipe: Path) -> None:
     measured(recipe, "teacher", 0.4, 40.0)
     assert "| teacher" in report() and not Path("images/speed.png").exists()
