@@ -6,6 +6,7 @@ does hits all of them alike. The first pass over the utterances is not timed.
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -65,7 +66,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, write a record of each model, and print a table."""
-    args = parser().parse_args(argv)
+    try:
+        measure(parser().parse_args(argv))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure with the options of the command line."""
     for name in ("threads", "utterances", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: give a number from 1 up")
@@ -131,7 +139,7 @@ def places_of(args: argparse.Namespace) -> list[Path]:
     Raises:
         UserError: a model was decoded in several ways, or two models have the same directory.
     """
-    name = args.data.resolve().name
+    name = Path(os.path.abspath(args.data)).name  # also of a link to a set of another name
     if args.inference_tag:
         tags = one_for_each(args.inference_tag, len(args.exp), "--inference_tag")
     else:

@@ -65,9 +65,9 @@ def main(argv: list[str] | None = None) -> None:
         inference_args=args.inference_args,
         threads=args.threads,
     )
-    model = load_recogniser(args.exp, options)
     remarks = Remarks()
     try:
+        model = load_recogniser(args.exp, options)
         for path in args.audio:
             with opened(path, rate or model.rate, args.channel) as recording:
                 texts = transcribe(model, recording, args.longest, str(path) == PIPE, remarks)

@@ -12,7 +12,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from espnet_kd.data.heads import find_damage
+from espnet_kd.data.heads import RATES, find_damage
 from espnet_kd.errors import UserError
 
 Samples = NDArray[np.float32]  # (N,), full scale 1
@@ -55,20 +55,28 @@ def open_file(path: Path, channel: int | None = None) -> Iterator[Recording]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: give an audio file, or - for a pipe")
     try:
-        with soundfile.SoundFile(path) as f:
+        f = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise _not_audio(path, e) from None
+    with f:  # an error of whoever uses the blocks, such as of writing into a pipe, is not the file's
+        try:
             if damage := find_damage(path, f.samplerate):
                 raise UserError(f"{path} {damage}")
             if not f.frames:
                 raise UserError(f"{path} has no samples: record it again")
-            chosen = _choose(str(path), f.channels, channel)
-            yield Recording(str(path), f.samplerate, _blocks_of(f, path, chosen))
-    except (soundfile.SoundFileError, OSError) as e:
-        raise UserError(f"{path} cannot be read as audio: {e}: is it an audio file?") from None
+        except OSError as e:
+            raise _not_audio(path, e) from None
+        chosen = _choose(str(path), f.channels, channel)
+        yield Recording(str(path), f.samplerate, _blocks_of(f, path, chosen))
+
+
+def _not_audio(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as audio: {error}: is it an audio file?")
 
 
 def _blocks_of(f: soundfile.SoundFile, path: Path, channel: int) -> Iterator[Samples]:
     count = 0
-    while len(block := f.read(round(BLOCK_SECONDS * f.samplerate), dtype="float32", always_2d=True)):
+    while len(block := _read(f, path)):
         if not np.isfinite(block).all():
             raise UserError(f"{path} has samples that are NaN or infinite: convert it again")
         count += len(block)
@@ -77,20 +85,28 @@ def _blocks_of(f: soundfile.SoundFile, path: Path, channel: int) -> Iterator[Sam
         raise UserError(f"{path} ends after {count} of {f.frames} samples: copy it again")
 
 
+def _read(f: soundfile.SoundFile, path: Path) -> Any:
+    try:
+        return f.read(round(BLOCK_SECONDS * f.samplerate), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise _not_audio(path, e) from None
+
+
 def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recording:
     """Open a pipe that carries WAV, or samples of 16 bits, little-endian, of one channel, without a head.
 
     Args:
         pipe: read in blocks, as they come.
         rate: sampling rate of samples without a head, in hertz.
-        channel: of WAV, from 1; None for one channel.
+        channel: from 1; None for one channel.
 
     Raises:
         UserError: the head of the WAV is damaged, or of another kind than PCM, or lacks the channel.
     """
     start = pipe.read(4)
     if start != b"RIFF":
-        return Recording("-", rate, _blocks_of_pipe(_Again(start, pipe), 1, 2, 0, rate))
+        chosen = _choose("-", 1, channel)
+        return Recording("-", rate, _blocks_of_pipe(_Again(start, pipe), 1, 2, chosen, rate))
     try:
         source: Any = _Again(start, pipe)  # has what `wave` needs, which is read and no more
         head = wave.open(source)
@@ -98,6 +114,8 @@ def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recordin
         reason = str(e) or "it ends in its head"
         raise UserError(f"the WAV in the pipe cannot be read: {reason}: send PCM") from None
     width, channels, rate = head.getsampwidth(), head.getnchannels(), head.getframerate()
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"the WAV in the pipe has {rate} samples per second in its head: send it again")
     if width not in WIDTHS:
         raise UserError(f"the WAV in the pipe has samples of {8 * width} bits: send 16 bits")
     return Recording("-", rate, _blocks_of_pipe(head, channels, width, _choose("-", channels, channel), rate))

@@ -20,6 +20,11 @@ from espnet_kd.measure.recogniser import DecodingOptions, Operations, Recogniser
 from espnet_kd.teachers.checkpoint import load_tensors
 from espnet_kd.teachers.experiment import check_shapes, naming_stand_in, read_config
 
+# What torch says where the Fourier transform of ESPnet's front end gets less than half a window.
+FEWER_SAMPLES = "Padding size should be less than the corresponding input dimension"
+# Options of decoding that name files of a language model.
+LANGUAGE_MODELS = ("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file", "ngram_file")
+
 
 class ExperimentRecogniser(Recogniser):
     """A model of ESPnet's task asr or asr_transducer, on the CPU; see ``Recogniser``."""
@@ -63,7 +68,12 @@ class ExperimentRecogniser(Recogniser):
         if not len(speech):
             return ""
         if isinstance(self.search, Search):
-            return self.text(self.search("utterance", speech, self.setup.seed))
+            try:
+                return self.text(self.search("utterance", speech, self.setup.seed))
+            except RuntimeError as e:
+                if FEWER_SAMPLES not in str(e):
+                    raise
+                return ""
         stream, text = self.stream(), ""
         for samples, last in chunks(speech, self.chunk):
             text = stream.accept(samples, last)
@@ -78,11 +88,12 @@ class ExperimentRecogniser(Recogniser):
 
     @property
     def files(self) -> Sequence[Path]:
-        """Checkpoint, config.yaml, and what it names: statistics, and the model of subwords."""
+        """Checkpoint, config.yaml and what it names: statistics, model of subwords; and language models."""
         config = self.setup.config
         named = [(config.get(section) or {}).get(key) for section, key in FILE_OPTIONS]
         if config.get("token_type") == "bpe":
             named.append(config.get("bpemodel"))
+        named += [self.setup.options.get(key) for key in LANGUAGE_MODELS]
         others = [Path(name) for name in named if name not in NO_FILE]
         return [self.setup.checkpoint, self.directory / "config.yaml", *others]
 
@@ -93,8 +104,10 @@ class ExperimentRecogniser(Recogniser):
             return None
         return sum(int(p.numel()) for p in self.search.model.parameters())
 
-    def operations(self, speech: Samples) -> Operations:
-        """Count the multiply-adds of decoding one utterance."""
+    def operations(self, speech: Samples) -> Operations | None:
+        """Count the multiply-adds of decoding one utterance; None for a model that ESPnet has quantised."""
+        if self.setup.options.get("quantize_asr_model"):  # torch does not count its products
+            return None
         from espnet_kd.measure.operations import count
 
         return count(lambda: self.decode(speech), self.search.model.encoder)

@@ -54,12 +54,14 @@ class Measured:
                 options=content,
                 inference_config=None if config is None else str(config),
             )
-        except BaseException:
-            self.__exit__()
+        except BaseException as e:
+            self.__exit__(type(e))
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        if kind is not None:  # Ctrl-C, or an error of another model: nobody waits for this one
+            self._process.kill()
         if self._process.stdin is not None:
             try:
                 self._process.stdin.close()

@@ -26,6 +26,9 @@ First text: from the begin of an utterance until some text is there; final text:
 and as what 90 % do not exceed. The arrival of speech is imitated without waiting: a clock is moved on to the
 end of each chunk, or stays where the decoding of the chunk before has ended if that is later, and is then
 moved on by the time that decoding the chunk takes."""
+MIXED = """\
+Not all RTF of this set were measured on the same machine, with the same threads and versions: only rows of
+one line above can be compared, here, in the table of error rates and in the picture."""
 FILLINGS = ("full", "none", "left", "top", "right", "bottom")  # of points of one colour
 FLOOR = 1.15  # least ratio of the ends of an axis to its extreme points, so that none is on the frame
 
@@ -88,11 +91,26 @@ def _conditions(records: Mapping[str, Record]) -> list[str]:
         threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
         text = (
             f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} before, {threads}; "
-            f"{versions}; {record.utterances} utterances, {record.duration_s:.0f} s, {record.rounds} rounds"
+            f"{versions}; {_decoding(record)}; "
+            f"{record.utterances} utterances, {record.duration_s:.0f} s, {record.rounds} rounds"
         )
         first = "" if record.relative_to is None else f"; relative to {record.relative_to}"
         alike.setdefault(text + first, []).append(name)
     return [f"- {', '.join(plain(name) for name in names)}: {plain(text)}." for text, names in alike.items()]
+
+
+def _computer(record: Record) -> tuple[str, ...]:
+    """Return what must be the same for real-time factors to be comparable."""
+    machine = record.machine
+    versions = sorted(machine["versions"].items())
+    return tuple(str(value) for value in (machine["cpu"], machine["cores"], machine["threads"], versions))
+
+
+def _decoding(record: Record) -> str:
+    """Name the options of decoding, on which every time depends."""
+    options = record.options
+    named = [str(options.get(key) or "") for key in ("inference_config", "inference_args", "checkpoint")]
+    return f"decoded with {' '.join(filter(None, map(str.strip, named))) or "ESPnet's defaults"}"
 
 
 def section(groups: list[Group], sets: list[str]) -> list[str]:
@@ -103,6 +121,8 @@ def section(groups: list[Group], sets: list[str]) -> list[str]:
         if runs:
             records = {f"{group.label}, {run.name}": run.costs[name] for group, run in runs}
             parts += [f"## Speed and size: {plain(name)}", cost_table(records)]
+            if len({_computer(record) for record in records.values()}) > 1:
+                parts.append(MIXED)
     return parts
 
 

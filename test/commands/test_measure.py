@@ -1,7 +1,9 @@
 """Models side by side in processes of their own, without ESPnet."""
 
+import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import fake_recogniser
@@ -89,6 +91,13 @@ def test_the_record_is_beside_the_decoded_set(recipe: Path, capsys: pytest.Captu
         measure.main([str(exp), str(exp), "--data", "test", "--inference_tag", "other"])
 
 
+def test_a_link_to_a_set_has_the_name_of_the_link(recipe: Path) -> None:
+    exp = fake_recogniser.write(recipe / "exp")
+    (recipe / "linked").symlink_to(recipe / "test")
+    args = measure.parser().parse_args([str(exp), "--data", "linked/"])
+    assert measure.places_of(args) == [exp / "inference/linked"]
+
+
 def test_nothing_is_written_if_one_model_fails(recipe: Path) -> None:
     good, bad = fake_recogniser.write(recipe / "good"), fake_recogniser.write(recipe / "bad", fails=True)
     with pytest.raises(UserError, match=r"u0\.\w+ of u0 cannot be decoded: no such kernel"):
@@ -132,6 +141,25 @@ def test_the_processes_end_with_the_block(recipe: Path) -> None:
         pid = model.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_ctrl_c_ends_the_processes_at_once(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exp = fake_recogniser.write(recipe / "exp", seconds=60)
+    started: list[Measured] = []
+
+    def interrupted(model: Measured, utt: str, wav: str) -> None:
+        started.append(model)
+        assert model._process.stdin is not None
+        model._process.stdin.write(json.dumps({"do": "decode", "utt": utt, "wav": wav}) + "\n")
+        model._process.stdin.flush()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Measured, "decode", interrupted)
+    monkeypatch.setattr(process, "CLOSING", 60)
+    begin = time.monotonic()
+    with pytest.raises(SystemExit, match="130"):
+        measure.main([str(exp), "--data", "test"])
+    assert time.monotonic() - begin < 30 and started[0]._process.poll() == -signal.SIGKILL
 
 
 def test_options_for_one_model_or_for_each() -> None:

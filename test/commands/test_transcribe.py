@@ -103,6 +103,26 @@ def test_what_cannot_be_transcribed_is_refused(exp: Path, monkeypatch: pytest.Mo
         transcribe.main([str(failing), "a.wav"])
 
 
+def test_ctrl_c_while_the_model_is_loaded_ends_without_a_traceback(
+    exp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transcribe, "load_recogniser", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        transcribe.main([str(exp), "a.wav"])
+
+
+def test_an_error_of_printing_is_not_one_of_the_file(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")  # as of `espnet-kd transcribe ... | head -1`
+
+    monkeypatch.setattr(transcribe, "show", show)
+    with pytest.raises(BrokenPipeError):
+        transcribe.main([str(exp), "a.wav"])
+
+
 def test_files_are_looked_at_before_the_model_is_loaded(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRecogniser, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"missing\.wav does not exist"):

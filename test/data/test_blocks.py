@@ -122,6 +122,8 @@ def test_a_channel_of_a_pipe_is_chosen() -> None:
     assert np.allclose(found, 2 * tone(900) / 32768)
     with pytest.raises(UserError, match="- has 2 channels"):
         open_pipe(pipe(wav_bytes(2, channels=2)), 16000)
+    with pytest.raises(UserError, match="has 1 channels, but --channel is 2"):
+        open_pipe(pipe(b"\0" * 320), 16000, 2)
 
 
 FLOATS = wav_bytes(2)[:20] + b"\3" + wav_bytes(2)[21:]  # the kind in the head
@@ -130,6 +132,14 @@ FLOATS = wav_bytes(2)[:20] + b"\3" + wav_bytes(2)[21:]  # the kind in the head
 @pytest.mark.parametrize("content", [b"RIFF", wav_bytes(2)[:30], FLOATS])
 def test_a_bad_head_in_a_pipe_is_refused(content: bytes) -> None:
     with pytest.raises(UserError, match="the WAV in the pipe cannot be read: .*: send PCM"):
+        open_pipe(pipe(content), 16000)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 4_000_000_000])
+def test_an_impossible_rate_in_a_pipe_is_refused(rate: int) -> None:
+    content = wav_bytes(2)
+    content = content[:24] + struct.pack("<I", rate) + content[28:]
+    with pytest.raises(UserError, match=f"has {rate} samples per second in its head"):
         open_pipe(pipe(content), 16000)
 
 

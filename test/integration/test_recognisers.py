@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,19 @@ def test_what_whole_utterances_need_is_told(recipe: Recipe) -> None:
         stock = Speech2Text(**stock_files(recipe.root / "exp/teacher", "valid.acc.ave.pth"), beam_size=2)
     assert teacher.decode(SPEECH) == stock(SPEECH)[0][0]
     assert teacher.parameters == sum(p.numel() for p in stock.asr_model.parameters())
+    assert teacher.decode(SPEECH[:10]) == "", "less than a window of the front end"
     counted = teacher.operations(SPEECH)
     assert counted.encoder and counted.total > counted.encoder
     assert [path.name for path in teacher.files] == ["valid.acc.ave.pth", "config.yaml", "feats_stats.npz"]
+
+
+def test_files_of_a_language_model_count_and_quantised_products_are_unknown(recipe: Recipe) -> None:
+    teacher = load(recipe.root / "exp/teacher", "--beam_size 2")
+    options = {"lm_file": "lm.pth", "lm_train_config": "lm.yaml", "word_lm_file": None}
+    teacher.setup = replace(teacher.setup, options=options)
+    assert [path.name for path in teacher.files][-2:] == ["lm.yaml", "lm.pth"]
+    teacher.setup = replace(teacher.setup, options={"quantize_asr_model": True})
+    assert teacher.operations(SPEECH) is None, "torch counts only what is not quantised"
 
 
 @pytest.mark.parametrize(

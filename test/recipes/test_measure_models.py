@@ -1,5 +1,7 @@
 """--measure true: which models the functions of utils/decoding.sh measure, and how."""
 
+from pathlib import Path
+
 import pytest
 from shell import TEMPLATE, sh
 
@@ -52,3 +54,22 @@ def test_a_model_that_cannot_be_measured_does_not_end_the_recipe() -> None:
     assert (result.returncode, result.stdout) == (0, "goes on\n")
     assert result.stderr == "warning: exp/student could not be measured\n"
 
+
+
+def test_decoding_again_removes_what_was_measured(tmp_path: Path) -> None:
+    """The model has changed, or the options of decoding."""
+    decoded = tmp_path / "exp/s/test"
+    decoded.mkdir(parents=True)
+    for name in ("text", "score.json", "measure.json"):
+        (decoded / name).touch()
+    stubs = (
+        f"raw={tmp_path} inference_nj=1 gpu_inference=false lm_name=; "
+        "find_valid_parts() { :; }; to_decode() { echo test; }; fits_lm() { :; }; lock() { :; }; "
+        "cksum() { :; }; wc() { echo 1; }; smallest() { echo 1; }; unchanged() { false; }; python=true; "
+        "inference_config=; split_keys() { exit 0; }"  # after which it decodes
+    )
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/wav.scp").touch()
+    result = sh(TEMPLATE, "bash", "-c", f"{SCRIPT}{stubs}\ndecode {tmp_path / 'exp'} test")
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in decoded.iterdir()] == ["logdir"]

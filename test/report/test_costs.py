@@ -51,6 +51,14 @@ def test_columns_stand_beside_the_error_rates(recipe: Path) -> None:
     assert "![WER on test against real-time factor and size" in text and Path("images/speed.png").exists()
 
 
+def test_real_time_factors_of_different_machines_are_told(recipe: Path) -> None:
+    measured(recipe, "teacher", 0.4, 40.0)
+    measured(recipe, "student", 0.1, 9.0, machine=RECORD.machine | {"load": 1.5})
+    assert "measured on the same machine" not in report()
+    measured(recipe, "student", 0.1, 9.0, machine=RECORD.machine | {"cpu": "CPU 10"})
+    assert "Not all RTF of this set were measured on the same machine" in report()
+
+
 def test_a_picture_needs_two_models(recipe: Path) -> None:
     measured(recipe, "teacher", 0.4, 40.0)
     assert "| teacher" in report() and not Path("images/speed.png").exists()
@@ -63,8 +71,15 @@ def test_the_table_says_what_was_measured() -> None:
     assert first[:8] == ["| a", "0.125", "0.25", "1", "640", "1.50, 2.00", "0.25, 0.50", "4.25"]
     assert first[8:] == ["812", "1.03 M", "35.6 M", "31.5 M", "3.2", "3/40 |"]
     assert second[0] == "| b\\|" and second[3:5] == ["0.50 (0.40 to 0.75)", "all"] and second[9] == "unknown"
-    assert "- a: CPU 9, 2 cores, load 0.5 before, 1 thread; python 3.12, torch 2; 4 utterances, 12 s" in text
+    assert "- a: CPU 9, 2 cores, load 0.5 before, 1 thread; python 3.12, torch 2; decoded with" in text
+    assert "; decoded with ESPnet's defaults; 4 utterances, 12 s" in text
     assert "; relative to exp/a." in text and "without waiting" in text
+
+
+def test_options_of_decoding_are_named() -> None:
+    options = {"inference_config": "conf/decode.yaml", "inference_args": "--beam_size 5", "checkpoint": None}
+    text = cost_table({"a": replace(RECORD, options=options)})
+    assert "; decoded with conf/decode.yaml --beam_size 5; " in text
 
 
 def test_latency_is_shown_where_a_model_streams() -> None:

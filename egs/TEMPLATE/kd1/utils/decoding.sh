@@ -90,7 +90,7 @@ decode() {
         fi
         if [ ! -e "${logs}/inputs" ] || ! unchanged "${logs}/inputs" "${inputs}" ||
             [ ! -e "${logs}/keys.${jobs}.scp" ] || [ -e "${logs}/keys.$((jobs + 1)).scp" ]; then
-            rm -rf "${dir}"/{text,token,token_int,score,score.json} "${logs}"
+            rm -rf "${dir}"/{text,token,token_int,score,score.json,measure.json} "${logs}"
             mkdir -p "${logs}"
             split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
             echo "${inputs}" > "${logs}/inputs"
