@@ -13,7 +13,7 @@ from shell import TEMPLATE, Finished, copy_recipe, failure, make_loud, model, ru
 from espnet_kd.scoring import alignment
 from espnet_kd.targets.store import Store
 
-pytestmark = pytest.mark.slow(seconds=30)
+pytestmark = [pytest.mark.slow(seconds=30), pytest.mark.long]
 
 RECIPE = TEMPLATE.parents[1] / "swbd" / "kd1"
 # What the miniature cannot have of the size of the real one.

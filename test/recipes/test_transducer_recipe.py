@@ -11,7 +11,7 @@ import torch
 import yaml
 from shell import Finished, failure, run
 
-pytestmark = pytest.mark.slow(seconds=70)
+pytestmark = [pytest.mark.slow(seconds=70), pytest.mark.long]
 
 CHECKPOINT = "valid.loss_transducer.ave"
 OPTIONS = (
@@ -112,7 +112,6 @@ def test_a_streaming_student_is_taught_with_its_own_delay(recipe: Path) -> None:
     assert "criteria: lattice: delay: " in log and "the median of " in log
 
 
-@pytest.mark.long
 def test_noisy_students_follow_the_rule(recipe: Path) -> None:
     """The first streams, its teacher does not: hard targets; the second is taught by its like: soft ones."""
     shutil.copytree(recipe / "data/test", recipe / "data/more")
