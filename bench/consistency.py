@@ -1,6 +1,6 @@
 """Compare the time of a step of two views of a half batch with two steps of half batches without views."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from bench import transducer
 from bench.online_teacher import training_step
 from bench.report import judge
-from bench.speech_model import ModelSize, batch, build
+from bench.speech_model import ModelSize, StepCase, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.consistency_model import with_views
@@ -22,24 +22,10 @@ LATTICE = {"lattice": {"type": "transducer", "kind": "collapsed", "normalize": "
 ONE, WHOLE, VIEWS = "half batch", "whole batch", "two views of a half batch"
 
 
-@dataclass(frozen=True)
-class ConsistencyCase:
-    """Sizes of a model and of half a batch (utterances, seconds), and how often a step is timed."""
-
-    size: ModelSize
-    utterances: int
-    seconds: float
-    rounds: int
-
-    def __str__(self) -> str:
-        """Describe the sizes."""
-        return f"{self.size}, {self.utterances} x {self.seconds} s"
-
-
 # In the tiny case a step is nearly all fixed cost, which one step of two views has once.
 CASES = {
-    "tiny": ConsistencyCase(ModelSize(1, 16), 2, 1.0, rounds=100),
-    "an4": ConsistencyCase(ModelSize(3, 48), 4, 2.5, rounds=30),
+    "tiny": StepCase(ModelSize(1, 16), 2, 1.0, rounds=100),
+    "an4": StepCase(ModelSize(3, 48), 4, 2.5, rounds=30),
 }
 
 
@@ -57,7 +43,7 @@ def consistent(model: Any, criteria: dict[str, Any]) -> Any:
     return with_views(model, Views(time_mask_factor=1.0), term_options(criteria))
 
 
-def measure(case: ConsistencyCase) -> dict[str, Timing]:
+def measure(case: StepCase) -> dict[str, Timing]:
     """Time a training step of each variant."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

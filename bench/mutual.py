@@ -1,14 +1,12 @@
 """Compare the time of a step of two peers with two steps of one model."""
 
-from dataclasses import dataclass
-
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from bench.online_teacher import training_step
 from bench.report import judge
-from bench.speech_model import ModelSize, batch, build
+from bench.speech_model import ModelSize, StepCase, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.mutual_model import Mutual, learn_together
@@ -21,24 +19,10 @@ TAPS = ("decoder", "ctc.ctc_lo")
 SAMPLING = Schedule(0.2, 0.2)
 
 
-@dataclass(frozen=True)
-class MutualCase:
-    """Sizes of a model and of a batch (utterances, seconds), and how often a step is timed."""
-
-    size: ModelSize
-    utterances: int
-    seconds: float
-    rounds: int
-
-    def __str__(self) -> str:
-        """Describe the sizes."""
-        return f"{self.size}, {self.utterances} x {self.seconds} s"
-
-
 # In the tiny case a step is nearly all fixed cost.
 CASES = {
-    "tiny": MutualCase(ModelSize(1, 16), 2, 1.0, rounds=100),
-    "an4": MutualCase(ModelSize(3, 48), 8, 2.5, rounds=20),
+    "tiny": StepCase(ModelSize(1, 16), 2, 1.0, rounds=100),
+    "an4": StepCase(ModelSize(3, 48), 8, 2.5, rounds=20),
 }
 
 
@@ -49,7 +33,7 @@ def main() -> bool:
     return judge(CASES, measure, ratios, TARGET, ("MB for backward", saved))
 
 
-def saved(case: MutualCase) -> dict[str, str]:
+def saved(case: StepCase) -> dict[str, str]:
     """Format the megabytes that the forward pass of each variant saves for the backward pass."""
     data = batch(case.utterances, case.seconds)
     return {name: f"{saved_megabytes(model, data):.1f}" for name, model in models(case.size).items()}
@@ -78,7 +62,7 @@ def peers(first: ESPnetASRModel, second: ESPnetASRModel, sampling: bool) -> ESPn
     return model
 
 
-def measure(case: MutualCase) -> dict[str, Timing]:
+def measure(case: StepCase) -> dict[str, Timing]:
     """Time a training step of every variant."""
     torch.set_num_threads(1)
     data = batch(case.utterances, case.seconds)

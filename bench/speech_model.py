@@ -25,6 +25,20 @@ class ModelSize:
         return f"{self.layers} x {self.width}"
 
 
+@dataclass(frozen=True)
+class StepCase:
+    """Sizes of a model and of a batch (utterances, seconds), and how often a step is timed."""
+
+    size: ModelSize
+    utterances: int
+    seconds: float
+    rounds: int
+
+    def __str__(self) -> str:
+        """Describe the sizes."""
+        return f"{self.size}, {self.utterances} x {self.seconds} s"
+
+
 def build(size: ModelSize) -> ESPnetASRModel:
     """Build a CTC/attention model as in the recipes, in training mode."""
     config = ASRTask.get_default_config()
