@@ -22,7 +22,7 @@ install:  ## install everything into .venv, as other targets do first (7 GB, som
 demo: install  ## recipe of spoken digits: teacher, student, distilled student, table and plots (10 minutes on 2 cores)
 	@cd egs/digits/kd1 && ./run.sh $(ARGS)
 
-test: install  ## run the tests but those marked long, 10 to 20 minutes (ARGS="-m 'not slow'" for fewer, ARGS="-m ''" for all, ARGS="-k name")
+test: install  ## run the tests but those marked long, about 10 minutes (ARGS="-m 'not slow'" for fewer, ARGS="-m ''" for all, ARGS="-k name")
 	@python -m pytest -rs --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" test $(ARGS)
 
 attack: install  ## try damaged inputs, stores, archives, audio, and kills at random moments (ARGS="fuzz kills" for parts)
