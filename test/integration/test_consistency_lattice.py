@@ -70,7 +70,8 @@ def test_with_the_auxiliary_layer_alone(recipe: Recipe) -> None:
 
 def test_a_stock_experiment_comes_out(recipe: Recipe) -> None:
     exp = train(recipe, "exp/lattice-views", consistency=VIEWS, specaug_conf=MASKS)
-    load_experiment(exp, CHECKPOINT)
+    stock = load_experiment(exp, CHECKPOINT).model
+    assert torch.load(exp / CHECKPOINT, weights_only=True).keys() == stock.state_dict().keys()
 
 
 @pytest.fixture(scope="module")
