@@ -4,6 +4,7 @@ The teacher's own directory is not changed.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
@@ -11,6 +12,7 @@ from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.host.outputs import absolute_paths
+from espnet_kd.teachers.experiment import find_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,18 +28,22 @@ def main(argv: list[str] | None = None) -> None:
 def adopt(exp: Path, expdir: Path, model: str) -> Path:
     """Return ``exp`` if it is in ``expdir``, else a directory in ``expdir`` that refers to it.
 
-    That directory has a config.yaml with absolute paths and a link to the model.
+    That directory has a config.yaml with absolute paths and a link of the name ``model``: to the checkpoint
+    of that name, or else to the one that teaches where none is named.
 
     Raises:
         UserError: the teacher is incomplete, or ``expdir`` has another experiment of its name.
     """
     if exp.resolve().parent == expdir.resolve():
         return exp
-    for name in ("config.yaml", model):
-        if not (exp / name).is_file():
-            raise UserError(
-                f"{exp / name} does not exist: --teacher_exp takes directories of trained experiments"
-            )
+    if not (exp / "config.yaml").is_file():
+        raise UserError(
+            f"{exp / 'config.yaml'} does not exist: --teacher_exp takes directories of trained experiments"
+        )
+    checkpoint = exp / model
+    if not checkpoint.is_file():
+        checkpoint = find_checkpoint(exp, None)
+        print(f"{exp} has no {model}: it is decoded with {checkpoint.name}", file=sys.stderr)
     target, source = expdir / exp.name, str(exp.resolve())
     record = target / "run.json"
     if target.exists() and (not record.exists() or read_json(record).get("source") != source):
@@ -51,7 +57,7 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
     link = target / model
     if not link.exists():
         link.unlink(missing_ok=True)
-        link.symlink_to((exp / model).resolve())
+        link.symlink_to(checkpoint.resolve())
     return target
 
 

@@ -68,11 +68,25 @@ def test_a_second_time_changes_nothing_and_a_moved_model_is_linked_anew(tmp_path
     assert (here / MODEL).read_text() == "weights"
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", MODEL])
-def test_an_incomplete_teacher_is_refused(tmp_path: Path, theirs: Path, missing: str) -> None:
-    (theirs / missing).unlink()
-    with pytest.raises(UserError, match=f"asr_big/{missing} does not exist"):
+@pytest.mark.parametrize(
+    ("missing", "message"), [("config.yaml", "asr_big/config.yaml does not exist"), ("*.pth", "it has no")]
+)
+def test_an_incomplete_teacher_is_refused(tmp_path: Path, theirs: Path, missing: str, message: str) -> None:
+    for path in theirs.glob(missing):
+        path.unlink()
+    with pytest.raises(UserError, match=message):
         adopt(theirs, tmp_path / "exp", MODEL)
+
+
+def test_a_checkpoint_of_another_name(
+    tmp_path: Path, theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Published models often have valid.acc.ave_10best.pth alone, which no student need have."""
+    (theirs / MODEL).unlink()
+    (theirs / "2epoch.pth").rename(theirs / "valid.acc.ave_10best.pth")
+    here = adopt(theirs, tmp_path / "exp", MODEL)
+    assert (here / MODEL).read_text() == "weights"
+    assert f"asr_big has no {MODEL}: it is decoded with valid.acc.ave_10best.pth" in capsys.readouterr().err
 
 
 def test_two_teachers_of_one_name_are_refused(tmp_path: Path, theirs: Path) -> None:
