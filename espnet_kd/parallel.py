@@ -81,27 +81,6 @@ class Cluster:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_shards(
-    directory: Path,
-    utterances: Mapping[str, Any],
-    count: int | None = None,
-    suffix: str = ".jsonl",
-) -> list[Shard]:
-    """Divide the utterances, sorted by id, into shards whose sizes differ by at most one.
-
-    The shards do not depend on the number of workers, so it may change when the command is repeated.
-
-    Args:
-        utterances: id -> what a worker needs.
-        count: number of shards; None for one per ``PER_SHARD`` utterances.
-        suffix: of the names of shards.
-    """
-    count = number_of_shards(len(utterances), count)
-    paths = [directory / f"{i + 1:05d}{suffix}" for i in range(count)]
-    rows = ((utt, utterances[utt]) for utt in sorted(utterances))
-    return list(divide(rows, len(utterances), paths))
-
-
 def number_of_shards(utterances: int, count: int | None = None) -> int:
     """Return into how many shards to divide so many utterances; ``count`` is the number that a user wants."""
     return min(count or -(-utterances // PER_SHARD), utterances)
@@ -115,7 +94,9 @@ def shard_paths(directory: Path, count: int, suffix: str = ".jsonl") -> list[Pat
 
 
 def divide(rows: Iterable[tuple[str, Any]], total: int, paths: Sequence[Path]) -> Iterator[Shard]:
-    """Yield the shards of ``plan_shards`` one by one.
+    """Divide utterances into shards whose sizes differ by at most one; yield them one by one.
+
+    They do not depend on the number of workers, so it may change when a command is repeated.
 
     Args:
         rows: id and what a worker needs, sorted by id.

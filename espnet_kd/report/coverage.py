@@ -79,7 +79,8 @@ def measure_coverage(args: argparse.Namespace) -> dict[str, CoverageCurve]:
     """Run the teachers on the data; return the curves by kind of position."""
     from espnet_kd.targets import worker
     from espnet_kd.targets.format import TapFormat
-    from espnet_kd.targets.plan import load, needs_text, rate_of, read_data
+    from espnet_kd.targets.plan import load, needs_text, rate_of
+    from espnet_kd.targets.utterances import read_data
     from espnet_kd.teachers.options import teacher_options
 
     options = teacher_options({"exp": args.teacher, "checkpoint": args.checkpoint, "mean": args.mean})
@@ -88,7 +89,7 @@ def measure_coverage(args: argparse.Namespace) -> dict[str, CoverageCurve]:
     rate = rate_of(load(options))
     observer = worker.load(worker.spec(options, taps, rate, "cuda" if args.ngpu else "cpu"))
     curves: dict[str, CoverageCurve] = {}
-    for utt, (wav, text) in read_data([args.data], needs_text(taps)).utterances.items():
+    for utt, (wav, text) in read_data([args.data], needs_text(taps)):
         for tap, seen in observer.observe(utt, wav, text)[2].items():
             logits = seen.tensor[0, : int(seen.lengths[0])].float()
             add_utterance(curves, tap, (logits / args.temperature).softmax(-1).cpu().numpy())

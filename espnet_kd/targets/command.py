@@ -8,7 +8,7 @@ can be repeated. ``--verify`` checks every record of a store, and that the audio
 import argparse
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, get_args
 from espnet_kd import parallel
 from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.config import merge_files
+from espnet_kd.data.tables import Lookup
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import fingerprint
 from espnet_kd.targets.format import (
@@ -132,29 +133,32 @@ def check_speech(store: Store, places: Sequence[Path], part: bool) -> Iterator[s
         places: data directories.
         part: whether the store may have more utterances than the directories.
     """
-    from espnet_kd.targets.plan import read_data
+    from espnet_kd.targets.utterances import read_data
 
     try:
-        wavs = {utt: wav for utt, (wav, _) in read_data(places, with_text=False).utterances.items()}
+        data = read_data(places, with_text=False)
     except UserError as e:
         yield str(e)
         return
     where = " and ".join(map(str, places))
+    speech = Lookup((utt, wav) for utt, (wav, _) in data)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for shard in store.manifest.shards:
             try:
                 entries = store.entries(shard)
             except UserError:  # `verify` reports it
                 continue
-            shared = [utt for utt in entries if utt in wavs]
-            foreign = (utt for utt in entries if utt not in wavs and not part)
+            wavs = {utt: speech.get(utt) for utt in sorted(entries)}
+            foreign = (utt for utt, wav in wavs.items() if wav is None and not part)
             yield from (f"{store.directory}: {utt} is not in {where}" for utt in foreign)
-            for utt, found in zip(shared, pool.map(_audio_of, shared, map(wavs.get, shared)), strict=True):
+            shared = {utt: wav for utt, wav in wavs.items() if wav is not None}
+            for utt, found in zip(shared, pool.map(_audio_of, shared, shared.values()), strict=True):
                 if isinstance(found, str):
                     yield found
                 elif entries[utt].audio not in (None, found):
-                    yield f"{store.directory}: the targets of {utt} are of other audio than {wavs[utt]}"
-    yield from (f"{store.directory} has no targets of {utt} of {where}" for utt in wavs if utt not in store)
+                    yield f"{store.directory}: the targets of {utt} are of other audio than {shared[utt]}"
+    absent = (utt for utt, _ in data if utt not in store)
+    yield from (f"{store.directory} has no targets of {utt} of {where}" for utt in absent)
 
 
 def _audio_of(utt: str, wav: str) -> int | str:
@@ -174,7 +178,8 @@ def make(args: argparse.Namespace) -> Store:
         UserError: configuration, teachers or data are unusable, or the directory holds another store.
     """
     from espnet_kd.targets import worker  # imports ESPnet, which takes seconds
-    from espnet_kd.targets.plan import needs_text, plan, read_data
+    from espnet_kd.targets.plan import needs_text, plan
+    from espnet_kd.targets.utterances import read_data
     from espnet_kd.targets.worker import check_room, estimate
 
     if not 1 <= args.codebooks <= MOST_CODEBOOKS:
@@ -190,27 +195,31 @@ def make(args: argparse.Namespace) -> Store:
     if (there := _served(directory, asked, settings)) is not None:
         print(f"{directory}: already there, {_summary(there.manifest)}")
         return there
-    planned = parallel.plan_shards(directory.resolve(), data.utterances, args.shards, suffix="")
-    with parallel.lock_shards(directory, {**settings, "shards": len(planned)}, "targets"):
-        todo = [shard for shard in planned if not shard.path.exists()]
-        print(f"{directory}: {len(planned)} shards, {len(todo)} to make", flush=True)
+    paths = parallel.shard_paths(
+        directory.resolve(), parallel.number_of_shards(len(data), args.shards), suffix=""
+    )
+    with parallel.lock_shards(directory, {**settings, "shards": len(paths)}, "targets"):
+        todo = {path for path in paths if not path.exists()}
+        print(f"{directory}: {len(paths)} shards, {len(todo)} to make", flush=True)
         place = str(directory.resolve())
         spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds, place)
         started = time.perf_counter()
         quantisers = worker.make_quantisers(data, spec) if "quantiser" in settings else {}
         if todo:
             expected = estimate(data, worker.load(spec))
-            check_room(directory, expected.size * len(todo) / len(planned))
+            check_room(directory, expected.size * len(todo) / len(paths))
             print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
         work = partial(worker.work, spec=spec)
         # Without a record of the shards that are there, that of the others would be too small.
-        cost = read_cost(directory) or (Cost() if len(todo) == len(planned) else None)
-        for number, shard in enumerate(parallel.process_shards(todo, work, where), 1):
+        cost = read_cost(directory) or (Cost() if len(todo) == len(paths) else None)
+        missing = (shard for shard in parallel.divide(data, len(data), paths) if shard.path in todo)
+        for number, shard in enumerate(parallel.process_shards(missing if todo else (), work, where), 1):
             if cost is not None:
                 cost = Cost(cost.cpu_seconds + shard.cpu_seconds, cost.seconds + shard.seconds)
                 cost.write(directory)
             done = f"{len(shard.utterances)} utterances, {number} of {len(todo)} shards"
             print(f"{shard.path.name}: {done}", flush=True)
+        planned = parallel.divide(data, len(data), paths)
         manifest = replace(_manifest(directory, planned, asked, data, settings), quantisers=quantisers)
         manifest.write(directory)
     took = time.perf_counter() - started
@@ -278,7 +287,7 @@ def _incomplete(path: Path, taps: Mapping[str, TapFormat]) -> bool:
 
 
 def _manifest(
-    directory: Path, planned: list[parallel.Shard], asked: Any, data: Any, settings: dict[str, Any]
+    directory: Path, planned: Iterable[parallel.Shard], asked: Any, data: Any, settings: dict[str, Any]
 ) -> Manifest:
     """Make the manifest of complete shards.
 
@@ -289,7 +298,8 @@ def _manifest(
 
     entries, samples = [], 0
     for shard in planned:
-        path = directory / shard.path.name / INDEX
+        name = str(shard.path.relative_to(directory.resolve()))
+        path = directory / name / INDEX
         index = read_index(path, list(asked.taps))
         again = f"remove {path.parent} and repeat the command"
         if problem := next(damage(path.parent, index, asked.taps), None):
@@ -301,7 +311,7 @@ def _manifest(
                 f"made from other data or is incomplete; {again}"
             )
         samples += sum(entry.samples for entry in index.values())
-        entries.append(ShardEntry(shard.path.name, shard.utterances[0][0], len(index), fingerprint(path)))
+        entries.append(ShardEntry(name, shard.utterances[0][0], len(index), fingerprint(path)))
     names = [source.name for source in asked.teacher.sources]
     teachers = [{"experiment": n, **t} for n, t in zip(names, settings["teachers"], strict=True)]
     rest: dict[str, Any] = {

@@ -9,14 +9,15 @@ from typing import Any
 from espnet_kd.config import merge_files
 from espnet_kd.data import dump
 from espnet_kd.data.audio import DEFAULT_RATE, read_speech
-from espnet_kd.data.contents import fingerprint_speech
+from espnet_kd.data.tables import SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import fingerprint, iterate_rows, read_table, table_files
+from espnet_kd.files import table_files
 from espnet_kd.rnnt import Joint, OneBestTargets
 from espnet_kd.targets.format import Manifest, OutputLayer, TapFormat, checksum, tokens_checksum
 from espnet_kd.targets.quantiser import TRAINED_ON
 from espnet_kd.targets.store import Store
 from espnet_kd.targets.teacher import StoredTeacher
+from espnet_kd.targets.utterances import SourceData
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import OnlineTeacher
@@ -78,7 +79,7 @@ class StorePlan:
             for source, w in zip(sources, weights, strict=True)
         ]
 
-    def settings(self, data: "SourceData", device: str) -> dict[str, Any]:
+    def settings(self, data: SourceData, device: str) -> dict[str, Any]:
         """Return everything that the targets depend on; files by fingerprints of their content."""
         return {
             "teachers": self.identities(),
@@ -90,30 +91,6 @@ class StorePlan:
             "device": device,
             **({"quantiser": TRAINED_ON} if any(tap.kind == "codes" for tap in self.taps.values()) else {}),
         }
-
-
-@dataclass(frozen=True)
-class SourceData:
-    """The utterances of formatted data directories.
-
-    Attributes:
-        sources: the directories.
-        utterances: by id, the absolute path of the audio, and the transcript ("" if it is not needed).
-    """
-
-    sources: list[dump.Dump]
-    utterances: dict[str, tuple[str, str]]
-
-    def fingerprints(self, with_text: bool) -> list[dict[str, Any]]:
-        """Return fingerprints of the speech and the transcripts of each directory."""
-        return [
-            {
-                "utterances": len(s.wav),
-                "audio": fingerprint_speech(s.path),
-                **({"text": fingerprint(s.path / "text")} if with_text else {}),
-            }
-            for s in self.sources
-        ]
 
 
 def plan(args: argparse.Namespace) -> StorePlan:
@@ -270,28 +247,6 @@ def needs_text(taps: Mapping[str, TapFormat]) -> bool:
     return any(path.split(".")[0] == "decoder" or path == LATTICE for path in taps)
 
 
-def read_data(paths: Sequence[Path], with_text: bool) -> SourceData:
-    """Read data directories that stages 3 and 4 made.
-
-    Raises:
-        UserError: a directory is incomplete, an utterance has no transcript, or two have the same id.
-    """
-    sources, found = [dump.read_dump(path) for path in paths], {}
-    for source in sources:
-        texts = read_table(source.path / "text") if with_text else {}
-        for utt, wav in source.absolute():
-            if with_text and utt not in texts:
-                raise UserError(
-                    f"{source.path}/text has no transcript of {utt}, which targets of a decoder need"
-                )
-            if utt in found:
-                raise UserError(
-                    f"{source.path}/wav.scp: {utt} is in another --data directory, too: give it once"
-                )
-            found[utt] = (wav, texts.get(utt, ""))
-    return SourceData(sources, found)
-
-
 def rate_of_speech(places: Sequence[Path]) -> int | None:
     """Return the sampling rate of the first utterance of data directories; None if there is none."""
     for place in places:
@@ -442,7 +397,7 @@ def _check_utterances(store: Store, args: argparse.Namespace) -> None:
     both = (args.train_data_path_and_name_and_type, args.valid_data_path_and_name_and_type)
     tables = [path for entries in both for path, name, _ in entries if name == "speech"]
     for path in (file for table in tables for file in table_files(table)):
-        if (utt := store.missing(utt for utt, _ in iterate_rows(path))) is not None:
+        if (utt := store.missing(SortedTable(path).ids())) is not None:
             raise UserError(
                 f"{store.directory} has no targets of utterance {utt} of {path}: it was made of other data; "
                 "make it again"

@@ -30,6 +30,7 @@ from espnet_kd.targets.format import (
 )
 
 OPEN_FILES = 128  # number of files that stay open, at most
+INDEXES = 2000  # of shards that stay in memory, at most; a hundred utterances have about 0.1 MB
 ROUNDING = 0.02  # float16 can make the sum of K <= 50 probabilities exceed 1 by this much
 
 
@@ -47,7 +48,7 @@ class Store:
         self.directory = Path(directory)
         self.manifest: Manifest = read_manifest(self.directory)
         self._firsts = [shard.first for shard in self.manifest.shards]
-        self._index = lru_cache(maxsize=None)(self._read_index)
+        self._index = lru_cache(maxsize=INDEXES)(self._read_index)
         self._file = lru_cache(maxsize=OPEN_FILES)(self._open)
 
     def __contains__(self, utt: str) -> bool:
@@ -224,7 +225,6 @@ def _coverage(rows: NDArray[Any]) -> NDArray[np.float64]:
 def _unknown_files(store: Store) -> Iterator[str]:
     """Yield a problem for each shard that is not in the manifest."""
     known = {shard.name for shard in store.manifest.shards}
-    for path in sorted(
-        p for p in Path(store.directory).glob("[0-9]*/" + INDEX) if p.parent.name not in known
-    ):
-        yield f"{path.parent} does not belong to this store"
+    for path in sorted(store.directory.glob("[0-9]*/**/" + INDEX)):
+        if str(path.parent.relative_to(store.directory)) not in known:
+            yield f"{path.parent} does not belong to this store"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import threading
 import time
@@ -33,9 +32,10 @@ from espnet_kd.targets.format import (
     text_checksum,
     write_shard,
 )
-from espnet_kd.targets.plan import SourceData, needs_text, rate_of
+from espnet_kd.targets.plan import needs_text, rate_of
 from espnet_kd.targets.quantiser import TRAINED_ON, Quantiser, read_quantiser, train_quantiser
 from espnet_kd.targets.teacher import to_rows
+from espnet_kd.targets.utterances import SourceData
 from espnet_kd.teachers.experiment import with_absolute_paths
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.online import OnlineTeacher
@@ -320,16 +320,15 @@ def make_quantisers(data: SourceData, spec: WorkerSpec) -> dict[str, str]:
     coded = [path for path, tap in observer.taps.items() if tap.kind == "codes"]
     files = {path: Path(spec.store) / quantiser_file(path) for path in coded}
     missing = [path for path, file in files.items() if not file.exists()]
-    if made := sorted(Path(spec.store).glob("[0-9]*/" + INDEX)) if missing else []:
+    if made := sorted(Path(spec.store).glob("[0-9]*/**/" + INDEX)) if missing else []:
         raise UserError(
             f"{files[missing[0]]} is missing, with which the codes in {made[0].parent} were made: remove "
             f"{spec.store}, and make it again"
         )
     if missing:
         found: dict[str, list[torch.Tensor]] = {path: [] for path in missing}
-        names = sorted(data.utterances)
-        for utt in random.Random(TRAINED_ON["seed"]).sample(names, len(names)):
-            seen = observer.observe(utt, *data.utterances[utt])[2]
+        for utt, (wav, text) in data.at_random(TRAINED_ON["frames"], TRAINED_ON["seed"]):
+            seen = observer.observe(utt, wav, text)[2]
             for path, parts in found.items():
                 check_vectors(seen[path].tensor, utt, path)
                 parts.append(seen[path].tensor[0, : int(seen[path].lengths[0])].float().cpu())
@@ -363,13 +362,13 @@ class CostEstimate:
 
 def estimate(data: SourceData, observer: Observer) -> CostEstimate:
     """Estimate disk space and time from a few utterances."""
-    names = sorted(data.utterances)
-    chosen = names[:: -(-len(names) // SAMPLE)]
-    observer(chosen[0], *data.utterances[chosen[0]])  # not timed: the first one takes longer
+    chosen = data.chosen(range(0, len(data), -(-len(data) // SAMPLE)))
+    utt, (wav, text) = chosen[0]
+    observer(utt, wav, text)  # not timed: the first one takes longer
     started, size = time.perf_counter(), 0
-    for record in observer.records((utt, data.utterances[utt]) for utt in chosen):
+    for record in observer.records(chosen):
         size += INDEX_BYTES + sum(rows.nbytes for rows in record.rows.values())
-    scale = len(names) / len(chosen)
+    scale = len(data) / len(chosen)
     return CostEstimate(size * scale, (time.perf_counter() - started) * scale)
 
 

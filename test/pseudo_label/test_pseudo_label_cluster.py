@@ -6,7 +6,7 @@ import pytest
 
 from espnet_kd import parallel
 from espnet_kd.errors import UserError
-from espnet_kd.parallel import Cluster, Shard, parse_cluster, plan_shards
+from espnet_kd.parallel import Cluster, Shard, parse_cluster
 
 
 def write(path: Path, text: str) -> str:
@@ -70,14 +70,12 @@ def test_no_cluster_is_started_when_every_shard_is_done(monkeypatch: pytest.Monk
     assert list(parallel.process_shards([], lambda shard: shard, Cluster("slurm", 4))) == []
 
 
-def test_shards_are_equal_and_in_order_whatever_the_order_of_the_table() -> None:
-    wavs = {f"u{i}": f"{i}.wav" for i in (3, 0, 4, 1, 2)}
-    shards = plan_shards(Path("d"), wavs, 2)
+def test_shards_are_equal_and_in_order() -> None:
+    rows = [(f"u{i}", f"{i}.wav") for i in range(5)]
+    shards = list(parallel.divide(rows, 5, parallel.shard_paths(Path("d"), 2)))
     assert [[u for u, _ in s.utterances] for s in shards] == [["u0", "u1"], ["u2", "u3", "u4"]]
     assert [s.path.name for s in shards] == ["00001.jsonl", "00002.jsonl"]
-    assert len(plan_shards(Path("d"), wavs, 100)) == 5
-    many = {f"u{i}": "x" for i in range(201)}
-    assert [len(s.utterances) for s in plan_shards(Path("d"), many)] == [67, 67, 67]
+    assert [parallel.number_of_shards(*numbers) for numbers in ((5, 100), (201,), (5, 2))] == [5, 3, 2]
 
 
 class FakeSecurity:
