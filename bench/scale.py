@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.report import table, verdict
+from espnet_kd.files import fingerprint
+from espnet_kd.targets.format import INDEX, Manifest, ShardEntry, TapFormat
 
 UTTERANCES = int(os.environ.get("UTTERANCES", "1000000"))
 PER_RECORDING, PER_SHARD, PER_SPLIT = 400, 100, 300_000  # utterances
@@ -45,6 +47,23 @@ from espnet_kd.decoding import shards
 shards.decode_with_teacher = lambda *_: {}
 from espnet_kd.pseudo_label.command import main
 main(sys.argv[1:])
+"""
+# What `targets` does besides computing them: it plans all shards.
+TARGETS = """
+import sys
+from pathlib import Path
+from espnet_kd import parallel
+from espnet_kd.targets.utterances import read_data
+data = read_data([Path(sys.argv[1])], with_text=True)
+paths = parallel.shard_paths(Path("store"), parallel.number_of_shards(len(data)), suffix="")
+assert sum(len(shard.utterances) for shard in parallel.divide(data, len(data), paths)) == len(data)
+"""
+# What a training with stored targets does before it begins: it looks for those of every utterance.
+STORED = """
+import sys
+from espnet_kd.data.tables import SortedTable
+from espnet_kd.targets.store import Store
+sys.exit(Store(sys.argv[1]).missing(SortedTable(sys.argv[2]).ids()) is not None)
 """
 # A training up to the moment when its first batch would be read.
 START = """
@@ -114,6 +133,11 @@ def stages(root: Path, utterances: int, train: bool) -> Iterator[tuple[str, Stag
         yield f"5 tokens, {kind}", Stage([*kd, "tokens", *words], 60)
     for name in ("6 contents", "7 contents again, at a training's start"):
         yield name, Stage([*kd, "contents", dump], 60)
+    yield "8 targets, their shards", Stage([sys.executable, "-c", TARGETS, dump], 60)
+    write_store(root / "store", dump)
+    looks = [sys.executable, "-c", STORED, root / "store", dump / "wav.scp"]
+    yield "9 targets of every utterance are there", Stage(looks, 60)
+    shutil.rmtree(root / "store")
     if train:
         yield from training(root, utterances)
     write_dump(root / "pseudo", utterances, 1)
@@ -246,6 +270,23 @@ def write_decoded(path: Path, data: Path) -> None:
                     best = {"text": text, "tokens": len(text), "unknown": 0, "score": -len(text)}
                     record = {"utt": utt, "samples": samples, "rate": 16000, "nbest": [best]}
                     f.write(json.dumps(record) + "\n")
+
+
+def write_store(path: Path, data: Path) -> None:
+    """Write the indexes and the manifest of a store of targets, without targets."""
+    path.mkdir()
+    shards = []
+    with (data / "utt2num_samples").open() as counts:
+        while rows := [line.split() for line in islice(counts, PER_SHARD)]:
+            name = f"{len(shards) // 1000:04d}/{len(shards) + 1:07d}"
+            index = path / name / INDEX
+            index.parent.mkdir(parents=True)
+            with index.open("w") as f:
+                for utt, samples in rows:
+                    line = {"utt": utt, "samples": int(samples), "text": 1, "audio": 1}
+                    f.write(json.dumps({**line, "encoder": [int(samples) // 640, 1]}) + "\n")
+            shards.append(ShardEntry(name, rows[0][0], len(rows), fingerprint(index)))
+    Manifest((), "", {}, {"encoder": TapFormat("codes", 8)}, {}, 16000, tuple(shards)).write(path)
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:
