@@ -1,8 +1,9 @@
 """What the records of a plan give: error rates and costs of its rows, and how rows differ from each other."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from statistics import median
 
 from espnet_kd.environment import differences
 from espnet_kd.experiments.plan import SEED, Key, Plan, Row, Trial, Variant, chosen, variants_of
@@ -15,6 +16,7 @@ from espnet_kd.scoring.bootstrap import Difference, Runs
 HOUR = 3600.0  # seconds
 TOLERANCE = 0.02  # of equal compute: the CPU time of one training, repeated, differs by as much
 CORE, GPU = "core-hours", "GPU-hours"
+Place = tuple[str, ...]  # see `_place`
 PAYS, DOES_NOT, CANNOT_TELL = "pays", "does not", "cannot tell"
 
 
@@ -281,27 +283,40 @@ class Results:
 
 
 def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:
-    """Return trainings on a CPU with the CPU time that their updates would take on an idle machine.
+    """Return trainings on a CPU with the CPU time that they would take on one idle machine.
 
     What else runs on a machine makes an update dearer, never cheaper. So an update of a row costs what it
-    costs in that of its trainings, with the same CPU and threads, in which it is cheapest.
+    costs in that of its trainings, with the same kind of CPU and threads, in which it is cheapest. The
+    machine is that of most trainings; a row that was not trained there is converted by the ratio of the
+    costs of the other rows (the median), and if no row was trained on both it keeps its own cost.
     """
-    cheapest: dict[tuple[Any, ...], float] = {}
-    for record in records:
-        if record.updates and record.cpu_seconds is not None:
-            cost = record.cpu_seconds / record.updates
-            cheapest[_place(record)] = min(cost, cheapest.get(_place(record), cost))
-    return [
-        replace(record, cpu_seconds=record.updates * cheapest[_place(record)])
-        if record.updates and record.cpu_seconds is not None
-        else record
-        for record in records
-    ]
+    timed = [r for r in records if r.updates and r.cpu_seconds is not None and unit_of(r) == CORE]
+    cheapest: dict[tuple[Place, str], float] = {}
+    for record in timed:
+        key, cost = (_place(record), record.row), (record.cpu_seconds or 0.0) / record.updates
+        cheapest[key] = min(cost, cheapest.get(key, cost))
+    common = Counter(map(_place, timed)).most_common(1)
+
+    def on_common(record: Record) -> Record:
+        place, usual = _place(record), common[0][0]
+        rows = [row for at, row in cheapest if at == place and cheapest.get((usual, row))]
+        ratio = median([cheapest[usual, row] / cheapest[place, row] for row in rows] or [1.0])
+        cost = cheapest.get((usual, record.row), cheapest[place, record.row] * ratio)
+        targets = record.targets_cpu_seconds
+        return replace(
+            record,
+            cpu_seconds=record.updates * cost,
+            targets_cpu_seconds=None if targets is None else targets * ratio,
+        )
+
+    counted = set(map(id, timed))
+    return [on_common(record) if id(record) in counted else record for record in records]
 
 
-def _place(record: Record) -> tuple[Any, ...]:
+def _place(record: Record) -> Place:
     """Return what the trainings have in common whose updates cost the same."""
-    return record.row, *(str(record.environment.get(key)) for key in ("cpu", "threads", "processes", "gpus"))
+    keys = ("cpu", "capability", "instructions", "threads", "processes")
+    return tuple(str(record.environment.get(key)) for key in keys)
 
 
 def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:

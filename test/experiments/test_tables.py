@@ -153,6 +153,22 @@ def test_what_else_runs_on_the_machine_does_not_decide_what_costs_the_same(plan:
     assert "they took 39.0 core-hours" in text  # 38, and 1 of these 2 hours
 
 
+def test_hours_of_a_faster_machine_are_converted(plan: Plan) -> None:
+    """A training of a row, and all of another row, ran on a machine that needs half of the time."""
+    fast = {**HERE, "instructions": "avx512"}
+    there = [
+        replace(r, cpu_seconds=(r.cpu_seconds or 0) / 2, environment=fast)
+        if r.row.startswith("KL") or (r.row, r.seed, r.length) == ("alone", 3, "2x")
+        else r
+        for r in trained()
+    ]
+    store = [replace(r, targets_cpu_seconds=3600.0) if r.row.startswith("KL") else r for r in there]
+    found, plain = text_of(plan, store), text_of(plan, trained())
+    assert rows(found, "alone, 2x")[0][3] == rows(plain, "alone, 2x")[0][3] == "2.00"
+    assert rows(plain, "KL, 2x", "200")[0][2] == "2.40"
+    assert rows(found, "KL, 2x", "200")[0][2] == "4.40"  # the hour of the store is two hours here
+
+
 def test_costs_that_differ_by_noise_are_equal(plan: Plan) -> None:
     """2x of KL costs 1 % more than 2x of the student alone: that is its partner at equal compute."""
     dear = [
