@@ -290,15 +290,18 @@ def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:
     machine is that of most trainings; a row that was not trained there is converted by the ratio of the
     costs of the other rows (the median), and if no row was trained on both it keeps its own cost.
     """
-    timed = [r for r in records if r.updates and r.cpu_seconds is not None and unit_of(r) == CORE]
     cheapest: dict[tuple[Place, str], float] = {}
-    for record in timed:
-        key, cost = (_place(record), record.row), (record.cpu_seconds or 0.0) / record.updates
-        cheapest[key] = min(cost, cheapest.get(key, cost))
-    common = Counter(map(_place, timed)).most_common(1)
+    places: Counter[Place] = Counter()
+    for record in records:
+        if record.updates and record.cpu_seconds is not None and unit_of(record) == CORE:
+            places[_place(record)] += 1
+            key, cost = (_place(record), record.row), record.cpu_seconds / record.updates
+            cheapest[key] = min(cost, cheapest.get(key, cost))
 
-    def on_common(record: Record) -> Record:
-        place, usual = _place(record), common[0][0]
+    def on_one_machine(record: Record) -> Record:
+        if not record.updates or record.cpu_seconds is None or unit_of(record) != CORE:
+            return record
+        place, usual = _place(record), places.most_common(1)[0][0]
         rows = [row for at, row in cheapest if at == place and cheapest.get((usual, row))]
         ratio = median([cheapest[usual, row] / cheapest[place, row] for row in rows] or [1.0])
         cost = cheapest.get((usual, record.row), cheapest[place, record.row] * ratio)
@@ -309,8 +312,7 @@ def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:
             targets_cpu_seconds=None if targets is None else targets * ratio,
         )
 
-    counted = set(map(id, timed))
-    return [on_common(record) if id(record) in counted else record for record in records]
+    return [on_one_machine(record) for record in records]
 
 
 def _place(record: Record) -> Place:

@@ -12,7 +12,7 @@ Nothing of ESPnet is imported: reports and the progress bar read these files wit
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ LOG = "train.log"  # where ESPnet's recipes and ours send the output of a traini
 IMAGES = "images"  # curves; ESPnet's packing always names this directory
 
 FILE_OPTIONS = (("normalize_conf", "stats_file"),)  # of a config.yaml, as section and key
+SSL_FRONT_END = "huggingface"  # whose model is a directory, or a name of huggingface.co
 NO_FILE = (None, "", "none")
 OWN_PREFIX = "kd_"  # of what distillation adds to a model; ESPnet has no such names
 
@@ -104,14 +105,28 @@ def absolute_paths(config: dict[str, Any], experiment: Path) -> dict[str, Any]:
     Raises:
         UserError: a file that the configuration names does not exist.
     """
-    found = dict(config)
-    for section, key in FILE_OPTIONS:
-        if isinstance(config.get(section), dict) and config[section].get(key):
-            found[section] = {**config[section], key: str(find_file(config[section][key], experiment))}
+    found = model_paths(config, experiment)
     if config.get("token_type", "bpe") == "bpe" and config.get("bpemodel") not in NO_FILE:
         found["bpemodel"] = str(find_file(config["bpemodel"], experiment))
     if config.get("non_linguistic_symbols") not in NO_FILE:
         found["non_linguistic_symbols"] = str(find_file(config["non_linguistic_symbols"], experiment))
+    return found
+
+
+def model_paths(config: dict[str, Any], experiment: Path) -> dict[str, Any]:
+    """Make the paths of the files that a model is built from absolute.
+
+    Raises:
+        UserError: a file that the configuration names does not exist.
+    """
+    found = dict(config)
+    for section, key in FILE_OPTIONS:
+        if isinstance(config.get(section), dict) and config[section].get(key):
+            found[section] = {**config[section], key: str(find_file(config[section][key], experiment))}
+    conf = config.get("frontend_conf") or {}
+    if config.get("frontend") == SSL_FRONT_END:
+        place = _above(str(conf.get("model")), experiment, Path.is_dir)
+        found["frontend_conf"] = {**conf, "model": str(place)} if place else conf
     return found
 
 
@@ -121,10 +136,14 @@ def find_file(name: str, experiment: Path) -> Path:
     Raises:
         UserError: none of them has it.
     """
-    experiment = experiment.resolve()
-    for root in (*experiment.parents, Path.cwd()):
-        if (root / name).is_file():
-            return root / name
+    if (found := _above(name, experiment, Path.is_file)) is not None:
+        return found
     raise UserError(
-        f"{experiment / 'config.yaml'} names {name}, which is in none of the directories above it"
+        f"{experiment.resolve() / 'config.yaml'} names {name}, which is in none of the directories above it"
     )
+
+
+def _above(name: str, experiment: Path, is_it: Callable[[Path], bool]) -> Path | None:
+    """Return a path that is relative to one of the directories above an experiment, or to the current one."""
+    roots = (*experiment.resolve().parents, Path.cwd())
+    return next((root / name for root in roots if is_it(root / name)), None)

@@ -114,16 +114,20 @@ class WithMethods(AbsTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> Any:
-        """Build the stock model and apply the methods that are used; none when statistics are collected."""
+        """Build the stock model and apply the methods that are used; none when statistics are collected.
+
+        Their options are not even read then: a recipe gives a training's options, but no `--kd_config`.
+        """
         check_utterances(args)
         model = cls.build_stock(args)
+        if args.collect_stats:
+            return model
         for method in registered():
             method.check(args, len(model.token_list))
-        if not args.collect_stats:
-            methods = active(vars(args))
-            for method in methods:
-                model = method.attach(model, args, cls.build_stock)
-            model.kd_methods = methods
+        methods = active(vars(args))
+        for method in methods:
+            model = method.attach(model, args, cls.build_stock)
+        model.kd_methods = methods
         return model
 
 

@@ -25,12 +25,12 @@ from espnet_kd.files import fingerprint
 from espnet_kd.host.models import has_lattice, make_deterministic
 from espnet_kd.host.outputs import (
     CHECKPOINT,
-    FILE_OPTIONS,
     OWN_PREFIX,
     S2T,
+    SSL_FRONT_END,
     absolute_paths,
     average_file,
-    find_file,
+    model_paths,
     task_of,
 )
 from espnet_kd.host.training import build_model
@@ -214,10 +214,7 @@ def load_experiment(
     directory = Path(directory)
     config = read_config(directory)
     path = find_checkpoint(directory, checkpoint)
-    for section, key in FILE_OPTIONS:
-        if isinstance(config.get(section), dict) and config[section].get(key):
-            config[section][key] = str(find_file(config[section][key], directory))
-    config["init"] = None
+    config = without_beginning(model_paths(config, directory))
     register_encoders()
     try:
         with naming_stand_in(str(directory)):
@@ -361,12 +358,17 @@ def read_config(directory: Path) -> dict[str, Any]:
 def with_absolute_paths(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Make the paths in a configuration absolute, so that ESPnet can use it in any directory.
 
-    Removes ``init``, the file that the model was initialised with.
-
     Raises:
         UserError: a file that the configuration names does not exist.
     """
-    return {**absolute_paths(config, directory), "init": None}
+    return without_beginning(absolute_paths(config, directory))
+
+
+def without_beginning(config: dict[str, Any]) -> dict[str, Any]:
+    """Remove what only initialised a model: ``init``, and the weights of a front end of transformers."""
+    if config.get("frontend") != SSL_FRONT_END:
+        return {**config, "init": None}
+    return {**config, "init": None, "frontend_conf": {**config["frontend_conf"], "load_pretrained": False}}
 
 
 def find_checkpoint(directory: Path, name: str | None) -> Path:

@@ -66,6 +66,20 @@ def values(teacher: TeacherModel, tap: str, waves: list[Tensor]) -> list[Tensor]
     return [x[:n] for x, n in zip(found.tensor, found.lengths.tolist(), strict=True)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "layers", "rate"),
+    [("whisper", "whisper", 32, 50), ("wavlm", "wavlm", 24, 50), ("parakeet_ctc", "parakeet", 42, 12.5)],
+)
+def test_the_recipe_of_librispeech_names_layers_that_the_published_models_have(
+    tmp_path: Path, kind: str, name: str, layers: int, rate: float
+) -> None:
+    """Whisper large-v3, WavLM large and Parakeet CTC 1.1B, by their published numbers of layers."""
+    conf = Path(__file__).parents[2] / f"egs/librispeech/kd1/conf/kd_hidden_from_{name}.yaml"
+    tap = yaml.safe_load(conf.read_text())["criteria"]["rkd"]["teacher_tap"]
+    teacher = load(tiny_models.save(kind, tmp_path / "model", layers))
+    assert len(values(teacher, tap, [torch.randn(16000 * 4)])[0]) == pytest.approx(4 * rate, abs=1)
+
+
 @pytest.mark.parametrize("kind", TAPS)
 def test_an_utterance_of_a_batch_is_what_transformers_gives_for_it_alone(
     kind: str, models: dict[str, Path]

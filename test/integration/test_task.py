@@ -82,10 +82,14 @@ def test_dry_run_builds_student_and_teacher(recipe: Recipe) -> None:
         recipe.train("exp/dry", "student", dry_run=True, **{**DISTIL, "teacher": {"exp": "exp/nowhere"}})
 
 
-def test_statistics_load_no_teacher(recipe: Recipe) -> None:
+@pytest.mark.parametrize(
+    "change", [{"teacher": {"exp": "exp/nowhere"}}, {"criteria": {"ctc": {"weight": 10}}}]
+)
+def test_statistics_need_nothing_of_distillation(recipe: Recipe, change: dict) -> None:
+    """Neither the teacher nor the rest of options that change those of a `--kd_config`."""
     exp = recipe.train(
         "exp/stats-only", "student", collect_stats=True, batch_type="unsorted", batch_size=2,
-        **{**DISTIL, "teacher": {"exp": "exp/nowhere"}},
+        **{**DISTIL, **change},
     )  # fmt: skip
     assert (exp / "train/feats_lengths_stats.npz").exists()
 
