@@ -7,7 +7,7 @@ characters and words; sentencepiece trains BPE models with the options of asr.sh
 import io
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ def main(argv: list[str] | None = None) -> None:
         help="for BPE, instead of them: a list of symbols with commas, or such a file; none: no symbols",
     )
     parser.add_argument(
-        "--bpe_input_sentence_size", type=int, default=100_000_000,
-        help="most sentences that sentencepiece reads (default: %(default)s)",
+        "--bpe_input_sentence_size", type=int, default=1_000_000,
+        help="most sentences that sentencepiece reads, which take 1.5 GB of memory for a million; of more, "
+        "it gets some at equal distances (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--bpe_char_cover", type=float, default=1.0,
@@ -58,10 +59,10 @@ def main(argv: list[str] | None = None) -> None:
             "vocab_size": args.nbpe,
             "model_type": args.bpemode,
             "character_coverage": args.bpe_char_cover,
-            "input_sentence_size": args.bpe_input_sentence_size,
             "user_defined_symbols": bpe_symbols(args.bpe_nlsyms, args.nlsyms),
         }
-        tokens = train_bpe(train, options, args.out)
+        sentences = at_equal_distances(iterate_lines(train), number, args.bpe_input_sentence_size)
+        tokens = train_bpe(sentences, options, args.out)
     else:
         text = {"cleaner": args.cleaner, "g2p": args.g2p}
         tokens = count_tokens(train, args.token_type, args.nlsyms, text)
@@ -126,7 +127,12 @@ def bpe_symbols(bpe_nlsyms: str | None, nlsyms: Path | None) -> list[str]:
     return read_symbols(bpe_nlsyms) if Path(bpe_nlsyms).is_file() else bpe_nlsyms.split(",")
 
 
-def train_bpe(train: Path, options: Mapping[str, Any], out: Path) -> list[str]:
+def at_equal_distances(lines: Iterable[str], number: int, most: int) -> Iterator[str]:
+    """Yield so many of a number of lines, or all of them if they are fewer."""
+    return (line for i, line in enumerate(lines) if number <= most or i * most % number < most)
+
+
+def train_bpe(sentences: Iterator[str], options: Mapping[str, Any], out: Path) -> list[str]:
     """Train a BPE model, write OUT/bpe.model and OUT/bpe.vocab, and return its pieces.
 
     The pieces <unk>, <s> and </s> are left out.
@@ -144,7 +150,7 @@ def train_bpe(train: Path, options: Mapping[str, Any], out: Path) -> list[str]:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iterate_lines(train),  # not the file, whose name the model would have
+            sentence_iterator=sentences,  # not a file, whose name the model would have
             model_writer=model,
             minloglevel=2,
             **options,

@@ -21,13 +21,13 @@ from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path, read_table
 from espnet_kd.host.outputs import S2T, task_of
 from espnet_kd.parallel import Shard, device_of_worker
+from espnet_kd.pseudo_label import normalise
 from espnet_kd.scoring import score
 from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.kinds import Source, add_source, source_of
 from espnet_kd.teachers.speech import at_rate
 
 DECODE = "decode"
-NORMALISERS = ("none", "english")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,10 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="directory of hypotheses and scores")
     p.add_argument("--inference_config", type=Path, help="YAML for ESPnet's inference")
     p.add_argument("--inference_args", default="", help="options that override it")
-    p.add_argument(
-        "--normalise", choices=NORMALISERS, default="none",
-        help="english: Whisper's normaliser, on references and hypotheses (default: %(default)s)",
-    )  # fmt: skip
+    normalise.add_option(p, "of references and hypotheses before they are scored")
     p.add_argument("--nlsyms", help="file of non-linguistic symbols, one per line, that are not scored")
     p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: decode on GPUs (default: 0)")
     p.add_argument("--cluster", default="local", help="local, or YAML of a Dask cluster (default: local)")
@@ -54,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Decode, and write text, score.json and the tables of errors."""
     args = parser().parse_args(argv)
+    chain = normalise.chain_of(args)
     where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
     source, teacher = dump.read_dump(args.data), source_of(args)
     decode_dir = args.out / DECODE
@@ -67,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = map(pseudo_label, records.read_decoded(decode_dir, source.wav.ids()))
     tables = {"text": {label.utt: label.text for label in labels}, "ref": read_table(args.data / "text")}
     for name, table in tables.items():
-        write_text(args.out / name, {u: normalised(t, args.normalise) for u, t in table.items()})
+        write_text(args.out / name, {u: chain(" ".join(t.split())) for u, t in table.items()})
     symbols = ["--nlsyms", args.nlsyms] if args.nlsyms else []
     where_to = ["--ref", str(args.out / "ref"), "--hyp", str(args.out / "text"), "--out", str(args.out)]
     for old in args.out.glob("score_*/result.txt"):
@@ -120,20 +118,3 @@ def write_text(path: Path, table: dict[str, str]) -> None:
         temporary.write_text(
             "".join(f"{utt} {text}".rstrip() + "\n" for utt, text in sorted(table.items())), encoding="utf-8"
         )
-
-
-def normalised(text: str, normaliser: str) -> str:
-    """Normalise a text."""
-    if normaliser == "none":
-        return " ".join(text.split())
-    return " ".join(str(english()(text)).split())
-
-
-@lru_cache(maxsize=1)
-def english() -> Any:
-    """Return the normaliser of Whisper's authors for English, without its table of British spellings."""
-    try:
-        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-    except ImportError as e:
-        raise UserError(f"--normalise english: {first_line(e)}: install `espnet_kd[hf]`") from None
-    return EnglishTextNormalizer({})

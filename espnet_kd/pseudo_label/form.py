@@ -10,7 +10,7 @@ from typing import Any
 from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines
-from espnet_kd.pseudo_label.normalise import NORMALISERS, SHOWN, Chain
+from espnet_kd.pseudo_label.normalise import SHOWN, add_option, chain_of
 
 OUTSIDE = "outside_tokens"  # file of the labels that the student's tokens cannot write
 
@@ -18,11 +18,7 @@ OUTSIDE = "outside_tokens"  # file of the labels that the student's tokens canno
 def add_options(p: argparse.ArgumentParser) -> None:
     """Add the options of the form."""
     g = p.add_argument_group("form", "how labels are written")
-    g.add_argument(
-        "--normalise", nargs="+", default=[], metavar="STEP",
-        help=f"steps in this order: {', '.join(NORMALISERS)}, or plug-ins; an argument follows a colon, as "
-        "in digits:de (default: none)",
-    )  # fmt: skip
+    add_option(g, "in this order")
     g.add_argument(
         "--token_list",
         type=Path,
@@ -44,7 +40,7 @@ class Form:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._chain = Chain([name for word in options.normalise for name in word.split(",") if name])
+        self._chain = chain_of(options)
         self._token_list = options.token_list
         self._known, self._split = _tokens(options)
         self._utterances = 0

@@ -7,6 +7,7 @@ Source:
     Radford et al. 2022, arXiv:2212.04356, appendix C: the normaliser of ``whisper_english``.
 """
 
+import argparse
 import re
 import unicodedata
 from collections import Counter
@@ -37,6 +38,29 @@ IN_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 BETWEEN_CJK = re.compile(rf"(?<=[{CJK}])\s+(?=[{CJK}])")
+
+
+def add_option(p: Any, what: str) -> None:
+    """Add ``--normalise`` to a parser or a group of it.
+
+    Args:
+        p: parser or group.
+        what: text of the help behind "steps".
+    """
+    p.add_argument(
+        "--normalise", nargs="+", default=[], metavar="STEP",
+        help=f"steps {what}: {', '.join(NORMALISERS)}, or plug-ins; an argument follows a colon, as in "
+        "digits:de (default: none)",
+    )  # fmt: skip
+
+
+def chain_of(options: argparse.Namespace) -> "Chain":
+    """Return the chain that ``--normalise`` names; commas part steps, too.
+
+    Raises:
+        UserError: see ``Chain``.
+    """
+    return Chain([name for word in options.normalise for name in word.split(",") if name])
 
 
 class Chain:

@@ -103,6 +103,14 @@ def test_pieces_are_those_of_a_file_based_training(text: Path, mode: str) -> Non
     assert set(processor.encode("ONE TWO", out_type=str)) <= set(found)
 
 
+def test_of_many_sentences_some_are_read(text: Path) -> None:
+    """At equal distances, so that the pieces are the same every time, and those of these sentences alone."""
+    options = ("--token_type", "bpe", "--nbpe", "22")
+    found = tokens(text, *options, "--bpe_input_sentence_size", "20")
+    text.write_text("".join(text.read_text().splitlines(keepends=True)[::3]))  # of 60 sentences
+    assert tokens(text, *options) == found
+
+
 def test_symbols_are_pieces_of_their_own(text: Path) -> None:
     (text.parent / "nlsyms").write_text("<noise>\n\n<laugh>\n")
     found = tokens(text, "--token_type", "bpe", "--nbpe", "28", "--nlsyms", str(text.parent / "nlsyms"))

@@ -58,7 +58,7 @@ token_from=                 # the student gets the tokens of this teacher, and i
 bpe_train_text=             # list: Kaldi texts that tokens are made from, of any type; empty: data/TRAIN_SET/text
 bpe_nlsyms=                 # symbols that are BPE tokens of their own: a list with commas, or a file with one in each line;
                             # empty: those of nlsyms_txt; none: no symbols
-bpe_input_sentence_size=100000000  # most sentences that SentencePiece reads
+bpe_input_sentence_size=1000000  # most sentences that SentencePiece reads (1.5 GB for a million); of more, some at equal distances
 bpe_char_cover=1.0          # share of characters that have BPE tokens
 cleaner=none                # ESPnet's cleaning of transcripts: none, tacotron, jaconv or vietnamese
 g2p=none                    # ESPnet's conversion of graphemes to phonemes, which these types of tokens do not use
