@@ -152,6 +152,7 @@ class Runner:
         jobs: number of trials at a time.
         data_options: words that are added to the commands that prepare data.
         failed: key of what has failed -> its name, and why.
+        repeated: what is on record and is trained again -> whether that is recorded as well.
         stop: set to end all trials.
         seen: all trials that were asked for or needed.
     """
@@ -161,6 +162,7 @@ class Runner:
     jobs: int
     data_options: list[str] = field(default_factory=list)
     failed: dict[Key | Path, tuple[str, str]] = field(default_factory=dict)
+    repeated: dict[Key, bool] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     seen: dict[Key, Trial] = field(default_factory=dict)
 
@@ -177,6 +179,7 @@ class Runner:
                     for task in self._ready({task.key for task, _ in running.values()}):
                         if len(running) < self.jobs:
                             print(f"{task.name}: starts, log {task.log}", flush=True)
+                            self._note_repetition(task)
                             running[pool.submit(call, task)] = task, time.monotonic()
                     if not running:
                         return
@@ -186,6 +189,11 @@ class Runner:
             except BaseException:  # also Ctrl-C: the threads end their trials, and then the pool
                 self.stop.set()
                 raise
+
+    def _note_repetition(self, task: Task) -> None:
+        """Note a training that is on record, but whose files are gone, which another row needs."""
+        if task.trial is not None and not self.state.again and self.state.is_recorded(task.trial):
+            self.repeated[task.trial.key] = False
 
     def _ready(self, started: set[Key | Path]) -> list[Task]:
         """Return the tasks that can start now: preparations of data one after the other, then trials."""
@@ -228,7 +236,8 @@ class Runner:
         # Rows of best_of count once they are decided.
         trials = [trial for trial in self.seen.values() if not trial.variant.row.best_of]
         done = sum(map(self.state.is_known, trials))
-        return f"{self.state.rates(task.trial)}; {done} of {len(trials)} trainings done"
+        rates = self.state.rates(task.trial, task.trial.key in self.repeated or self.state.again)
+        return f"{rates}; {done} of {len(trials)} trainings done"
 
     def record_finished(self) -> None:
         """Record the trials that are finished in their directories, and decide rows of ``best_of``.
@@ -238,14 +247,18 @@ class Runner:
         """
         fresh: dict[Key, Record] = {}
         for trial in self.state.trials():
-            if trial.key in self.failed or self.state.is_recorded(trial) or not self.state.is_here(trial):
+            repeats = self.repeated.get(trial.key) is False
+            if trial.key in self.failed or (self.state.is_recorded(trial) and not repeats):
+                continue
+            if not self.state.is_here(trial):
                 continue
             try:
                 words = command(self.state.plan, trial)
                 record = make_record(self.state.plan, trial)
                 contents = self.state.contents(trial)
                 found = replace(record, command=shlex.join(words), contents=contents)
-                fresh[trial.key] = replace(found, elsewhere=self.state.again)
+                fresh[trial.key] = replace(found, elsewhere=repeats or self.state.again)
+                self.repeated |= {trial.key: True} if repeats else {}
             except UserError as e:
                 self.failed[trial.key] = trial.name, f"its results cannot be read: {e}"
         if fresh:

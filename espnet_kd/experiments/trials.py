@@ -131,9 +131,9 @@ class State:
         self.records = read_records(records_path(self.plan))
 
     def record(self, trial: Trial, again: bool | None = None) -> Record | None:
-        """Return the record of a trial, or that of its repetition elsewhere; None if there is none."""
+        """Return the record of a trial, or that of its last repetition elsewhere; None if there is none."""
         again = self.again if again is None else again
-        return next((r for r in self.records if r.key == trial.key and r.elsewhere == again), None)
+        return next((r for r in reversed(self.records) if r.key == trial.key and r.elsewhere == again), None)
 
     def is_here(self, trial: Trial) -> bool:
         """Return True if a trial's directory has its trained model and the scores of all its sets.
@@ -205,9 +205,14 @@ class State:
         record = self.record(trial)
         return None if record is None else record.cpu_seconds or record.seconds
 
-    def rates(self, trial: Trial) -> str:
-        """Return the error rates of a trial on its sets, as in ``WER 12.3 % on dev, 13.4 % on test``."""
-        record = self.record(trial)
+    def rates(self, trial: Trial, again: bool) -> str:
+        """Return the error rates of a trial on its sets, as in ``WER 12.3 % on dev, 13.4 % on test``.
+
+        Args:
+            trial: the trial.
+            again: whether those of its repetition.
+        """
+        record = self.record(trial, again)
         metric, names = self.plan.metric, self.plan.sets(trial)
         rates = [f"{record.rate(name, metric):.1f} % on {name}" for name in names if record is not None]
         return f"{metric.upper()} {', '.join(rates)}"

@@ -190,7 +190,11 @@ def test_records_replace_experiments_that_are_gone(recipe: Path) -> None:
     run("--only", "KL, weight 10", "--seeds", "1")
     assert trained(recipe)[3:] == ["teacher_seed1", "kl-weight-10_1x_seed1"]
     lines = record_file(recipe).splitlines()
-    assert set(before.splitlines()) < set(lines) and len(lines) == len(before.splitlines()) + 1
+    assert set(before.splitlines()) < set(lines) and len(lines) == len(before.splitlines()) + 2
+    (teacher,) = [json.loads(line) for line in lines if '"elsewhere":true' in line]
+    assert teacher["row"] == "Teacher", "what taught here is not hidden behind its record"
+    run("--only", "KL, weight 10", "--seeds", "1")
+    assert record_file(recipe).splitlines() == lines
     (record,) = [json.loads(line) for line in lines if '"row":"KL, weight 10"' in line]
     assert record["teacher_rows"] == [["Teacher", 1, None]]
     assert record["command"] == shlex.join(calls(recipe)[-1])
