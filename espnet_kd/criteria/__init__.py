@@ -31,7 +31,8 @@ from espnet_kd.criteria.distribution import (
 )
 from espnet_kd.criteria.divergences import DecoupledKL, JensenShannon, SkewKL
 from espnet_kd.criteria.hidden import HiddenDistance
-from espnet_kd.criteria.transducer import Transcript, TransducerKL
+from espnet_kd.criteria.sequence import SequenceDistance, Transcript
+from espnet_kd.criteria.transducer import TransducerKL
 
 __all__ = ["CRITERIA", "Criterion", "TopClasses", "TopK", "Transcript", "build_criterion", "top_classes"]
 
@@ -46,6 +47,7 @@ CRITERIA: dict[str, type[Criterion]] = {
     "uld": SortedDistance,
     "hidden": HiddenDistance,
     "mvq": CodebookPrediction,
+    "sequence": SequenceDistance,
     "transducer": TransducerKL,
 }
 

@@ -26,18 +26,20 @@ class Criterion(nn.Module):
 
     Attributes:
         needs: what the criterion compares: `logits`, `hidden` vectors, `codes` of the teacher's hidden
-            vectors with the student's hidden vectors, or a `lattice` (rnnt.Joint).
+            vectors with the student's hidden vectors, a `lattice` (rnnt.Joint), or, for the logits of CTC,
+            the probability of the label `sequence`.
         guide_tap: layer of the teacher whose values weight the positions; None: no weights of this sort.
         any_classes: student and teacher may have other classes.
         temperature: softmax divisor of both sides; None if there is no softmax.
-        kind: for a criterion on the lattice, what of it is compared.
+        kind: for a criterion on the lattice, what of it is compared; `sequence` where it is the probability
+            of the labels, whatever the model.
         k: number of most probable classes that are compared; None for all.
         student_dim: size of the student's hidden vectors; None if it is to be taken from the models (options
             ``student_dim`` and ``teacher_dim``); 0 for any size.
         exempt: properties of the contract test that do not apply, name -> reason.
     """
 
-    needs: Literal["logits", "hidden", "codes", "lattice"] = "logits"
+    needs: Literal["logits", "hidden", "codes", "lattice", "sequence"] = "logits"
     guide_tap: str | None = None
     any_classes: bool = False
     temperature: float | None = None

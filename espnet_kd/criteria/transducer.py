@@ -1,28 +1,26 @@
 """Criteria on the lattice of a transducer; espnet_kd.rnnt computes them in bounded memory."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor
 
 from espnet_kd.criteria.criterion import Criterion, Reduction, check_choice, check_positive, check_size
-from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, rnnt_distillation
+from espnet_kd.criteria.sequence import Transcript
+from espnet_kd.rnnt import (
+    CollapsedTargets,
+    Joint,
+    LatticeLoss,
+    OneBestTargets,
+    SequenceScores,
+    rnnt_distillation,
+    rnnt_loss,
+    sequence_distance,
+)
 from espnet_kd.rnnt.kinds import RENAMED, Kind, check_kind
+from espnet_kd.rnnt.sequence import Distance
 
+Target = Joint | CollapsedTargets | OneBestTargets | SequenceScores
 PerNodes = Literal["nodes"]
-
-
-class Transcript(NamedTuple):
-    """Labels and lengths, which decide which nodes of a lattice are real; takes the place of a mask.
-
-    Attributes:
-        labels: (B, L) integers without the blank; padding may hold anything.
-        enc_lens: (B,) number of frames.
-        label_lens: (B,) number of labels.
-    """
-
-    labels: Tensor
-    enc_lens: Tensor
-    label_lens: Tensor
 
 
 class TransducerKL(Criterion):
@@ -32,20 +30,26 @@ class TransducerKL(Criterion):
         kind: what is compared. `full`: all classes at every node; `collapsed`: three classes at every node,
             next label, blank and all others; `one_best`: all classes at the nodes of the teacher's best
             alignment; `occupancy`: all classes, nodes weighted by the teacher's posterior; `alignments`: the
-            distributions over the alignments of the labels (formerly named full_sum).
-        temperature: T > 0; the value is multiplied by T^2.
-        delay: frames by which the student may emit later than the teacher.
+            distributions over the alignments of the labels (formerly named full_sum); `sequence`: the
+            probability of the labels, summed over all alignments, for which teacher and student may have
+            other frame rates and subsampling, and the teacher may be a CTC model.
+        temperature: T > 0; the value is multiplied by T^2. Not for `sequence`.
+        delay: frames by which the student may emit later than the teacher. Not for `sequence`.
         blank: index of the blank.
         chunk: nodes whose logits are in memory at a time; the default suits the device.
         reduction: see Criterion; positions are the nodes that are compared. `utterance`, the sum over the
             thousands of nodes of an utterance, needs weights of 0.001 to 0.01, `mean` weights of about 1. A
             wrong pairing of the two is the usual reason why distillation of transducers does not work.
         normalize: `nodes` divides an utterance's sum by its number of nodes before the reduction, which is
-            `utterance` or `sum`; it needs weights of about 1.
+            `utterance` or `sum`; it needs weights of about 1. Not for `sequence`, where an utterance is one
+            position.
+        distance: for `sequence`: `l1`, the absolute difference of the log-probabilities, in nats; `mse`, its
+            square.
 
     Source:
         Hwang et al. 2022, arXiv:2210.05793; collapsed: Panchapagesan et al. 2021, arXiv:2011.06110;
-        alignments: L_soft of Chang et al. 2023, arXiv:2312.10087.
+        alignments: L_soft of Chang et al. 2023, arXiv:2312.10087; sequence: full-sum distillation of
+        Zeineldeen et al. 2023, arXiv:2303.05958, by its abstract; the paper's distance is not verified.
     """
 
     needs = "lattice"
@@ -59,6 +63,7 @@ class TransducerKL(Criterion):
         chunk: int | None = None,
         reduction: Reduction = "utterance",
         normalize: PerNodes | None = None,
+        distance: Distance = "l1",
     ) -> None:
         super().__init__(reduction)
         if kind in RENAMED:
@@ -75,17 +80,26 @@ class TransducerKL(Criterion):
                 "reduction is 'mean', over all nodes of the batch, which normalize: nodes contradicts: leave "
                 "normalize out, or write `reduction: utterance` for the mean of the utterances' means"
             )
+        self.distance: Distance = check_choice("distance", distance, Distance)
+        if kind == "sequence":
+            _check_sequence(temperature, delay, normalize)
 
     def forward(  # type: ignore[override]  # a lattice is not a tensor
-        self, student: Joint, target: Joint | CollapsedTargets | OneBestTargets, mask: Transcript
+        self, student: Joint, target: Target, mask: Transcript
     ) -> Tensor:
-        """Compute the KL alone, a scalar; arguments as of `with_task`."""
+        """Compute the criterion alone, a scalar; arguments as of `with_task`.
+
+        Of the kind `sequence`, the target may have scores (B, H) of H hypotheses: then the transcript has
+        labels (B, H, L) and lengths (B, H), and the student is a batch of B * H, hypothesis by hypothesis.
+        """
+        if isinstance(target, SequenceScores) and target.log_probs.dim() == 2:
+            return self._of_hypotheses(student, target, mask)
         return self.with_task(student, target, mask, rnnt_weight=None, kd_weight=1.0).loss
 
     def with_task(
         self,
         student: Joint,
-        target: Joint | CollapsedTargets | OneBestTargets,
+        target: Target,
         mask: Transcript,
         rnnt_weight: float | None,
         kd_weight: float | None,
@@ -104,6 +118,7 @@ class TransducerKL(Criterion):
         Raises:
             ValueError: the two lattices, labels or lengths do not fit each other.
         """
+        by_sequence = self.kind == "sequence"
         return rnnt_distillation(
             student,
             target,
@@ -116,6 +131,32 @@ class TransducerKL(Criterion):
             blank=self.blank,
             fastemit=fastemit,
             reduction="sum" if self.reduction == "sum" else "mean",
-            normalize="all_nodes" if self.reduction == "mean" else self.normalize,
+            normalize="all_nodes" if self.reduction == "mean" and not by_sequence else self.normalize,
             chunk=self.chunk,
+            distance=self.distance,
         )
+
+    def _of_hypotheses(self, student: Joint, target: SequenceScores, mask: Transcript) -> Tensor:
+        """Compare the posteriors of student and teacher over the hypotheses of each utterance."""
+        enc_lens = mask.enc_lens.repeat_interleave(target.log_probs.shape[1])
+        lists = Transcript(mask.labels.flatten(0, 1), enc_lens, mask.label_lens.flatten())
+        nats = rnnt_loss(student, *lists, blank=self.blank, reduction="none", chunk=self.chunk)
+        scores = -nats.view(target.log_probs.shape)
+        values = sequence_distance(scores, target.log_probs.detach().to(scores), self.distance)
+        return values.sum() if self.reduction == "sum" else values.mean()
+
+
+def _check_sequence(temperature: float, delay: int, normalize: str | None) -> None:
+    """Refuse options that the kind `sequence` does not have.
+
+    Raises:
+        ValueError: one is set.
+    """
+    for name, value, plain in (
+        ("temperature", temperature, 1), ("delay", delay, 0), ("normalize", normalize, None)
+    ):  # fmt: skip
+        if value != plain:
+            raise ValueError(
+                f"{name} is {value!r}, but kind: sequence compares whole label sequences, without nodes and "
+                f"temperatures: leave {name} out"
+            )

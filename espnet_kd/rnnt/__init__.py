@@ -10,6 +10,7 @@ from espnet_kd.rnnt.emission import emission_frames
 from espnet_kd.rnnt.joint import Joint, joint_of
 from espnet_kd.rnnt.loss import rnnt_loss
 from espnet_kd.rnnt.scalar import LatticeLoss
+from espnet_kd.rnnt.sequence import SequenceScores, sequence_distance, sequence_scores
 from espnet_kd.rnnt.targets import collapsed_targets, one_best_targets
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "Joint",
     "LatticeLoss",
     "OneBestTargets",
+    "SequenceScores",
     "collapsed_targets",
     "emission_frames",
     "joint_of",
     "one_best_targets",
     "rnnt_distillation",
     "rnnt_loss",
+    "sequence_distance",
+    "sequence_scores",
 ]

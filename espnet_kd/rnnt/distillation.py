@@ -13,8 +13,9 @@ from espnet_kd.rnnt.lattice import Lattice, lattice_of
 from espnet_kd.rnnt.loss import check_number, chunk_size
 from espnet_kd.rnnt.path import alignment_lattice
 from espnet_kd.rnnt.scalar import LatticeLoss, Reduction, reduce_terms
+from espnet_kd.rnnt.sequence import Distance, SequenceScores, sequence_scores
 
-Teacher = Joint | CollapsedTargets | OneBestTargets
+Teacher = Joint | CollapsedTargets | OneBestTargets | SequenceScores
 LEAST = -1e30  # replaces a teacher's bias of -inf; finite, and its exponential is 0
 
 
@@ -35,6 +36,7 @@ def rnnt_distillation(
     reduction: Reduction = "mean",
     normalize: Normalize | None = None,
     chunk: int | None = None,
+    distance: Distance = "l1",
 ) -> LatticeLoss:
     """Compute rnnt_weight * RNN-T loss + kd_weight * T^2 * KL(teacher || student) over the lattice.
 
@@ -42,7 +44,7 @@ def rnnt_distillation(
         student: tensors of the student's joint network; receives gradient.
         teacher: tensors of the teacher's joint network for the same utterances and labels; constant. Instead
             of a joint network, stored targets: CollapsedTargets for the kind `collapsed`, OneBestTargets for
-            `one_best`.
+            `one_best`, SequenceScores for `sequence`, whose model may have any frames of its own.
         labels: (B, L) integers without the blank; padding may hold anything.
         enc_lens: (B,) frames of each utterance.
         label_lens: (B,) labels of each utterance, 0 allowed.
@@ -52,7 +54,9 @@ def rnnt_distillation(
             `one_best`, all V classes at the nodes of the teacher's best alignment;
             `occupancy`, all V classes at every node, weighted by the teacher's posterior of the node;
             `alignments`, the distributions over the alignments, given the labels; the probability of the
-            labels themselves is not compared.
+            labels themselves is not compared;
+            `sequence`, the log-probabilities of the labels, in place of the KL: see sequence_distance. It has
+            no nodes and no softmax of its own, thus no delay, temperature and normalize.
         rnnt_weight, kd_weight: factors; a term of weight 0 has a value but no gradient; None leaves the term
             out.
         delay: >= 0 frames by which the student may emit later: its node (t + delay, u) learns from the
@@ -68,6 +72,7 @@ def rnnt_distillation(
             `all_nodes` divides by the mean of these numbers over the batch; with the reduction `mean` this
             gives the mean over all nodes of the batch. It cannot be combined with the reduction `none`.
         chunk: nodes whose logits are held at a time; the default suits the device.
+        distance: `l1` or `mse`, for the kind `sequence`.
 
     Returns:
         (loss, rnnt, kd) in float64 for a float64 student, else float32, under autocast too.
@@ -77,7 +82,9 @@ def rnnt_distillation(
 
     Source:
         Full, one-best: Hwang et al. 2022, arXiv:2210.05793. Collapsed: Panchapagesan et al. 2021,
-        arXiv:2011.06110. Alignments: L_soft of Chang et al., ICLR 2023, arXiv:2312.10087.
+        arXiv:2011.06110. Alignments: L_soft of Chang et al., ICLR 2023, arXiv:2312.10087. Sequence:
+        full-sum distillation of Zeineldeen et al. 2023, arXiv:2303.05958, by its abstract; the paper's
+        distance of the two probabilities is not verified.
     """
     lattice = lattice_of(student, labels, enc_lens, label_lens, blank)
     for name, value in (("rnnt_weight", rnnt_weight), ("kd_weight", kd_weight)):
@@ -86,9 +93,13 @@ def rnnt_distillation(
     check_number("fastemit", fastemit)
     check_number("temperature", temperature, above_zero=True)
     _check_options(kind, delay, normalize, reduction)
+    if kind == "sequence":
+        _check_sequence(delay, temperature, normalize, distance)
     _check_teacher(student, teacher, kind, lattice)
     _check_temperature(teacher, temperature)
     chunk = chunk_size(chunk, student)
+    if kind == "sequence" and isinstance(teacher, Joint):
+        teacher = sequence_scores(teacher, labels, enc_lens, label_lens, blank=blank, chunk=chunk)
     terms = DistillationTerms(
         teacher=_without_padding(_constant(teacher, student), lattice, chunk),
         kind=kind,
@@ -98,6 +109,7 @@ def rnnt_distillation(
         temperature=float(temperature),
         normalize=normalize,
         chunk=chunk,
+        distance=distance,
     )
     return reduce_terms(student, lattice, terms, reduction)
 
@@ -122,13 +134,32 @@ def _check_options(kind: str, delay: int, normalize: str | None, reduction: str)
         raise ValueError(f"delay is {delay!r}: give a number of frames, an integer of at least 0")
 
 
+def _check_sequence(delay: int, temperature: float, normalize: str | None, distance: str) -> None:
+    """Check the options of the kind `sequence`.
+
+    Raises:
+        ValueError: one has no meaning where whole label sequences are compared, or the distance is unknown.
+    """
+    if distance not in get_args(Distance):
+        raise ValueError(f"distance is {distance!r}: use {' or '.join(get_args(Distance))}")
+    for name, value, plain in (
+        ("delay", delay, 0), ("temperature", temperature, 1), ("normalize", normalize, None)
+    ):  # fmt: skip
+        if value != plain:
+            raise ValueError(
+                f"{name} is {value!r}, but the kind sequence compares whole label sequences, without nodes "
+                f"and temperatures: leave {name} out"
+            )
+
+
 def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice) -> None:
     """Check that the teacher has the student's lattice and vocabulary, and that stored targets fit the kind.
 
     Raises:
         ValueError: one of these differs.
     """
-    kept_for = {CollapsedTargets: "collapsed", OneBestTargets: "one_best"}.get(type(teacher), kind)
+    kept = {CollapsedTargets: "collapsed", OneBestTargets: "one_best", SequenceScores: "sequence"}
+    kept_for = kept.get(type(teacher), kind)
     if kind != kept_for:
         raise ValueError(
             f"the stored targets are {type(teacher).__name__}, for the kind {kept_for}, but the kind is "
@@ -136,6 +167,13 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice
         )
     if isinstance(teacher, OneBestTargets):
         _check_alignment(student, teacher, lattice)
+        return
+    if isinstance(teacher, SequenceScores):
+        if tuple(teacher.log_probs.shape) != (len(student.enc),):
+            raise ValueError(
+                f"the teacher has scores of shape {tuple(teacher.log_probs.shape)}, the student's batch has "
+                f"{len(student.enc)} utterances: give one score for each"
+            )
         return
     if teacher.shape != student.shape:
         raise ValueError(
@@ -155,7 +193,7 @@ def _check_temperature(teacher: Teacher, temperature: float) -> None:
     Raises:
         ValueError: they were made at another one.
     """
-    stored = None if isinstance(teacher, Joint) else teacher.temperature
+    stored = None if isinstance(teacher, Joint | SequenceScores) else teacher.temperature
     if stored not in (None, temperature):
         raise ValueError(
             f"the temperature is {temperature}, but the stored targets were made at {stored}: use that, or "
@@ -200,11 +238,15 @@ def _constant(teacher: Teacher, student: Joint) -> Teacher:
         wide = teacher.map(lambda x: x.detach().to(dtype))
         # A class that is masked by -inf has probability 0, but 0 times -inf would be NaN.
         return replace(wide, bias=wide.bias.clamp(min=LEAST)).without_tanh()
+    if isinstance(teacher, SequenceScores):
+        return SequenceScores(teacher.log_probs.detach())
     return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))
 
 
 def _without_padding(teacher: Teacher, lattice: Lattice, chunk: int) -> Teacher:
     """Replace what the padding holds by numbers, if blocks of several utterances contain padding."""
+    if isinstance(teacher, SequenceScores):
+        return teacher
     if isinstance(teacher, Joint):
         return lattice.without_padding(teacher, chunk)
     if isinstance(teacher, OneBestTargets):

@@ -16,10 +16,11 @@ from espnet_kd.rnnt.lattice import Lattice
 from espnet_kd.rnnt.loss import rnnt_gradient
 from espnet_kd.rnnt.path import sweep_alignment, term_on_alignment
 from espnet_kd.rnnt.scalar import LatticeTerms
+from espnet_kd.rnnt.sequence import Distance, SequenceScores, sequence_distance
 from espnet_kd.rnnt.soft import FullKL, GroupedKL, NodeTerm
 from espnet_kd.rnnt.sweep import arc_scores
 
-Kind = Literal["full", "collapsed", "one_best", "occupancy", "alignments"]
+Kind = Literal["full", "collapsed", "one_best", "occupancy", "alignments", "sequence"]
 Normalize = Literal["nodes", "all_nodes"]
 RENAMED = {"full_sum": "alignments"}  # former names of kinds
 Weight = float | None  # None leaves the term out
@@ -40,9 +41,10 @@ class DistillationTerms(LatticeTerms):
         temperature: softmax divisor in the distillation term.
         normalize: how the number of nodes divides the distillation term.
         chunk: nodes whose logits are held at a time.
+        distance: of the probabilities of the label sequence, for the kind `sequence`.
     """
 
-    teacher: Joint | CollapsedTargets | OneBestTargets
+    teacher: Joint | CollapsedTargets | OneBestTargets | SequenceScores
     kind: Kind
     weights: tuple[Weight, Weight]
     fastemit: float
@@ -50,11 +52,14 @@ class DistillationTerms(LatticeTerms):
     temperature: float
     normalize: Normalize | None
     chunk: int
+    distance: Distance = "l1"
 
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
     ) -> tuple[Tensor, Tensor]:
         """Compute both terms and add their gradients; see scalar.LatticeTerms."""
+        if self.kind == "sequence":
+            return self._sequence(student, lattice, share, gradients)
         rnnt_weight, kd_weight = self.weights
         arcs = self._student_arcs(student, lattice)
         arc_gradient: Arcs | None = None
@@ -116,6 +121,28 @@ class DistillationTerms(LatticeTerms):
         temperatures = tuple(sorted(needed))
         scores = arc_scores(student, lattice, self.chunk, temperatures) if temperatures else []
         return dict(zip(temperatures, scores, strict=True))
+
+    def _sequence(
+        self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute both terms of the probability of the labels, (B,) each, in one forward-backward pass."""
+        assert isinstance(self.teacher, SequenceScores)
+        rnnt_weight, kd_weight = self.weights
+        (arcs,) = arc_scores(student, lattice, self.chunk)
+        found = None if gradients is None or not any(self.weights) else posterior(arcs, lattice)
+        total = log_likelihood(arcs, lattice) if found is None else found.total
+        with torch.enable_grad():
+            score = total.detach().requires_grad_()
+            kd = sequence_distance(score, self.teacher.log_probs.to(score), self.distance)
+            (slope,) = torch.autograd.grad(kd.sum(), score)
+        if found is not None and gradients is not None:
+            by_rnnt, by_kd = -share * (rnnt_weight or 0.0), share * (kd_weight or 0.0)
+            by_kd = (by_kd * slope).to(arcs.blank)[:, None, None]
+            faster = by_kd + by_rnnt * (1.0 + self.fastemit)
+            arc_gradient = Arcs((by_kd + by_rnnt) * found.arcs.blank, faster * found.arcs.label)
+            sweep(student, lattice, self.chunk, arc_gradient, None, 0.0, gradients)
+        left_out = _omitted_term(student)
+        return left_out if rnnt_weight is None else -total, left_out if kd_weight is None else kd.detach()
 
     def _alignments(self, arcs: Arcs, lattice: Lattice, scale: float) -> tuple[Tensor, NodeTerm]:
         """Compute the KL between distributions over alignments: (B,) values, and their gradient."""

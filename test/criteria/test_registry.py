@@ -45,7 +45,7 @@ def plugins(tmp_path, monkeypatch):
 def test_builds_every_criterion(name):
     criterion = build_criterion(name, reduction="sum")
     assert isinstance(criterion, nn.Module) and type(criterion) is CRITERIA[name]
-    needs = {"hidden": "hidden", "mvq": "codes", "transducer": "lattice"}
+    needs = {"hidden": "hidden", "mvq": "codes", "transducer": "lattice", "sequence": "sequence"}
     assert criterion.reduction == "sum" and criterion.needs == needs.get(name, "logits")
     assert build_criterion(name).reduction == "utterance"
 
