@@ -48,9 +48,10 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {  # criteria of a CTC/attenti
     "KL": {CTC: {"type": "kl"}, DECODER: {"type": "kl"}},
     "hidden vectors": {ENCODER: {**VECTORS, "frame_weights": "nonblank"}},
     "essence, two teachers": {CTC: {"type": "topk", "k": 4}, DECODER: {"type": "topk", "k": 4}},
+    "label sequences": {CTC: {"type": "sequence"}},
     "TutorNet": {ENCODER: {**VECTORS, "frame_weights": "deviation"}, CTC: {"type": "softmax_l2"}},
 }
-KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments")
+KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments", "sequence")
 PLAIN, PLAIN_TRANSDUCER = "CTC/attention, stock", "transducer without its loss"
 # Waits in our own code: a transducer's encoder lengths, once, where ESPnet reads them one by one.
 MOST_OWN = {PLAIN: 0, PLAIN_TRANSDUCER: 1}
@@ -112,7 +113,8 @@ def transducer_student(kind: str) -> nn.Module:
     student, teacher = (transducer.build(SIZE, len(TOKENS)) for _ in range(2))
     term = Term("lattice", MOVING, LATTICE, LATTICE)
     objective = Objective(teacher_of([teacher], [LATTICE]), Taps(student, [LATTICE]), (term,), HALF)
-    criterion = build_criterion("transducer", kind=kind, reduction="mean", delay=1)
+    later = {} if kind == "sequence" else {"delay": 1}
+    criterion = build_criterion("transducer", kind=kind, reduction="mean", **later)
     return distil_transducer(student, objective, {"lattice": criterion})
 
 

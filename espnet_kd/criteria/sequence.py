@@ -1,6 +1,6 @@
 """A criterion on the probability of whole label sequences under CTC; transducers: see ``transducer.py``."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,11 +99,11 @@ def ctc_log_probs(logits: Tensor, labels: Tensor, enc_lens: Tensor, label_lens: 
         wide = wide.masked_fill(~to_device(real, device)[..., None], 0.0)
         log_probs = wide.log_softmax(-1).repeat_interleave(hypotheses, 0).transpose(0, 1)  # (T, B * H, V)
         used = torch.arange(labels.shape[-1]) < counts[:, None]
-        y = labels.flatten(0, -2).long().to(device).masked_fill(~to_device(used, device), BLANK)
+        y = to_device(labels, device).flatten(0, -2).long().masked_fill(~to_device(used, device), BLANK)
         frames = frames.repeat_interleave(hypotheses)
-        nats = F.ctc_loss(
-            log_probs, y, frames, counts, blank=BLANK, reduction="none", zero_infinity=True
-        )
+        t: Any = frames.tolist()  # as lists, which torch takes, too: nothing waits for numbers of the host
+        u: Any = counts.tolist()
+        nats = F.ctc_loss(log_probs, y, t, u, blank=BLANK, reduction="none", zero_infinity=True)
         repeats = ((y[:, 1:] == y[:, :-1]) & (y[:, 1:] != BLANK)).sum(1)  # a blank is between equal labels
         fits = to_device(frames - counts, device) >= repeats
         return torch.where(fits, -nats, -torch.inf).view(label_lens.shape)

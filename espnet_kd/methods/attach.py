@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -20,8 +21,9 @@ from espnet_kd.methods.distillation import choose_targets
 from espnet_kd.methods.distilled import Objective, aligned, distil, ratio_of
 from espnet_kd.methods.initialise import freeze_unreached, initialise
 from espnet_kd.methods.transducer import distil_transducer
+from espnet_kd.rnnt import Joint, SequenceScores
 from espnet_kd.schedule import Schedule, build_schedule
-from espnet_kd.targets.plan import stored_teacher
+from espnet_kd.targets.fit import stored_teacher
 from espnet_kd.targets.teacher import StoredTeacher
 from espnet_kd.teachers.experiment import input_rate
 from espnet_kd.teachers.model import TeacherModel
@@ -179,7 +181,8 @@ def refuse_data_parallel(args: argparse.Namespace) -> None:
 
 def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
     """Refuse a criterion on frames where the student's SpecAugment warps time."""
-    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    of_frames = (t for t in terms if t.build().kind != "sequence")
+    frames = [t.term.name for t in of_frames if not t.term.student_tap.startswith("decoder")]
     if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise UserError(
             f"criterion {frames[0]} compares frames, but the student's SpecAugment moves them in time: "
@@ -229,6 +232,9 @@ def _fit(
         longer = _observe_both(model, noise, taps, teacher, LONG_PROBE)
         terms = [_with_ratio(t, (ours, longer[0]), (theirs, longer[1])) for t in terms]
     for t in terms:
+        if t.build().kind == "sequence":
+            _check_classes(t.term, ours[t.term.student_tap].values, theirs[t.term.teacher_tap].values)
+            continue
         if t.term.student_tap == LATTICE:
             frames, others = (int(side[LATTICE].lengths.max()) for side in (ours, theirs))
             if abs(frames - others) > MAX_FRAME_DIFFERENCE:
@@ -251,12 +257,8 @@ def _fit(
         if criterion.needs in ("hidden", "codes"):
             if criterion.student_dim is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
-        elif student.shape[-1] != target.shape[-1] and not criterion.any_classes:
-            raise UserError(
-                f"criterion {t.term.name}: {t.term.student_tap} of the student has {student.shape[-1]} "
-                f"values at a position, {t.term.teacher_tap} of the teacher {target.shape[-1]}: "
-                "choose taps that give logits over the same tokens"
-            )
+        elif not criterion.any_classes:
+            _check_classes(t.term, student, target)
     shapes = {
         t.term.name: tuple(
             tuple(getattr(side[tap].values, "shape", ()))
@@ -265,6 +267,18 @@ def _fit(
         for t in terms
     }
     return list(terms), shapes
+
+
+def _check_classes(term: Term, student: Any, teacher: Any) -> None:
+    """Refuse layers with other numbers of classes; scores of label sequences have none."""
+    if isinstance(teacher, SequenceScores):
+        return
+    ours, theirs = (x.classes if isinstance(x, Joint) else x.shape[-1] for x in (student, teacher))
+    if ours != theirs:
+        raise UserError(
+            f"criterion {term.name}: {term.student_tap} of the student has {ours} values at a position, "
+            f"{term.teacher_tap} of the teacher {theirs}: choose taps that give logits over the same tokens"
+        )
 
 
 def _observe_both(

@@ -152,7 +152,7 @@ def _check_term(t: "TermOptions") -> None:
         raise UserError(f"{where}: all views are of one model, which emits at one time: leave out delay")
     if t.resample:
         raise UserError(f"{where}: all views have one frame rate: leave out `frame_rate: resample`")
-    if t.term.student_tap != t.term.teacher_tap or t.build().needs in ("hidden", "codes"):
+    if t.term.student_tap != t.term.teacher_tap or t.build().needs in ("hidden", "codes", "sequence"):
         raise UserError(f"{where}: views are compared by the logits at one layer: give type and tap")
 
 

@@ -18,7 +18,7 @@ from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.own import count_batches, counts_batches
 from espnet_kd.methods.transducer import KeepsLattice, SeesLattice, keeping_lattice, with_lattice_loss
-from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, SequenceScores
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.teachers.options import Term, TermOptions, refuse_other_prefix
@@ -181,6 +181,8 @@ def repeated_targets(targets: Targets, views: int) -> Targets:
         alignment = Alignment(*(repeated(x, views) for x in values.alignment))
         tokens, log_probs = repeated(values.tokens, views), repeated(values.log_probs, views)
         values = replace(values, alignment=alignment, tokens=tokens, log_probs=log_probs)
+    elif isinstance(values, SequenceScores):
+        values = SequenceScores(repeated(values.log_probs, views))
     elif isinstance(values, TopClasses):
         values = TopClasses(repeated(values.tokens, views), repeated(values.log_probs, views))
     else:

@@ -10,7 +10,8 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
-from espnet_kd.criteria import Criterion
+from espnet_kd.criteria import Criterion, Transcript
+from espnet_kd.criteria.sequence import scores_of
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.methods.own import count_batches
@@ -193,7 +194,7 @@ class Distillation:
             stats.clear()
         for term in objective.terms:
             if self.kd_criteria[term.name].needs != "lattice":  # that came with the task
-                total = total + self._term(term, targets, tokens.read(), stats, step)
+                total = total + self._term(term, targets, (text, tokens.read()), stats, step)
         objective.taps.release()
         self._check_complete(stats)
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
@@ -210,18 +211,26 @@ class Distillation:
         self,
         term: Term,
         targets: Mapping[str, Targets],
-        text_lengths: Tensor,
+        labels: tuple[Tensor, Tensor],
         stats: dict[str, Any],
         step: float,
     ) -> Tensor | float:
-        """Compute a criterion times its weight, and put its value into the statistics."""
+        """Compute a criterion times its weight, and put its value into the statistics.
+
+        Args:
+            labels: (B, L) tokens, and their numbers, (B,), on the host.
+        """
         criterion = self.kd_criteria[term.name]
-        seen = self.kd_objective.taps.get(term.student_tap, text_lengths)
-        student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
-        guide = guide_for(criterion, targets, seen, term)
+        seen = self.kd_objective.taps.get(term.student_tap, labels[1])
         use = torch.is_grad_enabled() and not term.weight.is_zero
         with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
-            value = criterion(student, target, mask, *guide)
+            if criterion.needs == "sequence":
+                given = targets[term.teacher_tap]
+                scores = scores_of(given.values, given.lengths, *labels)
+                value = criterion(seen.tensor, scores, Transcript(labels[0], seen.lengths, labels[1]))
+            else:
+                student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
+                value = criterion(student, target, mask, *guide_for(criterion, targets, seen, term))
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
         # (1,): a scalar would be rounded to the half precision that the task's loss may have under autocast.
         return 0.0 if term.weight.is_zero else term.weight(step) * value[None]

@@ -191,7 +191,7 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
             )
         if needs == "lattice" and choices["targets"] == "mean":
             raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
-        if t.term.student_tap != t.term.teacher_tap or needs in ("hidden", "codes"):
+        if t.term.student_tap != t.term.teacher_tap or needs in ("hidden", "codes", "sequence"):
             raise UserError(
                 f"mutual: criterion {t.term.name}: peers compare logits at one tap of all: give type and tap"
             )

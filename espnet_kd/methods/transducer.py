@@ -11,12 +11,21 @@ from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerMo
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Transcript
+from espnet_kd.criteria.sequence import scores_of
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.host.models import JointNetwork, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
-from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, joint_of, rnnt_loss
+from espnet_kd.rnnt import (
+    CollapsedTargets,
+    Joint,
+    LatticeLoss,
+    OneBestTargets,
+    SequenceScores,
+    joint_of,
+    rnnt_loss,
+)
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.options import Term
@@ -60,7 +69,7 @@ def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, T
     return part, Transcript(*(x[to_device(rows, x.device)] for x in transcript))
 
 
-Lattice = Joint | CollapsedTargets | OneBestTargets
+Lattice = Joint | CollapsedTargets | OneBestTargets | SequenceScores
 Model = ESPnetASRTransducerModel | ESPnetASRModel  # the latter a hybrid, with `decoder: transducer`
 
 
@@ -183,11 +192,13 @@ class LatticeDistillation(Distillation):
         terms = (t for t in self.kd_objective.terms if self.kd_criteria[t.name].needs == "lattice")
         return next(terms, None)
 
-    def _target(self, term: Term, student: Joint, frames: Tensor) -> Lattice:
-        """Return the teacher's lattice with the student's numbers of frames, (B,), on the host."""
-        given = self.kd_targets()[term.teacher_tap]
+    def _target(self, term: Term, student: Joint, transcript: Transcript) -> Lattice:
+        """Return the teacher's lattice with the student's numbers of frames, or its scores of the labels."""
+        given, frames = self.kd_targets()[term.teacher_tap], transcript.enc_lens
         check_frames_left(frames, "the student")
         check_frames_left(given.lengths, "the teacher")
+        if self.kd_criteria[term.name].kind == "sequence":
+            return scores_of(given.values, given.lengths, transcript.labels, transcript.label_lens)
         if given.utterances is not None:
             check_lengths(frames, given, term)
         return like_student(given.values, given.lengths, student, frames)
@@ -203,7 +214,7 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
         super().lattice_seen(joint, transcript)
         term = self._lattice_term()
         if term is not None:
-            teacher = self._target(term, joint, transcript.enc_lens)
+            teacher = self._target(term, joint, transcript)
             use = torch.is_grad_enabled() and not term.weight.is_zero
             with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
                 self.kd_lattice = self.kd_criteria[term.name](joint, teacher, transcript)
@@ -230,7 +241,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         self.kd_lattice = None
         if term is None:
             return self._of_transcripts(joint_out, transcript)
-        criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, transcript.enc_lens)
+        criterion, teacher = self.kd_criteria[term.name], self._target(term, joint_out, transcript)
         if term.weight.is_zero:
             with torch.no_grad(), refusing(f"criterion {term.name}"):
                 kd = criterion(joint_out, teacher, transcript)

@@ -97,7 +97,7 @@ class DistillationTerms(LatticeTerms):
             kd, gradient = self._alignments(arcs[self.temperature], lattice, scale)
             return kd, None if gradients is None else gradient
         if self.kind == "one_best":
-            assert not isinstance(self.teacher, CollapsedTargets)  # those serve another kind
+            assert isinstance(self.teacher, Joint | OneBestTargets)  # others serve other kinds
             alignment, term = term_on_alignment(
                 self.teacher, lattice, self.delay, self.temperature, self.chunk
             )
@@ -136,8 +136,8 @@ class DistillationTerms(LatticeTerms):
             kd = sequence_distance(score, self.teacher.log_probs.to(score), self.distance)
             (slope,) = torch.autograd.grad(kd.sum(), score)
         if found is not None and gradients is not None:
-            by_rnnt, by_kd = -share * (rnnt_weight or 0.0), share * (kd_weight or 0.0)
-            by_kd = (by_kd * slope).to(arcs.blank)[:, None, None]
+            by_rnnt = -share * (rnnt_weight or 0.0)
+            by_kd = (share * (kd_weight or 0.0) * slope).to(arcs.blank)[:, None, None]
             faster = by_kd + by_rnnt * (1.0 + self.fastemit)
             arc_gradient = Arcs((by_kd + by_rnnt) * found.arcs.blank, faster * found.arcs.label)
             sweep(student, lattice, self.chunk, arc_gradient, None, 0.0, gradients)

@@ -251,8 +251,8 @@ def _served(directory: Path, asked: Any, settings: dict[str, Any]) -> Store | No
     Raises:
         UserError: the store was written by another version of espnet_kd.
     """
+    from espnet_kd.targets.fit import mismatch, unserved
     from espnet_kd.targets.format import MANIFEST, OtherFormatError
-    from espnet_kd.targets.plan import mismatch, unserved
 
     if not (directory / MANIFEST).exists():
         return None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, atomic_path, fingerprint, fsync, read_json, read_lines
 
-StorageKind = Literal["topk", "values", "codes", "collapsed", "path", "joint"]
+StorageKind = Literal["topk", "values", "codes", "collapsed", "path", "joint", "score"]
 Number = Literal["float16", "float32"]
 MANIFEST = "manifest.json"
 INDEX = "index.jsonl"
@@ -31,7 +31,8 @@ class TapFormat:
     Attributes:
         kind: `topk`: the K most probable classes, best first, with their log-probabilities among all V; the
             sum of their probabilities is their coverage. `values`: logits or hidden vectors, unchanged.
-            `codes`: a byte for each codebook of a quantiser, a file next to the manifest.
+            `codes`: a byte for each codebook of a quantiser, a file next to the manifest. `score`: the
+            log-probability of the transcript, one position for an utterance.
             For a transducer's lattice: `collapsed`, log-probabilities of next label, blank and all other
             classes at all nodes, frame by frame; `path`, the K most probable classes along the best
             alignment; `joint`, the projected outputs of encoder (frames) and prediction network (labels + 1
@@ -55,6 +56,8 @@ class TapFormat:
         number = np.dtype(self.number).newbyteorder("<")
         if self.kind in ("values", "joint"):
             return np.dtype([("values", number, (self.size,))])
+        if self.kind == "score":
+            return np.dtype([("score", number)])
         if self.kind == "codes":
             return np.dtype([("codes", "u1", (self.size,))])
         if self.kind == "collapsed":

@@ -204,6 +204,8 @@ def _problem(record: TargetRecord, path: str, tap: TapFormat) -> str | None:
         return "has no position"
     if tap.kind in ("values", "codes", "joint"):
         return None
+    if tap.kind == "score":
+        return "has a probability above 1" if rows["score"].max() > ROUNDING else None
     if _coverage(rows).max() > 1 + ROUNDING:
         return f"has a coverage of {_coverage(rows).max():.3f}, more than 1"
     if tap.kind == "collapsed":

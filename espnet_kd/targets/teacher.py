@@ -12,11 +12,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses, top_classes
 from espnet_kd.criteria.distribution import LOG_ZERO
+from espnet_kd.criteria.sequence import scores_of
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import Preprocess
-from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, collapsed_targets, one_best_targets
+from espnet_kd.rnnt import (
+    CollapsedTargets,
+    Joint,
+    OneBestTargets,
+    SequenceScores,
+    collapsed_targets,
+    one_best_targets,
+)
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
+from espnet_kd.rnnt.sequence import LEAST
 from espnet_kd.targets.format import TapFormat, TargetRecord, audio_checksum, text_checksum
 from espnet_kd.targets.quantiser import Quantiser
 from espnet_kd.targets.store import Store
@@ -36,12 +45,14 @@ def to_rows(
     Args:
         targets: (1, P, V) logits, (1, P, D) hidden vectors, or a lattice.
         tap: how they are stored.
-        tokens: the transcript, for a lattice.
+        tokens: the transcript, for a lattice or its probability.
         quantiser: for the kind `codes`.
 
     Returns:
         (P,) of the tap's row type.
     """
+    if tap.kind == "score":
+        return _score_row(targets, tap, tokens)
     with np.errstate(over="ignore"):  # `write_shard` refuses values that are not finite
         if isinstance(targets.values, Joint):
             return _lattice_rows(targets.values, targets.lengths, tap, tokens)
@@ -56,6 +67,18 @@ def to_rows(
         else:
             top = top_classes(values, tap.k, tap.temperature)
             rows["tokens"], rows["log_probs"] = top.tokens.cpu().numpy(), top.log_probs.cpu().numpy()
+    return rows
+
+
+def _score_row(targets: Targets, tap: TapFormat, tokens: Sequence[int]) -> NDArray[Any]:
+    """Compute the log-probability of the transcript of one utterance, (1,); LEAST if it is impossible."""
+    values = targets.values
+    assert isinstance(values, torch.Tensor | Joint)  # a model gives them
+    device = values.enc.device if isinstance(values, Joint) else values.device
+    labels = torch.tensor([list(tokens)], dtype=torch.long, device=device)
+    found = scores_of(values, targets.lengths, labels, torch.tensor([len(tokens)]))
+    rows = np.zeros(1, tap.row)
+    rows["score"] = found.log_probs.clamp(min=LEAST).cpu().numpy()
     return rows
 
 
@@ -157,6 +180,9 @@ def to_targets(
         frames = [p - count for p, count in zip(positions, labels, strict=True)]
         return Targets(stored, torch.tensor(frames), names)
     lengths = torch.tensor(positions)
+    if tap.kind == "score":
+        score = columns["score"][:, 0]
+        return Targets(SequenceScores(score.masked_fill(score < LEAST / 2, -torch.inf)), lengths, names)
     if tap.kind == "values":
         return Targets(columns["values"], lengths, names)
     if tap.kind == "codes":
@@ -339,5 +365,8 @@ class StoredTeacher:
         counts = manifest.probe if seconds == SECONDS else manifest.long_probe
         for path in self.taps:
             size, positions = manifest.taps[path].size, counts[path]
+            if manifest.taps[path].kind == "score":
+                found[path] = Targets(SequenceScores(torch.zeros(1)), torch.tensor([1]))
+                continue
             found[path] = Targets(torch.zeros(1, positions, size), torch.tensor([positions]))
         return found if self.tokens is None else self.tokens.targets(found)

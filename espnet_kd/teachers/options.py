@@ -11,7 +11,7 @@ from espnet_kd.config import refuse_unknown, with_numbers
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion
 from espnet_kd.criteria.criterion import BLANK, check_choice, check_positive, check_size
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import reads_language, sampling_probability
+from espnet_kd.host.models import CTC_PARTS, reads_language, sampling_probability
 from espnet_kd.schedule import Schedule, build_schedule
 from espnet_kd.teachers.kinds import TEACHERS, Source, kind_of, plugins
 from espnet_kd.teachers.model import TeacherModel
@@ -207,7 +207,10 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             raise UserError(
                 f"criteria: {name}: give tap, or student_tap and teacher_tap (such as ctc.ctc_lo or decoder)"
             )
-        _check_lattice(name, entry, student, teacher)
+        if of_sequence(entry):
+            _check_sequence(name, entry, student, teacher)
+        else:
+            _check_lattice(name, entry, student, teacher)
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
         options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
         term = Term(str(name), weight, student, teacher)
@@ -245,6 +248,35 @@ def _check_lattice(name: str, entry: Mapping[str, Any], student: str, teacher: s
             f"criteria: {name}: reduction {reduction or 'left out'}: {changed[reduction]}; earlier versions "
             "took the mean over the nodes of each utterance: `reduction: utterance` with `normalize: nodes`"
         )
+
+
+def _check_sequence(name: str, entry: Mapping[str, Any], student: str, teacher: str) -> None:
+    """Refuse taps from which no probability of a label sequence comes, and options about frames.
+
+    Raises:
+        UserError: a tap is no CTC layer and no lattice, or not that of this type of criterion.
+    """
+    lattice = on_lattice(entry["type"])
+    if lattice != (student == LATTICE):
+        way_out = "give tap: ctc.ctc_lo, or `type: transducer` with `kind: sequence`"
+        raise UserError(
+            f"criteria: {name}: the type {entry['type']} does not compare {student} of the student: "
+            f"{'leave out tap and student_tap' if lattice else way_out}"
+        )
+    if not lattice and student.split(".")[0] not in CTC_PARTS:
+        raise UserError(f"criteria: {name}: {student} is no CTC layer of the student: give tap: ctc.ctc_lo")
+    if teacher.split(".")[0] == "decoder":
+        raise UserError(
+            f"criteria: {name}: probabilities of label sequences come from CTC layers and lattices, not from "
+            f"{teacher}: give another teacher_tap"
+        )
+    if "frame_rate" in entry:
+        raise UserError(f"criteria: {name}: label sequences have no frames: leave out frame_rate")
+
+
+def of_sequence(entry: Mapping[str, Any]) -> bool:
+    """Return True for a criterion on the probability of whole label sequences."""
+    return entry["type"] == "sequence" or (on_lattice(entry["type"]) and entry.get("kind") == "sequence")
 
 
 def _resample(term: Term, entry: Mapping[str, Any]) -> bool:
@@ -393,7 +425,7 @@ def common_temperatures(terms: Sequence[TermOptions], teachers: int) -> dict[str
     for t in terms:
         criterion = t.build()
         temperature = criterion.temperature or 1.0
-        if teachers > 1 and criterion.needs == "lattice" and criterion.kind != "one_best":
+        if teachers > 1 and t.term.teacher_tap == LATTICE and criterion.kind != "one_best":
             raise UserError(
                 f"criteria: {t.term.name}: the lattices of several teachers have no mean but along one path: "
                 "use `kind: one_best`, or one teacher"

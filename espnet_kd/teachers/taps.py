@@ -25,7 +25,7 @@ from espnet_kd.host.models import (
     predicted,
     skipped_by,
 )
-from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, joint_of
+from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, SequenceScores, joint_of
 from espnet_kd.rnnt.device import HostCopy, to_device
 
 LATTICE = JOINT_NETWORK  # the tap that means the lattice
@@ -46,12 +46,13 @@ class Targets:
     Attributes:
         values: (B, P, V) logits, or (B, P, D) hidden vectors; positions beyond ``lengths`` are padding. From
             a store, perhaps only the K most probable classes. For a transducer's lattice, the tensors of its
-            joint network or stored targets of the lattice; positions are frames then.
+            joint network or stored targets of the lattice; positions are frames then. From a store, perhaps
+            the log-probabilities of the transcripts, one position each.
         lengths: (B,) number of real positions, on the host.
         utterances: B ids; None where they are not known.
     """
 
-    values: Tensor | TopClasses | Joint | CollapsedTargets | OneBestTargets
+    values: Tensor | TopClasses | Joint | CollapsedTargets | OneBestTargets | SequenceScores
     lengths: Tensor
     utterances: Sequence[str] | None = None
 

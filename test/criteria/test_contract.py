@@ -81,7 +81,7 @@ every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 def missing(registry):
-    """List names and options of the registry that the tables lack; lattices, sequences: test_transducer.py, test_sequence.py."""
+    """List names and options that the tables lack; for others: test_transducer.py, test_sequence.py."""
     plain = [name for name, c in registry.items() if c.needs not in ("lattice", "sequence")]
     gaps = [name for name in plain for table in (OPTIONS, HAND, NAIVE) if name not in table]
     for name, rows in OPTIONS.items():

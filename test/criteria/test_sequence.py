@@ -53,8 +53,8 @@ def collapse(path):
 def enumerated(logits, labels):
     """Sum the probabilities of all paths, of every length in frames, that give the labels: a logarithm."""
     log_probs = logits.log_softmax(-1)
-    paths = [p for p in itertools.product(range(logits.shape[1]), repeat=len(logits)) if collapse(p) == labels]
-    each = [sum(log_probs[t, v] for t, v in enumerate(path)) for path in paths]
+    paths = itertools.product(range(logits.shape[1]), repeat=len(logits))
+    each = [sum(log_probs[t, v] for t, v in enumerate(p)) for p in paths if collapse(p) == labels]
     return torch.stack(each).logsumexp(0) if each else tensor(-inf)
 
 

@@ -22,6 +22,7 @@ CRITERIA = {
     "ctc": KL,
     "att": {**KL, "tap": "decoder"},
     "hid": HIDDEN,
+    "labels": {"type": "sequence", "tap": "ctc.ctc_lo"},
 }
 # Our encoders have batch norm, the transformer none.
 STUDENTS: dict[str, dict[str, Any]] = {

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from espnet_kd.errors import UserError
+from espnet_kd.targets.fit import unserved
 from espnet_kd.targets.format import TapFormat
-from espnet_kd.targets.plan import unserved
 from espnet_kd.teachers import kinds
 from espnet_kd.teachers.kinds import PLUGINS, Source, source_of
 from espnet_kd.teachers.model import TeacherModel

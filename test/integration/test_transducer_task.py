@@ -214,7 +214,10 @@ def test_a_ctc_criterion_at_the_auxiliary_layer(recipe: Recipe, teacher: dict[st
 
 
 # Kind, members of the ensemble, type of what is kept, relative difference of the losses.
-STORED = [("collapsed", 1, "float32", 1e-6), ("one_best", 2, "float32", 1e-6), ("full", 1, "float16", 1e-3)]
+STORED = [
+    ("collapsed", 1, "float32", 1e-6), ("one_best", 2, "float32", 1e-6), ("full", 1, "float16", 1e-3),
+    ("sequence", 1, "float16", 1e-6),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "members", "number", "tolerance"), STORED, ids=lambda x: str(x))

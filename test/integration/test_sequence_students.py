@@ -1,0 +1,106 @@
+"""Students that match the probability of the labels under teachers of other frame rates and kinds."""
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from recipe import MODELS, Recipe
+from test_transducer_task import CHECKPOINT, train
+from torch import nn
+
+from espnet_kd.errors import UserError
+from espnet_kd.methods.transducer import with_lattice_loss
+from espnet_kd.teachers.experiment import load_experiment
+from espnet_kd.teachers.options import term_options
+
+pytestmark = pytest.mark.slow(seconds=10)
+
+LATTICE = {"type": "transducer", "kind": "sequence", "weight": 0.5}
+CTC = {"type": "sequence", "tap": "ctc.ctc_lo", "weight": 0.5}
+ENCODER = MODELS["transducer_student"]["encoder_conf"]
+# Both have fewer frames than the teachers, which subsample by 4.
+SLOWER = {"encoder_conf": {**ENCODER, "input_conf": {**ENCODER["input_conf"], "subsampling_factor": 6}}}
+SLOWER_CTC = {"encoder_conf": {**MODELS["student"]["encoder_conf"], "input_layer": "conv2d6"}}
+
+
+@pytest.fixture(scope="module")
+def teachers(recipe: Recipe) -> dict[str, dict[str, str]]:
+    lattice = {"exp": str(train(recipe, "exp/of-labels", "transducer_teacher")), "checkpoint": CHECKPOINT}
+    return {"transducer": lattice, "ctc": {"exp": "exp/teacher"}}
+
+
+def build(recipe: Recipe, name: str, **changes: Any) -> nn.Module:
+    from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask
+
+    task = TransducerDistillationTask if "transducer" in name else ASRDistillationTask
+    with contextlib.chdir(recipe.root):
+        args = task.get_parser().parse_args(recipe.training("exp/built", name, **changes))
+        torch.manual_seed(3)
+        return task.build_model(args).train()
+
+
+def of_labels(recipe: Recipe, kind: str, options: dict[str, str], batch: dict[str, torch.Tensor]) -> float:
+    """Compute -log P of the labels of one utterance under a teacher, as a stock model's own loss."""
+    with contextlib.chdir(recipe.root), torch.no_grad():
+        model = load_experiment(options["exp"], options.get("checkpoint")).model
+        if kind == "transducer":
+            return float(with_lattice_loss(model)(**batch)[1]["loss_transducer"])
+        encoded, frames = model.encode(batch["speech"], batch["speech_lengths"])
+        log_probs = model.ctc.log_softmax(encoded).transpose(0, 1)
+        return float(
+            nn.functional.ctc_loss(log_probs, batch["text"], frames, batch["text_lengths"], reduction="sum")
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "criterion"),
+    [
+        ("transducer_student", "transducer", LATTICE),
+        ("transducer_student", "ctc", {**LATTICE, "teacher_tap": "ctc.ctc_lo"}),
+        ("student", "ctc", CTC),
+        ("student", "transducer", {**CTC, "teacher_tap": "joint_network"}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_the_value_is_that_of_both_losses(recipe: Recipe, teachers, name, kind, criterion) -> None:
+    """|log P_T - log P_S|, whatever the frame rates and kinds of models are; its gradient is the task's."""
+    slower = SLOWER if "transducer" in name else SLOWER_CTC
+    given = {"teacher": teachers[kind], "criteria": {"labels": criterion}, **slower}
+    model, generator = build(recipe, name, **given), torch.Generator().manual_seed(1)
+    one = {
+        "speech": torch.randn(1, 16000, generator=generator), "speech_lengths": torch.tensor([16000]),
+        "text": torch.tensor([[3, 4, 4]]), "text_lengths": torch.tensor([3]),
+    }  # fmt: skip
+    loss, stats, _ = model(**{key: x.clone() for key, x in one.items()})
+    task = stats["loss_transducer" if "transducer" in name else "loss_ctc"].item()
+    expected = abs(of_labels(recipe, kind, teachers[kind], one) - task)
+    assert stats["loss_kd_labels"].item() == pytest.approx(expected, rel=1e-4) and expected > 1
+    assert loss.item() == pytest.approx(stats["loss_task"].item() + 0.5 * expected, rel=1e-4)
+    loss.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({**CTC, "tap": "decoder"}, "criteria: a: decoder is no CTC layer of the student: give tap: ctc"),
+        ({**CTC, "teacher_tap": "decoder"}, "criteria: a: probabilities of label sequences come from CTC"),
+        ({**CTC, "frame_rate": "resample"}, "criteria: a: label sequences have no frames: leave out frame_"),
+        ({**CTC, "tap": "joint_network"}, "criteria: a: the type sequence does not compare joint_network"),
+        ({**LATTICE, "tap": "ctc_lin"}, "criteria: a: the type transducer does not compare ctc_lin of the"),
+        ({**LATTICE, "delay": 1}, "criteria: a: criterion transducer: delay is 1, but kind: sequence"),
+        ({**CTC, "distance": "l2"}, "criteria: a: criterion sequence: distance is 'l2'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_refused_before_training(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        term_options({"a": options})[0].build()
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_lattices_of_several_teachers_have_no_mean(recipe: Recipe, teachers) -> None:
+    two = {**teachers["transducer"], "exp": [teachers["transducer"]["exp"]] * 2}
+    with pytest.raises(UserError, match="the lattices of several teachers have no mean"):
+        build(recipe, "transducer_student", teacher=two, criteria={"labels": LATTICE})
