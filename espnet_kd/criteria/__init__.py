@@ -29,7 +29,7 @@ from espnet_kd.criteria.distribution import (
     TopK,
     top_classes,
 )
-from espnet_kd.criteria.divergences import DecoupledKL, JensenShannon, SkewKL
+from espnet_kd.criteria.divergences import AdaptiveKL, DecoupledKL, JensenShannon, SkewKL
 from espnet_kd.criteria.hidden import HiddenDistance
 from espnet_kd.criteria.sequence import SequenceDistance, Transcript
 from espnet_kd.criteria.transducer import TransducerKL
@@ -43,6 +43,7 @@ CRITERIA: dict[str, type[Criterion]] = {
     "topk": TopK,
     "skew_kl": SkewKL,
     "jsd": JensenShannon,
+    "akl": AdaptiveKL,
     "decoupled_kl": DecoupledKL,
     "uld": SortedDistance,
     "hidden": HiddenDistance,

@@ -80,6 +80,49 @@ class JensenShannon(TemperatureCriterion):
         return self.temperature**2 * (self.beta * theirs + (1 - self.beta) * ours)
 
 
+class AdaptiveKL(TemperatureCriterion):
+    """Forward and reverse KL divergence, weighted by where the student is wrong, at each position.
+
+    T^2 (w KL(p_T || q_T) + (1 - w) KL(q_T || p_T)) in nats. w is the share that the head, the teacher's most
+    probable classes, has in the sum of |p_T(v) - q_T(v)| over all classes. The forward KL learns the head
+    first, the reverse KL the tail. The weights are constant in the gradient.
+
+    Args:
+        temperature: T > 0.
+        head: m, above 0 and below 1: the head is as many of the most probable classes as have a sum of
+            probabilities of at most m, and at least one.
+        reduction: see Criterion.
+
+    Source:
+        Wu et al. 2024, arXiv:2404.02657, for language models. The head, its least size and the constant
+        weights are those of the authors' code, which has m = 1/2.
+    """
+
+    exempt = {"finite_differences": "the weights are constant in the gradient"}
+
+    def __init__(
+        self, temperature: float = 1.0, head: float = 0.5, reduction: Reduction = "utterance"
+    ) -> None:
+        super().__init__(temperature, reduction)
+        self.head = check_share("head", head)
+
+    def per_position(self, student: Tensor, target: Tensor) -> Tensor:
+        """Compare (N, V) and (N, V) logits -> (N,) nats."""
+        log_p, log_q = (log_probabilities(x, self.temperature) for x in (target, student))
+        p, q, gap = log_p.exp(), log_q.exp(), log_p - log_q
+        share = self.share_of_head(p, q.detach())
+        return self.temperature**2 * (share * (p * gap).sum(-1) - (1 - share) * (q * gap).sum(-1))
+
+    def share_of_head(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return w from (N, V) probabilities of teacher and student: (N,); 0 where they are equal."""
+        ordered, order = p.sort(-1, descending=True)
+        errors = (ordered - q.gather(-1, order)).abs()
+        tail = ordered.cumsum(-1) > self.head
+        tail[..., 0] = False
+        total = errors.sum(-1).clamp(min=torch.finfo(errors.dtype).tiny)
+        return errors.masked_fill(tail, 0.0).sum(-1) / total
+
+
 class DecoupledKL(TemperatureCriterion):
     """KL divergence in two parts: target class or not, and which class if not; each with a weight of its own.
 

@@ -41,6 +41,14 @@ def jsd(student, teacher, temperature=1.0, beta=0.5):
     return temperature**2 * (beta * divergence(p, middle) + (1 - beta) * divergence(q, middle))
 
 
+def akl(student, teacher, temperature=1.0, head=0.5):
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    order = sorted(range(len(p)), key=lambda v: -p[v])
+    kept = [v for i, v in enumerate(order) if i == 0 or sum(p[u] for u in order[: i + 1]) <= head]
+    share = sum(abs(p[v] - q[v]) for v in kept) / sum(abs(a - b) for a, b in zip(p, q, strict=True))
+    return temperature**2 * (share * divergence(p, q) + (1 - share) * divergence(q, p))
+
+
 def decoupled_kl(student, teacher, temperature=1.0, target_class="blank", alpha=1.0, beta=1.0):
     q, p = softmax(student, temperature), softmax(teacher, temperature)
     t = 0 if target_class == "blank" else p.index(max(p))
@@ -116,6 +124,7 @@ NAIVE = {
     "topk": topk,
     "skew_kl": skew_kl,
     "jsd": jsd,
+    "akl": akl,
     "decoupled_kl": decoupled_kl,
     "hidden": hidden,
     "mvq": mvq,
