@@ -19,6 +19,7 @@ PARTS = {
         "bench.transducer_memory",
         "what a distillation step of transducers holds, by the number of classes",
     ),
+    "divergences": ("bench.divergences", "criteria on 50,000 classes: memory and time, by chunks or not"),
     "device_step": ("bench.device_step", "how often a step waits for a GPU (needs none)"),
     "store": ("bench.store", "targets on disk: size, speed, and what reading them adds to a step"),
     "codebooks": ("bench.codebooks", "codes of hidden vectors: error by number of codebooks, size, time"),

@@ -12,6 +12,8 @@ from espnet_kd.rnnt.device import to_device
 
 Reduction = Literal["mean", "utterance", "sum"]
 FrameWeights = Literal["none", "activation", "deviation", "nonblank"]
+# Numbers of the student that are compared at a time: what a CPU can cache, or what keeps a GPU busy.
+CPU_CHUNK, GPU_CHUNK = 2**19, 2**24
 BLANK = 0  # index of the blank: the first token of ESPnet's token lists
 
 
@@ -111,6 +113,10 @@ class Criterion(nn.Module):
         positions = real_positions(student, target, mask)
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
+            rows = chunk_rows(student)
+            if len(positions) > rows and self._takes_chunks():
+                values = _InChunks.apply(student.flatten(0, -2), target, positions, self, dtype, rows)
+                return reduce(values, len(mask), self.reduction)
             constant = self.constant(target, positions, dtype)
             distances = self.per_position(select(student, positions, dtype), constant)
             guides = None if guide is None else select(guide.detach(), positions, dtype)
@@ -119,6 +125,51 @@ class Criterion(nn.Module):
             if importance is not None:
                 distances = distances * mean_one(importance, positions, mask)
             return reduce(distances, len(mask), self.reduction)
+
+    def _takes_chunks(self) -> bool:
+        """Return whether positions are compared independently of each other, and only the student learns."""
+        independent = type(self).importance is Criterion.importance
+        return self.needs == "logits" and independent and next(self.parameters(), None) is None
+
+
+class _InChunks(torch.autograd.Function):
+    """`Criterion.per_position` for some positions at a time, again in the backward pass.
+
+    Of the size of the logits there is nothing in memory but the logits and their gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, target: Any, positions: Tensor, criterion: Criterion, dtype: Any, rows: int
+    ) -> Tensor:
+        """Compare (*, V) logits with a target at (N,) positions, in chunks of `rows`: (N,) in dtype."""
+        ctx.save_for_backward(student, positions)
+        ctx.rest = target, criterion, dtype, rows
+        values = [
+            criterion.per_position(select(student, part, dtype), criterion.constant(target, part, dtype))
+            for part in positions.split(rows)
+        ]
+        return torch.cat(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradient by the student's logits, chunk by chunk."""
+        (student, positions), (target, criterion, dtype, rows) = ctx.saved_tensors, ctx.rest
+        result = torch.zeros_like(student)
+        device = student.device.type
+        for part, share in zip(positions.split(rows), gradient.split(rows), strict=True):
+            with torch.enable_grad(), torch.autocast(device, enabled=False):
+                logits = select(student, part, dtype).requires_grad_()
+                values = criterion.per_position(logits, criterion.constant(target, part, dtype))
+            (found,) = torch.autograd.grad(values, logits, share)
+            result.index_copy_(0, part, found.to(result.dtype))
+        return result, None, None, None, None, None
+
+
+def chunk_rows(student: Tensor) -> int:
+    """Return the number of positions of (B, *P, V) values that are compared at a time."""
+    return max(1, (CPU_CHUNK if student.device.type == "cpu" else GPU_CHUNK) // student.shape[-1])
 
 
 def check_aligned(student: Tensor, target: Tensor, mask: Tensor) -> None:

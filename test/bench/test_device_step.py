@@ -8,6 +8,7 @@ import torch
 from bench import device_step
 from bench.device_step import KINDS, MOST_OWN, PLAIN, PLAIN_TRANSDUCER, StepCase, cases, count_step, on_device
 from bench.stand_in_device import DEVICE, Counts, counted
+from espnet_kd.criteria import criterion
 
 pytestmark = pytest.mark.slow(seconds=6)
 
@@ -40,6 +41,14 @@ def test_nothing_of_ours_waits_for_the_device(steps, stock, name: str) -> None:
     assert all("methods/transducer.py" in place for place in counts.waits if " at espnet_kd/" in place)
     if name in ALONE:
         assert counts.waits.total() <= stock[case.stock].waits.total(), counts.waits - stock[case.stock].waits
+
+
+def test_chunks_of_positions_wait_for_nothing(steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = count_step(steps["KL"])
+    monkeypatch.setattr(criterion, "GPU_CHUNK", 50)
+    chunks = count_step(steps["KL"])
+    assert not chunks.own and chunks.waits.total() <= whole.waits.total()
+    assert chunks.operations["aten._log_softmax.default"] > whole.operations["aten._log_softmax.default"]
 
 
 def test_a_wait_is_counted_where_it_is() -> None:

@@ -9,6 +9,7 @@ from naive import NAIVE, frame_weights, reduce
 from torch import tensor
 
 from espnet_kd.criteria import CRITERIA, build_criterion
+from espnet_kd.criteria import criterion as module
 
 LINEAR = {"projection": "linear", "student_dim": 4, "teacher_dim": 5}
 # A new criterion needs a line here, in HAND and in NAIVE; every option must occur.
@@ -239,6 +240,26 @@ def test_6_equals_the_plain_implementation(name, options, reduction, axes):
             [w * NAIVE[name](a, b, **options, **own) for w, (a, b) in zip(weights, pairs, strict=True)]
         )
     assert criterion(student, teacher, mask).item() == pytest.approx(reduce(utterances, reduction), rel=1e-9)
+
+
+@every_case
+@every_reduction
+@pytest.mark.parametrize("chunk", [1, 11, 20], ids=str)
+def test_6_chunks_of_positions_change_nothing(name, options, reduction, chunk, monkeypatch):
+    criterion = build(name, options, reduction)
+    student, teacher, mask = batch(options, axes=(4, 2))
+    whole = gradients(criterion, student, teacher, mask)
+    calls, compare = [], criterion.per_position
+    monkeypatch.setattr(module, "CPU_CHUNK", chunk)
+    counting = lambda *both: calls.append(len(both[0])) or compare(*both)  # noqa: E731
+    monkeypatch.setattr(criterion, "per_position", counting)
+    found = gradients(criterion, student, teacher, mask)
+    for one, other in zip((found[0], *found[1]), (whole[0], *whole[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    positions = 2 * sum(LENGTHS)
+    rows = max(1, chunk // 5)
+    parts = [rows] * (positions // rows) + [positions % rows] * bool(positions % rows)
+    assert calls == ([positions] if criterion.needs != "logits" else parts + parts)  # and backward
 
 
 @every_case

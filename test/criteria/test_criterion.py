@@ -7,7 +7,7 @@ import torch
 from naive import frame_weights, hidden
 from torch import tensor
 
-from espnet_kd.criteria import build_criterion
+from espnet_kd.criteria import Criterion, TopK, build_criterion, criterion, top_classes
 from espnet_kd.criteria.criterion import (
     activation,
     check_aligned,
@@ -224,3 +224,26 @@ def test_utterance_reduction_is_exact_when_a_batch_is_split_over_processes():
 def test_shapes_without_a_batch_axis_are_refused():
     with pytest.raises(ValueError, match=r"student \(5,\) and target \(5,\) have no batch axis"):
         check_aligned(torch.zeros(5), torch.zeros(5), torch.ones((), dtype=torch.bool))
+
+
+class Weighted(Criterion):
+    """Squared distance, in which a position weighs as much as its first target value."""
+
+    def per_position(self, student, target):
+        return (student - target).square().sum(-1)
+
+    def importance(self, target, guide, counts):
+        return target[:, 0].exp()
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["logits", "stored classes"])
+def test_chunks_serve_stored_classes_and_leave_weighted_positions_alone(stored, monkeypatch):
+    student, teacher, mask = batch(KINDS[0])
+    target = top_classes(teacher, 3) if stored else teacher
+    compare, found = TopK(k=2) if stored else Weighted(), []
+    for chunk in (10**9, 9):  # all, and two positions
+        monkeypatch.setattr(criterion, "CPU_CHUNK", chunk)
+        value = compare(student, target, mask)
+        found.append((value.detach(), torch.autograd.grad(value, student)[0]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
