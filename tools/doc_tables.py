@@ -29,6 +29,7 @@ from espnet_kd.experiments.command import parser as experiments_parser  # noqa: 
 from espnet_kd.methods import registered  # noqa: E402
 from espnet_kd.methods.consistency import consistency_options  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
+from espnet_kd.methods.nbest import nbest_options  # noqa: E402
 from espnet_kd.methods.sampling import sampling_probability  # noqa: E402
 from espnet_kd.schedule import build_schedule  # noqa: E402
 from espnet_kd.tasks.asr import ASRDistillationTask, add_arguments  # noqa: E402
@@ -246,6 +247,12 @@ def consistency() -> str:
     )
 
 
+def nbest() -> str:
+    """Return the keys of `nbest`."""
+    entry = {"records": "decoded"}
+    return docstring_table(nbest_options, lambda key, value: nbest_options({**entry, key: value}))
+
+
 def sampling() -> str:
     """Return the keys of `scheduled_sampling`."""
     return docstring_table(
@@ -335,6 +342,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "schedule": schedule,
     "mutual": mutual,
     "consistency": consistency,
+    "nbest": nbest,
     "scheduled_sampling": sampling,
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,

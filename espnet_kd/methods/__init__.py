@@ -17,6 +17,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "espnet_kd.methods.sampling:SamplingMethod": ("scheduled_sampling",),
     "espnet_kd.methods.mixed_batches:MixedBatchesMethod": ("share_per_batch",),
     "espnet_kd.methods.consistency:ConsistencyMethod": ("consistency",),
+    "espnet_kd.methods.nbest:NBestMethod": ("nbest",),
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ CRITERIA = {
 }
 # Our encoders have batch norm, the transformer none.
 STUDENTS: dict[str, dict[str, Any]] = {
-    "transformer": {"criteria": CRITERIA},
+    "transformer": {"criteria": CRITERIA, "nbest": {"records": "-", "hypotheses": 2}},
     "jasper": {
         **CTC, "encoder": "jasper",
         "encoder_conf": {**JASPER, "prologue": {**JASPER["prologue"], "dropout": 0.0}},
@@ -105,6 +105,10 @@ def batch(name: str) -> dict[str, Tensor]:
         "text": torch.tensor([[3, 4, 5], [4, 4, 3], [5, 3, -1], [3, 5, 4]]),
         "text_lengths": torch.tensor([3, 3, 2, 3]),
     }
+    if name == "transformer":  # lists of two hypotheses
+        utterances["nbest_tokens"] = torch.tensor([[[3, 5]], [[4, 3]], [[5, 4]], [[3, -1]]])
+        utterances["nbest_counts"] = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]])
+        utterances["nbest_scores"] = -torch.arange(1.0, 9.0).view(4, 2)
     chosen = [0, 1, 2, 3] if name in TRANSFORMERS else [0, 0, 2, 2]
     return {key: value[chosen] for key, value in utterances.items()}
 

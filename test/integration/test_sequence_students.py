@@ -1,6 +1,7 @@
 """Students that match the probability of the labels under teachers of other frame rates and kinds."""
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from recipe import MODELS, Recipe
 from test_transducer_task import CHECKPOINT, train
 from torch import nn
 
+from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, to_json
 from espnet_kd.errors import UserError
+from espnet_kd.files import read_table
 from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.options import term_options
@@ -104,3 +107,63 @@ def test_lattices_of_several_teachers_have_no_mean(recipe: Recipe, teachers) -> 
     two = {**teachers["transducer"], "exp": [teachers["transducer"]["exp"]] * 2}
     with pytest.raises(UserError, match="the lattices of several teachers have no mean"):
         build(recipe, "transducer_student", teacher=two, criteria={"labels": LATTICE})
+
+
+LISTS = {
+    "nbest_tokens": torch.tensor([[[3, 4], [4, -1], [4, -1]], [[5, -1], [-1, -1], [-1, -1]]]),  # (B, L, H)
+    "nbest_counts": torch.tensor([[3, 1], [1, 0]]),
+    "nbest_scores": torch.tensor([[-1.0, -2.0], [-3.0, -torch.inf]]),
+}
+
+
+@pytest.mark.parametrize("name", ["student", "transducer_student"])
+def test_posteriors_over_the_list_of_each_utterance(recipe: Recipe, name: str) -> None:
+    """KL from the softmax of the scores to the student's; the second utterance has one hypothesis: 0."""
+    tap = "joint_network" if "transducer" in name else "ctc.ctc_lo"
+    model = build(recipe, name, nbest={"records": "-", "hypotheses": 2, "weight": 0.5, "tap": tap})
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.specaug = None
+    generator = torch.Generator().manual_seed(1)
+    data = {
+        "speech": torch.randn(2, 16000, generator=generator), "speech_lengths": torch.tensor([16000, 12000]),
+        "text": torch.tensor([[3, 4, 4], [5, -1, -1]]), "text_lengths": torch.tensor([3, 1]),
+    }  # fmt: skip
+    part = "loss_transducer" if "transducer" in name else "loss_ctc"
+    loss, stats, _ = model(**data, **LISTS)
+    # the student's own loss of each hypothesis, as that of a transcript; batch norm needs the same batch
+    own = []
+    for h in range(2):
+        text = LISTS["nbest_tokens"][:, :, h].clone()
+        text[1], lengths = torch.tensor([5, -1, -1]), torch.tensor([LISTS["nbest_counts"][0, h], 1])
+        own.append(model(**{**data, "text": text, "text_lengths": lengths})[1][part].item())
+    first = -2 * torch.tensor(own)  # both are means over two utterances, the second of which is the same
+    p, log_q = torch.tensor([-1.0, -2.0]).softmax(0), first.log_softmax(0)
+    expected = (p * (p.log() - log_q)).sum().item() / 2
+    assert stats["loss_nbest"].item() == pytest.approx(expected, rel=1e-3) and expected > 1e-3
+    assert loss.item() == pytest.approx(stats["loss_task"].item() + 0.5 * expected, rel=1e-3)
+    loss.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert "loss_nbest" not in model.eval()(**data)[1]
+
+
+def test_a_training_reads_lists_of_records(recipe: Recipe) -> None:
+    texts = read_table(recipe.root / "dump/raw/train/text")
+    directory = recipe.root / "records"
+    directory.mkdir()
+    lines = (
+        DecodedUtterance(
+            utt, 16000, 16000, tuple(Hypothesis(t, len(t), 0, s) for t, s in ((text, -1.0), ("A B", -1.5)))
+        )
+        for utt, text in sorted(texts.items())
+    )
+    (directory / "00001.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
+    (directory / "settings.json").write_text(json.dumps({"shards": 1}))
+    nbest = {"records": "records", "hypotheses": 3, "weight": 0.5}
+    exp = recipe.train("exp/nbest", "student", nbest=nbest)
+    stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    assert stats["loss_nbest"] > 0
+    assert stats["loss"] == pytest.approx(stats["loss_task"] + 0.5 * stats["loss_nbest"], rel=1e-4)
+    saved = torch.load(exp / "1epoch.pth", weights_only=True)
+    assert not [key for key in saved if "kd_" in key]

@@ -1,0 +1,86 @@
+"""Hypotheses of records in a batch, and the option ``nbest``."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, to_json
+from espnet_kd.errors import UserError
+from espnet_kd.methods import active
+from espnet_kd.methods.nbest import WithHypotheses, nbest_options
+
+LISTS = {
+    "a": [("AB", -1.0), ("A", -2.0), ("AB", -3.0), ("B", -4.0), ("BB", -5.0)],
+    "b": [("B", -0.5)],
+    "c": [],
+}
+
+
+def write(directory: Path, lists: dict[str, list[tuple[str, float | None]]]) -> str:
+    directory.mkdir()
+    records = [
+        DecodedUtterance(utt, 16000, 16000, tuple(Hypothesis(text, len(text), 0, s) for text, s in found))
+        for utt, found in lists.items()
+    ]
+    (directory / "00001.jsonl").write_text("".join(to_json(r) + "\n" for r in records))
+    (directory / "settings.json").write_text(json.dumps({"shards": 1}))
+    return str(directory)
+
+
+def student(utt: str, data: dict) -> dict:
+    """Turn a text into the numbers of its letters, and nothing else."""
+    return {**data, "text": np.array([ord(x) - ord("A") + 3 for x in data["text"]])}
+
+
+def test_an_utterance_gets_its_best_hypotheses_each_text_once(tmp_path: Path) -> None:
+    records = write(tmp_path / "records", LISTS)
+    prepare = WithHypotheses(student, nbest_options({"records": records, "hypotheses": 3}))
+    found = prepare("a", {"text": "BA", "speech": np.zeros(4)})
+    assert found["text"].tolist() == [4, 3] and "speech" in found
+    assert found["nbest_tokens"].T.tolist() == [[3, 4], [3, -1], [4, -1]]
+    assert found["nbest_counts"].tolist() == [2, 1, 1] and found["nbest_scores"].tolist() == [-1, -2, -4]
+    assert prepare("sp1.1-pseudo-a", {"text": "A"})["nbest_counts"].tolist() == [2, 1, 1]
+    for utt, scores in (("b", [-0.5, -np.inf, -np.inf]), ("c", [-np.inf] * 3), ("other", [-np.inf] * 3)):
+        found = prepare(utt, {"text": "A"})
+        assert found["nbest_scores"].tolist() == scores and found["nbest_tokens"].shape == (1, 3)
+
+
+def test_records_without_scores_are_refused(tmp_path: Path) -> None:
+    records = write(tmp_path / "records", {"a": [("A", None)]})
+    with pytest.raises(UserError, match="nbest: a in .*records has a hypothesis without a score"):
+        WithHypotheses(student, nbest_options({"records": records}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("x", "nbest: 'x' is no mapping"),
+        ({}, "nbest: records is None: give the directory"),
+        ({"records": "r", "hypotheses": 1}, "nbest: hypotheses is 1: give a whole number from 2 to 64"),
+        ({"records": "r", "tap": "decoder"}, "nbest: tap is 'decoder': give the CTC layer"),
+        ({"records": "r", "weight": -1}, "nbest: weight: -1 is below 0"),
+        ({"records": "r", "k": 2}, "nbest: .*k"),
+    ],
+    ids=str,
+)
+def test_wrong_options(options: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        nbest_options(options)
+
+
+def test_at_weight_0_nothing_is_added_and_the_label_is_empty() -> None:
+    for weight, label in ((0.0, ""), (0.5, "4-best lists")):
+        config = {"nbest": {"records": "r", "weight": weight}}
+        (method,) = active(config)
+        assert method.label(config) == label and method.distils(config) == bool(label)
+    assert method.preprocess(Namespace(**config), False, student) is student
+
+
+def test_other_methods_are_refused() -> None:
+    (method,) = active({"nbest": {"records": "r"}})
+    args = Namespace(nbest={"records": "r"}, mutual={}, consistency={"criteria": {}})
+    with pytest.raises(UserError, match="nbest: it does not go with `consistency`: leave out one of them"):
+        method.check(args, 7)
