@@ -20,6 +20,7 @@ from espnet_kd.methods.delay import set_delays
 from espnet_kd.methods.distillation import choose_targets
 from espnet_kd.methods.distilled import Objective, aligned, distil, ratio_of
 from espnet_kd.methods.initialise import freeze_unreached, initialise
+from espnet_kd.methods.nbest import nbest_options
 from espnet_kd.methods.transducer import distil_transducer
 from espnet_kd.rnnt import Joint, SequenceScores
 from espnet_kd.schedule import Schedule, build_schedule
@@ -127,8 +128,11 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
 def _freeze(
     model: ESPnetASRModel, args: argparse.Namespace, terms: Sequence[Term], batch: Sequence[Tensor]
 ) -> None:
-    """Freeze what neither the teacher's criteria nor those between views reach."""
+    """Freeze what neither the teacher's criteria, nor those between views, nor n-best lists reach."""
     reached = [*terms, *(t.term for t in compared_views(args))]
+    if args.nbest:
+        lists = nbest_options(args.nbest)
+        reached.append(Term("nbest", lists.weight, lists.tap, lists.tap))
     freeze_unreached(model, Taps(model, [t.student_tap for t in reached], "the student"), reached, batch)
 
 

@@ -167,3 +167,12 @@ def test_a_training_reads_lists_of_records(recipe: Recipe) -> None:
     assert stats["loss"] == pytest.approx(stats["loss_task"] + 0.5 * stats["loss_nbest"], rel=1e-4)
     saved = torch.load(exp / "1epoch.pth", weights_only=True)
     assert not [key for key in saved if "kd_" in key]
+
+
+def test_a_layer_that_lists_alone_reach_is_trained(recipe: Recipe) -> None:
+    """With a task of weight 0, what no loss reaches is frozen."""
+    hidden = {"hid": {"type": "hidden", "tap": "encoder"}}
+    given = {"teacher": {"exp": "exp/teacher"}, "criteria": hidden, "task_weight": 0.0}
+    for nbest, trained in (({}, False), ({"records": "-"}, True)):
+        model = build(recipe, "student", nbest=nbest, **given)
+        assert model.ctc.ctc_lo.weight.requires_grad is trained
