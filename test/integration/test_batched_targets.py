@@ -1,11 +1,16 @@
-"""Targets that are computed in batches of utterances."""
+"""Targets that are computed in batches of utterances, and many of them."""
+
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from recipe import RATE, Recipe
-from test_stored_targets import CRITERIA, HIDDEN, write
+from test_stored_targets import CRITERIA, HIDDEN, contents, write
 
-from espnet_kd.targets import worker
+from espnet_kd import parallel
+from espnet_kd.errors import UserError
+from espnet_kd.targets import command, worker
 from espnet_kd.targets.store import verify
 
 
@@ -34,3 +39,25 @@ def test_batches_of_utterances_differ_by_padding_alone(recipe: Recipe) -> None:
         if place in longest:  # it has no padding: only sums of floats are in another order
             assert apart.max() < 2e-3, utt
         assert apart.mean() < 0.1, utt  # the vectors' numbers are about 1
+
+
+@pytest.mark.slow(seconds=4)
+def test_many_shards_are_in_folders(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(parallel, "FLAT", 2)
+    options = (CRITERIA, ["exp/teacher"], "--shards", "3")
+    store = write(recipe, "exp/folders", *options)
+    found = [path.relative_to(store.directory) for path in sorted(store.directory.glob("*/*/index.jsonl"))]
+    assert [str(path.parent) for path in found] == ["0000/0000001", "0000/0000002", "0000/0000003"]
+    before = contents(store.directory)
+    (store.directory / "0000/0000003").rename(store.directory / "0000/.0000003.abcdef")
+    (store.directory / "manifest.json").unlink()
+    again = write(recipe, "exp/folders", *options)
+    assert contents(again.directory) == before and list(again) == sorted(again)
+    monkeypatch.chdir(recipe.root)
+    command.check(again, [Path("dump/raw/train"), Path("dump/raw/dev")])
+    shutil.copytree(again.directory / "0000/0000001", again.directory / "0001/0001001")
+    with pytest.raises(UserError, match="1 problems"):
+        command.check(again)
+    assert "exp/folders/0001/0001001 does not belong to this store" in capsys.readouterr().out

@@ -13,7 +13,6 @@ import yaml
 from recipe import KL, MODELS, RATE, Recipe
 
 from espnet_kd import criteria as registry
-from espnet_kd import parallel
 from espnet_kd.criteria.distribution import KLDivergence
 from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
@@ -286,27 +285,6 @@ def contents(directory: Path) -> dict[Path, bytes]:
     """Files by their relative path, without the one that holds times."""
     files = (p for p in directory.rglob("*") if p.is_file() and p.name != "cost.json")
     return {p.relative_to(directory): p.read_bytes() for p in files}
-
-
-def test_many_shards_are_in_folders(
-    ensemble: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(parallel, "FLAT", 2)
-    options = (CRITERIA, ["exp/teacher"], "--shards", "3")
-    store = write(ensemble, "exp/folders", *options)
-    found = [path.relative_to(store.directory) for path in sorted(store.directory.glob("*/*/index.jsonl"))]
-    assert [str(path.parent) for path in found] == ["0000/0000001", "0000/0000002", "0000/0000003"]
-    before = contents(store.directory)
-    (store.directory / "0000/0000003").rename(store.directory / "0000/.0000003.abcdef")
-    (store.directory / "manifest.json").unlink()
-    again = write(ensemble, "exp/folders", *options)
-    assert contents(again.directory) == before and list(again) == sorted(again)
-    monkeypatch.chdir(ensemble.root)
-    command.check(again, [Path("dump/raw/train"), Path("dump/raw/dev")])
-    shutil.copytree(again.directory / "0000/0000001", again.directory / "0001/0001001")
-    with pytest.raises(UserError, match="1 problems"):
-        command.check(again)
-    assert "exp/folders/0001/0001001 does not belong to this store" in capsys.readouterr().out
 
 
 def test_a_shard_of_other_data_or_a_part_of_one_is_refused(ensemble: Recipe) -> None:
