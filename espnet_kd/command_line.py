@@ -131,6 +131,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
     "deploy": {
+        "shrink": Command(
+            "espnet_kd.commands.shrink",
+            "write a smaller model with the layers and channels of a trained one, to begin a training with",
+            "exp/teacher --config conf/student_conformer.yaml --out exp/smaller",
+        ),
         "export": Command(
             "espnet_kd.export.command",
             "write a trained experiment as ONNX graphs, and check that they transcribe as it does",

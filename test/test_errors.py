@@ -125,6 +125,8 @@ BAD = [
     ("evaluate-teacher", "missing --data dump --out out", "directory missing does not exist"),
     ("evaluate-teacher", "empty --kind hf --data dump --out out", "empty has no config.json: give the"),
     ("frame-weights", "exp --data missing", "missing/wav.scp does not exist"),
+    ("shrink", "missing --config good.yaml --out out", "directory missing does not exist"),
+    ("shrink", "exp --config missing.yaml --out out", "exp/config.yaml: this ESPnet builds no"),
     ("export", "missing --check dump", "directory missing does not exist"),
     ("export", "exp --check dump --opset 9", "--opset 9: give 18 to 23"),
     ("export", "exp --check dump --tolerance -1", "--tolerance -1: give points of WER"),
