@@ -106,8 +106,7 @@ def measure(args: argparse.Namespace) -> None:
 
     names = [f"{place.parents[1].name} ({place.parent.name})" for place in places]
     # an exported model is in the directory of its experiment
-    exported = [find_kind(directory) == DESCRIPTION for directory in args.exp]
-    short = ["/".join(d.parts[-2:]) if deeper else d.name for d, deeper in zip(args.exp, exported, strict=True)]
+    short = ["/".join(d.parts[-2:]) if find_kind(d) == DESCRIPTION else d.name for d in args.exp]
     print(cost_table(dict(zip(short if len(set(short)) == len(short) else names, finished, strict=True))))
 
 

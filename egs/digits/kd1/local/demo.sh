@@ -84,11 +84,13 @@ echo "== 4/5: decode the distilled student"
 echo "== 5/5: export the distilled student, measure it beside the teacher, transcribe with it; compare the three"
 deploy
 ./run.sh --stage 11 --stop_stage 11 --kd_config "${kd_config}"
+espnet_kd demo-page --data dump/raw/test --out demo.html --title "Spoken digits" --megabytes 5
 
 cat << END
 
 Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. The table is above and, with commands and pictures, in
   ${PWD}/RESULTS.md
+  ${PWD}/demo.html                   utterances to listen to, with what each model made of them
   ${PWD}/images/wer.png              word error rates with 95 % intervals
   ${PWD}/images/learning_curves.png  the trainings, epoch by epoch
   ${PWD}/images/posteriors.png       posteriors of teacher and students for one utterance
