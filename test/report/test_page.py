@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +20,15 @@ from espnet_kd.report.page import main, mark, marked
 from espnet_kd.scoring.alignment import align
 
 UTTERANCES = {f"u{i:02d}": 800 + 80 * i for i in range(40)}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SCRIPT = """<p id="seen"></p><script>
+onload = () => setTimeout(() => {
+  const frame = document.querySelector("iframe"), page = frame.contentDocument;
+  const seconds = [...page.querySelectorAll("audio")].map(sound => sound.duration.toFixed(4));
+  const width = page.documentElement.scrollWidth <= frame.clientWidth ? "fits" : "is too wide";
+  document.getElementById("seen").textContent = [width, ...seconds].join(" ");
+}, 1500);
+</script>"""
 HOSTILE = "</dd><script>alert('&')</script>"
 
 
@@ -147,3 +158,19 @@ def test_a_decoding_that_is_gone_is_named(recipe: Path) -> None:
     (recipe / f"exp/teacher/{TAG}/test/text").unlink()
     with pytest.raises(UserError, match="exp/teacher/.*/test/text does not exist"):
         page()
+
+
+def test_a_browser_shows_it_on_a_phone_and_knows_the_sounds(recipe: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
+    page("--utterances", "u00", "u39")
+    frame = f'<iframe src="demo.html" style="width: 320px; height: 800px"></iframe>{SCRIPT}'
+    (recipe / "frame.html").write_text(f"<!doctype html>{frame}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    options += [f"--user-data-dir={recipe / 'browser'}", "--virtual-time-budget=4000", "--dump-dom"]
+    shown = subprocess.run(
+        [browser, *options, (recipe / "frame.html").as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    # 800 and 800 + 39 * 80 samples of 16 kHz
+    assert re.findall(r'id="seen">([^<]*)', shown) == ["fits 0.0500 0.2450"]
