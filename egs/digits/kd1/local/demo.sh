@@ -51,10 +51,10 @@ export_student() {
     exported=${student}/onnx
 }
 # espnet_kd WORD...: run a command of the toolkit, without the messages of libraries.
-espnet_kd() { python3 -W ignore -m espnet_kd "$@" 2> exp/demo_deploy.log || { tail -n 20 exp/demo_deploy.log >&2; return 1; }; }
+espnet_kd() { python3 -m espnet_kd "$@" 2> exp/demo_deploy.log || { tail -n 20 exp/demo_deploy.log >&2; return 1; }; }
 # deploy: measure teacher, student and exported student side by side, and transcribe an utterance with the last.
 deploy() {
-    local exported='' configs=(conf/decode.yaml conf/decode.yaml) utt wav with=("${student}" --inference_config conf/decode.yaml)
+    local exported='' configs=(conf/decode.yaml conf/decode.yaml) utt wav found with=("${student}" --inference_config conf/decode.yaml)
     export_student
     if [ -n "${exported}" ]; then
         configs+=(none)  # how it decodes was chosen by the export
@@ -63,9 +63,10 @@ deploy() {
     espnet_kd measure "${teacher}" "${student}" ${exported:+"${exported}"} --data dump/raw/test \
         --inference_config "${configs[@]}" --utterances 20 --rounds 1
     read -r utt wav < dump/raw/test/wav.scp
+    found=$(espnet_kd transcribe "${with[@]}" "${wav}")
     echo "${wav}"
     echo "  reference:   $(sed -n "s/^${utt} //p" dump/raw/test/text)"
-    echo "  transcribed: $(espnet_kd transcribe "${with[@]}" "${wav}")"
+    echo "  transcribed: ${found}"
 }
 
 mkdir -p exp
