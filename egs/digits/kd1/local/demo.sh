@@ -10,6 +10,7 @@ kd_config=conf/kd_kl_hidden.yaml
 teacher=exp/asr_teacher_conformer_raw_en_word
 student=exp/asr_student_conformer_kd_kl_hidden_raw_en_word
 model=valid.cer_ctc.ave.pth
+exported=
 background=
 
 # beside LOG OPTION...: start ./run.sh in the background, in a process group of its own, with its output in LOG.
@@ -52,10 +53,9 @@ export_student() {
 }
 # espnet_kd WORD...: run a command of the toolkit, without the messages of libraries.
 espnet_kd() { python3 -m espnet_kd "$@" 2> exp/demo_deploy.log || { tail -n 20 exp/demo_deploy.log >&2; return 1; }; }
-# deploy: measure teacher, student and exported student side by side, and transcribe an utterance with the last.
+# deploy: measure teacher, student and, if there is one, exported student side by side; transcribe with the last.
 deploy() {
-    local exported='' configs=(conf/decode.yaml conf/decode.yaml) utt wav found with=("${student}" --inference_config conf/decode.yaml)
-    export_student
+    local configs=(conf/decode.yaml conf/decode.yaml) utt wav found with=("${student}" --inference_config conf/decode.yaml)
     if [ -n "${exported}" ]; then
         configs+=(none)  # how it decodes was chosen by the export
         with=("${exported}")
@@ -80,9 +80,11 @@ echo "== 3/5: train the distilled student and, at the same time, decode the othe
 beside exp/demo_decode.log --stage 8 --stop_stage 11
 ./run.sh --stage 9 --stop_stage 9 --kd_config "${kd_config}"
 finish
-echo "== 4/5: decode the distilled student"
-./run.sh --stage 10 --stop_stage 10 --kd_config "${kd_config}" --inference_nj 2
-echo "== 5/5: export the distilled student, measure it beside the teacher, transcribe with it; compare the three"
+echo "== 4/5: export the distilled student and, at the same time, decode with it (exp/demo_distilled.log)"
+beside exp/demo_distilled.log --stage 10 --stop_stage 10 --kd_config "${kd_config}" --inference_nj 2
+export_student
+finish
+echo "== 5/5: measure the distilled student beside the teacher, transcribe with it; compare the three"
 deploy
 ./run.sh --stage 11 --stop_stage 11 --kd_config "${kd_config}"
 espnet_kd demo-page --data dump/raw/test --out demo.html --title "Spoken digits" --megabytes 5
