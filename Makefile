@@ -19,7 +19,7 @@ help:  ## print this list
 install:  ## install everything into .venv, as other targets do first (7 GB, some minutes)
 	@tools/install.sh
 
-demo: install  ## recipe of spoken digits: teacher, student, distilled student, table and plots (10 minutes on 2 cores)
+demo: install  ## recipe of spoken digits: teacher, student, distilled student, export, table and plots (11 minutes on 2 cores)
 	@cd egs/digits/kd1 && ./run.sh $(ARGS)
 
 test: install  ## run the tests but those marked long, about 10 minutes (ARGS="-m 'not slow'" for fewer, ARGS="-m ''" for all, ARGS="-k name")

@@ -131,6 +131,16 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
     "deploy": {
+        "demo-page": Command(
+            "espnet_kd.report.page",
+            "write a web page that plays utterances and shows what teachers and students made of them",
+            "--data dump/raw/test --out demo.html",
+        ),
+        "shrink": Command(
+            "espnet_kd.commands.shrink",
+            "write a smaller model with the layers and channels of a trained one, to begin a training with",
+            "exp/teacher --config conf/student_conformer.yaml --out exp/smaller",
+        ),
         "export": Command(
             "espnet_kd.export.command",
             "write a trained experiment as ONNX graphs, and check that they transcribe as it does",

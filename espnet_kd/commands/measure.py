@@ -17,6 +17,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.data import dump
 from espnet_kd.environment import describe_cpu
 from espnet_kd.errors import UserError
+from espnet_kd.export.directory import DESCRIPTION
 from espnet_kd.files import read_table
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import DecodingOptions, find_kind
@@ -104,7 +105,8 @@ def measure(args: argparse.Namespace) -> None:
     from espnet_kd.report.costs import cost_table  # with all of the report, which takes seconds
 
     names = [f"{place.parents[1].name} ({place.parent.name})" for place in places]
-    short = [directory.name for directory in args.exp]
+    # an exported model is in the directory of its experiment
+    short = ["/".join(d.parts[-2:]) if find_kind(d) == DESCRIPTION else d.name for d in args.exp]
     print(cost_table(dict(zip(short if len(set(short)) == len(short) else names, finished, strict=True))))
 
 

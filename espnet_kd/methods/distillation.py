@@ -46,7 +46,8 @@ class DistillationMethod(Method):
             ),
             (
                 "init_from_teacher",
-                "Parts of the student to copy: path to true, a teacher path or a list of layers",
+                "Parts of the student to copy: path to true, a teacher path, a list of layers, or a mapping "
+                "with layers and select",
             ),
         ):
             group.add_argument(f"--{name}", action="mapping", default={}, help=text)

@@ -20,15 +20,26 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
         teacher: has the parts under the same or given paths.
         parts: submodule path to True (the whole submodule), to a teacher path, or to a list of teacher
             layers: ``{encoder.encoders: [0, 2, 4], decoder.embed: true}`` makes the student's layer 1 the
-            teacher's layer 2.
+            teacher's layer 2. Or to a mapping that selects layers and channels of a larger teacher:
+            ``{encoder: {layers: every, select: norm}}``, see ``selection.copy_selected``.
 
     Raises:
         UserError: no mapping, a path or layer that does not exist, or shapes that differ.
     """
     if not isinstance(parts, Mapping):
         raise UserError(f"init_from_teacher: {parts!r} is not a mapping: write `{{encoder: true}}`")
+    selected = {path: source for path, source in parts.items() if isinstance(source, Mapping)}
+    if selected:
+        from espnet_kd.methods.selection import copy_selected  # here: it imports ESPnet, which takes seconds
+
+        for path in selected:
+            _part(student, path, "student"), _part(teacher, path, "teacher")
+        try:
+            copy_selected(student, teacher, selected)
+        except UserError as e:
+            raise UserError(f"init_from_teacher: {e}") from None
     for path, source in parts.items():
-        for target_path, source_path in _pairs(path, source):
+        for target_path, source_path in [] if path in selected else _pairs(path, source):
             _copy(
                 _part(student, target_path, "student"),
                 _part(teacher, source_path, "teacher"),
@@ -51,7 +62,8 @@ def _pairs(path: str, source: object) -> list[tuple[str, str]]:
     ):
         return [(f"{path}.{i}", f"{path}.{layer}") for i, layer in enumerate(source)]
     raise UserError(
-        f"init_from_teacher: {path}: {source!r} is neither true, a path nor a list of layer numbers"
+        f"init_from_teacher: {path}: {source!r} is neither true, a path, a list of layer numbers "
+        "nor a mapping with layers and select"
     )
 
 

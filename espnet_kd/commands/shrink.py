@@ -1,0 +1,86 @@
+"""``espnet-kd shrink``: write a smaller model with the layers and channels of a trained one.
+
+The result is an ordinary ESPnet experiment. It is a place to begin: its error rate is high until it is
+trained, with ``init_from_teacher`` or with ESPnet's ``--init_param``.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_kd.command_line import command_parser
+from espnet_kd.config import dump_yaml, merge, read_config
+from espnet_kd.errors import UserError, first_line
+from espnet_kd.files import atomic_dir
+from espnet_kd.host.outputs import absolute_paths
+from espnet_kd.host.training import build_model
+from espnet_kd.methods import METHODS
+from espnet_kd.methods.selection import LAYERS, copy_selected
+from espnet_kd.teachers import experiment
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Shrink, and print the sizes."""
+    p = command_parser("shrink")
+    p.add_argument("experiment", type=Path, help="directory of a trained experiment")
+    p.add_argument("--checkpoint", help="file in it (default: its averaged model)")
+    p.add_argument(
+        "--config", type=Path, required=True, help="YAML with the smaller sizes (encoder_conf, ...)"
+    )
+    p.add_argument("--layers", choices=LAYERS, default="spread", help="which layers (default: %(default)s)")
+    p.add_argument("--out", type=Path, required=True, help="directory to write")
+    args = p.parse_args(argv)
+    shrink(args)
+
+
+def shrink(args: argparse.Namespace) -> None:
+    """Write the smaller experiment.
+
+    Raises:
+        UserError: the experiment cannot be loaded, the configuration makes no smaller model of its kind, or
+            the directory to write has other files.
+    """
+    teacher = experiment.load_experiment(args.experiment, args.checkpoint)
+    name = teacher.checkpoint.name
+    if args.out.is_dir() and {path.name for path in args.out.iterdir()} - {"config.yaml", name}:
+        raise UserError(f"{args.out} has other files and is not overwritten: give another --out")
+    old = experiment.read_config(args.experiment)
+    config = merge(old, read_config(args.config)) | {"token_list": old["token_list"], "init": None}
+    for key in (key for keys in METHODS.values() for key in keys):
+        config.pop(key, None)  # of the training of the larger model
+    absolute = absolute_paths(config, args.experiment)
+    student = build_smaller(absolute, args.config).float()  # statistics of the input are read in float64
+    parts = {
+        name: {"layers": args.layers, "select": "norm"}
+        for name, part in student.named_children()
+        if part.state_dict()
+    }
+    try:
+        copy_selected(student, teacher.model, parts)
+    except UserError as e:
+        raise UserError(f"{args.config} makes no smaller model of {args.experiment}: {e}") from None
+    with atomic_dir(args.out) as temporary:
+        torch.save(student.state_dict(), temporary / name)
+        # beside the larger one, names of files are those of the recipe, as in all its experiments
+        beside = args.out.resolve().parent == args.experiment.resolve().parent
+        (temporary / "config.yaml").write_text(dump_yaml(config if beside else absolute), encoding="utf-8")
+    sizes = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (teacher.model, student)]
+    print(f"{args.out / name}: {sizes[1]:.2f} M parameters, of {sizes[0]:.2f} M in {teacher.checkpoint}")
+    print("its error rate is high until it is trained: give `--init_param` with this file to a training")
+
+
+def build_smaller(config: dict[str, Any], source: Path) -> torch.nn.Module:
+    """Build the model of a configuration.
+
+    Raises:
+        UserError: ESPnet cannot.
+    """
+    try:
+        with experiment.naming_stand_in(str(source)):
+            return build_model(config)  # type: ignore[no-any-return]
+    except UserError:
+        raise
+    except Exception as e:  # ESPnet's classes check their arguments, or fail in torch
+        raise UserError(f"{source}: ESPnet builds no model of it: {first_line(e)}") from e

@@ -1,0 +1,257 @@
+"""``espnet-kd demo-page``: a web page that plays utterances and shows what each model made of them.
+
+The page is one file: audio is in it, and it asks no other host for anything and has no scripts. Errors are
+marked by signs and borders, for people who do not see colours, and by words for those who listen to the page.
+"""
+
+import argparse
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import soundfile
+
+from espnet_kd.command_line import command_parser, path_text
+from espnet_kd.criteria.criterion import near_misses
+from espnet_kd.data.audio import read_speech
+from espnet_kd.data.dump import read_dump
+from espnet_kd.errors import UserError, printable
+from espnet_kd.files import atomic_path, read_table
+from espnet_kd.report import tables
+from espnet_kd.report.command import collect
+from espnet_kd.report.groups import Group
+from espnet_kd.scoring.alignment import UNITS, Aligned, align
+
+STYLE = """
+:root { color-scheme: light dark;
+  --text: #1b1b1f; --page: #fdfdfd; --line: #8a8a93; --error: #9a1a1a; --soft: #f1f1f4 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e6ea; --page: #17171b; --error: #ffb3a8; --soft: #26262c }
+}
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 58rem; padding: 1rem; background: var(--page); color: var(--text);
+  font: 1rem/1.6 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem; line-height: 1.25 }
+h2 { font-size: 1.25rem; margin-top: 2rem }
+h3 { font-size: 1rem; margin: 0 0 .5rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse }
+th, td { padding: .3rem 1rem .3rem 0; text-align: right; white-space: nowrap; vertical-align: baseline }
+th:first-child { text-align: left; white-space: normal; min-width: 9rem }
+thead th { border-bottom: 2px solid var(--line); vertical-align: bottom }
+tbody th { font-weight: normal }
+tbody tr + tr > * { border-top: 1px solid var(--soft) }
+article { background: var(--soft); border-radius: .5rem; padding: 1rem; margin: 1rem 0 }
+audio { width: 100%; max-width: 26rem; height: 2.75rem; display: block }
+dl { display: grid; grid-template-columns: minmax(6rem, 13rem) 1fr; gap: .35rem 1rem; margin: .8rem 0 0 }
+dt { font-size: .9rem }
+dd { margin: 0 }
+.count { font-size: .85rem; white-space: nowrap }
+.error { color: var(--error); border: 1px solid; border-radius: .3rem; padding: 0 .3rem }
+.deleted { border-style: dashed }
+.inserted { border-style: double; border-width: 3px }
+.error ins { text-decoration: none; font-weight: bold }
+.spoken { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
+:focus-visible { outline: 3px solid var(--error); outline-offset: 2px }
+@media (max-width: 38rem) { dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .6rem } }
+"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:"  # nothing comes from anywhere else
+MARKS = {  # kind of error -> style, word, sign
+    "S": ("error", "replaced by", "\u2192"),
+    "D": ("error deleted", "missing", "\u2212"),
+    "I": ("error inserted", "inserted", "+"),
+}
+LEGEND = (
+    ("nine", "four", "S", "substitution: four was recognised for nine"),
+    ("nine", "", "D", "deletion: nine was not recognised"),
+    ("", "four", "I", "insertion: four was recognised where nothing was said"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    p = command_parser("demo-page")
+    p.add_argument("--expdir", type=path_text, default="exp", help="directory of the experiments")
+    p.add_argument(
+        "--teacher_exp", type=path_text, nargs="*", default=[],
+        help="experiments elsewhere that are shown, too",
+    )  # fmt: skip
+    p.add_argument("--data", type=Path, required=True, help="formatted set that they have decoded")
+    p.add_argument("--inference_tag", nargs="*", default=[], help="decodings, the first found is used")
+    p.add_argument(
+        "--metric", choices=tuple(UNITS), default="wer", help="errors that are marked (default: wer)"
+    )
+    p.add_argument("--number", type=int, default=10, help="utterances from all over the set (default: 10)")
+    p.add_argument("--utterances", nargs="+", default=[], help="these utterances instead")
+    p.add_argument("--megabytes", type=float, default=20, help="largest page (default: %(default)s)")
+    p.add_argument("--title", default="Teacher and students", help="heading of the page")
+    p.add_argument("--out", type=Path, default=Path("demo.html"), help="page to write (default: %(default)s)")
+    p.set_defaults(checkpoint=None)
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the page, and print where it is."""
+    args = parser().parse_args(argv)
+    if args.number < 1:
+        raise UserError(f"--number {args.number}: give 1 or more")
+    speech = choose(args.data, args.utterances, args.number)
+    references = read_table(args.data / "text")
+    groups = [g for g in collect(args, [args.data.name])[0] if g.scored(args.data.name)]
+    page = render(args, groups, speech, references)
+    size = len(page.encode()) / 1e6
+    if size > args.megabytes:
+        raise UserError(f"the page would have {size:.1f} MB, more than --megabytes: give fewer utterances")
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    print(f"{args.out}: {len(speech)} utterances, {len(groups)} models, {size:.1f} MB")
+
+
+def choose(data: Path, names: Sequence[str], number: int) -> dict[str, str]:
+    """Return utterances, id -> entry of wav.scp: those named, or some at equal distances.
+
+    Raises:
+        UserError: the set is not formatted or has no transcripts, or lacks an utterance.
+    """
+    if not (data / "text").is_file():
+        raise UserError(f"{data}/text does not exist: give a formatted set with transcripts")
+    wav = dict(read_dump(data).absolute())
+    for name in names:
+        if name not in wav:
+            raise UserError(f"{data} lacks {name}: {near_misses(name, wav)}")
+    listed, number = list(wav), min(number, len(wav))
+    return {name: wav[name] for name in names or [listed[i * len(wav) // number] for i in range(number)]}
+
+
+def render(
+    args: argparse.Namespace,
+    groups: Sequence[Group],
+    speech: Mapping[str, str],
+    references: Mapping[str, str],
+) -> str:
+    """Return the page.
+
+    Args:
+        args: of the command.
+        groups: rows of the table.
+        speech: utterance -> entry of wav.scp.
+        references: utterance -> transcript.
+    """
+    name, unit = args.data.name, UNITS[args.metric]
+    read = [(g.label, hypotheses_of(g, name)) for g in groups]
+    articles = [
+        utterance(utt, audio(wav, utt), references[utt], [(label, texts[utt]) for label, texts in read], unit)
+        for utt, wav in speech.items()
+    ]
+    legend = "".join(f"<li>{mark(*row[:3])} {text(row[3])}</li>" for row in LEGEND)
+    several = any(len(group.scored(name)) > 1 for group in groups)
+    note = " They show the first seed, the table the mean over the seeds." if several else ""
+    chosen = (
+        "named on the command line"
+        if args.utterances
+        else "from all over the set, whatever the models made of them"
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{text(args.title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{text(args.title)}</h1>
+<h2 id="models">Models on the set {text(name)}</h2>
+<div class="scroll" role="region" aria-labelledby="models" tabindex="0">
+{systems(groups, name)}
+</div>
+<h2>Utterances</h2>
+<p>{len(speech)} utterances, {chosen}.{note}
+Texts are as they were decoded; before scoring they may be cleaned. How errors are marked:</p>
+<ul>{legend}</ul>
+{"".join(articles)}</main>
+</body>
+</html>
+"""
+
+
+def hypotheses_of(group: Group, name: str) -> dict[str, str]:
+    """Return the texts of the first run of a group.
+
+    Raises:
+        UserError: they are gone.
+    """
+    run = group.scored(name)[0]
+    return read_table(run.directory / str(run.inference_tag) / name / "text")
+
+
+def systems(groups: Sequence[Group], name: str) -> str:
+    """Return the table of models."""
+    measured = any(group.costs(name) for group in groups)
+    rates = tables.RATES[groups[0].metric][:3]
+    head = ["model", "parameters", *rates, *(tables.COSTS if measured else [])]
+    rows = []
+    for group in groups:
+        total, size = group.total(name), group.scored(name)[0].parameters
+        row = [group.label, "" if size is None else f"{size / 1e6:.2f} M", tables.spread(group.rates(name))]
+        row += [f"{total.errors}/{total.reference}", tables.kinds(total)]
+        if measured:
+            row += [f"{cost:.3g}" for cost in group.costs(name) or ()] or [""] * len(tables.COSTS)
+        cells = "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
+        rows.append(f'<tr><th scope="row">{text(row[0])}</th>{cells}</tr>')
+    columns = "".join(f'<th scope="col">{text(column)}</th>' for column in head)
+    return f"<table><thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def utterance(utt: str, sound: str, reference: str, found: Sequence[tuple[str, str]], unit: str) -> str:
+    """Return one utterance: sound, reference and the text of each model."""
+    rows = [f'<dt>reference</dt><dd dir="auto">{text(reference)}</dd>']
+    aligned = align([reference] * len(found), [hypothesis for _, hypothesis in found], unit)
+    for (label, _), one in zip(found, aligned, strict=True):
+        errors = one.counts.errors
+        count = "no errors" if not errors else "1 error" if errors == 1 else f"{errors} errors"
+        rows.append(f'<dt>{text(label)} <span class="count">({count})</span></dt>')
+        rows.append(f'<dd dir="auto">{marked(one, unit)}</dd>')
+    player = f'<audio controls preload="metadata" aria-label="{text(utt)}" src="{sound}"></audio>'
+    return f"<article><h3>{text(utt)}</h3>{player}<dl>{''.join(rows)}</dl></article>\n"
+
+
+def marked(aligned: Aligned, unit: str) -> str:
+    """Return a hypothesis with its errors marked."""
+    parts = [mark(*column) for column in aligned.pairs()]
+    return (" " if unit == "word" else "").join(parts) or "<em>nothing</em>"
+
+
+def mark(reference: str, hypothesis: str, kind: str) -> str:
+    """Return one column of ``Aligned.pairs``, an error with a sign, and with words for those who listen."""
+    if kind not in MARKS:
+        return text(hypothesis)
+    style, spoken, sign = MARKS[kind]
+    old = f"<del>{text(reference)}</del>" if kind != "I" else ""
+    new = f"<ins>{text(hypothesis)}</ins>" if kind != "D" else ""
+    between = f'<span class="spoken"> {spoken} </span><span aria-hidden="true">{sign}</span>'
+    parts = old + between + new if kind == "S" else between + old + new
+    return f'<span class="{style}">{parts}</span>'
+
+
+def text(value: str) -> str:
+    """Return text that the page shows as it is, also in an attribute."""
+    return escape(printable(value))
+
+
+def audio(wav: str, utt: str) -> str:
+    """Return an utterance as the address of a sound that is in the page (FLAC of 16 bits).
+
+    Raises:
+        UserError: the audio cannot be read.
+    """
+    samples, rate = read_speech(wav, utt)
+    if abs(samples).max(initial=0.0) > 1:  # a Kaldi ark has integers
+        samples = samples / 2**15
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
+    return f"data:audio/flac;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,94 @@
+"""``espnet-kd shrink`` and ``init_from_teacher`` make the same smaller model, which stock ESPnet decodes."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from recipe import MODELS, Recipe
+
+from espnet_kd.commands.shrink import main
+from espnet_kd.errors import UserError
+from espnet_kd.teachers.experiment import load_experiment
+
+pytestmark = pytest.mark.slow(seconds=15)
+
+SELECTED = {part: {"layers": "last", "select": "norm"} for part in ("encoder", "decoder", "ctc")}
+
+
+def shrunk(recipe: Recipe, config: Path, out: str, **sizes: object) -> Path:
+    config.write_text(yaml.safe_dump({**MODELS["student"], "criteria": {"ctc": {"type": "kl"}}, **sizes}))
+    with contextlib.chdir(recipe.root):
+        main(["exp/teacher", "--config", str(config), "--layers", "last", "--out", out])
+    return recipe.root / out
+
+
+def test_a_training_begins_with_what_shrink_writes(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exp = shrunk(recipe, tmp_path / "smaller.yaml", "exp/smaller")
+    printed = capsys.readouterr().out
+    assert printed.startswith("exp/smaller/valid.acc.ave.pth: 0.0") and "--init_param" in printed
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert "criteria" not in config and config["encoder_conf"]["num_blocks"] == 1
+    assert config["normalize_conf"] == {
+        "stats_file": "stats/train/feats_stats.npz"
+    }  # the recipe's, as before
+    trained = recipe.train("exp/selected", "student", teacher={"exp": "exp/teacher"},
+                           init_from_teacher=SELECTED, optim_conf={"lr": 0.0}, scheduler=None)  # fmt: skip
+    ours, theirs = (
+        torch.load(e / f, weights_only=True) for e, f in ((exp, "valid.acc.ave.pth"), (trained, "1epoch.pth"))
+    )
+    counted = {name for name in theirs if "conv_module.norm" in name}  # batch norms follow the data
+    assert ours.keys() == theirs.keys()
+    for name in ours.keys() - counted:
+        torch.testing.assert_close(ours[name], theirs[name], msg=lambda m, name=name: f'{name}: {m}')
+    before = load_experiment(recipe.root / "exp/teacher").model.state_dict()
+    for name in ("embed.out.weight", "encoders.0.feed_forward.w_1.weight"):
+        assert set(ours[f"encoder.{name}"].flatten().tolist()) & set(
+            before[f"encoder.{name.replace('0', '1')}"].flatten().tolist()
+        )
+
+
+def test_stock_espnet_decodes_it(recipe: Recipe, tmp_path: Path) -> None:
+    from espnet2.bin.asr_inference import Speech2Text
+
+    exp = shrunk(recipe, tmp_path / "smaller.yaml", "exp/decoded")
+    with contextlib.chdir(recipe.root):
+        search = Speech2Text(str(exp / "config.yaml"), str(exp / "valid.acc.ave.pth"), beam_size=2)
+        speech, _ = soundfile.read(next(Path("dump/raw/dev").glob("*.wav")))
+        assert isinstance(search(speech)[0][0], str)
+    saved = torch.load(exp / "valid.acc.ave.pth", weights_only=True)
+    loaded = search.asr_model.state_dict()
+    assert saved.keys() == loaded.keys()
+    for name, value in saved.items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_files_are_found_from_another_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    exp = shrunk(recipe, tmp_path / "smaller.yaml", str(tmp_path / "elsewhere"))
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert Path(config["normalize_conf"]["stats_file"]).is_absolute()
+    assert load_experiment(exp).model is not None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"encoder_conf": {"output_size": 48}}, "makes no smaller model of exp/teacher: encoder vectors: 48"),
+        ({"encoder": "transformer"}, "norm1.bias of the student is absent in the teacher: choose another"),
+        ({"encoder_conf": {"output_size": 15}}, "ESPnet builds no model of it: "),
+    ],
+)
+def test_refused(recipe: Recipe, tmp_path: Path, sizes: dict, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        shrunk(recipe, tmp_path / "smaller.yaml", "exp/refused", **sizes)
+    assert message in str(error.value)
+    assert not (recipe.root / "exp/refused").exists()
+
+
+def test_a_trained_experiment_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exp/teacher has other files and is not overwritten"):
+        shrunk(recipe, tmp_path / "smaller.yaml", "exp/teacher")

@@ -1,0 +1,176 @@
+"""The page that plays utterances: everything is in it, and text of users is shown as it is."""
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fabricated import TAG, write_recipe
+from miniature import tone, write_speech
+
+from espnet_kd.errors import UserError
+from espnet_kd.files import write_table
+from espnet_kd.report.page import main, mark, marked
+from espnet_kd.scoring.alignment import align
+
+UTTERANCES = {f"u{i:02d}": 800 + 80 * i for i in range(40)}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SCRIPT = """<p id="seen"></p><script>
+onload = () => setTimeout(() => {
+  const frame = document.querySelector("iframe"), page = frame.contentDocument;
+  const seconds = [...page.querySelectorAll("audio")].map(sound => sound.duration.toFixed(4));
+  const width = page.documentElement.scrollWidth <= frame.clientWidth ? "fits" : "is too wide";
+  document.getElementById("seen").textContent = [width, ...seconds].join(" ");
+}, 1500);
+</script>"""
+HOSTILE = "</dd><script>alert('&')</script>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text that a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open, "elements are left open"
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words += data.split()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Experiments of 40 utterances of two words; those of the student have their last word missing."""
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "exp")
+    write_speech(tmp_path / "dump/raw/test", UTTERANCES)
+    write_table("dump/raw/test/text", dict.fromkeys(UTTERANCES, "one two"))
+    for score in tmp_path.glob(f"exp/*/{TAG}/test/score.json"):
+        said = "one" if score.parts[-4] == "student" else "one two"
+        write_table(score.parent / "text", dict.fromkeys(UTTERANCES, said))
+    return tmp_path
+
+
+def page(*options: str) -> Page:
+    main(["--data", "dump/raw/test", *options])
+    return Page(Path("demo.html").read_text())
+
+
+def test_the_page_shows_models_and_utterances(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = page("--number", "4", "--title", "Spoken")
+    assert capsys.readouterr().out.startswith("demo.html: 4 utterances, 4 models, ")
+    headings = re.findall(r"\bu\d\d\b", found.text)
+    assert headings == ["u00", "u10", "u20", "u30"]  # at equal distances
+    assert "Spoken" in found.text and "distilled: ctc 0.00 M 13.8 ± 1.8 22/160" in found.text
+    assert "student (1 error) one missing − two student, trained" in found.text
+    assert "teacher (no errors) one two" in found.text
+
+
+def test_the_sound_is_in_the_page(recipe: Path) -> None:
+    found = page("--utterances", "u07")
+    (source,) = (attributes["src"] for tag, attributes in found.tags if tag == "audio")
+    assert source.startswith("data:audio/flac;base64,")
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+    assert rate == 16000
+    np.testing.assert_allclose(samples, tone(UTTERANCES["u07"]) / 2**15, atol=1e-4)
+
+
+def test_nothing_is_loaded_and_nothing_runs(recipe: Path) -> None:
+    found = page()
+    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "img", "iframe", "object", "base")]
+    for tag, attributes in found.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "action"):
+            assert attributes.get(name, "data:").startswith("data:")
+    policy = [a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; media-src data:"]
+
+
+def test_text_of_users_is_shown_as_it_is(recipe: Path) -> None:
+    write_table("dump/raw/test/text", dict.fromkeys(UTTERANCES, f"one {HOSTILE}"))
+    found = page("--number", "1", "--title", f'"{HOSTILE}')
+    assert not [tag for tag, _ in found.tags if tag == "script"]
+    assert found.text.count(HOSTILE) >= 3  # the title twice, the reference
+
+
+def test_it_is_read_without_colours_and_by_keyboard(recipe: Path) -> None:
+    found = page("--number", "2")
+    sounds = [attributes for tag, attributes in found.tags if tag == "audio"]
+    assert all("controls" in a and a["aria-label"] for a in sounds)
+    (table,) = (attributes for tag, attributes in found.tags if attributes.get("class") == "scroll")
+    assert table["tabindex"] == "0" and table["role"] == "region"  # it can be scrolled with arrow keys
+    assert ("html", {"lang": "en"}) in found.tags
+    assert [a["content"] for _, a in found.tags if a.get("name") == "viewport"] == [
+        "width=device-width, initial-scale=1"
+    ]
+
+
+def test_errors_are_marked_by_signs_and_words() -> None:
+    (aligned,) = align(["a b c"], ["a x c d"], "word")
+    assert Page(marked(aligned, "word")).text == "a b replaced by → x c inserted + d"
+    (aligned,) = align(["a b"], [""], "word")
+    assert Page(marked(aligned, "word")).text == "missing − a missing − b"
+    (aligned,) = align(["ab"], ["ac"], "character")
+    assert marked(aligned, "character").startswith("a<span")
+    styles = {re.search(r'class="([^"]*)"', mark("a", "b", kind))[1] for kind in "SDI"}  # type: ignore[index]
+    assert len(styles) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--utterances", "u99"], "dump/raw/test lacks u99: "),
+        (["--number", "0"], "--number 0: give 1 or more"),
+        (["--megabytes", "0.01"], r"the page would have .* MB, more than --megabytes: give fewer utterances"),
+        (["--expdir", "elsewhere"], "elsewhere: no experiment has a score of test"),
+    ],
+)
+def test_refused(recipe: Path, options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        page(*options)
+    assert not Path("demo.html").exists()
+
+
+def test_a_decoding_that_is_gone_is_named(recipe: Path) -> None:
+    (recipe / f"exp/teacher/{TAG}/test/text").unlink()
+    with pytest.raises(UserError, match="exp/teacher/.*/test/text does not exist"):
+        page()
+
+
+def test_a_browser_shows_it_on_a_phone_and_knows_the_sounds(recipe: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
+    page("--utterances", "u00", "u39")
+    frame = f'<iframe src="demo.html" style="width: 320px; height: 800px"></iframe>{SCRIPT}'
+    (recipe / "frame.html").write_text(f"<!doctype html>{frame}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    options += [f"--user-data-dir={recipe / 'browser'}", "--virtual-time-budget=4000", "--dump-dom"]
+    shown = subprocess.run(
+        [browser, *options, (recipe / "frame.html").as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    # 800 and 800 + 39 * 80 samples of 16 kHz
+    assert re.findall(r'id="seen">([^<]*)', shown) == ["fits 0.0500 0.2450"]
