@@ -1,6 +1,7 @@
 """ESPnet's decoding of one utterance, and its beam search with scorers of ours."""
 
 import importlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,10 @@ class Search:
         self._search = self._module.Speech2Text(
             asr_train_config=config, asr_model_file=checkpoint, device=device, **options
         )
+        beam, tokens = getattr(self._search, "beam_search", None), len(self._search.asr_model.token_list)
+        if task == "asr" and beam.beam_size > tokens:  # at its first step the search has no more hypotheses
+            logging.warning(f"the beam is {tokens}, not {beam.beam_size}: there are no more tokens")
+            beam.beam_size = tokens
         owner = self._module.ASRTransducerTask if task == "asr_transducer" else self._module.ASRTask
         self._prepare = owner.build_preprocess_fn(self._search.asr_train_args, False)
 

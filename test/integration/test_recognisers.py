@@ -121,6 +121,12 @@ def test_what_whole_utterances_need_is_told(recipe: Recipe) -> None:
     assert [path.name for path in teacher.files] == ["valid.acc.ave.pth", "config.yaml", "feats_stats.npz"]
 
 
+def test_a_beam_larger_than_the_tokens(recipe: Recipe) -> None:
+    """Of 7 tokens the search of CTC alone cannot keep 20 hypotheses at its first step."""
+    text = load(recipe.root / "exp/teacher", "--ctc_weight 1.0 --beam_size 20").decode(SPEECH)
+    assert text == load(recipe.root / "exp/teacher", "--ctc_weight 1.0 --beam_size 7").decode(SPEECH)
+
+
 def test_files_of_a_language_model_count_and_quantised_products_are_unknown(recipe: Recipe) -> None:
     teacher = load(recipe.root / "exp/teacher", "--beam_size 2")
     options = {"lm_file": "lm.pth", "lm_train_config": "lm.yaml", "word_lm_file": None}
