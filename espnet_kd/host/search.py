@@ -45,8 +45,9 @@ class Search:
         self._search = self._module.Speech2Text(
             asr_train_config=config, asr_model_file=checkpoint, device=device, **options
         )
-        beam, tokens = getattr(self._search, "beam_search", None), len(self._search.asr_model.token_list)
-        if task == "asr" and beam.beam_size > tokens:  # at its first step the search has no more hypotheses
+        beam: Any = self._search.beam_search
+        tokens = len(self._search.asr_model.token_list)
+        if task == "asr" and beam is not None and beam.beam_size > tokens:  # its first step has no more
             logging.warning(f"the beam is {tokens}, not {beam.beam_size}: there are no more tokens")
             beam.beam_size = tokens
         owner = self._module.ASRTransducerTask if task == "asr_transducer" else self._module.ASRTask
