@@ -11,6 +11,8 @@ from espnet_kd.rnnt import Joint, SequenceScores, sequence_distance, sequence_sc
 from espnet_kd.rnnt.device import to_device
 from espnet_kd.rnnt.sequence import Distance
 
+ABSENT = -5e3  # a class whose log-probability is below this in all frames is one that the model does not have
+
 
 class Transcript(NamedTuple):
     """Labels and lengths, which decide which nodes of a lattice are real; takes the place of a mask.
@@ -72,7 +74,10 @@ class SequenceDistance(Criterion):
 
 
 def ctc_log_probs(logits: Tensor, labels: Tensor, enc_lens: Tensor, label_lens: Tensor) -> Tensor:
-    """Compute log P(y | x) under CTC, with the blank at class 0; -inf for labels that do not fit the frames.
+    """Compute log P(y | x) under CTC, with the blank at class 0; -inf for labels that are impossible.
+
+    These are labels that do not fit the frames, or have a class that the model does not have, as of a teacher
+    of fewer tokens.
 
     Args:
         logits: (B, T, V); receives gradient.
@@ -103,9 +108,13 @@ def ctc_log_probs(logits: Tensor, labels: Tensor, enc_lens: Tensor, label_lens: 
         frames = frames.repeat_interleave(hypotheses)
         t: Any = frames.tolist()  # as lists, which torch takes, too: nothing waits for numbers of the host
         u: Any = counts.tolist()
+        of_labels = log_probs.detach().gather(2, y.expand(len(log_probs), -1, -1))  # (T, B * H, L)
+        padding = torch.arange(logits.shape[1])[:, None] >= frames
+        highest = of_labels.masked_fill(to_device(padding, device)[..., None], -torch.inf).amax(0)
+        known = ((highest > ABSENT) | ~to_device(used, device)).all(1)
         nats = F.ctc_loss(log_probs, y, t, u, blank=BLANK, reduction="none", zero_infinity=True)
         repeats = ((y[:, 1:] == y[:, :-1]) & (y[:, 1:] != BLANK)).sum(1)  # a blank is between equal labels
-        fits = to_device(frames - counts, device) >= repeats
+        fits = known & (to_device(frames - counts, device) >= repeats)
         return torch.where(fits, -nats, -torch.inf).view(label_lens.shape)
 
 

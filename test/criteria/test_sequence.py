@@ -172,6 +172,22 @@ def test_labels_that_do_not_fit_the_frames_count_for_nothing():
     assert (gradient[0] == 0).all() and gradient[1].abs().max() > 0
 
 
+@pytest.mark.parametrize("absent", [-1e4, -inf])  # as of a teacher of fewer tokens; masked
+def test_labels_of_an_absent_class_count_for_nothing(absent):
+    teacher = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(4))
+    teacher[..., 2] = absent
+    teacher[1, 2:] = 0.0  # padding
+    labels, frames, numbers = tensor([[1, 2], [2, 1]]), tensor([4, 2]), tensor([2, 1])
+    theirs = scores_of(teacher, frames, labels, numbers)
+    assert theirs.log_probs.tolist() == [-inf, -inf]
+    student = torch.zeros(2, 4, 4, requires_grad=True)
+    value = build_criterion(type="sequence")(student, theirs, Transcript(labels, frames, numbers))
+    value.backward()
+    assert value == 0 and not student.grad.any()
+    # what is absent matters to no other label: of 1 with 2 frames, 11, 01, 10
+    assert scores_of(teacher, frames, tensor([[1], [1]]), tensor([1, 1])).log_probs.isfinite().all()
+
+
 @every_model
 def test_of_hypotheses_the_posteriors_over_the_list_are_compared(name):
     given, tensors, whole, transcript, _ = case(name)
