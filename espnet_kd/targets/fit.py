@@ -133,6 +133,11 @@ def _unserved_term(
         there = "only codes are" if tap.kind == "codes" else f"no codes but {tap.kind} are"
         return f"{there} stored at {path}: codes are for criteria of type mvq alone"
     if criterion.kind == "sequence":
+        if tap.kind == "values" and ensemble and tap.temperature != 1:
+            return (
+                f"the mean of the teachers at {path} was made at the temperature {tap.temperature}, which "
+                "gives no probability of a transcript"
+            )
         if tap.kind in ("score", "values", "joint"):
             return None
         return f"the targets at {path} have the kind {tap.kind}, which gives no probability of a transcript"

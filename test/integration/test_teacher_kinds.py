@@ -125,3 +125,16 @@ def test_a_store_whose_blank_is_elsewhere_gives_no_weights_by_it() -> None:
     assert problem == (
         "criterion rkd: `frame_weights: nonblank` needs the blank at token 0, and they have it at 3"
     )
+
+
+def test_a_mean_of_softened_posteriors_gives_no_probability_of_a_transcript() -> None:
+    terms = term_options({"labels": {"type": "sequence", "tap": "ctc.ctc_lo"}})
+    for teachers, temperature, fits in ((1, 2.0, True), (2, 1.0, True), (2, 2.0, False)):
+        stored = {"ctc.ctc_lo": TapFormat("values", 4, temperature=temperature)}
+        manifest = SimpleNamespace(taps=stored, teachers=[{}] * teachers, blank=0)
+        problem = unserved(manifest, terms, ["ctc.ctc_lo"])
+        assert (problem is None) == fits
+    assert problem == (
+        "criterion labels: the mean of the teachers at ctc.ctc_lo was made at the temperature 2.0, which gives "
+        "no probability of a transcript"
+    )
