@@ -8,6 +8,7 @@ nbest:
 """
 
 import argparse
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from espnet_kd.config import refuse_unknown
 from espnet_kd.data.dump import PREFIX
 from espnet_kd.decoding.records import DecodedUtterance, read_decoded
 from espnet_kd.errors import UserError
+from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.methods.method import BuildModel, Method, Preprocess
 from espnet_kd.schedule import Schedule, build_schedule
 
@@ -68,12 +70,27 @@ class NBestMethod(Method):
     def preprocess(
         self, args: argparse.Namespace, train: bool, stock: Preprocess | None
     ) -> Preprocess | None:
-        """Add the hypotheses of an utterance to a batch of the training."""
+        """Add the hypotheses of an utterance to a batch of the training.
+
+        Raises:
+            UserError: the records are unusable, or have none of the training's utterances.
+        """
         if not train or self.is_off(vars(args)):
             return stock
         if stock is None:
             raise UserError("nbest: hypotheses are text, which needs `use_preprocessor: true`")
-        return WithHypotheses(stock, nbest_options(args.nbest))
+        options = nbest_options(args.nbest)
+        prepare = WithHypotheses(stock, options)
+        tables = [path for path, name, _ in args.train_data_path_and_name_and_type if name == "speech"]
+        utterances = (utt for path in tables for file in table_files(path) for utt, _ in iterate_rows(file))
+        found = [bool(prepare.hypotheses(utt)) for utt in utterances]
+        if not any(found):
+            raise UserError(
+                f"nbest: {options.records} has no hypotheses of the utterances of {', '.join(tables)}: decode "
+                "the training set, or the speech that it has copies of"
+            )
+        logging.info(f"nbest: {sum(found)} of {len(found)} utterances have hypotheses")
+        return prepare
 
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
         """Let a training step compare the posteriors over the lists."""
@@ -143,12 +160,16 @@ class WithHypotheses:
         for record in read_decoded(options.records):
             self.lists[record.utt] = _scored(record, options)
 
+    def hypotheses(self, utt: str) -> list[tuple[str, float]]:
+        """Return texts and scores of an utterance, or of the one that it is a copy of."""
+        return self.lists.get(utt) or self.lists.get(COPY.sub("", utt), [])
+
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
         """Return the student's data with the tokens (L, H), their numbers (H,) and scores (H,) added.
 
         An utterance has fewer hypotheses than H, or none: the others have the score -inf.
         """
-        texts = self.lists.get(utt) or self.lists.get(COPY.sub("", utt), [])
+        texts = self.hypotheses(utt)
         tokens = [self.student(utt, {"text": text})["text"] for text, _ in texts]
         found = self.student(utt, data)
         lists = np.full((max([1, *map(len, tokens)]), self.count), PADDING, np.int64)

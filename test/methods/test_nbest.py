@@ -48,6 +48,22 @@ def test_an_utterance_gets_its_best_hypotheses_each_text_once(tmp_path: Path) ->
         assert found["nbest_scores"].tolist() == scores and found["nbest_tokens"].shape == (1, 3)
 
 
+def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
+    records = write(tmp_path / "records", LISTS)
+    (method,) = active({"nbest": {"records": records}})
+    table = tmp_path / "wav.scp"
+    args = Namespace(
+        nbest={"records": records}, train_data_path_and_name_and_type=[(str(table), "speech", "sound")]
+    )
+    for ids, fits in (("x sp0.9-a", True), ("x c", False)):  # c has no hypothesis
+        table.write_text("".join(f"{utt} {utt}.wav\n" for utt in ids.split()))
+        if fits:
+            assert method.preprocess(args, True, student)("sp0.9-a", {"text": "A"})["nbest_counts"].any()
+            continue
+        with pytest.raises(UserError, match="nbest: .*records has no hypotheses of the utterances of .*wav.scp"):
+            method.preprocess(args, True, student)
+
+
 def test_records_without_scores_are_refused(tmp_path: Path) -> None:
     records = write(tmp_path / "records", {"a": [("A", None)]})
     with pytest.raises(UserError, match="nbest: a in .*records has a hypothesis without a score"):
