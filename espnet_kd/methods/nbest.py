@@ -147,7 +147,7 @@ class WithHypotheses:
     """Prepare an utterance for the student, and add its hypotheses, as tokens, with their scores.
 
     Args:
-        student: ESPnet's preparation, which turns a text into tokens, too.
+        student: ESPnet's preparation, which turns a text into tokens, too, perhaps in one that adds targets.
         options: name the records, which are read once.
 
     Raises:
@@ -156,6 +156,9 @@ class WithHypotheses:
 
     def __init__(self, student: Preprocess, options: NBest) -> None:
         self.student, self.count = student, options.hypotheses
+        self.tokenise: Any = student
+        while hasattr(self.tokenise, "student"):  # what adds targets to an utterance needs its speech
+            self.tokenise = self.tokenise.student
         self.lists: dict[str, list[tuple[str, float]]] = {}
         for record in read_decoded(options.records):
             self.lists[record.utt] = _scored(record, options)
@@ -170,7 +173,7 @@ class WithHypotheses:
         An utterance has fewer hypotheses than H, or none: the others have the score -inf.
         """
         texts = self.hypotheses(utt)
-        tokens = [self.student(utt, {"text": text})["text"] for text, _ in texts]
+        tokens = [self.tokenise(utt, {"text": text})["text"] for text, _ in texts]
         found = self.student(utt, data)
         lists = np.full((max([1, *map(len, tokens)]), self.count), PADDING, np.int64)
         counts = np.zeros(self.count, np.int64)

@@ -48,6 +48,21 @@ def test_an_utterance_gets_its_best_hypotheses_each_text_once(tmp_path: Path) ->
         assert found["nbest_scores"].tolist() == scores and found["nbest_tokens"].shape == (1, 3)
 
 
+class WithTargets:
+    """Adds targets of the speech, as of a store or for a teacher of another sampling rate."""
+
+    student = staticmethod(student)
+
+    def __call__(self, utt: str, data: dict) -> dict:
+        return {**student(utt, data), "targets": data["speech"] + 1}
+
+
+def test_targets_are_of_the_utterance_and_not_of_its_hypotheses(tmp_path: Path) -> None:
+    prepare = WithHypotheses(WithTargets(), nbest_options({"records": write(tmp_path / "records", LISTS)}))
+    found = prepare("a", {"text": "A", "speech": np.zeros(4)})
+    assert found["targets"].tolist() == [1] * 4 and found["nbest_counts"].tolist() == [2, 1, 1, 2]
+
+
 def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
     records = write(tmp_path / "records", LISTS)
     (method,) = active({"nbest": {"records": records}})
