@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from recipe import MODELS, Recipe
 from test_transducer_task import CHECKPOINT, train
 from torch import nn
@@ -14,6 +15,7 @@ from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, to_json
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.methods.transducer import with_lattice_loss
+from espnet_kd.targets import command
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.options import term_options
 
@@ -101,6 +103,27 @@ def test_refused_before_training(options: dict[str, object], message: str) -> No
     with pytest.raises(UserError) as error:
         term_options({"a": options})[0].build()
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_stored_probabilities_and_stored_lattices_give_the_same(recipe: Recipe, teachers) -> None:
+    """As beside the teacher, one utterance at a time, as targets are written."""
+    (recipe.root / "of-labels").mkdir()
+    found = []
+    for name in (None, "sequence", "full"):
+        teacher = teachers["transducer"]
+        if name is not None:
+            store, config = f"of-labels/{name}", recipe.root / f"of-labels/{name}.yaml"
+            criteria = {"a": {"type": "transducer", "kind": name}}
+            config.write_text(yaml.safe_dump({"teacher": teacher, "criteria": criteria}))
+            words = ["--config", str(config), "--store", store, "--workers", "1", "--number", "float32"]
+            with contextlib.chdir(recipe.root):
+                command.main([*words, "--data", "dump/raw/train", "dump/raw/dev"])
+            teacher = {"store": store}
+        given = {"teacher": teacher, "criteria": {"labels": LATTICE}, "batch_size": 1}
+        exp = train(recipe, f"exp/of-labels-{name}", **given)
+        stats = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]
+        found.append([stats[part]["loss_kd_labels"] for part in ("train", "valid")])
+    assert found[1] == pytest.approx(found[0], rel=1e-4) and found[2] == pytest.approx(found[0], rel=1e-4)
 
 
 def test_lattices_of_several_teachers_have_no_mean(recipe: Recipe, teachers) -> None:
