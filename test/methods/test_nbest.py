@@ -75,7 +75,7 @@ def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
         if fits:
             assert method.preprocess(args, True, student)("sp0.9-a", {"text": "A"})["nbest_counts"].any()
             continue
-        with pytest.raises(UserError, match="nbest: .*records has no hypotheses of the utterances of .*wav.scp"):
+        with pytest.raises(UserError, match="nbest: .*records has no hypotheses of the utterances of"):
             method.preprocess(args, True, student)
 
 
