@@ -86,8 +86,8 @@ class NBestMethod(Method):
         found = [bool(prepare.hypotheses(utt)) for utt in utterances]
         if not any(found):
             raise UserError(
-                f"nbest: {options.records} has no hypotheses of the utterances of {', '.join(tables)}: decode "
-                "the training set, or the speech that it has copies of"
+                f"nbest: {options.records} has no hypotheses of the utterances of {', '.join(tables)}: "
+                "decode the training set, or the speech that it has copies of"
             )
         logging.info(f"nbest: {sum(found)} of {len(found)} utterances have hypotheses")
         return prepare

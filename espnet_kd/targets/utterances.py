@@ -45,7 +45,7 @@ class SourceData:
             text = "" if texts is None else texts.get(utt)
             if text is None:
                 raise UserError(
-                    f"{source.path}/text has no transcript of {utt}, which targets of a decoder need"
+                    f"{source.path}/text has no transcript of {utt}, which the targets need"
                 )
             yield utt, (wav, text)
 

@@ -35,7 +35,7 @@ def test_utterances_are_chosen_by_number_and_at_random(tmp_path: Path) -> None:
 
 def test_an_utterance_without_transcript_or_of_two_directories_is_refused(tmp_path: Path) -> None:
     a = write_dump(tmp_path / "a", "u1", "u2", text="u1 u9")
-    with pytest.raises(UserError, match="a/text has no transcript of u2, which targets of a decoder need"):
+    with pytest.raises(UserError, match="a/text has no transcript of u2, which the targets need"):
         read_data([a], with_text=True)
     b = write_dump(tmp_path / "b", "u2", "u7")
     with pytest.raises(UserError, match="b/wav.scp: u2 is in .*a/wav.scp, too: give it once"):
