@@ -24,9 +24,10 @@ from espnet_kd.decoding.records import DecodedUtterance, read_decoded
 from espnet_kd.errors import UserError
 from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.methods.method import BuildModel, Method, Preprocess
+from espnet_kd.pseudo_label.normalise import Chain
 from espnet_kd.schedule import Schedule, build_schedule
 
-KEYS = ("records", "hypotheses", "weight", "tap")
+KEYS = ("records", "hypotheses", "weight", "tap", "normalise")
 LISTS, SCORES, COUNTS = "nbest_tokens", "nbest_scores", "nbest_counts"  # what a batch has of them
 COPY = re.compile(rf"^(sp[\d.]+-|copy\d+-)*({PREFIX})?")  # begin of the id of a copy, or of a pseudo-label
 PADDING = -1
@@ -42,6 +43,7 @@ class NBest:
     hypotheses: int
     weight: Schedule
     tap: str
+    normalise: Chain
 
 
 class NBestMethod(Method):
@@ -125,6 +127,8 @@ def nbest_options(nbest: Mapping[str, Any]) -> NBest:
         hypotheses (integer; 4): of the list of each utterance, the best first.
         weight (number or schedule; 1.0): factor of this term in the loss.
         tap (layer; ctc.ctc_lo): of the student: its CTC layer, or ``joint_network`` of a transducer.
+        normalise (list of steps; none): bring the hypotheses into the student's form, as
+            ``--normalise`` of ``espnet-kd pseudo-label``: records have what the teacher wrote.
 
     Raises:
         UserError: a key is unknown or its value unusable.
@@ -140,7 +144,11 @@ def nbest_options(nbest: Mapping[str, Any]) -> NBest:
     tap = nbest.get("tap", "ctc.ctc_lo")
     if not (isinstance(tap, str) and tap.split(".")[0] in ("ctc", "ctc_lin", "joint_network")):
         raise UserError(f"nbest: tap is {tap!r}: give the CTC layer, ctc.ctc_lo, or joint_network")
-    return NBest(Path(records), count, build_schedule(nbest.get("weight", 1.0), "nbest: weight"), tap)
+    steps = nbest.get("normalise", [])
+    if not (isinstance(steps, list) and all(isinstance(step, str) for step in steps)):
+        raise UserError(f"nbest: normalise is {steps!r}: give a list of steps, such as [upper]")
+    weight = build_schedule(nbest.get("weight", 1.0), "nbest: weight")
+    return NBest(Path(records), count, weight, tap, Chain(steps))
 
 
 class WithHypotheses:
@@ -197,6 +205,7 @@ def _scored(record: DecodedUtterance, options: NBest) -> list[tuple[str, float]]
                 f"nbest: {record.utt} in {options.records} has a hypothesis without a score: decode with a "
                 "labeller that gives scores"
             )
-        if h.text not in best and len(best) < options.hypotheses:
-            best[h.text] = h.score
+        text = options.normalise(h.text, count=False) if options.normalise.steps else h.text
+        if text not in best and len(best) < options.hypotheses:
+            best[text] = h.score
     return list(best.items())

@@ -135,6 +135,6 @@ def test_a_mean_of_softened_posteriors_gives_no_probability_of_a_transcript() ->
         problem = unserved(manifest, terms, ["ctc.ctc_lo"])
         assert (problem is None) == fits
     assert problem == (
-        "criterion labels: the mean of the teachers at ctc.ctc_lo was made at the temperature 2.0, which gives "
-        "no probability of a transcript"
+        "criterion labels: the mean of the teachers at ctc.ctc_lo was made at the temperature 2.0, which "
+        "gives no probability of a transcript"
     )

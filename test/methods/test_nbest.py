@@ -79,6 +79,12 @@ def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
             method.preprocess(args, True, student)
 
 
+def test_hypotheses_are_brought_into_the_students_form(tmp_path: Path) -> None:
+    records = write(tmp_path / "records", {"a": [("ab", -1.0), ("AB", -2.0), ("b", -3.0)]})
+    found = WithHypotheses(student, nbest_options({"records": records, "normalise": ["upper"]})).lists
+    assert found == {"a": [("AB", -1.0), ("B", -3.0)]}
+
+
 def test_records_without_scores_are_refused(tmp_path: Path) -> None:
     records = write(tmp_path / "records", {"a": [("A", None)]})
     with pytest.raises(UserError, match="nbest: a in .*records has a hypothesis without a score"):
@@ -93,6 +99,8 @@ def test_records_without_scores_are_refused(tmp_path: Path) -> None:
         ({"records": "r", "hypotheses": 1}, "nbest: hypotheses is 1: give a whole number from 2 to 64"),
         ({"records": "r", "tap": "decoder"}, "nbest: tap is 'decoder': give the CTC layer"),
         ({"records": "r", "weight": -1}, "nbest: weight: -1 is below 0"),
+        ({"records": "r", "normalise": "up"}, "nbest: normalise is 'up': give a list of steps"),
+        ({"records": "r", "normalise": ["up"]}, "up"),
         ({"records": "r", "k": 2}, "nbest: .*k"),
     ],
     ids=str,
