@@ -50,7 +50,7 @@ class Selection:
         found = cls(**options)
         layers, select = found.layers, found.select
         numbers = isinstance(layers, list | tuple) and all(type(n) is int for n in layers)
-        if not numbers and layers not in LAYERS.keys():
+        if not numbers and layers not in list(LAYERS):
             raise UserError(f"{path}: layers is {layers!r}: give {', '.join(LAYERS)} or a list of numbers")
         if select not in (None, *SELECT):
             raise UserError(f"{path}: select is {select!r}: give {', '.join(SELECT)}, or leave it out")
@@ -94,7 +94,8 @@ def copy_selected(student: nn.Module, teacher: nn.Module, parts: Mapping[str, Ma
     if any(selection.select for selection in selections.values()):
         parameters = {name for name, _ in teacher.named_parameters()}
         both = channels_of(teacher), channels_of(student)
-        cutter = Cutter(theirs, parameters, *both, sorted(map(rename, ours)), rename)
+        copied = [n for n in ours if any(s.select and n.startswith(f"{p}.") for p, s in selections.items())]
+        cutter = Cutter(theirs, parameters, *both, sorted(map(rename, ours)), copied, rename)
     values = {}
     for path, selection in selections.items():
         names = [name for name in ours if name.startswith(f"{path}.")]
@@ -118,7 +119,7 @@ def _renaming(student: nn.Module, teacher: nn.Module, selections: Mapping[str, S
     for stack in STACKS:
         sizes = [len(dict(_children(model, stack))) for model in (student, teacher)]
         around = [s for path, s in selections.items() if f"{stack}.".startswith(f"{path}.")]
-        if all(sizes):
+        if all(sizes) and (around or sizes[0] <= sizes[1]):
             chosen[stack] = (*around, Selection())[0].numbers(stack, *sizes)
 
     def rename(name: str) -> str:
@@ -173,7 +174,8 @@ class Cutter:
         teacher: its state dict.
         parameters: names of those of its tensors that are trained.
         theirs, ours: channels of teacher and student.
-        used: names of those of its tensors, and maybe of others, that the student gets.
+        used: names of those of its tensors, and maybe of others, that the student has, too.
+        copied: names of the student's tensors that are cut.
         rename: finds the teacher's layers.
 
     Raises:
@@ -191,13 +193,15 @@ class Cutter:
         theirs: Channels,
         ours: Channels,
         used: Collection[str],
+        copied: Collection[str],
         rename: Rename,
     ) -> None:
         self.teacher, self.theirs, self.ours, self.rename = teacher, theirs, ours, rename
         counted = [name for name in used if name in parameters and name in theirs.axes]
         self.squares = _squares(teacher, theirs, counted)
+        groups = {a.group for name in copied for a in theirs.axes.get(rename(name), ()) if a is not None}
         # by the teacher's group
-        self.kept = {rename(name): self._choose(name, group) for name, group in ours.groups.items()}
+        self.kept = {rename(name): self._choose(name) for name in ours.groups if rename(name) in groups}
 
     def cut(self, name: str, shape: torch.Size) -> Tensor:
         """Return the values of a tensor of the student.
@@ -206,26 +210,31 @@ class Cutter:
             name: of the student's tensor.
             shape: of it.
 
-        Raises:
-            UserError: the widths of this tensor cannot be cut.
+        Returns:
+            Values of this shape, or of another where something else than channels differs.
         """
         source = self.rename(name)
         tensor = self.teacher[source]
         axes = self.theirs.axes.get(source)
-        if axes is None or name not in self.ours.axes:
+        if axes is None or any(axis.group not in self.kept for axis in axes if axis is not None):
             return tensor
-        found = tensor.reshape(_sizes(tensor, axes, self.theirs.groups))
+        split = tensor.dim() != len(axes)  # heads and their channels are two dimensions of it
+        found = tensor.flatten() if split else tensor
         for i, axis in enumerate(axes):
             if axis is not None:
-                found = found.index_select(_place(axes, i), self.kept[axis.group])
-        return (found * self._factor(name, source)).reshape(shape)
+                found = found.index_select(i, self._entries(axis))
+        found = found * self._factor(name, source)
+        return found.reshape(shape) if split else found
 
-    def _choose(self, name: str, ours: Group) -> Tensor:
+    def _entries(self, axis: Axis) -> Tensor:
+        """Return the places of the channels that are kept along an axis of the teacher's."""
+        places = torch.arange(axis.copies * self.theirs.groups[axis.group].size * axis.entries)
+        return places.reshape(axis.copies, -1, axis.entries)[:, self.kept[axis.group]].flatten()
+
+    def _choose(self, name: str) -> Tensor:
         """Return which channels of the teacher's group are kept, in their order."""
         source = self.rename(name)
-        theirs = self.theirs.groups.get(source)
-        if theirs is None:
-            return torch.empty(0, dtype=torch.long)
+        theirs, ours = self.theirs.groups[source], self.ours.groups[name]
         place = name.replace(":", " ")
         for what, size, limit in (
             ("heads", ours.heads, theirs.heads),

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from torch import Tensor, nn
 
@@ -167,12 +169,12 @@ def test_norms_of_channels_by_hand() -> None:
         attention = {"a": Group(heads * width, heads, pair="b"), "b": Group(heads * width, heads, pair="a")}
         return Channels({"c": Group(size), **attention}, axes, {"q": ("a", -0.5)})
 
-    cutter = Cutter(teacher, teacher, channels(3, 2, 2), channels(2, 1, 2), teacher, str)
+    cutter = Cutter(teacher, teacher, channels(3, 2, 2), channels(2, 1, 2), teacher, teacher, str)
     assert cutter.cut("w", (2, 2)).tolist() == [[3.0, 0.0], [0.0, 1.0]]
     assert cutter.cut("r", (1, 2)).tolist() == [[0.0, 4.0]]
     assert cutter.cut("v", (2,)).tolist() == [2.0, 3.0]
     assert cutter.cut("q", (2,)).tolist() == [1.0, 2.0]  # as wide as before
-    cutter = Cutter(teacher, teacher, channels(3, 2, 2), channels(1, 2, 1), teacher, str)
+    cutter = Cutter(teacher, teacher, channels(3, 2, 2), channels(1, 2, 1), teacher, teacher, str)
     assert cutter.cut("w", (1, 2)).tolist() == [[0.0, 1.0]]
     assert cutter.cut("v", (2,)).tolist() == [3.0, 1.0]  # of each head the larger
     # ESPnet divides by the root of the width, 2 before and 1 now: queries are divided by sqrt(2)
@@ -233,6 +235,7 @@ def test_only_the_layers_that_are_kept_choose_the_channels() -> None:
         ((8, 2, 12), {"layers": [0]}, "`layers` has 1 numbers, the student 2 layers"),
         ((8, 2, 12), {"layers": [0, 2]}, "the teacher has no layer 2, it has 0 to 1"),
         ((8, 2, 12), {"layers": "middle"}, "encoder: layers is 'middle': give spread, every, first, last or"),
+        ((8, 2, 12), {"layers": {0: 1}}, "encoder: layers is {0: 1}: give spread, every, first, last or"),
         ((8, 2, 12), {"select": "random"}, "encoder: select is 'random': give norm"),
         ((8, 2, 12), {"selct": "norm"}, "encoder: unknown key selct: "),
     ],
@@ -251,6 +254,45 @@ def test_another_kind_of_encoder_is_refused() -> None:
     student = Small(8, 2, 12, **{**CONFORMER, "macaron_style": False})
     with pytest.raises(UserError, match="of the student|of the teacher"):
         copy_selected(student, random_model(8, 2, 12, **CONFORMER), ALL)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_what_differs_beside_channels_is_refused(part: str) -> None:
+    """Another kernel, and another vocabulary."""
+    teacher = random_model(8, 2, 12, **CONFORMER)
+    student = Small(4, 2, 12, **{**CONFORMER, "cnn_module_kernel": 7})
+    student.decoder = TransformerDecoder(9, 4, attention_heads=2, linear_units=12, num_blocks=2)
+    with pytest.raises(UserError, match="in the teacher, and cannot be copied: choose equal ones"):
+        copy_selected(student, teacher, {part: {"select": "norm"}})
+
+
+@pytest.mark.parametrize("other", ["teacher", "student"])
+def test_a_layer_on_an_encoder_whose_channels_are_unknown(other: str) -> None:
+    """It is copied whole where it has the same size."""
+
+    def with_ctc(size: int, kind: str) -> nn.Module:
+        model = nn.Module()
+        branches = {"cgmlp_linear_units": 8, "num_blocks": 2, "attention_heads": 2}
+        unknown = kind == other
+        model.encoder = (EBranchformerEncoder(FREQUENCIES, size, **branches) if unknown
+                         else Small(size, 2, 12, **CONFORMER).encoder)  # fmt: skip
+        model.ctc = CTC(7, size)
+        return model
+
+    teacher, student = with_ctc(8, "teacher"), with_ctc(8, "student")
+    copy_selected(student, teacher, {"ctc": {"select": "norm"}})
+    assert torch.equal(student.ctc.ctc_lo.weight, teacher.ctc.ctc_lo.weight)
+    with pytest.raises(UserError, match=r"ctc_lo.weight is \(7, 4\) in the student, .* is \(7, 8\) in the"):
+        copy_selected(with_ctc(4, "student"), teacher, {"ctc": {"select": "norm"}})
+
+
+def test_parts_that_are_not_copied_may_be_larger() -> None:
+    """A deeper student with more channels, whose decoder alone is the teacher's."""
+    teacher, student = random_model(8, 2, 12, 1, **TRANSFORMER), Small(8, 2, 24, 3, **TRANSFORMER)
+    student.decoder = Small(8, 2, 6, 1, **TRANSFORMER).decoder
+    copy_selected(student, teacher, {"decoder": {"select": "norm"}})
+    assert torch.equal(student.decoder.embed[0].weight, teacher.decoder.embed[0].weight)
+    assert student.decoder.decoders[0].feed_forward.w_1.weight.std() > 0.2
 
 
 def test_the_names_of_a_selection() -> None:
