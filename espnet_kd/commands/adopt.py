@@ -55,7 +55,7 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
     config = absolute_paths(read_config(exp / "config.yaml"), exp)
     _write_if_changed(target / "config.yaml", dump_yaml(config))
     link = target / model
-    if not link.exists():
+    if link.resolve() != checkpoint.resolve():  # also where the file of that name has come since
         link.unlink(missing_ok=True)
         link.symlink_to(checkpoint.resolve())
     return target

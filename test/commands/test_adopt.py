@@ -87,6 +87,8 @@ def test_a_checkpoint_of_another_name(
     here = adopt(theirs, tmp_path / "exp", MODEL)
     assert (here / MODEL).read_text() == "weights"
     assert f"asr_big has no {MODEL}: it is decoded with valid.acc.ave_10best.pth" in capsys.readouterr().err
+    (theirs / MODEL).write_text("average")
+    assert (adopt(theirs, tmp_path / "exp", MODEL) / MODEL).read_text() == "average", "it is there now"
 
 
 def test_two_teachers_of_one_name_are_refused(tmp_path: Path, theirs: Path) -> None:
