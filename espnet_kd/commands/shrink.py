@@ -44,6 +44,8 @@ def shrink(args: argparse.Namespace) -> None:
     """
     teacher = experiment.load_experiment(args.experiment, args.checkpoint)
     name = teacher.checkpoint.name
+    if args.out.resolve() == args.experiment.resolve():
+        raise UserError(f"{args.out} is the experiment itself: give another --out")
     if args.out.is_dir() and {path.name for path in args.out.iterdir()} - {"config.yaml", name}:
         raise UserError(f"{args.out} has other files and is not overwritten: give another --out")
     old = experiment.read_config(args.experiment)
@@ -51,7 +53,7 @@ def shrink(args: argparse.Namespace) -> None:
     for key in (key for keys in METHODS.values() for key in keys):
         config.pop(key, None)  # of the training of the larger model
     absolute = absolute_paths(config, args.experiment)
-    student = build_smaller(absolute, args.config).float()  # statistics of the input are read in float64
+    student = build_smaller(experiment.without_beginning(absolute), args.config).float()  # statistics of the input are read in float64
     parts = {
         name: {"layers": args.layers, "select": "norm"}
         for name, part in student.named_children()

@@ -90,5 +90,9 @@ def test_refused(recipe: Recipe, tmp_path: Path, sizes: dict, message: str) -> N
 
 
 def test_a_trained_experiment_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exp/teacher has other files and is not overwritten"):
+    (recipe.root / "exp/other").mkdir()
+    (recipe.root / "exp/other/1epoch.pth").touch()
+    with pytest.raises(UserError, match="exp/other has other files and is not overwritten"):
+        shrunk(recipe, tmp_path / "smaller.yaml", "exp/other")
+    with pytest.raises(UserError, match="exp/teacher is the experiment itself"):
         shrunk(recipe, tmp_path / "smaller.yaml", "exp/teacher")
