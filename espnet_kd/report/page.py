@@ -7,7 +7,7 @@ marked by signs and borders, for people who do not see colours, and by words for
 import argparse
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -49,7 +49,8 @@ dl { display: grid; grid-template-columns: minmax(6rem, 13rem) 1fr; gap: .35rem 
 dt { font-size: .9rem }
 dd { margin: 0 }
 .count { font-size: .85rem; white-space: nowrap }
-.error { color: var(--error); border: 1px solid; border-radius: .3rem; padding: 0 .3rem }
+.error { color: var(--error); border: 1px solid; border-radius: .3rem; padding: 0 .3rem;
+  direction: ltr; unicode-bidi: isolate }
 .deleted { border-style: dashed }
 .inserted { border-style: double; border-width: 3px }
 .error ins { text-decoration: none; font-weight: bold }
@@ -63,6 +64,7 @@ MARKS = {  # kind of error -> style, word, sign
     "D": ("error deleted", "missing", "\u2212"),
     "I": ("error inserted", "inserted", "+"),
 }
+SPACE = "\u2423"  # stands for a space, where characters are compared
 LEGEND = (
     ("nine", "four", "S", "substitution: four was recognised for nine"),
     ("nine", "", "D", "deletion: nine was not recognised"),
@@ -101,12 +103,22 @@ def main(argv: list[str] | None = None) -> None:
     references = read_table(args.data / "text")
     groups = [g for g in collect(args, [args.data.name])[0] if g.scored(args.data.name)]
     page = render(args, groups, speech, references)
-    size = len(page.encode()) / 1e6
-    if size > args.megabytes:
-        raise UserError(f"the page would have {size:.1f} MB, more than --megabytes: give fewer utterances")
+    size = check_size(len(page.encode()), args.megabytes)
     with atomic_path(args.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(f"{args.out}: {len(speech)} utterances, {len(groups)} models, {size:.1f} MB")
+
+
+def check_size(number: int, most: float) -> float:
+    """Return the megabytes of a number of bytes.
+
+    Raises:
+        UserError: they are more than there may be.
+    """
+    size = number / 1e6
+    if size > most:
+        raise UserError(f"the page would have {size:.1f} MB or more: give fewer utterances, or --megabytes")
+    return size
 
 
 def choose(data: Path, names: Sequence[str], number: int) -> dict[str, str]:
@@ -140,11 +152,14 @@ def render(
         references: utterance -> transcript.
     """
     name, unit = args.data.name, UNITS[args.metric]
-    read = [(g.label, hypotheses_of(g, name)) for g in groups]
-    articles = [
-        utterance(utt, audio(wav, utt), references[utt], [(label, texts[utt]) for label, texts in read], unit)
-        for utt, wav in speech.items()
-    ]
+    check_texts(args.data / "text", references, speech)
+    read = [(g.label, hypotheses_of(g, name, speech)) for g in groups]
+    articles, size = [], 0
+    for utt, wav in speech.items():
+        found = [(label, texts[utt]) for label, texts in read]
+        articles.append(utterance(utt, audio(wav, utt), references[utt], found, unit))
+        size += len(articles[-1])
+        check_size(size, args.megabytes)  # before the memory is full
     legend = "".join(f"<li>{mark(*row[:3])} {text(row[3])}</li>" for row in LEGEND)
     several = any(len(group.scored(name)) > 1 for group in groups)
     note = " They show the first seed, the table the mean over the seeds." if several else ""
@@ -179,14 +194,24 @@ Texts are as they were decoded; before scoring they may be cleaned. How errors a
 """
 
 
-def hypotheses_of(group: Group, name: str) -> dict[str, str]:
+def hypotheses_of(group: Group, name: str, speech: Collection[str]) -> dict[str, str]:
     """Return the texts of the first run of a group.
 
     Raises:
-        UserError: they are gone.
+        UserError: they are gone, or lack an utterance.
     """
     run = group.scored(name)[0]
-    return read_table(run.directory / str(run.inference_tag) / name / "text")
+    file = run.directory / str(run.inference_tag) / name / "text"
+    texts = read_table(file)
+    check_texts(file, texts, speech)
+    return texts
+
+
+def check_texts(file: Path, texts: Collection[str], speech: Collection[str]) -> None:
+    """Refuse texts that lack an utterance."""
+    for utt in speech:
+        if utt not in texts:
+            raise UserError(f"{file} lacks {utt}: complete it, or choose others with --utterances")
 
 
 def systems(groups: Sequence[Group], name: str) -> str:
@@ -231,6 +256,7 @@ def mark(reference: str, hypothesis: str, kind: str) -> str:
     if kind not in MARKS:
         return text(hypothesis)
     style, spoken, sign = MARKS[kind]
+    reference, hypothesis = (part.replace(" ", SPACE) for part in (reference, hypothesis))
     old = f"<del>{text(reference)}</del>" if kind != "I" else ""
     new = f"<ins>{text(hypothesis)}</ins>" if kind != "D" else ""
     between = f'<span class="spoken"> {spoken} </span><span aria-hidden="true">{sign}</span>'

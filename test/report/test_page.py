@@ -135,6 +135,8 @@ def test_errors_are_marked_by_signs_and_words() -> None:
     assert Page(marked(aligned, "word")).text == "missing − a missing − b"
     (aligned,) = align(["ab"], ["ac"], "character")
     assert marked(aligned, "character").startswith("a<span")
+    (aligned,) = align(["a b"], ["ab"], "character")
+    assert Page(marked(aligned, "character")).text == "a missing − ␣ b"
     styles = {re.search(r'class="([^"]*)"', mark("a", "b", kind))[1] for kind in "SDI"}  # type: ignore[index]
     assert len(styles) == 3
 
@@ -144,7 +146,7 @@ def test_errors_are_marked_by_signs_and_words() -> None:
     [
         (["--utterances", "u99"], "dump/raw/test lacks u99: "),
         (["--number", "0"], "--number 0: give 1 or more"),
-        (["--megabytes", "0.01"], r"the page would have .* MB, more than --megabytes: give fewer utterances"),
+        (["--megabytes", "0.01"], "the page would have .* MB or more: give fewer utterances, or"),
         (["--expdir", "elsewhere"], "elsewhere: no experiment has a score of test"),
     ],
 )
@@ -158,6 +160,21 @@ def test_a_decoding_that_is_gone_is_named(recipe: Path) -> None:
     (recipe / f"exp/teacher/{TAG}/test/text").unlink()
     with pytest.raises(UserError, match="exp/teacher/.*/test/text does not exist"):
         page()
+
+
+@pytest.mark.parametrize("file", ["dump/raw/test/text", f"exp/teacher/{TAG}/test/text"])
+def test_texts_that_lack_an_utterance_are_named(recipe: Path, file: str) -> None:
+    write_table(file, dict.fromkeys(list(UTTERANCES)[1:], "one two"))
+    with pytest.raises(UserError, match=f"{file} lacks u00: "):
+        page()
+
+
+def test_a_page_that_is_too_large_is_refused_before_all_is_read(recipe: Path) -> None:
+    (recipe / "dump/raw/test/wav.scp").write_text(
+        (recipe / "dump/raw/test/wav.scp").read_text().replace("u39.", "gone.")
+    )
+    with pytest.raises(UserError, match="MB or more: give fewer utterances"):
+        page("--megabytes", "0.01", "--number", "40")
 
 
 def test_a_browser_shows_it_on_a_phone_and_knows_the_sounds(recipe: Path) -> None:
