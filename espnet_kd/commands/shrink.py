@@ -53,7 +53,8 @@ def shrink(args: argparse.Namespace) -> None:
     for key in (key for keys in METHODS.values() for key in keys):
         config.pop(key, None)  # of the training of the larger model
     absolute = absolute_paths(config, args.experiment)
-    student = build_smaller(experiment.without_beginning(absolute), args.config).float()  # statistics of the input are read in float64
+    student = build_smaller(experiment.without_beginning(absolute), args.config)
+    student.float()  # statistics of the input are read in float64
     parts = {
         name: {"layers": args.layers, "select": "norm"}
         for name, part in student.named_children()
