@@ -53,6 +53,7 @@ dd { margin: 0 }
   direction: ltr; unicode-bidi: isolate }
 .deleted { border-style: dashed }
 .inserted { border-style: double; border-width: 3px }
+del, ins { unicode-bidi: isolate }  /* else the arrow between words of Arabic points to the old one */
 .error ins { text-decoration: none; font-weight: bold }
 .spoken { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
 :focus-visible { outline: 3px solid var(--error); outline-offset: 2px }
