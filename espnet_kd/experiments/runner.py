@@ -190,6 +190,12 @@ class Runner:
                 self.stop.set()
                 raise
 
+    def _see(self) -> list[Trial]:
+        """Return what is left of the chosen rows, and of what they need; note all of that."""
+        pending = self.state.pending(self.chosen(self.state.plan))
+        self.seen |= {trial.key: trial for trial in [*self.chosen(self.state.plan), *pending]}
+        return pending
+
     def _note_repetition(self, task: Task) -> None:
         """Note a training that is on record, but whose files are gone, which another row needs."""
         if task.trial is not None and not self.state.again and self.state.is_recorded(task.trial):
@@ -197,9 +203,9 @@ class Runner:
 
     def _ready(self, started: set[Key | Path]) -> list[Task]:
         """Return the tasks that can start now: preparations of data one after the other, then trials."""
+        self._see()  # before results are recorded, as they decide what is repeated
         self.record_finished()
-        pending = self.state.pending(self.chosen(self.state.plan))
-        self.seen |= {trial.key: trial for trial in [*self.chosen(self.state.plan), *pending]}
+        pending = self._see()
         tasks = tasks_of(self.state, pending, self.data_options)
         tasks = [task for task in tasks if task.key not in self.failed and task.mark not in self.failed]
         data = [task for task in tasks if task.trial is None]
@@ -250,6 +256,8 @@ class Runner:
             repeats = self.repeated.get(trial.key) is False
             if trial.key in self.failed or (self.state.is_recorded(trial) and not repeats):
                 continue
+            if self.state.again and trial.key not in self.seen:
+                continue  # it is here, but was not asked for
             if not self.state.is_here(trial):
                 continue
             try:

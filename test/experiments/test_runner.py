@@ -210,6 +210,13 @@ def test_a_row_is_trained_again_elsewhere(recipe: Path) -> None:
     added = [line for line in record_file(recipe).splitlines() if line not in before]
     assert len(added) == 2 and all('"elsewhere":true' in line for line in added)
     assert set(before) < set(record_file(recipe).splitlines())
+    now = record_file(recipe)
+    run("--only", "Teacher", "--again")  # what else is here is not recorded as its repetition
+    assert record_file(recipe) == now
+    (recipe / "plans/results/two.jsonl").write_text("".join(f"{line}\n" for line in before))
+    run("--only", "Teacher", "--again")
+    added = [line for line in record_file(recipe).splitlines() if line not in before]
+    assert ['"row":"Teacher"' in line for line in added] == [True]
 
 
 def test_experiments_replace_records_that_are_gone(recipe: Path) -> None:
