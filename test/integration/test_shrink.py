@@ -84,9 +84,9 @@ def test_files_are_found_from_another_recipe(recipe: Recipe, tmp_path: Path) -> 
 )
 def test_refused(recipe: Recipe, tmp_path: Path, sizes: dict, message: str) -> None:
     with pytest.raises(UserError) as error:
-        shrunk(recipe, tmp_path / "smaller.yaml", "exp/refused", **sizes)
+        shrunk(recipe, tmp_path / "smaller.yaml", "exp/not_shrunk", **sizes)
     assert message in str(error.value)
-    assert not (recipe.root / "exp/refused").exists()
+    assert not (recipe.root / "exp/not_shrunk").exists()
 
 
 def test_a_trained_experiment_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_initialise_from_teacher(recipe: Recipe) -> None:
             {"encoder.encoder": [0]},
             "the student has no encoder.encoder.0; encoder has embed, encoders, after_norm",
         ),
-        ({"ctc": 3}, "neither true, a path nor a list of layer numbers"),
+        ({"ctc": 3}, "neither true, a path, a list of layer numbers nor a mapping with layers and select"),
     ],
 )
 def test_initialise_refuses(recipe: Recipe, parts: dict, expected: str) -> None:

@@ -160,7 +160,8 @@ def check_terms(task: str, args: argparse.Namespace, teachers: list[nn.Module]) 
     configs = [one for method in active(vars(args)) for one in method.models(vars(args)).values()]
     students = [model(task, argparse.Namespace(**one)) for one in configs or [vars(args)]]
     terms: list[TermOptions] = term_options(args.criteria)
-    assert not (terms and not teachers), "there is no teacher"
+    elsewhere = "hf" in (args.teacher or {})  # the plan does not train it
+    assert not (terms and not teachers and not elsewhere), "there is no teacher"
     if args.mutual:
         terms = mutual_options(args.mutual)[1]
     for term in terms:
