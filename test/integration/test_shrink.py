@@ -90,9 +90,9 @@ def test_refused(recipe: Recipe, tmp_path: Path, sizes: dict, message: str) -> N
 
 
 def test_a_trained_experiment_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
-    (recipe.root / "exp/other").mkdir()
-    (recipe.root / "exp/other/1epoch.pth").touch()
-    with pytest.raises(UserError, match="exp/other has other files and is not overwritten"):
-        shrunk(recipe, tmp_path / "smaller.yaml", "exp/other")
+    (recipe.root / "exp/trained_here").mkdir()
+    (recipe.root / "exp/trained_here/1epoch.pth").touch()
+    with pytest.raises(UserError, match="exp/trained_here has other files and is not overwritten"):
+        shrunk(recipe, tmp_path / "smaller.yaml", "exp/trained_here")
     with pytest.raises(UserError, match="exp/teacher is the experiment itself"):
         shrunk(recipe, tmp_path / "smaller.yaml", "exp/teacher")
