@@ -21,7 +21,7 @@ TYPES = ("kl", "skew_kl", "jsd", "akl", "decoupled_kl")
 PLAIN, CHUNKS = "one piece", "chunks"
 WIDER = 2**62  # more than there are logits
 ROUNDS = 3
-MOST_COPIES = 2.0  # of the logits: their gradient, and what the chunks hold
+MOST_COPIES = 1.5  # of the logits: their gradient, and what the chunks hold
 MOST_TIME = 1.5  # relative to one piece: each chunk is computed again in the backward pass
 
 

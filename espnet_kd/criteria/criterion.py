@@ -13,7 +13,7 @@ from espnet_kd.rnnt.device import to_device
 Reduction = Literal["mean", "utterance", "sum"]
 FrameWeights = Literal["none", "activation", "deviation", "nonblank"]
 # Numbers of the student that are compared at a time: what a CPU can cache, or what keeps a GPU busy.
-CPU_CHUNK, GPU_CHUNK = 2**19, 2**24
+CPU_CHUNK, GPU_CHUNK = 2**18, 2**24
 BLANK = 0  # index of the blank: the first token of ESPnet's token lists
 
 
