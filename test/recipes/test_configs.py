@@ -136,6 +136,18 @@ def test_the_head_says_how_much_speech_a_gpu_gets_and_that_it_is_known_to_fit(pa
     assert config["specaug_conf"]["apply_time_warp"] is True  # configurations of a distillation switch it off
 
 
+@pytest.mark.parametrize("student", ["student_transducer", "student_transducer_streaming"])
+def test_an_epoch_of_students_of_unlabelled_speech_is_that_of_960_hours(student: str) -> None:
+    recipe = TEMPLATE.parents[1] / "librispeech/kd1"
+    text = (recipe / f"conf/{student}.yaml").read_text()
+    sizes = batches.read_sizes(recipe / "local/sizes.yaml")
+    found = batches.of_config(yaml.safe_load(text))
+    (of_100_hours,) = re.findall(r'--num_iters_per_epoch (\d+)"', text)
+    for part, iterations in (("train_960", found.iterations), ("train_clean_100", int(of_100_hours))):
+        seconds = sizes.hours[part] * 3600 * (1 / 0.9 + 1 + 1 / 1.1)
+        assert iterations == pytest.approx(seconds / found.speech(sizes.speech("bpe500", 16000)), rel=0.01)
+
+
 @pytest.mark.parametrize("path", TOGETHER, ids=name)
 def test_peers_can_be_built_and_have_the_taps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parents[1])
