@@ -11,7 +11,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.data.tokens import BLANK, SOS_EOS, UNKNOWN, write_token_list
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path
-from espnet_kd.host.outputs import NO_FILE, S2T, absolute_paths, task_of
+from espnet_kd.host.outputs import NO_FILE, OWSM, absolute_paths, task_of
 from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.kinds import Source, add_source, source_of
 from espnet_kd.teachers.token_maps import is_special
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         raise UserError(
             f"the tokens of {teacher} are not {BLANK}, {UNKNOWN}, ..., {SOS_EOS}, as a student's have to be: "
-            "give a teacher of the task asr or s2t"
+            "give a teacher of the task asr, s2t or s2t_ctc"
         )
     write_token_list(args.out / "tokens.txt", tokens)
     print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens of {teacher}")
@@ -59,7 +59,7 @@ def of_experiment(teacher: Source, token_type: str, out: Path) -> list[str] | No
         with atomic_path(out / "bpe.model") as temporary:
             shutil.copyfile(str(model), temporary)
     tokens = list(map(str, config["token_list"]))
-    return [BLANK, UNKNOWN, *text_tokens(tokens), SOS_EOS] if task_of(config) == S2T else tokens
+    return [BLANK, UNKNOWN, *text_tokens(tokens), SOS_EOS] if task_of(config) in OWSM else tokens
 
 
 def of_characters(teacher: Source, token_type: str) -> list[str]:

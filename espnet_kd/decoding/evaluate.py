@@ -19,7 +19,7 @@ from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, pseudo_label
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path, read_table
-from espnet_kd.host.outputs import S2T, task_of
+from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.pseudo_label import normalise
 from espnet_kd.scoring import score
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def decoded_by_espnet(teacher: Source) -> bool:
     """Return whether ESPnet's own search, of the tasks asr and asr_transducer, decodes a teacher."""
-    return teacher.kind == "exp" and task_of(read_config(teacher.locate())) != S2T
+    return teacher.kind == "exp" and task_of(read_config(teacher.locate())) not in OWSM
 
 
 EvaluationSpec = tuple[Source, str]  # the teacher, and "cpu" or "cuda"

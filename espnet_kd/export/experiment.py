@@ -10,7 +10,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.export.search import Settings
 from espnet_kd.host.export import cache_shape, obstacle, searches, state_shapes
 from espnet_kd.host.models import blank, ctc_layer, reads_language
-from espnet_kd.host.outputs import S2T, task_of
+from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 # What ESPnet's preprocessor does to speech, which no graph does.
@@ -55,8 +55,8 @@ def open_source(
         UserError: it cannot be loaded, or part of it cannot be exported; the message names the part.
     """
     config = read_config(place)
-    if task_of(config) == S2T:
-        raise UserError(f"{place} is of the task s2t; `export` takes the tasks asr and asr_transducer")
+    if (task := task_of(config)) in OWSM:
+        raise UserError(f"{place} is of the task {task}; `export` takes the tasks asr and asr_transducer")
     prepared = [name for name in PREPARATION if config.get(name)]
     if prepared:
         raise UserError(f"{place} cannot be exported: {prepared[0]} changes speech before the front end")

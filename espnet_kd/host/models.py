@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from espnet_kd.host.installed import check_espnet
 
 check_espnet()  # before anything of ESPnet is imported
@@ -18,6 +20,7 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.asr_transducer.utils import TooShortUttError as TransducerTooShort
 from espnet2.asr_transducer.utils import make_chunk_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
 from torch import Tensor, nn
 
 __all__ = ["CTC", "JointNetwork"]
@@ -46,6 +49,29 @@ def encode(model: Model, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
     """
     output, frames = model.encode(speech, lengths)
     return output[0] if isinstance(output, tuple) else output, frames
+
+
+class PromptedEncoder(ESPnetS2TCTCModel):
+    """A model of the task s2t_ctc that is always asked for the same language and task.
+
+    Relied upon: ``encode`` also takes the text before, here "not available", and the tokens of the prompt,
+    for each of which the encoder has a position before those of the speech.
+    """
+
+    kd_prompt: tuple[int, ...]
+
+    def encode(self, speech: Tensor, lengths: Tensor) -> tuple[Any, Tensor]:
+        """Run the front end and the encoder."""
+        one = torch.ones_like(lengths)
+        before = speech.new_full((len(speech), 1), self.na, dtype=torch.long)
+        prompt = torch.tensor(self.kd_prompt, device=speech.device).expand(len(speech), -1)
+        return super().encode(speech, lengths, before, one, prompt, one * len(self.kd_prompt))
+
+
+def ask_for(model: Model, prompt: tuple[int, ...]) -> None:
+    """Ask a model of the task s2t_ctc for the language and task with these tokens."""
+    model.__class__ = PromptedEncoder
+    model.kd_prompt = prompt
 
 
 def ctc_layer(model: Model) -> Any | None:
@@ -104,7 +130,7 @@ def has_transformer_decoder(model: Model) -> bool:
 
 def sampling_probability(model: Model) -> float:
     """Return how often an RNN decoder reads its own prediction, not the transcript; in eval mode, too."""
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     return float(decoder.sampling_probability) if isinstance(decoder, RNNDecoder) else 0.0
 
 
@@ -115,8 +141,9 @@ def reads_language(model: Model) -> bool:
 
 def make_deterministic(model: Model) -> None:
     """Switch off what draws random numbers in eval mode: an RNN decoder's sampling, chunks of random size."""
-    if hasattr(model.decoder, "sampling_probability"):
-        model.decoder.sampling_probability = 0.0
+    decoder: Any = getattr(model, "decoder", None)
+    if hasattr(decoder, "sampling_probability"):
+        decoder.sampling_probability = 0.0
     if getattr(model.encoder, "dynamic_chunk_training", False):
         model.encoder.dynamic_chunk_training = False
 

@@ -28,7 +28,7 @@ SSL_FRONT_END = "huggingface"  # whose model is a directory, or a name of huggin
 NO_FILE = (None, "", "none")
 OWN_PREFIX = "kd_"  # of what distillation adds to a model; ESPnet has no such names
 
-S2T = "s2t"  # the task, and its preprocessor
+S2T, S2T_CTC = OWSM = "s2t", "s2t_ctc"  # tasks, and their preprocessors
 TRANSDUCER_KEY = "joint_network_conf"  # only the config.yaml of the task asr_transducer has it
 # Encoders that ESPnet decodes block by block (``asr_inference_streaming``).
 BLOCK_ENCODERS = ("contextual_block_conformer", "contextual_block_transformer")
@@ -47,9 +47,9 @@ LOG_DURATION = re.compile(r"time=(.*?), total_count")  # within a phase; in word
 
 
 def task_of(config: Mapping[str, Any]) -> str:
-    """Return the task of a config.yaml: ``asr``, ``asr_transducer`` or ``s2t`` (OWSM)."""
-    if config.get("preprocessor") == S2T:
-        return S2T
+    """Return the task of a config.yaml: ``asr``, ``asr_transducer``, ``s2t`` or ``s2t_ctc`` (OWSM)."""
+    if config.get("preprocessor") in OWSM:
+        return str(config["preprocessor"])
     return "asr_transducer" if TRANSDUCER_KEY in config else "asr"
 
 

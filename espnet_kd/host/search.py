@@ -145,7 +145,7 @@ class Search:
 
 
 class S2TSearch:
-    """A trained model of the task s2t with stock ``Speech2Text``.
+    """A trained model of OWSM with stock ``Speech2Text``.
 
     Relied upon: it pads speech to the length of the training, and results are text, tokens, their ids, text
     without special tokens, and the hypothesis with its score.

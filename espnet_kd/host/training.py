@@ -20,6 +20,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet2.tasks.lm import LMTask
 from espnet2.tasks.s2t import S2TTask
+from espnet2.tasks.s2t_ctc import S2TTask as S2TCTCTask
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.distributed_utils import get_world_size
 from espnet2.train.reporter import Reporter
@@ -29,7 +30,7 @@ from espnet_kd.host.outputs import task_of
 __all__ = ["Reporter"]
 
 Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
-TASKS = {"asr": ASRTask, "asr_transducer": ASRTransducerTask, "s2t": S2TTask}
+TASKS = {"asr": ASRTask, "asr_transducer": ASRTransducerTask, "s2t": S2TTask, "s2t_ctc": S2TCTCTask}
 
 
 def add_choices(encoders: Mapping[str, type], frontends: Mapping[str, type]) -> None:

@@ -13,7 +13,7 @@ from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.decoding.decoder import DecodingSetup, read_setup
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError, first_line
-from espnet_kd.host.outputs import BLOCK_ENCODERS, FILE_OPTIONS, NO_FILE, OWN_PREFIX, S2T, task_of
+from espnet_kd.host.outputs import BLOCK_ENCODERS, FILE_OPTIONS, NO_FILE, OWN_PREFIX, OWSM, task_of
 from espnet_kd.host.search import Result, Search
 from espnet_kd.host.streaming import StreamingSearch
 from espnet_kd.measure.recogniser import DecodingOptions, Operations, Recogniser, Samples, chunks
@@ -178,8 +178,8 @@ def why_whole(config: dict[str, Any], asked: bool = False) -> str:
 
 def _check_input(config: dict[str, Any], directory: Path) -> None:
     """Refuse models whose input is not a waveform, and those of other tasks."""
-    if task_of(config) == S2T:
-        raise UserError(f"{directory} is a model of the task s2t: use `espnet-kd evaluate-teacher` instead")
+    if (task := task_of(config)) in OWSM:
+        raise UserError(f"{directory} is of the task {task}: use `espnet-kd evaluate-teacher` instead")
     if config.get("input_size") is not None:
         raise UserError(f"{directory} takes features instead of waveforms: give a model with a front end")
 

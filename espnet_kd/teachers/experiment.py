@@ -22,11 +22,12 @@ from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
-from espnet_kd.host.models import has_lattice, make_deterministic
+from espnet_kd.host.models import ask_for, has_lattice, make_deterministic
 from espnet_kd.host.outputs import (
     CHECKPOINT,
     OWN_PREFIX,
-    S2T,
+    OWSM,
+    S2T_CTC,
     SSL_FRONT_END,
     absolute_paths,
     average_file,
@@ -60,8 +61,8 @@ CHECKPOINTS = tuple(
 # A package that ESPnet's ASR task imports for `decoder: transducer`; tools/standins has a replacement.
 STANDS_IN = "warprnnt_pytorch"
 STAND_INS = Path(__file__).parents[2] / "tools" / "standins"  # of a checkout
-END, S2T_END = "<sos/eos>", "<eos>"  # the end of a transcript in the tasks asr and s2t
-PROMPT = {"language": "eng", "task": "asr"}  # what a model of the task s2t is asked for, and the defaults
+END, OWSM_END = "<sos/eos>", "<eos>"  # the end of a transcript in the task asr, and in those of OWSM
+PROMPT = {"language": "eng", "task": "asr"}  # what OWSM is asked for, and the defaults
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Experiment(TeacherModel):
         checkpoint: the file that was loaded.
         rate: sampling rate that the model expects, in hertz; None if its front end does not record it.
         features: features per frame, of a model whose input is features; None if it is waveforms.
-        prompt: tokens that the decoder reads before a transcript: language, task and "no timestamps" of the
-            task s2t.
-        padded: number of samples that all speech is padded to, as in a training of the task s2t; or None.
+        prompt: tokens of language and task of OWSM; the decoder of the task s2t reads them and "no
+            timestamps" before a transcript, the encoder of the task s2t_ctc before the speech.
+        padded: number of samples that all speech is padded to, as in a training of OWSM; or None.
+        before: positions of the encoder that come before those of the speech.
     """
 
     model: ESPnetASRModel | ESPnetASRTransducerModel
@@ -86,14 +88,15 @@ class Experiment(TeacherModel):
     features: int | None = None
     prompt: tuple[int, ...] = ()
     padded: int | None = None
+    before: int = 0
 
     keys = ("checkpoint", "language", "task")
 
     @property
     def tokens(self) -> list[str]:
-        """Return the token list; the end symbol of the task s2t has the name that it has in the task asr."""
+        """Return the token list; the end symbol of OWSM has the name that it has in the task asr."""
         tokens: list[str] = self.model.token_list
-        return tokens if END in tokens else [END if token == S2T_END else token for token in tokens]
+        return tokens if END in tokens else [END if token == OWSM_END else token for token in tokens]
 
     @classmethod
     def load(cls, place: str, **options: Any) -> "Experiment":
@@ -110,11 +113,11 @@ class Experiment(TeacherModel):
 
     @classmethod
     def fingerprint(cls, place: str, **options: Any) -> dict[str, str]:
-        """Return the checksums of config.yaml, with the prompt of the task s2t, and of the checkpoint."""
+        """Return the checksums of config.yaml, with the prompt of OWSM, and of the checkpoint."""
         directory = cls.locate(place)
         path = find_checkpoint(directory, options.get("checkpoint"))
         config = fingerprint(directory / "config.yaml")
-        if task_of(read_config(directory)) == S2T:  # its decoder gives other values for another prompt
+        if task_of(read_config(directory)) in OWSM:  # it gives other values for another prompt
             prompt = [options.get(key, default).strip("<>") for key, default in PROMPT.items()]
             config = hashlib.sha256(" ".join([config, *prompt]).encode()).hexdigest()
         return {"config": config, "checkpoint": fingerprint(path)}
@@ -123,7 +126,7 @@ class Experiment(TeacherModel):
     def speech(cls, place: str, **options: Any) -> tuple[int | None, Mapping[str, Any]]:
         """Return the sampling rate of the front end, and the whole config.yaml."""
         config = read_config(cls.locate(place))
-        if task_of(config) == S2T:  # its preprocessor wants three texts, and pads speech
+        if task_of(config) in OWSM:  # its preprocessor wants three texts, and pads speech
             return input_rate(config), {**config, "preprocessor": "default", "preprocessor_conf": {}}
         return input_rate(config), config
 
@@ -135,7 +138,7 @@ class Experiment(TeacherModel):
     def _observe_padded(
         self, run: Observer, speech: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
     ) -> dict[str, Targets]:
-        """Run the model as the task s2t trains it: on padded speech, and with a prompt before the text.
+        """Run OWSM as it was trained: on padded speech, and with a prompt before the text or the speech.
 
         The values are cut to the frames of the speech and to the steps of the text.
         """
@@ -158,12 +161,13 @@ class Experiment(TeacherModel):
             if tap.split(".")[0] == DECODER:
                 found[tap] = Targets(values[:, count:], targets.lengths - count)
             else:
+                values = values[:, self.before :]
                 frames = -(-samples * values.shape[1] // most)  # rounded up
                 found[tap] = Targets(values[:, : int(frames.max())], frames)
         return found
 
     def transcribe(self, speech: Tensor, lengths: Tensor) -> list[tuple[str, int, float]]:
-        """Transcribe a batch with a model of the task s2t; others have ESPnet's decoding for that."""
+        """Transcribe a batch with OWSM; other models have ESPnet's decoding for that."""
         if not self.prompt:
             return super().transcribe(speech, lengths)
         search = s2t_search(self.directory, self.checkpoint, str(speech.device))
@@ -190,7 +194,7 @@ class Experiment(TeacherModel):
                 values = taps.get(name, batch[3]).tensor
             except UserError:
                 continue
-            found[name] = values.shape[1], values.shape[2]
+            found[name] = values.shape[1] - self.before, values.shape[2]
         taps.release()
         return found
 
@@ -206,7 +210,7 @@ def load_experiment(
     Args:
         directory: experiment directory with config.yaml and the checkpoint.
         checkpoint: name of a file in it; None takes the first of ``CHECKPOINTS`` that exists.
-        prompt: language and task, for a model of the task s2t.
+        prompt: language and task, for OWSM.
 
     Raises:
         UserError: a file is missing or damaged, or the checkpoint does not fit the model.
@@ -230,12 +234,12 @@ def load_experiment(
     model.eval().requires_grad_(False)
     make_deterministic(model)
     found = Experiment(model, directory, path, input_rate(config), config.get("input_size"))
-    return with_prompt(found, config, prompt) if task_of(config) == S2T else found
+    return with_prompt(found, config, prompt) if task_of(config) in OWSM else found
 
 
 @lru_cache(maxsize=1)
 def s2t_search(directory: Path, checkpoint: Path, device: str) -> Any:
-    """Build ESPnet's search for a model of the task s2t; the last one is kept."""
+    """Build ESPnet's search for a model of OWSM; the last one is kept."""
     from espnet_kd.host.search import S2TSearch
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -245,22 +249,29 @@ def s2t_search(directory: Path, checkpoint: Path, device: str) -> Any:
 
 
 def with_prompt(experiment: Experiment, config: Mapping[str, Any], prompt: Sequence[str]) -> Experiment:
-    """Return a model of the task s2t with the tokens of its prompt and the length of its speech.
+    """Return a model of OWSM with the tokens of its prompt and the length of its speech.
 
     Raises:
         UserError: it has no token of the language or task.
     """
     conf = config.get("preprocessor_conf") or {}
-    names = [f"<{name.strip('<>')}>" for name in prompt] + [conf.get("notime_symbol", "<notimestamps>")]
+    names = [f"<{name.strip('<>')}>" for name in prompt]
+    encoded = task_of(config) == S2T_CTC
+    if not encoded:
+        names.append(conf.get("notime_symbol", "<notimestamps>"))
     tokens = experiment.model.token_list
-    for key, name in zip((*PROMPT, "notime_symbol"), names, strict=True):
+    for key, name in zip((*PROMPT, "notime_symbol"), names, strict=False):
         if name not in tokens:
             raise UserError(
                 f"teacher {experiment.directory} has no token {name} for `{key}`; "
                 + near_misses(name, (token for token in tokens if token.startswith("<")))
             )
     rate, seconds = parse_rate(str(conf.get("fs", DEFAULT_RATE))), float(conf.get("speech_length", 30))
-    return replace(experiment, prompt=tuple(map(tokens.index, names)), padded=int(rate * seconds))
+    found = replace(experiment, prompt=tuple(map(tokens.index, names)), padded=int(rate * seconds))
+    if not encoded:
+        return found
+    ask_for(found.model, found.prompt)
+    return replace(found, before=len(found.prompt))
 
 
 @contextmanager

@@ -84,8 +84,8 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
     Keys:
         exp (directory or list): trained ESPnet experiment; of a list, the mean of the models is the target.
         checkpoint (file name; the first of the usual averaged models): which model in each directory.
-        language (name; eng): what a model of the task s2t (OWSM) is asked to recognise.
-        task (name; asr): what a model of the task s2t is asked to do.
+        language (name; eng): what OWSM is asked to recognise.
+        task (name; asr): what OWSM is asked to do.
         hf (directory, name of Hugging Face, or list): audio model of transformers.
         revision (branch, tag or commit; main): of the models of Hugging Face.
         weights (list of numbers; equal): of the teachers in their mean, one for each.

@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_model_is_refused(recipe: Recipe, transducer: Pa
     ("change", "message"),
     [
         ({"input_size": 80}, "takes features instead of waveforms"),
-        ({"preprocessor": "s2t"}, "is a model of the task s2t: use `espnet-kd evaluate-teacher` instead"),
+        ({"preprocessor": "s2t"}, "is of the task s2t: use `espnet-kd evaluate-teacher` instead"),
     ],
 )
 def test_models_of_other_kinds_are_refused(

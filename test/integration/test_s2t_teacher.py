@@ -1,4 +1,4 @@
-"""A model of the task s2t, such as OWSM, teaches a student whose tokens are a part of its own."""
+"""OWSM, a model of the task s2t or s2t_ctc, teaches a student whose tokens are a part of its own."""
 
 import argparse
 import contextlib
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
 from recipe import KL, RATE, TOKENS, Recipe
 
 from espnet_kd.commands import token_from
@@ -57,6 +58,29 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module")
+def without_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of the task s2t_ctc with random weights."""
+    from espnet2.tasks.s2t_ctc import S2TTask
+
+    directory = tmp_path_factory.mktemp("exp") / "s2t_ctc"
+    directory.mkdir()
+    small = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "linear_units": 32}
+    config = S2TTask.get_default_config() | {
+        "token_list": [*THEIRS, "<nolang>"], "token_type": "char", "preprocessor": "s2t_ctc",
+        "normalize": None, "preprocessor_conf": {"fs": RATE, "speech_length": SECONDS},
+        "encoder": "e_branchformer_ctc", "encoder_conf": {**small, "input_layer": "conv2d", "use_ffn": True},
+        "promptencoder": "transformer", "promptencoder_conf": small,
+        "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160}, "specaug": None,
+    }  # fmt: skip
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = S2TTask.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), directory / "valid.cer_ctc.ave.pth")
+    return directory
+
+
 def test_speech_is_padded_and_the_text_follows_the_prompt(exp: Path) -> None:
     teacher = load_experiment(exp)
     with torch.no_grad():
@@ -72,6 +96,34 @@ def test_speech_is_padded_and_the_text_follows_the_prompt(exp: Path) -> None:
     assert seen["ctc.ctc_lo"].lengths.tolist()[1] == frames == 26
     expected = model.ctc.ctc_lo(encoded)[0, :frames]
     torch.testing.assert_close(seen["ctc.ctc_lo"].tensor[1, :frames], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_encoder_of_owsm_ctc_reads_the_prompt(without_decoder: Path) -> None:
+    teacher = load_experiment(without_decoder)
+    model, second, size = teacher.model, BATCH[0][1:, : RATE + 100], SECONDS * RATE
+    with torch.no_grad():
+        seen = teacher.observer(["ctc.ctc_lo", "encoder"])(*BATCH)
+        whole = torch.nn.functional.pad(second, (0, size - second.shape[1]))
+        na, prompt = (torch.tensor([[THEIRS.index(t) for t in names]]) for names in (["<na>"], PROMPT[:2]))
+        encoded, lengths = ESPnetS2TCTCModel.encode(
+            model, whole, torch.tensor([size]), na, torch.tensor([1]), prompt, torch.tensor([2])
+        )
+    speech = model.frames(encoded, prompt)
+    frames = -(-(RATE + 100) * (int(lengths) - 2) // size)
+    assert int(lengths) == speech.shape[1] + 2 and frames == 26
+    assert [seen[tap].lengths.tolist()[1] for tap in seen] == [frames, frames]
+    torch.testing.assert_close(seen["encoder"].tensor[1, :frames], speech[0, :frames], rtol=1e-4, atol=1e-5)
+    expected = model.ctc.ctc_lo(speech)[0, :frames]
+    torch.testing.assert_close(seen["ctc.ctc_lo"].tensor[1, :frames], expected, rtol=1e-4, atol=1e-5)
+    german = load_experiment(without_decoder, prompt=("deu", "asr"))
+    with torch.no_grad():
+        other = german.observer(["encoder"])(*BATCH)["encoder"].tensor
+    assert not torch.allclose(other[1, :frames], seen["encoder"].tensor[1, :frames], atol=1e-3)
+    assert teacher.layers(2)["encoder"] == (teacher.layers(2)["ctc.ctc_lo"][0], 16)
+
+
+def test_a_student_of_owsm_ctc(recipe: Recipe, without_decoder: Path) -> None:
+    recipe.train("exp/of_s2t_ctc", "student", teacher={"exp": str(without_decoder)}, criteria={"ctc": KL})
 
 
 def test_a_student_with_a_part_of_the_tokens(
@@ -122,8 +174,9 @@ def test_stored_posteriors_train_as_the_model_beside_the_student(recipe: Recipe,
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_it_is_decoded_by_espnet(exp: Path) -> None:
-    (text, tokens, score), _ = load_experiment(exp).transcribe(*BATCH[:2])
+@pytest.mark.parametrize("kind", ["exp", "without_decoder"])
+def test_it_is_decoded_by_espnet(kind: str, request: pytest.FixtureRequest) -> None:
+    (text, tokens, score), _ = load_experiment(request.getfixturevalue(kind)).transcribe(*BATCH[:2])
     assert tokens > 0 and score < 0 and "<" not in text
 
 
