@@ -26,7 +26,8 @@ from bench.stand_in_device import DEVICE, Counts, counted, to_device
 from espnet_kd.criteria import build_criterion
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.methods.distilled import Objective, distil
-from espnet_kd.methods.sampling import followers, sample_prefixes
+from espnet_kd.methods.sampling import OwnPrefix
+from espnet_kd.methods.sampling_model import followers, sample_prefixes
 from espnet_kd.methods.transducer import PiecewiseJoint, distil_transducer, with_lattice_loss
 from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
 from espnet_kd.rnnt.lattice import GPU_BLOCK
@@ -93,10 +94,11 @@ def attention_student(criteria: Mapping[str, Mapping[str, Any]], teacher: Any = 
     return distil(student, Objective(teacher, Taps(student, list(criteria)), terms, MOVING), made)
 
 
-def sampled() -> nn.Module:
-    """Build a student with scheduled sampling, whose teacher gets its prefix."""
+def sampled(own: OwnPrefix | None = None) -> nn.Module:
+    """Build a student with scheduled sampling, or with prefixes of its own, which its teacher gets, too."""
     student = attention_student(ATTENTION["KL"])
-    sample_prefixes(student, Schedule(0.2, 0.3), followers(student))
+    probability = Schedule(0.2, 0.3) if own is None else None
+    sample_prefixes(student, probability, followers(student, own), own=own)
     return student
 
 
@@ -131,6 +133,9 @@ def cases(folder: Path) -> dict[str, StepCase]:
         count = 2 if "two" in name else 1
         found[name] = StepCase(lambda c=criteria, n=count: attention_student(c, n), data, PLAIN)
     found["scheduled sampling"] = StepCase(sampled, data, PLAIN)
+    for name, top_p in (("greedy", None), ("nucleus", 0.9)):
+        own = OwnPrefix(Schedule(1.0, 1.0), top_p)
+        found[f"own prefixes, {name}"] = StepCase(lambda own=own: sampled(own), data, PLAIN)
     teacher, with_targets = stored_targets(folder, data)
     essence = ATTENTION["essence, two teachers"]
     found["stored targets"] = StepCase(lambda: attention_student(essence, teacher), with_targets, PLAIN)

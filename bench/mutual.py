@@ -10,7 +10,7 @@ from bench.speech_model import ModelSize, StepCase, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.mutual_model import Mutual, learn_together
-from espnet_kd.methods.sampling import sample_prefixes
+from espnet_kd.methods.sampling_model import sample_prefixes
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import Term
 

@@ -1,5 +1,9 @@
-"""Compare the time of a step with an online teacher with those of its two parts alone."""
+"""Compare the time of a step with an online teacher with those of its two parts alone.
 
+Shown besides: the same step with scheduled sampling, and on prefixes that the student decodes.
+"""
+
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,8 @@ from bench.speech_model import ModelSize, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.distilled import Objective, distil
+from espnet_kd.methods.sampling import OwnPrefix
+from espnet_kd.methods.sampling_model import followers, sample_prefixes
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
@@ -21,6 +27,12 @@ from espnet_kd.teachers.taps import Taps
 
 TARGET = 1.15
 TAPS = ("ctc.ctc_lo", "decoder")
+# Of the tokens, or of the utterances, that have a prefix of the student's.
+SAMPLED = {
+    "with scheduled sampling": (Schedule(0.3, 0.3), None),
+    "with 3 of 10 prefixes of its own": (None, OwnPrefix(Schedule(0.3, 0.3), None)),
+    "with all prefixes of its own": (None, OwnPrefix(Schedule(1.0, 1.0), None)),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,10 @@ def measure(case: TeacherCase) -> dict[str, Timing]:
         "teacher forward": lambda: teacher_forward(frozen, data),
         "step with teacher": training_step(distilled(build(case.student), frozen), data),
     }
+    for name, (probability, own) in SAMPLED.items():  # a teacher follows one student
+        model = distilled(build(case.student), copy.deepcopy(frozen))
+        sample_prefixes(model, probability, followers(model, own), own=own)
+        variants[name] = training_step(model, data)
     return interleaved(variants, case.rounds)
 
 

@@ -334,6 +334,17 @@ def check_positive(option: str, value: Any) -> float:
     return value
 
 
+def check_share(option: str, value: float) -> float:
+    """Return the value of an option if it is above 0 and below 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{option} is {value!r}: give a number above 0 and below 1")
+    return float(value)
+
+
 def check_size(option: str, value: Any) -> int:
     """Return the value of an option if it is an integer of at least 1.
 

@@ -15,6 +15,7 @@ from espnet_kd.criteria.criterion import (
     Reduction,
     check_choice,
     check_positive,
+    check_share,
     check_size,
     select,
 )
@@ -25,11 +26,31 @@ LOG_ZERO = -1e4  # nats; replaces log 0; finite, so that 0 log 0 is 0 and not Na
 
 
 class TemperatureCriterion(Criterion):
-    """Base class of criteria on distributions with a temperature > 0; 1 changes nothing."""
+    """Base class of criteria on distributions with a temperature > 0; 1 changes nothing.
 
-    def __init__(self, temperature: float = 1.0, reduction: Reduction = "utterance") -> None:
+    With ``label_smoothing`` e the target is (1 - e) p_T + e / V, as of labels in Szegedy et al. 2016,
+    arXiv:1512.00567.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, label_smoothing: float = 0.0, reduction: Reduction = "utterance"
+    ) -> None:
         super().__init__(reduction)
         self.temperature: float = check_positive("temperature", temperature)
+        self.label_smoothing = 0.0
+        if label_smoothing != 0:
+            self.label_smoothing = check_share("label_smoothing", label_smoothing)
+            reason = "the target is the teacher's distribution mixed with the uniform one"
+            self.exempt = {**self.exempt, "zero_at_equality": reason}
+
+    def constant(self, target: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """Select the real positions of the target: (N, V) logits of the smoothed distribution, times T."""
+        logits = super().constant(target, positions, dtype)
+        if not self.label_smoothing:
+            return logits
+        log_p = (logits / self.temperature).log_softmax(-1)
+        uniform = torch.full_like(log_p[..., :1], -math.log(log_p.shape[-1]))
+        return self.temperature * log_mixture(uniform, log_p, self.label_smoothing)
 
 
 class KLDivergence(TemperatureCriterion):
@@ -39,6 +60,8 @@ class KLDivergence(TemperatureCriterion):
         temperature: T > 0. The factor T^2 keeps the size of the gradient independent of T.
         direction: `forward` KL(teacher || student); `reverse` KL(student || teacher), which lets the student
             drop classes; `symmetric`, the mean of the two. A class of logit -inf counts as LOG_ZERO nats.
+        label_smoothing: e, from 0 to below 1: the target is (1 - e) p_T + e / V, as labels are smoothed in
+            training (Szegedy et al. 2016, arXiv:1512.00567).
         reduction: see Criterion.
 
     Source:
@@ -46,9 +69,13 @@ class KLDivergence(TemperatureCriterion):
     """
 
     def __init__(
-        self, temperature: float = 1.0, direction: Direction = "forward", reduction: Reduction = "utterance"
+        self,
+        temperature: float = 1.0,
+        direction: Direction = "forward",
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "utterance",
     ) -> None:
-        super().__init__(temperature, reduction)
+        super().__init__(temperature, label_smoothing, reduction)
         self.direction: Direction = check_choice("direction", direction, Direction)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
@@ -71,6 +98,7 @@ class CrossEntropy(TemperatureCriterion):
 
     Args:
         temperature: T > 0.
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -92,6 +120,7 @@ class SoftmaxL2(TemperatureCriterion):
 
     Args:
         temperature: T > 0; the value is not multiplied by T^2.
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -113,6 +142,7 @@ class SortedDistance(TemperatureCriterion):
 
     Args:
         temperature: T > 0; the value is not multiplied by T^2.
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -240,3 +270,8 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     """Compute the log-softmax of (N, V) logits / temperature; LOG_ZERO for a class with logit -inf."""
     log = (logits / temperature).log_softmax(-1)
     return log.masked_fill(log == -math.inf, LOG_ZERO)
+
+
+def log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Return log(share * first + (1 - share) * second) of log-probabilities."""
+    return torch.logaddexp(first + math.log(share), second + math.log1p(-share))

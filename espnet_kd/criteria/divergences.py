@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from espnet_kd.criteria.criterion import BLANK, Reduction, check_choice, check_positive
-from espnet_kd.criteria.distribution import LOG_ZERO, TemperatureCriterion, log_probabilities
+from espnet_kd.criteria.criterion import BLANK, Reduction, check_choice, check_positive, check_share
+from espnet_kd.criteria.distribution import LOG_ZERO, TemperatureCriterion, log_mixture, log_probabilities
 
 SkewDirection = Literal["forward", "reverse"]
 TargetClass = Literal["blank", "top"]
@@ -25,6 +25,7 @@ class SkewKL(TemperatureCriterion):
         temperature: T > 0.
         alpha: a, the share of the first distribution in the mixture, above 0 and below 1.
         direction: `forward`, as above; `reverse`, T^2 KL(q_T || a q_T + (1 - a) p_T).
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -36,9 +37,10 @@ class SkewKL(TemperatureCriterion):
         temperature: float = 1.0,
         alpha: float = 0.1,
         direction: SkewDirection = "forward",
+        label_smoothing: float = 0.0,
         reduction: Reduction = "utterance",
     ) -> None:
-        super().__init__(temperature, reduction)
+        super().__init__(temperature, label_smoothing, reduction)
         self.alpha = check_share("alpha", alpha)
         self.direction: SkewDirection = check_choice("direction", direction, SkewDirection)
 
@@ -47,7 +49,7 @@ class SkewKL(TemperatureCriterion):
         first, second = (log_probabilities(x, self.temperature) for x in (target, student))
         if self.direction == "reverse":
             first, second = second, first
-        mixture = mix(first, second, self.alpha)
+        mixture = log_mixture(first, second, self.alpha)
         return self.temperature**2 * (first.exp() * (first - mixture)).sum(-1)
 
 
@@ -60,6 +62,7 @@ class JensenShannon(TemperatureCriterion):
         temperature: T > 0.
         beta: b, above 0 and below 1; 1/2 is the usual Jensen-Shannon divergence. Near 0 the gradient is that
             of the forward KL times b, near 1 that of the reverse KL times 1 - b.
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -67,15 +70,19 @@ class JensenShannon(TemperatureCriterion):
     """
 
     def __init__(
-        self, temperature: float = 1.0, beta: float = 0.5, reduction: Reduction = "utterance"
+        self,
+        temperature: float = 1.0,
+        beta: float = 0.5,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "utterance",
     ) -> None:
-        super().__init__(temperature, reduction)
+        super().__init__(temperature, label_smoothing, reduction)
         self.beta = check_share("beta", beta)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """Compare (N, V) and (N, V) logits -> (N,) nats."""
         log_p, log_q = (log_probabilities(x, self.temperature) for x in (target, student))
-        mixture = mix(log_p, log_q, self.beta)
+        mixture = log_mixture(log_p, log_q, self.beta)
         ours, theirs = ((x.exp() * (x - mixture)).sum(-1) for x in (log_q, log_p))
         return self.temperature**2 * (self.beta * theirs + (1 - self.beta) * ours)
 
@@ -91,6 +98,7 @@ class AdaptiveKL(TemperatureCriterion):
         temperature: T > 0.
         head: m, above 0 and below 1: the head is as many of the most probable classes as have a sum of
             probabilities of at most m, and at least one.
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -101,9 +109,13 @@ class AdaptiveKL(TemperatureCriterion):
     exempt = {"finite_differences": "the weights are constant in the gradient"}
 
     def __init__(
-        self, temperature: float = 1.0, head: float = 0.5, reduction: Reduction = "utterance"
+        self,
+        temperature: float = 1.0,
+        head: float = 0.5,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "utterance",
     ) -> None:
-        super().__init__(temperature, reduction)
+        super().__init__(temperature, label_smoothing, reduction)
         self.head = check_share("head", head)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
@@ -134,6 +146,7 @@ class DecoupledKL(TemperatureCriterion):
         target_class: t, `blank` of CTC, class 0; or `top`, the teacher's most probable class.
         alpha: a > 0.
         beta: b > 0.
+        label_smoothing: see KLDivergence.
         reduction: see Criterion.
 
     Source:
@@ -146,9 +159,10 @@ class DecoupledKL(TemperatureCriterion):
         target_class: TargetClass = "blank",
         alpha: float = 1.0,
         beta: float = 1.0,
+        label_smoothing: float = 0.0,
         reduction: Reduction = "utterance",
     ) -> None:
-        super().__init__(temperature, reduction)
+        super().__init__(temperature, label_smoothing, reduction)
         self.target_class: TargetClass = check_choice("target_class", target_class, TargetClass)
         self.alpha, self.beta = check_positive("alpha", alpha), check_positive("beta", beta)
 
@@ -170,20 +184,3 @@ class DecoupledKL(TemperatureCriterion):
         both = pair.log_softmax(-1).clamp(min=LOG_ZERO)
         # The chosen class counts as equal on both sides; if all others are impossible, so are they.
         return both, (others - rest).nan_to_num(nan=LOG_ZERO, neginf=LOG_ZERO)
-
-
-def mix(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Return log(share * first + (1 - share) * second) of log-probabilities."""
-    weights = first.new_tensor([share, 1 - share]).log()
-    return torch.logaddexp(first + weights[0], second + weights[1])
-
-
-def check_share(option: str, value: float) -> float:
-    """Return the value of an option if it is above 0 and below 1.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ValueError(f"{option} is {value!r}: give a number above 0 and below 1")
-    return float(value)

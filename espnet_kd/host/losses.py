@@ -14,6 +14,7 @@ Axes: B utterances, T encoder frames, L tokens, U = L + 1, D features. Arguments
   ``label_part`` (output of the prediction network (B, U, D), tokens); each returns the loss.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from espnet_kd.host.installed import check_espnet
@@ -61,6 +62,24 @@ class LossHooks(Stock):
 
     def _calc_lm_loss(self, *args: Tensor) -> Any:
         return self.label_part(*args)
+
+
+def leave_out_labels(model: Any, chosen: Callable[[], Tensor | None]) -> None:
+    """Leave utterances out of the cross-entropy of an attention decoder: their labels count as padding.
+
+    Relied upon: ``criterion_att`` takes logits (B, U, V) and labels (B, U), of which it ignores those that
+    are ``ignore_id``, and divides the sum by B.
+
+    Args:
+        model: an ``ESPnetASRModel`` with an attention decoder.
+        chosen: gives the utterances to leave out, (B,) bool, when the loss is computed; None: none.
+    """
+
+    def ignore(criterion: Any, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+        rows = chosen()
+        return None if rows is None else (inputs[0], inputs[1].masked_fill(rows[:, None], model.ignore_id))
+
+    model.criterion_att.register_forward_pre_hook(ignore)
 
 
 class LossParts(LossHooks):

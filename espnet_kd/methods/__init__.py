@@ -14,7 +14,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         "teacher", "criteria", "init_from_teacher", "targets",
     ),
     "espnet_kd.methods.mutual:MutualMethod": ("mutual",),
-    "espnet_kd.methods.sampling:SamplingMethod": ("scheduled_sampling",),
+    "espnet_kd.methods.sampling:SamplingMethod": ("scheduled_sampling", "prefix"),
     "espnet_kd.methods.mixed_batches:MixedBatchesMethod": ("share_per_batch",),
     "espnet_kd.methods.consistency:ConsistencyMethod": ("consistency",),
     "espnet_kd.methods.nbest:NBestMethod": ("nbest",),

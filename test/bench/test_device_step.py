@@ -30,7 +30,8 @@ def stock(steps: dict[str, StepCase]) -> dict[str, Counts]:
 @pytest.mark.parametrize(
     "name",
     [
-        *device_step.ATTENTION, "scheduled sampling", "stored targets", "mutual learning", "two views",
+        *device_step.ATTENTION, "scheduled sampling", "own prefixes, greedy", "own prefixes, nucleus",
+        "stored targets", "mutual learning", "two views",
         "two views, with a teacher", "RNN-T", "RNN-T, two views", *(f"RNN-T, {kind}" for kind in KINDS),
     ],
 )  # fmt: skip

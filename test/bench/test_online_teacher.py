@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from bench.online_teacher import CASES, distilled, measure
+from bench.online_teacher import CASES, SAMPLED, distilled, measure
 from bench.speech_model import ModelSize, batch, build
 
 
 def test_every_variant_is_timed_once_a_round() -> None:
     timings = measure(replace(CASES["tiny"], rounds=2))
-    assert list(timings) == ["student step", "teacher forward", "step with teacher"]
+    assert list(timings) == ["student step", "teacher forward", "step with teacher", *SAMPLED]
     assert all(len(t.seconds) == 2 and min(t.seconds) > 0 for t in timings.values())
 
 

@@ -9,19 +9,23 @@ def softmax(logits, temperature):
     return [power / sum(powers) for power in powers]
 
 
+def smoothed(logits, temperature, share):
+    return [(1 - share) * p + share / len(logits) for p in softmax(logits, temperature)]
+
+
 def divergence(p, q):
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-def kl(student, teacher, temperature=1.0, direction="forward"):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def kl(student, teacher, temperature=1.0, direction="forward", label_smoothing=0.0):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     both = {"forward": divergence(p, q), "reverse": divergence(q, p)}
     both["symmetric"] = (both["forward"] + both["reverse"]) / 2
     return temperature**2 * both[direction]
 
 
-def cross_entropy(student, teacher, temperature=1.0):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def cross_entropy(student, teacher, temperature=1.0, label_smoothing=0.0):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     return -(temperature**2) * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
 
 
@@ -29,41 +33,44 @@ def mixed(p, q, share):
     return [share * a + (1 - share) * b for a, b in zip(p, q, strict=True)]
 
 
-def skew_kl(student, teacher, temperature=1.0, alpha=0.1, direction="forward"):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def skew_kl(student, teacher, temperature=1.0, alpha=0.1, direction="forward", label_smoothing=0.0):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     first, second = (p, q) if direction == "forward" else (q, p)
     return temperature**2 * divergence(first, mixed(first, second, alpha))
 
 
-def jsd(student, teacher, temperature=1.0, beta=0.5):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def jsd(student, teacher, temperature=1.0, beta=0.5, label_smoothing=0.0):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     middle = mixed(p, q, beta)
     return temperature**2 * (beta * divergence(p, middle) + (1 - beta) * divergence(q, middle))
 
 
-def akl(student, teacher, temperature=1.0, head=0.5):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def akl(student, teacher, temperature=1.0, head=0.5, label_smoothing=0.0):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     order = sorted(range(len(p)), key=lambda v: -p[v])
     kept = [v for i, v in enumerate(order) if i == 0 or sum(p[u] for u in order[: i + 1]) <= head]
     share = sum(abs(p[v] - q[v]) for v in kept) / sum(abs(a - b) for a, b in zip(p, q, strict=True))
     return temperature**2 * (share * divergence(p, q) + (1 - share) * divergence(q, p))
 
 
-def decoupled_kl(student, teacher, temperature=1.0, target_class="blank", alpha=1.0, beta=1.0):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def decoupled_kl(
+    student, teacher, temperature=1.0, target_class="blank", alpha=1.0, beta=1.0, label_smoothing=0.0
+):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     t = 0 if target_class == "blank" else p.index(max(p))
     whether = divergence([p[t], 1 - p[t]], [q[t], 1 - q[t]])
     which = divergence(*([x / (1 - y[t]) for v, x in enumerate(y) if v != t] for y in (p, q)))
     return temperature**2 * (alpha * whether + beta * which)
 
 
-def softmax_l2(student, teacher, temperature=1.0):
-    q, p = softmax(student, temperature), softmax(teacher, temperature)
+def softmax_l2(student, teacher, temperature=1.0, label_smoothing=0.0):
+    q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
 
 
-def uld(student, teacher, temperature=1.0):
-    q, p = (sorted(softmax(x, temperature), reverse=True) for x in (student, teacher))
+def uld(student, teacher, temperature=1.0, label_smoothing=0.0):
+    sides = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
+    q, p = (sorted(x, reverse=True) for x in sides)
     return sum(abs(a - b) for a, b in itertools.zip_longest(p, q, fillvalue=0.0))
 
 

@@ -19,10 +19,12 @@ OPTIONS = {
         {"temperature": 2.5},
         {"direction": "reverse"},
         {"direction": "symmetric", "temperature": 0.5},
+        {"label_smoothing": 0.2},
+        {"label_smoothing": 0.2, "direction": "reverse", "temperature": 2.5},
     ],
-    "cross_entropy": [{}, {"temperature": 2.5}],
-    "softmax_l2": [{}, {"temperature": 2.5}],
-    "uld": [{}, {"temperature": 2.5}],
+    "cross_entropy": [{}, {"temperature": 2.5}, {"label_smoothing": 0.2}],
+    "softmax_l2": [{}, {"temperature": 2.5}, {"label_smoothing": 0.2}],
+    "uld": [{}, {"temperature": 2.5}, {"label_smoothing": 0.2}],
     "topk": [
         {"k": 5},
         {"k": 1},
@@ -30,10 +32,14 @@ OPTIONS = {
         {"k": 2, "renorm": False},
         {"k": 2, "tail": "other"},
     ],
-    "skew_kl": [{}, {"temperature": 2.5, "alpha": 0.4}, {"direction": "reverse"}],
-    "jsd": [{}, {"temperature": 2.5}, {"beta": 0.1}],
-    "akl": [{}, {"temperature": 2.5}, {"head": 0.8}],
-    "decoupled_kl": [{}, {"temperature": 2.5, "target_class": "top"}, {"alpha": 0.5, "beta": 4.0}],
+    "skew_kl": [{}, {"temperature": 2.5, "alpha": 0.4}, {"direction": "reverse"}, {"label_smoothing": 0.2}],
+    "jsd": [{}, {"temperature": 2.5}, {"beta": 0.1}, {"label_smoothing": 0.2}],
+    "akl": [{}, {"temperature": 2.5}, {"head": 0.8}, {"label_smoothing": 0.2}],
+    "decoupled_kl": [
+        {},
+        {"temperature": 2.5, "target_class": "top", "label_smoothing": 0.2},
+        {"alpha": 0.5, "beta": 4.0},
+    ],
     "hidden": [
         {"distance": distance, **projection}
         for distance in ("mse", "l1", "cosine")
@@ -155,14 +161,21 @@ def test_1_zero_without_gradient_at_equality(name, options, reduction):
     if name == "mvq":  # zero where the predictor is sure of the code
         teacher = torch.full((*mask.shape, 3), 7.0)
         criterion.predictor.bias.data.view(3, -1)[:, 7] = 1e3
+    if smoothing := options.get("label_smoothing"):  # zero where the student has the smoothed distribution
+        p = (1 - smoothing) * (teacher / criterion.temperature).softmax(-1) + smoothing / 5
+        assert criterion(student, teacher, mask) > 1e-3 and "zero_at_equality" in criterion.exempt
+        student = (criterion.temperature * p.log()).requires_grad_()
     value, (gradient, *_) = gradients(criterion, student, teacher, mask)
+    if name == "uld" and smoothing:  # a sum of absolute values has a gradient beside 0
+        assert abs(value) < 1e-12
+        return
     if name == "topk":  # its values and its gradients where classes are dropped: test_topk.py
         dropped = options["k"] < 5 and options.get("tail") != "other"
         assert (gradient.abs().max() > 1e-3) == dropped and (dropped or gradient.abs().max() < 1e-12)
         return
     assert gradient.abs().max() < 1e-12
     if name == "cross_entropy":  # T^2 times the teacher's entropy
-        p = (teacher[mask] / criterion.temperature).softmax(-1)
+        p = (student.detach()[mask] / criterion.temperature).softmax(-1)
         entropies = criterion.temperature**2 * -(p * p.log()).sum(-1)
         scale = {"mean": sum(LENGTHS), "utterance": 3, "sum": 1}[reduction]
         torch.testing.assert_close(value, entropies.sum() / scale)

@@ -37,6 +37,29 @@ def test_kl_directions(direction, expected):
     assert value("kl", [log(3), 0.0], [0.0, 0.0], direction=direction) == pytest.approx(expected)
 
 
+def test_a_smoothed_teacher():
+    # teacher (3/4, 1/4), half of it and half of (1/2, 1/2): (5/8, 3/8); student (1/2, 1/2)
+    expected = 5 / 8 * log(5 / 4) + 3 / 8 * log(3 / 4)
+    smoothing = {"label_smoothing": 0.5}
+    assert value("kl", [0.0, 0.0], [log(3), 0.0], **smoothing) == pytest.approx(expected)
+    # at temperature 2 logits (2 ln 3, 0) are the same distribution
+    softened = value("kl", [0.0, 0.0], [2 * log(3), 0.0], temperature=2, **smoothing)
+    assert softened == pytest.approx(4 * expected)
+    # an impossible class has e / V: (7/8, 1/8) of e = 1/4
+    expected = 7 / 8 * log(7 / 4) + 1 / 8 * log(1 / 4)
+    assert value("kl", [0.0, 0.0], [0.0, -inf], label_smoothing=0.25) == pytest.approx(expected)
+
+
+def test_a_smoothed_teacher_is_what_torch_smooths():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 7), torch.randn(2, 3, 7)
+    criterion = build_criterion("cross_entropy", label_smoothing=0.1, reduction="mean")
+    targets = teacher.softmax(-1).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(student.flatten(0, 1), targets, label_smoothing=0.1)
+    found = criterion(student, teacher, torch.ones(2, 3, dtype=torch.bool))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -49,7 +49,10 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
     f"{TRANSDUCER}.forward": ("self speech speech_lengths text text_lengths ...", "methods/distilled.py"),
     "espnet2.asr.ctc:CTC.forward": ("self hs_pad hlens ys_pad ys_lens", "teachers/short.py"),
     "espnet2.asr.decoder.transformer_decoder:BaseTransformerDecoder.forward": (
-        "self hs_pad hlens ys_in_pad ys_in_lens ...", "methods/sampling.py, for scheduled sampling"
+        "self hs_pad hlens ys_in_pad ys_in_lens ...", "methods/sampling_model.py, for scheduled sampling"
+    ),
+    "espnet2.asr.decoder.transformer_decoder:BaseTransformerDecoder.forward_one_step": (
+        "self tgt tgt_mask memory memory_mask cache ...", "methods/sampling_model.py, for own prefixes"
     ),
     "espnet2.asr.decoder.rnn_decoder:RNNDecoder.forward": (
         "self hs_pad hlens ys_in_pad ys_in_lens ...", "teachers/online.py"

@@ -280,7 +280,7 @@ def test_what_cannot_be_compared_is_refused(recipe: Recipe, caplog: pytest.LogCa
         (unknown, {}, "consistency: criteria: c: unknown criterion 'none'"),
         (delayed, {}, "consistency: criterion c: all views are of one model, which emits at one time: leave"),
         (VIEWS, {"specaug_conf": masks}, "specaug_conf has no time masks that time_mask_factor could"),
-        (VIEWS, sampling, "criterion att: with scheduled sampling each view has a prefix of its own"),
+        (VIEWS, sampling, "criterion att: with scheduled_sampling each view has a prefix of its own"),
         (VIEWS, {"mutual": {"criteria": {"ctc": KL}}}, "it does not go with mutual learning"),
         (VIEWS, {"iterator_type": "none"}, "batches of `iterator_type: none` cannot be split"),
         ({"criteria": {"a": {**CTC, "tap": "ctc.x"}}}, {}, "the model has no layer 'ctc.x' to tap"),

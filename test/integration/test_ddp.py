@@ -26,7 +26,9 @@ CRITERIA = {
 }
 # Our encoders have batch norm, the transformer none.
 STUDENTS: dict[str, dict[str, Any]] = {
-    "transformer": {"criteria": CRITERIA, "nbest": {"records": "-", "hypotheses": 2}},
+    "transformer": {
+        "criteria": CRITERIA, "nbest": {"records": "-", "hypotheses": 2}, "prefix": {"student": 1.0},
+    },
     "jasper": {
         **CTC, "encoder": "jasper",
         "encoder_conf": {**JASPER, "prologue": {**JASPER["prologue"], "dropout": 0.0}},

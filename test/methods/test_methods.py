@@ -38,7 +38,8 @@ def test_a_method_is_used_where_one_of_its_keys_says_something() -> None:
 
 
 def test_a_method_that_changes_nothing_is_idle() -> None:
-    assert idle_keys({"scheduled_sampling": {"probability": 0}}) == {"scheduled_sampling"}
+    for idle in ({"scheduled_sampling": {"probability": 0}}, {"prefix": {"student": 0}}):
+        assert idle_keys(idle) == {"scheduled_sampling", "prefix"}
     assert idle_keys({"scheduled_sampling": {"probability": 0.1}, **TEACHER}) == set()
 
 
