@@ -30,7 +30,7 @@ from espnet_kd.methods import registered  # noqa: E402
 from espnet_kd.methods.consistency import consistency_options  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
 from espnet_kd.methods.nbest import nbest_options  # noqa: E402
-from espnet_kd.methods.sampling import sampling_probability  # noqa: E402
+from espnet_kd.methods.sampling import prefix_options, sampling_probability  # noqa: E402
 from espnet_kd.schedule import build_schedule  # noqa: E402
 from espnet_kd.tasks.asr import ASRDistillationTask, add_arguments  # noqa: E402
 from espnet_kd.teachers.options import teacher_options, term_options  # noqa: E402
@@ -261,6 +261,12 @@ def sampling() -> str:
     )
 
 
+def prefix() -> str:
+    """Return the keys of `prefix`."""
+    entry = {"student": 0.3, "sample": "nucleus"}
+    return docstring_table(prefix_options, lambda key, value: prefix_options({**entry, key: value}))
+
+
 def architecture(name: str) -> str:
     """Return the options of an encoder or front end of espnet_kd."""
     cls = {**ENCODERS, **FRONTENDS}[name]
@@ -344,6 +350,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "consistency": consistency,
     "nbest": nbest,
     "scheduled_sampling": sampling,
+    "prefix": prefix,
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,
     "recipe options": recipe_options,

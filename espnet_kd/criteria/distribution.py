@@ -98,7 +98,7 @@ class CrossEntropy(TemperatureCriterion):
 
     Args:
         temperature: T > 0.
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:
@@ -120,7 +120,7 @@ class SoftmaxL2(TemperatureCriterion):
 
     Args:
         temperature: T > 0; the value is not multiplied by T^2.
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:
@@ -142,7 +142,7 @@ class SortedDistance(TemperatureCriterion):
 
     Args:
         temperature: T > 0; the value is not multiplied by T^2.
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:

@@ -25,7 +25,7 @@ class SkewKL(TemperatureCriterion):
         temperature: T > 0.
         alpha: a, the share of the first distribution in the mixture, above 0 and below 1.
         direction: `forward`, as above; `reverse`, T^2 KL(q_T || a q_T + (1 - a) p_T).
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:
@@ -62,7 +62,7 @@ class JensenShannon(TemperatureCriterion):
         temperature: T > 0.
         beta: b, above 0 and below 1; 1/2 is the usual Jensen-Shannon divergence. Near 0 the gradient is that
             of the forward KL times b, near 1 that of the reverse KL times 1 - b.
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:
@@ -98,7 +98,7 @@ class AdaptiveKL(TemperatureCriterion):
         temperature: T > 0.
         head: m, above 0 and below 1: the head is as many of the most probable classes as have a sum of
             probabilities of at most m, and at least one.
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:
@@ -146,7 +146,7 @@ class DecoupledKL(TemperatureCriterion):
         target_class: t, `blank` of CTC, class 0; or `top`, the teacher's most probable class.
         alpha: a > 0.
         beta: b > 0.
-        label_smoothing: see KLDivergence.
+        label_smoothing: e, from 0 to below 1, as of `kl`: the target is (1 - e) p_T + e / V.
         reduction: see Criterion.
 
     Source:

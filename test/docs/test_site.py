@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pages import PAGES, ROOT, Block, blocks
@@ -85,6 +86,22 @@ def test_tables_are_those_of_the_code(page: Path) -> None:
     from doc_tables import with_tables
 
     assert with_tables(page.read_text()) == page.read_text(), "run `make docs`"
+
+
+def test_every_criterion_is_explained() -> None:
+    """Its formula, and what a reader must know before he takes it."""
+    from espnet_kd.criteria import CRITERIA
+    from espnet_kd.rnnt.kinds import Kind
+
+    sections = re.split(r"^## ", (ROOT / "docs/criteria.md").read_text(), flags=re.M)[1:]
+    found = {text.partition("\n")[0]: text for text in sections}
+    assert found.keys() == CRITERIA.keys() | {"Schemes without code"}
+    for name in CRITERIA.keys() - {"transducer"}:
+        parts = re.findall(r"^- \*(\w+)\.\*", found[name], re.M)
+        assert parts == ["Paper", "Verified", "Use", "Trained"], name
+        assert "$" in found[name].partition("- *Paper")[0] or name == "mvq"
+    kinds = re.findall(r"^\| `(\w+)` \|", found["transducer"], re.M)
+    assert set(kinds) == set(get_args(Kind))
 
 
 def test_options_of_kd_sh_are_those_of_its_help() -> None:
