@@ -3,11 +3,9 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
 from espnet_kd.criteria import Criterion, TopClasses
@@ -16,13 +14,13 @@ from espnet_kd.host.augmentation import has_masks, has_time_masks, more_time_mas
 from espnet_kd.methods.attach import criterion_line
 from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.distilled import aligned
-from espnet_kd.methods.own import count_batches, counts_batches
-from espnet_kd.methods.transducer import KeepsLattice, SeesLattice, keeping_lattice, with_lattice_loss
+from espnet_kd.methods.own import count_unless_counted, mix_in
+from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, SequenceScores
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.teachers.options import Term, TermOptions, refuse_other_prefix
-from espnet_kd.teachers.taps import LATTICE, Taps, Targets, check_lattice, has_lattice
+from espnet_kd.teachers.taps import LATTICE, Taps, Targets
 
 STATISTIC = "loss_consistency_"  # begin of the names of the criteria's values
 
@@ -103,8 +101,6 @@ class Consistency:
                 total = total + term.weight(step) * value[None]
         plan.taps.release()
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
-        if self.kd_counts_views:
-            self.kd_step += 1
         return total, stats, weight
 
     def teacher_targets(self, *batch: Any) -> dict[str, Targets]:
@@ -206,31 +202,17 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
     _check_masks(model.specaug, views)
     compared = tuple(t.term for t in terms)
     refuse_other_prefix(model, "the model", compared)
-    lattice = any(term.student_tap == LATTICE for term in compared)
-    if lattice:
-        check_lattice(model, "the model")
-        if getattr(model, "use_k2_pruned_loss", False):
-            raise UserError(
-                "consistency: a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that "
-                "out"
-            )
-    if has_lattice(model) and not isinstance(model, SeesLattice):
-        if lattice:
-            keeping_lattice(model)
-        elif not isinstance(model, ESPnetASRModel):
-            with_lattice_loss(model)  # before the views: it reads the lengths of all of them
+    # Before the views: it reads the lengths of all of them.
+    keeps = provide_lattice(model, any(term.student_tap == LATTICE for term in compared), "consistency")
     taps = Taps(model, [term.student_tap for term in compared], "the model")
     criteria = {t.term.name: t.build() for t in terms}
     model.kd_agreement = Agreement(views.views, compared, criteria, taps)
-    model.kd_counts_views = not counts_batches(model)
-    if model.kd_counts_views:
-        count_batches(model)
+    count_unless_counted(model)
     warp = take_time_warp(model.specaug)
     if warp is not None:
         model.specaug.register_forward_pre_hook(SharedWarp(warp, views.views))
     masks = more_time_masks(model.specaug, views.time_mask_factor)
-    mixins = (Consistency,) if not lattice or isinstance(model, KeepsLattice) else (Consistency, KeepsLattice)
-    model.__class__ = _consistent_class(mixins, type(model))
+    mix_in(model, "Consistent", Consistency, *keeps)
     lines = [f"{views.views} views; {masks} time masks", *_lines(compared, criteria)]
     logging.info("consistency:\n" + "\n".join(f"    {line}" for line in lines))
     return model
@@ -258,7 +240,3 @@ def _check_masks(specaug: nn.Module | None, views: Views) -> None:
 def _lines(terms: Sequence[Term], criteria: Mapping[str, Criterion]) -> list[str]:
     return [criterion_line(term, criteria[term.name], term.student_tap) for term in terms]
 
-
-@cache
-def _consistent_class(mixins: tuple[type, ...], stock: type) -> type:
-    return type(f"Consistent{stock.__name__}", (*mixins, stock), {})

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +13,7 @@ from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.criteria.sequence import scores_of
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
-from espnet_kd.methods.own import count_batches
+from espnet_kd.methods.own import count_batches, mix_in
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import ANY_TOKEN, Term
@@ -289,7 +288,7 @@ def distil_as(
         if term.weight.is_zero:
             model.kd_criteria[term.name].requires_grad_(False)
     count_batches(model)
-    model.__class__ = _distilled_class(mixin, type(model))
+    mix_in(model, "Distilled", mixin)
     return model
 
 
@@ -300,11 +299,6 @@ def guide_for(
     if criterion.guide_tap is None:
         return ()
     return (aligned(student, targets[criterion.guide_tap], term)[1],)
-
-
-@cache
-def _distilled_class(mixin: type, stock: type) -> type:
-    return type(f"Distilled{stock.__name__}", (mixin, stock), {})
 
 
 def aligned(

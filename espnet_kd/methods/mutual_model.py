@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,7 @@ from espnet_kd.methods.attach import log_peers, refuse_data_parallel, warn_of_mo
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.method import BuildModel
 from espnet_kd.methods.mutual import peer_config, suffix
-from espnet_kd.methods.own import count_batches, peers_of
+from espnet_kd.methods.own import count_batches, mix_in, peers_of
 from espnet_kd.methods.randomness import State, restore, same_randomness, state, stream
 from espnet_kd.methods.transducer import keeping_lattice, like_student
 from espnet_kd.rnnt import Joint
@@ -324,7 +323,7 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
     for peer in everyone:
         if has_lattice(peer):
             keeping_lattice(peer)
-        peer.__class__ = _with_parts(type(peer))
+        mix_in(peer, "Peer", LossParts)
     taps = [
         Taps(peer, [t.student_tap for t in mutual.terms], f"peer {number}")
         for number, peer in enumerate(everyone, 1)
@@ -336,7 +335,7 @@ def learn_together(model: Model, peers: Sequence[Model], mutual: Mutual) -> Mode
             model.kd_masks.attach(peer.specaug, first=peer is model)
     model.kd_peers = nn.ModuleDict({str(number): peer for number, peer in enumerate(peers, 2)})
     count_batches(model)
-    model.__class__ = _mutual_class(type(model))
+    mix_in(model, "Mutual", MutualLearning)
     return model
 
 
@@ -354,13 +353,3 @@ def check_different(peers: Sequence[nn.Module]) -> None:
                     f"mutual: peers {first} and {second} start from the same weights and would learn "
                     "nothing from each other: give them different seeds"
                 )
-
-
-@cache
-def _with_parts(stock: type) -> type:
-    return type(f"Peer{stock.__name__}", (LossParts, stock), {})
-
-
-@cache
-def _mutual_class(stock: type) -> type:
-    return type(f"Mutual{stock.__name__}", (MutualLearning, stock), {})

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -12,12 +11,12 @@ from espnet_kd.criteria import Criterion, Transcript, build_criterion
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.models import predicted
 from espnet_kd.methods.nbest import COUNTS, LISTS, SCORES, NBest
-from espnet_kd.methods.own import count_batches, counts_batches
-from espnet_kd.methods.transducer import KeepsLattice, SeesLattice, keeping_lattice, with_lattice_loss
+from espnet_kd.methods.own import count_unless_counted, mix_in
+from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
 from espnet_kd.rnnt import Joint, SequenceScores
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.schedule import Schedule
-from espnet_kd.teachers.taps import LATTICE, Taps, check_lattice, has_lattice
+from espnet_kd.teachers.taps import LATTICE, Taps
 
 STATISTIC = "loss_nbest"
 
@@ -80,8 +79,6 @@ class LearnsLists:
         total = loss + plan.weight(float(self.kd_step)) * value[None]
         stats[STATISTIC] = value.detach()[None]
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
-        if self.kd_counts_lists:
-            self.kd_step += 1
         return total, stats, weight
 
     def _frames(self, lattice: tuple[Joint, Transcript] | None) -> Tensor:
@@ -106,27 +103,15 @@ def with_nbest(model: Any, options: NBest) -> Any:
         UserError: the model has no such layer, or its loss is k2's.
     """
     lattice = options.tap == LATTICE
-    if lattice:
-        check_lattice(model, "the model")
-        if getattr(model, "use_k2_pruned_loss", False) or isinstance(model, ESPnetASRModel):
-            raise UserError(
-                "nbest: the lattice is that of a transducer (--task asr_transducer) without "
-                "`use_k2_pruned_loss`: use the tap of a CTC layer"
-            )
-    if has_lattice(model) and not isinstance(model, ESPnetASRModel | SeesLattice):
-        keeping_lattice(model) if lattice else with_lattice_loss(model)
+    keeps = provide_lattice(model, lattice, "nbest")
+    if lattice and isinstance(model, ESPnetASRModel):
+        raise UserError(
+            "nbest: the lattice is that of a transducer (--task asr_transducer): use the tap of a CTC layer"
+        )
     taps = Taps(model, [options.tap], "the model")
     kinds: dict[str, Any] = {"type": "transducer", "kind": "sequence"} if lattice else {"type": "sequence"}
     model.kd_lists = ListPlan(build_criterion(**kinds), options.weight, options.tap, taps)
-    model.kd_counts_lists = not counts_batches(model)
-    if model.kd_counts_lists:
-        count_batches(model)
-    mixins = (LearnsLists,) if not lattice or isinstance(model, KeepsLattice) else (LearnsLists, KeepsLattice)
-    model.__class__ = _class(mixins, type(model))
+    count_unless_counted(model)
+    mix_in(model, "Lists", LearnsLists, *keeps)
     logging.info(f"nbest: {options.hypotheses} hypotheses of {options.records}, tap {options.tap}")
     return model
-
-
-@cache
-def _class(mixins: tuple[type, ...], stock: type) -> type:
-    return type(f"Lists{stock.__name__}", (*mixins, stock), {})

@@ -11,6 +11,7 @@ them. They are in ``checkpoint.pth`` only, beside the state of the optimizer, wh
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,9 +38,37 @@ def count_batches(model: nn.Module) -> None:
     model.register_load_state_dict_post_hook(_not_missing)
 
 
+def count_unless_counted(model: nn.Module) -> None:
+    """Count a model's training batches, unless a method that was applied before does."""
+    if not counts_batches(model):
+        count_batches(model)
+        model.register_forward_hook(_count)
+
+
 def counts_batches(model: nn.Module) -> bool:
     """Return whether a model has the counter ``kd_step``."""
     return "kd_step" in vars(model)
+
+
+def mix_in(model: nn.Module, name: str, *mixins: type) -> None:
+    """Put classes before that of a model, in place; names of its parameters stay.
+
+    Args:
+        model: of any class.
+        name: begin of the name of the new class.
+        mixins: the first comes first.
+    """
+    model.__class__ = _mixed(name, mixins, type(model))
+
+
+@cache
+def _mixed(name: str, mixins: tuple[type, ...], stock: type) -> type:
+    return type(f"{name}{stock.__name__}", (*mixins, stock), {})
+
+
+def _count(model: nn.Module, inputs: object, output: object) -> None:
+    if model.training:
+        model.kd_step += 1
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.host.models import JointNetwork, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
+from espnet_kd.methods.own import mix_in
 from espnet_kd.rnnt import (
     CollapsedTargets,
     Joint,
@@ -30,6 +30,7 @@ from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.short import check_frames_left
+from espnet_kd.teachers.taps import check_lattice, has_lattice
 
 
 class OfTranscribed(LossHooks):
@@ -331,14 +332,14 @@ def keeping_lattice(model: Model) -> Model:
     A hybrid keeps its own loss.
     """
     if isinstance(model, ESPnetASRModel):
-        model.__class__ = _lattice_class(KeepingHybrid, type(model))
+        mix_in(model, "Lattice", KeepingHybrid)
         return model
     return _with_lattice(KeepingTransducer, model)
 
 
 def _with_lattice(mixin: type, model: ESPnetASRTransducerModel) -> ESPnetASRTransducerModel:
     model.joint_network.__class__ = PiecewiseJoint
-    model.__class__ = _lattice_class(mixin, type(model))
+    mix_in(model, "Lattice", mixin)
     return model
 
 
@@ -357,6 +358,31 @@ def distil_transducer(model: Model, objective: Objective, criteria: dict[str, nn
     return distil_as(TransducerDistillation, model, objective, criteria)
 
 
-@cache
-def _lattice_class(mixin: type, stock: type) -> type:
-    return type(f"Lattice{stock.__name__}", (mixin, stock), {})
+def provide_lattice(model: Model, needed: bool, method: str) -> tuple[type, ...]:
+    """Let a method's terms see the lattice of a model, stock or distilled, in place.
+
+    A stock transducer gets our RNN-T loss, whether they need the lattice or not.
+
+    Args:
+        model: of any kind.
+        needed: a term compares the lattice.
+        method: its name, for messages.
+
+    Returns:
+        What the method must mix in beside its own class, so that the model keeps the lattice of each pass.
+
+    Raises:
+        UserError: it is needed, and there is none, or the loss is k2's.
+    """
+    if needed:
+        check_lattice(model, "the model")
+        if getattr(model, "use_k2_pruned_loss", False):
+            raise UserError(
+                f"{method}: a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out"
+            )
+    if has_lattice(model) and not isinstance(model, SeesLattice):
+        if needed:
+            keeping_lattice(model)
+        elif not isinstance(model, ESPnetASRModel):
+            with_lattice_loss(model)
+    return () if not needed or isinstance(model, KeepsLattice) else (KeepsLattice,)
