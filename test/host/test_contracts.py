@@ -54,6 +54,9 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
     "espnet2.asr.decoder.transformer_decoder:BaseTransformerDecoder.forward_one_step": (
         "self tgt tgt_mask memory memory_mask cache ...", "methods/sampling_model.py, for own prefixes"
     ),
+    "espnet2.legacy.nets.pytorch_backend.transformer.label_smoothing_loss:LabelSmoothingLoss.forward": (
+        "self x target", "host/losses.py: leave_out_labels"
+    ),
     "espnet2.asr.decoder.rnn_decoder:RNNDecoder.forward": (
         "self hs_pad hlens ys_in_pad ys_in_lens ...", "teachers/online.py"
     ),

@@ -57,7 +57,8 @@ def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None
         "batch_type": "numel", "batch_bins": 36, "batch_size": 20, "accum_grad": 4, "resume": True,
         "num_iters_per_epoch": 10, "config_ngpu": 4, "ngpu": 1, "dist_world_size": None, "mutual": {},
         "dist_launcher": None, "collect_stats": False, "output_dir": str(tmp_path), "task_weight": change,
-        "criteria": {"ctc": {"weight": 0.5}}, "scheduled_sampling": {}, "consistency": {}, "nbest": {},
+        "criteria": {"ctc": {"weight": 0.5}}, "scheduled_sampling": {}, "prefix": {}, "consistency": {},
+        "nbest": {},
     }  # fmt: skip
     args = Namespace(**options)
     fit_batches(args)
