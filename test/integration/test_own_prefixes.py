@@ -50,6 +50,7 @@ def test_a_hypothesis_ends_at_its_end_symbol_or_at_the_length_of_the_transcript(
     model = student(recipe).eval()
     torch.manual_seed(1)
     encoded, frames, lengths = torch.randn(8, 9, 16), torch.tensor([9, 4] * 4), torch.tensor([7, 5, 3, 7] * 2)
+    encoded[1::2, 4:] = 100 * torch.randn(4, 5, 16)  # padding, which nothing may read
     inputs = encoded, frames, torch.full((8, 7), END), lengths
     ends = []
     for ready in (False, True):
