@@ -1,5 +1,6 @@
 """Prefixes that the student decodes itself: what it reads, what its teacher reads, and what is compared."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from test_sampling import REFERENCE, watch
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.methods.sampling_model import decode, draw, has_ended
+from espnet_kd.methods.sampling import OwnPrefix
+from espnet_kd.methods.sampling_model import decode, draw, followers, has_ended
+from espnet_kd.schedule import Schedule
 
 END = 6
 TAUGHT: dict[str, Any] = {"teacher": {"exp": "exp/teacher"}, "criteria": {"att": ATT}}
@@ -135,6 +138,18 @@ def test_probability_0_and_validation_are_the_stock_pass(recipe: Recipe) -> None
         drawn.append(torch.rand(1))
     assert torch.equal(losses[0], losses[1]) and torch.equal(losses[2], losses[3])
     assert all(torch.equal(one, drawn[0]) for one in drawn)
+
+
+def test_a_teacher_that_cannot_follow_is_refused(recipe: Recipe) -> None:
+    model = student(recipe, prefix={})
+    own = OwnPrefix(Schedule(1.0, 1.0), None)
+    assert len(followers(model, own)) == 1
+    model.kd_objective.teacher.maps = [object()]
+    with pytest.raises(UserError, match="^prefix: .* has another token list: leave out prefix"):
+        followers(model, own)
+    model.kd_objective = replace(model.kd_objective, teacher=object())  # as a store, no model
+    with pytest.raises(UserError, match="^prefix: stored targets of the decoder are of other prefixes than"):
+        followers(model, own)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,12 @@ pytestmark = pytest.mark.slow(seconds=20)
 CRITERIA = {
     "ctc": {**KL, "weight": {"schedule": "cosine", "from": 1, "to": 0.1, "steps": 7}},
     "hid": {"type": "hidden", "weight": 1.0, "tap": "encoder"},  # has a projection, which learns
+    "att": {**KL, "tap": "decoder"},
 }
-OPTIONS = {"teacher": {"exp": "exp/teacher"}, "criteria": CRITERIA, "max_epoch": 4, "resume": True}
+OPTIONS = {
+    "teacher": {"exp": "exp/teacher"}, "criteria": CRITERIA, "max_epoch": 4, "resume": True,
+    "prefix": {"student": 0.5, "sample": "nucleus"},  # utterances and tokens are drawn
+}  # fmt: skip
 
 
 def same_models(a: Path, b: Path) -> None:
