@@ -1,7 +1,8 @@
 """``espnet-kd export``: write a trained experiment as ONNX graphs that transcribe as it does.
 
-The graphs take waveforms: ESPnet's front end and normalisation are in them. The check set is decoded by the
-experiment in torch and by the exported files; the directory gets its name only if both agree.
+The graphs take waveforms, whole or chunk by chunk: ESPnet's front end and normalisation are in them. The check
+set is decoded by the experiment in torch and by the exported files; the directory gets its name only if both
+agree.
 """
 
 import argparse
@@ -16,8 +17,12 @@ from espnet_kd.export import check, directory
 from espnet_kd.export.graph_parts import needing_packages
 from espnet_kd.files import atomic_dir
 
+NO_SHERPA_STREAM = (
+    "--stream: sherpa-onnx computes Kaldi's features for its streaming models; the one kind that gets samples "
+    "has 8 kHz and chunks of 300 ms, and is not told which is the last: give --format onnx"
+)
 OPSETS = (18, 23)  # of ONNX: the oldest that torch writes, and the newest that onnxruntime is known to run
-SEARCHES = ("ctc", "attention", "transducer")
+SEARCHES = ("attention", "transducer", "ctc")  # in the order in which they are taken by default
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,17 +31,31 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("experiment", type=Path, help="directory of a trained experiment")
     p.add_argument("--checkpoint", help="file in it (default: its averaged model)")
     p.add_argument("--format", choices=directory.FORMATS, default="onnx", help="default: %(default)s")
-    p.add_argument("--out", type=Path, help="directory to write (default: EXPERIMENT/FORMAT[_int8])")
+    p.add_argument("--out", type=Path, help="directory to write (default: EXPERIMENT/FORMAT[_stream][_int8])")
     p.add_argument("--check", type=Path, required=True, help="formatted set with transcripts")
     p.add_argument(
         "--tolerance", type=float, default=0.2,
         help="most that the WER of the check set may move, in points (default: %(default)s)",
     )  # fmt: skip
-    p.add_argument("--search", choices=SEARCHES, help="default: attention or transducer, else ctc")
-    p.add_argument("--beam_size", type=int, default=5, help="of attention decoders (default: %(default)s)")
+    p.add_argument("--search", choices=SEARCHES, help="default: the first that the model has")
+    p.add_argument(
+        "--beam_size", type=int,
+        help="of attention decoders (default: 5), of transducers (default: 1, greedy; from 2 up ESPnet's search)",
+    )  # fmt: skip
     p.add_argument(
         "--ctc_weight", type=float, default=0.5,
         help="of CTC beside an attention decoder (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--stream", action="store_true", help="for speech that arrives in chunks, of a streaming transducer"
+    )
+    p.add_argument(
+        "--decoding_window", type=int, default=640,
+        help="with --stream: milliseconds of a chunk, which ESPnet counts at 16 kHz (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--left_context", type=int, default=32,
+        help="with --stream: encoder frames before a chunk that it sees (default: %(default)s)",
     )  # fmt: skip
     p.add_argument("--int8", action="store_true", help="quantise the weights of linear layers")
     p.add_argument(
@@ -58,16 +77,19 @@ def main(argv: list[str] | None = None) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
-    from espnet_kd.export.experiment import open_source
+    from espnet_kd.export.experiment import SearchOptions, open_source
     from espnet_kd.export.sherpa import refuse
     from espnet_kd.export.writing import write_checked
 
-    search = "ctc" if args.format == "sherpa" and args.search is None else args.search
-    source = open_source(args.experiment, args.checkpoint, search, args.beam_size, args.ctc_weight)
+    stream = (args.decoding_window, args.left_context) if args.stream else None
+    default = SEARCHES if args.format == "onnx" else ("transducer", "ctc")
+    options = SearchOptions(args.search, default, args.beam_size, args.ctc_weight, stream)
+    source = open_source(args.experiment, args.checkpoint, options)
     if args.format == "sherpa":
-        refuse(source.settings.search, source.rate, source.settings.blank)
+        refuse(source.settings, source.rate)
     data = check.read_check_set(args.check, source.rate)
-    out = args.out or args.experiment / (args.format + ("_int8" if args.int8 else ""))
+    kind = args.format + "_stream" * args.stream + "_int8" * args.int8
+    out = args.out or args.experiment / kind
     if out.exists() and not (out / directory.DESCRIPTION).is_file() and any(out.iterdir()):
         raise UserError(f"{out} is not an exported model and is not overwritten: give another --out")
     with atomic_dir(out) as temporary:
@@ -85,8 +107,12 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--tolerance {args.tolerance:g}: give points of WER, 0 or more, such as 0.2")
     if not OPSETS[0] <= args.opset <= OPSETS[1]:
         raise UserError(f"--opset {args.opset}: give {OPSETS[0]} to {OPSETS[1]}")
-    if args.beam_size < 1 or args.threads < 1:
+    if (args.beam_size is not None and args.beam_size < 1) or args.threads < 1:
         raise UserError("--beam_size and --threads: give 1 or more")
+    if args.stream and (args.decoding_window < 1 or args.left_context < 1):
+        raise UserError("--decoding_window and --left_context: give 1 or more")
+    if args.stream and args.format == "sherpa":
+        raise UserError(NO_SHERPA_STREAM)
     if not 0 <= args.ctc_weight < 1:
         raise UserError(f"--ctc_weight {args.ctc_weight:g}: give 0 to below 1, or --search ctc for CTC alone")
     if not args.int8 and args.keep_float != ["auto"]:

@@ -14,7 +14,8 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.export import search
 from espnet_kd.export.graph_parts import onnx_parts
-from espnet_kd.export.search import Array, Part, Settings
+from espnet_kd.export.search import Array, Chunks, Part, Settings
+from espnet_kd.export.stream import ChunkEncoder, Encoder, Stream, decode
 from espnet_kd.files import read_json, read_lines
 
 DESCRIPTION = "export.json"
@@ -32,11 +33,15 @@ class Exported:
         description: content of export.json.
         rate: samples per second that it expects.
         transcribe: function from (N,) samples, full scale 1, to their transcript.
+        chunk: samples that a stream takes at a time; 0 if the model takes whole utterances.
+        stream: begins an utterance that arrives in chunks; the model has one at a time.
     """
 
     description: Mapping[str, Any]
     rate: int
     transcribe: Callable[[Array], str]
+    chunk: int = 0
+    stream: Callable[[], Stream] | None = None
 
 
 def load(directory: Path, threads: int = 1) -> Exported:
@@ -47,7 +52,9 @@ def load(directory: Path, threads: int = 1) -> Exported:
     """
     description = read_description(directory)
     try:
-        settings = Settings(**description["settings"])
+        stored = dict(description["settings"])
+        chunks = stored.pop("chunks", None)
+        settings = Settings(**stored, chunks=None if chunks is None else Chunks(**chunks))
         files = {name: directory / part["file"] for name, part in description["parts"].items()}
         rate, kind = int(description["rate"]), str(description["token_type"])
     except (KeyError, TypeError, AttributeError, ValueError) as e:
@@ -55,21 +62,49 @@ def load(directory: Path, threads: int = 1) -> Exported:
     if description["format"] == "sherpa":
         from espnet_kd.export.sherpa import recogniser
 
-        transcribe = recogniser(files["model"], directory / TOKENS, settings.least, threads)
+        transcribe = recogniser(files, directory / TOKENS, settings.least, threads)
         return Exported(description, rate, transcribe)
-    parts = onnx_parts(files, threads)
-    return Exported(description, rate, transcriber(parts, settings, read_tokens(directory), kind))
+    parts, tokens = onnx_parts(files, threads), read_tokens(directory)
+    transcribe = transcriber(parts, settings, tokens, kind)
+    if settings.chunks is None:
+        return Exported(description, rate, transcribe)
+    stream = streamer(ChunkEncoder(parts, settings.chunks), parts, settings, tokens, kind)
+    return Exported(description, rate, transcribe, settings.chunks.samples, stream)
 
 
 def transcriber(
-    parts: Mapping[str, Part], settings: Settings, tokens: list[str], token_type: str
+    parts: Mapping[str, Part],
+    settings: Settings,
+    tokens: list[str],
+    token_type: str,
+    encoder: Encoder | None = None,
 ) -> Callable[[Array], str]:
-    """Return a function from (N,) samples to their transcript."""
+    """Return a function from (N,) samples to their transcript.
+
+    Args:
+        parts: of the model.
+        settings: of the search.
+        tokens: the token list.
+        token_type: see ``text_of``.
+        encoder: a streaming one, if not that of the parts.
+    """
+    if settings.chunks is not None:
+        size = settings.chunks.samples
+        encoder = encoder or ChunkEncoder(parts, settings.chunks)
+        begin = streamer(encoder, parts, settings, tokens, token_type)
+        return lambda speech: decode(begin(), speech, size)
 
     def one(speech: Array) -> str:
         return text_of(search.transcribe(parts, settings, speech), tokens, token_type)
 
     return one
+
+
+def streamer(
+    encoder: Encoder, parts: Mapping[str, Part], settings: Settings, tokens: list[str], token_type: str
+) -> Callable[[], Stream]:
+    """Return a function that begins an utterance; arguments as of ``transcriber``."""
+    return lambda: Stream(encoder, parts, settings, lambda found: text_of(found, tokens, token_type))
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -94,9 +129,9 @@ def write_description(directory: Path, description: Mapping[str, Any], settings:
     (directory / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
-def write_tokens(directory: Path, tokens: list[str]) -> None:
-    """Write tokens.txt."""
-    lines = "".join(f"{token} {number}\n" for number, token in enumerate(tokens))
+def write_tokens(directory: Path, tokens: Mapping[int, str]) -> None:
+    """Write tokens.txt, of number -> token."""
+    lines = "".join(f"{token} {number}\n" for number, token in tokens.items())
     (directory / TOKENS).write_text(lines, encoding="utf-8")
 
 

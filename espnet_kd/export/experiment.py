@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
-from espnet_kd.export.search import Settings
-from espnet_kd.host.export import cache_shape, obstacle, searches, state_shapes
+from espnet_kd.export.search import Chunks, Settings
+from espnet_kd.host.export import cache_shape, first_states, obstacle, searches, state_shapes
 from espnet_kd.host.models import blank, ctc_layer, reads_language
 from espnet_kd.host.outputs import OWSM, task_of
+from espnet_kd.host.streaming import StreamingEncoder
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 # What ESPnet's preprocessor does to speech, which no graph does.
@@ -26,12 +29,14 @@ class Source:
         config: its config.yaml.
         settings: of the search; ``least`` is not known yet.
         rate: samples per second.
+        window_ms: of a chunk, as ESPnet counts it; 0 for whole utterances.
     """
 
     experiment: Experiment
     config: Mapping[str, Any]
     settings: Settings
     rate: int
+    window_ms: int = 0
 
     @property
     def token_type(self) -> str:
@@ -39,17 +44,33 @@ class Source:
         return str(self.config.get("token_type", "bpe"))
 
 
-def open_source(
-    place: Path, checkpoint: str | None, search: str | None, beam_size: int, ctc_weight: float
-) -> Source:
+@dataclass(frozen=True)
+class SearchOptions:
+    """How an exported model is to search.
+
+    Attributes:
+        search: ``ctc``, ``attention`` or ``transducer``; None takes the first of ``default`` that the model has.
+        default: names of searches.
+        beam_size: of attention decoders, by default 5, and of transducers, by default 1, greedy.
+        ctc_weight: of CTC beside attention decoders.
+        stream: the milliseconds, as ESPnet counts them, that a streaming encoder takes at a time, and the
+            encoder frames before them that it sees; None for whole utterances.
+    """
+
+    search: str | None = None
+    default: tuple[str, ...] = ("attention", "transducer", "ctc")
+    beam_size: int | None = None
+    ctc_weight: float = 0.5
+    stream: tuple[int, int] | None = None
+
+
+def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> Source:
     """Load an experiment for export.
 
     Args:
         place: its directory.
         checkpoint: file in it.
-        search: ``ctc``, ``attention`` or ``transducer``; None takes what the model was trained for.
-        beam_size: of attention decoders.
-        ctc_weight: of CTC beside them.
+        options: of the search.
 
     Raises:
         UserError: it cannot be loaded, or part of it cannot be exported; the message names the part.
@@ -62,12 +83,12 @@ def open_source(
         raise UserError(f"{place} cannot be exported: {prepared[0]} changes speech before the front end")
     experiment = load_experiment(place, checkpoint)
     model = experiment.model
-    if (reason := obstacle(model, config)) is not None:
+    if (reason := obstacle(model, config, options.stream is not None)) is not None:
         raise UserError(f"{place} cannot be exported: {reason}")
     if reads_language(model):
         raise UserError(f"{place} cannot be exported: its decoder reads the token of a language")
     possible = searches(model)
-    chosen = search or next(iter(possible), None)
+    chosen = options.search or next((name for name in options.default if name in possible), None)
     if chosen not in possible:
         raise UserError(f"{place} cannot be exported with --search {chosen}: it has {', '.join(possible)}")
     if possible[chosen]:
@@ -80,7 +101,35 @@ def open_source(
         blank=blank(model),
         end=int(model.eos) if attention else -1,
         states=[list(cache_shape(model))] if attention else states,
-        beam_size=beam_size if attention else 1,
-        ctc_weight=ctc_weight if attention and ctc_layer(model) is not None else 0.0,
+        beam_size=1 if chosen == "ctc" else options.beam_size or (5 if attention else 1),
+        ctc_weight=options.ctc_weight if attention and ctc_layer(model) is not None else 0.0,
+        chunks=None if options.stream is None else chunks_of(model, config, *options.stream),
     )
-    return Source(experiment, config, settings, experiment.rate or DEFAULT_RATE)
+    window = options.stream[0] if options.stream else 0
+    return Source(experiment, config, settings, experiment.rate or DEFAULT_RATE, window)
+
+
+def chunks_of(model: Any, config: Mapping[str, Any], window_ms: int, left_context: int) -> Chunks:
+    """Return how the speech is cut for a streaming transducer.
+
+    Raises:
+        UserError: the first chunk has no encoder frame.
+    """
+    encoder = StreamingEncoder(model, config, window_ms, left_context)
+    processor = encoder.processor
+    encoder.begin()
+    try:
+        encoder.accept(np.zeros(processor.decoding_samples, np.float32), False)
+    except (RuntimeError, ValueError, IndexError):
+        raise UserError(
+            f"--decoding_window {window_ms}: the encoder makes no frame of so little speech: give more"
+        ) from None
+    return Chunks(
+        samples=int(processor.decoding_samples),
+        overlap=int(processor.win_hop_sz),
+        hop=int(processor.hop_sz),
+        trim=int(processor.trim_val),
+        before=int(processor.offset_frames),
+        left_context=left_context,
+        states=[list(state.shape) for state in first_states(model, left_context)],
+    )

@@ -9,6 +9,7 @@ import numpy as np
 
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.export.search import Array, Part
+from espnet_kd.export.stream import Encoder
 
 if TYPE_CHECKING:
     from espnet_kd.export.graphs import Plan
@@ -87,7 +88,7 @@ class TorchPart:
 
 
 def torch_parts(plans: "Mapping[str, Plan]", model: Any) -> dict[str, Part]:
-    """Return the parts of a model in torch; the encoder is the stock model's own call."""
+    """Return the parts of a model in torch; the encoder of whole utterances is the stock model's own call."""
     import torch
 
     from espnet_kd.host.models import ctc_layer, encode
@@ -97,9 +98,30 @@ def torch_parts(plans: "Mapping[str, Plan]", model: Any) -> dict[str, Part]:
         layer = ctc_layer(model)
         return (encoded,) if layer is None else (encoded, layer(encoded).log_softmax(-1))
 
+    whole = "front_end" not in plans
     return {
-        name: TorchPart(encoder if name == "encoder" else plan.module) for name, plan in plans.items()
+        name: TorchPart(encoder if name == "encoder" and whole else plan.module)
+        for name, plan in plans.items()
     }
+
+
+class ComparedEncoder:
+    """A streaming encoder that is run twice; see ``Compared``."""
+
+    def __init__(self, first: Encoder, second: Encoder) -> None:
+        self._first, self._second = first, second
+        self.difference = 0.0
+
+    def begin(self) -> None:
+        """Begin an utterance with both."""
+        self._first.begin()
+        self._second.begin()
+
+    def accept(self, samples: Array, last: bool) -> list[Array]:
+        """Return what the first gives of the next samples."""
+        want, got = (encoder.accept(samples, last) for encoder in (self._first, self._second))
+        self.difference = max(self.difference, largest_difference(want, got))
+        return want
 
 
 class Compared:
@@ -109,14 +131,21 @@ class Compared:
         first: the part in torch.
         second: its graph, which may have the last of the outputs only.
         adapt: makes the inputs with which both are compared, if not those of a call.
+        outputs: how many of the first outputs the graph has, if not the last.
 
     Attributes:
         difference: largest absolute difference of an output's values, in all calls.
         calls: the first inputs.
     """
 
-    def __init__(self, first: Part, second: Part, adapt: Callable[..., Array] | None = None) -> None:
-        self._first, self._second, self._adapt = first, second, adapt
+    def __init__(
+        self,
+        first: Part,
+        second: Part,
+        adapt: Callable[..., Array] | None = None,
+        outputs: int | None = None,
+    ) -> None:
+        self._first, self._second, self._adapt, self._outputs = first, second, adapt, outputs
         self.difference = 0.0
         self.calls: list[tuple[Array, ...]] = []
 
@@ -129,7 +158,8 @@ class Compared:
             arrays = (self._adapt(*arrays),)
             expected = self._first(*arrays)
         got = self._second(*arrays)
-        self.difference = max(self.difference, largest_difference(expected[-len(got) :], got))
+        same = expected[-len(got) :] if self._outputs is None else expected[: self._outputs]
+        self.difference = max(self.difference, largest_difference(same, got))
         return want
 
 

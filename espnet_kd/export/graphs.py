@@ -19,10 +19,21 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.export import sherpa
 from espnet_kd.export.spectrum import replace_stft
-from espnet_kd.host.export import Acoustics, AttentionStep, Joiner, Predictor, cache_shape, state_shapes
+from espnet_kd.export.search import Chunks
+from espnet_kd.host.export import (
+    Acoustics,
+    AttentionStep,
+    EncoderChunk,
+    FrontEnd,
+    Joiner,
+    Predictor,
+    cache_shape,
+    state_shapes,
+)
 
 SECONDS = 1.3  # of the noise that a graph is traced with
 ROUNDED = 1e-9  # the least that rounding leaves of 1 minus the variance of a waveform for sherpa-onnx
+NAMED_INPUTS: dict[type, int] = {Predictor: 1, EncoderChunk: 2}  # of modules that take states after them
 LAYER = re.compile(r"\bmodel\.([\w.]+)|\b((?:decoder|joint_network)\.[\w.]+)")
 
 
@@ -57,25 +68,29 @@ class Plan(NamedTuple):
     dynamic: Mapping[str, Sequence[int]]
 
 
-def plan_parts(model: Any, search: str, rate: int) -> dict[str, Plan]:
+def plan_parts(model: Any, search: str, rate: int, chunks: Chunks | None = None) -> dict[str, Plan]:
     """Return the parts that a search needs.
 
     Args:
         model: ESPnet model in eval mode.
         search: ``ctc``, ``attention`` or ``transducer``.
         rate: samples per second.
+        chunks: of a streaming encoder; None for one that takes whole utterances.
     """
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * 0.1
 
-    acoustics = Acoustics(model).eval()
-    speech = noise(1, int(SECONDS * rate))
-    with torch.no_grad():
-        encoded, *ctc = acoustics(speech)
-    names = ["encoded", "ctc"][: 1 + len(ctc)]
-    parts = {"encoder": Plan(acoustics, {"speech": speech}, names, {"speech": [1]})}
+    if chunks is None:
+        acoustics = Acoustics(model).eval()
+        speech = noise(1, int(SECONDS * rate))
+        with torch.no_grad():
+            encoded, *ctc = acoustics(speech)
+        names = ["encoded", "ctc"][: 1 + len(ctc)]
+        parts = {"encoder": Plan(acoustics, {"speech": speech}, names, {"speech": [1]})}
+    else:
+        parts, encoded = plan_chunks(model, noise(1, chunks.samples + chunks.overlap), chunks)
     if search == "attention":
         layers, size = cache_shape(model)
         tokens = torch.randint(1, 3, (3, 4), generator=generator)
@@ -93,6 +108,30 @@ def plan_parts(model: Any, search: str, rate: int) -> dict[str, Plan]:
         both = {"encoded": encoded[:, 0], "predicted": predicted}
         parts["joiner"] = Plan(Joiner(model).eval(), both, ["scores"], {})
     return parts
+
+
+def plan_chunks(model: Any, speech: Tensor, chunks: Chunks) -> tuple[dict[str, Plan], Tensor]:
+    """Return the parts of a streaming encoder, and what it gives for an example.
+
+    Args:
+        model: ESPnet model in eval mode.
+        speech: (1, N) example of what a chunk and the samples kept before it are.
+        chunks: see there.
+    """
+    front_end, encoder = FrontEnd(model).eval(), EncoderChunk(model, chunks.left_context).eval()
+    states = [torch.zeros(shape) for shape in chunks.states]
+    before = torch.ones(1, 1, dtype=torch.long)
+    with torch.no_grad():
+        features = front_end(speech)
+        encoded, *others = encoder(features, before, *states)
+    outputs = ["encoded", "ctc"][: 1 + len(others) - len(states)]
+    outputs += [f"state_{i}_after" for i in range(len(states))]
+    inputs = {"features": features, "before": before} | {f"state_{i}": s for i, s in enumerate(states)}
+    plans = {
+        "front_end": Plan(front_end, {"speech": speech}, ["features"], {"speech": [1]}),
+        "encoder": Plan(encoder, inputs, outputs, {"features": [1]}),
+    }
+    return plans, encoded
 
 
 def plan_for_sherpa(acoustics: Plan) -> Plan:
@@ -123,8 +162,8 @@ def write_graph(name: str, plan: Plan, path: Path, opset: int) -> int | None:
     shapes: tuple[Any, ...] = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis in plan.dynamic.get(key, ())} or None for key in plan.inputs
     )
-    if isinstance(plan.module, Predictor) and len(shapes) > 1:
-        shapes = (shapes[0], shapes[1:])  # its states are variadic
+    if (named := NAMED_INPUTS.get(type(plan.module))) is not None and len(shapes) > named:
+        shapes = (*shapes[:named], shapes[named:])  # its states are variadic
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(plan.module, order, dynamic_shapes=shapes, strict=False)

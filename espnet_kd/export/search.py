@@ -7,7 +7,7 @@ tokens of the vocabulary, K layers, H units of a recurrent layer.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,31 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Part = Callable[..., list[Array]]
 SYMBOLS_PER_FRAME = 10  # most tokens that a transducer may emit in a frame
+STEPS_PER_FRAME = 1000  # most hypotheses that a beam search of a transducer extends in a frame
 NOTHING = -1e10  # logarithm of probability zero, finite so that differences stay numbers
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How the speech is cut for a streaming encoder, as ESPnet's ``OnlineAudioProcessor`` does.
+
+    Attributes:
+        samples: that the encoder takes at a time.
+        overlap: samples that a frame of features shares with the one after it.
+        hop: samples from one frame of features to the next.
+        trim: frames at an edge of the samples that see beyond it, and are left out.
+        before: frames of features of the chunk before that the encoder gets again.
+        left_context: encoder frames before a chunk that its attention sees.
+        states: shapes of the encoder's states, which begin with zeros.
+    """
+
+    samples: int
+    overlap: int
+    hop: int
+    trim: int
+    before: int
+    left_context: int
+    states: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -27,9 +51,10 @@ class Settings:
         blank: token of the blank.
         end: token that begins and ends a transcript, of attention decoders.
         states: shapes of the predictor's states; (K, D) of the attention decoder's cache as its only entry.
-        beam_size: hypotheses of the attention decoder; the other searches are greedy.
+        beam_size: hypotheses of an attention decoder; of a transducer, 1 is a greedy search.
         ctc_weight: weight of CTC's scores beside the attention decoder's; 0 for models without CTC.
         least: samples that the encoder needs; shorter speech has an empty transcript, as in ESPnet.
+        chunks: of a streaming encoder; None for one that takes whole utterances.
     """
 
     search: str
@@ -39,6 +64,26 @@ class Settings:
     beam_size: int = 5
     ctc_weight: float = 0.0
     least: int = 1
+    chunks: Chunks | None = None
+
+
+class Search(Protocol):
+    """A search that goes on with the next frames of an utterance."""
+
+    def accept(self, outputs: list[Array]) -> None:
+        """Take what the encoder gives: (1, T, D), and with a CTC layer (1, T, V) log-probabilities."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """The best tokens so far."""
+
+
+def begin_search(parts: Mapping[str, Part], settings: Settings) -> Search:
+    """Begin the search of an utterance by CTC or by a transducer."""
+    if settings.search == "ctc":
+        return CtcGreedy(settings.blank)
+    kind = TransducerGreedy if settings.beam_size == 1 else TransducerBeam
+    return kind(parts["predictor"], parts["joiner"], settings)
 
 
 def transcribe(parts: Mapping[str, Part], settings: Settings, speech: Array) -> list[int]:
@@ -51,34 +96,108 @@ def transcribe(parts: Mapping[str, Part], settings: Settings, speech: Array) -> 
     """
     if len(speech) < settings.least:
         return []
-    encoded, *ctc = parts["encoder"](speech[None].astype(np.float32))
-    if settings.search == "transducer":
-        return transducer_greedy(parts, settings, encoded[0])
+    outputs = parts["encoder"](speech[None].astype(np.float32))
     if settings.search == "attention":
+        encoded, *ctc = outputs
         return attention_beam(parts["decoder"], settings, encoded, ctc[0][0] if ctc else None)
-    return ctc_greedy(ctc[0][0], settings.blank)
+    search = begin_search(parts, settings)
+    search.accept(outputs)
+    return search.tokens
 
 
-def ctc_greedy(scores: Array, blank: int) -> list[int]:
-    """Return the best token of each frame (T, V), repetitions and blanks left out."""
-    best = scores.argmax(-1)
-    new = np.concatenate([[True], best[1:] != best[:-1]]) & (best != blank)
-    return [int(token) for token in best[new]]
+class CtcGreedy:
+    """The best token of each frame, repetitions and blanks left out."""
+
+    def __init__(self, blank: int) -> None:
+        self._blank, self._last = blank, blank
+        self.tokens: list[int] = []
+
+    def accept(self, outputs: list[Array]) -> None:
+        """Take the next frames, see ``Search``."""
+        for token in outputs[1][0].argmax(-1).tolist():
+            if token not in (self._last, self._blank):
+                self.tokens.append(token)
+            self._last = token
 
 
-def transducer_greedy(parts: Mapping[str, Part], settings: Settings, encoded: Array) -> list[int]:
-    """Return the best token at each step through the frames (T, D) of a transducer."""
-    states = [np.zeros(shape, np.float32) for shape in settings.states]
-    tokens: list[int] = []
-    predicted, *states = parts["predictor"](np.array([[settings.blank]]), *states)
-    for frame in encoded:
-        for _ in range(SYMBOLS_PER_FRAME):
-            token = int(parts["joiner"](frame[None], predicted)[0][0].argmax())
-            if token == settings.blank:
-                break
-            tokens.append(token)
-            predicted, *states = parts["predictor"](np.array([[token]]), *states)
-    return tokens
+class TransducerGreedy:
+    """The best token at each step through the frames, at most ``SYMBOLS_PER_FRAME`` in a frame."""
+
+    def __init__(self, predictor: Part, joiner: Part, settings: Settings) -> None:
+        self._predictor, self._joiner, self._blank = predictor, joiner, settings.blank
+        self.tokens: list[int] = []
+        states = [np.zeros(shape, np.float32) for shape in settings.states]
+        self._predicted, *self._states = predictor(np.array([[settings.blank]]), *states)
+
+    def accept(self, outputs: list[Array]) -> None:
+        """Take the next frames, see ``Search``."""
+        for frame in outputs[0][0]:
+            for _ in range(SYMBOLS_PER_FRAME):
+                token = int(self._joiner(frame[None], self._predicted)[0][0].argmax())
+                if token == self._blank:
+                    break
+                self.tokens.append(token)
+                self._predicted, *self._states = self._predictor(np.array([[token]]), *self._states)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A hypothesis of a transducer: its tokens, its score, and the predictor's states before the last."""
+
+    tokens: tuple[int, ...]
+    score: float
+    states: list[Array]
+
+
+class TransducerBeam:
+    """The search that ESPnet's ``BeamSearchTransducer`` has as its default, without a language model.
+
+    In each frame the best hypothesis is extended by its best tokens, until as many that have ended the frame
+    by a blank as the beam holds are better than all others. Other than ESPnet's it always ends, for a model
+    that gives no blanks.
+
+    Source:
+        Graves 2012, arXiv:1211.3711, section 2.4, without its sum over prefixes.
+    """
+
+    def __init__(self, predictor: Part, joiner: Part, settings: Settings) -> None:
+        self._predictor, self._joiner = predictor, joiner
+        self._blank, self._size = settings.blank, settings.beam_size
+        states = [np.zeros(shape, np.float32) for shape in settings.states]
+        self._kept = [Path((settings.blank,), 0.0, states)]
+        self._known: dict[tuple[int, ...], list[Array]] = {}  # tokens -> output of the predictor, and states
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of the best hypothesis."""
+        return list(max(self._kept, key=lambda path: path.score).tokens[1:])
+
+    def accept(self, outputs: list[Array]) -> None:
+        """Take the next frames, see ``Search``."""
+        for frame in outputs[0][0]:
+            running, ended, better = self._kept, [], []
+            for _ in range(STEPS_PER_FRAME):
+                best = max(running, key=lambda path: path.score)
+                running = [path for path in running if path is not best]
+                scores, states = self._scores(frame, best)
+                ended.append(Path(best.tokens, best.score + float(scores[self._blank]), best.states))
+                scores[self._blank] = -np.inf
+                for token in np.argsort(-scores, kind="stable")[: min(self._size, len(scores) - 1)]:
+                    score = best.score + float(scores[token])
+                    running.append(Path((*best.tokens, int(token)), score, states))
+                limit = max(path.score for path in running)
+                better = [path for path in ended if path.score > limit]
+                if len(better) >= self._size:
+                    break
+            best_ended = sorted(ended, key=lambda path: path.score)[-self._size :]
+            self._kept = better if len(better) >= self._size else best_ended
+
+    def _scores(self, frame: Array, path: Path) -> tuple[Array, list[Array]]:
+        """Return log-probabilities (V,) of what follows a hypothesis, and the predictor's states then."""
+        if path.tokens not in self._known:
+            self._known[path.tokens] = self._predictor(np.array([[path.tokens[-1]]]), *path.states)
+        predicted, *states = self._known[path.tokens]
+        return self._joiner(frame[None], predicted)[0][0].copy(), states
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""Models that sherpa-onnx loads as ``OfflineRecognizer.from_omnilingual_asr_ctc``.
+"""Models that sherpa-onnx loads, with our front end in their graphs.
 
 sherpa-onnx computes Kaldi's features for nearly all its models, with a window, a pre-emphasis and a padding
 that ESPnet's front end does not have, and no option of its Python interface changes them to the same numbers.
-One kind of CTC model gets the waveform: that of omnilingual ASR. Such a model has our front end in its graph.
+Two kinds get the waveform: omnilingual ASR for CTC, and Moonshine for transducers; see
+``sherpa_transducer.py``.
 
-sherpa-onnx gives that model the waveform less its mean, divided by the square root of its variance plus 1e-5.
+sherpa-onnx gives a CTC model the waveform less its mean, divided by the square root of its variance plus 1e-5.
 The variance of what it gives is therefore v / (v + 1e-5), below 1, and the graph finds v again, and the level
 of the speech, to about 0.1 % for speech at a tenth of full scale.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ import numpy as np
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import PIECE, SPACE
 from espnet_kd.export.graph_parts import needing_packages
-from espnet_kd.export.search import Array
+from espnet_kd.export.search import Array, Settings
 
 RATE = 16000  # samples per second of such models
 ADDED = 1e-5  # to the variance
+# sherpa-onnx's tokens of a Moonshine model: 1 begins and 2 ends a transcript. Here 0 is the blank, and the
+# vocabulary begins at 3.
+END, SHIFT = 2, 3
+DECODERS = ("preprocess", "encode", "uncached_decode", "cached_decode")  # graphs of a transducer
 
 
 def at_unit_variance(speech: Array) -> Array:
@@ -46,37 +51,52 @@ def token_names(tokens: list[str], token_type: str) -> list[str]:
     return [token if token.startswith("<") else f"{PIECE}{token}" for token in tokens]
 
 
-def refuse(search: str, rate: int, blank: int) -> None:
+def listed(tokens: list[str], token_type: str, settings: Settings) -> dict[int, str]:
+    """Return the numbers and tokens that tokens.txt has for sherpa-onnx."""
+    names = dict(enumerate(token_names(tokens, token_type)))
+    if settings.search == "ctc":
+        return names
+    return {number + SHIFT: name for number, name in names.items() if number != settings.blank}
+
+
+def refuse(settings: Settings, rate: int) -> None:
     """Refuse a model that sherpa-onnx cannot load.
 
     Raises:
-        UserError: its sampling rate is another, or it is not searched by CTC.
+        UserError: its sampling rate is another, or its search is not one for such models.
     """
-    if search != "ctc":
+    if settings.search == "attention":
         raise UserError(
-            f"--format sherpa: sherpa-onnx takes waveforms for CTC models only, not for search {search}: "
-            "give --search ctc for the CTC layer, or --format onnx"
+            "--format sherpa: --search attention is not written for sherpa-onnx: give --search ctc for the CTC "
+            "layer, or --format onnx"
         )
     if rate != RATE:
         raise UserError(f"--format sherpa: sherpa-onnx takes {RATE} Hz for such models, not {rate} Hz")
-    if blank != 0:
-        raise UserError(f"--format sherpa: sherpa-onnx has the blank as token 0, not {blank}")
+    if settings.beam_size > 1:
+        raise UserError("--format sherpa: sherpa-onnx searches such models greedily: leave --beam_size out")
+    if settings.blank != 0 and settings.search == "ctc":
+        raise UserError(f"--format sherpa: sherpa-onnx has the blank as token 0, not {settings.blank}")
 
 
-def recogniser(model: Path, tokens: Path, least: int, threads: int = 1) -> Callable[[Array], str]:
+def recogniser(
+    files: Mapping[str, Path], tokens: Path, least: int, threads: int = 1
+) -> Callable[[Array], str]:
     """Return a function from (N,) samples at 16 kHz to their transcript by sherpa-onnx.
 
     Args:
-        model: the graph.
+        files: the graphs: ``model`` of CTC, or those of ``DECODERS``.
         tokens: tokens.txt.
         least: samples that the graph needs; shorter speech has an empty transcript.
         threads: of sherpa-onnx.
     """
     with needing_packages():
         import sherpa_onnx
-    recognizer: Any = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
-        model=str(model), tokens=str(tokens), num_threads=threads
-    )
+    kinds: Any = sherpa_onnx.OfflineRecognizer
+    options = {"tokens": str(tokens), "num_threads": threads}
+    if "model" in files:
+        recognizer = kinds.from_omnilingual_asr_ctc(model=str(files["model"]), **options)
+    else:
+        recognizer = kinds.from_moonshine(*(str(files[name]) for name in DECODERS), **options)
 
     def transcribe(speech: Array) -> str:
         if len(speech) < least:

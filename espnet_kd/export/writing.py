@@ -11,10 +11,13 @@ from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
 from espnet_kd.export import check, directory, int8, sherpa
 from espnet_kd.export.experiment import Source
-from espnet_kd.export.graph_parts import Compared, OnnxPart, onnx_parts, torch_parts
-from espnet_kd.export.graphs import plan_for_sherpa, plan_parts, write_graph
-from espnet_kd.export.search import Array, Part
+from espnet_kd.export.graph_parts import Compared, ComparedEncoder, OnnxPart, onnx_parts, torch_parts
+from espnet_kd.export.graphs import Plan, plan_for_sherpa, plan_parts, write_graph
+from espnet_kd.export.search import Array, Part, Settings
+from espnet_kd.export.sherpa_transducer import largest_step_difference, plan_transducer
+from espnet_kd.export.stream import ChunkEncoder
 from espnet_kd.files import fingerprint
+from espnet_kd.host.streaming import StreamingEncoder
 
 LARGEST_DIFFERENCE = 0.01  # of a value in torch and in float graphs; above it a graph is not the model
 PACKAGES = ("espnet_kd", "espnet", "torch", "onnx", "onnxscript", "onnxruntime", "sherpa_onnx")
@@ -36,26 +39,33 @@ def write_checked(
         UserError: a part cannot be exported, or what it computes or transcribes is not what torch does.
     """
     model, tokens, settings = source.experiment.model, source.experiment.tokens, source.settings
-    plans, for_sherpa = plan_parts(model, settings.search, source.rate), args.format == "sherpa"
-    written = {"model": plan_for_sherpa(plans["encoder"])} if for_sherpa else plans
+    plans, for_sherpa = plan_parts(model, settings.search, source.rate, settings.chunks), args.format == "sherpa"
+    written = plans_for_sherpa(plans, model, settings) if for_sherpa else plans
     files = {name: into / f"{name}.onnx" for name in written}
     print(f"writing {', '.join(files)}", flush=True)
     shortest = {name: write_graph(name, plan, files[name], args.opset) for name, plan in written.items()}
-    settings = replace(settings, least=next(iter(shortest.values())) or 1)
-    names = sherpa.token_names(tokens, source.token_type) if for_sherpa else tokens
+    if settings.chunks is None:
+        settings = replace(settings, least=next(iter(shortest.values())) or 1)
+    names = sherpa.listed(tokens, source.token_type, settings) if for_sherpa else dict(enumerate(tokens))
     directory.write_tokens(into, names)
     compared = compared_parts(torch_parts(plans, model), files)
+    stock = None if settings.chunks is None else stock_encoder(source, compared)
 
     def texts(files: Mapping[str, Path]) -> dict[str, str]:
         if for_sherpa:
             listed = into / directory.TOKENS
-            return data.decode(sherpa.recogniser(files["model"], listed, settings.least, args.threads))
+            return data.decode(sherpa.recogniser(files, listed, settings.least, args.threads))
         parts = onnx_parts(files, args.threads)
         return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
 
     print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
-    reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type))
-    parity = {name: part.difference for name, part in compared.items()}
+    reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type, stock))
+    parity = {name: part.difference for name, part in compared.items() if isinstance(part, Compared)}
+    if stock is not None:
+        parity["chunks"] = stock.difference
+    if "cached_decode" in written:
+        first = data.read(next(iter(data.speech)))[None]
+        parity["cached_decode"] = largest_step_difference(written, files, first)
     refuse_difference(parity)
     before = data.errors(reference)
     results = {"torch": {"wer": round(before.rate, 3), "errors": before.errors}}
@@ -63,10 +73,7 @@ def write_checked(
     check.refuse_shift(results[args.format], args.tolerance, "float graphs")
     extra: dict[str, Any] = {"bytes_in_float": sum(path.stat().st_size for path in files.values())}
     if args.int8:
-        calls = {name: part.calls[: int8.CALLS] for name, part in compared.items()}
-        if for_sherpa:
-            calls = {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
-        effects = Effects(args.keep_float, files, calls)
+        effects = Effects(args.keep_float, files, calls_of(compared, files))
         results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
         extra |= kept
     found = describe(args, source, data, results) | {
@@ -78,8 +85,39 @@ def write_checked(
     return found
 
 
-def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Compared]:
+def plans_for_sherpa(plans: Mapping[str, Plan], model: Any, settings: Settings) -> dict[str, Plan]:
+    """Return the graphs that sherpa-onnx asks for."""
+    if settings.search == "transducer":
+        return plan_transducer(model, plans["encoder"], settings)
+    return {"model": plan_for_sherpa(plans["encoder"])}
+
+
+def stock_encoder(source: Source, compared: Mapping[str, Part]) -> ComparedEncoder:
+    """Return ESPnet's streaming encoder, which is compared with the parts, chunk by chunk."""
+    chunks, model = source.settings.chunks, source.experiment.model
+    assert chunks is not None
+    window = source.window_ms
+    return ComparedEncoder(
+        StreamingEncoder(model, source.config, window, chunks.left_context), ChunkEncoder(compared, chunks)
+    )
+
+
+def calls_of(
+    compared: Mapping[str, Part], files: Mapping[str, Path]
+) -> dict[str, list[tuple[Array, ...]]]:
+    """Return inputs of the graphs whose layers can be quantised, from the check set."""
+    calls = {name: part.calls[: int8.CALLS] for name, part in compared.items() if isinstance(part, Compared)}
+    if "model" in files:
+        return {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
+    if "preprocess" in files:  # the steps of a search for sherpa-onnx stay in float
+        return {"preprocess": calls["encoder"]}
+    return calls
+
+
+def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Part]:
     """Return parts in torch, each of which compares itself with its graph whenever it is called."""
+    if "preprocess" in files:
+        return {**torch, "encoder": Compared(torch["encoder"], OnnxPart(files["preprocess"]), outputs=1)}
     if "model" not in files:
         return {name: Compared(torch[name], OnnxPart(files[name])) for name in files}
     graph = OnnxPart(files["model"])
@@ -111,7 +149,7 @@ class Effects:
     Args:
         keep_float: the option: names of layers, ``none``, or ``auto`` to measure.
         files: part -> float graph; a prepared copy is written beside each.
-        calls: part -> inputs from the check set.
+        calls: part -> inputs from the check set; parts that are not in it stay in float.
 
     Raises:
         UserError: there is no layer of a name.
@@ -120,8 +158,8 @@ class Effects:
     def __init__(
         self, keep_float: list[str], files: Mapping[str, Path], calls: Mapping[str, list[tuple[Array, ...]]]
     ) -> None:
-        self.prepared = {name: path.with_name(f".{path.name}") for name, path in files.items()}
-        known = {name: int8.prepare(files[name], self.prepared[name]) for name in files}
+        self.prepared = {name: files[name].with_name(f".{files[name].name}") for name in calls}
+        known = {name: int8.prepare(files[name], self.prepared[name]) for name in calls}
         self.layers = [layer for layers in known.values() for layer in layers]
         self.measured: dict[str, float] = {}
         if keep_float == ["auto"]:
@@ -156,7 +194,7 @@ def quantised(
     """
     tried = []
     for kept in effects.choices:
-        for name in files:
+        for name in effects.prepared:
             int8.quantise(effects.prepared[name], files[name], kept)
         result = check.comparison(data, reference, texts(files))
         tried.append({"float_layers": len(kept), "wer": result["wer"]})

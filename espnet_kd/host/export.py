@@ -1,7 +1,8 @@
 """Parts of ESPnet's models as modules of tensors only, which torch.onnx writes as graphs.
 
-A graph takes one utterance as a whole, without padding. Axes: N samples, T encoder frames, D features, B
-hypotheses, L tokens of a prefix, V tokens of the vocabulary, K layers, H units of a recurrent layer.
+A graph takes one utterance as a whole, or the next chunk of one, without padding. Axes: N samples, F feature
+frames, M features of each, T encoder frames, D features, B hypotheses, L tokens of a prefix, V tokens of the
+vocabulary, K layers, H units of a recurrent layer.
 """
 
 import operator
@@ -113,6 +114,75 @@ class Acoustics(nn.Module):
         return (encoded,) if layer is None else (encoded, layer(encoded).log_softmax(-1))
 
 
+class FrontEnd(nn.Module):
+    """Front end and normalisation: (1, N) samples -> (1, F, M) features."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, speech: Tensor) -> Tensor:
+        """Compute the features of some samples."""
+        samples = speech.shape[1]
+        lengths = torch.full((1,), samples, dtype=torch.long)
+        with KnownLengths(lengths, samples):
+            features, frames = self.model._extract_feats(speech, lengths)
+            if self.model.normalize is not None:
+                features, _ = self.model.normalize(features, frames)
+        found: Tensor = features
+        return found
+
+
+class EncoderChunk(nn.Module):
+    """Encoder and CTC layer on the next chunk: features, frames before it, states -> outputs, states.
+
+    Relied upon: ``chunk_forward`` of a transducer's encoder takes the features of a chunk, with those before
+    it that its convolutions need; its blocks keep what they need of earlier chunks as the list ``cache``.
+
+    Args:
+        model: a transducer.
+        left_context: encoder frames before the chunk that attention sees.
+    """
+
+    def __init__(self, model: Model, left_context: int) -> None:
+        super().__init__()
+        self.model, self.left_context = model, left_context
+
+    def forward(self, features: Tensor, before: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Compute (1, T, D), with a CTC layer (1, T, V) log-probabilities, and the states after the chunk.
+
+        Args:
+            features: (1, F, M).
+            before: (1, 1) number of encoder frames before the chunk.
+            states: see ``first_states``.
+        """
+        encoder, frames = self.model.encoder, features.shape[1]
+        lengths, given = torch.full((1,), frames, dtype=torch.long), iter(states)
+        for block in encoder.encoders.blocks:
+            block.cache = caches_of(block.cache, [next(given) for _ in caches(block)])
+        with KnownLengths(lengths, frames), computed_positions(encoder):
+            encoded = encoder.chunk_forward(features, lengths, before, left_context=self.left_context)
+        layer = ctc_layer(self.model)
+        outputs = (encoded,) if layer is None else (encoded, layer(encoded).log_softmax(-1))
+        return *outputs, *(cache for block in encoder.encoders.blocks for cache in caches(block))
+
+
+def caches(block: Any) -> list[Tensor]:
+    """Return what an encoder's block keeps of the chunks before; a convolution keeps one tensor, not a list."""
+    return [block.cache] if isinstance(block.cache, Tensor) else list(block.cache)
+
+
+def caches_of(kept: Any, values: list[Tensor]) -> Any:
+    """Return the values as a block keeps them, like ``kept``."""
+    return values[0] if isinstance(kept, Tensor) else values
+
+
+def first_states(model: Model, left_context: int) -> list[Tensor]:
+    """Return the states of a streaming encoder before the first chunk; its caches are reset."""
+    model.encoder.reset_cache(left_context, device=torch.device("cpu"))
+    return [cache for block in model.encoder.encoders.blocks for cache in caches(block)]
+
+
 class AttentionStep(nn.Module):
     """Next token of the attention decoder: (B, L) tokens, (1, T, D), cache -> (B, V), cache.
 
@@ -197,8 +267,14 @@ def searches(model: Model) -> dict[str, str]:
     return found
 
 
-def obstacle(model: Model, config: Mapping[str, Any]) -> str | None:
-    """Return why the front end or the encoder of a model cannot be in a graph, None if they can."""
+def obstacle(model: Model, config: Mapping[str, Any], stream: bool = False) -> str | None:
+    """Return why the front end or the encoder of a model cannot be in a graph, None if they can.
+
+    Args:
+        model: ESPnet model.
+        config: of its experiment.
+        stream: the graph is to take the speech in chunks.
+    """
     frontend, encoder = getattr(model, "frontend", None), str(config.get("encoder"))
     if frontend is None:
         return "its input is features, not waveforms"
@@ -210,6 +286,14 @@ def obstacle(model: Model, config: Mapping[str, Any]) -> str | None:
     main = (config.get("encoder_conf") or {}).get("main_conf") or {}
     if encoder == "deepspeech2":
         return "onnxruntime cannot run the graph of its recurrent encoder `deepspeech2`"
-    if encoder in BLOCK_ENCODERS or main.get("dynamic_chunk_training"):
-        return "it is trained for streaming, and graphs take whole utterances"
+    if encoder in BLOCK_ENCODERS:
+        return (
+            f"its encoder `{encoder}` runs a Python loop over as many blocks as the speech has, with states "
+            "that are numbers of Python and absent at first; a graph has neither"
+        )
+    if stream and not (has_lattice(model) and main.get("dynamic_chunk_training")):
+        return (
+            "--stream: its encoder needs the whole utterance; what streams is a transducer of the task "
+            "asr_transducer that was trained with `main_conf: {dynamic_chunk_training: true}`"
+        )
     return None

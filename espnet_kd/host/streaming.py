@@ -1,4 +1,4 @@
-"""ESPnet's decoding of speech that arrives in chunks."""
+"""ESPnet's encoding and decoding of speech that arrives in chunks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,10 @@ from espnet_kd.host.installed import check_espnet
 check_espnet()  # before anything of ESPnet is imported
 
 import torch
+from espnet2.asr_transducer.frontend.online_audio_processor import OnlineAudioProcessor
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
-from espnet_kd.host.models import TOO_SHORT_ERRORS
+from espnet_kd.host.models import TOO_SHORT_ERRORS, Model, ctc_layer
 from espnet_kd.host.search import Result
 
 # What torch says where a contextual block encoder, which does not check it, gets too few frames.
@@ -84,7 +85,9 @@ class StreamingSearch:
         try:
             if self._transducer:
                 hypotheses = self._search.streaming_decode(speech, is_final=last)
-                found = self._search.hypotheses_to_results(hypotheses)
+                # before the last chunk ESPnet has the worst first
+                best_first = self._search.beam_search.sort_nbest(list(hypotheses))
+                found = self._search.hypotheses_to_results(best_first)
             else:
                 found = self._search(speech, is_final=last)
         except TOO_SHORT_ERRORS:
@@ -95,3 +98,49 @@ class StreamingSearch:
             found = []
         self._found = found or self._found
         return self._found
+
+
+class StreamingEncoder:
+    """A transducer's front end and encoder on chunks, as ESPnet's streaming search runs them.
+
+    Relied upon: ``OnlineAudioProcessor`` makes features of samples and of what it has kept of those before;
+    ``chunk_forward`` of the encoder takes them.
+
+    Args:
+        model: in eval mode.
+        config: of its experiment.
+        window_ms: duration of a chunk.
+        left_context: encoder frames before a chunk that attention sees.
+
+    Attributes:
+        processor: ESPnet's, with the numbers of samples and frames that it keeps.
+    """
+
+    def __init__(self, model: Model, config: Mapping[str, Any], window_ms: int, left_context: int) -> None:
+        self._model, self._left = model, left_context
+        front_end = config.get("frontend_conf") or {}
+        self.processor = OnlineAudioProcessor(
+            model._extract_feats, model.normalize, window_ms, model.encoder.embed.subsampling_factor,
+            front_end, torch.device("cpu"),
+        )  # fmt: skip
+
+    def begin(self) -> None:
+        """Begin an utterance."""
+        self.processor.reset_cache()
+        self._model.encoder.reset_cache(self._left, device=torch.device("cpu"))
+        self._frames = torch.zeros(1, 1, dtype=torch.long)
+
+    @torch.no_grad()
+    def accept(self, samples: Any, last: bool) -> list[Any]:
+        """Encode the next samples (N,).
+
+        Returns:
+            (1, T, D) encoder output, and with a CTC layer (1, T, V) log-probabilities, as arrays.
+        """
+        features, lengths = self.processor.compute_features(torch.as_tensor(samples), last)
+        encoder = self._model.encoder
+        encoded = encoder.chunk_forward(features, lengths, self._frames, left_context=self._left)
+        self._frames += encoded.size(1)
+        layer = ctc_layer(self._model)
+        found = [encoded] if layer is None else [encoded, layer(encoded).log_softmax(-1)]
+        return [output.numpy() for output in found]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import DESCRIPTION, TOKENS, Exported, load
-from espnet_kd.measure.recogniser import DecodingOptions, Recogniser, Samples
+from espnet_kd.measure.recogniser import DecodingOptions, Recogniser, Samples, Stream
 
 
 class ExportedRecogniser(Recogniser):
@@ -15,7 +15,8 @@ class ExportedRecogniser(Recogniser):
 
     def __init__(self, directory: Path, model: Exported, stream: bool) -> None:
         self.directory, self.rate, self._model = directory, model.rate, model
-        self.whole = "was exported for whole utterances" if stream else ""
+        self.chunk = model.chunk
+        self.whole = "was exported for whole utterances" if stream and not model.chunk else ""
 
     @classmethod
     def load(cls, directory: Path, options: DecodingOptions) -> "ExportedRecogniser":
@@ -36,6 +37,10 @@ class ExportedRecogniser(Recogniser):
     def decode(self, speech: Samples) -> str:
         """Return the text of one utterance."""
         return self._model.transcribe(speech)
+
+    def stream(self) -> Stream:
+        """Begin an utterance."""
+        return super().stream() if self._model.stream is None else self._model.stream()
 
     @property
     def files(self) -> Sequence[Path]:
