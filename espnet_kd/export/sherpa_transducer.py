@@ -90,7 +90,8 @@ class FirstStep(Steps):
         begin = torch.full((1, 1), self.blank)
         predicted, *states = self.predictor(begin, *(torch.zeros(shape) for shape in self.shapes))
         frame = (0 * length).long()
-        return self.scores(encoded, frame, predicted + 0 * token), frame, frame, predicted, *states
+        emitted = frame.clone()  # torch.export would take inputs that are one tensor for one input
+        return self.scores(encoded, frame, predicted + 0 * token), frame, emitted, predicted, *states
 
 
 class NextStep(Steps):
@@ -113,7 +114,7 @@ class NextStep(Steps):
         kept = [torch.where(is_token[None], after, state) for after, state in zip(others, states, strict=True)]
         emitted = torch.where(is_token[0], emitted + 1, 0)
         moves = ~is_token[0] | (emitted == SYMBOLS_PER_FRAME)
-        frame, emitted = frame + moves, torch.where(moves, 0, emitted)
+        frame, emitted = torch.where(moves, frame + 1, frame), torch.where(moves, 0, emitted)
         return self.scores(encoded, frame, predicted + 0 * length), frame, emitted, predicted, *kept
 
 
