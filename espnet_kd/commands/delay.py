@@ -1,7 +1,8 @@
-"""``espnet-kd delay``: how much later than its teacher a transducer emits, on transcribed speech.
+"""``espnet-kd delay``: how much later than its teacher a student emits, on transcribed speech.
 
-Both are aligned with the same texts. The delay is measured in the speech, between the frames at which they
-emit a token; the time of computing and the wait for the end of a chunk are not part of it.
+Both are aligned with the same texts, transducers by their lattices, other models by CTC. The delay is measured
+in the speech, between the frames at which they emit a token; the time of computing and the wait for the end of
+a chunk are not part of it.
 """
 
 import argparse
@@ -21,7 +22,9 @@ from espnet_kd.report.sections import DELAYS_FILE
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     p = command_parser("delay")
-    p.add_argument("--teacher", type=Path, required=True, help="experiment of a transducer")
+    p.add_argument(
+        "--teacher", type=Path, required=True, help="experiment of a transducer, or of a model with CTC"
+    )
     p.add_argument("--student", type=Path, required=True, help="the same")
     p.add_argument("--data", type=Path, required=True, help="formatted data directory with transcripts")
     p.add_argument("--audio_type", default="sound", help="ESPnet's type of wav.scp (default: %(default)s)")

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Criterion(nn.Module):
         k: number of most probable classes that are compared; None for all.
         student_dim: size of the student's hidden vectors; None if it is to be taken from the models (options
             ``student_dim`` and ``teacher_dim``); 0 for any size.
+        of_ctc: an option of the criterion compares frames of CTC with others, or leaves some out.
+        by_blank: which frames count depends on the blank, the teacher's class 0.
         exempt: properties of the contract test that do not apply, name -> reason.
     """
 
@@ -48,6 +50,8 @@ class Criterion(nn.Module):
     kind: str | None = None
     k: int | None = None
     student_dim: int | None = 0
+    of_ctc: bool = False
+    by_blank: bool = False
     exempt: dict[str, str] = {}
 
     def __init__(self, reduction: Reduction = "utterance") -> None:
@@ -57,6 +61,19 @@ class Criterion(nn.Module):
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """Compare real positions, (N, V) and (N, V) float -> (N,)."""
         raise NotImplementedError
+
+    def matches(self, student: Tensor, target: Tensor, mask: Tensor, positions: Tensor) -> "Matches | None":
+        """Say which position of the student each real position of the target is compared with.
+
+        None, the default: the same, and all count.
+
+        Args:
+            student: (B, *P, V).
+            target: (B, *P, V').
+            mask: (B, *P) bool, True where the position is real; on the host, if it can be.
+            positions: (N,) real positions, on the student's device.
+        """
+        return None
 
     def importance(self, target: Tensor, guide: Tensor | None, counts: Tensor) -> Tensor | None:
         """Compute the importance of real positions, (N,); None weights all equally.
@@ -113,9 +130,16 @@ class Criterion(nn.Module):
         positions = real_positions(student, target, mask)
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
-            rows = chunk_rows(student)
+            rows, matches = chunk_rows(student), self.matches(student, target, mask, positions)
+            if matches is not None:
+                pairs = matches.student, positions
+                values = _InChunks.apply(student.flatten(0, -2), target, *pairs, self, dtype, rows)
+                counted = values.masked_fill(~matches.count, 0.0)
+                if self.reduction != "mean":
+                    return reduce(counted, len(mask), self.reduction)
+                return counted.sum() / matches.count.sum().clamp(min=1)
             if len(positions) > rows and self._takes_chunks():
-                values = _InChunks.apply(student.flatten(0, -2), target, positions, self, dtype, rows)
+                values = _InChunks.apply(student.flatten(0, -2), target, positions, None, self, dtype, rows)
                 return reduce(values, len(mask), self.reduction)
             constant = self.constant(target, positions, dtype)
             distances = self.per_position(select(student, positions, dtype), constant)
@@ -132,6 +156,18 @@ class Criterion(nn.Module):
         return self.needs == "logits" and independent and next(self.parameters(), None) is None
 
 
+class Matches(NamedTuple):
+    """Pairs of positions that are compared.
+
+    Attributes:
+        student: (N,) position of the student for each real position of the target.
+        count: (N,) bool, False where nothing is compared.
+    """
+
+    student: Tensor
+    count: Tensor
+
+
 class _InChunks(torch.autograd.Function):
     """`Criterion.per_position` for some positions at a time, again in the backward pass.
 
@@ -140,14 +176,25 @@ class _InChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, target: Any, positions: Tensor, criterion: Criterion, dtype: Any, rows: int
+        ctx: Any,
+        student: Tensor,
+        target: Any,
+        positions: Tensor,
+        places: Tensor | None,
+        criterion: Criterion,
+        dtype: Any,
+        rows: int,
     ) -> Tensor:
-        """Compare (*, V) logits with a target at (N,) positions, in chunks of `rows`: (N,) in dtype."""
-        ctx.save_for_backward(student, positions)
+        """Compare (*, V) logits with a target at (N,) positions, in chunks of `rows`: (N,) in dtype.
+
+        `places` are the positions of the target, if they are others than those of the student.
+        """
+        ctx.save_for_backward(student, positions, places)
         ctx.rest = target, criterion, dtype, rows
+        pairs = zip(positions.split(rows), (positions if places is None else places).split(rows), strict=True)
         values = [
-            criterion.per_position(select(student, part, dtype), criterion.constant(target, part, dtype))
-            for part in positions.split(rows)
+            criterion.per_position(select(student, ours, dtype), criterion.constant(target, theirs, dtype))
+            for ours, theirs in pairs
         ]
         return torch.cat(values)
 
@@ -155,16 +202,21 @@ class _InChunks(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradient by the student's logits, chunk by chunk."""
-        (student, positions), (target, criterion, dtype, rows) = ctx.saved_tensors, ctx.rest
-        result = torch.zeros_like(student)
+        (student, positions, places), (target, criterion, dtype, rows) = ctx.saved_tensors, ctx.rest
+        # A position of the student that is compared several times has the sum of the gradients.
+        result = torch.zeros_like(student, dtype=student.dtype if places is None else dtype)
         device = student.device.type
-        for part, share in zip(positions.split(rows), gradient.split(rows), strict=True):
+        others = (positions if places is None else places).split(rows)
+        for ours, theirs, share in zip(positions.split(rows), others, gradient.split(rows), strict=True):
             with torch.enable_grad(), torch.autocast(device, enabled=False):
-                logits = select(student, part, dtype).requires_grad_()
-                values = criterion.per_position(logits, criterion.constant(target, part, dtype))
+                logits = select(student, ours, dtype).requires_grad_()
+                values = criterion.per_position(logits, criterion.constant(target, theirs, dtype))
             (found,) = torch.autograd.grad(values, logits, share)
-            result.index_copy_(0, part, found.to(result.dtype))
-        return result, None, None, None, None, None
+            if places is None:
+                result.index_copy_(0, ours, found.to(result.dtype))
+            else:
+                result.index_add_(0, ours, found)
+        return result.to(student.dtype), None, None, None, None, None, None
 
 
 def chunk_rows(student: Tensor) -> int:

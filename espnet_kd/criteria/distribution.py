@@ -4,6 +4,7 @@ Notation: p_T = softmax(teacher / T), q_T = softmax(student / T), T the temperat
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,16 +12,22 @@ import torch
 from torch import Tensor
 
 from espnet_kd.criteria.criterion import (
+    BLANK,
     Criterion,
+    Matches,
     Reduction,
     check_choice,
     check_positive,
     check_share,
     check_size,
+    chunk_rows,
+    near_misses,
     select,
 )
+from espnet_kd.rnnt.device import to_device
 
 Direction = Literal["forward", "reverse", "symmetric"]
+Frames = Literal["all", "nonblank", "symmetric"]
 Tail = Literal["drop", "other"]
 LOG_ZERO = -1e4  # nats; replaces log 0; finite, so that 0 log 0 is 0 and not NaN
 
@@ -62,10 +69,18 @@ class KLDivergence(TemperatureCriterion):
             drop classes; `symmetric`, the mean of the two. A class of logit -inf counts as LOG_ZERO nats.
         label_smoothing: e, from 0 to below 1: the target is (1 - e) p_T + e / V, as labels are smoothed in
             training (Szegedy et al. 2016, arXiv:1512.00567).
-        reduction: see Criterion.
+        delay: for the frames of CTC, {min: A, max: Z}, A = 0 unless given: each frame of the teacher is
+            compared with that of the student's A to Z frames later which is most like it. Frames of the
+            teacher with no such frame, at the end of an utterance, do not count.
+        frames: for CTC, the teacher's frames that count: `all`; `nonblank`, those whose most probable class
+            is not the blank; `symmetric`, those and as many as `neighbours` on both sides of each.
+        neighbours: see frames.
+        reduction: see Criterion; positions are the frames that count.
 
     Source:
-        Hinton et al. 2015, arXiv:1503.02531, section 2.
+        Hinton et al. 2015, arXiv:1503.02531, section 2. delay: Li et al. 2025, Delayed-KD, arXiv:2505.22069;
+        frames: Hilmes et al. 2025, arXiv:2506.01503. Of both the abstracts were read: that the teacher's
+        frame chooses, and which neighbours count, is not verified.
     """
 
     def __init__(
@@ -73,10 +88,51 @@ class KLDivergence(TemperatureCriterion):
         temperature: float = 1.0,
         direction: Direction = "forward",
         label_smoothing: float = 0.0,
+        delay: Mapping[str, int] | None = None,
+        frames: Frames = "all",
+        neighbours: int = 1,
         reduction: Reduction = "utterance",
     ) -> None:
         super().__init__(temperature, label_smoothing, reduction)
         self.direction: Direction = check_choice("direction", direction, Direction)
+        self.delay = check_delay(delay)
+        self.frames: Frames = check_choice("frames", frames, Frames)
+        self.neighbours = check_size("neighbours", neighbours)
+        self.by_blank = frames != "all"
+        self.of_ctc = self.by_blank or self.delay != (0, 0)
+
+    def matches(self, student: Tensor, target: Tensor, mask: Tensor, positions: Tensor) -> Matches | None:
+        """See Criterion; of several equal frames of the student the earliest counts."""
+        if not self.of_ctc:
+            return None
+        count = torch.ones_like(positions, dtype=torch.bool)
+        if self.frames != "all":
+            near = self.neighbours if self.frames == "symmetric" else 0
+            count = near_tokens(target, to_device(mask, student.device), near).flatten()[positions]
+        if self.delay == (0, 0):
+            return Matches(positions, count)
+        step, first = mask[0, 0].numel(), self.delay[0]  # positions of a frame, and the least delay
+        least = torch.full_like(positions, torch.inf, dtype=torch.promote_types(student.dtype, torch.float32))
+        chosen = positions
+        for frames in range(first, min(self.delay[1], mask.shape[1] - 1) + 1):
+            real = to_device(later_is_real(mask, frames).flatten(), student.device)[positions]
+            ours = torch.where(real, positions + frames * step, positions)
+            found = self._distances(student, target, ours, positions).masked_fill(~real, torch.inf)
+            chosen = torch.where(found < least, ours, chosen)
+            least = torch.minimum(least, found)
+        if first:
+            reached = to_device(later_is_real(mask, first).flatten(), student.device)[positions]
+            count = count & reached
+        return Matches(chosen, count)
+
+    @torch.no_grad()
+    def _distances(self, student: Tensor, target: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Compare (B, *P, V) at (N,) positions of the student with those of the target, in chunks: (N,)."""
+        rows, dtype = chunk_rows(student), torch.promote_types(student.dtype, torch.float32)
+        return torch.cat([
+            self.per_position(select(student, some, dtype), self.constant(target, others, dtype))
+            for some, others in zip(ours.split(rows), theirs.split(rows), strict=True)
+        ])  # fmt: skip
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """Compare (N, V) and (N, V) logits -> (N,) nats."""
@@ -275,3 +331,49 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
 def log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
     """Return log(share * first + (1 - share) * second) of log-probabilities."""
     return torch.logaddexp(first + math.log(share), second + math.log1p(-share))
+
+
+def near_tokens(logits: Tensor, mask: Tensor, neighbours: int) -> Tensor:
+    """Find the frames of CTC whose most probable class is a token, and those next to them.
+
+    Args:
+        logits: (B, T, *P, V).
+        mask: (B, T, *P) bool, True where the frame is real; on the logits' device.
+        neighbours: frames on each side that are taken, too.
+
+    Returns:
+        (B, T, *P) bool.
+    """
+    tokens = (logits.detach().argmax(-1) != BLANK) & mask
+    near = tokens.clone()
+    for frames in range(1, min(neighbours, mask.shape[1] - 1) + 1):
+        near[:, frames:] |= tokens[:, :-frames]
+        near[:, :-frames] |= tokens[:, frames:]
+    return near
+
+
+def later_is_real(mask: Tensor, frames: int) -> Tensor:
+    """Return where the position so many frames later is real, for a (B, T, *P) mask."""
+    later = torch.zeros_like(mask)
+    later[:, : max(0, mask.shape[1] - frames)] = mask[:, frames:]
+    return later
+
+
+def check_delay(delay: object) -> tuple[int, int]:
+    """Return the least and the largest delay of the option `delay`, in frames; (0, 0) for None.
+
+    Raises:
+        ValueError: it is not a mapping of `max`, and perhaps `min`, to whole numbers in this order.
+    """
+    if delay is None:
+        return 0, 0
+    if not isinstance(delay, Mapping) or "max" not in delay:
+        raise ValueError(f"delay is {delay!r}: give the frames that the student may be late, as {{max: 4}}")
+    for name in delay:
+        if name not in ("min", "max"):
+            raise ValueError(f"delay has the key {name!r}; {near_misses(name, ('min', 'max'))}")
+    least, most = delay.get("min", 0), delay["max"]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (least, most))
+    if not whole or not 0 <= least <= most:
+        raise ValueError(f"delay is {dict(delay)!r}: give whole numbers of frames, 0 <= min <= max")
+    return least, most

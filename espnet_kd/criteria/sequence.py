@@ -118,6 +118,50 @@ def ctc_log_probs(logits: Tensor, labels: Tensor, enc_lens: Tensor, label_lens: 
         return torch.where(fits, -nats, -torch.inf).view(label_lens.shape)
 
 
+@torch.no_grad()
+def ctc_emission_frames(logits: Tensor, labels: list[int]) -> list[int]:
+    """Find the frame at which the most probable alignment of CTC emits each label of one utterance.
+
+    Args:
+        logits: (T, V), the blank at class 0.
+        labels: L of them, without the blank.
+
+    Returns:
+        The first frame of every label; empty if they do not fit the frames.
+
+    Raises:
+        ValueError: the model computes NaN.
+    """
+    scores = logits.detach().cpu().double().log_softmax(-1)
+    repeats = sum(one == other for one, other in zip(labels, labels[1:], strict=False))
+    if scores.isnan().any():
+        raise ValueError("the model computes NaN: look for parameters or speech samples that are not finite")
+    if len(labels) + repeats > len(scores):
+        return []
+    states = [BLANK, *(label for pair in zip(labels, [BLANK] * len(labels), strict=True) for label in pair)]
+    # A label may follow another without a blank between, unless they are equal.
+    skips = [i > 1 and state != BLANK and state != states[i - 2] for i, state in enumerate(states)]
+    closed = torch.where(torch.tensor(skips), 0.0, -torch.inf)
+    emitted, best = scores[:, states], torch.full((len(states),), -torch.inf, dtype=scores.dtype)
+    best[:2] = emitted[0, :2]
+    moves = []
+    for frame in emitted[1:]:
+        come = torch.stack([best, *(torch.full_like(best, -torch.inf) for _ in range(2))])
+        come[1, 1:], come[2, 2:] = best[:-1], best[:-2]
+        come[2] += closed
+        best, move = come.max(0)
+        best = best + frame
+        moves.append(move.tolist())
+    state = len(states) - 1 if best[-1] > best[-2:].min() or len(states) == 1 else len(states) - 2
+    first = {state: 0}
+    for t in range(len(moves), 0, -1):
+        before = state - moves[t - 1][state]
+        if before != state:
+            first[state], state = t, before
+    first[state] = 0
+    return [first[2 * i + 1] for i in range(len(labels))]
+
+
 def scores_of(
     values: Tensor | Joint | SequenceScores, enc_lens: Tensor, labels: Tensor, label_lens: Tensor
 ) -> SequenceScores:

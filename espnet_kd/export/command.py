@@ -1,8 +1,8 @@
 """``espnet-kd export``: write a trained experiment as ONNX graphs that transcribe as it does.
 
-The graphs take waveforms, whole or chunk by chunk: ESPnet's front end and normalisation are in them. The check
-set is decoded by the experiment in torch and by the exported files; the directory gets its name only if both
-agree.
+The graphs take waveforms, whole or chunk by chunk: ESPnet's front end and normalisation are in them. The
+check set is decoded by the experiment in torch and by the exported files; the directory gets its name only if
+both agree.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from espnet_kd.export.graph_parts import needing_packages
 from espnet_kd.files import atomic_dir
 
 NO_SHERPA_STREAM = (
-    "--stream: sherpa-onnx computes Kaldi's features for its streaming models; the one kind that gets samples "
-    "has 8 kHz and chunks of 300 ms, and is not told which is the last: give --format onnx"
+    "--stream: sherpa-onnx computes Kaldi's features for its streaming models; the one kind that gets "
+    "samples has 8 kHz and chunks of 300 ms, and is not told which is the last: give --format onnx"
 )
 OPSETS = (18, 23)  # of ONNX: the oldest that torch writes, and the newest that onnxruntime is known to run
 SEARCHES = ("attention", "transducer", "ctc")  # in the order in which they are taken by default
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--search", choices=SEARCHES, help="default: the first that the model has")
     p.add_argument(
         "--beam_size", type=int,
-        help="of attention decoders (default: 5), of transducers (default: 1, greedy; from 2 up ESPnet's search)",
+        help="of attention decoders (default: 5); of transducers (default: 1, greedy; above, ESPnet's search)",
     )  # fmt: skip
     p.add_argument(
         "--ctc_weight", type=float, default=0.5,

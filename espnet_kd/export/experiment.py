@@ -49,7 +49,7 @@ class SearchOptions:
     """How an exported model is to search.
 
     Attributes:
-        search: ``ctc``, ``attention`` or ``transducer``; None takes the first of ``default`` that the model has.
+        search: ``ctc``, ``attention`` or ``transducer``; None takes the first of ``default`` that there is.
         default: names of searches.
         beam_size: of attention decoders, by default 5, and of transducers, by default 1, greedy.
         ctc_weight: of CTC beside attention decoders.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.export import sherpa
-from espnet_kd.export.spectrum import replace_stft
 from espnet_kd.export.search import Chunks
+from espnet_kd.export.spectrum import replace_stft
 from espnet_kd.host.export import (
     Acoustics,
     AttentionStep,

@@ -7,7 +7,7 @@ Two kinds get the waveform: omnilingual ASR for CTC, and Moonshine for transduce
 
 sherpa-onnx gives a CTC model the waveform less its mean, divided by the square root of its variance plus 1e-5.
 The variance of what it gives is therefore v / (v + 1e-5), below 1, and the graph finds v again, and the level
-of the speech, to about 0.1 % for speech at a tenth of full scale.
+of the speech, to about 0.1 % for speech at a tenth of full scale. Moonshine's gets the waveform as it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,8 +67,8 @@ def refuse(settings: Settings, rate: int) -> None:
     """
     if settings.search == "attention":
         raise UserError(
-            "--format sherpa: --search attention is not written for sherpa-onnx: give --search ctc for the CTC "
-            "layer, or --format onnx"
+            "--format sherpa: --search attention is not written for sherpa-onnx: give --search ctc for the "
+            "CTC layer, or --format onnx"
         )
     if rate != RATE:
         raise UserError(f"--format sherpa: sherpa-onnx takes {RATE} Hz for such models, not {rate} Hz")

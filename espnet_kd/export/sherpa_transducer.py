@@ -1,9 +1,9 @@
 """The graphs of a transducer for sherpa-onnx, which searches them as an attention decoder.
 
 Of sherpa-onnx's models that are no CTC only Moonshine's gets the waveform. It has an encoder, and a decoder
-that is given its own best token, what the encoder gave, and states, until it answers with the end. Here a step
-of this decoder is a step of the greedy search: the joint network at the frame that a state counts. A blank
-moves the count on, and sherpa-onnx leaves it out of the text, because tokens.txt does not have it.
+that is given its own best token, what the encoder gave, and states, until it answers with the end. Here a
+step of this decoder is a step of the greedy search: the joint network at the frame that a state counts. A
+blank moves the count on, and sherpa-onnx leaves it out of the text, because tokens.txt does not have it.
 
 Axes: T encoder frames, D features, P features with padding, V tokens of the vocabulary, K layers, H units.
 """
@@ -111,7 +111,8 @@ class NextStep(Steps):
         is_token = token >= SHIFT
         new, *others = self.predictor((token - SHIFT).clamp(min=0).long(), *states)
         predicted = torch.where(is_token, new, predicted)
-        kept = [torch.where(is_token[None], after, state) for after, state in zip(others, states, strict=True)]
+        pairs = zip(others, states, strict=True)
+        kept = [torch.where(is_token[None], after, before) for after, before in pairs]
         emitted = torch.where(is_token[0], emitted + 1, 0)
         moves = ~is_token[0] | (emitted == SYMBOLS_PER_FRAME)
         frame, emitted = torch.where(moves, frame + 1, frame), torch.where(moves, 0, emitted)

@@ -39,7 +39,8 @@ def write_checked(
         UserError: a part cannot be exported, or what it computes or transcribes is not what torch does.
     """
     model, tokens, settings = source.experiment.model, source.experiment.tokens, source.settings
-    plans, for_sherpa = plan_parts(model, settings.search, source.rate, settings.chunks), args.format == "sherpa"
+    plans = plan_parts(model, settings.search, source.rate, settings.chunks)
+    for_sherpa = args.format == "sherpa"
     written = plans_for_sherpa(plans, model, settings) if for_sherpa else plans
     files = {name: into / f"{name}.onnx" for name in written}
     print(f"writing {', '.join(files)}", flush=True)

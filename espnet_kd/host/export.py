@@ -168,7 +168,7 @@ class EncoderChunk(nn.Module):
 
 
 def caches(block: Any) -> list[Tensor]:
-    """Return what an encoder's block keeps of the chunks before; a convolution keeps one tensor, not a list."""
+    """Return what an encoder's block keeps of the chunks before: a list, of a convolution one tensor."""
     return [block.cache] if isinstance(block.cache, Tensor) else list(block.cache)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
+from espnet_kd.host.models import CTC_PARTS
 from espnet_kd.host.outputs import OWN_PREFIX
 from espnet_kd.methods.consistency import compared_views
 from espnet_kd.methods.delay import set_delays
@@ -196,12 +197,13 @@ def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) ->
 
 def _check_blanks(teachers: Sequence[TeacherModel], terms: Sequence[TermOptions]) -> None:
     """Refuse weights by the blank where a teacher has it at another token than 0."""
-    guided = [t.term.name for t in terms if t.build().guide_tap is not None]
+    guided = [t for t in terms if t.build().guide_tap is not None or t.build().by_blank]
     elsewhere = [teacher.owner for teacher in teachers if teacher.blank]
     if guided and elsewhere:
+        what = "`frames`" if guided[0].build().by_blank else "`frame_weights: nonblank`"
         raise UserError(
-            f"criterion {guided[0]}: `frame_weights: nonblank` needs the blank at token 0, which "
-            f"{elsewhere[0]} has elsewhere: choose other weights"
+            f"criterion {guided[0].term.name}: {what} needs the blank at token 0, which {elsewhere[0]} has "
+            "elsewhere: choose other frames or weights"
         )
 
 
@@ -250,6 +252,11 @@ def _fit(
                 )
             continue
         criterion = t.build()
+        if criterion.of_ctc and t.term.student_tap.split(".")[0] not in CTC_PARTS:
+            raise UserError(
+                f"criterion {t.term.name}: `delay` and `frames` are for the frames of CTC, not for "
+                f"{t.term.student_tap}: leave them out, or give tap: ctc.ctc_lo"
+            )
         student, target, _ = aligned(
             ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term, criterion.needs
         )

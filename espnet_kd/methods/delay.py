@@ -1,4 +1,7 @@
-"""Emission delay: how much later than its teacher a trained student emits labels; for ``delay: auto``."""
+"""Emission delay: how much later than its teacher a trained student emits labels; for ``delay: auto``.
+
+It is that of the lattices of two transducers, or of the CTC layers, where one of the models has no lattice.
+"""
 
 import argparse
 import logging
@@ -15,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from espnet_kd.criteria.sequence import ctc_emission_frames
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.host.models import encode, in_chunks, own_chunks
+from espnet_kd.host.models import ctc_layer, encode, has_lattice, in_chunks, own_chunks
 from espnet_kd.host.training import preprocessing, read_utterances
 from espnet_kd.rnnt import emission_frames
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
@@ -69,36 +73,63 @@ def measure(
     """Align both models with the same texts and compare when they emit each label.
 
     Args:
-        student, teacher: transducers of ESPnet in eval mode, of one token list and frame rate.
+        student, teacher: models of ESPnet in eval mode, of one token list and frame rate: both transducers,
+            or both with a CTC layer.
         speech: utterances.
         chunks: frames that the student's encoder sees at a time, and how many such chunks before it; 0 stands
             for all. None: it sees all at once.
 
     Raises:
-        UserError: one is no transducer, or gives NaN.
+        UserError: they have neither in common, or one gives NaN.
     """
-    delays = Delays()
-    for name, model in (("the student", student), ("the teacher", teacher)):
-        check_lattice(model, name)
+    delays, aligned = Delays(), emissions if by_lattice(student, teacher) else ctc_emissions
     for samples, tokens in speech:
         if not len(tokens):
             continue
         try:
             with in_chunks(student, chunks):
-                late = emissions(student, samples, tokens)
-            early = emissions(teacher, samples, tokens)
+                late = aligned(student, samples, tokens)
+            early = aligned(teacher, samples, tokens)
         except TOO_SHORT:  # no frame in which a label could be
             continue
         except ValueError as e:
             raise UserError(f"delay: {e}") from None
+        if not late or not early:
+            continue
         delays.frames.update(s - t for s, t in zip(late, early, strict=True))
         delays.utterances += 1
     return delays
 
 
+def by_lattice(student: nn.Module, teacher: nn.Module) -> bool:
+    """Return whether two models are compared by their lattices, not by their CTC layers.
+
+    Raises:
+        UserError: one has neither what the other has.
+    """
+    both = (("the student", student), ("the teacher", teacher))
+    if all(ctc_layer(model) is not None for _, model in both) and not all(has_lattice(m) for _, m in both):
+        return False
+    for name, model in both:
+        check_lattice(model, name)
+    return True
+
+
+@torch.no_grad()
+def ctc_emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> list[int]:
+    """Return the encoder frame at which CTC emits every token of one utterance; empty if they do not fit."""
+    device = next(model.parameters()).device
+    speech = torch.as_tensor(samples, dtype=torch.float32, device=device)[None]
+    encoded, lengths = encode(model, speech, torch.tensor([speech.shape[1]], device=device))
+    check_frames_left(lengths, "the model")
+    layer = ctc_layer(model)
+    assert layer is not None
+    return ctc_emission_frames(layer(encoded)[0], [int(token) for token in tokens])
+
+
 @torch.no_grad()
 def emissions(model: nn.Module, samples: NDArray[Any], tokens: NDArray[Any]) -> list[int]:
-    """Return the encoder frame of every token of one utterance."""
+    """Return the encoder frame at which a transducer emits every token of one utterance."""
     device = next(model.parameters()).device
     speech = torch.as_tensor(samples, dtype=torch.float32, device=device)[None]
     text = torch.as_tensor(tokens, dtype=torch.long, device=device)[None]
@@ -169,7 +200,7 @@ def compare(
         chunks: see ``measure``.
 
     Raises:
-        UserError: one is no transducer, their tokens or frames differ, or the data have no text.
+        UserError: see ``measure``; or their tokens or frames differ, or the data have no text.
     """
     configs = [read_config(model.directory) for model in (student, teacher)]
     if student.tokens != teacher.tokens:

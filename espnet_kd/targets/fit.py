@@ -129,6 +129,8 @@ def _unserved_term(
     tap = taps[path]
     if criterion.guide_tap is not None and blank:
         return f"`frame_weights: nonblank` needs the blank at token 0, and they have it at {blank}"
+    if criterion.by_blank and blank:
+        return f"`frames: {criterion.frames}` needs the blank at token 0, and they have it at {blank}"
     if (tap.kind == "codes") != (criterion.needs == "codes"):
         there = "only codes are" if tap.kind == "codes" else f"no codes but {tap.kind} are"
         return f"{there} stored at {path}: codes are for criteria of type mvq alone"

@@ -24,6 +24,21 @@ def kl(student, teacher, temperature=1.0, direction="forward", label_smoothing=0
     return temperature**2 * both[direction]
 
 
+def matched(student, teacher, inner, delay=None, frames="all", neighbours=1, **options):
+    """Return the KL of each position of the teacher that counts, `inner` positions a frame."""
+    least, most = (delay or {}).get("min", 0), (delay or {"max": 0})["max"]
+    tokens = [row.index(max(row)) != 0 for row in teacher]
+    near = {"all": len(teacher), "nonblank": 0, "symmetric": neighbours}[frames]
+    values = []
+    for i, row in enumerate(teacher):
+        around = range(-near, near + 1)
+        told = any(tokens[i + k * inner] for k in around if 0 <= i + k * inner < len(teacher))
+        later = [student[i + k * inner] for k in range(least, most + 1) if i + k * inner < len(teacher)]
+        if (told or frames == "all") and later:
+            values.append(min(kl(other, row, **options) for other in later))
+    return values
+
+
 def cross_entropy(student, teacher, temperature=1.0, label_smoothing=0.0):
     q, p = softmax(student, temperature), smoothed(teacher, temperature, label_smoothing)
     return -(temperature**2) * sum(a * math.log(b) for a, b in zip(p, q, strict=True))

@@ -242,3 +242,59 @@ def test_wrong_options(options, message):
 def test_fewer_stored_classes_than_k():
     with pytest.raises(ValueError, match=r"k is 3, but .*target \(2, 3, 2\) have fewer classes"):
         run("topk", teacher=top_classes(logits(1), 2), k=3)
+
+
+def ctc(teacher, student, lengths=None, **options):
+    """Compute the KL of one utterance per row, and the student's gradient."""
+    student = tensor(student).double().requires_grad_()
+    mask = torch.arange(student.shape[1]) < tensor(lengths or [student.shape[1]] * len(student))[:, None]
+    value = build_criterion("kl", **options)(student, tensor(teacher).double(), mask)
+    value.backward()
+    return value.item(), student.grad
+
+
+EVEN, SURE = [0.0, 0.0], [log(3), 0.0]  # (1/2, 1/2), (3/4, 1/4); the blank is first
+TOKEN = [0.0, log(3)]
+
+
+def test_a_frame_is_compared_with_the_most_alike_of_those_after_it():
+    # frame 0 of the teacher, (1/2, 1/2), is found a frame later; frame 1 only where it is:
+    # 3/4 ln(3/2) + 1/4 ln(1/2)
+    value, gradient = ctc([[EVEN, SURE]], [[SURE, EVEN]], delay={"max": 1})
+    assert value == pytest.approx(3 / 4 * log(3 / 2) - log(2) / 4)
+    assert (gradient[0, 0] == 0).all() and gradient[0, 1].abs().max() > 0
+    # both frames of the teacher are compared with the student's second, whose gradients add up
+    _, both = ctc([[EVEN, EVEN]], [[[9.0, 0.0], SURE]], delay={"max": 1})
+    torch.testing.assert_close(both[0, 1], 2 * ctc([[EVEN]], [[SURE]])[1][0, 0])
+
+
+def test_a_least_delay_leaves_out_the_end_of_an_utterance():
+    # frame 0 with frame 1: (3/4, 1/4) against (1/2, 1/2); frame 1 has none after it, padding does not count
+    for reduction in ("utterance", "mean"):  # of one utterance, and of one frame that counts
+        options = {"delay": {"min": 1, "max": 5}, "reduction": reduction}
+        value, _ = ctc([[SURE, TOKEN, EVEN]], [[TOKEN, EVEN, SURE]], [2], **options)
+        assert value == pytest.approx(3 / 4 * log(3 / 2) - log(2) / 4)
+    assert ctc([[SURE]], [[EVEN]], delay={"min": 1, "max": 1})[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "counted"),
+    [({"frames": "nonblank"}, [2]), ({"frames": "symmetric"}, [1, 2, 3]),
+     ({"frames": "symmetric", "neighbours": 2}, [0, 1, 2, 3])],
+)  # fmt: skip
+def test_frames_that_count_are_around_the_teachers_tokens(options, counted):
+    teacher, student = [[SURE, SURE, TOKEN, SURE, SURE]], [[EVEN] * 5]
+    value, gradient = ctc(teacher, student, [4], reduction="mean", **options)
+    # each frame: 3/4 ln(3/2) + 1/4 ln(1/2)
+    assert value == pytest.approx(3 / 4 * log(3 / 2) - log(2) / 4)
+    assert [i for i in range(5) if gradient[0, i].abs().max() > 0] == counted
+
+
+@pytest.mark.parametrize(
+    ("delay", "message"),
+    [("auto", "give the frames that the student may be late"), ({"max": 4, "mim": 1}, "did you mean min"),
+     ({"max": 1, "min": 2}, "0 <= min <= max"), ({"max": 0.5}, "whole numbers"), ({}, "may be late")],
+)  # fmt: skip
+def test_delays_are_checked(delay, message):
+    with pytest.raises(ValueError, match=message):
+        build_criterion("kl", delay=delay)

@@ -9,7 +9,7 @@ from test_transducer import LENGTHS, joints
 from torch import tensor
 
 from espnet_kd.criteria import Transcript, build_criterion
-from espnet_kd.criteria.sequence import ctc_log_probs, scores_of
+from espnet_kd.criteria.sequence import ctc_emission_frames, ctc_log_probs, scores_of
 from espnet_kd.rnnt import SequenceScores
 
 CTC = Transcript(tensor([[1, 1, 2], [3, -1, -1], [-1, -1, -1]]), tensor([5, 3, 1]), tensor([3, 1, 0]))
@@ -222,3 +222,19 @@ def test_of_hypotheses_the_posteriors_over_the_list_are_compared(name):
 def test_an_option_without_meaning_is_refused(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} is .* but kind: sequence compares whole"):
         build_criterion("transducer", kind="sequence", **option)
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2], [], [1, 1, 1, 1]])
+def test_ctc_emits_where_the_best_of_all_alignments_does(labels):
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(len(labels)), dtype=torch.float64) * 3
+    scores = logits.log_softmax(-1)
+
+    def text(path):
+        return [k for k, _ in itertools.groupby(path) if k]
+
+    paths = [path for path in itertools.product(range(3), repeat=5) if text(path) == labels]
+    expected = []
+    if paths:
+        best = max(paths, key=lambda path: sum(scores[t, k] for t, k in enumerate(path)))
+        expected = [t for t, k in enumerate(best) if k and (t == 0 or best[t - 1] != k)]
+    assert ctc_emission_frames(logits, labels) == expected
