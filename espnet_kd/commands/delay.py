@@ -1,8 +1,8 @@
 """``espnet-kd delay``: how much later than its teacher a student emits, on transcribed speech.
 
-Both are aligned with the same texts, transducers by their lattices, other models by CTC. The delay is measured
-in the speech, between the frames at which they emit a token; the time of computing and the wait for the end of
-a chunk are not part of it.
+Both are aligned with the same texts, transducers by their lattices, other models by CTC. The delay is
+measured in the speech, between the frames at which they emit a token; the time of computing and the wait for
+the end of a chunk are not part of it.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     from espnet_kd.teachers.experiment import load_experiment
 
     student, teacher = (load_experiment(d, args.checkpoint) for d in (args.student, args.teacher))
-    milliseconds = frame_milliseconds(read_config(args.student / "config.yaml"))
+    config = read_config(args.student / "config.yaml")
+    milliseconds = frame_milliseconds(config)
     inference = read_config(args.inference_config) if args.inference_config else {}
     inference |= overrides(args.inference_args)
     chunks = chunks_of(inference, milliseconds)
@@ -62,6 +63,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     data = [(str(args.data / file), name, kind) for file, name, kind in files]
     delays = compare(student, teacher, data, args.utterances, chunks)
     values = delays.values * milliseconds
+    seen = chunks[0] if chunks else block_size(config)
     if not len(values):
         raise UserError(f"{args.data}/text has no tokens: delays are measured on transcripts")
     return {
@@ -70,12 +72,21 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "utterances": delays.utterances,
         "labels": len(values),
         "frame_ms": milliseconds,
-        "chunk_ms": chunks[0] * milliseconds if chunks else None,
+        "chunk_ms": seen * milliseconds if seen else None,
         "mean_ms": round(float(values.mean()), 2),
         "median_ms": float(np.median(values)),
         "p90_ms": round(float(np.quantile(values, 0.9)), 2),
         "frames": {str(delay): count for delay, count in sorted(delays.frames.items())},
     }
+
+
+def block_size(config: dict[str, Any]) -> int | None:
+    """Return the frames that a contextual block encoder sees at a time; None for other encoders."""
+    from espnet_kd.host.outputs import BLOCK_ENCODERS
+
+    if config.get("encoder") not in BLOCK_ENCODERS:
+        return None
+    return int((config.get("encoder_conf") or {}).get("block_size", 40))
 
 
 def overrides(words: str) -> dict[str, Any]:

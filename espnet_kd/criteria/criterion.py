@@ -134,10 +134,11 @@ class Criterion(nn.Module):
             if matches is not None:
                 pairs = matches.student, positions
                 values = _InChunks.apply(student.flatten(0, -2), target, *pairs, self, dtype, rows)
-                counted = values.masked_fill(~matches.count, 0.0)
+                values = values.masked_fill(~matches.counted, 0.0)
                 if self.reduction != "mean":
-                    return reduce(counted, len(mask), self.reduction)
-                return counted.sum() / matches.count.sum().clamp(min=1)
+                    return reduce(values, len(mask), self.reduction)
+                mean: Tensor = values.sum() / matches.counted.sum().clamp(min=1)
+                return mean
             if len(positions) > rows and self._takes_chunks():
                 values = _InChunks.apply(student.flatten(0, -2), target, positions, None, self, dtype, rows)
                 return reduce(values, len(mask), self.reduction)
@@ -161,11 +162,11 @@ class Matches(NamedTuple):
 
     Attributes:
         student: (N,) position of the student for each real position of the target.
-        count: (N,) bool, False where nothing is compared.
+        counted: (N,) bool, False where nothing is compared.
     """
 
     student: Tensor
-    count: Tensor
+    counted: Tensor
 
 
 class _InChunks(torch.autograd.Function):

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--search", choices=SEARCHES, help="default: the first that the model has")
     p.add_argument(
         "--beam_size", type=int,
-        help="of attention decoders (default: 5); of transducers (default: 1, greedy; above, ESPnet's search)",
+        help="of attention decoders (default: 5); of transducers (default: 1, greedy; else ESPnet's)",
     )  # fmt: skip
     p.add_argument(
         "--ctc_weight", type=float, default=0.5,

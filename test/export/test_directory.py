@@ -32,7 +32,7 @@ def test_sherpa_onnx_joins_tokens_to_the_same_text() -> None:
 
 
 def test_a_token_list_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_tokens(tmp_path, PIECES)
+    write_tokens(tmp_path, dict(enumerate(PIECES)))
     assert read_tokens(tmp_path) == PIECES
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from espnet_kd.export.search import CtcPrefix, Settings, attention_beam, ctc_greedy, transcribe
+from espnet_kd.export.search import CtcGreedy, CtcPrefix, Settings, TransducerBeam, attention_beam, transcribe
 
 BLANK, A, B, END = 0, 1, 2, 3
 
@@ -17,7 +17,11 @@ def logs(rows: list[list[float]]) -> np.ndarray:
 
 def test_ctc_greedy_leaves_out_blanks_and_repetitions() -> None:
     frames = [A, A, BLANK, A, B, B, BLANK]
-    assert ctc_greedy(np.eye(4)[frames], BLANK) == [A, A, B]
+    for cut in range(len(frames) + 1):  # in two chunks
+        search = CtcGreedy(BLANK)
+        for chunk in (frames[:cut], frames[cut:]):
+            search.accept([np.zeros((1, len(chunk), 2)), np.eye(4)[chunk][None]])
+        assert search.tokens == [A, A, B]
 
 
 def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
@@ -72,9 +76,33 @@ def test_a_transducer_emits_several_tokens_in_a_frame_and_follows_its_states() -
         return [np.array([[[0.0], [1.0]]])]
 
     parts = {"encoder": encoder, "predictor": predictor, "joiner": joiner}
-    settings = Settings("transducer", states=[[1, 1, 1]])
+    settings = Settings("transducer", states=[[1, 1, 1]], beam_size=1)
     assert transcribe(parts, settings, np.zeros(10)) == [A, B, B]
     assert fed == [(BLANK, 0.0), (A, 1.0), (B, 2.0), (B, 3.0)]
+
+
+def test_a_transducers_beam_finds_what_is_better_later() -> None:
+    # In the frame a token is A or B, then the blank follows A with 0.2 and B with 0.9.
+    table = {(): [0.1, 0.5, 0.4, 1e-9], (A,): [0.2, 0.5, 0.3, 1e-9], (B,): [0.9, 0.05, 0.05, 1e-9]}
+    known = {number: table[text] for number, text in enumerate(table)}
+
+    def predictor(token: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        return [np.array([[{BLANK: 0, A: 1, B: 2}[int(token[0, 0])]]]), state]
+
+    def joiner(frame: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
+        return [logs([known[int(predicted[0, 0])]])]
+
+    # B and the blank: 0.4 * 0.9 = 0.36; the blank alone 0.1, A and the blank 0.5 * 0.2 = 0.1, A B 0.5 * 0.3 * 0.9
+    search = TransducerBeam(predictor, joiner, Settings("transducer", states=[[1]], beam_size=2))
+    search.accept([np.zeros((1, 1, 1))])
+    assert search.tokens == [B]
+
+
+def test_a_transducer_without_blanks_ends() -> None:
+    joiner = lambda *_: [logs([[1e-9, 0.4, 0.6]])]  # noqa: E731
+    search = TransducerBeam(lambda *_: [np.zeros((1, 1))], joiner, Settings("transducer", beam_size=2))
+    search.accept([np.zeros((1, 2, 1))])
+    assert isinstance(search.tokens, list)
 
 
 def test_speech_that_is_too_short_has_no_text() -> None:

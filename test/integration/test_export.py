@@ -14,6 +14,7 @@ from exports import HYBRID, TRANSDUCER, write_check_set, write_experiment
 
 from espnet_kd.errors import UserError
 from espnet_kd.export import command, directory, writing
+from espnet_kd.measure.recogniser import DecodingOptions, load_recogniser
 
 pytestmark = pytest.mark.slow(seconds=15)
 
@@ -23,6 +24,12 @@ JASPER = {
     "blocks": [{"channels": 16, "kernel": 5}],
     "epilogue": [{"channels": 16, "kernel": 1}],
 }
+BLOCKS = {
+    "output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1, "block_size": 8,
+    "hop_size": 4, "look_ahead": 4,
+}  # fmt: skip
+CHUNKS = {"dynamic_chunk_training": True, "short_chunk_size": 4, "num_left_chunks": 2}
+STREAMING = {**TRANSDUCER, "encoder_conf": {**TRANSDUCER["encoder_conf"], "main_conf": CHUNKS}}
 DEEPSPEECH2 = {
     "convolutions": [{"channels": 4, "kernel": [5, 11], "stride": [4, 2]}], "layers": 1, "hidden": 16,
 }  # fmt: skip
@@ -99,12 +106,17 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
 
     rnn = {**HYBRID, "decoder": "rnn", "decoder_conf": {}}
     assert "attention decoder is a RNNDecoder, not a transformer: export its CTC layer with" in refused(rnn)
-    streaming = {**TRANSDUCER["encoder_conf"], "main_conf": {"dynamic_chunk_training": True}}
-    assert "trained for streaming" in refused({**TRANSDUCER, "encoder_conf": streaming})
+    blocks = {**CTC, "encoder": "contextual_block_transformer", "encoder_conf": BLOCKS}
+    assert "Python loop over as many blocks as the speech has" in refused(blocks)
+    assert "--stream: its encoder needs the whole utterance" in refused(TRANSDUCER, "--stream")
+    assert "one kind that gets samples has 8 kHz" in refused(STREAMING, "--stream", "--format", "sherpa")
+    assert "--decoding_window 10: the encoder makes no frame of so little" in refused(
+        STREAMING, "--stream", "--decoding_window", "10"
+    )
     recurrent = {**CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2}
     assert "cannot run the graph of its recurrent encoder" in refused(recurrent)
     assert "with --search transducer: it has attention, ctc" in refused(HYBRID, "--search", "transducer")
-    assert "waveforms for CTC models only" in refused(HYBRID, "--format", "sherpa", "--search", "attention")
+    assert "attention is not written for sherpa-onnx" in refused(HYBRID, "--format", "sherpa", "--search", "attention")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/file").touch()
     with pytest.raises(UserError, match="own is not an exported model and is not overwritten"):
@@ -141,6 +153,35 @@ def test_sherpa_onnx_transcribes_as_torch_does(hybrid: Path, dev: Path) -> None:
     assert found["largest_difference"]["encoder"] < 1e-2  # the level of the speech is restored
     assert found["check"]["sherpa"]["texts_differ"] <= 1
     assert texts(hybrid, dev)[0]
+
+
+@pytest.mark.long
+def test_a_streaming_transducer_equals_espnet_in_every_chunk(dev: Path, tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path, **STREAMING)
+    found = export(exp, dev, "--stream", "--decoding_window", "320", "--left_context", "16")
+    parts = {"front_end", "encoder", "predictor", "joiner"}
+    assert found["largest_difference"].keys() == {*parts, "chunks"} and found["parts"].keys() == parts
+    assert max(found["largest_difference"].values()) < 1e-4
+    assert found["check"]["onnx"]["texts_differ"] == 0
+    model = load_recogniser(exp / "out", DecodingOptions(stream=True))
+    assert model.chunk == 5120 and model.whole == ""
+    speech = soundfile.read(dev / "u2.wav", dtype="float32")[0]
+    partial = [(stream := model.stream()).accept(speech[:5120], False), stream.accept(speech[5120:6000], True)]
+    assert partial[1].startswith(partial[0]) and len(partial[1]) > len(partial[0])
+    assert model.decode(speech) == texts(exp, dev)[2] != partial[1] and model.decode(speech[:0]) == ""
+    assert isinstance(model.decode(speech[:10]), str), "ESPnet pads it to a chunk"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("decoder", ["rnn", "stateless"])
+def test_sherpa_onnx_runs_the_search_of_a_transducer(decoder: str, dev: Path, tmp_path: Path) -> None:
+    conf = {"rnn": TRANSDUCER["decoder_conf"], "stateless": {"embed_size": 16}}[decoder]
+    exp = write_experiment(tmp_path, **{**TRANSDUCER, "decoder": decoder, "decoder_conf": conf})
+    found = export(exp, dev, "--format", "sherpa", *(["--int8"] if decoder == "rnn" else []))
+    assert found["largest_difference"].keys() == {"encoder", "cached_decode"}
+    assert max(found["largest_difference"].values()) < 1e-4
+    assert found["check"]["sherpa"]["texts_differ"] == 0
+    assert len(found["parts"]) == 4 and all(texts(exp, dev))
 
 
 @pytest.mark.long

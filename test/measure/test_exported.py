@@ -32,7 +32,7 @@ def exported(tmp_path: Path) -> Path:
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "encoder.onnx")
-    directory.write_tokens(tmp_path, ["<blank>", "A", "B"])
+    directory.write_tokens(tmp_path, dict(enumerate(["<blank>", "A", "B"])))
     description = {
         "format": "onnx", "rate": 8000, "token_type": "char", "source": {"parameters": 6},
         "parts": {"encoder": {"file": "encoder.onnx"}},

@@ -190,12 +190,16 @@ teacher_dirs() {
     done
 }
 
-# measure_delay: measure the emission delay of a transducer against its teacher.
+# measure_delay: measure the emission delay of a transducer, or of a block encoder with CTC, against its teacher.
 measure_delay() {
     local dir options=()
-    [ "${asr_task}" = asr_transducer ] && [ ${#teachers[@]} -gt 0 ] || return 0
+    [ ${#teachers[@]} -gt 0 ] || return 0
     dir=$(model_dir "${teachers[0]}")
-    [ "$(task_of "${dir}")" = asr_transducer ] || return 0
+    if [ "${asr_task}" = asr_transducer ]; then
+        [ "$(task_of "${dir}")" = asr_transducer ] || return 0
+    else
+        grep -q '^encoder: contextual_block_' "${student}/config.yaml" || return 0
+    fi
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
     [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
     compute "${decode_cmd}" "delay_${student##*/}" "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
