@@ -83,6 +83,15 @@ def test_speech_without_a_frame_has_no_delay_and_nan_is_an_error(student: Path) 
         measure(model, model, speech)
 
 
+def test_models_without_a_lattice_are_aligned_by_ctc(recipe: Recipe, student: Path) -> None:
+    ctc, transducer = (load_experiment(exp).model for exp in (recipe.root / "exp/teacher", student))
+    few, many = torch.tensor([3, 4, 4]).numpy(), torch.tensor([3, 4] * 30).numpy()
+    found = measure(ctc, ctc, [(torch.randn(16000).numpy(), few), (torch.randn(16000).numpy(), many)])
+    assert (found.frames, found.utterances) == ({0: 3}, 1), "60 labels do not fit a second"
+    mixed = measure(transducer, ctc, [(torch.randn(16000).numpy(), few)])
+    assert sum(mixed.frames.values()) == 3, "by the CTC layer of both"
+
+
 def test_a_late_student_has_a_positive_delay(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     late, early = (load_experiment(student).model for _ in range(2))
     monkeypatch.setattr(
