@@ -6,8 +6,9 @@ Two kinds get the waveform: omnilingual ASR for CTC, and Moonshine for transduce
 ``sherpa_transducer.py``.
 
 sherpa-onnx gives a CTC model the waveform less its mean, divided by the square root of its variance plus
-1e-5. The variance of what it gives is therefore v / (v + 1e-5), below 1, and the graph finds v again, and the
-level of the speech, to about 0.1 % for speech at a tenth of full scale. Moonshine's gets the waveform as it is.
+1e-5. The variance of what it gives is therefore v / (v + 1e-5), below 1, and the graph finds v again, and
+the level of the speech, to about 0.1 % for speech at a tenth of full scale. Moonshine's gets the waveform as
+it is.
 """
 
 from collections.abc import Callable, Mapping

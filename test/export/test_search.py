@@ -92,7 +92,8 @@ def test_a_transducers_beam_finds_what_is_better_later() -> None:
     def joiner(frame: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
         return [logs([known[int(predicted[0, 0])]])]
 
-    # B and the blank: 0.4 * 0.9 = 0.36; the blank alone 0.1, A and the blank 0.5 * 0.2 = 0.1, A B 0.5 * 0.3 * 0.9
+    # B and the blank: 0.4 * 0.9 = 0.36; the blank alone: 0.1, A and the blank: 0.5 * 0.2 = 0.1,
+    # A, B and the blank: 0.5 * 0.3 * 0.9 = 0.135
     search = TransducerBeam(predictor, joiner, Settings("transducer", states=[[1]], beam_size=2))
     search.accept([np.zeros((1, 1, 1))])
     assert search.tokens == [B]

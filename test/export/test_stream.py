@@ -7,7 +7,9 @@ from espnet_kd.export.search import Chunks
 from espnet_kd.export.stream import ChunkEncoder
 
 WINDOW, HOP, BEFORE = 4, 2, 3
-CUT = Chunks(samples=10, overlap=WINDOW - HOP, hop=HOP, trim=1, before=BEFORE, left_context=2, states=[[1, 1]])
+CUT = Chunks(
+    samples=10, overlap=WINDOW - HOP, hop=HOP, trim=1, before=BEFORE, left_context=2, states=[[1, 1]]
+)
 
 
 def encode(samples: int, chunk: int = 10) -> tuple[list[np.ndarray], list[int], list[float]]:

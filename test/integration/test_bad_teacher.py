@@ -241,6 +241,7 @@ def test_statistics_of_the_teacher_are_gone(recipe: Recipe, broken: Path) -> Non
         ({**KL, "student_tap": "encoder"}, "has 16 values at a position"),
         ({**KL, "type": "k1"}, "did you mean kl?"),
         ({**KL, "temprature": 2}, "no option temprature; did you mean temperature?"),
+        ({**KL, "tap": "decoder", "delay": {"max": 2}}, "are for the frames of CTC, not for decoder"),
         ({**KL, "weight": "much"}, "neither a number"),
         ({**KL, "weight": -0.5}, "ctc.weight: -0.5 is below 0"),
         ({**KL, "weight": {"schedule": "linear", "to": 1}}, "needs from, to and steps"),

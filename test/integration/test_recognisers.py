@@ -55,12 +55,18 @@ def transducer(recipe: Recipe) -> Path:
 
 @pytest.fixture(scope="module")
 def blockwise(recipe: Recipe) -> Path:
-    """A model with a contextual block encoder."""
+    """A model with a contextual block encoder, distilled with a window for its delay."""
     conf = {
         "output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1, "block_size": 8,
         "hop_size": 4, "look_ahead": 4, "input_layer": "conv2d",
     }  # fmt: skip
-    exp = recipe.train("exp/blockwise", "student", encoder="contextual_block_transformer", encoder_conf=conf)
+    delayed = {"type": "kl", "tap": "ctc.ctc_lo", "delay": {"max": 2}, "frames": "symmetric"}
+    exp = recipe.train(
+        "exp/blockwise", "student", encoder="contextual_block_transformer", encoder_conf=conf,
+        teacher={"exp": "exp/teacher"}, criteria={"ctc": delayed},
+    )  # fmt: skip
+    found = torch.load(exp / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["train"]
+    assert 0 < found["loss_kd_ctc"] < float("inf")
     return talkative(exp, "valid.acc.ave.pth")
 
 
