@@ -37,6 +37,13 @@ def count_batches(model: nn.Module) -> None:
     model.register_load_state_dict_post_hook(_not_missing)
 
 
+def count_training(model: nn.Module) -> None:
+    """Let a model count its training batches, where no other method does."""
+    if not counts_batches(model):
+        count_batches(model)
+        model.register_forward_hook(_count)
+
+
 def counts_batches(model: nn.Module) -> bool:
     """Return whether a model has the counter ``kd_step``."""
     return "kd_step" in vars(model)
@@ -178,6 +185,11 @@ def join_state(state: State, own: State, groups: Groups) -> State:
         for saved, group in zip(state["param_groups"], groups, strict=True)
     ]
     return {"state": joined, "param_groups": filled}
+
+
+def _count(model: nn.Module, inputs: object, output: object) -> None:
+    if model.training:
+        model.kd_step += 1
 
 
 def _leave_out(model: nn.Module, state: State, prefix: str, metadata: object) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from espnet_kd.config import refuse_unknown
 from espnet_kd.errors import UserError
 from espnet_kd.methods.method import BuildModel, Method
-from espnet_kd.methods.own import count_batches, counts_batches, peers_of
+from espnet_kd.methods.own import count_training, peers_of
 from espnet_kd.rnnt.device import to_device
 from espnet_kd.schedule import Schedule, build_schedule
 
@@ -200,9 +200,7 @@ def sample_prefixes(
     for peer in peers_of(model):
         check_decoder(peer)
         decoders.append(peer.decoder)
-    if not counts_batches(model):
-        count_batches(model)
-        model.register_forward_hook(_count)
+    count_training(model)
     sampling = ScheduledSampling(model, probability, shared)
     for decoder in decoders:
         decoder.register_forward_pre_hook(sampling)
@@ -210,8 +208,3 @@ def sample_prefixes(
     for teacher in teachers:
         model.kd_teacher_follows = True
         teacher.decoder.register_forward_pre_hook(sampling.follow)
-
-
-def _count(model: nn.Module, inputs: object, output: object) -> None:
-    if model.training:
-        model.kd_step += 1
