@@ -1,7 +1,7 @@
 """Write the files of an exported model, and refuse those that do not do what the model in torch does."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ from espnet_kd.export import check, directory, int8, sherpa
 from espnet_kd.export.experiment import Source
 from espnet_kd.export.graph_parts import Compared, OnnxPart, onnx_parts, torch_parts
 from espnet_kd.export.graphs import plan_for_sherpa, plan_parts, write_graph
+from espnet_kd.export.quantised import quantise, quantise_options
 from espnet_kd.export.search import Array, Part
 from espnet_kd.files import fingerprint
 
@@ -46,15 +47,17 @@ def write_checked(
     directory.write_tokens(into, names)
     compared = compared_parts(torch_parts(plans, model), files)
 
+    def decoded(parts: Mapping[str, Part]) -> dict[str, str]:
+        return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
+
     def texts(files: Mapping[str, Path]) -> dict[str, str]:
         if for_sherpa:
             listed = into / directory.TOKENS
             return data.decode(sherpa.recogniser(files["model"], listed, settings.least, args.threads))
-        parts = onnx_parts(files, args.threads)
-        return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
+        return decoded(onnx_parts(files, args.threads))
 
     print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
-    reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type))
+    reference = decoded(compared)
     parity = {name: part.difference for name, part in compared.items()}
     refuse_difference(parity)
     before = data.errors(reference)
@@ -66,16 +69,34 @@ def write_checked(
         calls = {name: part.calls[: int8.CALLS] for name, part in compared.items()}
         if for_sherpa:
             calls = {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
-        effects = Effects(args.keep_float, files, calls)
+        trained = trained_in_float(args.keep_float, source)
+        if trained is not None:
+            quantise(model, trained).on = True  # what it was trained to compute, and int8 graphs are to
+            as_trained = decoded(torch_parts(plans, model))
+            results["torch_int8"] = check.comparison(data, reference, as_trained)
+            reference = as_trained
+        effects = Effects(args.keep_float, files, calls, trained)
         results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
         extra |= kept
-    found = describe(args, source, data, results) | {
+    description = describe(args, source, data, results) | {
         "parts": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in files.items()},
         "largest_difference": {name: round(value, 9) for name, value in parity.items()},
         **extra,
     }
-    directory.write_description(into, found, settings)
-    return found
+    directory.write_description(into, description, settings)
+    return description
+
+
+def trained_in_float(keep_float: list[str], source: Source) -> tuple[str, ...] | None:
+    """Return the layers that a training for int8 left in float; None if it was none, or is not to count.
+
+    Args:
+        keep_float: the option.
+        source: the experiment.
+    """
+    if keep_float != ["auto"] or not source.config.get("quantise"):
+        return None
+    return quantise_options(source.config["quantise"]).keep_float
 
 
 def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Compared]:
@@ -112,18 +133,26 @@ class Effects:
         keep_float: the option: names of layers, ``none``, or ``auto`` to measure.
         files: part -> float graph; a prepared copy is written beside each.
         calls: part -> inputs from the check set.
+        trained: what a training for int8 left in float, in these graphs and in others; it then counts.
 
     Raises:
         UserError: there is no layer of a name.
     """
 
     def __init__(
-        self, keep_float: list[str], files: Mapping[str, Path], calls: Mapping[str, list[tuple[Array, ...]]]
+        self,
+        keep_float: list[str],
+        files: Mapping[str, Path],
+        calls: Mapping[str, list[tuple[Array, ...]]],
+        trained: Collection[str] | None = None,
     ) -> None:
         self.prepared = {name: path.with_name(f".{path.name}") for name, path in files.items()}
         known = {name: int8.prepare(files[name], self.prepared[name]) for name in files}
         self.layers = [layer for layers in known.values() for layer in layers]
         self.measured: dict[str, float] = {}
+        if trained is not None:
+            self.choices = [[layer for layer in self.layers if layer in trained]]
+            return
         if keep_float == ["auto"]:
             print(f"measuring the effect of int8 on each of {len(self.layers)} layers", flush=True)
             found = int8.effects(self.prepared, calls)

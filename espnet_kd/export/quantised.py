@@ -1,26 +1,69 @@
-"""Layers that compute with the values which int8 graphs have: ONNX's DynamicQuantizeLinear, per channel weights.
+"""Layers that compute with the values of int8 graphs, for training: what int8.py writes, in torch.
 
-What `espnet-kd export --int8` writes quantises the inputs of a layer with one range for a whole call. A
+onnxruntime quantises the inputs of a layer with one range for a whole call. A
 training has batches, so that the ranges are here those of the calls of a search: of the encoder an utterance
 is one, of a decoder or a joint network a step is one.
 """
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from espnet_kd.config import refuse_unknown
 from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
-from espnet_kd.methods.quantise import LATTICE_LAYER
+from espnet_kd.export.int8 import FRONT_END
 from espnet_kd.rnnt.device import to_device
 
-FRONT_END = "frontend"  # stays in float in exported graphs, too
+KEYS = ("weights", "activations", "begin", "keep_float")
+INT8 = "int8"
+LATTICE_LAYER = "joint_network.lin_out"  # its inputs, one for each node of the lattice, are never in memory
 STEPWISE = ("decoder.", "joint_network.")  # parts that a search calls step by step
 ATTENDED = ("linear_k", "linear_v")  # but these read all that is attended to
 SELF_ATTENTION = "self_attn"
 ROUNDING = 1e-4  # of a number of frames
+
+
+class Quantise(NamedTuple):
+    """How a student is quantised in training.
+
+    Attributes:
+        begin: training batches before it.
+        keep_float: layers that stay in float, ``LATTICE_LAYER`` among them.
+    """
+
+    begin: int = 0
+    keep_float: tuple[str, ...] = (LATTICE_LAYER,)
+
+
+def quantise_options(quantise: Mapping[str, Any]) -> Quantise:
+    """Check the option ``quantise``.
+
+    Keys:
+        weights (int8; int8): of linear layers and convolutions over one frame, with a scale per output
+            channel.
+        activations (int8; int8): inputs of these layers, with a range that is measured as they come.
+        begin (integer; 0): training batches in float before it; validation follows.
+        keep_float (list; none): layers that stay in float, by module path; of a transducer
+            ``joint_network.lin_out`` does so by itself. `espnet-kd export --int8` leaves the same in float.
+
+    Raises:
+        UserError: a key is unknown or its value unusable.
+    """
+    if not isinstance(quantise, Mapping):
+        raise UserError("quantise: write `quantise: {weights: int8, activations: int8, begin: 2000}`")
+    refuse_unknown("quantise", quantise, KEYS)
+    for key in KEYS[:2]:
+        if quantise.get(key, INT8) != INT8:
+            raise UserError(f"quantise: {key} is {quantise[key]!r}: int8 is what exported graphs have")
+    begin, names = quantise.get("begin", 0), quantise.get("keep_float") or []
+    if type(begin) is not int or begin < 0:
+        raise UserError(f"quantise: begin is {begin!r}: give a number of training batches, 0 or more")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"quantise: keep_float is {names!r}: give a list of layers, such as [ctc.ctc_lo]")
+    return Quantise(begin, (*names, LATTICE_LAYER))
 
 
 class Switch:
@@ -159,7 +202,7 @@ def quantise(model: nn.Module, keep_float: Collection[str]) -> Switch:
 
     Args:
         model: an ESPnet model.
-        keep_float: layers to leave; ``LATTICE_LAYER`` is left in any case.
+        keep_float: layers to leave.
 
     Returns:
         Their switch, which is off.
@@ -169,9 +212,9 @@ def quantise(model: nn.Module, keep_float: Collection[str]) -> Switch:
     """
     layers, switch = dict(int8_layers(model)), Switch()
     for name in keep_float:
-        if name not in layers:
+        if name not in {*layers, LATTICE_LAYER}:
             raise UserError(f"quantise: keep_float has {name}: {near_misses(name, list(layers))}")
-    for name in layers.keys() - {*keep_float, LATTICE_LAYER}:
+    for name in layers.keys() - set(keep_float):
         layer = layers[name]
         attended = name.startswith(STEPWISE[0]) and name.endswith(ATTENDED)
         of_tokens = name.startswith(STEPWISE[0]) and SELF_ATTENTION in name

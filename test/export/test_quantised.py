@@ -10,8 +10,16 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError
 from espnet_kd.export import int8
 from espnet_kd.export.graph_parts import OnnxPart
-from espnet_kd.methods.quantise import Quantise, QuantiseMethod, quantise_options
-from espnet_kd.methods.quantised import Switch, int8_activations, int8_layers, int8_weights, quantise
+from espnet_kd.export.quantised import (
+    LATTICE_LAYER,
+    Quantise,
+    Switch,
+    int8_activations,
+    int8_layers,
+    int8_weights,
+    quantise,
+    quantise_options,
+)
 
 
 class Model(nn.Module):
@@ -111,7 +119,7 @@ def test_which_layers_and_what_is_one_range() -> None:
         "joint_network.lin_enc", "joint_network.lin_out",
     ]  # fmt: skip
     names, keys = [name for name, _ in model.named_modules()], list(model.state_dict())
-    quantise(model, ["decoder.ffn"])
+    quantise(model, ["decoder.ffn", LATTICE_LAYER])
     assert [name for name, _ in model.named_modules()] == names and list(model.state_dict()) == keys
     ranges = {name: m.kd_stepwise for name, m in model.named_modules() if hasattr(m, "kd_switch")}
     assert ranges == {
@@ -134,8 +142,8 @@ def test_half_precision_is_rounded_in_float32() -> None:
 
 def test_options() -> None:
     found = quantise_options({"weights": "int8", "begin": 5, "keep_float": ["ctc.ctc_lo"]})
-    assert found == Quantise(5, ("ctc.ctc_lo",))
-    assert QuantiseMethod().label({}) == "for int8"
+    assert found == Quantise(5, ("ctc.ctc_lo", LATTICE_LAYER))
+
     for wrong, message in (
         ({"weights": "int4"}, "weights is 'int4': int8 is what exported graphs have"),
         ({"begin": -1}, "begin is -1: give a number of training batches"),
