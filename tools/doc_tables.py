@@ -26,6 +26,7 @@ from espnet_kd.command_line import GROUPS, example  # noqa: E402
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E402
 from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
 from espnet_kd.experiments.command import parser as experiments_parser  # noqa: E402
+from espnet_kd.export.quantised import quantise_options  # noqa: E402
 from espnet_kd.methods import registered  # noqa: E402
 from espnet_kd.methods.consistency import consistency_options  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
@@ -261,6 +262,11 @@ def sampling() -> str:
     )
 
 
+def quantise() -> str:
+    """Return the keys of `quantise`."""
+    return docstring_table(quantise_options, lambda key, value: quantise_options({key: value}))
+
+
 def architecture(name: str) -> str:
     """Return the options of an encoder or front end of espnet_kd."""
     cls = {**ENCODERS, **FRONTENDS}[name]
@@ -344,6 +350,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "consistency": consistency,
     "nbest": nbest,
     "scheduled_sampling": sampling,
+    "quantise": quantise,
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,
     "recipe options": recipe_options,

@@ -19,6 +19,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "espnet_kd.methods.consistency:ConsistencyMethod": ("consistency",),
     "espnet_kd.methods.nbest:NBestMethod": ("nbest",),
     "espnet_kd.methods.quantise:QuantiseMethod": ("quantise",),
+    "espnet_kd.methods.prune:PruneMethod": ("prune",),
 }  # fmt: skip
 
 
