@@ -31,6 +31,7 @@ from espnet_kd.methods import registered  # noqa: E402
 from espnet_kd.methods.consistency import consistency_options  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
 from espnet_kd.methods.nbest import nbest_options  # noqa: E402
+from espnet_kd.methods.prune import prune_options  # noqa: E402
 from espnet_kd.methods.sampling import sampling_probability  # noqa: E402
 from espnet_kd.schedule import build_schedule  # noqa: E402
 from espnet_kd.tasks.asr import ASRDistillationTask, add_arguments  # noqa: E402
@@ -267,6 +268,12 @@ def quantise() -> str:
     return docstring_table(quantise_options, lambda key, value: quantise_options({key: value}))
 
 
+def prune() -> str:
+    """Return the keys of `prune`."""
+    entry = {"target": 0.5, "end": 100}
+    return docstring_table(prune_options, lambda key, value: prune_options({**entry, key: value}))
+
+
 def architecture(name: str) -> str:
     """Return the options of an encoder or front end of espnet_kd."""
     cls = {**ENCODERS, **FRONTENDS}[name]
@@ -351,6 +358,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "nbest": nbest,
     "scheduled_sampling": sampling,
     "quantise": quantise,
+    "prune": prune,
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,
     "recipe options": recipe_options,

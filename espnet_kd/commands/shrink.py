@@ -55,8 +55,8 @@ def shrink(args: argparse.Namespace) -> None:
     old = experiment.read_config(args.experiment)
     pruned = args.config is None
     source = args.config or args.experiment
-    sizes = pruned_sizes(teacher.model, old, str(teacher.checkpoint)) if pruned else read_config(args.config)
-    config = merge(old, sizes) | {"token_list": old["token_list"], "init": None}
+    left = pruned_sizes(teacher.model, old, str(teacher.checkpoint)) if pruned else read_config(args.config)
+    config = merge(old, left) | {"token_list": old["token_list"], "init": None}
     for key in (key for keys in METHODS.values() for key in keys):
         config.pop(key, None)  # of the training of the larger model
     absolute = absolute_paths(config, args.experiment)

@@ -1,8 +1,8 @@
 """Layers that compute with the values of int8 graphs, for training: what int8.py writes, in torch.
 
-onnxruntime quantises the inputs of a layer with one range for a whole call. A
-training has batches, so that the ranges are here those of the calls of a search: of the encoder an utterance
-is one, of a decoder or a joint network a step is one.
+onnxruntime quantises the inputs of a layer with one range for a whole call. A training has batches, so that
+the ranges are here those of the calls of a search: of the encoder an utterance is one, of a decoder or a
+joint network a step is one.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -94,7 +94,7 @@ class _StraightThrough(torch.autograd.Function):
         return values.to(replaced.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Hand the gradient on."""
         return gradient, None
 
@@ -163,7 +163,8 @@ class Quantised:
         inputs = int8_activations(values, self.kd_stepwise, self._real(values))
         weight = int8_weights(self.weight)  # type: ignore[attr-defined]
         if isinstance(self, nn.Conv1d):
-            return self._conv_forward(inputs, weight, self.bias)
+            output: Tensor = self._conv_forward(inputs, weight, self.bias)
+            return output
         return nn.functional.linear(inputs, weight, self.bias)  # type: ignore[attr-defined]
 
     def _real(self, values: Tensor) -> Tensor | None:
@@ -187,17 +188,16 @@ class QuantisedConv1d(Quantised, nn.Conv1d):
     """A convolution over single frames."""
 
 
-def int8_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def int8_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the layers that exported int8 graphs quantise: linear ones and convolutions over one frame."""
     for name, layer in model.named_modules():
-        plain = type(layer) is nn.Conv1d and (layer.kernel_size, layer.stride, layer.padding, layer.groups) == (
-            (1,), (1,), (0,), 1,
-        )  # fmt: skip
-        if (plain or type(layer) is nn.Linear) and not name.startswith((FRONT_END, "kd_")):
+        single = type(layer) is nn.Conv1d and layer.kernel_size == layer.stride == (1,)
+        single = single and layer.padding == (0,) and layer.groups == 1
+        if (single or type(layer) is nn.Linear) and not name.startswith((FRONT_END, "kd_")):
             yield name, layer
 
 
-def quantise(model: nn.Module, keep_float: Collection[str]) -> Switch:
+def quantise(model: Any, keep_float: Collection[str]) -> Switch:
     """Make the layers of a model those of ``Quantised``, in place; names and tensors stay.
 
     Args:

@@ -38,7 +38,7 @@ class Prune(NamedTuple):
 
 
 class PruneMethod(Method):
-    """Channels of feed-forward layers, those of the smallest norm, are removed in the course of a training."""
+    """Channels of feed-forward layers, those of the smallest norm, are removed as the student learns."""
 
     def add_arguments(self, group: Any) -> None:
         """Add ``prune``."""

@@ -176,7 +176,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # Keys of a configuration in which weights change with the training step.
-SCHEDULED = ("task_weight", "criteria", "scheduled_sampling", "mutual", "consistency", "nbest", "quantise", "prune")
+SCHEDULED = (
+    "task_weight", "criteria", "scheduled_sampling", "mutual", "consistency", "nbest", "quantise", "prune",
+)  # fmt: skip
 
 
 def fit_batches(args: argparse.Namespace) -> None:

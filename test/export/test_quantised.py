@@ -115,8 +115,8 @@ def test_padding_is_no_part_of_a_range() -> None:
 def test_which_layers_and_what_is_one_range() -> None:
     model = Model()
     assert [name for name, _ in int8_layers(model)] == [
-        "encoder.w", "encoder.point", "decoder.self_attn.linear_q", "decoder.self_attn.linear_k", "decoder.ffn",
-        "joint_network.lin_enc", "joint_network.lin_out",
+        "encoder.w", "encoder.point", "decoder.self_attn.linear_q", "decoder.self_attn.linear_k",
+        "decoder.ffn", "joint_network.lin_enc", "joint_network.lin_out",
     ]  # fmt: skip
     names, keys = [name for name, _ in model.named_modules()], list(model.state_dict())
     quantise(model, ["decoder.ffn", LATTICE_LAYER])

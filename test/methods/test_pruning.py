@@ -60,9 +60,9 @@ def test_sizes_without_zeros() -> None:
     Pruner(pruned).remove(0.5)
     assert pruned_sizes(pruned, {}, "it") == {"encoder_conf": {"linear_units": 6}}
     config = {"prune": {"target": 0.75, "end": 9}}
-    with pytest.raises(UserError, match=r"it has 6 of 12 channels in the encoder, more than `prune: \{target"):
+    with pytest.raises(UserError, match=r"it has 6 of 12 channels in the encoder, more than `prune"):
         pruned_sizes(pruned, config, "it")
-    with pytest.raises(UserError, match="it has no channels of feed-forward layers that are zero: give --con"):
+    with pytest.raises(UserError, match="it has no channels of feed-forward layers that are zero: give"):
         pruned_sizes(model(), config, "it")
 
 
