@@ -72,9 +72,8 @@ def write_checked(
         trained = trained_in_float(args.keep_float, source)
         if trained is not None:
             quantise(model, trained).on = True  # what it was trained to compute, and int8 graphs are to
-            as_trained = decoded(torch_parts(plans, model))
-            results["torch_int8"] = check.comparison(data, reference, as_trained)
-            reference = as_trained
+            found = decoded(torch_parts(plans, model))
+            results["torch_int8"], reference = check.comparison(data, reference, found), found
         effects = Effects(args.keep_float, files, calls, trained)
         results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
         extra |= kept

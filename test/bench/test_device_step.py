@@ -30,8 +30,9 @@ def stock(steps: dict[str, StepCase]) -> dict[str, Counts]:
 @pytest.mark.parametrize(
     "name",
     [
-        *device_step.ATTENTION, "scheduled sampling", "for int8, pruned", "stored targets",
-        "mutual learning", "two views", "two views, with a teacher", "RNN-T", "RNN-T, two views", *(f"RNN-T, {kind}" for kind in KINDS),
+        *device_step.ATTENTION, "scheduled sampling", "for int8, pruned", "stored targets", "mutual learning",
+        "two views", "two views, with a teacher", "RNN-T", "RNN-T, two views",
+        *(f"RNN-T, {kind}" for kind in KINDS),
     ],
 )  # fmt: skip
 def test_nothing_of_ours_waits_for_the_device(steps, stock, name: str) -> None:
