@@ -5,6 +5,7 @@ loss, for which ESPnet needs another package. What ESPnet's own code waits for i
 """
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from bench.stand_in_device import DEVICE, Counts, counted, to_device
 from espnet_kd.criteria import build_criterion
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.methods.distilled import Objective, distil
+from espnet_kd.methods.prune import PruneMethod
+from espnet_kd.methods.quantise import QuantiseMethod
 from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.methods.sampling_model import followers, sample_prefixes
 from espnet_kd.methods.transducer import PiecewiseJoint, distil_transducer, with_lattice_loss
@@ -102,6 +105,15 @@ def sampled(own: OwnPrefix | None = None) -> nn.Module:
     return student
 
 
+def smaller() -> nn.Module:
+    """Build a student that is quantised, and pruned further in each step."""
+    options = Namespace(quantise={"weights": "int8"}, prune={"target": 0.5, "end": 10})
+    model: nn.Module = build(SIZE)
+    for method in (QuantiseMethod(), PruneMethod()):
+        model = method.attach(model, options, build)
+    return model
+
+
 def plain_transducer() -> nn.Module:
     """Build a transducer without an RNN-T loss."""
     model = transducer.build(SIZE, len(TOKENS))
@@ -136,6 +148,7 @@ def cases(folder: Path) -> dict[str, StepCase]:
     for name, top_p in (("greedy", None), ("nucleus", 0.9)):
         own = OwnPrefix(Schedule(1.0, 1.0), top_p)
         found[f"own prefixes, {name}"] = StepCase(lambda own=own: sampled(own), data, PLAIN)
+    found["for int8, pruned"] = StepCase(smaller, data, PLAIN)
     teacher, with_targets = stored_targets(folder, data)
     essence = ATTENTION["essence, two teachers"]
     found["stored targets"] = StepCase(lambda: attention_student(essence, teacher), with_targets, PLAIN)

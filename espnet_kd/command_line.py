@@ -138,7 +138,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "shrink": Command(
             "espnet_kd.commands.shrink",
-            "write a smaller model with the layers and channels of a trained one, to begin a training with",
+            "write a smaller model with the layers and channels of a trained one, or without what was pruned",
             "exp/teacher --config conf/student_conformer.yaml --out exp/smaller",
         ),
         "export": Command(

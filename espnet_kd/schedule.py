@@ -56,6 +56,8 @@ class Schedule:
 def stretched(value: object, factor: float) -> Any:
     """Return a part of a configuration in which every schedule takes ``factor`` times as many batches.
 
+    So does what has a ``begin``, and may have an ``end``.
+
     A change at once, in one batch, stays one.
     """
     if isinstance(value, list):
@@ -63,8 +65,8 @@ def stretched(value: object, factor: float) -> Any:
     if not isinstance(value, dict):
         return value
     changed = {key: stretched(item, factor) for key, item in value.items()}
-    if "to" in value and "steps" in value:
-        for key in ("begin", "steps"):
+    if ("to" in value and "steps" in value) or ("begin" in value and "steps" not in value):
+        for key in ("begin", "steps", "end"):
             number = as_number(value.get(key))
             if isinstance(number, int | float) and not isinstance(number, bool) and number > 1:
                 changed[key] = max(1, round(number * factor))

@@ -26,10 +26,12 @@ from espnet_kd.command_line import GROUPS, example  # noqa: E402
 from espnet_kd.criteria import CRITERIA, Criterion, build_criterion  # noqa: E402
 from espnet_kd.encoders.register import ENCODERS, FRONTENDS  # noqa: E402
 from espnet_kd.experiments.command import parser as experiments_parser  # noqa: E402
+from espnet_kd.export.quantised import quantise_options  # noqa: E402
 from espnet_kd.methods import registered  # noqa: E402
 from espnet_kd.methods.consistency import consistency_options  # noqa: E402
 from espnet_kd.methods.mutual import mutual_options, peer_changes, peer_weight  # noqa: E402
 from espnet_kd.methods.nbest import nbest_options  # noqa: E402
+from espnet_kd.methods.prune import prune_options  # noqa: E402
 from espnet_kd.methods.sampling import prefix_options, sampling_probability  # noqa: E402
 from espnet_kd.schedule import build_schedule  # noqa: E402
 from espnet_kd.tasks.asr import ASRDistillationTask, add_arguments  # noqa: E402
@@ -267,6 +269,17 @@ def prefix() -> str:
     return docstring_table(prefix_options, lambda key, value: prefix_options({**entry, key: value}))
 
 
+def quantise() -> str:
+    """Return the keys of `quantise`."""
+    return docstring_table(quantise_options, lambda key, value: quantise_options({key: value}))
+
+
+def prune() -> str:
+    """Return the keys of `prune`."""
+    entry = {"target": 0.5, "end": 100}
+    return docstring_table(prune_options, lambda key, value: prune_options({**entry, key: value}))
+
+
 def architecture(name: str) -> str:
     """Return the options of an encoder or front end of espnet_kd."""
     cls = {**ENCODERS, **FRONTENDS}[name]
@@ -351,6 +364,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "nbest": nbest,
     "scheduled_sampling": sampling,
     "prefix": prefix,
+    "quantise": quantise,
+    "prune": prune,
     **{f"architecture {name}": lambda name=name: architecture(name) for name in (*ENCODERS, *FRONTENDS)},
     "kd.sh": kd_sh,
     "recipe options": recipe_options,

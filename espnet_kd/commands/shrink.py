@@ -1,10 +1,12 @@
 """``espnet-kd shrink``: write a smaller model with the layers and channels of a trained one.
 
 The result is an ordinary ESPnet experiment. It is a place to begin: its error rate is high until it is
-trained, with ``init_from_teacher`` or with ESPnet's ``--init_param``.
+trained, with ``init_from_teacher`` or with ESPnet's ``--init_param``. But a model that was trained with
+``prune`` is written without the channels that are zero, and computes what it did.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from espnet_kd.files import atomic_dir
 from espnet_kd.host.outputs import absolute_paths
 from espnet_kd.host.training import build_model
 from espnet_kd.methods import METHODS
+from espnet_kd.methods.pruning import pruned_sizes
 from espnet_kd.methods.selection import LAYERS, copy_selected
 from espnet_kd.teachers import experiment
 
@@ -27,8 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("experiment", type=Path, help="directory of a trained experiment")
     p.add_argument("--checkpoint", help="file in it (default: its averaged model)")
     p.add_argument(
-        "--config", type=Path, required=True, help="YAML with the smaller sizes (encoder_conf, ...)"
-    )
+        "--config", type=Path,
+        help="YAML with the smaller sizes (encoder_conf, ...); without it what `prune` removed is left out",
+    )  # fmt: skip
     p.add_argument("--layers", choices=LAYERS, default="spread", help="which layers (default: %(default)s)")
     p.add_argument("--out", type=Path, required=True, help="directory to write")
     args = p.parse_args(argv)
@@ -49,11 +53,15 @@ def shrink(args: argparse.Namespace) -> None:
     if args.out.is_dir() and {path.name for path in args.out.iterdir()} - {"config.yaml", name}:
         raise UserError(f"{args.out} has other files and is not overwritten: give another --out")
     old = experiment.read_config(args.experiment)
-    config = merge(old, read_config(args.config)) | {"token_list": old["token_list"], "init": None}
+    pruned = args.config is None
+    source = args.config or args.experiment
+    left = pruned_sizes(teacher.model, old, str(teacher.checkpoint)) if pruned else read_config(args.config)
+    config = merge(old, left) | {"token_list": old["token_list"], "init": None}
     for key in (key for keys in METHODS.values() for key in keys):
         config.pop(key, None)  # of the training of the larger model
     absolute = absolute_paths(config, args.experiment)
-    student = build_smaller(experiment.without_beginning(absolute), args.config)
+    refuse_sizes(config, source)
+    student = build_smaller(experiment.without_beginning(absolute), source)
     student.float()  # statistics of the input are read in float64
     parts = {
         name: {"layers": args.layers, "select": "norm"}
@@ -63,7 +71,7 @@ def shrink(args: argparse.Namespace) -> None:
     try:
         copy_selected(student, teacher.model, parts)
     except UserError as e:
-        raise UserError(f"{args.config} makes no smaller model of {args.experiment}: {e}") from None
+        raise UserError(f"{source} makes no smaller model of {args.experiment}: {e}") from None
     with atomic_dir(args.out) as temporary:
         torch.save(student.state_dict(), temporary / name)
         # beside the larger one, names of files are those of the recipe, as in all its experiments
@@ -71,7 +79,33 @@ def shrink(args: argparse.Namespace) -> None:
         (temporary / "config.yaml").write_text(dump_yaml(config if beside else absolute), encoding="utf-8")
     sizes = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (teacher.model, student)]
     print(f"{args.out / name}: {sizes[1]:.2f} M parameters, of {sizes[0]:.2f} M in {teacher.checkpoint}")
-    print("its error rate is high until it is trained: give `--init_param` with this file to a training")
+    if pruned:
+        print(f"it computes what {teacher.checkpoint} does")
+    else:
+        print("its error rate is high until it is trained: give `--init_param` with this file to a training")
+
+
+def refuse_sizes(config: Mapping[str, Any], source: Path) -> None:
+    """Refuse sizes of which ESPnet builds no model, or one that computes nothing.
+
+    Args:
+        config: of the smaller model.
+        source: where the sizes are from, for the message.
+
+    Raises:
+        UserError: a stack has no layers, or its heads do not divide its width.
+    """
+    width = (config.get("encoder_conf") or {}).get("output_size")
+    for part in ("encoder_conf", "decoder_conf"):
+        sizes = config.get(part) or {}
+        blocks, heads = sizes.get("num_blocks"), sizes.get("attention_heads")
+        if isinstance(blocks, int) and blocks < 1:
+            raise UserError(f"{source}: {part}: num_blocks is {blocks}: give 1 or more")
+        if isinstance(heads, int) and isinstance(width, int) and (heads < 1 or width % heads):
+            raise UserError(
+                f"{source}: {part}: attention_heads is {heads}, which does not divide the output_size of the "
+                f"encoder, {width}"
+            )
 
 
 def build_smaller(config: dict[str, Any], source: Path) -> torch.nn.Module:

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--keep_float", nargs="+", default=["auto"],
         help="with --int8: layers that stay in float; auto: the most sensitive, as few as the tolerance "
-        "needs; none (default: auto)",
+        "needs, or as in a training for int8; none (default: auto)",
     )  # fmt: skip
     p.add_argument("--opset", type=int, default=18, help="of ONNX (default: %(default)s)")
     p.add_argument("--threads", type=int, default=1, help="of onnxruntime (default: %(default)s)")
@@ -123,10 +123,12 @@ def print_summary(out: Path, found: Mapping[str, Any]) -> None:
     """Print sizes and error rates."""
     results, total = found["check"], sum(part["bytes"] for part in found["parts"].values())
     print(f"{out}: {total / 1e6:.2f} MB in {', '.join(found['parts'])}")
-    for name in ("torch", "onnx", "int8", "sherpa"):
+    reference = "torch"
+    for name in ("torch", "onnx", "sherpa", "torch_int8", "int8"):
         if name in results:
             one = results[name]
-            moved = f", {one['texts_differ']} texts differ from torch" if "texts_differ" in one else ""
-            print(f"  {name:<7} WER {one['wer']:.2f} % ({one['errors']} errors){moved}")
+            moved = f", {one['texts_differ']} texts differ from {reference}" if "texts_differ" in one else ""
+            reference = name if name == "torch_int8" else "torch"
+            print(f"  {name:<10} WER {one['wer']:.2f} % ({one['errors']} errors){moved}")
     if found.get("float_layers"):
         print(f"  in float: {' '.join(found['float_layers'])}")

@@ -1,7 +1,7 @@
 """Write the files of an exported model, and refuse those that do not do what the model in torch does."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ from espnet_kd.export import check, directory, int8, sherpa
 from espnet_kd.export.experiment import Source
 from espnet_kd.export.graph_parts import Compared, ComparedEncoder, OnnxPart, onnx_parts, torch_parts
 from espnet_kd.export.graphs import Plan, plan_for_sherpa, plan_parts, write_graph
+from espnet_kd.export.quantised import int8_layers, quantise, quantise_options
 from espnet_kd.export.search import Array, Part, Settings
 from espnet_kd.export.sherpa_transducer import largest_step_difference, plan_transducer
 from espnet_kd.export.stream import ChunkEncoder
@@ -20,6 +21,7 @@ from espnet_kd.files import fingerprint
 from espnet_kd.host.streaming import StreamingEncoder
 
 LARGEST_DIFFERENCE = 0.01  # of a value in torch and in float graphs; above it a graph is not the model
+PREPROCESS = "preprocess"  # the encoder for sherpa-onnx; the steps of its search stay in float
 PACKAGES = ("espnet_kd", "espnet", "torch", "onnx", "onnxscript", "onnxruntime", "sherpa_onnx")
 Texts = Callable[[Mapping[str, Path]], dict[str, str]]  # of the check set, by the files of the parts
 
@@ -52,12 +54,14 @@ def write_checked(
     compared = compared_parts(torch_parts(plans, model), files)
     stock = None if settings.chunks is None else stock_encoder(source, compared)
 
+    def decoded(parts: Mapping[str, Part]) -> dict[str, str]:
+        return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
+
     def texts(files: Mapping[str, Path]) -> dict[str, str]:
         if for_sherpa:
             listed = into / directory.TOKENS
             return data.decode(sherpa.recogniser(files, listed, settings.least, args.threads))
-        parts = onnx_parts(files, args.threads)
-        return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
+        return decoded(onnx_parts(files, args.threads))
 
     print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
     reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type, stock))
@@ -74,16 +78,40 @@ def write_checked(
     check.refuse_shift(results[args.format], args.tolerance, "float graphs")
     extra: dict[str, Any] = {"bytes_in_float": sum(path.stat().st_size for path in files.values())}
     if args.int8:
-        effects = Effects(args.keep_float, files, calls_of(compared, files))
+        trained = trained_in_float(args.keep_float, source, files)
+        if trained is not None:
+            quantise(model, trained).on = True  # what it was trained to compute, and int8 graphs are to
+            found = decoded(torch_parts(plans, model))
+            results["torch_int8"], reference = check.comparison(data, reference, found), found
+        effects = Effects(args.keep_float, files, calls_of(compared, files), trained)
         results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
         extra |= kept
-    found = describe(args, source, data, results) | {
+    description = describe(args, source, data, results) | {
         "parts": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in files.items()},
         "largest_difference": {name: round(value, 9) for name, value in parity.items()},
         **extra,
     }
-    directory.write_description(into, found, settings)
-    return found
+    directory.write_description(into, description, settings)
+    return description
+
+
+def trained_in_float(
+    keep_float: list[str], source: Source, files: Mapping[str, Path]
+) -> tuple[str, ...] | None:
+    """Return what a training for int8, or this format, leaves in float; None if it is not to count.
+
+    Args:
+        keep_float: the option.
+        source: the experiment.
+        files: the graphs.
+    """
+    if keep_float != ["auto"] or not source.config.get("quantise"):
+        return None
+    trained = quantise_options(source.config["quantise"]).keep_float
+    if PREPROCESS not in files:
+        return trained
+    layers = dict(int8_layers(source.experiment.model))
+    return (*trained, *(name for name in layers if not name.startswith("encoder.")))
 
 
 def plans_for_sherpa(plans: Mapping[str, Plan], model: Any, settings: Settings) -> dict[str, Plan]:
@@ -110,15 +138,15 @@ def calls_of(
     calls = {name: part.calls[: int8.CALLS] for name, part in compared.items() if isinstance(part, Compared)}
     if "model" in files:
         return {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
-    if "preprocess" in files:  # the steps of a search for sherpa-onnx stay in float
-        return {"preprocess": calls["encoder"]}
+    if PREPROCESS in files:
+        return {PREPROCESS: calls["encoder"]}
     return calls
 
 
 def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Part]:
     """Return parts in torch, each of which compares itself with its graph whenever it is called."""
-    if "preprocess" in files:
-        return {**torch, "encoder": Compared(torch["encoder"], OnnxPart(files["preprocess"]), outputs=1)}
+    if PREPROCESS in files:
+        return {**torch, "encoder": Compared(torch["encoder"], OnnxPart(files[PREPROCESS]), outputs=1)}
     if "model" not in files:
         return {name: Compared(torch[name], OnnxPart(files[name])) for name in files}
     graph = OnnxPart(files["model"])
@@ -151,18 +179,26 @@ class Effects:
         keep_float: the option: names of layers, ``none``, or ``auto`` to measure.
         files: part -> float graph; a prepared copy is written beside each.
         calls: part -> inputs from the check set; parts that are not in it stay in float.
+        trained: what a training for int8 left in float, in these graphs and in others; it then counts.
 
     Raises:
         UserError: there is no layer of a name.
     """
 
     def __init__(
-        self, keep_float: list[str], files: Mapping[str, Path], calls: Mapping[str, list[tuple[Array, ...]]]
+        self,
+        keep_float: list[str],
+        files: Mapping[str, Path],
+        calls: Mapping[str, list[tuple[Array, ...]]],
+        trained: Collection[str] | None = None,
     ) -> None:
         self.prepared = {name: files[name].with_name(f".{files[name].name}") for name in calls}
         known = {name: int8.prepare(files[name], self.prepared[name]) for name in calls}
         self.layers = [layer for layers in known.values() for layer in layers]
         self.measured: dict[str, float] = {}
+        if trained is not None:
+            self.choices = [[layer for layer in self.layers if layer in trained]]
+            return
         if keep_float == ["auto"]:
             print(f"measuring the effect of int8 on each of {len(self.layers)} layers", flush=True)
             found = int8.effects(self.prepared, calls)

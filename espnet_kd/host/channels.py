@@ -109,6 +109,13 @@ def channels_of(model: Model) -> Channels:
     return found.channels
 
 
+def feed_forwards(model: Model) -> dict[str, Any]:
+    """Return the feed-forward layers whose channels can be removed, by module path; w_1 writes, w_2 reads."""
+    found = {name: part for name, part in model.named_modules() if isinstance(part, PositionwiseFeedForward)}
+    groups = channels_of(model).groups if found else {}
+    return {name: part for name, part in found.items() if name in groups}
+
+
 class _Describer:
     """Collect the channels of a model, part by part."""
 

@@ -18,6 +18,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "espnet_kd.methods.mixed_batches:MixedBatchesMethod": ("share_per_batch",),
     "espnet_kd.methods.consistency:ConsistencyMethod": ("consistency",),
     "espnet_kd.methods.nbest:NBestMethod": ("nbest",),
+    "espnet_kd.methods.quantise:QuantiseMethod": ("quantise",),
+    "espnet_kd.methods.prune:PruneMethod": ("prune",),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from espnet_kd.host.augmentation import has_masks, has_time_masks, more_time_mas
 from espnet_kd.methods.attach import criterion_line
 from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.distilled import aligned
-from espnet_kd.methods.own import count_unless_counted, mix_in
+from espnet_kd.methods.own import count_training, mix_in
 from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, SequenceScores
 from espnet_kd.rnnt.alignment import Alignment
@@ -207,7 +207,7 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
     taps = Taps(model, [term.student_tap for term in compared], "the model")
     criteria = {t.term.name: t.build() for t in terms}
     model.kd_agreement = Agreement(views.views, compared, criteria, taps)
-    count_unless_counted(model)
+    count_training(model)
     warp = take_time_warp(model.specaug)
     if warp is not None:
         model.specaug.register_forward_pre_hook(SharedWarp(warp, views.views))

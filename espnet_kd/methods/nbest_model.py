@@ -11,7 +11,7 @@ from espnet_kd.criteria import Criterion, Transcript, build_criterion
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.models import predicted
 from espnet_kd.methods.nbest import COUNTS, LISTS, SCORES, NBest
-from espnet_kd.methods.own import count_unless_counted, mix_in
+from espnet_kd.methods.own import count_training, mix_in
 from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
 from espnet_kd.rnnt import Joint, SequenceScores
 from espnet_kd.rnnt.device import HostCopy
@@ -111,7 +111,7 @@ def with_nbest(model: Any, options: NBest) -> Any:
     taps = Taps(model, [options.tap], "the model")
     kinds: dict[str, Any] = {"type": "transducer", "kind": "sequence"} if lattice else {"type": "sequence"}
     model.kd_lists = ListPlan(build_criterion(**kinds), options.weight, options.tap, taps)
-    count_unless_counted(model)
+    count_training(model)
     mix_in(model, "Lists", LearnsLists, *keeps)
     logging.info(f"nbest: {options.hypotheses} hypotheses of {options.records}, tap {options.tap}")
     return model

@@ -38,7 +38,7 @@ def count_batches(model: nn.Module) -> None:
     model.register_load_state_dict_post_hook(_not_missing)
 
 
-def count_unless_counted(model: nn.Module) -> None:
+def count_training(model: nn.Module) -> None:
     """Count a model's training batches, unless a method that was applied before does."""
     if not counts_batches(model):
         count_batches(model)

@@ -12,7 +12,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.host.losses import leave_out_labels
 from espnet_kd.host.models import has_lattice, has_transformer_decoder
 from espnet_kd.methods.distilled import Distillation
-from espnet_kd.methods.own import count_unless_counted, peers_of
+from espnet_kd.methods.own import count_training, peers_of
 from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.rnnt.device import to_device
 from espnet_kd.schedule import Schedule
@@ -269,7 +269,7 @@ def sample_prefixes(
     for peer in peers_of(model):
         check_decoder(peer, "scheduled_sampling" if own is None else "prefix")
         decoders.append(peer.decoder)
-    count_unless_counted(model)
+    count_training(model)
     sampling = PrefixSampling(model, probability or NEVER, own, shared)
     for decoder in decoders:
         decoder.register_forward_pre_hook(sampling.sample)

@@ -176,7 +176,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # Keys of a configuration in which weights change with the training step.
-SCHEDULED = ("task_weight", "criteria", "scheduled_sampling", "prefix", "mutual", "consistency", "nbest")
+SCHEDULED = (
+    "task_weight", "criteria", "scheduled_sampling", "prefix", "mutual", "consistency", "nbest", "quantise",
+    "prune",
+)  # fmt: skip
 
 
 def fit_batches(args: argparse.Namespace) -> None:

@@ -133,7 +133,7 @@ OPTIONS = {"criteria": TERMS[0], "teacher": TEACHER, "mutual": {}, "targets": "s
 OF_ESPNET = {
     **{"init_param": [], "freeze_param": [], "specaug": None, "specaug_conf": {}, "init_from_teacher": {}},
     **{"iterator_type": "sequence", "shuffle_within_batch": False, "share_per_batch": None},
-    **{"scheduled_sampling": {}, "prefix": {}, "model_conf": {}},
+    **{"scheduled_sampling": {}, "prefix": {}, "model_conf": {}, "quantise": {}, "prune": {}},
 }
 WORDS = "--criteria|ctc={type: kl, tap: ctc.ctc_lo, weight: 0.5}|--teacher|exp=exp/t|--task_weight|0.5"
 

@@ -31,7 +31,7 @@ def stock(steps: dict[str, StepCase]) -> dict[str, Counts]:
     "name",
     [
         *device_step.ATTENTION, "scheduled sampling", "own prefixes, greedy", "own prefixes, nucleus",
-        "stored targets", "mutual learning", "two views",
+        "for int8, pruned", "stored targets", "mutual learning", "two views",
         "two views, with a teacher", "RNN-T", "RNN-T, two views", *(f"RNN-T, {kind}" for kind in KINDS),
     ],
 )  # fmt: skip

@@ -45,6 +45,10 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "mutual": {"criteria": {"ctc": KL, "att": {**KL, "tap": "decoder"}}},
         "scheduled_sampling": {"probability": 1.0},  # at random, processes would choose other tokens
     },
+    "smaller": {
+        "criteria": {"ctc": KL, "hid": HIDDEN}, "quantise": {"weights": "int8"},
+        "prune": {"target": 0.5, "end": 2},
+    },
     "consistency": {
         "specaug": "specaug", "criteria": {"ctc": KL, "hid": HIDDEN},
         "consistency": {
@@ -54,7 +58,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ESPNET = {"exp": "exp/teacher"}
 TEACHERS = {"whisper": {"hf": "exp/whisper"}}
-TRANSFORMERS = ("transformer", "whisper", "mutual", "consistency")
+TRANSFORMERS = ("transformer", "whisper", "mutual", "smaller", "consistency")
 
 
 class MaskedSecondView(nn.Module):

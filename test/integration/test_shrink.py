@@ -79,7 +79,9 @@ def test_files_are_found_from_another_recipe(recipe: Recipe, tmp_path: Path) -> 
     [
         ({"encoder_conf": {"output_size": 48}}, "makes no smaller model of exp/teacher: encoder vectors: 48"),
         ({"encoder": "transformer"}, "norm1.bias of the student is absent in the teacher: choose another"),
-        ({"encoder_conf": {"output_size": 15}}, "ESPnet builds no model of it: "),
+        ({"encoder_conf": {"input_layer": "conv9"}}, "ESPnet builds no model of it: "),
+        ({"encoder_conf": {"output_size": 15}}, "heads is 2, which does not divide the output_size of the"),
+        ({"encoder_conf": {"num_blocks": 0}}, "smaller.yaml: encoder_conf: num_blocks is 0: give 1 or more"),
     ],
 )
 def test_refused(recipe: Recipe, tmp_path: Path, sizes: dict, message: str) -> None:
@@ -87,6 +89,39 @@ def test_refused(recipe: Recipe, tmp_path: Path, sizes: dict, message: str) -> N
         shrunk(recipe, tmp_path / "smaller.yaml", "exp/not_shrunk", **sizes)
     assert message in str(error.value)
     assert not (recipe.root / "exp/not_shrunk").exists()
+
+
+def test_what_was_pruned_is_left_out(recipe: Recipe, tmp_path: Path) -> None:
+    """A pruned training is continued as uninterrupted; shrunk, stock ESPnet decodes the same with it."""
+    from espnet2.bin.asr_inference import Speech2Text
+
+    options = {"prune": {"target": 0.25, "end": 3}, "resume": True, "teacher": {"exp": "exp/teacher"},
+               "criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}}  # fmt: skip
+    exp = recipe.train("exp/pruned", "student", max_epoch=3, **options)
+    recipe.train("exp/again", "student", max_epoch=1, **options)
+    again = recipe.train("exp/again", "student", max_epoch=3, **options)
+    states = [torch.load(e / "3epoch.pth", weights_only=True) for e in (exp, again)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    units = states[0]["encoder.encoders.0.feed_forward.w_1.weight"]
+    assert units.shape[0] == 32 and (units == 0).all(1).sum() == 8
+    with contextlib.chdir(recipe.root):
+        with pytest.raises(UserError, match=r"1epoch.pth has .* more than `prune: \{target: 0.25\}` leaves"):
+            main(["exp/pruned", "--checkpoint", "1epoch.pth", "--out", "exp/none"])
+        with pytest.raises(UserError, match=r"has no channels of feed-forward layers that are zero: give --"):
+            main(["exp/teacher", "--out", "exp/none"])
+        main(["exp/pruned", "--checkpoint", "3epoch.pth", "--out", "exp/left"])
+        config = yaml.safe_load(Path("exp/left/config.yaml").read_text())
+        assert config["encoder_conf"]["linear_units"] == config["decoder_conf"]["linear_units"] == 24
+        assert "prune" not in config and "criteria" not in config
+        found = []
+        for e in ("exp/pruned", "exp/left"):
+            search = Speech2Text(f"{e}/config.yaml", f"{e}/3epoch.pth", beam_size=2)
+            wavs = sorted(Path("dump/raw/dev").glob("*.wav"))
+            results = [search(soundfile.read(wav)[0])[0] for wav in wavs]
+            found.append([(text, float(hypothesis.score)) for text, _, _, hypothesis in results])
+    for (text, score), (same, nearly) in zip(*found, strict=True):
+        assert text == same and score == pytest.approx(nearly, abs=1e-4)
 
 
 def test_a_trained_experiment_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:

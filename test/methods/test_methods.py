@@ -53,6 +53,8 @@ def test_a_method_that_changes_nothing_is_idle() -> None:
         ({"mutual": {"peers": 2, "peer": 2}}, "mutual learning, peer 2", True),
         ({"scheduled_sampling": {"probability": 0.1}}, "", False),
         ({"share_per_batch": True}, "", False),
+        ({"quantise": {"begin": 100}}, "for int8", False),
+        ({"prune": {"target": 0.5, "end": 100}}, "pruned by 50 %", False),
         ({"consistency": {"criteria": {"ctc": {"type": "kl"}, "att": {}}}}, "consistency ctc att", False),
         ({"consistency": {"criteria": {"ctc": {"weight": 0}}}}, "", False),
     ],
