@@ -56,7 +56,7 @@ class Schedule:
 def stretched(value: object, factor: float) -> Any:
     """Return a part of a configuration in which every schedule takes ``factor`` times as many batches.
 
-    So does what has a ``begin``, and may have an ``end``.
+    So does what has a ``begin`` or an ``end``.
 
     A change at once, in one batch, stays one.
     """
@@ -65,7 +65,7 @@ def stretched(value: object, factor: float) -> Any:
     if not isinstance(value, dict):
         return value
     changed = {key: stretched(item, factor) for key, item in value.items()}
-    if ("to" in value and "steps" in value) or ("begin" in value and "steps" not in value):
+    if ("to" in value and "steps" in value) or ("steps" not in value and value.keys() & {"begin", "end"}):
         for key in ("begin", "steps", "end"):
             number = as_number(value.get(key))
             if isinstance(number, int | float) and not isinstance(number, bool) and number > 1:

@@ -70,3 +70,4 @@ def test_schedules_of_a_configuration_are_stretched() -> None:
     assert stretched([0.5, {"to": 1.0, "steps": "1e2"}], 0.5) == [0.5, {"to": 1.0, "steps": 50}]
     assert criteria["a"]["weight"]["begin"] == 100
     assert stretched({"steps": 5, "begin": 5}, 2) == {"steps": 5, "begin": 5}  # no schedule
+    assert stretched({"target": 0.5, "end": 30}, 2) == {"target": 0.5, "end": 60}  # of `prune`, from 0 on

@@ -76,7 +76,7 @@ class PruneMethod(Method):
 
     def label(self, config: Mapping[str, Any]) -> str:
         """Return how much is removed."""
-        target = config["prune"].get("target")
+        target = as_number(config["prune"].get("target"))
         return f"pruned by {100 * target:g} %" if isinstance(target, int | float) else "pruned"
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.host.channels import feed_forwards
+from espnet_kd.methods.prune import prune_options
 
 CONF = {"encoder": "encoder_conf", "decoder": "decoder_conf"}  # part of a model -> its configuration
 UNITS = "linear_units"
@@ -48,8 +49,7 @@ class Pruner:
         self._share = share
         for name, layer in self._layers.items():
             squares = squares_of(layer)
-            number = min(round(share * len(squares)), len(squares) - 1)
-            self._removed[name] = squares.argsort(stable=True)[:number]
+            self._removed[name] = squares.argsort(stable=True)[: number_of(share, len(squares))]
         self.clear()
 
     @torch.no_grad()
@@ -60,6 +60,11 @@ class Pruner:
             layer.w_1.weight.index_fill_(0, channels, 0.0)
             layer.w_1.bias.index_fill_(0, channels, 0.0)
             layer.w_2.weight.index_fill_(1, channels, 0.0)
+
+
+def number_of(share: float, channels: int) -> int:
+    """Return how many channels of a layer a share removes; one always stays."""
+    return min(round(share * channels), channels - 1)
 
 
 @torch.no_grad()
@@ -89,9 +94,9 @@ def pruned_sizes(model: nn.Module, config: Mapping[str, Any], owner: str) -> dic
         left[part] = max(left.get(part, 1), int((squares > 0).sum()))
     if left == before:
         raise UserError(f"{owner} has no channels of feed-forward layers that are zero: give --config")
-    target = (config.get("prune") or {}).get("target", 0.0)
+    target = prune_options(config["prune"]).target if config.get("prune") else 0.0
     for part, number in left.items():
-        if target and number > before[part] - round(target * before[part]):
+        if target and number > before[part] - number_of(target, before[part]):
             raise UserError(
                 f"{owner} has {number} of {before[part]} channels in the {part}, more than `prune: {{target: "
                 f"{target}}}` leaves: it is, or has in its average, an epoch before `end`: give a later "

@@ -55,6 +55,7 @@ def test_a_method_that_changes_nothing_is_idle() -> None:
         ({"share_per_batch": True}, "", False),
         ({"quantise": {"begin": 100}}, "for int8", False),
         ({"prune": {"target": 0.5, "end": 100}}, "pruned by 50 %", False),
+        ({"prune": {"target": "5e-1", "end": 100}}, "pruned by 50 %", False),
         ({"consistency": {"criteria": {"ctc": {"type": "kl"}, "att": {}}}}, "consistency ctc att", False),
         ({"consistency": {"criteria": {"ctc": {"weight": 0}}}}, "", False),
     ],

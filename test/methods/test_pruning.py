@@ -62,6 +62,10 @@ def test_sizes_without_zeros() -> None:
     config = {"prune": {"target": 0.75, "end": 9}}
     with pytest.raises(UserError, match=r"it has 6 of 12 channels in the encoder, more than `prune"):
         pruned_sizes(pruned, config, "it")
+    for target, removed in (("5e-1", 0.5), (0.97, 0.97)):  # of 12 channels one stays
+        Pruner(pruned).remove(removed)
+        left = pruned_sizes(pruned, {"prune": {"target": target, "end": 9}}, "it")
+        assert left == {"encoder_conf": {"linear_units": {0.5: 6, 0.97: 1}[removed]}}
     with pytest.raises(UserError, match="it has no channels of feed-forward layers that are zero: give"):
         pruned_sizes(model(), config, "it")
 
