@@ -58,7 +58,8 @@ def shrink(args: argparse.Namespace) -> None:
     left = pruned_sizes(teacher.model, old, str(teacher.checkpoint)) if pruned else read_config(args.config)
     config = merge(old, left) | {"token_list": old["token_list"], "init": None}
     for key in (key for keys in METHODS.values() for key in keys):
-        config.pop(key, None)  # of the training of the larger model
+        if not pruned or key != "quantise":  # by which `export --int8` knows how the same values were trained
+            config.pop(key, None)  # of the training of the larger model
     absolute = absolute_paths(config, args.experiment)
     refuse_sizes(config, source)
     student = build_smaller(experiment.without_beginning(absolute), source)

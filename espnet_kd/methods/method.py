@@ -95,7 +95,13 @@ class Method:
         return model
 
     def before_training(self, model: Any, optimizers: Sequence[Any], options: Any) -> None:
-        """Prepare the optimizers or the trainer's options, before the first step of each process."""
+        """Prepare the optimizers or the trainer's options, before the first step of each process.
+
+        Args:
+            model: what ``attach`` returned.
+            optimizers: of the model.
+            options: of ESPnet's trainer; None in ESPnet3.
+        """
 
     # --- after a training ---
 

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from espnet_kd.errors import UserError
 from espnet_kd.methods.method import BuildModel, Method
 
 
@@ -26,11 +27,18 @@ class QuantiseMethod(Method):
             quantise_options(args.quantise)
 
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
-        """Let the layers of the student and of its peers compute with int8 values from a batch on."""
+        """Let the layers of the student and of its peers compute with int8 values from a batch on.
+
+        Raises:
+            UserError: no graph can hold the model, or ``keep_float`` names a layer that it has not.
+        """
         from espnet_kd.export.quantised import quantise, quantise_options
+        from espnet_kd.host.export import obstacle
         from espnet_kd.methods.own import count_training, peers_of
 
         options = quantise_options(args.quantise)
+        if (reason := obstacle(model, vars(args))) is not None:
+            raise UserError(f"quantise: `espnet-kd export --int8` cannot export the model: {reason}")
         switches = [quantise(peer, options.keep_float) for peer in peers_of(model)]
         count_training(model)
 

@@ -1,4 +1,4 @@
-"""Keep what methods add to a model in the checkpoints of Lightning, as ResumableTrainer does in ESPnet2's.
+"""Do for Lightning what ResumableTrainer does in ESPnet2: keep what methods add to a model in checkpoints.
 
 Lightning gives the callback to every Trainer by the entry-point group `lightning.pytorch.callbacks_factory`
 (setup.py), since a recipe that lacked it would go on with criteria that start anew.
@@ -20,7 +20,10 @@ class KeepOwnState(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the optimizers, which exist now, and whose state Lightning restores next."""
         if has_own(pl_module):
-            keep_apart(_model(pl_module), trainer.optimizers)
+            model = _model(pl_module)
+            for method in model.kd_methods:
+                method.before_training(model, trainer.optimizers, None)
+            keep_apart(model, trainer.optimizers)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]

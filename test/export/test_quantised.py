@@ -1,5 +1,6 @@
 """Layers that train for int8 compute what onnxruntime computes of the quantised layer."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from espnet_kd.export.quantised import (
     quantise,
     quantise_options,
 )
+from espnet_kd.methods.quantise import QuantiseMethod
 
 
 class Model(nn.Module):
@@ -93,6 +95,11 @@ def test_activations_by_hand() -> None:
     rounded = int8_activations(values, stepwise=False)
     assert rounded.tolist() == [[[-51.0, 204.0], [1.0, 1.0]], [[127.5, 50.0], [10.0, 20.5]]]
     assert torch.equal(int8_activations(values[:1], False), rounded[:1])  # whatever else is in the batch
+    # range -255 to 0, which belongs to it, so -254.6 is 255 below; no range; range 0 to 255 of what is real
+    assert int8_activations(torch.tensor([[[-255.0, -254.6]]]), False).tolist() == [[[-255.0, -255.0]]]
+    assert int8_activations(torch.zeros(1, 1, 2), stepwise=False).tolist() == [[[0.0, 0.0]]]
+    padded, real = torch.tensor([[[255.0, 7.2], [999.0, -9.0]]]), torch.tensor([[[True], [False]]])
+    assert int8_activations(padded, False, real).tolist() == [[[255.0, 7.0], [255.0, 0.0]]]
     # each vector alone: 1.4/255 is the scale of (1.4, 0.6), 0.6 is 109.3 of it
     assert int8_activations(values, stepwise=True)[0, 1].tolist() == pytest.approx([1.4, 109 * 1.4 / 255])
 
@@ -126,6 +133,8 @@ def test_which_layers_and_what_is_one_range() -> None:
         "encoder.w": False, "encoder.point": False, "decoder.self_attn.linear_q": True,
         "decoder.self_attn.linear_k": False, "joint_network.lin_enc": True,
     }  # fmt: skip
+    frames = {name: m.kd_time for name, m in model.named_modules() if name in ranges and not m.kd_stepwise}
+    assert frames == {"encoder.w": 1, "encoder.point": 2, "decoder.self_attn.linear_k": None}
 
 
 def test_half_precision_is_rounded_in_float32() -> None:
@@ -154,6 +163,13 @@ def test_options() -> None:
             quantise_options(wrong)
     with pytest.raises(UserError, match=r"keep_float has encoder.v: did you mean encoder.w"):
         quantise(Model(), ["encoder.v"])
+
+
+def test_a_model_that_cannot_be_exported_is_refused() -> None:
+    model = Model()
+    model.frontend = None
+    with pytest.raises(UserError, match=r"quantise: .* cannot export the model: its input is features"):
+        QuantiseMethod().attach(model, Namespace(quantise={"begin": 5}), Model)
 
 
 def test_off_nothing_changes() -> None:

@@ -95,7 +95,9 @@ def test_what_was_pruned_is_left_out(recipe: Recipe, tmp_path: Path) -> None:
     """A pruned training is continued as uninterrupted; shrunk, stock ESPnet decodes the same with it."""
     from espnet2.bin.asr_inference import Speech2Text
 
-    options = {"prune": {"target": 0.25, "end": 3}, "resume": True, "teacher": {"exp": "exp/teacher"},
+    int8 = {"begin": 2, "keep_float": ["ctc.ctc_lo"]}
+    options = {"prune": {"target": 0.25, "end": 3}, "quantise": int8, "resume": True,
+               "teacher": {"exp": "exp/teacher"},
                "criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}}  # fmt: skip
     exp = recipe.train("exp/pruned", "student", max_epoch=3, **options)
     recipe.train("exp/again", "student", max_epoch=1, **options)
@@ -113,7 +115,7 @@ def test_what_was_pruned_is_left_out(recipe: Recipe, tmp_path: Path) -> None:
         main(["exp/pruned", "--checkpoint", "3epoch.pth", "--out", "exp/left"])
         config = yaml.safe_load(Path("exp/left/config.yaml").read_text())
         assert config["encoder_conf"]["linear_units"] == config["decoder_conf"]["linear_units"] == 24
-        assert "prune" not in config and "criteria" not in config
+        assert "prune" not in config and "criteria" not in config and config["quantise"] == int8
         found = []
         for e in ("exp/pruned", "exp/left"):
             search = Speech2Text(f"{e}/config.yaml", f"{e}/3epoch.pth", beam_size=2)

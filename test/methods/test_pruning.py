@@ -1,5 +1,7 @@
 """Channels of feed-forward layers are removed by their norm, and stay removed."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
@@ -7,7 +9,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward i
 from torch import nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.methods.prune import Prune, prune_options
+from espnet_kd.methods.prune import Prune, PruneMethod, prune_options
 from espnet_kd.methods.pruning import Pruner, pruned_sizes, squares_of
 
 
@@ -86,3 +88,34 @@ def test_options() -> None:
     bare.encoder = nn.Linear(2, 2)
     with pytest.raises(UserError, match="has no feed-forward layers that can be pruned"):
         Pruner(bare)
+
+
+def test_zeros_stay_in_lightning() -> None:
+    lightning = pytest.importorskip("lightning")
+    from espnet_kd.tasks.lightning import KeepOwnState
+
+    class Recipe(lightning.LightningModule):
+        """A recipe of ESPnet3, with a pruned model."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            options, method = Namespace(prune={"target": 0.5, "end": 2}), PruneMethod()
+            stock = model()
+            stock.forward = lambda speech: stock.encoder(speech, torch.tensor([50]))[0].square().sum()
+            self.model = method.attach(stock, options, model)
+            self.model.kd_methods = [method]
+
+        def training_step(self, batch: torch.Tensor, number: int) -> torch.Tensor:
+            return self.model(batch)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=0.1)
+
+    trained = Recipe()
+    trainer = lightning.Trainer(
+        max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[KeepOwnState()],
+    )  # fmt: skip
+    trainer.fit(trained, torch.utils.data.DataLoader(torch.randn(4, 50, 20)))
+    assert int(trained.model.kd_step) == 4
+    assert pruned_sizes(trained.model, {}, "it") == {"encoder_conf": {"linear_units": 6}}
