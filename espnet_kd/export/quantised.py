@@ -45,7 +45,8 @@ def quantise_options(quantise: Mapping[str, Any]) -> Quantise:
         weights (int8; int8): of linear layers and convolutions over one frame, with a scale per output
             channel.
         activations (int8; int8): inputs of these layers, with a range that is measured as they come.
-        begin (integer; 0): training batches in float before it; validation follows.
+        begin (integer; 0): training batches in float before the first in int8; validation is as the
+            training is by then.
         keep_float (list; none): layers that stay in float, by module path; of a transducer
             ``joint_network.lin_out`` does so by itself. `espnet-kd export --int8` leaves the same in float.
 
