@@ -10,6 +10,7 @@ from test_mutual import ATT, CTC, batch, build
 from test_sampling import REFERENCE, watch
 from torch import Tensor, nn
 
+from espnet_kd.criteria import build_criterion
 from espnet_kd.errors import UserError
 from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.methods.sampling_model import decode, draw, followers, has_ended
@@ -93,13 +94,30 @@ def test_teacher_and_student_are_compared_after_the_same_hypothesis(
     steps = [logits[0, :2], logits[1, :3]], [targets[0, :2], targets[1, :3]]
     expected = sum(divergence(t, s) for s, t in zip(*steps, strict=True)) / 2
     torch.testing.assert_close(stats["loss_kd_att"][0], expected)
-    assert logits[0, 2:].equal(targets[0, 2:]) and logits[0, 2:].softmax(-1)[:, END].tolist() == [1.0, 1.0]
     log_q, smooth = logits[1].log_softmax(-1), 0.1 / 6  # of 7 tokens; the label itself has 0.9
     labels = [5, 3, END]
     entropies = [0.9 * log_q[u, y] + smooth * (log_q[u].sum() - log_q[u, y]) for u, y in enumerate(labels)]
     constant = 3 * (0.9 * torch.tensor(0.9).log() + 0.1 * torch.tensor(smooth).log())
     torch.testing.assert_close(stats["loss_att"][0], (constant - sum(entropies)) / 2)  # divided by both
     torch.testing.assert_close(loss.detach(), stats["loss_task"] + stats["loss_kd_att"])
+
+
+def test_no_criterion_compares_steps_after_the_end(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = student(recipe, task_weight=0.0)
+    teacher = model.kd_objective.teacher.experiments[0].model
+    made = torch.tensor([[END, 4, END, END], [END, 3, 5, END]])  # of 4 and of 3 steps, the first ends after 2
+    monkeypatch.setattr("espnet_kd.methods.sampling_model.decode", lambda *_: made)
+    seen, taught = watch(model.decoder), watch(teacher.decoder)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    for options in (
+        {"type": "kl", "label_smoothing": 0.1},
+        {"type": "topk", "k": 3, "reduction": "mean"},
+        {"type": "hidden", "student_dim": 7, "teacher_dim": 7},  # logits as vectors, with a map of its own
+    ):
+        model.kd_criteria["att"] = criterion = build_criterion(**options)
+        value = model(**batch())[1]["loss_kd_att"][0]
+        expected = criterion(seen[-1][1][:, :3], taught[-1][1][:, :3], mask)
+        torch.testing.assert_close(value, expected.detach())
 
 
 @pytest.mark.parametrize("sample", ["greedy", "nucleus"])
