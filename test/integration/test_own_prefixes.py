@@ -73,6 +73,16 @@ def test_a_hypothesis_ends_at_its_end_symbol_or_at_the_length_of_the_transcript(
     assert None in ends[8:] and set(ends[8:]) != {None}, "some end early, some at the length"
 
 
+def test_tokens_of_a_hypothesis_are_drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = student(recipe, prefix={"student": 1.0, "sample": "nucleus", "top_p": 0.7})
+    monkeypatch.setattr(
+        "espnet_kd.methods.sampling_model.draw", lambda scores, top_p: torch.full((2,), {0.7: 4}[top_p])
+    )
+    seen = watch(model.decoder)
+    model(**batch())
+    assert seen[0][0].tolist() == [[END, 4, 4, 4], [END, 4, 4, END]]
+
+
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     p = teacher.log_softmax(-1)
     return (p.exp() * (p - student.log_softmax(-1))).sum()
@@ -116,6 +126,7 @@ def test_no_criterion_compares_steps_after_the_end(recipe: Recipe, monkeypatch: 
     ):
         model.kd_criteria["att"] = criterion = build_criterion(**options)
         value = model(**batch())[1]["loss_kd_att"][0]
+        assert seen[-1][0].equal(made)
         expected = criterion(seen[-1][1][:, :3], taught[-1][1][:, :3], mask)
         torch.testing.assert_close(value, expected.detach())
 
@@ -145,12 +156,29 @@ def test_half_of_the_utterances_are_chosen_again_in_every_batch(recipe: Recipe) 
     assert 0 < own[:, 0].sum() < 12 and 0 < own[:, 1].sum() < 12 and not own[:, 0].equal(own[:, 1])
 
 
+def test_the_share_grows_and_other_utterances_have_sampled_tokens(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ramp = {"schedule": "linear", "from": 0.0, "to": 0.5, "begin": 1, "steps": 1}
+    model = student(recipe, prefix={"student": ramp}, scheduled_sampling={"probability": 0.1})
+    monkeypatch.setattr("espnet_kd.methods.sampling_model.decode", lambda *_: torch.full((1, 4), 4))
+    monkeypatch.setattr("espnet_kd.methods.sampling_model.mix", lambda prefix, *_: torch.full_like(prefix, 3))
+    monkeypatch.setattr(torch, "rand", lambda *size: torch.tensor([0.4, 0.6]))  # the first is below 0.5
+    seen = watch(model.decoder)
+    for _ in range(3):
+        model(**batch())
+    assert [prefix[:, 0].tolist() for prefix, _ in seen] == [[3, 3], [3, 3], [4, 3]]
+
+
 def test_probability_0_and_validation_are_the_stock_pass(recipe: Recipe) -> None:
     losses, drawn = [], []
     for changes, training in [({"prefix": {}}, True), ({"prefix": {"student": 0}}, True)] + [
         ({"prefix": prefix}, False) for prefix in ({}, ALL)
     ]:
-        model = student(recipe, **changes).train(training)
+        model = student(recipe, **changes)
+        if not training:
+            model(**batch())  # leaves nothing behind
+        model.train(training)
         torch.manual_seed(0)
         losses.append(model(**batch())[0])
         drawn.append(torch.rand(1))
