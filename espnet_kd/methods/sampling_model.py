@@ -204,10 +204,11 @@ def followers(model: Any, own: OwnPrefix | None = None) -> list[nn.Module]:
     read = [term for term in terms if term.teacher_tap.startswith("decoder")]
     if own is not None and any(term.teacher_tap != "decoder" for term in read):
         raise UserError("prefix: student and teacher are compared by the logits of decoders: `tap: decoder`")
-    if own is not None and not read and not has_lattice(model):
+    if own is not None and all(term.weight.is_zero for term in read) and not has_lattice(model):
         raise UserError(
-            "prefix: no criterion compares the decoder with a teacher's, and there are no labels for the "
-            "student's own prefixes: add `{type: kl, tap: decoder}` to the criteria, or leave out prefix"
+            "prefix: no criterion with a weight compares the decoder with a teacher's, and there are no labels "
+            "for the student's own prefixes: add `{type: kl, tap: decoder}` to the criteria (`targets: hard` "
+            "leaves out all of them), or leave out prefix"
         )
     if not read:
         return []

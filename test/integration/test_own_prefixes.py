@@ -208,8 +208,10 @@ def test_a_teacher_that_cannot_follow_is_refused(recipe: Recipe) -> None:
         ({"prefix": {**ALL, "sample": "nucleus", "top_p": 0}}, "top_p is 0: give a number above 0"),
         ({"prefix": {**ALL, "top_p": 0.5}}, "top_p is for `sample: nucleus`"),
         ({"prefix": {**ALL, "p": 1}}, "prefix: unknown key p; known: student, sample, top_p"),
-        ({"criteria": {"ctc": CTC}}, "no criterion compares the decoder with a teacher's"),
-        ({"teacher": {}, "criteria": {}}, "no criterion compares the decoder with a teacher's"),
+        ({"criteria": {"ctc": CTC}}, "no criterion with a weight compares the decoder with a teacher's"),
+        ({"criteria": {"att": {**ATT, "weight": 0}}}, "no criterion with a weight compares the decoder"),
+        ({"teacher": {}, "criteria": {}}, "no criterion with a weight compares the decoder"),
+        ({"targets": "hard"}, "(`targets: hard` leaves out all of them)"),
         ({"criteria": {"x": {**ATT, "tap": "decoder.output_layer"}}}, "`prefix` decoder.output_layer runs"),
         (
             {"criteria": {"x": {**ATT, "teacher_tap": "decoder.output_layer"}}},
