@@ -97,7 +97,7 @@ class PrefixSampling:
         return self._chosen
 
     def steps(self) -> Tensor | None:
-        """Return how many steps of each utterance are compared, (B,) on the host; None if no prefix is new."""
+        """Return how many steps of each utterance are compared, (B,) on the host; None: all."""
         return None if self._steps is None else self._steps.read()
 
 
@@ -206,9 +206,9 @@ def followers(model: Any, own: OwnPrefix | None = None) -> list[nn.Module]:
         raise UserError("prefix: student and teacher are compared by the logits of decoders: `tap: decoder`")
     if own is not None and all(term.weight.is_zero for term in read) and not has_lattice(model):
         raise UserError(
-            "prefix: no criterion with a weight compares the decoder with a teacher's, and there are no labels "
-            "for the student's own prefixes: add `{type: kl, tap: decoder}` to the criteria (`targets: hard` "
-            "leaves out all of them), or leave out prefix"
+            "prefix: no criterion with a weight compares the decoder with a teacher's, and there are no "
+            "labels for the student's own prefixes: add `{type: kl, tap: decoder}` to the criteria "
+            "(`targets: hard` leaves out all of them), or leave out prefix"
         )
     if not read:
         return []
