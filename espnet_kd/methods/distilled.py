@@ -1,7 +1,7 @@
 """The student: a stock ESPnet model whose loss has weighted criteria besides that of the task."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import ANY_TOKEN, Term
 from espnet_kd.teachers.speech import TEACHER_SPEECH
-from espnet_kd.teachers.taps import MAX_FRAME_DIFFERENCE, Taps, Targets
+from espnet_kd.teachers.taps import DECODER, MAX_FRAME_DIFFERENCE, Taps, Targets
 
 LARGEST_TERM = 8  # of a ratio of frame rates, such as 3 : 2
 
@@ -142,9 +142,11 @@ class Distillation:
     Parameters of criteria are under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules;
     neither is in the state dict, see ``espnet_kd.methods.own``.
     ``kd_teacher_follows``: the teacher runs after the student, whose sampled prefix it needs.
+    ``kd_decoder_steps``: gives the steps that are compared, (B,) on the host; None: those of the transcripts.
     """
 
     kd_teacher_follows = False
+    kd_decoder_steps: Callable[[], Tensor | None] | None = None
 
     def forward(
         self,
@@ -220,7 +222,7 @@ class Distillation:
             labels: (B, L) tokens, and their numbers, (B,), on the host.
         """
         criterion = self.kd_criteria[term.name]
-        seen = self.kd_objective.taps.get(term.student_tap, labels[1])
+        seen = self._seen(term, labels[1])
         use = torch.is_grad_enabled() and not term.weight.is_zero
         with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
             if criterion.needs == "sequence":
@@ -233,6 +235,14 @@ class Distillation:
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
         # (1,): a scalar would be rounded to the half precision that the task's loss may have under autocast.
         return 0.0 if term.weight.is_zero else term.weight(step) * value[None]
+
+    def _seen(self, term: Term, text_lengths: Tensor) -> Targets:
+        """Return what the student has at the tap of a criterion, with its lengths."""
+        seen = self.kd_objective.taps.get(term.student_tap, text_lengths)
+        if self.kd_decoder_steps is None or term.student_tap != DECODER:
+            return seen
+        steps = self.kd_decoder_steps()
+        return seen if steps is None else replace(seen, lengths=steps)
 
     def _check_complete(self, stats: Mapping[str, Any]) -> None:
         """Refuse a training whose first batch does not compute every configured criterion.

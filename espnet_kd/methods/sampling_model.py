@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_kd.criteria.distribution import LOG_ZERO
 from espnet_kd.errors import UserError
 from espnet_kd.host.losses import leave_out_labels
 from espnet_kd.host.models import has_lattice, has_transformer_decoder
 from espnet_kd.methods.distilled import Distillation
 from espnet_kd.methods.own import count_training, peers_of
 from espnet_kd.methods.sampling import OwnPrefix
-from espnet_kd.rnnt.device import to_device
+from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.online import OnlineTeacher
 
@@ -31,8 +30,7 @@ class PrefixSampling:
 
     *Own prefixes*: for some utterances, drawn one by one, the student decodes token by token, without
     gradient, at most as many tokens as the transcript has. Student and teacher are compared after each part
-    of this hypothesis. Its labels are left out of the cross-entropy. After its end symbol both are made to
-    predict that again, so that criteria are 0 there and have no gradient.
+    of this hypothesis, up to its end symbol. Its labels are left out of the cross-entropy.
 
     In eval mode, or at probability 0, nothing happens and no random number is drawn. Which utterances are
     chosen is drawn on the host, which need not wait for a GPU.
@@ -55,14 +53,14 @@ class PrefixSampling:
         self._now = self._own_now = 0.0
         self._prefix: Tensor | None = None
         self._chosen: Tensor | None = None  # (B,) bool: utterances with a prefix of their own
-        self._ended: Tensor | None = None  # (B, U) bool: steps after the end of such a prefix
+        self._steps: HostCopy | None = None  # (B,) steps up to the end of each prefix
 
     def renew(self) -> None:
         """Begin a batch: compute its probabilities."""
         step = float(self.owner.kd_step)
         self._now = self.probability(step)
         self._own_now = 0.0 if self.own is None else self.own.student(step)
-        self._prefix = self._chosen = self._ended = None
+        self._prefix = self._chosen = self._steps = None
 
     def follow(self, decoder: nn.Module, inputs: Inputs) -> Inputs | None:
         """Pre-hook of a teacher's decoder: replace its prefix by the one of this step, if there is one."""
@@ -90,22 +88,17 @@ class PrefixSampling:
         part = tuple(to_device(x, device)[rows] for x in inputs)
         made = decode(decoder, part, self.owner.eos, self.own.top_p)
         self._chosen = to_device(chosen, device)
-        ended = torch.zeros(prefix.shape, dtype=torch.bool, device=device)
-        self._ended = ended.index_copy(0, rows, has_ended(made, self.owner.eos))
+        steps = (~has_ended(made, self.owner.eos)).sum(1)
+        self._steps = HostCopy(to_device(inputs[3], device).index_copy(0, rows, steps))
         return prefix.index_copy(0, rows, made)
 
     def chosen(self) -> Tensor | None:
         """Return which utterances of the batch have prefixes of their own, (B,) bool; None if none has."""
         return self._chosen
 
-    def after_end(self, decoder: nn.Module, inputs: Inputs, output: Any) -> Any:
-        """Hook of every decoder: logits that are sure of the end symbol, where a hypothesis has ended."""
-        if self._ended is None:
-            return None
-        logits = output[0]
-        end = torch.arange(logits.shape[-1], device=logits.device) == self.owner.eos
-        sure = torch.zeros_like(logits[0, 0]).masked_fill(~end, LOG_ZERO)
-        return torch.where(self._ended[..., None], sure, logits), *output[1:]
+    def steps(self) -> Tensor | None:
+        """Return how many steps of each utterance are compared, (B,) on the host; None: all."""
+        return None if self._steps is None else self._steps.read()
 
 
 @contextmanager
@@ -211,10 +204,11 @@ def followers(model: Any, own: OwnPrefix | None = None) -> list[nn.Module]:
     read = [term for term in terms if term.teacher_tap.startswith("decoder")]
     if own is not None and any(term.teacher_tap != "decoder" for term in read):
         raise UserError("prefix: student and teacher are compared by the logits of decoders: `tap: decoder`")
-    if own is not None and not read and not has_lattice(model):
+    if own is not None and all(term.weight.is_zero for term in read) and not has_lattice(model):
         raise UserError(
-            "prefix: no criterion compares the decoder with a teacher's, and there are no labels for the "
-            "student's own prefixes: add `{type: kl, tap: decoder}` to the criteria, or leave out prefix"
+            "prefix: no criterion with a weight compares the decoder with a teacher's, and there are no "
+            "labels for the student's own prefixes: add `{type: kl, tap: decoder}` to the criteria "
+            "(`targets: hard` leaves out all of them), or leave out prefix"
         )
     if not read:
         return []
@@ -265,20 +259,17 @@ def sample_prefixes(
         shared: peers get one prefix, from the first of them that runs.
         own: how the student makes whole prefixes; for a model without peers.
     """
-    decoders = []
-    for peer in peers_of(model):
+    peers = peers_of(model)
+    for peer in peers:
         check_decoder(peer, "scheduled_sampling" if own is None else "prefix")
-        decoders.append(peer.decoder)
     count_training(model)
     sampling = PrefixSampling(model, probability or NEVER, own, shared)
-    for decoder in decoders:
-        decoder.register_forward_pre_hook(sampling.sample)
+    for peer in peers:
+        peer.decoder.register_forward_pre_hook(sampling.sample)
     model.register_forward_pre_hook(lambda module, inputs: sampling.renew())
     for teacher in teachers:
         model.kd_teacher_follows = True
         teacher.decoder.register_forward_pre_hook(sampling.follow)
-        decoders.append(teacher.decoder)
     if own is not None:
         leave_out_labels(model, sampling.chosen)
-        for decoder in decoders:
-            decoder.register_forward_hook(sampling.after_end)
+        model.kd_decoder_steps = sampling.steps

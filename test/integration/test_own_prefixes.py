@@ -10,6 +10,7 @@ from test_mutual import ATT, CTC, batch, build
 from test_sampling import REFERENCE, watch
 from torch import Tensor, nn
 
+from espnet_kd.criteria import build_criterion
 from espnet_kd.errors import UserError
 from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.methods.sampling_model import decode, draw, followers, has_ended
@@ -72,6 +73,16 @@ def test_a_hypothesis_ends_at_its_end_symbol_or_at_the_length_of_the_transcript(
     assert None in ends[8:] and set(ends[8:]) != {None}, "some end early, some at the length"
 
 
+def test_tokens_of_a_hypothesis_are_drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = student(recipe, prefix={"student": 1.0, "sample": "nucleus", "top_p": 0.7})
+    monkeypatch.setattr(
+        "espnet_kd.methods.sampling_model.draw", lambda scores, top_p: torch.full((2,), {0.7: 4}[top_p])
+    )
+    seen = watch(model.decoder)
+    model(**batch())
+    assert seen[0][0].tolist() == [[END, 4, 4, 4], [END, 4, 4, END]]
+
+
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     p = teacher.log_softmax(-1)
     return (p.exp() * (p - student.log_softmax(-1))).sum()
@@ -93,13 +104,31 @@ def test_teacher_and_student_are_compared_after_the_same_hypothesis(
     steps = [logits[0, :2], logits[1, :3]], [targets[0, :2], targets[1, :3]]
     expected = sum(divergence(t, s) for s, t in zip(*steps, strict=True)) / 2
     torch.testing.assert_close(stats["loss_kd_att"][0], expected)
-    assert logits[0, 2:].equal(targets[0, 2:]) and logits[0, 2:].softmax(-1)[:, END].tolist() == [1.0, 1.0]
     log_q, smooth = logits[1].log_softmax(-1), 0.1 / 6  # of 7 tokens; the label itself has 0.9
     labels = [5, 3, END]
     entropies = [0.9 * log_q[u, y] + smooth * (log_q[u].sum() - log_q[u, y]) for u, y in enumerate(labels)]
     constant = 3 * (0.9 * torch.tensor(0.9).log() + 0.1 * torch.tensor(smooth).log())
     torch.testing.assert_close(stats["loss_att"][0], (constant - sum(entropies)) / 2)  # divided by both
     torch.testing.assert_close(loss.detach(), stats["loss_task"] + stats["loss_kd_att"])
+
+
+def test_no_criterion_compares_steps_after_the_end(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = student(recipe, task_weight=0.0)
+    teacher = model.kd_objective.teacher.experiments[0].model
+    made = torch.tensor([[END, 4, END, END], [END, 3, 5, END]])  # of 4 and of 3 steps, the first ends after 2
+    monkeypatch.setattr("espnet_kd.methods.sampling_model.decode", lambda *_: made)
+    seen, taught = watch(model.decoder), watch(teacher.decoder)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    for options in (
+        {"type": "kl", "label_smoothing": 0.1},
+        {"type": "topk", "k": 3, "reduction": "mean"},
+        {"type": "hidden", "student_dim": 7, "teacher_dim": 7},  # logits as vectors, with a map of its own
+    ):
+        model.kd_criteria["att"] = criterion = build_criterion(**options)
+        value = model(**batch())[1]["loss_kd_att"][0]
+        assert seen[-1][0].equal(made)
+        expected = criterion(seen[-1][1][:, :3], taught[-1][1][:, :3], mask)
+        torch.testing.assert_close(value, expected.detach())
 
 
 @pytest.mark.parametrize("sample", ["greedy", "nucleus"])
@@ -127,12 +156,29 @@ def test_half_of_the_utterances_are_chosen_again_in_every_batch(recipe: Recipe) 
     assert 0 < own[:, 0].sum() < 12 and 0 < own[:, 1].sum() < 12 and not own[:, 0].equal(own[:, 1])
 
 
+def test_the_share_grows_and_other_utterances_have_sampled_tokens(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ramp = {"schedule": "linear", "from": 0.0, "to": 0.5, "begin": 1, "steps": 1}
+    model = student(recipe, prefix={"student": ramp}, scheduled_sampling={"probability": 0.1})
+    monkeypatch.setattr("espnet_kd.methods.sampling_model.decode", lambda *_: torch.full((1, 4), 4))
+    monkeypatch.setattr("espnet_kd.methods.sampling_model.mix", lambda prefix, *_: torch.full_like(prefix, 3))
+    monkeypatch.setattr(torch, "rand", lambda *size: torch.tensor([0.4, 0.6]))  # the first is below 0.5
+    seen = watch(model.decoder)
+    for _ in range(3):
+        model(**batch())
+    assert [prefix[:, 0].tolist() for prefix, _ in seen] == [[3, 3], [3, 3], [4, 3]]
+
+
 def test_probability_0_and_validation_are_the_stock_pass(recipe: Recipe) -> None:
     losses, drawn = [], []
     for changes, training in [({"prefix": {}}, True), ({"prefix": {"student": 0}}, True)] + [
         ({"prefix": prefix}, False) for prefix in ({}, ALL)
     ]:
-        model = student(recipe, **changes).train(training)
+        model = student(recipe, **changes)
+        if not training:
+            model(**batch())  # leaves nothing behind
+        model.train(training)
         torch.manual_seed(0)
         losses.append(model(**batch())[0])
         drawn.append(torch.rand(1))
@@ -162,8 +208,10 @@ def test_a_teacher_that_cannot_follow_is_refused(recipe: Recipe) -> None:
         ({"prefix": {**ALL, "sample": "nucleus", "top_p": 0}}, "top_p is 0: give a number above 0"),
         ({"prefix": {**ALL, "top_p": 0.5}}, "top_p is for `sample: nucleus`"),
         ({"prefix": {**ALL, "p": 1}}, "prefix: unknown key p; known: student, sample, top_p"),
-        ({"criteria": {"ctc": CTC}}, "no criterion compares the decoder with a teacher's"),
-        ({"teacher": {}, "criteria": {}}, "no criterion compares the decoder with a teacher's"),
+        ({"criteria": {"ctc": CTC}}, "no criterion with a weight compares the decoder with a teacher's"),
+        ({"criteria": {"att": {**ATT, "weight": 0}}}, "no criterion with a weight compares the decoder"),
+        ({"teacher": {}, "criteria": {}}, "no criterion with a weight compares the decoder"),
+        ({"targets": "hard"}, "(`targets: hard` leaves out all of them)"),
         ({"criteria": {"x": {**ATT, "tap": "decoder.output_layer"}}}, "`prefix` decoder.output_layer runs"),
         (
             {"criteria": {"x": {**ATT, "teacher_tap": "decoder.output_layer"}}},
