@@ -54,6 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     chain = normalise.chain_of(args)
     where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
     source, teacher = dump.read_dump(args.data), source_of(args)
+    references = read_table(args.data / "text")
+    if "capitals" in args.normalise and all(text == text.upper() for text in references.values()):
+        raise UserError(
+            f"--normalise capitals would spell every word of {args.data}/text, which has no small letters: "
+            "leave out this step"
+        )
     decode_dir = args.out / DECODE
     if decoded_by_espnet(teacher):
         args.teacher = teacher.locate()
@@ -63,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = {"teacher": teacher.fingerprint(), "options": dict(teacher.options), "device": spec[1]}
         shards.decode_missing(source, decode_dir, settings, args.shards, partial(work, spec=spec), where)
     labels = map(pseudo_label, records.read_decoded(decode_dir, source.wav.ids()))
-    tables = {"text": {label.utt: label.text for label in labels}, "ref": read_table(args.data / "text")}
+    tables = {"text": {label.utt: label.text for label in labels}, "ref": references}
     for name, table in tables.items():
         write_text(args.out / name, {u: chain(" ".join(t.split())) for u, t in table.items()})
     symbols = ["--nlsyms", args.nlsyms] if args.nlsyms else []

@@ -289,6 +289,8 @@ def test_a_teacher_is_evaluated_on_a_set(
         evaluate.main(words)
         printed = capsys.readouterr().out
         evaluate.main(words)
+        with pytest.raises(UserError, match="^--normalise capitals would spell every word of dump/"):
+            evaluate.main([*words, "--normalise", "capitals"])
     assert "1 shards, 1 to decode" in printed and "WER" in printed
     assert "1 shards, 0 to decode" in capsys.readouterr().out
     assert len((tmp_path / "text").read_text().splitlines()) == 3
