@@ -134,6 +134,7 @@ BAD = [
     ("export", "exp --check dump --opset 9", "--opset 9: give 18 to 23"),
     ("export", "exp --check dump --tolerance -1", "--tolerance -1: give points of WER"),
     ("export", "exp --check dump --stream --left_context 0", "--left_context: give 1 or more"),
+    ("export", "exp --check dump --decoding_window 320", "are for chunks: give --stream as well"),
     ("export", "exp --check dump --keep_float encoder", "give --int8 as well"),
     ("measure", "exp missing --data dump", "missing is not a directory: give that of a trained experiment"),
     ("measure", "empty --data dump", "empty has no config.yaml"),

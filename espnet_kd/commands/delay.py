@@ -52,7 +52,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
     student, teacher = (load_experiment(d, args.checkpoint) for d in (args.student, args.teacher))
     config = read_config(args.student / "config.yaml")
-    milliseconds = frame_milliseconds(config)
+    milliseconds = frame_milliseconds(config, student.model)
     inference = read_config(args.inference_config) if args.inference_config else {}
     inference |= overrides(args.inference_args)
     chunks = chunks_of(inference, milliseconds)

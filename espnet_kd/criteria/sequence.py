@@ -127,7 +127,7 @@ def ctc_emission_frames(logits: Tensor, labels: list[int]) -> list[int]:
         labels: L of them, without the blank.
 
     Returns:
-        The first frame of every label; empty if they do not fit the frames.
+        The first frame of every label; empty if they do not fit the frames, or have probability 0.
 
     Raises:
         ValueError: the model computes NaN.
@@ -152,6 +152,8 @@ def ctc_emission_frames(logits: Tensor, labels: list[int]) -> list[int]:
         best, move = come.max(0)
         best = best + frame
         moves.append(move.tolist())
+    if best[-2:].max() == -torch.inf:
+        return []
     state = len(states) - 1 if best[-1] > best[-2:].min() or len(states) == 1 else len(states) - 2
     first = {state: 0}
     for t in range(len(moves), 0, -1):

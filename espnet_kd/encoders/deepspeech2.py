@@ -1,5 +1,6 @@
 """Deep Speech 2: 2-D convolutions over time and frequency, then recurrent layers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ class DeepSpeech2(AbsEncoder):
             self.convolutions.append(PlaneConvolution(channels, i, mapping))
             self.strides.append(mapping["stride"][0])
             channels, size = mapping["channels"], strided(size, mapping["stride"][1])
+        self.stride = math.prod(self.strides)
         self.layers = nn.ModuleList()
         size *= channels
         for i in range(layers):

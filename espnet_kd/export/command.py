@@ -22,6 +22,7 @@ NO_SHERPA_STREAM = (
     "samples has 8 kHz and chunks of 300 ms, and is not told which is the last: give --format onnx"
 )
 OPSETS = (18, 23)  # of ONNX: the oldest that torch writes, and the newest that onnxruntime is known to run
+DECODING_WINDOW, LEFT_CONTEXT = 640, 32  # ESPnet's
 SEARCHES = ("attention", "transducer", "ctc")  # in the order in which they are taken by default
 
 
@@ -50,12 +51,13 @@ def parser() -> argparse.ArgumentParser:
         "--stream", action="store_true", help="for speech that arrives in chunks, of a streaming transducer"
     )
     p.add_argument(
-        "--decoding_window", type=int, default=640,
-        help="with --stream: milliseconds of a chunk, which ESPnet counts at 16 kHz (default: %(default)s)",
+        "--decoding_window", type=int,
+        help="with --stream: milliseconds of a chunk, which ESPnet counts at 16 kHz "
+        f"(default: {DECODING_WINDOW})",
     )  # fmt: skip
     p.add_argument(
-        "--left_context", type=int, default=32,
-        help="with --stream: encoder frames before a chunk that it sees (default: %(default)s)",
+        "--left_context", type=int,
+        help=f"with --stream: encoder frames before a chunk that it sees (default: {LEFT_CONTEXT})",
     )  # fmt: skip
     p.add_argument("--int8", action="store_true", help="quantise the weights of linear layers")
     p.add_argument(
@@ -81,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     from espnet_kd.export.sherpa import refuse
     from espnet_kd.export.writing import write_checked
 
-    stream = (args.decoding_window, args.left_context) if args.stream else None
+    stream = None
+    if args.stream:
+        stream = (args.decoding_window or DECODING_WINDOW, args.left_context or LEFT_CONTEXT)
     default = SEARCHES if args.format == "onnx" else ("transducer", "ctc")
     options = SearchOptions(args.search, default, args.beam_size, args.ctc_weight, stream)
     source = open_source(args.experiment, args.checkpoint, options)
@@ -109,7 +113,10 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--opset {args.opset}: give {OPSETS[0]} to {OPSETS[1]}")
     if (args.beam_size is not None and args.beam_size < 1) or args.threads < 1:
         raise UserError("--beam_size and --threads: give 1 or more")
-    if args.stream and (args.decoding_window < 1 or args.left_context < 1):
+    of_stream = [n for n in (args.decoding_window, args.left_context) if n is not None]
+    if of_stream and not args.stream:
+        raise UserError("--decoding_window and --left_context are for chunks: give --stream as well")
+    if min(of_stream, default=1) < 1:
         raise UserError("--decoding_window and --left_context: give 1 or more")
     if args.stream and args.format == "sherpa":
         raise UserError(NO_SHERPA_STREAM)

@@ -191,6 +191,8 @@ class TransducerBeam:
                     break
             best_ended = sorted(ended, key=lambda path: path.score)[-self._size :]
             self._kept = better if len(better) >= self._size else best_ended
+        kept = [path.tokens for path in self._kept if path.tokens in self._known]
+        self._known = {tokens: self._known[tokens] for tokens in kept}  # a stream may be long
 
     def _scores(self, frame: Array, path: Path) -> tuple[Array, list[Array]]:
         """Return log-probabilities (V,) of what follows a hypothesis, and the predictor's states then."""

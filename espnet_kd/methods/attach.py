@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from espnet_kd.criteria import CRITERIA, Criterion
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
-from espnet_kd.host.models import CTC_PARTS
 from espnet_kd.host.outputs import OWN_PREFIX
 from espnet_kd.methods.consistency import compared_views
 from espnet_kd.methods.delay import set_delays
@@ -252,11 +251,6 @@ def _fit(
                 )
             continue
         criterion = t.build()
-        if criterion.of_ctc and t.term.student_tap.split(".")[0] not in CTC_PARTS:
-            raise UserError(
-                f"criterion {t.term.name}: `delay` and `frames` are for the frames of CTC, not for "
-                f"{t.term.student_tap}: leave them out, or give tap: ctc.ctc_lo"
-            )
         student, target, _ = aligned(
             ours[t.term.student_tap], theirs[t.term.teacher_tap], t.term, criterion.needs
         )

@@ -205,7 +205,8 @@ def compare(
     configs = [read_config(model.directory) for model in (student, teacher)]
     if student.tokens != teacher.tokens:
         raise UserError(f"delay: {student.directory} and {teacher.directory} have other tokens")
-    frames = [frame_milliseconds(config) for config in configs]
+    models = (student.model, teacher.model)
+    frames = [frame_milliseconds(*pair) for pair in zip(configs, models, strict=True)]
     if frames[0] != frames[1]:
         raise UserError(
             f"delay: {student.directory} has frames of {frames[0]:g} ms, "
@@ -217,11 +218,17 @@ def compare(
         return measure(student.model, teacher.model, speech, chunks)
 
 
-def frame_milliseconds(config: dict[str, Any]) -> float:
-    """Return the duration of an encoder frame, of a transducer or a hybrid with ``decoder: transducer``."""
+def frame_milliseconds(config: dict[str, Any], model: Any = None) -> float:
+    """Return the duration of an encoder frame of a model of ESPnet's, or with an encoder of ours.
+
+    Args:
+        config: of its experiment.
+        model: whose encoder says by ``stride``, if it is one of ours, how many features are in a frame.
+    """
     front, encoder = config.get("frontend_conf") or {}, config.get("encoder_conf") or {}
     layer = re.fullmatch(r"conv2d(\d)", encoder.get("input_layer") or "")
     factor = (encoder.get("input_conf") or {}).get("subsampling_factor", int(layer[1]) if layer else 4)
+    factor = getattr(getattr(model, "encoder", None), "stride", factor)
     return 1000 * front.get("hop_length", DEFAULT_HOP) * factor / parse_rate(str(front.get("fs", "16k")))
 
 

@@ -110,7 +110,8 @@ def _decoding(record: Record) -> str:
     """Name the options of decoding, on which every time depends."""
     options = record.options
     named = [str(options.get(key) or "") for key in ("inference_config", "inference_args", "checkpoint")]
-    return f"decoded with {' '.join(filter(None, map(str.strip, named))) or "ESPnet's defaults"}"
+    otherwise = "ESPnet's defaults" if "torch" in record.machine["versions"] else "what its export chose"
+    return f"decoded with {' '.join(filter(None, map(str.strip, named))) or otherwise}"
 
 
 def section(groups: list[Group], sets: list[str]) -> list[str]:

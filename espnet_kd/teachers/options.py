@@ -17,7 +17,7 @@ from espnet_kd.teachers.kinds import TEACHERS, Source, kind_of, plugins
 from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.short import warn_once
-from espnet_kd.teachers.taps import LATTICE
+from espnet_kd.teachers.taps import LATTICE, check_of_ctc
 from espnet_kd.teachers.token_maps import TokenMap, map_text, map_tokens
 
 ANY_TOKEN = 1  # not the blank
@@ -215,6 +215,8 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
         options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
         term = Term(str(name), weight, student, teacher)
         result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))
+        if not on_lattice(entry["type"]) and {"delay", "frames"} & options.keys():
+            check_of_ctc(result[-1].build(), student, str(name))
     lattices = [t.term.name for t in result if t.term.student_tap == LATTICE]
     if len(lattices) > 1:
         raise UserError(f"criteria: {lattices[0]} and {lattices[1]} are both on the lattice: choose one")

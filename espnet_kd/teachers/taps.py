@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_kd.criteria import TopClasses
+from espnet_kd.criteria import Criterion, TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import (
     CTC_PARTS,
@@ -336,6 +336,24 @@ def check_lattice(model: nn.Module, owner: str) -> None:
         raise UserError(f"{owner} has the blank at token {blank(model)}: a lattice needs it at 0")
     if has_long_blanks(model):
         raise UserError(f"{owner} has blanks of several durations: a lattice needs one blank")
+
+
+def check_of_ctc(criterion: Criterion, path: str, name: str) -> None:
+    """Refuse options for the frames of CTC at another layer.
+
+    Args:
+        criterion: with its options.
+        path: layer of the student.
+        name: of the criterion.
+
+    Raises:
+        UserError: the layer is no CTC layer.
+    """
+    if criterion.of_ctc and path.split(".")[0] not in CTC_PARTS:
+        raise UserError(
+            f"criterion {name}: `delay` and `frames` are for the frames of CTC, not for {path}: leave them "
+            "out, or give tap: ctc.ctc_lo"
+        )
 
 
 def refuse_prediction_network(model: nn.Module, paths: Iterable[str], owner: str) -> None:

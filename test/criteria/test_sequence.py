@@ -238,3 +238,8 @@ def test_ctc_emits_where_the_best_of_all_alignments_does(labels):
         best = max(paths, key=lambda path: sum(scores[t, k] for t, k in enumerate(path)))
         expected = [t for t, k in enumerate(best) if k and (t == 0 or best[t - 1] != k)]
     assert ctc_emission_frames(logits, labels) == expected
+
+
+def test_ctc_emits_nothing_that_it_finds_impossible():
+    logits = torch.tensor([[0.0, -torch.inf, 0.0]] * 4)
+    assert ctc_emission_frames(logits, [1, 2]) == [] and len(ctc_emission_frames(logits, [2])) == 1

@@ -41,8 +41,9 @@ def encode(samples: int, chunk: int = 10) -> tuple[list[np.ndarray], list[int], 
     return given, before, states
 
 
-def test_chunks_overlap_by_the_frames_before() -> None:
-    given, before, states = encode(34)
+@pytest.mark.parametrize("chunk", [10, 11])  # whole frames, and a sample that waits for the next chunk
+def test_chunks_overlap_by_the_frames_before(chunk: int) -> None:
+    given, before, states = encode(34, chunk)
     # of 10 samples the frames in the middle of 1, 3, ... 9, and one beyond the edge, which is trimmed
     assert given[0].tolist() == [1, 3, 5, 7, 9]
     for earlier, later in zip(given, given[1:], strict=False):

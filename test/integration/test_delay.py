@@ -13,11 +13,14 @@ import yaml
 from recipe import MODELS, Recipe
 
 from espnet_kd.commands import delay
+from espnet_kd.encoders.deepspeech2 import DeepSpeech2
+from espnet_kd.encoders.jasper import Jasper
 from espnet_kd.errors import UserError
 from espnet_kd.methods.delay import Delays, emissions, frame_milliseconds, in_chunks, measure, set_delays
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.options import term_options
 
+SMALL = {Jasper: {"blocks": []}, DeepSpeech2: {"layers": 1, "hidden": 4}}
 CHECKPOINT = "valid.loss_transducer.ave.pth"
 
 
@@ -176,3 +179,12 @@ def test_student_and_teacher_may_have_chosen_their_models_differently(recipe: Re
 def test_the_encoder_says_how_long_its_frames_are(encoder_conf: dict, milliseconds: float) -> None:
     config = {"frontend_conf": {"fs": "16k", "hop_length": 160}, "encoder_conf": encoder_conf}
     assert frame_milliseconds(config) == milliseconds
+
+
+@pytest.mark.parametrize(("encoder", "milliseconds"), [(Jasper, 20), (DeepSpeech2, 20)])
+def test_encoders_of_ours_say_so_too(encoder: type, milliseconds: float) -> None:
+    model = argparse.Namespace(encoder=encoder(40, **SMALL[encoder]))
+    config = {"frontend_conf": {"fs": "16k", "hop_length": 160}, "encoder_conf": {}}
+    assert frame_milliseconds(config, model) == milliseconds
+    frames = [int(model.encoder(torch.zeros(1, n, 40), torch.tensor([n]))[1]) for n in (100, 200)]
+    assert frames[1] - frames[0] == 1000 / milliseconds

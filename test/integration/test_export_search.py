@@ -52,4 +52,5 @@ def test_a_beam_in_chunks_has_the_tokens_of_espnets(beam: int) -> None:
         best = stock.sort_nbest(list(stock(encoded, is_final=False)))[0]
         ours.accept([encoded[None].numpy()])
         assert ours.tokens == best.yseq[1:]
+        assert len(ours._known) <= beam, "nothing of dropped hypotheses is kept"
     assert len(ours.tokens) > 5

@@ -217,6 +217,7 @@ def test_peers_of_different_architecture(recipe: Recipe) -> None:
         ({"criteria": {"att": ATT}, "peers": [{"encoder_conf": 3}]}, "peer 2: encoder_conf is 3, not a map"),
         ({"criteria": {"att": ATT}, "peers": [{"seed": 3}]}, "peers 1 and 2 start from the same weights"),
         ({"criteria": {"att": ATT}, "peers": [{"seed": 5}] * 2}, "peers 2 and 3 start from the same weights"),
+        ({"criteria": {"c": {**ATT, "frames": "nonblank"}}}, "are for the frames of CTC, not for decoder"),
         ({"criteria": {"h": {**ATT, "type": "hidden"}}}, "peers compare logits at one tap"),
         ({**MUTUAL, "peers": [{"encoder_conf": {"input_layer": "conv2d2"}}]}, "criterion ctc: ctc.ctc_lo"),
         ({"criteria": {"ctc": {**CTC, "frame_rate": "resample"}}}, "`frame_rate: resample` is for teachers"),

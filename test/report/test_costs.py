@@ -80,6 +80,8 @@ def test_options_of_decoding_are_named() -> None:
     options = {"inference_config": "conf/decode.yaml", "inference_args": "--beam_size 5", "checkpoint": None}
     text = cost_table({"a": replace(RECORD, options=options)})
     assert "; decoded with conf/decode.yaml --beam_size 5; " in text
+    exported = RECORD.machine | {"versions": {"onnxruntime": "1"}}
+    assert "; decoded with what its export chose; " in cost_table({"a": replace(RECORD, machine=exported)})
 
 
 def test_latency_is_shown_where_a_model_streams() -> None:
