@@ -25,7 +25,7 @@ from espnet_kd.files import read_table
 from espnet_kd.methods.attach import warn_of_moving_loss
 from espnet_kd.schedule import build_schedule
 from espnet_kd.tasks import train
-from espnet_kd.tasks.asr import ASRDistillationTask, check_utterances, fit_batches
+from espnet_kd.tasks.asr import SCHEDULED, ASRDistillationTask, check_utterances, fit_batches
 from espnet_kd.teachers.experiment import find_checkpoint
 
 pytestmark = pytest.mark.slow(seconds=25)
@@ -55,10 +55,9 @@ def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None
     change = {"from": 0.0, "to": 1.0, "begin": 1000, "steps": 1}
     options = {
         "batch_type": "numel", "batch_bins": 36, "batch_size": 20, "accum_grad": 4, "resume": True,
-        "num_iters_per_epoch": 10, "config_ngpu": 4, "ngpu": 1, "dist_world_size": None, "mutual": {},
-        "dist_launcher": None, "collect_stats": False, "output_dir": str(tmp_path), "task_weight": change,
-        "criteria": {"ctc": {"weight": 0.5}}, "scheduled_sampling": {}, "prefix": {}, "consistency": {},
-        "nbest": {},
+        "num_iters_per_epoch": 10, "config_ngpu": 4, "ngpu": 1, "dist_world_size": None,
+        "dist_launcher": None, "collect_stats": False, "output_dir": str(tmp_path),
+        **dict.fromkeys(SCHEDULED, {}), "task_weight": change, "criteria": {"ctc": {"weight": 0.5}},
     }  # fmt: skip
     args = Namespace(**options)
     fit_batches(args)
