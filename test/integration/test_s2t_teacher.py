@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,16 @@ BATCH = (
 )
 
 
+def write_experiment(directory: Path, task: Any, config: dict[str, Any]) -> Path:
+    """Write a config.yaml, and a model of random weights."""
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = task.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), directory / "valid.acc.ave.pth")
+    return directory
+
+
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of the task s2t with random weights."""
@@ -50,12 +61,7 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "decoder": "transformer", "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1},
         "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160}, "specaug": None,
     }  # fmt: skip
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = S2TTask.build_model(argparse.Namespace(**config))
-    torch.save(model.state_dict(), directory / "valid.acc.ave.pth")
-    return directory
+    return write_experiment(directory, S2TTask, config)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +79,7 @@ def without_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "promptencoder": "transformer", "promptencoder_conf": small,
         "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160}, "specaug": None,
     }  # fmt: skip
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = S2TTask.build_model(argparse.Namespace(**config))
-    torch.save(model.state_dict(), directory / "valid.cer_ctc.ave.pth")
-    return directory
+    return write_experiment(directory, S2TTask, config)
 
 
 def test_speech_is_padded_and_the_text_follows_the_prompt(exp: Path) -> None:
@@ -122,8 +123,12 @@ def test_the_encoder_of_owsm_ctc_reads_the_prompt(without_decoder: Path) -> None
     assert teacher.layers(2)["encoder"] == (teacher.layers(2)["ctc.ctc_lo"][0], 16)
 
 
-def test_a_student_of_owsm_ctc(recipe: Recipe, without_decoder: Path) -> None:
-    recipe.train("exp/of_s2t_ctc", "student", teacher={"exp": str(without_decoder)}, criteria={"ctc": KL})
+def test_a_student_of_owsm_ctc(
+    recipe: Recipe, without_decoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        recipe.train("exp/of_s2t_ctc", "student", teacher={"exp": str(without_decoder)}, criteria={"ctc": KL})
+    assert f"7 of its {len(THEIRS) + 1} tokens are the student's" in caplog.text
 
 
 def test_a_student_with_a_part_of_the_tokens(
