@@ -64,7 +64,7 @@ class PromptedEncoder(ESPnetS2TCTCModel):
         """Run the front end and the encoder."""
         one = torch.ones_like(lengths)
         before = speech.new_full((len(speech), 1), self.na, dtype=torch.long)
-        prompt = torch.tensor(self.kd_prompt, device=speech.device).expand(len(speech), -1)
+        prompt = torch.cat([torch.full_like(before, token) for token in self.kd_prompt], 1)  # no wait
         return super().encode(speech, lengths, before, one, prompt, one * len(self.kd_prompt))
 
 

@@ -152,7 +152,7 @@ class Experiment(TeacherModel):
             )
         real = torch.arange(size, device=speech.device) < lengths[:, None]
         whole = nn.functional.pad(speech.masked_fill(~real, 0.0)[:, :most], (0, max(most - size, 0)))
-        prompt = text.new_tensor(self.prompt).expand(len(text), -1)
+        prompt = torch.stack([text.new_full((len(text),), token) for token in self.prompt], 1)
         count = prompt.shape[1]
         seen = run(whole, torch.full_like(lengths, most), torch.cat([prompt, text], 1), text_lengths + count)
         found = {}
