@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow(seconds=40)
 PLANS = sorted(TEMPLATE.parents[1].glob("*/kd1/plans/*.yaml"))
 LINES = 60  # at most
 TASKS: dict[str, Any] = {"asr": ASRDistillationTask, "asr_transducer": TransducerDistillationTask}
-# Options of run.sh that decide the token list.
-TOKENS = ("lang", "token_type", "nbpe", "bpemode", "nlsyms_txt", "fs")
+# Options of run.sh that decide the tokens, besides `lang`, which names the list, and its texts.
+TOKENS = ("token_type", "nbpe", "bpemode", "nlsyms_txt", "fs")
 VOCABULARY = 100  # more than any plan keeps of a teacher's classes
 # What a model is built from.
 MODEL = re.compile("(encoder|decoder|joint_network|frontend|specaug|model|ctc|preencoder)(_conf)?|token_list")
@@ -198,6 +198,8 @@ def test_every_training_is_accepted_and_can_be_decoded(
         for teacher in (decided(plan, teacher) for teacher in plan.teacher_trials(trial)):
             others = options_of(plan, teacher)
             assert [others.get(key) for key in TOKENS] == [options.get(key) for key in TOKENS]
+            texts = options.get("bpe_train_text")  # in another order in another list, which criteria map
+            assert others.get("lang") == options.get("lang") or texts and others.get("bpe_train_text") == texts
             last = phases(plan, teacher, tmp_path)[-1]
             teachers.append(model(others.get("asr_task", "asr"), last))
             assert decodable(last, checkpoint), f"{trial.name} decodes its teacher {teacher.name}"
