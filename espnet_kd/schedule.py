@@ -70,6 +70,8 @@ def stretched(value: object, factor: float) -> Any:
             number = as_number(value.get(key))
             if isinstance(number, int | float) and not isinstance(number, bool) and number > 1:
                 changed[key] = max(1, round(number * factor))
+        if changed.get("end") == changed.get("begin") != value.get("begin"):  # both rounded to the same batch
+            changed["end"] += 1
     return changed
 
 
@@ -118,8 +120,8 @@ def _build(weight: object, name: str) -> Schedule:
     return Schedule(
         start=start,
         end=_weight(weight["to"], f"{name}.to"),
-        begin=_steps(weight.get("begin", 0), f"{name}.begin", 0),
-        steps=_steps(weight["steps"], f"{name}.steps", 1),
+        begin=batches(weight.get("begin", 0), f"{name}.begin", 0),
+        steps=batches(weight["steps"], f"{name}.steps", 1),
         shape="linear" if kind == "warmup" else kind,
     )
 
@@ -138,8 +140,13 @@ def _weight(value: object, name: str) -> float:
     return number
 
 
-def _steps(value: object, name: str, least: int) -> int:
+def batches(value: object, name: str, least: int = 0) -> int:
+    """Return a number of training batches, which may be written as 1e3.
+
+    Raises:
+        UserError: not a whole number, or below ``least``.
+    """
     number = _number(value, name)
     if number < least or number != int(number):
-        raise UserError(f"{name}: {value} is not a whole number of steps from {least} up")
+        raise UserError(f"{name}: {value!r} is not a whole number of batches from {least} up")
     return int(number)

@@ -44,10 +44,10 @@ def test_numbers_that_are_text_to_yaml() -> None:
         (float("nan"), "not a finite number"),
         ({"to": 1, "steps": 5}, "a linear schedule needs from, to and steps"),
         ({"schedule": "warmup", "to": 1}, "a warmup schedule needs to and steps"),
-        ({"from": 0, "to": 1, "steps": 0}, "w.steps: 0 is not a whole number of steps from 1 up"),
-        ({"from": 0, "to": 1, "steps": 0.5}, "w.steps: 0.5 is not a whole number of steps from 1 up"),
+        ({"from": 0, "to": 1, "steps": 0}, "w.steps: 0 is not a whole number of batches from 1 up"),
+        ({"from": 0, "to": 1, "steps": 0.5}, "w.steps: 0.5 is not a whole number of batches from 1 up"),
         ({"from": 0, "to": 1, "steps": 10.5}, "w.steps: 10.5 is not a whole number"),
-        ({"from": 0, "to": 1, "steps": 1, "begin": -2}, "w.begin: -2 is not a whole number of steps from 0"),
+        ({"from": 0, "to": 1, "steps": 1, "begin": -2}, "w.begin: -2 is not a whole number of batches from 0"),
         ({"from": 0, "to": 1, "steps": 1, "begin": 2.5}, "w.begin: 2.5 is not a whole number"),
         (-0.5, "w: -0.5 is below 0"),
         ({"from": 0, "to": -1, "steps": 1}, "w.to: -1 is below 0"),
@@ -71,3 +71,4 @@ def test_schedules_of_a_configuration_are_stretched() -> None:
     assert criteria["a"]["weight"]["begin"] == 100
     assert stretched({"steps": 5, "begin": 5}, 2) == {"steps": 5, "begin": 5}  # no schedule
     assert stretched({"target": 0.5, "end": 30}, 2) == {"target": 0.5, "end": 60}  # of `prune`, from 0 on
+    assert stretched({"begin": 8, "end": 9}, 0.25) == {"begin": 2, "end": 3}  # 2 and 2.25 would both be 2

@@ -117,7 +117,9 @@ class KLDivergence(TemperatureCriterion):
         for frames in range(first, min(self.delay[1], mask.shape[1] - 1) + 1):
             real = to_device(later_is_real(mask, frames).flatten(), student.device)[positions]
             ours = torch.where(real, positions + frames * step, positions)
-            found = self._distances(student, target, ours, positions).masked_fill(~real, torch.inf)
+            found = self._distances(student, target, ours, positions)
+            found = found.masked_fill(found.isnan(), -torch.inf)  # it is chosen, and so is seen
+            found = found.masked_fill(~real, torch.inf)
             chosen = torch.where(found < least, ours, chosen)
             least = torch.minimum(least, found)
         if first:

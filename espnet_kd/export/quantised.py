@@ -16,6 +16,7 @@ from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
 from espnet_kd.export.int8 import FRONT_END
 from espnet_kd.rnnt.device import to_device
+from espnet_kd.schedule import batches
 
 KEYS = ("weights", "activations", "begin", "keep_float")
 INT8 = "int8"
@@ -59,9 +60,7 @@ def quantise_options(quantise: Mapping[str, Any]) -> Quantise:
     for key in KEYS[:2]:
         if quantise.get(key, INT8) != INT8:
             raise UserError(f"quantise: {key} is {quantise[key]!r}: int8 is what exported graphs have")
-    begin, names = quantise.get("begin", 0), quantise.get("keep_float") or []
-    if type(begin) is not int or begin < 0:
-        raise UserError(f"quantise: begin is {begin!r}: give a number of training batches, 0 or more")
+    begin, names = batches(quantise.get("begin", 0), "quantise.begin"), quantise.get("keep_float") or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(f"quantise: keep_float is {names!r}: give a list of layers, such as [ctc.ctc_lo]")
     return Quantise(begin, (*names, LATTICE_LAYER))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from espnet_kd.config import as_number, refuse_unknown
 from espnet_kd.errors import UserError
 from espnet_kd.methods.method import BuildModel, Method
+from espnet_kd.schedule import batches
 
 
 class Prune(NamedTuple):
@@ -102,11 +103,10 @@ def prune_options(prune: Mapping[str, Any]) -> Prune:
                 "`espnet-kd shrink` and init_from_teacher select them"
             )
     refuse_unknown("prune", prune, Prune._fields)
-    target, begin, end = as_number(prune.get("target")), prune.get("begin", 0), prune.get("end")
+    target = as_number(prune.get("target"))
     if isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target < 1:
         raise UserError(f"prune: target is {target!r}: give a number between 0 and 1; {example}")
-    if type(begin) is not int or begin < 0:
-        raise UserError(f"prune: begin is {begin!r}: give a number of training batches, 0 or more")
-    if type(end) is not int or end <= begin:
-        raise UserError(f"prune: end is {end!r}: give a number of training batches above begin, {begin}")
-    return Prune(float(target), begin, end)
+    begin = batches(prune.get("begin", 0), "prune.begin")
+    if "end" not in prune:
+        raise UserError(f"prune: end is missing; {example}")
+    return Prune(float(target), begin, batches(prune["end"], "prune.end", begin + 1))

@@ -1,6 +1,6 @@
 """Criteria on distributions, whole and by their most probable classes."""
 
-from math import inf, log
+from math import inf, isnan, log, nan
 
 import pytest
 import torch
@@ -275,6 +275,11 @@ def test_a_least_delay_leaves_out_the_end_of_an_utterance():
         value, _ = ctc([[SURE, TOKEN, EVEN]], [[TOKEN, EVEN, SURE]], [2], **options)
         assert value == pytest.approx(3 / 4 * log(3 / 2) - log(2) / 4)
     assert ctc([[SURE]], [[EVEN]], delay={"min": 1, "max": 1})[0] == 0
+
+
+def test_a_frame_that_is_no_number_is_not_passed_over():
+    student = [[EVEN, [nan, 0.0]]]
+    assert isnan(ctc([[SURE, SURE]], student, [2], delay={"max": 1})[0])
 
 
 @pytest.mark.parametrize(

@@ -150,12 +150,12 @@ def test_half_precision_is_rounded_in_float32() -> None:
 
 
 def test_options() -> None:
-    found = quantise_options({"weights": "int8", "begin": 5, "keep_float": ["ctc.ctc_lo"]})
+    found = quantise_options({"weights": "int8", "begin": "5e0", "keep_float": ["ctc.ctc_lo"]})
     assert found == Quantise(5, ("ctc.ctc_lo", LATTICE_LAYER))
 
     for wrong, message in (
         ({"weights": "int4"}, "weights is 'int4': int8 is what exported graphs have"),
-        ({"begin": -1}, "begin is -1: give a number of training batches"),
+        ({"begin": -1}, "quantise.begin: -1 is not a whole number of batches from 0 up"),
         ({"keep_float": "ctc"}, "keep_float is 'ctc': give a list of layers"),
         ({"start": 1}, "unknown key start"),
     ):

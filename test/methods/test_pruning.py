@@ -74,11 +74,12 @@ def test_sizes_without_zeros() -> None:
 
 def test_options() -> None:
     assert prune_options({"target": "5e-1", "end": 9}) == Prune(0.5, 0, 9)
+    assert prune_options({"target": 0.5, "begin": "1e3", "end": "2e3"}) == Prune(0.5, 1000, 2000)
     for wrong, message in (
         ({"end": 9}, "target is None: give a number between 0 and 1"),
         ({"target": 1, "end": 9}, "target is 1: give"),
-        ({"target": 0.5}, "end is None: give a number of training batches above begin, 0"),
-        ({"target": 0.5, "begin": 9, "end": 9}, "end is 9: give"),
+        ({"target": 0.5}, "prune: end is missing; write"),
+        ({"target": 0.5, "begin": 9, "end": 9}, "prune.end: 9 is not a whole number of batches from 10 up"),
         ({"target": 0.5, "end": 9, "heads": 2}, "prune: heads cannot be removed in training"),
         ({"target": 0.5, "ends": 9}, "unknown key ends"),
     ):
