@@ -8,9 +8,12 @@ nbest:
 """
 
 import argparse
+import json
 import logging
 import re
-from collections.abc import Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +154,35 @@ def nbest_options(nbest: Mapping[str, Any]) -> NBest:
     return NBest(Path(records), count, weight, tap, Chain(steps))
 
 
+class Lists:
+    """Texts and scores of the hypotheses of each utterance, in one buffer: millions fit into memory.
+
+    Args:
+        entries: utterances, in the order of their ids, and what they have.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, list[tuple[str, float]]]]) -> None:
+        self._buffer, self._ends = bytearray(), array("q", [0])
+        for utt, hypotheses in entries:
+            self._buffer += f"{utt}\n{json.dumps(hypotheses, ensure_ascii=False)}".encode()
+            self._ends.append(len(self._buffer))
+
+    def __len__(self) -> int:
+        """Return the number of utterances."""
+        return len(self._ends) - 1
+
+    def __getitem__(self, n: int) -> list[str]:
+        """Return id and hypotheses of utterance n, the latter as JSON."""
+        return self._buffer[self._ends[n] : self._ends[n + 1]].decode().split("\n", 1)
+
+    def get(self, utt: str) -> list[tuple[str, float]]:
+        """Return texts and scores of an utterance; none if it is not there."""
+        n = bisect_left(self, utt, key=lambda entry: entry[0])
+        if n == len(self) or self[n][0] != utt:
+            return []
+        return [(text, score) for text, score in json.loads(self[n][1])]
+
+
 class WithHypotheses:
     """Prepare an utterance for the student, and add its hypotheses, as tokens, with their scores.
 
@@ -167,13 +199,11 @@ class WithHypotheses:
         self.tokenise: Any = student
         while hasattr(self.tokenise, "student"):  # what adds targets to an utterance needs its speech
             self.tokenise = self.tokenise.student
-        self.lists: dict[str, list[tuple[str, float]]] = {}
-        for record in read_decoded(options.records):
-            self.lists[record.utt] = _scored(record, options)
+        self.lists = Lists((record.utt, _scored(record, options)) for record in read_decoded(options.records))
 
     def hypotheses(self, utt: str) -> list[tuple[str, float]]:
         """Return texts and scores of an utterance, or of the one that it is a copy of."""
-        return self.lists.get(utt) or self.lists.get(COPY.sub("", utt), [])
+        return self.lists.get(utt) or self.lists.get(COPY.sub("", utt))
 
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
         """Return the student's data with the tokens (L, H), their numbers (H,) and scores (H,) added.
