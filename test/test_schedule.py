@@ -47,7 +47,7 @@ def test_numbers_that_are_text_to_yaml() -> None:
         ({"from": 0, "to": 1, "steps": 0}, "w.steps: 0 is not a whole number of batches from 1 up"),
         ({"from": 0, "to": 1, "steps": 0.5}, "w.steps: 0.5 is not a whole number of batches from 1 up"),
         ({"from": 0, "to": 1, "steps": 10.5}, "w.steps: 10.5 is not a whole number"),
-        ({"from": 0, "to": 1, "steps": 1, "begin": -2}, "w.begin: -2 is not a whole number of batches from 0"),
+        ({"from": 0, "to": 1, "steps": 1, "begin": -2}, "w.begin: -2 is not a whole number of batches"),
         ({"from": 0, "to": 1, "steps": 1, "begin": 2.5}, "w.begin: 2.5 is not a whole number"),
         (-0.5, "w: -0.5 is below 0"),
         ({"from": 0, "to": -1, "steps": 1}, "w.to: -1 is below 0"),

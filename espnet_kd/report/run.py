@@ -48,8 +48,12 @@ def model_file(
     return None
 
 
-def count_parameters(path: Path) -> int:
+def count_parameters(path: Path, pruned: bool = False) -> int:
     """Count the parameters of the model in a file, without buffers and parameters of distillation.
+
+    Args:
+        path: of the checkpoint.
+        pruned: leave out what `espnet-kd shrink` does, the zeros of feed-forward layers.
 
     Raises:
         UserError: the file is damaged or holds more than tensors.
@@ -59,8 +63,12 @@ def count_parameters(path: Path) -> int:
     import torch
 
     try:  # "meta": shapes are enough
-        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        return sum(tensor.numel() for name, tensor in state.items() if _is_parameter(name))
+        state = torch.load(path, map_location="cpu" if pruned else "meta", weights_only=True, mmap=True)
+        return sum(
+            int(tensor.count_nonzero()) if pruned and "feed_forward" in name else tensor.numel()
+            for name, tensor in state.items()
+            if _is_parameter(name)
+        )
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, AttributeError) as e:
         reason = str(e).splitlines()[0][:120]
         raise UserError(f"{path} cannot be read as a model of tensors ({reason})") from None
@@ -223,7 +231,8 @@ class Run:
     @cached_property
     def parameters(self) -> int | None:
         """Number of parameters of the model, without those of distillation; None without a model file."""
-        return count_parameters(self.model_file) if self.model_file else None
+        pruned = bool(self.config.get("prune"))
+        return count_parameters(self.model_file, pruned) if self.model_file else None
 
 
 def find_runs(directories: list[Path], sets: list[str], inference_tags: list[str]) -> list[Run]:

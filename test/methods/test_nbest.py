@@ -81,8 +81,8 @@ def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
 
 def test_hypotheses_are_brought_into_the_students_form(tmp_path: Path) -> None:
     records = write(tmp_path / "records", {"a": [("ab", -1.0), ("AB", -2.0), ("b", -3.0)]})
-    found = WithHypotheses(student, nbest_options({"records": records, "normalise": ["upper"]})).lists.get("a")
-    assert found == [("AB", -1.0), ("B", -3.0)]
+    prepare = WithHypotheses(student, nbest_options({"records": records, "normalise": ["upper"]}))
+    assert prepare.hypotheses("a") == [("AB", -1.0), ("B", -3.0)]
 
 
 def test_records_without_scores_are_refused(tmp_path: Path) -> None:

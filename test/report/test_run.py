@@ -142,6 +142,13 @@ def test_buffers_and_own_parameters_are_not_counted(tmp_path: Path) -> None:
     assert count_parameters(exp / "valid.acc.ave.pth") == 6  # a weight of 2 x 3
 
 
+def test_channels_that_shrink_leaves_out_are_not_counted(tmp_path: Path) -> None:
+    exp = write_experiment(tmp_path / "exp", {**config(), "prune": {"target": 0.5, "end": 9}})
+    state = {"encoder.feed_forward.w_1.weight": torch.tensor([[1.0, 2.0], [0.0, 0.0]]), "ctc.bias": torch.zeros(3)}
+    torch.save(state, exp / "valid.acc.ave.pth")
+    assert one(exp).parameters == 2 + 3
+
+
 def test_the_decoded_file_is_the_one_that_the_tag_names(tmp_path: Path) -> None:
     names = "valid.acc.best valid.acc.ave valid.acc.ave_10best 12epoch 2epoch checkpoint"
     for name in names.split():
