@@ -144,7 +144,8 @@ def test_buffers_and_own_parameters_are_not_counted(tmp_path: Path) -> None:
 
 def test_channels_that_shrink_leaves_out_are_not_counted(tmp_path: Path) -> None:
     exp = write_experiment(tmp_path / "exp", {**config(), "prune": {"target": 0.5, "end": 9}})
-    state = {"encoder.feed_forward.w_1.weight": torch.tensor([[1.0, 2.0], [0.0, 0.0]]), "ctc.bias": torch.zeros(3)}
+    weight = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    state = {"encoder.feed_forward.w_1.weight": weight, "ctc.bias": torch.zeros(3)}
     torch.save(state, exp / "valid.acc.ave.pth")
     assert one(exp).parameters == 2 + 3
 
