@@ -94,6 +94,8 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
     if possible[chosen]:
         way = ": export its CTC layer with --search ctc" if "ctc" in possible else ""
         raise UserError(f"{place} cannot be exported: {possible[chosen]}{way}")
+    if chosen == "ctc" and (options.beam_size or 1) > 1:
+        raise UserError("--search ctc is greedy: leave --beam_size out")
     attention = chosen == "attention"
     states = [list(s) for s in state_shapes(model)] if chosen == "transducer" else []
     settings = Settings(

@@ -119,6 +119,7 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
     recurrent = {**CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2}
     assert "cannot run the graph of its recurrent encoder" in refused(recurrent)
     assert "with --search transducer: it has attention, ctc" in refused(HYBRID, "--search", "transducer")
+    assert "--search ctc is greedy" in refused(HYBRID, "--search", "ctc", "--beam_size", "2")
     assert "attention is not written for" in refused(HYBRID, *to_sherpa, "--search", "attention")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/file").touch()
