@@ -29,6 +29,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train a student with distillation (ESPnet's options and ours)",
             "--task asr --config conf/train_student_kd.yaml --output_dir exp/student",
         ),
+        "check": Command(
+            "espnet_kd.tasks.check",
+            "find mistakes in a student's configuration before its teachers are trained",
+            "--config conf/student_conformer.yaml conf/kd_kl.yaml --teacher_config conf/teacher_conformer.yaml "
+            "--token_list data/token_list/char/tokens.txt",
+        ),
         "merge": Command(
             "espnet_kd.config",
             "merge YAML configurations, the later over the earlier",

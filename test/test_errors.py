@@ -46,6 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Command, its bad input, and what the line must name.
 BAD = [
+    ("check", "--config missing.yaml --token_list file", "missing.yaml does not exist"),
     ("merge", "missing.yaml", "missing.yaml does not exist"),
     ("merge", "empty", "empty cannot be read: Is a directory"),
     ("merge", "unreadable", "unreadable cannot be used: Too many levels of symbolic links"),

@@ -88,7 +88,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
         check_rate(with_rate[0].rate, with_rate[0].owner, experiment)
     set_delays(args, terms, experiments[0] if options.store is None else None)
     refuse_data_parallel(args)
-    _refuse_time_warp(args, terms)
+    refuse_time_warp(args, terms)
     check_speech(args, terms)
     refuse_other_prefix(model, "the student", [t.term for t in terms])
     for experiment in experiments:
@@ -183,7 +183,7 @@ def refuse_data_parallel(args: argparse.Namespace) -> None:
         )
 
 
-def _refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+def refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
     """Refuse a criterion on frames where the student's SpecAugment warps time."""
     of_frames = (t for t in terms if t.build().kind != "sequence")
     frames = [t.term.name for t in of_frames if not t.term.student_tap.startswith("decoder")]

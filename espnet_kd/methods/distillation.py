@@ -167,13 +167,23 @@ def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:
                 "both",
                 f"{reason}; only transducers can leave pseudo-labels out of their loss",
             )
-    elif args.targets == "soft" and not lattice and has_hypotheses(args):
+    elif args.targets == "soft" and has_hypotheses(args):
+        refuse_soft(lattice)
+    logging.info(f"targets: {args.targets}: {CHOICES[args.targets]}; {reason}")
+    return args.targets
+
+
+def refuse_soft(lattice: bool) -> None:
+    """Refuse `targets: soft` where there are pseudo-labels and the student is no transducer.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not lattice:
         raise UserError(
             "targets: soft leaves pseudo-labels out of the task loss, which only transducers "
             "(--task asr_transducer) can: use both, or hard"
         )
-    logging.info(f"targets: {args.targets}: {CHOICES[args.targets]}; {reason}")
-    return args.targets
 
 
 def has_hypotheses(args: argparse.Namespace) -> bool:

@@ -13,6 +13,7 @@ from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.criteria.sequence import scores_of
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
+from espnet_kd.methods.distillation import refuse_soft
 from espnet_kd.methods.own import count_batches, mix_in
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.schedule import Schedule
@@ -264,10 +265,7 @@ class Distillation:
             UserError: it has.
         """
         if any(are_hypotheses(utt_ids)):
-            raise UserError(
-                "targets: soft leaves pseudo-labels out of the task loss, which only transducers "
-                "(--task asr_transducer) can: use both, or hard"
-            )
+            refuse_soft(lattice=False)
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the task loss times its weight; subclasses add criteria that come with it."""

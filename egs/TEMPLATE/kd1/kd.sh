@@ -202,6 +202,7 @@ not_default=()  # options besides the configuration that change a model, where t
 [ "${cleaner}" = none ] || not_default+=("cleaner=${cleaner}")
 [ "${g2p}" = none ] || not_default+=("g2p=${g2p}")
 current_generation=1
+students_checked=  # yes after check_students
 labelling=  # yes if a teacher writes pseudo-labels for the unlabelled sets
 mixed=      # directory of transcribed and pseudo-labelled speech
 student=    # directory of the student
@@ -295,6 +296,7 @@ stage_7() {
     [ -z "${download_model}" ] || "${python}" -m espnet_kd download-model "${download_model}" --expdir "${expdir}" \
         --name "$(downloaded_name)" --model "${inference_asr_model}" --lm "${inference_lm}"
     for i in "${!teacher_configs[@]}"; do
+        [ -e "${teachers[i]}/${inference_asr_model}" ] || check_students
         train teacher "${teachers[i]}" "${teacher_configs[i]}" "${teacher_args}" "${teacher_tags[i]-}"
     done
     [ -z "${lm_name}" ] || train_lm
@@ -311,7 +313,10 @@ stage_8() {
         as_teacher score "${dir}" "${valid_set}"
     done
     teachers_together "${valid_set}"
-    [ -z "${mixed}" ] || as_teacher pseudo_label
+    if [ -n "${mixed}" ]; then
+        [ -e "${student}/${inference_asr_model}" ] || check_students
+        as_teacher pseudo_label
+    fi
     if [ ${#teachers[@]} -gt 0 ] || grep -qsE '(^|[ {])hf:' "${kd_configs[@]}"; then write_targets; fi
 }
 

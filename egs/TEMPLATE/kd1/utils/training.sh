@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
 # Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation download_model expdir
-#   feats_normalize fs gpu_inference inference_asr_model kd_configs language mixed ngpu nj nlsyms_txt
+#   feats_normalize fs gpu_inference inference_asr_model kd_configs labelling language mixed ngpu nj nlsyms_txt
 #   not_default num_nodes num_splits_asr python raw run_line sp student student_args student_config
-#   student_exp student_tag targets_args teacher_config teachers text_options token_list token_type tokens
-#   train train_cmd unlabelled unlabelled_share valid_set
-# Sets: common_options data_options kd_checkpoint training_data
+#   student_exp student_tag targets_args teacher_args teacher_config teacher_configs teachers text_options token_list
+#   token_type tokens train train_cmd unlabelled unlabelled_share valid_set
+# Sets: common_options data_options kd_checkpoint students_checked training_data
 # shellcheck disable=SC2154
 
 # Options that statistics and training share.
@@ -121,6 +121,20 @@ speech_only() {
         --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,${audio_type}" \
         --train_shape_file "${joined}/utt2num_samples" --valid_shape_file "${raw}/${valid_set}/utt2num_samples" \
         --fold_length 80000
+}
+
+# check_students: find mistakes in the student's configurations before hours go into teachers or labels.
+check_students() {
+    local config given=()
+    if [ -n "${students_checked}" ] || ! is_to_run 9; then return 0; fi
+    students_checked=yes
+    [ -z "${labelling}" ] || given=(--pseudo_labels)
+    [ -z "${teacher_config}" ] || given+=(--teacher_config "${teacher_configs[@]}" --teacher_args="${teacher_args}")
+    for config in "${kd_configs[@]}"; do
+        "${python}" -m espnet_kd check --task "${asr_task}" --config "${student_config}" "${config}" \
+            --token_list "${token_list}" --args="${student_args}" "${given[@]}" ||
+            error "${config} or --student_args: see above; nothing was trained for it yet"
+    done
 }
 
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.

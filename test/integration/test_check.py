@@ -1,0 +1,54 @@
+"""`espnet-kd check`: mistakes that are found before a teacher is trained."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_kd.errors import UserError
+from espnet_kd.tasks.check import main
+
+CONF = Path(__file__).parents[2] / "egs/an4/kd1/conf"
+KL = {"type": "kl", "tap": "ctc.ctc_lo"}
+
+
+def check(tmp_path: Path, kd: dict, *options: str, student: str = "student_conformer") -> None:
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\nA\nB\n<sos/eos>\n")
+    (tmp_path / "kd.yaml").write_text(yaml.safe_dump(kd))
+    files = [str(CONF / f"{student}.yaml"), str(tmp_path / "kd.yaml")]
+    main(["--config", *files, "--token_list", str(tmp_path / "tokens.txt"), *options])
+
+
+@pytest.mark.parametrize(
+    ("kd", "options", "message"),
+    [
+        ({"criteria": {"ctc": {**KL, "type": "kll"}}}, (), "unknown criterion 'kll'; did you mean"),
+        ({"criteria": {"ctc": KL}, "nbest": {"records": "x", "taps": 1}}, (), "unknown key taps"),
+        ({"criteria": {"a": {"type": "topk", "k": 6, "tap": "decoder"}}}, (), "k is 6"),
+        ({"criteria": {"a": {"type": "hidden", "tap": "encoder.encoders.3"}}}, (), "the student has no layer"),
+        (
+            {"criteria": {"a": {"type": "hidden", "student_tap": "encoder", "teacher_tap": "encoder.enc"}}},
+            (),
+            "the teacher has no layer 'encoder.enc'",
+        ),
+        ({"criteria": {"ctc": KL}, "specaug_conf": {"apply_time_warp": True}}, (), "apply_time_warp: false"),
+        ({"criteria": {"ctc": KL}}, ("--args", "--targets soft", "--pseudo_labels"), "only transducers"),
+        ({"task_weight": 1.0}, (), "there are no criteria"),
+    ],
+)
+def test_mistakes_are_found(tmp_path: Path, kd: dict, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, kd, "--teacher_config", str(CONF / "teacher_conformer.yaml"), *options)
+
+
+def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = ("--teacher_config", *[str(CONF / "teacher_conformer.yaml")] * 2)
+    check(tmp_path, {"criteria": {"ctc": KL}}, *teacher, "--args", "--seed 3")
+    assert capsys.readouterr().out.endswith("kd.yaml: the options can be used\n")
+    with pytest.raises(UserError, match="criteria: there is no teacher"):
+        check(tmp_path, {"criteria": {"ctc": KL}})
+    check(tmp_path, {"consistency": {"criteria": {"ctc": KL}}})
+    lattice = {"criteria": {"rnnt": {"type": "transducer", "kind": "alignments", "tap": "joint_network"}}}
+    options = ("--task", "asr_transducer", "--args", "--targets soft", "--pseudo_labels")
+    (of_transducer,) = [str(CONF / "teacher_transducer.yaml")]
+    check(tmp_path, lattice, "--teacher_config", of_transducer, *options, student="student_transducer")
