@@ -265,7 +265,7 @@ def make_record(
             "checkpoint": options.checkpoint,
             "inference_config": None if options.inference_config is None else str(options.inference_config),
             "inference_args": options.inference_args,
-            "search": model.facts["search"],
+            "search": model.facts["decoding"],
         },
     }
 

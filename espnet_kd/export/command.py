@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "--inference_config", type=Path,
-        help="YAML for ESPnet's inference: search as it says, where graphs can; the options below override it",
+        help="YAML for ESPnet's inference: search as it says, where graphs can; options below override it",
     )  # fmt: skip
     p.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
     p.add_argument("--search", choices=SEARCHES, help="default: the first that the model has")
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def search_options(args: argparse.Namespace) -> "SearchOptions":
-    """Return how the graphs are to search: by options of ESPnet's inference, if given, and by those of the command.
+    """Return how the graphs are to search: as options of ESPnet's inference say, and those of the command.
 
     Raises:
         UserError: see ``search_of_decoding``.
@@ -117,7 +117,7 @@ def search_options(args: argparse.Namespace) -> "SearchOptions":
     if args.inference_config is not None or args.inference_args:
         words = args.inference_args
         found = search_of_decoding(args.experiment, args.checkpoint, args.inference_config, words)
-    given: dict[str, Any] = {"search": args.search, "beam_size": args.beam_size, "ctc_weight": args.ctc_weight}
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("search", "beam_size", "ctc_weight")}
     if args.stream:
         given["stream"] = (args.decoding_window or DECODING_WINDOW, args.left_context or LEFT_CONTEXT)
     return replace(found, **{name: value for name, value in given.items() if value is not None})

@@ -21,7 +21,8 @@ from espnet_kd.files import read_json, read_lines
 DESCRIPTION = "export.json"
 TOKENS = "tokens.txt"
 VERSION = 1
-FORMATS = ("onnx", "sherpa")
+LABELS = {"onnx": "ONNX", "sherpa": "sherpa-onnx"}  # of formats in tables
+FORMATS = tuple(LABELS)
 SPACE, PIECE = "<space>", "\u2581"  # between words, as a token of characters, and at the start of BPE pieces
 
 
@@ -138,6 +139,19 @@ def read_description(directory: Path) -> dict[str, Any]:
     if description.get("version") != VERSION or description.get("format") not in FORMATS:
         raise UserError(f"{path} is of another version of espnet_kd: export the experiment again")
     return description
+
+
+def label_of(directory: Path) -> str:
+    """Return what an exported model is called in a table, such as ``ONNX`` or ``int8, greedy``.
+
+    Raises:
+        UserError: see ``read_description``.
+    """
+    description = read_description(directory)
+    settings = settings_of(directory, description)
+    names = [LABELS[description["format"]], *(["int8"] if "int8" in description.get("check", ()) else [])]
+    name = "int8" if names == ["ONNX", "int8"] else ", ".join(names)
+    return name + ", streaming" * (settings.chunks is not None) + ", greedy" * settings.greedy
 
 
 def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:

@@ -84,9 +84,8 @@ def search_of_decoding(place: Path, checkpoint: str | None, config: Path | None,
     Raises:
         UserError: the experiment is incomplete, or an option is unknown or has a wrong value.
     """
-    asked = argparse.Namespace(
-        checkpoint=checkpoint, inference_config=config, inference_args=words, lm_train_config=None, lm_file=None
-    )
+    given = {"checkpoint": checkpoint, "inference_config": config, "inference_args": words}
+    asked = argparse.Namespace(**given, lm_train_config=None, lm_file=None)
     setup = read_setup(place, asked, 1, None)
     options = setup.options
     beam = int(options["beam_size"])

@@ -87,14 +87,14 @@ class Recogniser(ABC):
         rate: sampling rate of its speech in hertz.
         chunk: samples that ``Stream.accept`` takes at a time; 0 if the model decodes whole utterances.
         whole: why it does so, in words that follow "it"; empty if it streams, or was not asked to.
-        search: how it decodes, if its directory says so and the options do not; else empty.
+        decoding: how it decodes, if its directory says so and the options do not; else empty.
     """
 
     directory: Path
     rate: int
     chunk: int = 0
     whole: str = ""
-    search: str = ""
+    decoding: str = ""
     runtime: ClassVar[tuple[str, ...]] = ()  # distributions that compute, whose versions are to be named
 
     @classmethod

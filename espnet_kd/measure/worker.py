@@ -123,7 +123,7 @@ def describe(model: Recogniser) -> dict[str, Any]:
         "rate": model.rate,
         "chunk_ms": 1000 * model.chunk / model.rate if model.chunk else None,
         "whole": model.whole,
-        "search": model.search,
+        "decoding": model.decoding,
         "parameters": model.parameters,
         "disk_mb": sum(path.stat().st_size for path in model.files) / MEGABYTE,
         "versions": {"python": platform.python_version(), **versions},
