@@ -7,6 +7,7 @@ marked by signs and borders, for people who do not see colours, and by words for
 import argparse
 import base64
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     size = check_size(len(page.encode()), args.megabytes)
     with atomic_path(args.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    drawn = sum(len(part) for part in page.split("<svg")[1:]) / 1000 / len(speech)
+    drawn = sum(map(len, re.findall("<svg.*?</svg>", page))) / 1000 / len(speech)
     note = f", of which the posteriors of an utterance take {drawn:.1f} kB" if models else ""
     print(f"{args.out}: {len(speech)} utterances, {len(groups)} models, {size:.1f} MB{note}")
 

@@ -18,7 +18,7 @@ FRAMES = np.array(
 
 def test_a_bar_is_as_high_as_the_posterior() -> None:
     drawn = strips.draw([Panel("teacher", FRAMES, TOKENS)], "u1", 2.0)
-    assert 'width="280"' in drawn and 'scale(70 1)' in drawn  # 140 pixels a second, four frames
+    assert 'width="280"' in drawn and "scale(70 1)" in drawn  # 140 pixels a second, four frames
     best, other = (re.search(rf'class="{kind}" d="([^"]*)"', drawn)[1] for kind in ("best", "other"))  # type: ignore[index]
     # Of 44 pixels, upwards from 28 + 44: a half, and the space, a quarter, above it; 0.98 * 44 = 43.1
     assert best == "M1 72h1v-22h-1zM3 72h1v-43h-1z"
