@@ -179,7 +179,7 @@ def render(
     legend = "".join(f"<li>{mark(*row[:3])} {text(row[3])}</li>" for row in LEGEND)
     several = any(len(group.scored(name)) > 1 for group in groups)
     note = " They show the first seed, the table the mean over the seeds." if several else ""
-    notes = [strips.NOTE.format(models=" and ".join(models))] if models else []
+    notes = [strips.NOTE.format(models="; ".join(models))] if models else []
     notes += reasons
     chosen = (
         "named on the command line"

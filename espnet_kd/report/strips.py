@@ -25,10 +25,11 @@ STYLE = """
 .strips .other { fill: var(--line) }
 .strips .ticks { stroke: var(--line); fill: none }
 """
-NOTE = """Below the texts are the posteriors of the CTC layer of {models}, over time. A column is an encoder
-frame: dark, and with its name where it is highest, the most probable token but the blank; grey the others;
-pale the blank."""
-SECOND, LEAST = 140, 260  # pixels of a second, and least of an utterance
+NOTE = """\
+Below the texts are the posteriors of the CTC layers of {models}, over time. A column is an encoder frame: \
+dark, and with its name where it is highest, the most probable token but the blank; grey the others; pale \
+the blank."""
+SECOND, LEAST = 180, 260  # pixels of a second, and least of an utterance
 NAMES, HEIGHT, GAP = 28, 44, 8  # pixels: of the lines with names, of a posterior of 1, and between models
 AXIS = 18  # pixels of the axis of time
 

@@ -18,7 +18,7 @@ FRAMES = np.array(
 
 def test_a_bar_is_as_high_as_the_posterior() -> None:
     drawn = strips.draw([Panel("teacher", FRAMES, TOKENS)], "u1", 2.0)
-    assert 'width="280"' in drawn and "scale(70 1)" in drawn  # 140 pixels a second, four frames
+    assert 'width="360"' in drawn and "scale(90 1)" in drawn  # 180 pixels a second, four frames
     best, other = (re.search(rf'class="{kind}" d="([^"]*)"', drawn)[1] for kind in ("best", "other"))  # type: ignore[index]
     # Of 44 pixels, upwards from 28 + 44: a half, and the space, a quarter, above it; 0.98 * 44 = 43.1
     assert best == "M1 72h1v-22h-1zM3 72h1v-43h-1z"
@@ -29,7 +29,7 @@ def test_the_highest_frame_of_a_token_has_its_name() -> None:
     panel = Panel("<student>", FRAMES, TOKENS)
     assert strips.named(panel) == [(1, "a&amp;"), (3, "\u2423b")]
     drawn = strips.draw([panel, panel], "u1", 2.0)
-    assert drawn.count('class="token" x="105"') == 2  # the middle of frame 1
+    assert drawn.count('class="token" x="135"') == 2  # the middle of frame 1
     assert 'aria-label="&lt;student&gt;: a&amp; at 0.8 s, \u2423b at 1.8 s; &lt;student&gt;: ' in drawn
     assert 'tabindex="0"' in drawn and "<student>" not in drawn
     silent = Panel("teacher", np.eye(4, dtype=np.float32)[[0, 0]], TOKENS)
