@@ -107,7 +107,8 @@ def test_posteriors_are_below_the_texts(recipe: Path, capsys: pytest.CaptureFixt
     assert [one["aria-label"] for one in drawings] == [
         f"teacher (seed 1): {HOSTILE} at {middle} s" for middle in ("0.0", "0.1")  # of 0.05 and 0.15 s
     ]
-    assert found.text.count("No posteriors of student") == 1 and "CTC layers of teacher (seed 1)" in found.text
+    assert found.text.count("No posteriors of student") == 1
+    assert "CTC layers of teacher (seed 1), over time" in found.text
     assert not [tag for tag, _ in page("--no_posteriors").tags if tag == "svg"]
 
 

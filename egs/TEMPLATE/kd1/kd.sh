@@ -107,8 +107,8 @@ inference_tag=              # name of the directory of decoded sets in an experi
                             # options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
 inference_lm=valid.loss.ave.pth  # checkpoint of the language model
-export_formats=             # list: formats in which stage 11 exports teachers and students, onnx (graphs in float) and int8; their
-                            # test sets are decoded and scored as well; empty: none
+export_formats=             # list: formats in which stage 11 exports teachers and students, onnx (graphs in float) and int8; the graphs
+                            # decode the test sets and are scored as well; empty: none
 export_args=                # options of `espnet-kd export` in stage 11, such as "--tolerance 0.5"
 measure=false               # true measures the speed, latency, memory and size of teachers and students in stage 11, and of what it exports
 metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
