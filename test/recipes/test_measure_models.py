@@ -16,7 +16,7 @@ peer_dirs() { echo exp/student; }
 python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone
 inference_asr_model=model.pth inference_config=conf/s.yaml inference_tag=s use_streaming=false
 teacher_inference_config= teacher_inference_tag=t
-lm_options=() inference_args="--beam_size 2" current_generation=1 formats=()
+lm_options=() inference_args="--beam_size 2" current_generation=1 formats=() measure_args=
 """
 # An export that writes a file, and that fails for a model called bad.
 EXPORT = """
@@ -47,10 +47,10 @@ def words(change: str) -> list[str]:
         ("", ["none", "none", "conf/s.yaml", "conf/s.yaml"], ["t", "t", "s", "s"], ["--beam_size 2"]),
         ("current_generation=2", ["conf/s.yaml"] * 4, ["s"] * 4, ["--beam_size 2"]),
         (
-            "use_streaming=true lm_options=(--lm_file 'exp/l m')",
+            "use_streaming=true lm_options=(--lm_file 'exp/l m') measure_args='--rounds 1'",
             ["none", "none", "conf/s.yaml", "conf/s.yaml"],
             ["t", "t", "s", "s"],
-            [r"--beam_size 2 --lm_file exp/l\ m ", "--stream"],
+            [r"--beam_size 2 --lm_file exp/l\ m ", "--stream", "--rounds", "1"],
         ),
     ],
 )

@@ -111,6 +111,7 @@ export_formats=             # list: formats in which stage 11 exports teachers a
                             # decode the test sets and are scored as well; empty: none
 export_args=                # options of `espnet-kd export` in stage 11, such as "--tolerance 0.5"
 measure=false               # true measures the speed, latency, memory and size of teachers and students in stage 11, and of what it exports
+measure_args=               # options of `espnet-kd measure` there, such as "--utterances 20 --rounds 1 --threads 2"
 metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
 results_md=RESULTS.md       # file of the results; empty: stage 11 scores, but writes no table and no plots
 hf_repo=                    # repository of Hugging Face, USER/NAME, to which stage 12 uploads the student; empty: none

@@ -2,7 +2,7 @@
 # Sourced by kd.sh: decoding, scoring, results, and packing.
 # Reads: alone asr_task audio_type bpemodel cleaner cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
 #   expdir export_args feats_normalize formats gpu_inference hf_repo inference_args inference_asr_model inference_config inference_lm
-#   inference_nj inference_tag lm_exp lm_name lm_options metric nlsyms_txt peers python raw result_sets results_md
+#   inference_nj inference_tag lm_exp lm_name lm_options measure_args metric nlsyms_txt peers python raw result_sets results_md
 #   student teacher_inference_config teacher_inference_tag teachers tests token_type use_streaming valid_set
 # Sets: valid_parts valid_parts_found
 # shellcheck disable=SC2154
@@ -304,7 +304,7 @@ to_measure() {
 
 # measure_models: measure teachers, student alone and student side by side, on utterances of the first test set.
 measure_models() {
-    local dirs=() configs=() names=() found list search=${inference_args} options=()
+    local dirs=() configs=() names=() found list search=${inference_args} options=() words
     found=$(teacher_dirs)
     lines list "${found}"
     as_teacher to_measure "${list[@]}"
@@ -313,9 +313,10 @@ measure_models() {
     to_measure ${alone:+"${alone}"} "${list[@]}"
     [ ${#lm_options[@]} -eq 0 ] || search+=" $(printf '%q ' "${lm_options[@]}")"
     [ "${use_streaming}" = false ] || options=(--stream)
+    read -ra words <<< "${measure_args}"
     compute "${decode_cmd}" "measure_${student##*/}" "${python}" -m espnet_kd measure "${dirs[@]}" --data "${raw}/${tests[0]}" \
         --checkpoint "${inference_asr_model}" --inference_config "${configs[@]}" --inference_tag "${names[@]}" \
-        --inference_args="${search}" "${options[@]}" ||
+        --inference_args="${search}" "${options[@]}" "${words[@]}" ||
         log "warning: ${student} could not be measured" >&2
 }
 
