@@ -26,6 +26,8 @@ LATENCY_NOTE = """\
 First text: from the begin of an utterance until some text is there. The arrival of speech is imitated
 without waiting: a clock is moved on to the end of each chunk, or stays where the decoding of the chunk before
 has ended if that is later, and is then moved on by the time that decoding the chunk takes."""
+GREEDY_NOTE = """\
+Greedy rows spare the beam search of the others: their ratios are of runtime and search together."""
 MIXED = """\
 Not all RTF of this set were measured on the same machine, with the same threads and versions: only rows of
 one line above can be compared, here, in the table of error rates and in the picture."""
@@ -52,7 +54,9 @@ def cost_table(records: Mapping[str, Record], rates: Mapping[str, str] | None = 
     if rates is not None:
         head.insert(1, rates[""])
         rows = [[row[0], rates[name], *row[1:]] for name, row in zip(records, rows, strict=True)]
-    notes = [NOTE, LATENCY_NOTE] if streaming else [NOTE]
+    notes = [NOTE, *([LATENCY_NOTE] if streaming else [])]
+    searches = [str(record.options.get("search") or "") for record in records.values()]
+    notes += [GREEDY_NOTE] if any("greedy" in search for search in searches) else []
     return "\n\n".join([table(head, rows), " ".join(notes), "\n".join(_conditions(records))])
 
 
@@ -84,7 +88,9 @@ def _range(spread: Spread) -> str:
 
 
 def _latency(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.median:.2f}, {spread.p90:.2f}"
+    if spread is None:
+        return ""
+    return ", ".join(f"{s:.2f}" if s >= 0.1 else f"{s:.2g}" for s in (spread.median, spread.p90))
 
 
 def _large(number: float) -> str:
@@ -139,7 +145,9 @@ def section(groups: list[Group], sets: list[str]) -> list[str]:
         if not runs:
             continue
         metric = groups[0].metric
-        named = {f"{group.label}, {run.name}": run for group, run in runs}
+        named = {
+            group.label if len(group.runs) == 1 else f"{group.label}, {run.name}": run for group, run in runs
+        }
         rates = {label: f"{run.scores[name].rate(metric):.1f}" for label, run in named.items()}
         records = {label: run.costs[name] for label, run in named.items()}
         parts.append(f"## Speed and size: {plain(name)}")
