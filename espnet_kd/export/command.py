@@ -117,6 +117,8 @@ def search_options(args: argparse.Namespace) -> "SearchOptions":
     if args.inference_config is not None or args.inference_args:
         words = args.inference_args
         found = search_of_decoding(args.experiment, args.checkpoint, args.inference_config, words)
+    if args.search not in (None, found.search):  # the beam is that of another search
+        found = SearchOptions(stream=found.stream)
     given: dict[str, Any] = {name: getattr(args, name) for name in ("search", "beam_size", "ctc_weight")}
     if args.stream:
         given["stream"] = (args.decoding_window or DECODING_WINDOW, args.left_context or LEFT_CONTEXT)

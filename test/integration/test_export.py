@@ -145,6 +145,8 @@ def test_graphs_search_as_a_decoding_configuration_says(hybrid: Path, tmp_path: 
     args = command.parser().parse_args([str(exp), "--check", "dev", "--inference_args", "--beam_size 4"])
     args.beam_size = 2
     assert command.search_options(args).beam_size == 2
+    args.search, args.beam_size = "ctc", None
+    assert command.search_options(args).beam_size is None
 
 
 @pytest.mark.long
