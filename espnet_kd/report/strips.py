@@ -1,7 +1,7 @@
 """CTC posteriors of teacher and students in the page of ``espnet-kd demo-page``, drawn as SVG.
 
 A model has a strip over time, the strips of an utterance stand one below the other, and a column is an
-encoder frame: dark the most probable token but the blank, above it in grey the others.
+encoder frame: at the bottom the most probable token but the blank, above it in grey the others.
 """
 
 import sys
@@ -27,8 +27,8 @@ STYLE = """
 """
 NOTE = """\
 Below the texts are the posteriors of the CTC layers of {models}, over time. A column is an encoder frame: \
-dark, and with its name where it is highest, the most probable token but the blank; grey the others; pale \
-the blank."""
+at the bottom, and with its name where it is highest, the most probable token but the blank; above it in grey \
+the other tokens; what is left empty is the blank."""
 SECOND, LEAST = 180, 260  # pixels of a second, and least of an utterance
 NAMES, HEIGHT, GAP = 28, 44, 8  # pixels: of the lines with names, of a posterior of 1, and between models
 AXIS = 18  # pixels of the axis of time
