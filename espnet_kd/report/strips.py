@@ -27,8 +27,8 @@ STYLE = """
 """
 NOTE = """\
 Below the texts are the posteriors of the CTC layers of {models}, over time. A column is an encoder frame: \
-at the bottom, and with its name where it is highest, the most probable token but the blank; above it in grey \
-the other tokens; what is left empty is the blank."""
+at the bottom, and with its name where it is highest, the most probable token but the blank; above it in \
+grey the other tokens; what is left empty is the blank."""
 SECOND, LEAST = 180, 260  # pixels of a second, and least of an utterance
 NAMES, HEIGHT, GAP = 28, 44, 8  # pixels: of the lines with names, of a posterior of 1, and between models
 AXIS = 18  # pixels of the axis of time
