@@ -300,10 +300,29 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     makes = [Path(e) / recipe["inference_asr_model"] for e in [*alone, *trained]]
     yield 9, Stage("student", lines, makes, cost)
     yield 10, _decoding("decoding", recipe, [*exps, *alone, *trained[-1:]], recipe.tests)
-    table = [Path(recipe["results_md"])] if recipe["results_md"] else []
-    yield 11, Stage("scores and results", ["espnet-kd score ...", "espnet-kd report ..."], table, Cost())
+    yield 11, _results(recipe, [*exps, *alone, *trained[-1:]])
     zips = [Path(e) / f"{Path(e).name}_{Path(recipe['inference_asr_model']).stem}.zip" for e in trained[-1:]]
     yield 12, Stage("packed student", ["espnet2.bin.pack asr"], zips, Cost())
+
+
+def _results(recipe: Recipe, exps: list[str]) -> Stage:
+    """Return stage 11: scores, exported models, measurements and the table."""
+    commands, makes, cost = ["espnet-kd score ..."], [], Cost()
+    valid = recipe.raw / recipe["valid_set"]
+    for exp in exps:
+        for form in recipe["export_formats"].split():
+            out = Path(exp) / ("onnx_int8" if form == "int8" else form)
+            int8 = " --int8" * (form == "int8")
+            commands.append(f"espnet-kd export {exp} --out {out}{int8} --check {valid}")
+            makes.append(out / "export.json")
+    if recipe["measure"] == "true":
+        commands.append(f"espnet-kd measure {' '.join(exps)} --data {recipe.raw / recipe.tests[0]}")
+    if recipe["export_formats"] or recipe["measure"] == "true":
+        cost = Cost(cpu_hours=None, notes=["the time of exports and measurements is unknown"])
+    if recipe["results_md"]:
+        commands.append("espnet-kd report ...")
+        makes.append(Path(recipe["results_md"]))
+    return Stage("scores and results", commands, makes, cost)
 
 
 def _trained_lm(recipe: Recipe) -> Path | None:

@@ -111,17 +111,23 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def options_of(args: argparse.Namespace) -> list[DecodingOptions]:
-    """Return the options of decoding of each model."""
-    return [
-        DecodingOptions(
-            stream=args.stream,
-            checkpoint=args.checkpoint,
-            inference_config=None if config in NO_FILE else Path(config),
-            inference_args=args.inference_args,
-            threads=args.threads,
+    """Return the options of decoding of each model; beside experiments, those of ESPnet are theirs alone."""
+    exported = [find_kind(directory) == DESCRIPTION for directory in args.exp]
+    found = []
+    for alone, config in zip(
+        exported, one_for_each(args.inference_config, len(args.exp), "--inference_config"), strict=True
+    ):
+        left_out = alone and not all(exported)
+        found.append(
+            DecodingOptions(
+                stream=args.stream,
+                checkpoint=None if left_out else args.checkpoint,
+                inference_config=None if config in NO_FILE else Path(config),
+                inference_args="" if left_out else args.inference_args,
+                threads=args.threads,
+            )
         )
-        for config in one_for_each(args.inference_config, len(args.exp), "--inference_config")
-    ]
+    return found
 
 
 def one_for_each(values: Sequence[str], number: int, option: str) -> Sequence[str]:
@@ -259,6 +265,7 @@ def make_record(
             "checkpoint": options.checkpoint,
             "inference_config": None if options.inference_config is None else str(options.inference_config),
             "inference_args": options.inference_args,
+            "search": model.facts["decoding"],
         },
     }
 

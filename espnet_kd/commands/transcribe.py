@@ -1,5 +1,7 @@
 """``espnet-kd transcribe EXP FILE...|-``: print the texts of audio files, or of a microphone or other pipe.
 
+``--data`` transcribes the utterances of a formatted set instead, each as a whole, into a Kaldi text.
+
 ``arecord -f S16_LE -r 16000 | espnet-kd transcribe EXP -`` shows the text of a streaming model while somebody
 speaks. What is printed are texts alone, a line for each utterance; remarks go to the error output.
 """
@@ -7,15 +9,23 @@ speaks. What is printed are texts alone, a line for each utterance; remarks go t
 import argparse
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
+from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError, first_line, printable
-from espnet_kd.measure.recogniser import DecodingOptions, Recogniser, find_kind, load_recogniser
+from espnet_kd.files import atomic_path, read_table
+from espnet_kd.measure.recogniser import (
+    DecodingOptions,
+    Recogniser,
+    find_kind,
+    load_recogniser,
+    read_utterance,
+)
 
 PIPE = "-"
 PAUSE = 1.2  # seconds without new text that end an utterance, as in sherpa and Kaldi
@@ -27,9 +37,12 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("transcribe")
     p.add_argument("exp", type=Path, help="a trained model")
     p.add_argument(
-        "audio", nargs="+", type=Path,
+        "audio", nargs="*", type=Path,
         help="audio files; - reads a pipe: WAV, or samples of 16 bits of one channel without a head",
     )  # fmt: skip
+    p.add_argument("--data", type=Path, help="formatted set to transcribe, instead of files")
+    p.add_argument("--key_file", type=Path, help="of --data these utterances alone, by the ids of a table")
+    p.add_argument("--out", type=Path, help="of --data: Kaldi text to write (default: print it)")
     p.add_argument("--fs", help="sampling rate of a pipe without a head, such as 16k (default: the model's)")
     p.add_argument("--channel", type=int, help="of audio with several, from 1")
     p.add_argument(
@@ -51,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads < 1:
         raise UserError(f"--threads {args.threads}: give a number from 1 up")
     rate = None if args.fs is None else parse_rate(args.fs)
+    if (args.data is None) == (not args.audio):
+        raise UserError("give audio files, or - for a pipe, or the --data of a formatted set")
     find_kind(args.exp)
     for path in args.audio:  # before the model is loaded, which takes seconds
         if str(path) != PIPE:
@@ -59,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         elif sys.stdin.isatty():
             raise UserError("- reads a pipe, not a terminal: arecord -f S16_LE -r 16000 | espnet-kd ...")
     options = DecodingOptions(
-        stream=True,
+        stream=args.data is None,
         checkpoint=args.checkpoint,
         inference_config=args.inference_config,
         inference_args=args.inference_args,
@@ -68,12 +83,51 @@ def main(argv: list[str] | None = None) -> None:
     remarks = Remarks()
     try:
         model = load_recogniser(args.exp, options)
+        if args.data is not None:
+            write_set(model, chosen(args.data, args.key_file), args.out)
         for path in args.audio:
             with opened(path, rate or model.rate, args.channel) as recording:
                 texts = transcribe(model, recording, args.longest, str(path) == PIPE, remarks)
                 show(texts, "" if len(args.audio) == 1 else f"{path} ")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def chosen(data: Path, keys: Path | None) -> dict[str, str]:
+    """Return utterances of a formatted set, id -> entry of wav.scp.
+
+    Raises:
+        UserError: the set is not formatted, or lacks one of the ids.
+    """
+    wav = dict(read_dump(data).absolute())
+    names = wav if keys is None else read_table(keys)
+    for name in names:
+        if name not in wav:
+            raise UserError(f"{data} lacks {name} of {keys}: give ids of this set")
+    return {name: wav[name] for name in names}
+
+
+def write_set(model: Recogniser, speech: Mapping[str, str], out: Path | None) -> None:
+    """Transcribe utterances, each as a whole, and write or print a Kaldi text.
+
+    Raises:
+        UserError: audio cannot be read or decoded, or is of another rate.
+    """
+    lines = []
+    for utt, wav in speech.items():
+        samples = read_utterance(wav, utt, model)
+        try:
+            lines.append(f"{utt} {model.decode(samples)}".rstrip() + "\n")
+        except (RuntimeError, ValueError, IndexError) as e:
+            if isinstance(e, UserError):
+                raise
+            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
+        if out is None:
+            print(lines[-1], end="", flush=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(out) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def opened(path: Path, rate: int, channel: int | None) -> AbstractContextManager[Recording]:

@@ -8,14 +8,18 @@ both agree.
 import argparse
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
 from espnet_kd.export import check, directory
 from espnet_kd.export.graph_parts import needing_packages
 from espnet_kd.files import atomic_dir
+
+if TYPE_CHECKING:
+    from espnet_kd.export.experiment import SearchOptions
 
 NO_SHERPA_STREAM = (
     "--stream: sherpa-onnx computes Kaldi's features for its streaming models; the one kind that gets "
@@ -38,14 +42,18 @@ def parser() -> argparse.ArgumentParser:
         "--tolerance", type=float, default=0.2,
         help="most that the WER of the check set may move, in points (default: %(default)s)",
     )  # fmt: skip
+    p.add_argument(
+        "--inference_config", type=Path,
+        help="YAML for ESPnet's inference: search as it says, where graphs can; options below override it",
+    )  # fmt: skip
+    p.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
     p.add_argument("--search", choices=SEARCHES, help="default: the first that the model has")
     p.add_argument(
         "--beam_size", type=int,
         help="of attention decoders (default: 5); of transducers (default: 1, greedy; else ESPnet's)",
     )  # fmt: skip
     p.add_argument(
-        "--ctc_weight", type=float, default=0.5,
-        help="of CTC beside an attention decoder (default: %(default)s)",
+        "--ctc_weight", type=float, help="of CTC beside an attention decoder (default: 0.5)",
     )  # fmt: skip
     p.add_argument(
         "--stream", action="store_true", help="for speech that arrives in chunks, of a streaming transducer"
@@ -79,26 +87,42 @@ def main(argv: list[str] | None = None) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
-    from espnet_kd.export.experiment import SearchOptions, open_source
+    from espnet_kd.export.experiment import open_source
     from espnet_kd.export.sherpa import refuse
     from espnet_kd.export.writing import write_checked
 
-    stream = None
-    if args.stream:
-        stream = (args.decoding_window or DECODING_WINDOW, args.left_context or LEFT_CONTEXT)
-    default = SEARCHES if args.format == "onnx" else ("transducer", "ctc")
-    options = SearchOptions(args.search, default, args.beam_size, args.ctc_weight, stream)
+    options = search_options(args)
     source = open_source(args.experiment, args.checkpoint, options)
     if args.format == "sherpa":
         refuse(source.settings, source.rate)
     data = check.read_check_set(args.check, source.rate)
-    kind = args.format + "_stream" * args.stream + "_int8" * args.int8
+    kind = args.format + "_stream" * (options.stream is not None) + "_int8" * args.int8
     out = args.out or args.experiment / kind
     if out.exists() and not (out / directory.DESCRIPTION).is_file() and any(out.iterdir()):
         raise UserError(f"{out} is not an exported model and is not overwritten: give another --out")
     with atomic_dir(out) as temporary:
         found = write_checked(args, source, data, temporary)
     print_summary(out, found)
+
+
+def search_options(args: argparse.Namespace) -> "SearchOptions":
+    """Return how the graphs are to search: as options of ESPnet's inference say, and those of the command.
+
+    Raises:
+        UserError: see ``search_of_decoding``.
+    """
+    from espnet_kd.export.experiment import SearchOptions, search_of_decoding
+
+    found = SearchOptions(default=SEARCHES if args.format == "onnx" else ("transducer", "ctc"))
+    if args.inference_config is not None or args.inference_args:
+        words = args.inference_args
+        found = search_of_decoding(args.experiment, args.checkpoint, args.inference_config, words)
+    if args.search not in (None, found.search):  # the beam is that of another search
+        found = SearchOptions(stream=found.stream)
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("search", "beam_size", "ctc_weight")}
+    if args.stream:
+        given["stream"] = (args.decoding_window or DECODING_WINDOW, args.left_context or LEFT_CONTEXT)
+    return replace(found, **{name: value for name, value in given.items() if value is not None})
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -120,7 +144,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--decoding_window and --left_context: give 1 or more")
     if args.stream and args.format == "sherpa":
         raise UserError(NO_SHERPA_STREAM)
-    if not 0 <= args.ctc_weight < 1:
+    if args.ctc_weight is not None and not 0 <= args.ctc_weight < 1:
         raise UserError(f"--ctc_weight {args.ctc_weight:g}: give 0 to below 1, or --search ctc for CTC alone")
     if not args.int8 and args.keep_float != ["auto"]:
         raise UserError("--keep_float names layers that --int8 leaves in float: give --int8 as well")

@@ -21,7 +21,8 @@ from espnet_kd.files import read_json, read_lines
 DESCRIPTION = "export.json"
 TOKENS = "tokens.txt"
 VERSION = 1
-FORMATS = ("onnx", "sherpa")
+LABELS = {"onnx": "ONNX", "sherpa": "sherpa-onnx"}  # of formats in tables
+FORMATS = tuple(LABELS)
 SPACE, PIECE = "<space>", "\u2581"  # between words, as a token of characters, and at the start of BPE pieces
 
 
@@ -33,6 +34,7 @@ class Exported:
         description: content of export.json.
         rate: samples per second that it expects.
         transcribe: function from (N,) samples, full scale 1, to their transcript.
+        search: how it searches, in words.
         chunk: samples that a stream takes at a time; 0 if the model takes whole utterances.
         stream: begins an utterance that arrives in chunks; the model has one at a time.
     """
@@ -40,6 +42,7 @@ class Exported:
     description: Mapping[str, Any]
     rate: int
     transcribe: Callable[[Array], str]
+    search: str
     chunk: int = 0
     stream: Callable[[], Stream] | None = None
 
@@ -51,10 +54,8 @@ def load(directory: Path, threads: int = 1) -> Exported:
         UserError: a file is missing or damaged, or the directory is of another version of espnet_kd.
     """
     description = read_description(directory)
+    settings = settings_of(directory, description)
     try:
-        stored = dict(description["settings"])
-        chunks = stored.pop("chunks", None)
-        settings = Settings(**stored, chunks=None if chunks is None else Chunks(**chunks))
         files = {name: directory / part["file"] for name, part in description["parts"].items()}
         rate, kind = int(description["rate"]), str(description["token_type"])
     except (KeyError, TypeError, AttributeError, ValueError) as e:
@@ -63,13 +64,31 @@ def load(directory: Path, threads: int = 1) -> Exported:
         from espnet_kd.export.sherpa import recogniser
 
         transcribe = recogniser(files, directory / TOKENS, settings.least, threads)
-        return Exported(description, rate, transcribe)
+        return Exported(description, rate, transcribe, settings.text)
     parts, tokens = onnx_parts(files, threads), read_tokens(directory)
     transcribe = transcriber(parts, settings, tokens, kind)
     if settings.chunks is None:
-        return Exported(description, rate, transcribe)
+        return Exported(description, rate, transcribe, settings.text)
     stream = streamer(ChunkEncoder(parts, settings.chunks), parts, settings, tokens, kind)
-    return Exported(description, rate, transcribe, settings.chunks.samples, stream)
+    return Exported(description, rate, transcribe, settings.text, settings.chunks.samples, stream)
+
+
+def settings_of(directory: Path, description: Mapping[str, Any]) -> Settings:
+    """Return how an exported model searches.
+
+    Args:
+        directory: of the model, for the message.
+        description: content of its export.json.
+
+    Raises:
+        UserError: the description lacks something.
+    """
+    try:
+        stored = dict(description["settings"])
+        chunks = stored.pop("chunks", None)
+        return Settings(**stored, chunks=None if chunks is None else Chunks(**chunks))
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise UserError(f"{directory / DESCRIPTION} lacks or has a wrong {e}: export it again") from None
 
 
 def transcriber(
@@ -120,6 +139,19 @@ def read_description(directory: Path) -> dict[str, Any]:
     if description.get("version") != VERSION or description.get("format") not in FORMATS:
         raise UserError(f"{path} is of another version of espnet_kd: export the experiment again")
     return description
+
+
+def label_of(directory: Path) -> str:
+    """Return what an exported model is called in a table, such as ``ONNX`` or ``int8, greedy``.
+
+    Raises:
+        UserError: see ``read_description``.
+    """
+    description = read_description(directory)
+    settings = settings_of(directory, description)
+    names = [LABELS[description["format"]], *(["int8"] if "int8" in description.get("check", ()) else [])]
+    name = "int8" if names == ["ONNX", "int8"] else ", ".join(names)
+    return name + ", streaming" * (settings.chunks is not None) + ", greedy" * settings.greedy
 
 
 def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The experiment that is exported: what it is, and whether a graph can hold it."""
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from espnet_kd.data.audio import DEFAULT_RATE
+from espnet_kd.decoding.decoder import read_setup
 from espnet_kd.errors import UserError
 from espnet_kd.export.search import Chunks, Settings
 from espnet_kd.host.export import cache_shape, first_states, obstacle, searches, state_shapes
@@ -53,6 +55,7 @@ class SearchOptions:
         default: names of searches.
         beam_size: of attention decoders, by default 5, and of transducers, by default 1, greedy.
         ctc_weight: of CTC beside attention decoders.
+        penalty: of attention decoders, added for each token.
         stream: the milliseconds, as ESPnet counts them, that a streaming encoder takes at a time, and the
             encoder frames before them that it sees; None for whole utterances.
     """
@@ -62,6 +65,37 @@ class SearchOptions:
     beam_size: int | None = None
     ctc_weight: float = 0.5
     stream: tuple[int, int] | None = None
+    penalty: float = 0.0
+
+
+def search_of_decoding(place: Path, checkpoint: str | None, config: Path | None, words: str) -> SearchOptions:
+    """Return the search that options of ESPnet's inference ask for, or the closest that graphs have.
+
+    CTC alone is searched greedily, since no graph has ESPnet's beam search over CTC prefixes, and so are
+    transducers with a beam of 1. Language models, ``maxlenratio`` and other beam searches of transducers than
+    ``default`` are left out.
+
+    Args:
+        place: directory of the experiment.
+        checkpoint: file in it.
+        config: YAML with such options.
+        words: options that override it, as words of a command line.
+
+    Raises:
+        UserError: the experiment is incomplete, or an option is unknown or has a wrong value.
+    """
+    given = {"checkpoint": checkpoint, "inference_config": config, "inference_args": words}
+    asked = argparse.Namespace(**given, lm_train_config=None, lm_file=None)
+    setup = read_setup(place, asked, 1, None)
+    options = setup.options
+    beam = int(options["beam_size"])
+    if setup.task == "asr_transducer":
+        chunks = int(options["decoding_window"]), int(options["left_context"])
+        return SearchOptions("transducer", beam_size=beam, stream=chunks if options["streaming"] else None)
+    weight = float(options["ctc_weight"])
+    if weight == 1 or not setup.config.get("decoder"):
+        return SearchOptions("ctc")
+    return SearchOptions("attention", beam_size=beam, ctc_weight=weight, penalty=float(options["penalty"]))
 
 
 def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> Source:
@@ -105,6 +139,7 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
         states=[list(cache_shape(model))] if attention else states,
         beam_size=1 if chosen == "ctc" else options.beam_size or (5 if attention else 1),
         ctc_weight=options.ctc_weight if attention and ctc_layer(model) is not None else 0.0,
+        penalty=options.penalty if attention else 0.0,
         chunks=None if options.stream is None else chunks_of(model, config, *options.stream),
     )
     window = options.stream[0] if options.stream else 0

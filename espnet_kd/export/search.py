@@ -53,6 +53,7 @@ class Settings:
         states: shapes of the predictor's states; (K, D) of the attention decoder's cache as its only entry.
         beam_size: hypotheses of an attention decoder; of a transducer, 1 is a greedy search.
         ctc_weight: weight of CTC's scores beside the attention decoder's; 0 for models without CTC.
+        penalty: added to the score of each token of an attention decoder, ESPnet's name for a length bonus.
         least: samples that the encoder needs; shorter speech has an empty transcript, as in ESPnet.
         chunks: of a streaming encoder; None for one that takes whole utterances.
     """
@@ -65,6 +66,22 @@ class Settings:
     ctc_weight: float = 0.0
     least: int = 1
     chunks: Chunks | None = None
+    penalty: float = 0.0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the best token of each step is taken."""
+        return self.search != "attention" and self.beam_size == 1
+
+    @property
+    def text(self) -> str:
+        """The search in a few words."""
+        if self.greedy:
+            return f"greedy search of the {'CTC layer' if self.search == 'ctc' else self.search}"
+        parts = [f"beam search of {self.beam_size}"]
+        parts += [f"CTC weight {self.ctc_weight:g}"] if self.search == "attention" else []
+        parts += [f"penalty {self.penalty:g}"] if self.penalty else []
+        return ", ".join(parts)
 
 
 class Search(Protocol):
@@ -213,11 +230,11 @@ class Hypothesis:
 
 
 def attention_beam(decoder: Part, settings: Settings, encoded: Array, ctc: Array | None) -> list[int]:
-    """Return the best tokens by a beam search, as ESPnet's without length bonus or language model.
+    """Return the best tokens by a beam search, as ESPnet's without language model.
 
     Args:
         decoder: step of the attention decoder.
-        settings: beam, weight of CTC, and the end symbol.
+        settings: beam, weight of CTC, penalty, and the end symbol.
         encoded: (1, T, D).
         ctc: (T, V) logarithms of probabilities, None without CTC.
     """
@@ -254,7 +271,7 @@ def _extend(
     best = np.argsort(-scores, kind="stable")[:most]
     if prefix is not None and settings.end not in best:
         best = np.append(best, settings.end)  # ESPnet always asks CTC for the end, too
-    totals = hypothesis.score + (1 - weight) * scores[best]
+    totals = hypothesis.score + (1 - weight) * scores[best] + settings.penalty
     kept: list[tuple[float, Array] | None] = [None] * len(best)
     if prefix is not None and hypothesis.ctc is not None:
         probabilities, states = prefix.extend(hypothesis.tokens, hypothesis.ctc[1], best)

@@ -15,7 +15,7 @@ class ExportedRecogniser(Recogniser):
 
     def __init__(self, directory: Path, model: Exported, stream: bool) -> None:
         self.directory, self.rate, self._model = directory, model.rate, model
-        self.chunk = model.chunk
+        self.chunk, self.decoding = model.chunk, model.search
         self.whole = "was exported for whole utterances" if stream and not model.chunk else ""
 
     @classmethod

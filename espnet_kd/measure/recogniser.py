@@ -87,12 +87,14 @@ class Recogniser(ABC):
         rate: sampling rate of its speech in hertz.
         chunk: samples that ``Stream.accept`` takes at a time; 0 if the model decodes whole utterances.
         whole: why it does so, in words that follow "it"; empty if it streams, or was not asked to.
+        decoding: how it decodes, if its directory says so and the options do not; else empty.
     """
 
     directory: Path
     rate: int
     chunk: int = 0
     whole: str = ""
+    decoding: str = ""
     runtime: ClassVar[tuple[str, ...]] = ()  # distributions that compute, whose versions are to be named
 
     @classmethod
@@ -154,3 +156,19 @@ def load_recogniser(directory: Path, options: DecodingOptions) -> Recogniser:
     module, _, name = KINDS[find_kind(directory)].partition(":")
     kind: type[Recogniser] = getattr(importlib.import_module(module), name)
     return kind.load(directory, options)
+
+
+def read_utterance(wav: str, utt: str, model: Recogniser) -> Samples:
+    """Read an utterance.
+
+    Raises:
+        UserError: it cannot be read, or has another sampling rate than the model expects.
+    """
+    from espnet_kd.data.audio import read_speech
+
+    speech, rate = read_speech(wav, utt)
+    if rate != model.rate:
+        raise UserError(
+            f"{wav} of {utt} has {rate} Hz, {model.directory} expects {model.rate}: format the data at it"
+        )
+    return speech

@@ -51,7 +51,7 @@ class Record:
         errors, words: of the decoded utterances; None without references.
         machine: what computed: ``cpu``, ``cores``, ``threads``, ``load`` (of the machine when it began), and
             ``versions``.
-        options: how it was decoded.
+        options: how it was decoded; ``search`` in words, of exported models.
     """
 
     utterances: int

@@ -25,6 +25,7 @@ from espnet_kd.measure.recogniser import (
     Samples,
     chunks,
     load_recogniser,
+    read_utterance,
 )
 
 MEGABYTE = 1e6
@@ -59,7 +60,7 @@ def answer_to(request: dict[str, Any], model: Recogniser) -> dict[str, Any]:
     """Return the answer to one request: ``decode``, ``count`` or ``memory``."""
     if request["do"] == "memory":
         return {"memory_mb": peak_memory()}
-    speech = read(request["wav"], request["utt"], model)
+    speech = read_utterance(request["wav"], request["utt"], model)
     try:
         if request["do"] == "decode":
             return decode(model, speech)
@@ -114,22 +115,6 @@ def timed[T](work: Callable[..., T], *arguments: Any) -> tuple[T, float, float]:
     return result, time.perf_counter() - begin, time.process_time() - cpu
 
 
-def read(wav: str, utt: str, model: Recogniser) -> Samples:
-    """Read an utterance.
-
-    Raises:
-        UserError: it cannot be read, or has another sampling rate than the model expects.
-    """
-    from espnet_kd.data.audio import read_speech
-
-    speech, rate = read_speech(wav, utt)
-    if rate != model.rate:
-        raise UserError(
-            f"{wav} of {utt} has {rate} Hz, {model.directory} expects {model.rate}: format the data at it"
-        )
-    return speech
-
-
 def describe(model: Recogniser) -> dict[str, Any]:
     """Return what does not change while a model decodes: its size, and what computes it."""
     versions = {name: metadata.version(name) for name in model.runtime}
@@ -138,6 +123,7 @@ def describe(model: Recogniser) -> dict[str, Any]:
         "rate": model.rate,
         "chunk_ms": 1000 * model.chunk / model.rate if model.chunk else None,
         "whole": model.whole,
+        "decoding": model.decoding,
         "parameters": model.parameters,
         "disk_mb": sum(path.stat().st_size for path in model.files) / MEGABYTE,
         "versions": {"python": platform.python_version(), **versions},

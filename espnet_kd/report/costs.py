@@ -1,6 +1,6 @@
 """Speed, latency, memory and size of decoding, which ``espnet-kd measure`` has found: table and picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from espnet_kd.measure.record import Record, Spread
 from espnet_kd.report import look
 from espnet_kd.report.group_plots import KINDS, colours_of
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import Group, with_exports
 from espnet_kd.report.tables import plain, table
 
 NOTE = """\
@@ -18,14 +18,16 @@ RTF: real-time factor, the time of decoding an utterance by its duration, one at
 the utterances, and what 90 % of them do not exceed. Relative to the first: time (with one
 thread that of the processor, which other programs disturb less) of decoding the same utterance in the same
 round, median over the utterances, and in brackets the range of the middle 80 % of them.
-MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Start: from the start
-of the process until it can decode. Multiply-adds: of a second of speech, in products of matrices and
-convolutions. Errors/words: of the measured utterances."""
+Final text: from the end of an utterance until its final text is there, as median and as what 90 % do not
+exceed. MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Of both, in
+brackets by that of the first. Start: from the start of the process until it can decode. Multiply-adds: of a
+second of speech, in products of matrices and convolutions. Errors/words: of the measured utterances."""
 LATENCY_NOTE = """\
-First text: from the begin of an utterance until some text is there; final text: from its end; both as median
-and as what 90 % do not exceed. The arrival of speech is imitated without waiting: a clock is moved on to the
-end of each chunk, or stays where the decoding of the chunk before has ended if that is later, and is then
-moved on by the time that decoding the chunk takes."""
+First text: from the begin of an utterance until some text is there. The arrival of speech is imitated
+without waiting: a clock is moved on to the end of each chunk, or stays where the decoding of the chunk before
+has ended if that is later, and is then moved on by the time that decoding the chunk takes."""
+GREEDY_NOTE = """\
+Greedy rows spare the beam search of the others: their ratios are of runtime and search together."""
 MIXED = """\
 Not all RTF of this set were measured on the same machine, with the same threads and versions: only rows of
 one line above can be compared, here, in the table of error rates and in the picture."""
@@ -33,33 +35,46 @@ FILLINGS = ("full", "none", "left", "top", "right", "bottom")  # of points of on
 FLOOR = 1.15  # least ratio of the ends of an axis to its extreme points, so that none is on the frame
 
 
-def cost_table(records: Mapping[str, Record]) -> str:
+def cost_table(records: Mapping[str, Record], rates: Mapping[str, str] | None = None) -> str:
     """Return a table with a row for each model, and below it what it was measured on.
 
     Args:
         records: what a person calls a model -> its record, in the order of the table.
+        rates: for each its error rate on the whole set, with the name of the column as ``""``; None for none.
     """
     streaming = any(record.chunk_ms is not None for record in records.values())
-    relative = any(record.relative is not None for record in records.values())
-    rows = [_row(name, record, streaming, relative) for name, record in records.items()]
-    head = ["model", "RTF", "90 % below", *(["relative to the first"] if relative else [])]
-    head += ["chunk ms", "first text s", "final text s"] if streaming else []
-    head += ["MB", "memory MB", "parameters", "multiply-adds", "of the encoder", "start s", "errors/words"]
-    notes = [NOTE, LATENCY_NOTE] if streaming else [NOTE]
+    firsts = {record.relative_to for record in records.values() if record.relative is not None}
+    alone = [record for record in records.values() if record.relative is None]
+    first = alone[0] if len(firsts) == len(alone) == 1 else None
+    rows = [_row(name, record, streaming, bool(firsts), first) for name, record in records.items()]
+    head = ["model", "RTF", "90 % below", *(["relative to the first"] if firsts else [])]
+    head += ["chunk ms", "first text s"] if streaming else []
+    head += ["final text s", "MB", "memory MB", "parameters", "multiply-adds", "of the encoder", "start s"]
+    head.append("errors/words")
+    if rates is not None:
+        head.insert(1, rates[""])
+        rows = [[row[0], rates[name], *row[1:]] for name, row in zip(records, rows, strict=True)]
+    notes = [NOTE, *([LATENCY_NOTE] if streaming else [])]
+    searches = [str(record.options.get("search") or "") for record in records.values()]
+    notes += [GREEDY_NOTE] if any("greedy" in search for search in searches) else []
     return "\n\n".join([table(head, rows), " ".join(notes), "\n".join(_conditions(records))])
 
 
-def _row(name: str, record: Record, streaming: bool, relative: bool) -> list[str]:
+def _row(name: str, record: Record, streaming: bool, relative: bool, first: Record | None) -> list[str]:
+    def ratio(value: float, key: str) -> str:
+        return "" if first in (None, record) else f" ({value / getattr(first, key):.2g})"
+
     row = [plain(name), f"{record.rtf.median:.3g}", f"{record.rtf.p90:.3g}"]
     if relative:
         row.append("1" if record.relative is None else _range(record.relative))
     if streaming:
         chunk = "all" if record.chunk_ms is None else f"{record.chunk_ms:.0f}"
-        row += [chunk, *(_latency(spread) for spread in (record.first_text_s, record.end_s))]
+        row += [chunk, _latency(record.first_text_s)]
     return [
         *row,
-        f"{record.disk_mb:.2f}",
-        f"{record.memory_mb:.0f}",
+        _latency(record.end_s),
+        f"{record.disk_mb:.2f}" + ratio(record.disk_mb, "disk_mb"),
+        f"{record.memory_mb:.0f}" + ratio(record.memory_mb, "memory_mb"),
         "unknown" if record.parameters is None else _large(record.parameters),
         "unknown" if record.multiply_adds_per_s is None else _large(record.multiply_adds_per_s),
         "" if record.encoder_multiply_adds_per_s is None else _large(record.encoder_multiply_adds_per_s),
@@ -73,7 +88,9 @@ def _range(spread: Spread) -> str:
 
 
 def _latency(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.median:.2f}, {spread.p90:.2f}"
+    if spread is None:
+        return ""
+    return ", ".join(f"{s:.2f}" if s >= 0.1 else f"{s:.2g}" for s in (spread.median, spread.p90))
 
 
 def _large(number: float) -> str:
@@ -99,18 +116,24 @@ def _conditions(records: Mapping[str, Record]) -> list[str]:
     return [f"- {', '.join(plain(name) for name in names)}: {plain(text)}." for text, names in alike.items()]
 
 
-def _computer(record: Record) -> tuple[str, ...]:
-    """Return what must be the same for real-time factors to be comparable."""
-    machine = record.machine
-    versions = sorted(machine["versions"].items())
-    return tuple(str(value) for value in (machine["cpu"], machine["cores"], machine["threads"], versions))
+def differ(records: Iterable[Record]) -> bool:
+    """Return whether records are of different machines, threads or versions of a library."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        machine = record.machine
+        conditions = {key: machine[key] for key in ("cpu", "cores", "threads")} | machine["versions"]
+        for key, value in conditions.items():
+            found.setdefault(key, set()).add(str(value))
+    return any(len(values) > 1 for values in found.values())
 
 
 def _decoding(record: Record) -> str:
     """Name the options of decoding, on which every time depends."""
     options = record.options
     named = [str(options.get(key) or "") for key in ("inference_config", "inference_args", "checkpoint")]
-    otherwise = "ESPnet's defaults" if "torch" in record.machine["versions"] else "what its export chose"
+    otherwise = options.get("search") or (
+        "ESPnet's defaults" if "torch" in record.machine["versions"] else "what its export chose"
+    )
     return f"decoded with {' '.join(filter(None, map(str.strip, named))) or otherwise}"
 
 
@@ -118,12 +141,19 @@ def section(groups: list[Group], sets: list[str]) -> list[str]:
     """Return heading and table of each measured set for RESULTS.md; empty if none was measured."""
     parts = []
     for name in sets:
-        runs = [(group, run) for group in groups for run in group.runs if name in run.costs]
-        if runs:
-            records = {f"{group.label}, {run.name}": run.costs[name] for group, run in runs}
-            parts += [f"## Speed and size: {plain(name)}", cost_table(records)]
-            if len({_computer(record) for record in records.values()}) > 1:
-                parts.append(MIXED)
+        runs = [(group, run) for group in with_exports(groups) for run in group.runs if name in run.costs]
+        if not runs:
+            continue
+        metric = groups[0].metric
+        named = {
+            group.label if len(group.runs) == 1 else f"{group.label}, {run.name}": run for group, run in runs
+        }
+        rates = {label: f"{run.scores[name].rate(metric):.1f}" for label, run in named.items()}
+        records = {label: run.costs[name] for label, run in named.items()}
+        parts.append(f"## Speed and size: {plain(name)}")
+        parts.append(cost_table(records, {"": f"{metric.upper()} %", **rates}))
+        if differ(records.values()):
+            parts.append(MIXED)
     return parts
 
 
@@ -133,7 +163,7 @@ def draw(groups: list[Group], sets: list[str], directory: Path) -> dict[str, Pat
     Nothing is drawn unless two models were measured.
     """
     for name in sets:
-        scored = [group for group in groups if group.scored(name)]
+        scored = [group for group in with_exports(groups) if group.scored(name)]
         points = [(group, group.mean_rate(name), *cost) for group in scored if (cost := group.costs(name))]
         if len(points) > 1:
             path = directory / "speed.png"
@@ -187,8 +217,8 @@ def _styles(groups: Sequence[Group], colours: Mapping[str, str]) -> list[dict[st
     found: list[dict[str, Any]] = []
     for group in groups:
         kind = KINDS[group.kind]
-        colour = look.line_style(group.label, kind, colours)["color"]
-        marker = "*" if kind == "teacher" else look.line_style(group.label, kind, colours)["marker"]
+        style = look.line_style((group.source or group).label, kind, colours)
+        colour, marker = style["color"], "*" if kind == "teacher" else style["marker"]
         same = sum((style["color"], style["marker"]) == (colour, marker) for style in found)
         found.append({
             "color": colour, "marker": marker, "markersize": 14 if kind == "teacher" else 9, "linestyle": "",

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from espnet_kd.report.run import Run, architecture, is_teacher, relevant_options, settings, without_seed
 from espnet_kd.scoring import alignment, bootstrap
@@ -23,6 +23,7 @@ class Group:
         label: its name in tables and plots.
         baseline: the undistilled student with equal passes over the encoder, which are the updates but with
             methods that need several for one; None for itself and for teachers.
+        source: the group whose models were exported; None for experiments.
     """
 
     runs: list[Run]
@@ -30,6 +31,7 @@ class Group:
     metric: str = "wer"
     label: str = ""
     baseline: "Group | None" = None
+    source: "Group | None" = None
 
     @property
     def name(self) -> str:
@@ -124,6 +126,18 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
         group.label = group.runs[0].tag or group.label
     _tell_apart(groups)
     return groups
+
+
+def with_exports(groups: Sequence[Group]) -> list[Group]:
+    """Return groups, each followed by those of what was exported of its runs."""
+    found = []
+    for group in groups:
+        found.append(group)
+        for form in dict.fromkeys(form for run in group.runs for form in run.exports):
+            runs = [run for run in group.runs if form in run.exports]
+            exported = [replace(r, scores=r.exports[form][0], costs=r.exports[form][1]) for r in runs]
+            found.append(Group(exported, group.kind, group.metric, f"{group.label}, {form}", source=group))
+    return found
 
 
 def comparison(group: Group, name: str) -> bootstrap.Difference | None:

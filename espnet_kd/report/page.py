@@ -7,11 +7,14 @@ marked by signs and borders, for people who do not see colours, and by words for
 import argparse
 import base64
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.criteria.criterion import near_misses
@@ -19,9 +22,10 @@ from espnet_kd.data.audio import read_speech
 from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
-from espnet_kd.report import tables
+from espnet_kd.report import strips, tables
 from espnet_kd.report.command import collect
 from espnet_kd.report.groups import Group
+from espnet_kd.report.posteriors import CtcModel, Panel
 from espnet_kd.scoring.alignment import UNITS, Aligned, align
 
 STYLE = """
@@ -88,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--number", type=int, default=10, help="utterances from all over the set (default: 10)")
     p.add_argument("--utterances", nargs="+", default=[], help="these utterances instead")
+    p.add_argument("--no_posteriors", action="store_true", help="leave out what has to load models")
     p.add_argument("--megabytes", type=float, default=20, help="largest page (default: %(default)s)")
     p.add_argument("--title", default="Teacher and students", help="heading of the page")
     p.add_argument("--out", type=Path, default=Path("demo.html"), help="page to write (default: %(default)s)")
@@ -103,11 +108,14 @@ def main(argv: list[str] | None = None) -> None:
     speech = choose(args.data, args.utterances, args.number)
     references = read_table(args.data / "text")
     groups = [g for g in collect(args, [args.data.name])[0] if g.scored(args.data.name)]
-    page = render(args, groups, speech, references)
+    models, reasons = ({}, []) if args.no_posteriors else strips.load_models(groups, args.data.name)
+    page = render(args, groups, speech, references, models, reasons)
     size = check_size(len(page.encode()), args.megabytes)
     with atomic_path(args.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    print(f"{args.out}: {len(speech)} utterances, {len(groups)} models, {size:.1f} MB")
+    drawn = sum(map(len, re.findall("<svg.*?</svg>", page))) / 1000 / len(speech)
+    note = f", of which the posteriors of an utterance take {drawn:.1f} kB" if models else ""
+    print(f"{args.out}: {len(speech)} utterances, {len(groups)} models, {size:.1f} MB{note}")
 
 
 def check_size(number: int, most: float) -> float:
@@ -143,6 +151,8 @@ def render(
     groups: Sequence[Group],
     speech: Mapping[str, str],
     references: Mapping[str, str],
+    models: Mapping[str, CtcModel],
+    reasons: Sequence[str],
 ) -> str:
     """Return the page.
 
@@ -151,6 +161,8 @@ def render(
         groups: rows of the table.
         speech: utterance -> entry of wav.scp.
         references: utterance -> transcript.
+        models: label -> model whose posteriors are shown.
+        reasons: why those of others are not.
     """
     name, unit = args.data.name, UNITS[args.metric]
     check_texts(args.data / "text", references, speech)
@@ -158,12 +170,17 @@ def render(
     articles, size = [], 0
     for utt, wav in speech.items():
         found = [(label, texts[utt]) for label, texts in read]
-        articles.append(utterance(utt, audio(wav, utt), references[utt], found, unit))
+        samples, rate = read_speech(wav, utt)
+        panels = [Panel(label, model.posteriors(samples), model.tokens) for label, model in models.items()]
+        drawn = strips.draw(panels, utt, len(samples) / rate) if panels else ""
+        articles.append(utterance(utt, audio(samples, rate), references[utt], found, unit, drawn))
         size += len(articles[-1])
         check_size(size, args.megabytes)  # before the memory is full
     legend = "".join(f"<li>{mark(*row[:3])} {text(row[3])}</li>" for row in LEGEND)
     several = any(len(group.scored(name)) > 1 for group in groups)
     note = " They show the first seed, the table the mean over the seeds." if several else ""
+    notes = [strips.NOTE.format(models="; ".join(models))] if models else []
+    notes += reasons
     chosen = (
         "named on the command line"
         if args.utterances
@@ -176,7 +193,7 @@ def render(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{text(args.title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{strips.STYLE}</style>
 </head>
 <body>
 <main>
@@ -189,6 +206,7 @@ def render(
 <p>{len(speech)} utterances, {chosen}.{note}
 Texts are as they were decoded; before scoring they may be cleaned. How errors are marked:</p>
 <ul>{legend}</ul>
+{"".join(f"<p>{text(note)}</p>" for note in notes)}
 {"".join(articles)}</main>
 </body>
 </html>
@@ -233,8 +251,10 @@ def systems(groups: Sequence[Group], name: str) -> str:
     return f"<table><thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def utterance(utt: str, sound: str, reference: str, found: Sequence[tuple[str, str]], unit: str) -> str:
-    """Return one utterance: sound, reference and the text of each model."""
+def utterance(
+    utt: str, sound: str, reference: str, found: Sequence[tuple[str, str]], unit: str, drawn: str = ""
+) -> str:
+    """Return one utterance: sound, reference, the text of each model, and a drawing."""
     rows = [f'<dt>reference</dt><dd dir="auto">{text(reference)}</dd>']
     aligned = align([reference] * len(found), [hypothesis for _, hypothesis in found], unit)
     for (label, _), one in zip(found, aligned, strict=True):
@@ -243,7 +263,7 @@ def utterance(utt: str, sound: str, reference: str, found: Sequence[tuple[str, s
         rows.append(f'<dt>{text(label)} <span class="count">({count})</span></dt>')
         rows.append(f'<dd dir="auto">{marked(one, unit)}</dd>')
     player = f'<audio controls preload="metadata" aria-label="{text(utt)}" src="{sound}"></audio>'
-    return f"<article><h3>{text(utt)}</h3>{player}<dl>{''.join(rows)}</dl></article>\n"
+    return f"<article><h3>{text(utt)}</h3>{player}<dl>{''.join(rows)}</dl>{drawn}</article>\n"
 
 
 def marked(aligned: Aligned, unit: str) -> str:
@@ -270,15 +290,10 @@ def text(value: str) -> str:
     return escape(printable(value))
 
 
-def audio(wav: str, utt: str) -> str:
-    """Return an utterance as the address of a sound that is in the page (FLAC of 16 bits).
-
-    Raises:
-        UserError: the audio cannot be read.
-    """
-    samples, rate = read_speech(wav, utt)
+def audio(samples: NDArray[np.float32], rate: int) -> str:
+    """Return (N,) samples as the address of a sound that is in the page (FLAC of 16 bits)."""
     if abs(samples).max(initial=0.0) > 1:  # a Kaldi ark has integers
-        samples = samples / 2**15
+        samples = samples / np.float32(2**15)
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
     return f"data:audio/flac;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,5 +1,6 @@
 """Plot the CTC posteriors of teacher and students for one utterance over time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,29 @@ def draw_posteriors(
 
 def compute_posteriors(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
     """Load a model and run its encoder and CTC layer on one utterance (N,)."""
+    model = load_ctc(run)
+    return Panel(label, model.posteriors(speech), model.tokens)
+
+
+@dataclass(frozen=True)
+class CtcModel:
+    """A model with a CTC layer.
+
+    Attributes:
+        posteriors: function from (N,) samples to (T, V).
+        tokens: the token list.
+    """
+
+    posteriors: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    tokens: list[str]
+
+
+def load_ctc(run: "Run") -> CtcModel:
+    """Load the model of an experiment.
+
+    Raises:
+        UserError: it has no model file or no CTC layer, or cannot be loaded.
+    """
     import torch
 
     from espnet_kd.host.models import ctc_layer, encode
@@ -93,10 +117,14 @@ def compute_posteriors(label: str, run: "Run", speech: NDArray[np.float32]) -> P
     layer = ctc_layer(model)
     if layer is None:
         raise UserError(f"{run.directory} has no CTC layer (its weight is 0)")
-    with torch.no_grad():
-        encoded, _ = encode(model, torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
-        posteriors = layer(encoded)[0].softmax(-1)  # (T, V)
-    return Panel(label, posteriors.numpy(), list(model.token_list))
+
+    def posteriors(speech: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            encoded, _ = encode(model, torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
+            found: NDArray[np.float32] = layer(encoded)[0].softmax(-1).numpy()
+        return found
+
+    return CtcModel(posteriors, list(model.token_list))
 
 
 def plot_panels(panels: list[Panel], seconds: float, title: str, path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
+from espnet_kd.export.directory import DESCRIPTION, label_of
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.measure.record import Record, read_record
 from espnet_kd.methods import active, idle_keys
@@ -103,9 +105,14 @@ class SeveralDecodings(UserError):
     """An experiment was decoded in several ways, and the user must choose."""
 
 
+Results = tuple[dict[str, score_files.Score], dict[str, Record]]  # of sets
+
+
 @dataclass
 class Run:
     """One trained experiment: ``directory/{config.yaml, run.json, *.pth}``, its scores and costs by set.
+
+    ``exports`` has those of what was exported of it, by what a row is called, such as ``ONNX`` or ``int8``.
 
     ``before`` is the phase of distillation whose student this one started from; ``updates`` and ``seconds``
     are those of the whole chain, ``own_updates`` and ``own_seconds`` those of this training. ``checkpoint``
@@ -120,6 +127,7 @@ class Run:
     checkpoint: str | None = None
     scores: dict[str, score_files.Score] = field(default_factory=dict)
     costs: dict[str, Record] = field(default_factory=dict)
+    exports: dict[str, Results] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -268,12 +276,31 @@ def read_run(
         info = _mapping(directory / "run.json", json.loads, ValueError)
     run = Run(directory, config, info, checkpoint=checkpoint)
     run.inference_tag = _inference_tag(directory, sets, inference_tags)
-    for name in sets if run.inference_tag else ():
-        if (directory / str(run.inference_tag) / name / score_files.SCORE_FILE).is_file():
-            run.scores[name] = score_files.read_score(directory / str(run.inference_tag) / name)
-            cost = read_record(directory / str(run.inference_tag) / name)
-            run.costs.update({} if cost is None else {name: cost})
+    if run.inference_tag:
+        run.scores, run.costs = _results(directory / run.inference_tag, sets)
+        run.exports = _exports(directory, run.inference_tag, sets)
     return run
+
+
+def _results(decoded: Path, sets: list[str]) -> Results:
+    """Read the scores of decoded sets, and what decoding those costs."""
+    scored = [name for name in sets if (decoded / name / score_files.SCORE_FILE).is_file()]
+    costs = {name: read_record(decoded / name) for name in scored}
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    return {name: score_files.read_score(decoded / name) for name in scored}, known
+
+
+def _exports(directory: Path, tag: str, sets: list[str]) -> dict[str, Results]:
+    """Read the results of exported models, in the order of the rows."""
+    found = {}
+    for path in sorted(directory.glob(f"*/{DESCRIPTION}")):  # onnx, onnx_int8
+        results = _results(path.parent / tag, sets)
+        if results[0]:
+            try:
+                found[label_of(path.parent)] = results
+            except UserError as e:
+                print(f"espnet-kd: warning: no row for {path.parent}: {e}", file=sys.stderr)
+    return found
 
 
 def link_phases(runs: list[Run]) -> list[Run]:

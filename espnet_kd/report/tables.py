@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from espnet_kd.errors import printable
-from espnet_kd.report.groups import Group, comparison, methods_text
+from espnet_kd.report.groups import Group, comparison, methods_text, with_exports
 from espnet_kd.report.run import Run
 from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import RESAMPLES, Difference
@@ -61,7 +61,7 @@ Interval and p: {BOOTSTRAP}"""
 
 def results(groups: list[Group], name: str) -> str:
     """Return the table of one set."""
-    shown = [group for group in groups if group.scored(name)]
+    shown = [group for group in with_exports(groups) if group.scored(name)]
     counts = ["updates", "passes"] if any(g.passes != g.updates for g in groups) else ["updates"]
     measured = any(name in run.costs for group in shown for run in group.runs)
     rows = [_row(group, name, counts, measured) for group in shown]
@@ -87,7 +87,7 @@ def _row(group: Group, name: str, counts: Sequence[str], measured: bool) -> list
             interval(difference),
             f"{difference.p:.2g}",
         ]
-    elif group.kind == "distilled":
+    elif group.kind == "distilled" and group.source is None:
         against[0] = "no student with equal updates"
     return [
         plain(group.label),

@@ -50,7 +50,7 @@ def test_models_are_measured_side_by_side(recipe: Path, capsys: pytest.CaptureFi
     assert first.disk_mb == pytest.approx((slow / "fake.json").stat().st_size / 1e6)
     assert first.machine["threads"] == 1 and first.machine["cpu"] and "numpy" in first.machine["versions"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| model | RTF | 90 % below | relative to the first | MB |")
+    assert lines[0].startswith("| model | RTF | 90 % below | relative to the first | final text s | MB |")
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| slow", "| fast"]
 
 
@@ -160,6 +160,20 @@ def test_ctrl_c_ends_the_processes_at_once(recipe: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit, match="130"):
         measure.main([str(exp), "--data", "test"])
     assert time.monotonic() - begin < 30 and started[0]._process.poll() == -signal.SIGKILL
+
+
+def test_options_of_espnet_are_for_the_experiments_among_the_models(recipe: Path) -> None:
+    exp = fake_recogniser.write(recipe / "exp")
+    (exp / "onnx").mkdir()
+    (exp / "onnx" / "export.json").touch()
+    words = ["--data", "test", "--checkpoint", "a.pth", "--inference_args", "--beam_size 2"]
+    both = measure.parser().parse_args([str(exp), str(exp / "onnx"), *words])
+    assert [(o.checkpoint, o.inference_args) for o in measure.options_of(both)] == [
+        ("a.pth", "--beam_size 2"),
+        (None, ""),
+    ]
+    alone = measure.parser().parse_args([str(exp / "onnx"), *words])  # is refused when it is loaded
+    assert measure.options_of(alone)[0].checkpoint == "a.pth"
 
 
 def test_options_for_one_model_or_for_each() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from fake_recogniser import FakeRecogniser
-from miniature import tone
+from miniature import tone, write_speech
 
 from espnet_kd.commands import transcribe
 from espnet_kd.errors import UserError
@@ -51,6 +51,18 @@ def exp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_is_a_line(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     transcribe.main([str(exp), "a.wav"])
     assert capsys.readouterr().out == "one two\n"
+
+
+def test_a_formatted_set_becomes_a_kaldi_text(exp: Path) -> None:
+    write_speech(Path("test"), {"u1": 800, "u2": 800, "u3": 800})
+    Path("keys").write_text("u3 3\nu1 1\n")
+    transcribe.main([str(exp), "--data", "test", "--key_file", "keys", "--out", "logs/text"])
+    assert Path("logs/text").read_text() == "u3 one two\nu1 one two\n"
+    Path("keys").write_text("u9 9\n")
+    with pytest.raises(UserError, match="test lacks u9 of keys: give ids of this set"):
+        transcribe.main([str(exp), "--data", "test", "--key_file", "keys"])
+    with pytest.raises(UserError, match="give audio files, or - for a pipe, or the --data"):
+        transcribe.main([str(exp)])
 
 
 def test_several_files_have_their_names_and_remarks_are_made_once(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,9 +56,23 @@ def test_the_attention_beam_finds_the_best_text() -> None:
     # A B: 0.45 * 0.97 * 0.4 = 0.175; B: 0.5 * 0.4 = 0.2; with CTC for A B the first is better
     plain = Settings("attention", end=END, states=[[1, 2]], beam_size=3)
     assert attention_beam(decoder, plain, np.zeros((1, 5, 2)), None) == [B]
+    # With 0.5 for each token, the end among them: ln 0.175 + 1.5 is more than ln 0.2 + 1
+    assert attention_beam(decoder, replace(plain, penalty=0.5), np.zeros((1, 5, 2)), None) == [A, B]
     ctc = logs([[0.1, 0.8, 0.09, 0.01], [0.8, 0.1, 0.09, 0.01], [0.1, 0.1, 0.79, 0.01]])
     both = Settings("attention", end=END, states=[[1, 2]], beam_size=3, ctc_weight=0.5)
     assert attention_beam(decoder, both, np.zeros((1, 3, 2)), ctc) == [A, B]
+
+
+def test_a_search_is_named_in_words() -> None:
+    found = {
+        "greedy search of the CTC layer": Settings("ctc", beam_size=1),
+        "greedy search of the transducer": Settings("transducer", beam_size=1),
+        "beam search of 4": Settings("transducer", beam_size=4),
+        "beam search of 1, CTC weight 0.6": Settings("attention", beam_size=1, ctc_weight=0.6),
+        "beam search of 5, CTC weight 0, penalty 0.5": Settings("attention", beam_size=5, penalty=0.5),
+    }
+    assert list(found) == [settings.text for settings in found.values()]
+    assert [settings.greedy for settings in found.values()] == [True, True, False, False, False]
 
 
 def test_a_transducer_emits_several_tokens_in_a_frame_and_follows_its_states() -> None:

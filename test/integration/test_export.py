@@ -127,6 +127,28 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
         command.main([str(hybrid), "--check", str(dev), "--out", str(tmp_path / "own")])
 
 
+def test_graphs_search_as_a_decoding_configuration_says(hybrid: Path, tmp_path: Path) -> None:
+    from espnet_kd.export.experiment import search_of_decoding
+
+    def found(exp: Path, config: str, words: str = "") -> Any:
+        (tmp_path / "decode.yaml").write_text(config)
+        return search_of_decoding(exp, None, tmp_path / "decode.yaml", words)
+
+    beam = found(hybrid, "{beam_size: 7, ctc_weight: 0.6, penalty: 0.5}", "--beam_size 3")
+    assert (beam.search, beam.beam_size, beam.ctc_weight, beam.penalty) == ("attention", 3, 0.6, 0.5)
+    assert found(hybrid, "{beam_size: 7, ctc_weight: 1.0}").search == "ctc"
+    (tmp_path / "t").mkdir()
+    exp = write_experiment(tmp_path / "t", **TRANSDUCER)
+    beam = found(exp, "{beam_size: 4, beam_search_config: {search_type: default}}")
+    assert (beam.search, beam.beam_size, beam.stream) == ("transducer", 4, None)
+    assert found(exp, "{streaming: true, decoding_window: 320, left_context: 16}").stream == (320, 16)
+    args = command.parser().parse_args([str(exp), "--check", "dev", "--inference_args", "--beam_size 4"])
+    args.beam_size = 2
+    assert command.search_options(args).beam_size == 2
+    args.search, args.beam_size = "ctc", None
+    assert command.search_options(args).beam_size is None
+
+
 @pytest.mark.long
 def test_a_transducer_equals_torch(dev: Path, tmp_path: Path) -> None:
     exp = write_experiment(tmp_path, **TRANSDUCER)

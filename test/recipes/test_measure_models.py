@@ -1,4 +1,4 @@
-"""--measure true: which models the functions of utils/decoding.sh measure, and how."""
+"""--measure true and --export_formats: which models utils/decoding.sh measures and exports, and how."""
 
 from pathlib import Path
 
@@ -16,7 +16,21 @@ peer_dirs() { echo exp/student; }
 python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone
 inference_asr_model=model.pth inference_config=conf/s.yaml inference_tag=s use_streaming=false
 teacher_inference_config= teacher_inference_tag=t
-lm_options=() inference_args="--beam_size 2" current_generation=1
+lm_options=() inference_args="--beam_size 2" current_generation=1 formats=() measure_args=
+"""
+# An export that writes a file, and that fails for a model called bad.
+EXPORT = """
+formats=(onnx int8) export_args="--tolerance 1" valid_set=dev decode_cmd=runner python=python
+lock() { :; }
+unchanged() { [ ! -e "$1" ] || [ "$(< "$1")" = "$2" ]; }
+runner() {
+    [[ $* =~ --out\\ ([^ ]*) ]]
+    echo "${*:2}" >> calls
+    if [[ $* = *bad* ]]; then echo "espnet-kd: error: its encoder cannot be exported" > "$1"; return 1; fi
+    mkdir -p "${BASH_REMATCH[1]}"
+    touch "${BASH_REMATCH[1]}/export.json"
+    printf '%s\\n' "# python" "${BASH_REMATCH[1]}: 1 MB" "  torch  WER 1 %" "# ended with status 0" > "$1"
+}
 """
 COMMAND = ("python", "-m", "espnet_kd", "measure", "exp/a teacher", "exp/other", "exp/alone", "exp/student")
 
@@ -33,10 +47,10 @@ def words(change: str) -> list[str]:
         ("", ["none", "none", "conf/s.yaml", "conf/s.yaml"], ["t", "t", "s", "s"], ["--beam_size 2"]),
         ("current_generation=2", ["conf/s.yaml"] * 4, ["s"] * 4, ["--beam_size 2"]),
         (
-            "use_streaming=true lm_options=(--lm_file 'exp/l m')",
+            "use_streaming=true lm_options=(--lm_file 'exp/l m') measure_args='--rounds 1'",
             ["none", "none", "conf/s.yaml", "conf/s.yaml"],
             ["t", "t", "s", "s"],
-            [r"--beam_size 2 --lm_file exp/l\ m ", "--stream"],
+            [r"--beam_size 2 --lm_file exp/l\ m ", "--stream", "--rounds", "1"],
         ),
     ],
 )
@@ -73,3 +87,67 @@ def test_decoding_again_removes_what_was_measured(tmp_path: Path) -> None:
     result = sh(TEMPLATE, "bash", "-c", f"{SCRIPT}{stubs}\ndecode {tmp_path / 'exp'} test")
     assert result.returncode == 0, result.stderr
     assert [path.name for path in decoded.iterdir()] == ["logdir"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Two experiments and a development set, in a recipe with the functions of the template."""
+    for name in ("exp/good", "exp/bad", "dump/raw/dev", "conf"):
+        (tmp_path / name).mkdir(parents=True)
+    files = ("exp/good/config.yaml", "exp/good/model.pth", "exp/bad/config.yaml", "exp/bad/model.pth")
+    for name in (*files, "dump/raw/dev/wav.scp", "dump/raw/dev/text", "conf/s.yaml"):
+        (tmp_path / name).write_text("a\n")
+    (tmp_path / "utils").symlink_to(TEMPLATE / "utils")
+    return tmp_path
+
+
+def run(recipe: Path, words: str) -> tuple[str, str]:
+    result = sh(recipe, "bash", "-c", f"{SCRIPT}{EXPORT}{words}")
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def test_a_model_is_exported_once_and_again_if_it_has_changed(recipe: Path) -> None:
+    both = "export_model exp/good onnx; export_model exp/good int8"
+    out, err = run(recipe, both)
+    assert out == "".join(f"exp/good/{n}: 1 MB\n  torch  WER 1 %\n" for n in ("onnx", "onnx_int8"))
+    assert not err
+    common = "--check dump/raw/dev --inference_config conf/s.yaml"
+    tail = "--inference_args=--beam_size 2 --tolerance 1"
+    start = "python -m espnet_kd export exp/good --checkpoint model.pth --out exp/good"
+    assert (recipe / "calls").read_text().splitlines() == [
+        f"{start}/onnx {common} {tail}",
+        f"{start}/onnx_int8 {common} --int8 {tail}",
+    ]
+    assert "exp/good/onnx: already exported" in run(recipe, both)[0]
+    assert len((recipe / "calls").read_text().splitlines()) == 2
+    (recipe / "conf/s.yaml").write_text("a  # a remark\n")
+    run(recipe, "export_args='--tolerance 2'; " + both)
+    (recipe / "exp/good/model.pth").write_text("b\n")
+    run(recipe, both)
+    assert len((recipe / "calls").read_text().splitlines()) == 6
+
+
+def test_a_model_that_cannot_be_exported_is_a_line_and_no_row(recipe: Path) -> None:
+    (recipe / "exp/bad/onnx").mkdir()
+    (recipe / "exp/bad/onnx/export.json").touch()  # of an earlier checkpoint
+    out, err = run(recipe, "export_model exp/bad onnx; to_measure exp/bad exp/good; echo ${dirs[*]}")
+    assert err == "warning: exp/bad has no row for onnx: its encoder cannot be exported\n"
+    assert out == "exp/bad exp/good\n"
+
+
+def test_what_was_exported_is_measured_beside_its_model(recipe: Path) -> None:
+    words = "to_measure exp/bad exp/good; echo ${dirs[*]}; echo ${configs[*]}; echo ${names[*]}"
+    assert run(recipe, f"export_model exp/good onnx > /dev/null; {words}")[0].splitlines() == [
+        "exp/bad exp/good exp/good/onnx",
+        "conf/s.yaml conf/s.yaml none",
+        "s s s",
+    ]
+
+
+def test_an_exported_model_decodes_by_transcribing(recipe: Path) -> None:
+    (recipe / "exp/good/export.json").touch()
+    assert run(recipe, "decoding_program exp/good test; echo ${program[*]}")[0] == (
+        "transcribe exp/good --data dump/raw/test --key_file exp/good/s/test/logdir/keys.JOB.scp "
+        "--out exp/good/s/test/logdir/output.JOB/1best_recog/text\n"
+    )

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated import TAG, write_recipe
+from fabricated import TAG, write_recipe, write_score
 from records_of_costs import RECORD
 
+from espnet_kd.export.directory import write_description
+from espnet_kd.export.search import Settings
 from espnet_kd.measure.record import Spread, write_record
 from espnet_kd.report import command, costs
 from espnet_kd.report.costs import best, cost_table
+from espnet_kd.report.groups import Group
 
 
 @pytest.fixture
@@ -69,11 +72,70 @@ def test_the_table_says_what_was_measured() -> None:
     text = cost_table({"a": RECORD, "b|": replace(whole, parameters=None)})
     first, second = ([cell.strip() for cell in line.split(" | ")] for line in text.splitlines()[2:4])
     assert first[:8] == ["| a", "0.125", "0.25", "1", "640", "1.50, 2.00", "0.25, 0.50", "4.25"]
+    assert second[7:9] == ["4.25 (1)", "812 (1)"]  # by those of the first
     assert first[8:] == ["812", "1.03 M", "35.6 M", "31.5 M", "3.2", "3/40 |"]
     assert second[0] == "| b\\|" and second[3:5] == ["0.50 (0.40 to 0.75)", "all"] and second[9] == "unknown"
     assert "- a: CPU 9, 2 cores, load 0.5 before, 1 thread; python 3.12, torch 2; decoded with" in text
     assert "; decoded with ESPnet's defaults; 4 utterances, 12 s" in text
     assert "; relative to exp/a." in text and "without waiting" in text
+
+
+def export(recipe: Path, name: str, form: str, wrong: int, rtf: float, size: float, beam: int) -> None:
+    """What stage 11 leaves of an exported model: description, score and measurement."""
+    out = recipe / "exp" / name / form
+    out.mkdir()
+    description = {"format": "onnx", "check": {"int8": {}} if form == "onnx_int8" else {}}
+    write_description(out, description, Settings("transducer", beam_size=beam))
+    write_score(out, "test", wrong)
+    onnx = RECORD.machine | {"versions": {"onnxruntime": "1"}}
+    options = RECORD.options | {"search": "a greedy search"}
+    record = replace(RECORD, rtf=Spread(rtf, rtf, rtf), disk_mb=size, machine=onnx, options=options)
+    relative = replace(record, relative=Spread(0.25, 0.2, 0.3), relative_to="exp/teacher")
+    write_record(relative, out / TAG / "test")
+
+
+def test_exported_models_have_rows_of_their_own(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(recipe, "teacher", 0.4, 40.0)
+    export(recipe, "teacher", "onnx", 4, 0.1, 41.0, beam=4)
+    export(recipe, "teacher", "onnx_int8", 8, 0.05, 10.0, beam=1)
+    drawn = []
+    monkeypatch.setattr(costs, "draw_points", lambda points, *_: drawn.extend(points))
+    text = report()
+    test = text.split("## dev")[0]
+    found = [line.split(" | ") for line in test.splitlines() if line.startswith("| teacher")]
+    assert [(row[0][2:], row[4], row[5]) for row in found] == [
+        ("teacher", "5.0", "4/80"),  # two words in each of 40 utterances
+        ("teacher, ONNX", "5.0", "4/80"),
+        ("teacher, int8, greedy", "10.0", "8/80"),
+    ]
+    assert [(group.label, *point) for group, *point in drawn] == [
+        ("teacher", 5.0, 0.4, 40.0),
+        ("teacher, ONNX", 5.0, 0.1, 41.0),
+        ("teacher, int8, greedy", 10.0, 0.05, 10.0),
+    ]
+    costs_of_set = text.split("## Speed and size: test")[1]
+    assert "| model | WER % | RTF |" in costs_of_set and "decoded with a greedy search" in costs_of_set
+    assert "Greedy rows spare the beam search of the others" in costs_of_set
+    row = next(line for line in costs_of_set.splitlines() if line.startswith("| teacher, int8"))
+    assert row.startswith("| teacher, int8, greedy | 10.0 | 0.05 | 0.05 | 0.25 (0.20 to 0.30) |")
+    assert "| 10.00 (0.25) |" in row  # 10 of 40 MB
+    assert "measured on the same machine" not in text  # other libraries, not other versions
+
+
+def test_points_of_exported_models_have_the_colour_of_theirs() -> None:
+    groups = [Group([], kind, label=kind) for kind in ("student", "distilled")]
+    exported = [Group([], "distilled", label=f"distilled, {form}", source=groups[1]) for form in ("a", "b")]
+    first, second, *others = costs._styles([*groups, *exported], {"distilled": "#cc3311"})
+    assert [style["color"] for style in (second, *others)] == ["#cc3311"] * 3 != [first["color"]] * 3
+    assert len({style["fillstyle"] for style in (second, *others)}) == 3
+
+
+def test_an_export_that_cannot_be_read_is_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(recipe, "teacher", "onnx", 4, 0.1, 41.0, beam=4)
+    (recipe / "exp/teacher/onnx/export.json").write_text("{}")
+    text = report()
+    assert "exp/teacher/onnx/export.json is of another version" in capsys.readouterr().err
+    assert "| teacher |" in text and "ONNX" not in text
 
 
 def test_options_of_decoding_are_named() -> None:
@@ -86,7 +148,7 @@ def test_options_of_decoding_are_named() -> None:
 
 def test_latency_is_shown_where_a_model_streams() -> None:
     text = cost_table({"a": replace(RECORD, chunk_ms=None)})
-    assert "first text" not in text and "clock" not in text
+    assert "first text" not in text and "clock" not in text and "| final text s |" in text
     assert "relative to the first" not in text.splitlines()[0]
 
 

@@ -16,7 +16,9 @@ from miniature import tone, write_speech
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import write_table
+from espnet_kd.report import strips
 from espnet_kd.report.page import main, mark, marked
+from espnet_kd.report.posteriors import CtcModel
 from espnet_kd.scoring.alignment import align
 
 UTTERANCES = {f"u{i:02d}": 800 + 80 * i for i in range(40)}
@@ -74,6 +76,15 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher gives a word in the middle of each utterance; the student cannot be loaded."""
+    frames = np.eye(2, dtype=np.float32)[[0] * 12 + [1] + [0] * 12]
+    found = {"teacher (seed 1)": CtcModel(lambda speech: frames, ["<blank>", HOSTILE])}
+    reason = f"No posteriors of student: {HOSTILE}."
+    monkeypatch.setattr(strips, "load_models", lambda groups, name: (found, [reason]))
+
+
 def page(*options: str) -> Page:
     main(["--data", "dump/raw/test", *options])
     return Page(Path("demo.html").read_text())
@@ -87,6 +98,18 @@ def test_the_page_shows_models_and_utterances(recipe: Path, capsys: pytest.Captu
     assert "Spoken" in found.text and "distilled: ctc 0.00 M 13.8 ± 1.8 22/160" in found.text
     assert "student (1 error) one missing − two student, trained" in found.text
     assert "teacher (no errors) one two" in found.text
+
+
+def test_posteriors_are_below_the_texts(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = page("--number", "2")
+    assert re.search(r"the posteriors of an utterance take \d\.\d kB\n", capsys.readouterr().out)
+    drawings = [attributes for tag, attributes in found.tags if tag == "svg"]
+    assert [one["aria-label"] for one in drawings] == [
+        f"teacher (seed 1): {HOSTILE} at {middle} s" for middle in ("0.0", "0.1")  # of 0.05 and 0.15 s
+    ]
+    assert found.text.count("No posteriors of student") == 1
+    assert "CTC layers of teacher (seed 1), over time" in found.text
+    assert not [tag for tag, _ in page("--no_posteriors").tags if tag == "svg"]
 
 
 def test_the_sound_is_in_the_page(recipe: Path) -> None:
@@ -120,8 +143,10 @@ def test_it_is_read_without_colours_and_by_keyboard(recipe: Path) -> None:
     found = page("--number", "2")
     sounds = [attributes for tag, attributes in found.tags if tag == "audio"]
     assert all("controls" in a and a["aria-label"] for a in sounds)
-    (table,) = (attributes for tag, attributes in found.tags if attributes.get("class") == "scroll")
-    assert table["tabindex"] == "0" and table["role"] == "region"  # it can be scrolled with arrow keys
+    wide = [attributes for tag, attributes in found.tags if "scroll" in (attributes.get("class") or "")]
+    assert len(wide) == 3  # the table, and the posteriors of two utterances
+    for one in wide:  # they can be scrolled with arrow keys
+        assert one["tabindex"] == "0" and one["role"] == "region"
     assert ("html", {"lang": "en"}) in found.tags
     assert [a["content"] for _, a in found.tags if a.get("name") == "viewport"] == [
         "width=device-width, initial-scale=1"

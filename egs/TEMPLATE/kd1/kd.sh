@@ -107,7 +107,11 @@ inference_tag=              # name of the directory of decoded sets in an experi
                             # options and checkpoint
 inference_asr_model=valid.acc.ave.pth  # checkpoint to decode and to pack
 inference_lm=valid.loss.ave.pth  # checkpoint of the language model
-measure=false               # true measures the speed, latency, memory and size of teachers and student in stage 11
+export_formats=             # list: formats in which stage 11 exports teachers and students, onnx (graphs in float) and int8; the graphs
+                            # decode the test sets and are scored as well; empty: none
+export_args=                # options of `espnet-kd export` in stage 11, such as "--tolerance 0.5"
+measure=false               # true measures the speed, latency, memory and size of teachers and students in stage 11, and of what it exports
+measure_args=               # options of `espnet-kd measure` there, such as "--utterances 20 --rounds 1 --threads 2"
 metric=wer                  # error rate by which results are compared: wer, or cer for a language without spaces
 results_md=RESULTS.md       # file of the results; empty: stage 11 scores, but writes no table and no plots
 hf_repo=                    # repository of Hugging Face, USER/NAME, to which stage 12 uploads the student; empty: none
@@ -225,7 +229,7 @@ titles=(
     "" "prepare data/" "perturb the speed of ${train_set}" "format audio into ${dumpdir}/"
     "drop utterances that are too short or too long" "make the token list" "collect statistics"
     "train the teacher${lm_name:+, and the language model}" "decode ${valid_set} with the teacher" "train the student" "decode with student and teacher"
-    "score${results_md:+, ${results_md} and plots}" "pack the student${hf_repo:+, and upload it to ${hf_repo}}"
+    "score${export_formats:+, export}${results_md:+, ${results_md} and plots}" "pack the student${hf_repo:+, and upload it to ${hf_repo}}"
 )
 # prepare_data ARGUMENT...: run the recipe's local/data.sh.
 prepare_data() {
@@ -370,6 +374,7 @@ stage_11() {
         score "${dir}" "${evaluated[@]}"
     done
     measure_delay
+    [ -z "${export_formats}" ] || export_models
     [ "${measure}" = false ] || measure_models
     [ -z "${results_md}" ] || write_results
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: decoding, scoring, results, and packing.
 # Reads: alone asr_task audio_type bpemodel cleaner cuda_cmd current_generation decode_cmd decode_ensemble dumpdir evaluated
-#   expdir feats_normalize gpu_inference hf_repo inference_args inference_asr_model inference_config inference_lm
-#   inference_nj inference_tag lm_exp lm_name lm_options metric nlsyms_txt peers python raw result_sets results_md
+#   expdir export_args feats_normalize formats gpu_inference hf_repo inference_args inference_asr_model inference_config inference_lm
+#   inference_nj inference_tag lm_exp lm_name lm_options measure_args metric nlsyms_txt peers python raw result_sets results_md
 #   student teacher_inference_config teacher_inference_tag teachers tests token_type use_streaming valid_set
 # Sets: valid_parts valid_parts_found
 # shellcheck disable=SC2154
@@ -61,24 +61,42 @@ peer_dirs() {
     "${python}" -m espnet_kd peers "${student}" | if [ "${peers}" = first ]; then sed -n 1p; else cat; fi
 }
 
-# decode EXP SET...: write 1-best hypotheses; skip sets that were decoded with the same inputs.
+# decoding_program EXP SET: set the array `program` to the command that decodes the utterances of a job.
+decoding_program() {
+    local words options=() keys=$1/${inference_tag}/$2/logdir/keys.JOB.scp out=$1/${inference_tag}/$2/logdir/output.JOB
+    if [ -e "$1/export.json" ]; then
+        program=(transcribe "$1" --data "${raw}/$2" --key_file "${keys}" --out "${out}/1best_recog/text")
+        return
+    fi
+    [ -z "${inference_config}" ] || options=(--config "${inference_config}")
+    read -ra words <<< "${inference_args}"
+    program=(
+        -m "espnet2.bin.$(decoder_of "$1")" --batch_size 1 --ngpu "${gpu}" "${options[@]}" "${lm_options[@]}"
+        --data_path_and_name_and_type "${raw}/$2/wav.scp,speech,${audio_type}" --key_file "${keys}"
+        --asr_train_config "$1/config.yaml" --asr_model_file "$1/${inference_asr_model}" --output_dir "${out}" "${words[@]}"
+    )
+}
+
+# decode EXP SET...: write 1-best hypotheses; skip sets that were decoded with the same inputs. EXP may be exported.
 decode() {
-    local exp=$1 model=$1/${inference_asr_model} set dir logs jobs inputs words cmd=${decode_cmd} gpu=0 file part options=() found sets
+    local exp=$1 set dir logs jobs inputs cmd=${decode_cmd} gpu=0 file part found sets program model tables
     shift
     find_valid_parts
     found=$(to_decode "$@")
     lines sets "${found}"
-    [ "${gpu_inference}" != true ] || { cmd=${cuda_cmd}; gpu=1; }
-    [ -z "${inference_config}" ] || options=(--config "${inference_config}")
-    options+=("${lm_options[@]}")
-    fits_lm "${exp}"
-    read -ra words <<< "${inference_args}"
+    if [ -e "${exp}/export.json" ]; then
+        model=("${exp}/export.json") tables=(text)
+    else
+        model=("${exp}/config.yaml" "${exp}/${inference_asr_model}") tables=(token_int token score text)
+        [ "${gpu_inference}" != true ] || { cmd=${cuda_cmd}; gpu=1; }
+        fits_lm "${exp}"
+    fi
     for set in "${sets[@]}"; do
         dir=${exp}/${inference_tag}/${set}
         logs=${dir}/logdir
         lock "${dir}"
         jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
-        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${exp}/config.yaml" "${model}"
+        inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${model[@]}"
             "${python}" -m espnet_kd contents "${raw}/${set}/wav.scp")
         [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"  # without comments
         inputs+=" ${inference_args}"
@@ -96,13 +114,12 @@ decode() {
             echo "${inputs}" > "${logs}/inputs"
         fi
         for ((part = 1; part <= jobs; part++)); do  # repeat a job whose files are missing
-            all_exist "${logs}/output.${part}/1best_recog"/{token_int,token,score,text} || rm -f "${logs}/done.${part}"
+            all_exist "${tables[@]/#/${logs}/output.${part}/1best_recog/}" || rm -f "${logs}/done.${part}"
         done
+        decoding_program "${exp}" "${set}"
         ${cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${logs}/asr_inference.JOB.log" utils/once.sh "${logs}/done.JOB" \
-            "${python}" -m espnet_kd -m "espnet2.bin.$(decoder_of "${exp}")" --batch_size 1 --ngpu "${gpu}" "${options[@]}" \
-            --data_path_and_name_and_type "${raw}/${set}/wav.scp,speech,${audio_type}" --key_file "${logs}/keys.JOB.scp" \
-            --asr_train_config "${exp}/config.yaml" --asr_model_file "${model}" --output_dir "${logs}/output.JOB" "${words[@]}"
-        for file in token_int token score text; do  # text last: it marks the set as decoded
+            "${python}" -m espnet_kd "${program[@]}"
+        for file in "${tables[@]}"; do  # text last: it marks the set as decoded
             for ((part = 1; part <= jobs; part++)); do
                 cat "${logs}/output.${part}/1best_recog/${file}"
             done | sort > "${dir}/.${file}"
@@ -122,7 +139,7 @@ score() {
     for set; do
         dir=${exp}/${inference_tag}/${set}
         need 10 "${dir}/text"
-        log "${exp##*/}:"
+        log "${exp#"${expdir}/"}:"
         "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
         [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # scorer of the corpus
     done
@@ -207,19 +224,87 @@ measure_delay() {
         log "warning: the emission delay of ${student} could not be measured" >&2
 }
 
-# to_measure EXP...: add models to those of measure_models, with the decoding configuration that holds here.
+# exported_of EXP: print the directories that export_models has written of it.
+exported_of() {
+    local format
+    for format in "${formats[@]}"; do
+        [ ! -e "$1/$(export_name "${format}")/export.json" ] || echo "$1/$(export_name "${format}")"
+    done
+}
+export_name() { case $1 in int8) echo onnx_int8 ;; *) echo "$1" ;; esac; }
+
+# export_model EXP FORMAT: write it as ONNX graphs, unless that is done; if it cannot be, remove what was there and say why.
+export_model() {
+    local out log options=() inputs words reason
+    out=$1/$(export_name "$2")
+    log=${out}.log
+    [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
+    [ "$2" != int8 ] || options+=(--int8)
+    read -ra words <<< "${export_args}"
+    inputs=$(cksum "$1/config.yaml" "$1/${inference_asr_model}" "${raw}/${valid_set}"/{wav.scp,text})
+    [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"
+    inputs+=" ${inference_args} ${export_args}"
+    lock "${out}"
+    if [ -e "${out}/export.json" ] && [ -e "${out}/inputs" ] && unchanged "${out}/inputs" "${inputs}"; then
+        log "${out}: already exported"
+        return
+    fi
+    [ ! -e "${out}/export.json" ] || rm -rf "${out}"
+    if ${decode_cmd} "${log}" "${python}" -m espnet_kd export "$1" --checkpoint "${inference_asr_model}" --out "${out}" \
+        --check "${raw}/${valid_set}" "${options[@]}" --inference_args="${inference_args}" "${words[@]}" 2> /dev/null; then
+        echo "${inputs}" > "${out}/inputs"
+        sed -n "\\|^${out}: |,/^# /{/^# /!p}" "${log}"
+        return
+    fi
+    reason=$(sed -n 's/^espnet-kd: error: //p' "${log}" | tail -n 1)
+    log "warning: $1 has no row for $2: ${reason:-see ${log}}" >&2
+}
+
+# export_models: export teachers, student alone and student in the formats of --export_formats; decode and score the test sets.
+export_models() {
+    local found list
+    found=$(teacher_dirs)
+    lines list "${found}"
+    as_teacher export_each "${list[@]}"
+    found=$(peer_dirs)
+    lines list "${found}"
+    export_each ${alone:+"${alone}"} "${list[@]}"
+}
+export_each() {
+    local exp format out outs found
+    for exp; do
+        for format in "${formats[@]}"; do
+            export_model "${exp}" "${format}"
+        done
+        found=$(exported_of "${exp}")
+        lines outs "${found}"
+        for out in "${outs[@]}"; do
+            decode "${out}" "${tests[@]}"
+            score "${out}" "${tests[@]}"
+        done
+    done
+}
+
+# to_measure EXP...: add models, and what was exported of them, to those of measure_models, with their decoding configuration.
 to_measure() {
-    local dir
-    for dir; do
-        dirs+=("${dir}")
+    local exp out outs found
+    for exp; do
+        dirs+=("${exp}")
         configs+=("${inference_config:-none}")
         names+=("${inference_tag}")
+        found=$(exported_of "${exp}")
+        lines outs "${found}"
+        for out in "${outs[@]}"; do
+            dirs+=("${out}")
+            configs+=(none)  # how it decodes was chosen when it was exported
+            names+=("${inference_tag}")
+        done
     done
 }
 
 # measure_models: measure teachers, student alone and student side by side, on utterances of the first test set.
 measure_models() {
-    local dirs=() configs=() names=() found list search=${inference_args} options=()
+    local dirs=() configs=() names=() found list search=${inference_args} options=() words
     found=$(teacher_dirs)
     lines list "${found}"
     as_teacher to_measure "${list[@]}"
@@ -228,9 +313,10 @@ measure_models() {
     to_measure ${alone:+"${alone}"} "${list[@]}"
     [ ${#lm_options[@]} -eq 0 ] || search+=" $(printf '%q ' "${lm_options[@]}")"
     [ "${use_streaming}" = false ] || options=(--stream)
+    read -ra words <<< "${measure_args}"
     compute "${decode_cmd}" "measure_${student##*/}" "${python}" -m espnet_kd measure "${dirs[@]}" --data "${raw}/${tests[0]}" \
         --checkpoint "${inference_asr_model}" --inference_config "${configs[@]}" --inference_tag "${names[@]}" \
-        --inference_args="${search}" "${options[@]}" ||
+        --inference_args="${search}" "${options[@]}" "${words[@]}" ||
         log "warning: ${student} could not be measured" >&2
 }
 

@@ -35,6 +35,10 @@ option=$(printf '%s\n' "${tags[@]}" | sort | uniq -d | head -n 1)
     error "--feats_type raw_copy leaves single files where they are, and --audio_format ${audio_format} makes archives: choose one"
 [[ ${feats_normalize} =~ ^(global_mvn|utterance_mvn|none)$ ]] ||
     error "--feats_normalize ${feats_normalize} is not global_mvn, utterance_mvn or none"
+read -ra formats <<< "${export_formats}"
+for option in "${formats[@]}"; do
+    [[ ${option} =~ ^(onnx|int8)$ ]] || error "--export_formats '${option}' is not onnx or int8"
+done
 [[ ${metric} = wer || ${metric} = cer ]] || error "--metric ${metric} is neither wer nor cer"
 [ "${generation}" -eq 1 ] || [ -n "${kd_config}${unlabelled_sets}" ] ||
     error "--generation ${generation} needs --kd_config or --unlabelled_sets: without them no student learns from the one before"
