@@ -9,12 +9,14 @@ from typing import Any
 
 from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
-from espnet_kd.export import check, directory, int8, sherpa
+from espnet_kd.export import check, directory, int8, sherpa, sherpa_chunks
 from espnet_kd.export.experiment import Source
 from espnet_kd.export.graph_parts import Compared, ComparedEncoder, OnnxPart, onnx_parts, torch_parts
 from espnet_kd.export.graphs import Plan, plan_for_sherpa, plan_parts, write_graph
 from espnet_kd.export.quantised import int8_layers, quantise, quantise_options
 from espnet_kd.export.search import Array, Part, Settings
+from espnet_kd.export.sherpa_chunks import ComparedChunks, as_ours
+from espnet_kd.export.sherpa_stream import STREAM_PARTS, online_recognizer
 from espnet_kd.export.sherpa_transducer import largest_step_difference, plan_transducer
 from espnet_kd.export.stream import ChunkEncoder
 from espnet_kd.files import fingerprint
@@ -49,18 +51,20 @@ def write_checked(
     shortest = {name: write_graph(name, plan, files[name], args.opset) for name, plan in written.items()}
     if settings.chunks is None:
         settings = replace(settings, least=next(iter(shortest.values())) or 1)
-    names = sherpa.listed(tokens, source.token_type, settings) if for_sherpa else dict(enumerate(tokens))
+    elif for_sherpa:
+        sherpa_chunks.complete_encoder(files["encoder"], model, settings)
+    names = names_for_sherpa(tokens, source) if for_sherpa else dict(enumerate(tokens))
     directory.write_tokens(into, names)
-    compared = compared_parts(torch_parts(plans, model), files)
-    stock = None if settings.chunks is None else stock_encoder(source, compared)
+    compared = compared_parts(torch_parts(plans, model), files, settings, len(tokens))
+    listed = into / directory.TOKENS
+    stock = None if settings.chunks is None else stock_encoder(source, compared, files, listed)
 
     def decoded(parts: Mapping[str, Part]) -> dict[str, str]:
         return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
 
     def texts(files: Mapping[str, Path]) -> dict[str, str]:
         if for_sherpa:
-            listed = into / directory.TOKENS
-            return data.decode(sherpa.recogniser(files, listed, settings.least, args.threads))
+            return data.decode(directory.sherpa_recogniser(files, listed, settings, args.threads)[0])
         return decoded(onnx_parts(files, args.threads))
 
     print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
@@ -83,7 +87,7 @@ def write_checked(
             quantise(model, trained).on = True  # what it was trained to compute, and int8 graphs are to
             found = decoded(torch_parts(plans, model))
             results["torch_int8"], reference = check.comparison(data, reference, found), found
-        effects = Effects(args.keep_float, files, calls_of(compared, files), trained)
+        effects = Effects(args.keep_float, files, calls_of(compared, files, stock), trained)
         results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
         extra |= kept
     description = describe(args, source, data, results) | {
@@ -108,7 +112,7 @@ def trained_in_float(
     if keep_float != ["auto"] or not source.config.get("quantise"):
         return None
     trained = quantise_options(source.config["quantise"]).keep_float
-    if PREPROCESS not in files:
+    if PREPROCESS not in files and not is_sherpa_stream(files):
         return trained
     layers = dict(int8_layers(source.experiment.model))
     return (*trained, *(name for name in layers if not name.startswith("encoder.")))
@@ -116,25 +120,43 @@ def trained_in_float(
 
 def plans_for_sherpa(plans: Mapping[str, Plan], model: Any, settings: Settings) -> dict[str, Plan]:
     """Return the graphs that sherpa-onnx asks for."""
+    if settings.chunks is not None:
+        return sherpa_chunks.plan_stream(model, settings)
     if settings.search == "transducer":
         return plan_transducer(model, plans["encoder"], settings)
     return {"model": plan_for_sherpa(plans["encoder"])}
 
 
-def stock_encoder(source: Source, compared: Mapping[str, Part]) -> ComparedEncoder:
-    """Return ESPnet's streaming encoder, which is compared with the parts, chunk by chunk."""
+def names_for_sherpa(tokens: list[str], source: Source) -> dict[int, str]:
+    """Return the numbers and tokens that tokens.txt has for sherpa-onnx."""
+    if source.settings.chunks is not None:
+        return sherpa_chunks.listed(tokens, source.token_type, source.settings.blank)
+    return sherpa.listed(tokens, source.token_type, source.settings)
+
+
+def stock_encoder(
+    source: Source, compared: Mapping[str, Part], files: Mapping[str, Path], listed: Path
+) -> ComparedEncoder | ComparedChunks:
+    """Return ESPnet's streaming encoder, which is compared with the parts or the files, chunk by chunk."""
     chunks, model = source.settings.chunks, source.experiment.model
     assert chunks is not None
-    window = source.window_ms
-    return ComparedEncoder(
-        StreamingEncoder(model, source.config, window, chunks.left_context), ChunkEncoder(compared, chunks)
-    )
+    stock = StreamingEncoder(model, source.config, source.window_ms, chunks.left_context)
+    if is_sherpa_stream(files):
+        return ComparedChunks(stock, files["encoder"], online_recognizer(files, listed), chunks)
+    return ComparedEncoder(stock, ChunkEncoder(compared, chunks))
+
+
+def is_sherpa_stream(files: Mapping[str, Path]) -> bool:
+    """Return whether graphs are those of a streaming transducer for sherpa-onnx."""
+    return files.keys() == set(STREAM_PARTS)
 
 
 def calls_of(
-    compared: Mapping[str, Part], files: Mapping[str, Path]
+    compared: Mapping[str, Part], files: Mapping[str, Path], stock: ComparedEncoder | ComparedChunks | None
 ) -> dict[str, list[tuple[Array, ...]]]:
     """Return inputs of the graphs whose layers can be quantised, from the check set."""
+    if isinstance(stock, ComparedChunks):
+        return {"encoder": stock.calls[: int8.CALLS]}
     calls = {name: part.calls[: int8.CALLS] for name, part in compared.items() if isinstance(part, Compared)}
     if "model" in files:
         return {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
@@ -143,8 +165,14 @@ def calls_of(
     return calls
 
 
-def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Part]:
+def compared_parts(
+    torch: Mapping[str, Part], files: Mapping[str, Path], settings: Settings, vocabulary: int
+) -> dict[str, Part]:
     """Return parts in torch, each of which compares itself with its graph whenever it is called."""
+    if is_sherpa_stream(files):
+        graphs = onnx_parts({name: files[name] for name in ("decoder", "joiner")})
+        ours = as_ours(graphs["decoder"], graphs["joiner"], settings, vocabulary)
+        return {**torch, **{name: Compared(torch[name], part) for name, part in ours.items()}}
     if PREPROCESS in files:
         return {**torch, "encoder": Compared(torch["encoder"], OnnxPart(files[PREPROCESS]), outputs=1)}
     if "model" not in files:
