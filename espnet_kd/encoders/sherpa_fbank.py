@@ -49,7 +49,9 @@ class SherpaFbank(AbsFrontend):
     ) -> None:
         super().__init__()
         if str(fs) not in (str(RATE), "16k"):
-            raise UserError(f"sherpa_fbank: fs is {fs}: sherpa-onnx computes these features of {RATE} Hz only")
+            raise UserError(
+                f"sherpa_fbank: fs is {fs}: sherpa-onnx computes these features of {RATE} Hz only"
+            )
         if (hop_length, win_sz) != (HOP, KEPT):
             raise UserError(
                 f"sherpa_fbank: hop_length is {hop_length} and win_sz {win_sz}: write hop_length: {HOP} and "

@@ -19,6 +19,7 @@ from espnet_kd.export.sherpa import recogniser
 from espnet_kd.export.sherpa_stream import GIVEN, SherpaStream, online_recognizer
 from espnet_kd.export.stream import ChunkEncoder, Encoder, Stream, decode
 from espnet_kd.files import read_json, read_lines
+from espnet_kd.measure.recogniser import Stream as AnyStream
 
 DESCRIPTION = "export.json"
 TOKENS = "tokens.txt"
@@ -42,7 +43,7 @@ class Exported:
     rate: int
     transcribe: Callable[[Array], str]
     chunk: int = 0
-    stream: Callable[[], Stream | SherpaStream] | None = None
+    stream: Callable[[], AnyStream] | None = None
 
 
 def load(directory: Path, threads: int = 1) -> Exported:

@@ -33,19 +33,20 @@ BLANK = "<blk>"
 WINDOW = """
 <ir_version: 10, opset_import: ["" : 18]>
 window (float[1,{bins},{each}] audio_signal, int64[1] length, float[1,1,1,{size}] cache_last_channel,
-        float[1,1,{kept},{bins}] cache_last_time, int64[1] cache_last_channel_len) => (float[1,F,{bins}] features)
-<int64[3] kept_shape = {{1, {kept}, {bins}}}, int64[4] cache_shape = {{1, 1, {kept}, {bins}}},
- int64[1] none = {{0}}, int64[1] first = {{{kept}}}, int64[1] end = {{{end}}}, int64[1] all = {{{total}}},
- int64[1] fresh = {{{each}}}, int64[1] over_time = {{1}}>
+        float[1,1,{kept},{bins}] cache_last_time, int64[1] cache_last_channel_len)
+    => (float[1,F,{bins}] features)
+<int64[3] window_rows = {{1, {kept}, {bins}}}, int64[4] window_cache = {{1, 1, {kept}, {bins}}},
+ int64[1] window_none = {{0}}, int64[1] window_kept = {{{kept}}}, int64[1] window_end = {{{end}}},
+ int64[1] window_each = {{{each}}}, int64[1] window_total = {{{total}}}, int64[1] window_time = {{1}}>
 {{
-    kept_before = Reshape (cache_last_time, kept_shape)
-    given = Transpose <perm = [0, 2, 1]> (audio_signal)
-    known = Concat <axis = 1> (kept_before, given)
-    is_first = Equal (cache_last_channel_len, none)
-    begin = Where (is_first, first, none)
-    features = Slice (known, begin, end, over_time)
-    kept_after = Slice (known, fresh, all, over_time)
-    cache_last_time_next = Reshape (kept_after, cache_shape)
+    window_before = Reshape (cache_last_time, window_rows)
+    window_given = Transpose <perm = [0, 2, 1]> (audio_signal)
+    window_known = Concat <axis = 1> (window_before, window_given)
+    window_is_first = Equal (cache_last_channel_len, window_none)
+    window_begin = Where (window_is_first, window_kept, window_none)
+    features = Slice (window_known, window_begin, window_end, window_time)
+    window_after = Slice (window_known, window_each, window_total, window_time)
+    cache_last_time_next = Reshape (window_after, window_cache)
 }}
 """
 
@@ -135,7 +136,7 @@ def listed(tokens: list[str], token_type: str, blank: int) -> dict[int, str]:
     return {i: names[number] for i, number in enumerate(order_of(len(tokens), blank))}
 
 
-def refuse(model: Any, config: Mapping[str, Any], settings: Settings) -> None:
+def refuse_stream(config: Mapping[str, Any], settings: Settings) -> None:
     """Refuse a model that sherpa-onnx cannot run chunk by chunk.
 
     Raises:
@@ -209,16 +210,14 @@ def complete_encoder(path: Path, model: Any, settings: Settings) -> None:
     sizes = {"bins": bins, "each": each, "kept": kept, "end": each + cut.before, "total": kept + each}
     window = onnx.parser.parse_model(WINDOW.format(size=size_of(cut), **sizes)).graph
     whole = onnx.load(path)
-    graph, outputs = whole.graph, list(whole.graph.output)
-    inner = list(graph.node)
-    time = onnx.helper.make_tensor_value_info("cache_last_time_next", onnx.TensorProto.FLOAT, [1, 1, kept, bins])
-    for field, content in (
-        (graph.node, [*window.node, *inner]), (graph.input, window.input),
-        (graph.output, [*outputs[:3], time, outputs[3]]),
-    ):  # fmt: skip
-        kept_content = list(content)
+    graph = whole.graph
+    time = onnx.helper.make_tensor_value_info(
+        "cache_last_time_next", onnx.TensorProto.FLOAT, [1, 1, kept, bins]
+    )
+    nodes, outputs = [*window.node, *graph.node], [*graph.output[:3], time, graph.output[3]]
+    for field, content in ((graph.node, nodes), (graph.input, [*window.input]), (graph.output, outputs)):
         del field[:]
-        field.extend(kept_content)
+        field.extend(content)
     graph.initializer.extend(window.initializer)
     layers, _, units = predictor_shape(settings)
     facts = {

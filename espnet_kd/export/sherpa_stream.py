@@ -74,5 +74,3 @@ def online_recognizer(files: Mapping[str, Path], tokens: Path, threads: int = 1)
         import sherpa_onnx
     graphs = {name: str(files[name]) for name in STREAM_PARTS}
     return sherpa_onnx.OnlineRecognizer.from_transducer(tokens=str(tokens), num_threads=threads, **graphs)
-
-
