@@ -120,7 +120,7 @@ class JointNetwork(Renumbered):
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
         """Compute (1, 1, 1, V) log-probabilities."""
-        scores: Tensor = self.joiner(encoded[..., 0], predicted[..., 0])[:, self.order]  # type: ignore[index]
+        scores: Tensor = self.joiner(encoded[..., 0], predicted[..., 0])[:, self.order]
         return scores[:, None, None]
 
 
@@ -163,7 +163,7 @@ def refuse_stream(config: Mapping[str, Any], settings: Settings) -> None:
 
 
 def plan_stream(model: Any, settings: Settings) -> dict[str, Plan]:
-    """Return the graphs that sherpa-onnx asks for; the encoder's is not complete, see ``complete_encoder``."""
+    """Return the graphs that sherpa-onnx asks for; ``complete_encoder`` completes that of the encoder."""
     cut = settings.chunks
     assert cut is not None
     features = torch.randn(1, cut.before + cut.samples // cut.hop, model.frontend.output_size())
@@ -285,7 +285,9 @@ class ComparedChunks:
         features = np.array(stream.get_frames(0, frames), np.float32).reshape(frames, -1)
         each, kept = self._cut.samples // self._cut.hop, kept_frames(self._cut)
         time = np.zeros((1, 1, kept, features.shape[1]), np.float32)
-        states, found = [np.zeros((1, 1, 1, size_of(self._cut)), np.float32), time, np.zeros(1, np.int64)], []
+        row, none = np.zeros((1, 1, 1, size_of(self._cut)), np.float32), np.zeros(1, np.int64)
+        states: list[Array] = [row, time, none]
+        found = []
         for call in range(calls):
             window = features[call * each : (call + 1) * each].T[None].copy()
             given = (window, np.array([each]), *states)

@@ -39,8 +39,8 @@ def add_choices(encoders: Mapping[str, type], frontends: Mapping[str, type]) -> 
 
     Transducers have encoders of another kind, so that only front ends are added to theirs.
 
-    Relied upon: ``build_model`` of a task reads the global ``encoder_choices`` and ``frontend_choices`` of its
-    module, whose ``classes`` is a dict.
+    Relied upon: ``build_model`` of a task reads the globals ``encoder_choices`` and ``frontend_choices`` of
+    its module, whose ``classes`` is a dict.
     """
     encoder_choices.classes.update(encoders)
     for choices in (frontend_choices, transducer_frontend_choices):

@@ -1,4 +1,4 @@
-"""Streaming through sherpa-onnx: which frames it gives the encoder, and how much silence ends an utterance."""
+"""Streaming through sherpa-onnx: the frames that it gives the encoder, and the silence after an utterance."""
 
 from dataclasses import replace
 

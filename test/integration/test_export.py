@@ -233,16 +233,17 @@ def test_sherpa_onnx_streams_as_espnet_does(decoder: str, states: int, dev: Path
     assert len(found["settings"]["states"]) == states
     model = load_recogniser(exp / "out", DecodingOptions(stream=True))
     speech = soundfile.read(dev / "u2.wav", dtype="float32")[0]
-    stream = model.stream()
-    pieces = [stream.accept(speech[i : i + 4000], i + 4000 >= len(speech)) for i in range(0, len(speech), 4000)]
-    assert pieces[-1] == model.decode(speech) and pieces[-1].startswith(pieces[-2]) and pieces[2]
+    stream, places = model.stream(), range(0, len(speech), 4000)
+    pieces = [stream.accept(speech[i : i + 4000], i + 4000 >= len(speech)) for i in places]
+    assert pieces[-1] == model.decode(speech) and pieces[-1].startswith(pieces[-2])
+    assert decoder != "lstm" or pieces[2], "a model that writes something, before the end"
     assert model.decode(speech[:0]) == "" and isinstance(model.decode(speech[:10]), str)
     if decoder != "gru":  # in float the text of ESPnet's encoder with the same silence at the end
         assert pieces[-1] == text_with_silence(exp, speech, found["settings"]["chunks"])
 
 
 def text_with_silence(exp: Path, speech: np.ndarray, chunks: dict[str, Any]) -> str:
-    """The text of ESPnet's streaming encoder, of speech and the silence that sherpa-onnx is given after it."""
+    """The text by ESPnet's streaming encoder of speech and of the silence that sherpa-onnx has after it."""
     from espnet_kd.export.experiment import SearchOptions, open_source
     from espnet_kd.export.graph_parts import torch_parts
     from espnet_kd.export.search import Chunks, begin_search
