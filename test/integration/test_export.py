@@ -2,6 +2,7 @@
 
 import json
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -239,7 +240,9 @@ def test_sherpa_onnx_streams_as_espnet_does(decoder: str, states: int, dev: Path
     assert decoder != "lstm" or pieces[2], "a model that writes something, before the end"
     assert model.decode(speech[:0]) == "" and isinstance(model.decode(speech[:10]), str)
     if decoder != "gru":  # in float the text of ESPnet's encoder with the same silence at the end
-        assert pieces[-1] == text_with_silence(exp, speech, found["settings"]["chunks"])
+        espnets = text_with_silence(exp, speech, found["settings"]["chunks"])
+        # sherpa-onnx leaves out what begins a text and is no letter
+        assert pieces[-1] == espnets.replace("<unk>", "").lstrip(string.punctuation)
 
 
 def text_with_silence(exp: Path, speech: np.ndarray, chunks: dict[str, Any]) -> str:
