@@ -42,17 +42,11 @@ def write_checked(
     Raises:
         UserError: a part cannot be exported, or what it computes or transcribes is not what torch does.
     """
-    model, tokens, settings = source.experiment.model, source.experiment.tokens, source.settings
-    plans = plan_parts(model, settings.search, source.rate, settings.chunks)
+    model, tokens = source.experiment.model, source.experiment.tokens
+    plans = plan_parts(model, source.settings.search, source.rate, source.settings.chunks)
     for_sherpa = args.format == "sherpa"
-    written = plans_for_sherpa(plans, model, settings) if for_sherpa else plans
-    files = {name: into / f"{name}.onnx" for name in written}
-    print(f"writing {', '.join(files)}", flush=True)
-    shortest = {name: write_graph(name, plan, files[name], args.opset) for name, plan in written.items()}
-    if settings.chunks is None:
-        settings = replace(settings, least=next(iter(shortest.values())) or 1)
-    elif for_sherpa:
-        sherpa_chunks.complete_encoder(files["encoder"], model, settings)
+    written = plans_for_sherpa(plans, model, source.settings) if for_sherpa else plans
+    files, settings = write_graphs(written, source, into, args.opset)
     names = names_for_sherpa(tokens, source) if for_sherpa else dict(enumerate(tokens))
     directory.write_tokens(into, names)
     compared = compared_parts(torch_parts(plans, model), files, settings, len(tokens))
@@ -97,6 +91,20 @@ def write_checked(
     }
     directory.write_description(into, description, settings)
     return description
+
+
+def write_graphs(
+    plans: Mapping[str, Plan], source: Source, into: Path, opset: int
+) -> tuple[dict[str, Path], Settings]:
+    """Write the graphs of an export; return their files, and the settings with what is known now."""
+    files, settings = {name: into / f"{name}.onnx" for name in plans}, source.settings
+    print(f"writing {', '.join(files)}", flush=True)
+    shortest = {name: write_graph(name, plan, files[name], opset) for name, plan in plans.items()}
+    if settings.chunks is None:
+        settings = replace(settings, least=next(iter(shortest.values())) or 1)
+    elif is_sherpa_stream(files):
+        sherpa_chunks.complete_encoder(files["encoder"], source.experiment.model, settings)
+    return files, settings
 
 
 def trained_in_float(
