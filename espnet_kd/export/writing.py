@@ -63,12 +63,9 @@ def write_checked(
 
     print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
     reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type, stock))
-    parity = {name: part.difference for name, part in compared.items() if isinstance(part, Compared)}
-    if stock is not None:
-        parity["chunks"] = stock.difference
+    parity = differences(compared, stock)
     if "cached_decode" in written:
-        first = data.read(next(iter(data.speech)))[None]
-        parity["cached_decode"] = largest_step_difference(written, files, first)
+        parity["cached_decode"] = largest_step_difference(written, files, data.read(next(iter(data.speech))))
     refuse_difference(parity)
     before = data.errors(reference)
     results = {"torch": {"wer": round(before.rate, 3), "errors": before.errors}}
@@ -192,6 +189,14 @@ def compared_parts(
 
     # sherpa-onnx takes the mean of the waveform away, and nothing can bring it back
     return {"encoder": Compared(torch["encoder"], as_sherpa, lambda speech: speech - speech.mean())}
+
+
+def differences(
+    compared: Mapping[str, Part], stock: ComparedEncoder | ComparedChunks | None
+) -> dict[str, float]:
+    """Return the largest difference of a value of each part, and of a streaming encoder in all chunks."""
+    found = {name: part.difference for name, part in compared.items() if isinstance(part, Compared)}
+    return found if stock is None else found | {"chunks": stock.difference}
 
 
 def refuse_difference(parity: Mapping[str, float]) -> None:
