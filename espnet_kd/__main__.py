@@ -22,7 +22,8 @@ OLD_DEBUG = "ESPNET_KD_TRACEBACK"
 TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
 # What else builds models: run in this process, where ESPnet knows our encoders and front ends.
 BUILDERS = tuple(
-    f"espnet2.bin.asr_{name}" for name in ("align", "inference", "inference_streaming", "transducer_inference")
+    f"espnet2.bin.{name}"
+    for name in ("asr_align", "asr_inference", "asr_inference_streaming", "asr_transducer_inference")
 )
 
 
