@@ -20,8 +20,11 @@ from espnet_kd.files import space_error
 OLD_DEBUG = "ESPNET_KD_TRACEBACK"
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
 TRAINERS = {"espnet2.bin.asr_train": "asr", "espnet2.bin.asr_transducer_train": "asr_transducer"}
-# What else builds models of the task asr: run in this process, where ESPnet knows our encoders.
-BUILDERS = ("espnet2.bin.asr_align", "espnet2.bin.asr_inference", "espnet2.bin.asr_inference_streaming")
+# What else builds models: run in this process, where ESPnet knows our encoders and front ends.
+BUILDERS = tuple(
+    f"espnet2.bin.{name}"
+    for name in ("asr_align", "asr_inference", "asr_inference_streaming", "asr_transducer_inference")
+)
 
 
 def stand_in(argv: list[str]) -> None:

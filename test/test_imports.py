@@ -51,6 +51,7 @@ PUBLIC = {
     "espnet2.asr_transducer.espnet_transducer_model.ESPnetASRTransducerModel",
     "espnet2.asr.encoder.abs_encoder.AbsEncoder",
     "espnet2.asr.frontend.abs_frontend.AbsFrontend",
+    "espnet2.layers.log_mel.LogMel",
     "espnet2.layers.stft.Stft",
     "espnet2.tasks.abs_task.AbsTask",
     "espnet2.tasks.asr.ASRTask",

@@ -1,4 +1,4 @@
-"""Encoders and a front end that ESPnet lacks: Jasper, Deep Speech 2, spectrogram."""
+"""Encoders and front ends that ESPnet lacks: Jasper, Deep Speech 2; spectrogram, sherpa-onnx's features."""
 
 from espnet_kd.host.installed import check_espnet
 

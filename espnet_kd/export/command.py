@@ -21,10 +21,6 @@ from espnet_kd.files import atomic_dir
 if TYPE_CHECKING:
     from espnet_kd.export.experiment import SearchOptions
 
-NO_SHERPA_STREAM = (
-    "--stream: sherpa-onnx computes Kaldi's features for its streaming models; the one kind that gets "
-    "samples has 8 kHz and chunks of 300 ms, and is not told which is the last: give --format onnx"
-)
 OPSETS = (18, 23)  # of ONNX: the oldest that torch writes, and the newest that onnxruntime is known to run
 DECODING_WINDOW, LEFT_CONTEXT = 640, 32  # ESPnet's
 SEARCHES = ("attention", "transducer", "ctc")  # in the order in which they are taken by default
@@ -89,12 +85,15 @@ def main(argv: list[str] | None = None) -> None:
 
     from espnet_kd.export.experiment import open_source
     from espnet_kd.export.sherpa import refuse
+    from espnet_kd.export.sherpa_chunks import refuse_stream
     from espnet_kd.export.writing import write_checked
 
     options = search_options(args)
     source = open_source(args.experiment, args.checkpoint, options)
     if args.format == "sherpa":
         refuse(source.settings, source.rate)
+        if args.stream:
+            refuse_stream(source.config, source.settings)
     data = check.read_check_set(args.check, source.rate)
     kind = args.format + "_stream" * (options.stream is not None) + "_int8" * args.int8
     out = args.out or args.experiment / kind
@@ -142,8 +141,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--decoding_window and --left_context are for chunks: give --stream as well")
     if min(of_stream, default=1) < 1:
         raise UserError("--decoding_window and --left_context: give 1 or more")
-    if args.stream and args.format == "sherpa":
-        raise UserError(NO_SHERPA_STREAM)
     if args.ctc_weight is not None and not 0 <= args.ctc_weight < 1:
         raise UserError(f"--ctc_weight {args.ctc_weight:g}: give 0 to below 1, or --search ctc for CTC alone")
     if not args.int8 and args.keep_float != ["auto"]:

@@ -14,16 +14,18 @@ from typing import Any
 from espnet_kd.errors import UserError
 from espnet_kd.export import search
 from espnet_kd.export.graph_parts import onnx_parts
-from espnet_kd.export.search import Array, Chunks, Part, Settings
+from espnet_kd.export.search import PIECE, SPACE, Array, Chunks, Part, Settings
+from espnet_kd.export.sherpa import recogniser
+from espnet_kd.export.sherpa_stream import GIVEN, SherpaStream, online_recognizer
 from espnet_kd.export.stream import ChunkEncoder, Encoder, Stream, decode
 from espnet_kd.files import read_json, read_lines
+from espnet_kd.measure.recogniser import Stream as AnyStream
 
 DESCRIPTION = "export.json"
 TOKENS = "tokens.txt"
 VERSION = 1
 LABELS = {"onnx": "ONNX", "sherpa": "sherpa-onnx"}  # of formats in tables
 FORMATS = tuple(LABELS)
-SPACE, PIECE = "<space>", "\u2581"  # between words, as a token of characters, and at the start of BPE pieces
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Exported:
         transcribe: function from (N,) samples, full scale 1, to their transcript.
         search: how it searches, in words.
         chunk: samples that a stream takes at a time; 0 if the model takes whole utterances.
-        stream: begins an utterance that arrives in chunks; the model has one at a time.
+        stream: begins an utterance that arrives in chunks; one at a time.
     """
 
     description: Mapping[str, Any]
@@ -44,7 +46,7 @@ class Exported:
     transcribe: Callable[[Array], str]
     search: str
     chunk: int = 0
-    stream: Callable[[], Stream] | None = None
+    stream: Callable[[], AnyStream] | None = None
 
 
 def load(directory: Path, threads: int = 1) -> Exported:
@@ -61,16 +63,14 @@ def load(directory: Path, threads: int = 1) -> Exported:
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         raise UserError(f"{directory / DESCRIPTION} lacks or has a wrong {e}: export it again") from None
     if description["format"] == "sherpa":
-        from espnet_kd.export.sherpa import recogniser
-
-        transcribe = recogniser(files, directory / TOKENS, settings.least, threads)
-        return Exported(description, rate, transcribe, settings.text)
+        transcribe, stream, piece = sherpa_recogniser(files, directory / TOKENS, settings, threads)
+        return Exported(description, rate, transcribe, settings.text, piece, stream)
     parts, tokens = onnx_parts(files, threads), read_tokens(directory)
     transcribe = transcriber(parts, settings, tokens, kind)
     if settings.chunks is None:
         return Exported(description, rate, transcribe, settings.text)
-    stream = streamer(ChunkEncoder(parts, settings.chunks), parts, settings, tokens, kind)
-    return Exported(description, rate, transcribe, settings.text, settings.chunks.samples, stream)
+    begin = streamer(ChunkEncoder(parts, settings.chunks), parts, settings, tokens, kind)
+    return Exported(description, rate, transcribe, settings.text, settings.chunks.samples, begin)
 
 
 def settings_of(directory: Path, description: Mapping[str, Any]) -> Settings:
@@ -89,6 +89,31 @@ def settings_of(directory: Path, description: Mapping[str, Any]) -> Settings:
         return Settings(**stored, chunks=None if chunks is None else Chunks(**chunks))
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         raise UserError(f"{directory / DESCRIPTION} lacks or has a wrong {e}: export it again") from None
+
+
+def sherpa_recogniser(
+    files: Mapping[str, Path], tokens: Path, settings: Settings, threads: int = 1
+) -> tuple[Callable[[Array], str], Callable[[], SherpaStream] | None, int]:
+    """Load a model into sherpa-onnx.
+
+    Args:
+        files: the graphs.
+        tokens: tokens.txt.
+        settings: of the search.
+        threads: of sherpa-onnx.
+
+    Returns:
+        Function from (N,) samples at 16 kHz to their transcript; of a model that takes speech in chunks also
+        what begins an utterance, and how many samples to hand over at a time.
+    """
+    if (cut := settings.chunks) is None:
+        return recogniser(files, tokens, settings.least, threads), None, 0
+    recognizer = online_recognizer(files, tokens, threads)
+
+    def begin() -> SherpaStream:
+        return SherpaStream(recognizer, cut)
+
+    return lambda speech: decode(begin(), speech, GIVEN), begin, GIVEN
 
 
 def transcriber(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Part = Callable[..., list[Array]]
+SPACE, PIECE = "<space>", "\u2581"  # between words, as a token of characters, and at the start of BPE pieces
 SYMBOLS_PER_FRAME = 10  # most tokens that a transducer may emit in a frame
 STEPS_PER_FRAME = 1000  # most hypotheses that a beam search of a transducer extends in a frame
 NOTHING = -1e10  # logarithm of probability zero, finite so that differences stay numbers

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from espnet_kd.errors import UserError
-from espnet_kd.export.directory import PIECE, SPACE
 from espnet_kd.export.graph_parts import needing_packages
-from espnet_kd.export.search import Array, Settings
+from espnet_kd.export.search import PIECE, SPACE, Array, Settings
 
 RATE = 16000  # samples per second of such models
 ADDED = 1e-5  # to the variance

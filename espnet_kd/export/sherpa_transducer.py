@@ -149,7 +149,7 @@ def largest_step_difference(plans: Mapping[str, Plan], files: Mapping[str, Path]
     Args:
         plans: see ``plan_transducer``.
         files: their graphs.
-        speech: (1, N) samples.
+        speech: (N,) samples.
     """
     torch_parts = {name: TorchPart(plan.module) for name, plan in plans.items()}
     graphs = {name: OnnxPart(path) for name, path in files.items()}
@@ -161,7 +161,7 @@ def largest_step_difference(plans: Mapping[str, Plan], files: Mapping[str, Path]
         largest = max(largest, largest_difference(want, graphs[name](*arrays)))
         return want
 
-    rows = both("encode", *both("preprocess", speech), length)[0]
+    rows = both("encode", *both("preprocess", speech[None]), length)[0]
     scores, *states = both("uncached_decode", length[None], rows, length)
     while (best := scores.argmax(-1).astype("int32")) != END:
         scores, *states = both("cached_decode", best, rows, length, *states)

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from espnet_kd.export.search import Array, Chunks, Part, Settings, begin_search
+from espnet_kd.measure.recogniser import Stream as AnyStream
 from espnet_kd.measure.recogniser import chunks
 
 
@@ -103,7 +104,7 @@ class Stream:
         return self._text_of(self._search.tokens)
 
 
-def decode(stream: Stream, speech: Array, size: int) -> str:
+def decode(stream: AnyStream, speech: Array, size: int) -> str:
     """Return the text of a whole utterance (N,) that a stream takes chunk by chunk; "" if it is empty."""
     if not len(speech):
         return ""

@@ -9,12 +9,14 @@ from typing import Any
 
 from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
-from espnet_kd.export import check, directory, int8, sherpa
+from espnet_kd.export import check, directory, int8, sherpa, sherpa_chunks
 from espnet_kd.export.experiment import Source
 from espnet_kd.export.graph_parts import Compared, ComparedEncoder, OnnxPart, onnx_parts, torch_parts
 from espnet_kd.export.graphs import Plan, plan_for_sherpa, plan_parts, write_graph
 from espnet_kd.export.quantised import int8_layers, quantise, quantise_options
 from espnet_kd.export.search import Array, Part, Settings
+from espnet_kd.export.sherpa_chunks import ComparedChunks, as_ours
+from espnet_kd.export.sherpa_stream import STREAM_PARTS, online_recognizer
 from espnet_kd.export.sherpa_transducer import largest_step_difference, plan_transducer
 from espnet_kd.export.stream import ChunkEncoder
 from espnet_kd.files import fingerprint
@@ -40,37 +42,30 @@ def write_checked(
     Raises:
         UserError: a part cannot be exported, or what it computes or transcribes is not what torch does.
     """
-    model, tokens, settings = source.experiment.model, source.experiment.tokens, source.settings
-    plans = plan_parts(model, settings.search, source.rate, settings.chunks)
+    model, tokens = source.experiment.model, source.experiment.tokens
+    plans = plan_parts(model, source.settings.search, source.rate, source.settings.chunks)
     for_sherpa = args.format == "sherpa"
-    written = plans_for_sherpa(plans, model, settings) if for_sherpa else plans
-    files = {name: into / f"{name}.onnx" for name in written}
-    print(f"writing {', '.join(files)}", flush=True)
-    shortest = {name: write_graph(name, plan, files[name], args.opset) for name, plan in written.items()}
-    if settings.chunks is None:
-        settings = replace(settings, least=next(iter(shortest.values())) or 1)
-    names = sherpa.listed(tokens, source.token_type, settings) if for_sherpa else dict(enumerate(tokens))
+    written = plans_for_sherpa(plans, model, source.settings) if for_sherpa else plans
+    files, settings = write_graphs(written, source, into, args.opset)
+    names = names_for_sherpa(tokens, source) if for_sherpa else dict(enumerate(tokens))
     directory.write_tokens(into, names)
-    compared = compared_parts(torch_parts(plans, model), files)
-    stock = None if settings.chunks is None else stock_encoder(source, compared)
+    compared = compared_parts(torch_parts(plans, model), files, settings, len(tokens))
+    listed = into / directory.TOKENS
+    stock = None if settings.chunks is None else stock_encoder(source, compared, files, listed)
 
     def decoded(parts: Mapping[str, Part]) -> dict[str, str]:
         return data.decode(directory.transcriber(parts, settings, tokens, source.token_type))
 
     def texts(files: Mapping[str, Path]) -> dict[str, str]:
         if for_sherpa:
-            listed = into / directory.TOKENS
-            return data.decode(sherpa.recogniser(files, listed, settings.least, args.threads))
+            return data.decode(directory.sherpa_recogniser(files, listed, settings, args.threads)[0])
         return decoded(onnx_parts(files, args.threads))
 
     print(f"{data.path}: decoding {len(data.speech)} utterances in torch and by the graphs", flush=True)
     reference = data.decode(directory.transcriber(compared, settings, tokens, source.token_type, stock))
-    parity = {name: part.difference for name, part in compared.items() if isinstance(part, Compared)}
-    if stock is not None:
-        parity["chunks"] = stock.difference
+    parity = differences(compared, stock)
     if "cached_decode" in written:
-        first = data.read(next(iter(data.speech)))[None]
-        parity["cached_decode"] = largest_step_difference(written, files, first)
+        parity["cached_decode"] = largest_step_difference(written, files, data.read(next(iter(data.speech))))
     refuse_difference(parity)
     before = data.errors(reference)
     results = {"torch": {"wer": round(before.rate, 3), "errors": before.errors}}
@@ -83,7 +78,7 @@ def write_checked(
             quantise(model, trained).on = True  # what it was trained to compute, and int8 graphs are to
             found = decoded(torch_parts(plans, model))
             results["torch_int8"], reference = check.comparison(data, reference, found), found
-        effects = Effects(args.keep_float, files, calls_of(compared, files), trained)
+        effects = Effects(args.keep_float, files, calls_of(compared, files, stock), trained)
         results["int8"], kept = quantised(args.tolerance, effects, files, data, reference, texts)
         extra |= kept
     description = describe(args, source, data, results) | {
@@ -93,6 +88,20 @@ def write_checked(
     }
     directory.write_description(into, description, settings)
     return description
+
+
+def write_graphs(
+    plans: Mapping[str, Plan], source: Source, into: Path, opset: int
+) -> tuple[dict[str, Path], Settings]:
+    """Write the graphs of an export; return their files, and the settings with what is known now."""
+    files, settings = {name: into / f"{name}.onnx" for name in plans}, source.settings
+    print(f"writing {', '.join(files)}", flush=True)
+    shortest = {name: write_graph(name, plan, files[name], opset) for name, plan in plans.items()}
+    if settings.chunks is None:
+        settings = replace(settings, least=next(iter(shortest.values())) or 1)
+    elif is_sherpa_stream(files):
+        sherpa_chunks.complete_encoder(files["encoder"], source.experiment.model, settings)
+    return files, settings
 
 
 def trained_in_float(
@@ -108,7 +117,7 @@ def trained_in_float(
     if keep_float != ["auto"] or not source.config.get("quantise"):
         return None
     trained = quantise_options(source.config["quantise"]).keep_float
-    if PREPROCESS not in files:
+    if PREPROCESS not in files and not is_sherpa_stream(files):
         return trained
     layers = dict(int8_layers(source.experiment.model))
     return (*trained, *(name for name in layers if not name.startswith("encoder.")))
@@ -116,25 +125,43 @@ def trained_in_float(
 
 def plans_for_sherpa(plans: Mapping[str, Plan], model: Any, settings: Settings) -> dict[str, Plan]:
     """Return the graphs that sherpa-onnx asks for."""
+    if settings.chunks is not None:
+        return sherpa_chunks.plan_stream(model, settings)
     if settings.search == "transducer":
         return plan_transducer(model, plans["encoder"], settings)
     return {"model": plan_for_sherpa(plans["encoder"])}
 
 
-def stock_encoder(source: Source, compared: Mapping[str, Part]) -> ComparedEncoder:
-    """Return ESPnet's streaming encoder, which is compared with the parts, chunk by chunk."""
+def names_for_sherpa(tokens: list[str], source: Source) -> dict[int, str]:
+    """Return the numbers and tokens that tokens.txt has for sherpa-onnx."""
+    if source.settings.chunks is not None:
+        return sherpa_chunks.listed(tokens, source.token_type, source.settings.blank)
+    return sherpa.listed(tokens, source.token_type, source.settings)
+
+
+def stock_encoder(
+    source: Source, compared: Mapping[str, Part], files: Mapping[str, Path], listed: Path
+) -> ComparedEncoder | ComparedChunks:
+    """Return ESPnet's streaming encoder, which is compared with the parts or the files, chunk by chunk."""
     chunks, model = source.settings.chunks, source.experiment.model
     assert chunks is not None
-    window = source.window_ms
-    return ComparedEncoder(
-        StreamingEncoder(model, source.config, window, chunks.left_context), ChunkEncoder(compared, chunks)
-    )
+    stock = StreamingEncoder(model, source.config, source.window_ms, chunks.left_context)
+    if is_sherpa_stream(files):
+        return ComparedChunks(stock, files["encoder"], online_recognizer(files, listed), chunks)
+    return ComparedEncoder(stock, ChunkEncoder(compared, chunks))
+
+
+def is_sherpa_stream(files: Mapping[str, Path]) -> bool:
+    """Return whether graphs are those of a streaming transducer for sherpa-onnx."""
+    return files.keys() == set(STREAM_PARTS)
 
 
 def calls_of(
-    compared: Mapping[str, Part], files: Mapping[str, Path]
+    compared: Mapping[str, Part], files: Mapping[str, Path], stock: ComparedEncoder | ComparedChunks | None
 ) -> dict[str, list[tuple[Array, ...]]]:
     """Return inputs of the graphs whose layers can be quantised, from the check set."""
+    if isinstance(stock, ComparedChunks):
+        return {"encoder": stock.calls[: int8.CALLS]}
     calls = {name: part.calls[: int8.CALLS] for name, part in compared.items() if isinstance(part, Compared)}
     if "model" in files:
         return {"model": [(sherpa.at_unit_variance(speech),) for (speech,) in calls["encoder"]]}
@@ -143,8 +170,14 @@ def calls_of(
     return calls
 
 
-def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict[str, Part]:
+def compared_parts(
+    torch: Mapping[str, Part], files: Mapping[str, Path], settings: Settings, vocabulary: int
+) -> dict[str, Part]:
     """Return parts in torch, each of which compares itself with its graph whenever it is called."""
+    if is_sherpa_stream(files):
+        graphs = onnx_parts({name: files[name] for name in ("decoder", "joiner")})
+        ours = as_ours(graphs["decoder"], graphs["joiner"], settings, vocabulary)
+        return {**torch, **{name: Compared(torch[name], part) for name, part in ours.items()}}
     if PREPROCESS in files:
         return {**torch, "encoder": Compared(torch["encoder"], OnnxPart(files[PREPROCESS]), outputs=1)}
     if "model" not in files:
@@ -156,6 +189,14 @@ def compared_parts(torch: Mapping[str, Part], files: Mapping[str, Path]) -> dict
 
     # sherpa-onnx takes the mean of the waveform away, and nothing can bring it back
     return {"encoder": Compared(torch["encoder"], as_sherpa, lambda speech: speech - speech.mean())}
+
+
+def differences(
+    compared: Mapping[str, Part], stock: ComparedEncoder | ComparedChunks | None
+) -> dict[str, float]:
+    """Return the largest difference of a value of each part, and of a streaming encoder in all chunks."""
+    found = {name: part.difference for name, part in compared.items() if isinstance(part, Compared)}
+    return found if stock is None else found | {"chunks": stock.difference}
 
 
 def refuse_difference(parity: Mapping[str, float]) -> None:

@@ -279,7 +279,7 @@ def obstacle(model: Model, config: Mapping[str, Any], stream: bool = False) -> s
     if frontend is None:
         return "its input is features, not waveforms"
     if not type(frontend).__module__.startswith("espnet_kd.") and type(frontend) is not DefaultFrontend:
-        return f"the front end `{config.get('frontend')}` is not `default` or `spectrogram`"
+        return f"the front end `{config.get('frontend')}` is not `default`, `spectrogram` or `sherpa_fbank`"
     for name in ("preencoder", "postencoder"):
         if getattr(model, name, None) is not None:
             return f"it has a {name}"

@@ -18,6 +18,7 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
+from espnet2.tasks.asr_transducer import frontend_choices as transducer_frontend_choices
 from espnet2.tasks.lm import LMTask
 from espnet2.tasks.s2t import S2TTask
 from espnet2.tasks.s2t_ctc import S2TTask as S2TCTCTask
@@ -36,11 +37,14 @@ TASKS = {"asr": ASRTask, "asr_transducer": ASRTransducerTask, "s2t": S2TTask, "s
 def add_choices(encoders: Mapping[str, type], frontends: Mapping[str, type]) -> None:
     """Let ``encoder`` and ``frontend`` of a configuration name classes of ours, in this process.
 
-    Relied upon: ``ASRTask.build_model`` reads the global ``encoder_choices`` and ``frontend_choices`` of its
-    module, whose ``classes`` is a dict.
+    Transducers have encoders of another kind, so that only front ends are added to theirs.
+
+    Relied upon: ``build_model`` of a task reads the globals ``encoder_choices`` and ``frontend_choices`` of
+    its module, whose ``classes`` is a dict.
     """
     encoder_choices.classes.update(encoders)
-    frontend_choices.classes.update(frontends)
+    for choices in (frontend_choices, transducer_frontend_choices):
+        choices.classes.update(frontends)
 
 
 def named_classes(task: type[AbsTask]) -> dict[str, list[str]]:

@@ -73,8 +73,9 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
         "ys_pad sos eos ignore_id ...", "host/models.py: decoder_prefix"
     ),
     "espnet2.layers.stft:Stft.__init__": (
-        "self n_fft win_length hop_length window ...", "encoders/spectrogram.py"
+        "self n_fft win_length hop_length window ...", "encoders/spectrogram.py and sherpa_fbank.py"
     ),
+    "espnet2.layers.log_mel:LogMel.__init__": ("self fs n_fft n_mels ...", "encoders/sherpa_fbank.py"),
     "espnet2.asr.encoder.abs_encoder:AbsEncoder.forward": (
         "self xs_pad ilens ...", "encoders, which are called as stock ones"
     ),

@@ -25,7 +25,7 @@ def check(tmp_path: Path, kd: dict, *options: str, student: str = "student_confo
         ({"criteria": {"ctc": {**KL, "type": "kll"}}}, (), "unknown criterion 'kll'; did you mean"),
         ({"criteria": {"ctc": KL}, "nbest": {"records": "x", "taps": 1}}, (), "unknown key taps"),
         ({"criteria": {"a": {"type": "topk", "k": 6, "tap": "decoder"}}}, (), "k is 6"),
-        ({"criteria": {"a": {"type": "hidden", "tap": "encoder.encoders.3"}}}, (), "the student has no layer"),
+        ({"criteria": {"a": {"type": "hidden", "tap": "encoder.encoders.3"}}}, (), "student has no layer"),
         (
             {"criteria": {"a": {"type": "hidden", "student_tap": "encoder", "teacher_tap": "encoder.enc"}}},
             (),

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -32,6 +33,9 @@ BLOCKS = {
 }  # fmt: skip
 CHUNKS = {"dynamic_chunk_training": True, "short_chunk_size": 4, "num_left_chunks": 2}
 STREAMING = {**TRANSDUCER, "encoder_conf": {**TRANSDUCER["encoder_conf"], "main_conf": CHUNKS}}
+SHERPA_FEATURES = {
+    "frontend": "sherpa_fbank", "frontend_conf": {"fs": RATE, "n_mels": 40, "hop_length": 160, "win_sz": 480},
+}  # fmt: skip
 DEEPSPEECH2 = {
     "convolutions": [{"channels": 4, "kernel": [5, 11], "stride": [4, 2]}], "layers": 1, "hidden": 16,
 }  # fmt: skip
@@ -112,7 +116,11 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
     blocks = {**CTC, "encoder": "contextual_block_transformer", "encoder_conf": BLOCKS}
     assert "Python loop over as many blocks as the speech has" in refused(blocks)
     assert "--stream: its encoder needs the whole utterance" in refused(TRANSDUCER, "--stream")
-    assert "one kind that gets samples has 8 kHz" in refused(STREAMING, "--stream", *to_sherpa)
+    assert "train a student with `frontend: sherpa_fbank`" in refused(STREAMING, "--stream", *to_sherpa)
+    on_sherpas = {**STREAMING, **SHERPA_FEATURES}
+    assert "streaming CTC models have other" in refused(on_sherpas, "--stream", *to_sherpa, "--search", "ctc")
+    odd = ("--stream", *to_sherpa, "--decoding_window", "325")
+    assert "--decoding_window: give a multiple of 10 milliseconds" in refused(on_sherpas, *odd)
     assert "--decoding_window 10: the encoder makes no frame of so little" in refused(
         STREAMING, "--stream", "--decoding_window", "10"
     )
@@ -181,6 +189,21 @@ def test_other_predictors_equal_torch(rnn_type: str, tmp_path: Path) -> None:
     assert len(states) == (rnn_type == "gru") and max(part.difference for part in parts) < 1e-4
 
 
+def test_the_front_end_of_sherpa_onnx_is_exported_too(tmp_path: Path) -> None:
+    from espnet_kd.export.experiment import SearchOptions, open_source
+
+    source = open_source(
+        write_experiment(tmp_path, **{**STREAMING, **SHERPA_FEATURES}), None, SearchOptions(stream=(320, 16))
+    )
+    model, cut = source.experiment.model, source.settings.chunks
+    front_end = graphs.plan_parts(model, "transducer", RATE, cut)["front_end"]
+    graphs.write_graph("front_end", front_end, tmp_path / "front_end", 18)
+    both = Compared(TorchPart(front_end.module), OnnxPart(tmp_path / "front_end"))
+    for samples in (5120, 5440, 3001):
+        both(np.random.default_rng(samples).normal(0, 0.1, (1, samples)).astype(np.float32))
+    assert both.difference < 1e-3
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("encoder", "conf"), [("jasper", JASPER), ("e_branchformer", None)])
 def test_other_encoders_equal_torch(encoder: str, conf: Any, dev: Path, tmp_path: Path) -> None:
@@ -215,6 +238,52 @@ def test_a_streaming_transducer_equals_espnet_in_every_chunk(dev: Path, tmp_path
     assert partial[1].startswith(partial[0]) and len(partial[1]) > len(partial[0])
     assert model.decode(speech) == texts(exp, dev)[2] != partial[1] and model.decode(speech[:0]) == ""
     assert isinstance(model.decode(speech[:10]), str), "ESPnet pads it to a chunk"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("decoder", "states"), [("lstm", 2), ("gru", 1), ("stateless", 0)])
+def test_sherpa_onnx_streams_as_espnet_does(decoder: str, states: int, dev: Path, tmp_path: Path) -> None:
+    config = {**STREAMING, **SHERPA_FEATURES}
+    config["decoder_conf"] = {**TRANSDUCER["decoder_conf"], "rnn_type": decoder}
+    if decoder == "stateless":
+        config |= {"decoder": "stateless", "decoder_conf": {"embed_size": 16}}
+    exp = write_experiment(tmp_path, **config)
+    sizes = ("--decoding_window", "320", "--left_context", "16", *(["--int8"] if decoder == "gru" else []))
+    found = export(exp, dev, "--format", "sherpa", "--stream", *sizes, "--tolerance", "1000")
+    assert found["largest_difference"].keys() == {"predictor", "joiner", "chunks"}
+    assert max(found["largest_difference"].values()) < 1e-4
+    assert found["parts"].keys() == {"encoder", "decoder", "joiner"}
+    assert len(found["settings"]["states"]) == states
+    model = load_recogniser(exp / "out", DecodingOptions(stream=True))
+    speech = soundfile.read(dev / "u2.wav", dtype="float32")[0]
+    stream, places = model.stream(), range(0, len(speech), 4000)
+    pieces = [stream.accept(speech[i : i + 4000], i + 4000 >= len(speech)) for i in places]
+    assert pieces[-1] == model.decode(speech) and pieces[-1].startswith(pieces[-2])
+    assert decoder != "lstm" or pieces[2], "a model that writes something, before the end"
+    assert model.decode(speech[:0]) == "" and isinstance(model.decode(speech[:10]), str)
+    if decoder != "gru":  # in float the text of ESPnet's encoder with the same silence at the end
+        espnets = text_with_silence(exp, speech, found["settings"]["chunks"])
+        # sherpa-onnx leaves out what begins a text and is no letter
+        assert pieces[-1] == espnets.replace("<unk>", "").lstrip(string.punctuation)
+
+
+def text_with_silence(exp: Path, speech: np.ndarray, chunks: dict[str, Any]) -> str:
+    """The text by ESPnet's streaming encoder of speech and of the silence that sherpa-onnx has after it."""
+    from espnet_kd.export.experiment import SearchOptions, open_source
+    from espnet_kd.export.graph_parts import torch_parts
+    from espnet_kd.export.search import Chunks, begin_search
+    from espnet_kd.export.sherpa_stream import calls_for, silence_after
+    from espnet_kd.host.streaming import StreamingEncoder
+
+    source, cut = open_source(exp, None, SearchOptions(stream=(320, 16))), Chunks(**chunks)
+    model, settings = source.experiment.model, source.settings
+    encoder = StreamingEncoder(model, source.config, 320, 16)
+    encoder.begin()
+    search = begin_search(torch_parts(graphs.plan_parts(model, "transducer", RATE, cut), model), settings)
+    whole = np.concatenate([speech, silence_after(len(speech), cut)])
+    for call in range(calls_for(len(speech), cut)):
+        search.accept(encoder.accept(whole[call * 5120 : (call + 1) * 5120], False))
+    return directory.text_of(search.tokens, source.experiment.tokens, source.token_type)
 
 
 @pytest.mark.long
