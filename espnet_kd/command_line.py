@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "check": Command(
             "espnet_kd.tasks.check",
             "find mistakes in a student's configuration before its teachers are trained",
-            "--config conf/student_conformer.yaml conf/kd_kl.yaml "
+            "--config conf/student_conformer.yaml conf/kd_kl.yaml --teacher exp/teacher "
             "--teacher_config conf/teacher_conformer.yaml --token_list data/token_list/char/tokens.txt",
         ),
         "merge": Command(

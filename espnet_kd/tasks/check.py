@@ -13,25 +13,25 @@ from espnet_kd.config import dump_yaml, merge, merge_files
 from espnet_kd.errors import UserError
 from espnet_kd.tasks.train import TASKS
 
-UNTRAINED = "its teacher"  # a directory that need not exist
-
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``check --config FILE... --token_list FILE``: build the models, read the options of all methods."""
+    """Run ``check --config FILE... --token_list FILE [--teacher EXP...]``: build the models, read the options of all methods."""
     parser = command_parser("check")
     parser.add_argument("--task", choices=list(TASKS), default="asr", help="of the student")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
     parser.add_argument("--token_list", type=Path, required=True, help="tokens of the student")
     parser.add_argument("--args", default="", help='options of the training, such as "--max_epoch 10"')
-    text = "training configurations of the teachers, which may be untrained"
+    text = "directories of the teachers, which may be untrained: the one of the configuration is replaced"
+    parser.add_argument("--teacher", nargs="+", default=[], help=text)
+    text = "training configurations of untrained teachers, whose layers are checked"
     parser.add_argument("--teacher_config", nargs="+", type=Path, default=[], help=text)
     parser.add_argument("--teacher_args", default="", help="options of their training")
     text = "the training set has pseudo-labels"
     parser.add_argument("--pseudo_labels", action="store_true", help=text)
     ours = parser.parse_args(argv)
     config = merge_files(ours.config)
-    if ours.teacher_config:
-        config = merge(config, {"teacher": {"exp": [UNTRAINED] * len(ours.teacher_config)}})
+    if ours.teacher:
+        config = merge(config, {"teacher": {"exp": ours.teacher}})
     module, name = TASKS[ours.task]
     task = getattr(importlib.import_module(module), name)
     args = training_options(task, config, ours.token_list, ours.args)

@@ -9,6 +9,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.tasks.check import main
 
 CONF = Path(__file__).parents[2] / "egs/an4/kd1/conf"
+TEACHER = ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_conformer.yaml"))
 KL = {"type": "kl", "tap": "ctc.ctc_lo"}
 
 
@@ -38,17 +39,18 @@ def check(tmp_path: Path, kd: dict, *options: str, student: str = "student_confo
 )
 def test_mistakes_are_found(tmp_path: Path, kd: dict, options: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(tmp_path, kd, "--teacher_config", str(CONF / "teacher_conformer.yaml"), *options)
+        check(tmp_path, kd, *TEACHER, *options)
 
 
 def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher = ("--teacher_config", *[str(CONF / "teacher_conformer.yaml")] * 2)
-    check(tmp_path, {"criteria": {"ctc": KL}}, *teacher, "--args", "--seed 3")
+    check(tmp_path, {"criteria": {"ctc": KL}}, *TEACHER, "--args", "--seed 3")
     assert capsys.readouterr().out.endswith("kd.yaml: the options can be used\n")
     with pytest.raises(UserError, match="criteria: there is no teacher"):
         check(tmp_path, {"criteria": {"ctc": KL}})
     check(tmp_path, {"consistency": {"criteria": {"ctc": KL}}})
+    check(tmp_path, {"criteria": {"ctc": KL}, "teacher": {"hf": "model"}})
+    check(tmp_path, {"criteria": {"ctc": KL}}, "--teacher", "trained", "trained, too")
     lattice = {"criteria": {"rnnt": {"type": "transducer", "kind": "alignments", "tap": "joint_network"}}}
     options = ("--task", "asr_transducer", "--args", "--targets soft", "--pseudo_labels")
-    (of_transducer,) = [str(CONF / "teacher_transducer.yaml")]
-    check(tmp_path, lattice, "--teacher_config", of_transducer, *options, student="student_transducer")
+    options += ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))
+    check(tmp_path, lattice, *options, student="student_transducer")

@@ -129,6 +129,7 @@ check_students() {
     if [ -n "${students_checked}" ] || ! is_to_run 9; then return 0; fi
     students_checked=yes
     [ -z "${labelling}" ] || given=(--pseudo_labels)
+    [ ${#teachers[@]} -eq 0 ] || given+=(--teacher "${teachers[@]}")
     [ -z "${teacher_config}" ] || given+=(--teacher_config "${teacher_configs[@]}" --teacher_args="${teacher_args}")
     for config in "${kd_configs[@]}"; do
         "${python}" -m espnet_kd check --task "${asr_task}" --config "${student_config}" "${config}" \
