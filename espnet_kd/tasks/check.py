@@ -15,7 +15,7 @@ from espnet_kd.tasks.train import TASKS
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``check --config FILE... --token_list FILE [--teacher EXP...]``: build the models, read the options of all methods."""
+    """Run ``check --config FILE... --token_list FILE [--teacher EXP...]``: build models, read all options."""
     parser = command_parser("check")
     parser.add_argument("--task", choices=list(TASKS), default="asr", help="of the student")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
