@@ -148,10 +148,14 @@ def _line(teacher: TeacherModel, tokens: TokenMap | None) -> str:
 def refuse_unused_teacher(args: argparse.Namespace) -> None:
     """Refuse a teacher that nothing uses, such as one whose block `criteria` is in the wrong place.
 
+    A training that goes on from another model, as a later phase does, may be on the task alone.
+
     Raises:
         UserError: there are no criteria, and neither hard targets nor copied parts say why.
     """
     if args.criteria or args.targets == "hard" or (args.init_from_teacher and args.targets != "soft"):
+        return
+    if args.init_param and args.targets != "soft":
         return
     raise UserError(
         "teacher: there are no criteria, so nothing is learned from it: write `criteria: {ctc: {type: kl, "

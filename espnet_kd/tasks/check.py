@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +48,7 @@ def training_options(task: Any, config: dict[str, Any], tokens: Path, words: str
     with TemporaryDirectory() as directory:
         path = Path(directory) / "train.yaml"
         path.write_text(dump_yaml(config), encoding="utf-8")
-        options = ["--config", str(path), "--token_list", str(tokens), *shlex.split(words)]
+        options = ["--config", str(path), "--token_list", str(tokens), *words.split()]  # as kd.sh splits them
         parsed: argparse.Namespace = task.get_parser().parse_args([*options, "--normalize", "none"])
     return parsed
 

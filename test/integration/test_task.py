@@ -229,6 +229,13 @@ def test_a_teacher_that_nothing_is_learned_from(recipe: Recipe, targets: str | N
         recipe.train("exp/refused", "teacher", teacher={"exp": "exp/teacher"}, targets=targets, dry_run=True)
 
 
+def test_a_later_phase_on_the_task_alone(recipe: Recipe) -> None:
+    """The recipes name the teacher in every phase, and conf/kd_task.yaml has no criteria."""
+    options = {"teacher": {"exp": "exp/teacher"}, "criteria": {}, "init_param": ["exp/teacher/valid.acc.ave.pth"]}
+    exp = recipe.train("exp/task", "teacher", **options, dry_run=True)
+    assert yaml.safe_load((exp / "config.yaml").read_text())["criteria"] == {}
+
+
 def test_a_teacher_of_pseudo_labels_alone(recipe: Recipe) -> None:
     exp = recipe.train("exp/hard", "student", teacher={"exp": "exp/teacher"}, targets="hard", dry_run=True)
     assert yaml.safe_load((exp / "config.yaml").read_text())["targets"] == "hard"

@@ -125,7 +125,7 @@ speech_only() {
 
 # check_students: find mistakes in the student's configurations before hours go into teachers or labels.
 check_students() {
-    local config given=()
+    local config given=() args=${student_args}
     if [ -n "${students_checked}" ] || ! is_to_run 9; then return 0; fi
     students_checked=yes
     [ -z "${labelling}" ] || given=(--pseudo_labels)
@@ -133,8 +133,9 @@ check_students() {
     [ -z "${teacher_config}" ] || given+=(--teacher_config "${teacher_configs[@]}" --teacher_args="${teacher_args}")
     for config in "${kd_configs[@]}"; do
         "${python}" -m espnet_kd check --task "${asr_task}" --config "${student_config}" "${config}" \
-            --token_list "${token_list}" --args="${student_args}" "${given[@]}" ||
+            --token_list "${token_list}" --args="${args}" "${given[@]}" ||
             error "${config} or --student_args: see above; nothing was trained for it yet"
+        args="${student_args} --init_param the_phase_before"
     done
 }
 
