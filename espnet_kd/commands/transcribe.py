@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     rate = None if args.fs is None else parse_rate(args.fs)
     if (args.data is None) == (not args.audio):
         raise UserError("give audio files, or - for a pipe, or the --data of a formatted set")
+    if args.data is None and (args.key_file or args.out):
+        raise UserError("--key_file and --out are for a formatted set: give it by --data")
     find_kind(args.exp)
     for path in args.audio:  # before the model is loaded, which takes seconds
         if str(path) != PIPE:

@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     source = open_source(args.experiment, args.checkpoint, options)
     if args.format == "sherpa":
         refuse(source.settings, source.rate)
-        if args.stream:
+        if options.stream is not None:
             refuse_stream(source.config, source.settings)
     data = check.read_check_set(args.check, source.rate)
     kind = args.format + "_stream" * (options.stream is not None) + "_int8" * args.int8
@@ -120,7 +120,8 @@ def search_options(args: argparse.Namespace) -> "SearchOptions":
         found = SearchOptions(stream=found.stream)
     given: dict[str, Any] = {name: getattr(args, name) for name in ("search", "beam_size", "ctc_weight")}
     if args.stream:
-        given["stream"] = (args.decoding_window or DECODING_WINDOW, args.left_context or LEFT_CONTEXT)
+        window, context = found.stream or (DECODING_WINDOW, LEFT_CONTEXT)
+        given["stream"] = (args.decoding_window or window, args.left_context or context)
     return replace(found, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -63,6 +63,8 @@ def test_a_formatted_set_becomes_a_kaldi_text(exp: Path) -> None:
         transcribe.main([str(exp), "--data", "test", "--key_file", "keys"])
     with pytest.raises(UserError, match="give audio files, or - for a pipe, or the --data"):
         transcribe.main([str(exp)])
+    with pytest.raises(UserError, match="--key_file and --out are for a formatted set"):
+        transcribe.main([str(exp), "a.wav", "--out", "texts"])
 
 
 def test_several_files_have_their_names_and_remarks_are_made_once(

@@ -116,7 +116,9 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
     blocks = {**CTC, "encoder": "contextual_block_transformer", "encoder_conf": BLOCKS}
     assert "Python loop over as many blocks as the speech has" in refused(blocks)
     assert "--stream: its encoder needs the whole utterance" in refused(TRANSDUCER, "--stream")
-    assert "train a student with `frontend: sherpa_fbank`" in refused(STREAMING, "--stream", *to_sherpa)
+    by_words = ("--inference_args", "--streaming true --beam_size 1")
+    for option in (("--stream",), by_words):
+        assert "train a student with `frontend: sherpa_fbank`" in refused(STREAMING, *option, *to_sherpa)
     on_sherpas = {**STREAMING, **SHERPA_FEATURES}
     assert "streaming CTC models have other" in refused(on_sherpas, "--stream", *to_sherpa, "--search", "ctc")
     odd = ("--stream", *to_sherpa, "--decoding_window", "325")
@@ -155,6 +157,11 @@ def test_graphs_search_as_a_decoding_configuration_says(hybrid: Path, tmp_path: 
     assert command.search_options(args).beam_size == 2
     args.search, args.beam_size = "ctc", None
     assert command.search_options(args).beam_size is None
+    chunks = "--streaming true --decoding_window 320 --left_context 16"
+    args = command.parser().parse_args([str(exp), "--check", "dev", "--stream", "--inference_args", chunks])
+    assert command.search_options(args).stream == (320, 16)
+    args.left_context = 8
+    assert command.search_options(args).stream == (320, 8)
 
 
 @pytest.mark.long
