@@ -70,7 +70,8 @@ def stretched(value: object, factor: float) -> Any:
             number = as_number(value.get(key))
             if isinstance(number, int | float) and not isinstance(number, bool) and number > 1:
                 changed[key] = max(1, round(number * factor))
-        if changed.get("end") == changed.get("begin") != value.get("begin"):  # both rounded to the same batch
+        # Both may have been rounded to the same batch.
+        if value.get("end") != value.get("begin") and changed.get("end") == changed.get("begin"):
             changed["end"] += 1
     return changed
 

@@ -71,4 +71,5 @@ def test_schedules_of_a_configuration_are_stretched() -> None:
     assert criteria["a"]["weight"]["begin"] == 100
     assert stretched({"steps": 5, "begin": 5}, 2) == {"steps": 5, "begin": 5}  # no schedule
     assert stretched({"target": 0.5, "end": 30}, 2) == {"target": 0.5, "end": 60}  # of `prune`, from 0 on
+    assert stretched({"begin": 1, "end": 3}, 0.25) == {"begin": 1, "end": 2}
     assert stretched({"begin": 8, "end": 9}, 0.25) == {"begin": 2, "end": 3}  # 2 and 2.25 would both be 2

@@ -25,7 +25,7 @@ from espnet_kd.files import atomic_path, read_table
 from espnet_kd.report import strips, tables
 from espnet_kd.report.command import collect
 from espnet_kd.report.groups import Group
-from espnet_kd.report.posteriors import CtcModel, Panel
+from espnet_kd.report.posteriors import CtcModel
 from espnet_kd.scoring.alignment import UNITS, Aligned, align
 
 STYLE = """
@@ -171,7 +171,7 @@ def render(
     for utt, wav in speech.items():
         found = [(label, texts[utt]) for label, texts in read]
         samples, rate = read_speech(wav, utt)
-        panels = [Panel(label, model.posteriors(samples), model.tokens) for label, model in models.items()]
+        panels = strips.panels_of(models, samples, utt)
         drawn = strips.draw(panels, utt, len(samples) / rate) if panels else ""
         articles.append(utterance(utt, audio(samples, rate), references[utt], found, unit, drawn))
         size += len(articles[-1])

@@ -5,7 +5,7 @@ encoder frame: at the bottom the most probable token but the blank, above it in 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -48,6 +48,20 @@ def load_models(groups: Sequence[Group], name: str) -> tuple[dict[str, CtcModel]
             reasons.append(f"No posteriors of {label}: {e if isinstance(e, UserError) else first_line(e)}.")
             print(f"espnet-kd: warning: {reasons[-1]}", file=sys.stderr)
     return found, reasons
+
+
+def panels_of(models: Mapping[str, CtcModel], samples: NDArray[np.float32], utt: str) -> list[Panel]:
+    """Return the posteriors of an utterance, (N,) samples; a model that finds it too short has none."""
+    found = []
+    for label, model in models.items():
+        try:
+            posteriors = model.posteriors(samples)
+        except Exception as e:  # of ESPnet's encoders, each its own
+            print(f"espnet-kd: warning: {utt} has no posteriors of {label}: {first_line(e)}", file=sys.stderr)
+            continue
+        if len(posteriors):
+            found.append(Panel(label, posteriors, model.tokens))
+    return found
 
 
 def draw(panels: Sequence[Panel], utt: str, seconds: float) -> str:

@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     text = "the training set has pseudo-labels"
     parser.add_argument("--pseudo_labels", action="store_true", help=text)
     ours = parser.parse_args(argv)
+    if not ours.token_list.is_file():
+        raise UserError(f"--token_list {ours.token_list} does not exist")
     config = merge_files(ours.config)
     if ours.teacher:
         config = merge(config, {"teacher": {"exp": ours.teacher}})
@@ -44,12 +46,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def training_options(task: Any, config: dict[str, Any], tokens: Path, words: str) -> argparse.Namespace:
-    """Return the options of a training, as ESPnet reads them; without statistics, which need not exist."""
+    """Return the options of a training, as ESPnet reads them; normalised without statistics, which need not exist."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "train.yaml"
         path.write_text(dump_yaml(config), encoding="utf-8")
         options = ["--config", str(path), "--token_list", str(tokens), *words.split()]  # as kd.sh splits them
-        parsed: argparse.Namespace = task.get_parser().parse_args([*options, "--normalize", "none"])
+        parsed: argparse.Namespace = task.get_parser().parse_args([*options, "--normalize", "utterance_mvn"])
     return parsed
 
 

@@ -45,11 +45,14 @@ def test_mistakes_are_found(tmp_path: Path, kd: dict, options: tuple[str, ...], 
 def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(tmp_path, {"criteria": {"ctc": KL}}, *TEACHER, "--args", "--seed 3")
     assert capsys.readouterr().out.endswith("kd.yaml: the options can be used\n")
+    with pytest.raises(UserError, match="tokens.txt does not exist"):
+        check(tmp_path, {}, "--token_list", str(tmp_path / "none/tokens.txt"))
     with pytest.raises(UserError, match="criteria: there is no teacher"):
         check(tmp_path, {"criteria": {"ctc": KL}})
     check(tmp_path, {"consistency": {"criteria": {"ctc": KL}}})
     check(tmp_path, {"criteria": {"ctc": KL}, "teacher": {"hf": "model"}})
     check(tmp_path, {"criteria": {"ctc": KL}}, "--teacher", "trained", "trained, too")
+    check(tmp_path, {"criteria": {"a": {"type": "hidden", "tap": "normalize"}}}, *teacher)
     lattice = {"criteria": {"rnnt": {"type": "transducer", "kind": "alignments", "tap": "joint_network"}}}
     options = ("--task", "asr_transducer", "--args", "--targets soft", "--pseudo_labels")
     options += ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))

@@ -8,6 +8,7 @@ set -euo pipefail
 raw=dump/raw text_options=() fs=16k valid_set=dev audio_type=sound python=fake
 . utils/training.sh
 is_to_run() { :; }
+need() { [ "$*" = "5 tokens" ]; }
 error() { echo "error: $*"; exit 1; }
 fake() { printf '<%s>' "${@:4}"; echo; }
 students_checked= labelling= asr_task=asr token_list=tokens student_config=s.yaml student_args="--seed 2"

@@ -128,6 +128,7 @@ check_students() {
     local config given=() args=${student_args}
     if [ -n "${students_checked}" ] || ! is_to_run 9; then return 0; fi
     students_checked=yes
+    [ ${#kd_configs[@]} -eq 0 ] || need 5 "${token_list}"
     [ -z "${labelling}" ] || given=(--pseudo_labels)
     [ ${#teachers[@]} -eq 0 ] || given+=(--teacher "${teachers[@]}")
     [ -z "${teacher_config}" ] || given+=(--teacher_config "${teacher_configs[@]}" --teacher_args="${teacher_args}")
