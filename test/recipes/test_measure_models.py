@@ -69,7 +69,6 @@ def test_a_model_that_cannot_be_measured_does_not_end_the_recipe() -> None:
     assert result.stderr == "warning: exp/student could not be measured\n"
 
 
-
 def test_decoding_again_removes_what_was_measured(tmp_path: Path) -> None:
     """The model has changed, or the options of decoding."""
     decoded = tmp_path / "exp/s/test"
@@ -134,6 +133,15 @@ def test_a_model_that_cannot_be_exported_is_a_line_and_no_row(recipe: Path) -> N
     out, err = run(recipe, "export_model exp/bad onnx; to_measure exp/bad exp/good; echo ${dirs[*]}")
     assert err == "warning: exp/bad has no row for onnx: its encoder cannot be exported\n"
     assert out == "exp/bad exp/good\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["runner() { return 130; }; export_model exp/good onnx", "compute() { return 130; }; measure_models"],
+)
+def test_ctrl_c_is_no_warning(recipe: Path, change: str) -> None:
+    result = sh(recipe, "bash", "-c", f"{SCRIPT}{EXPORT}{change}; echo goes on")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 def test_what_was_exported_is_measured_beside_its_model(recipe: Path) -> None:

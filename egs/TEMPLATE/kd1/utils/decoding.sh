@@ -207,6 +207,9 @@ teacher_dirs() {
     done
 }
 
+# unless_interrupted STATUS: end with Ctrl-C's status; other failures of what follows are warnings.
+unless_interrupted() { [ "$1" -ne 130 ] || exit 130; }
+
 # measure_delay: measure the emission delay of a transducer, or of a block encoder with CTC, against its teacher.
 measure_delay() {
     local dir options=()
@@ -221,7 +224,7 @@ measure_delay() {
     [ -z "${inference_args}" ] || options+=(--inference_args="${inference_args}")
     compute "${decode_cmd}" "delay_${student##*/}" "${python}" -m espnet_kd delay --teacher "${dir}" --student "${student}" --checkpoint "${inference_asr_model}" \
         --data "${raw}/${valid_set}" --audio_type "${audio_type}" "${options[@]}" ||
-        log "warning: the emission delay of ${student} could not be measured" >&2
+        { unless_interrupted $?; log "warning: the emission delay of ${student} could not be measured" >&2; }
 }
 
 # exported_of EXP: print the directories that export_models has written of it.
@@ -235,7 +238,7 @@ export_name() { case $1 in int8) echo onnx_int8 ;; *) echo "$1" ;; esac; }
 
 # export_model EXP FORMAT: write it as ONNX graphs, unless that is done; if it cannot be, remove what was there and say why.
 export_model() {
-    local out log options=() inputs words reason
+    local out log options=() inputs words reason status=0
     out=$1/$(export_name "$2")
     log=${out}.log
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
@@ -250,8 +253,10 @@ export_model() {
         return
     fi
     [ ! -e "${out}/export.json" ] || rm -rf "${out}"
-    if ${decode_cmd} "${log}" "${python}" -m espnet_kd export "$1" --checkpoint "${inference_asr_model}" --out "${out}" \
-        --check "${raw}/${valid_set}" "${options[@]}" --inference_args="${inference_args}" "${words[@]}" 2> /dev/null; then
+    ${decode_cmd} "${log}" "${python}" -m espnet_kd export "$1" --checkpoint "${inference_asr_model}" --out "${out}" \
+        --check "${raw}/${valid_set}" "${options[@]}" --inference_args="${inference_args}" "${words[@]}" 2> /dev/null || status=$?
+    unless_interrupted "${status}"
+    if [ "${status}" -eq 0 ]; then
         echo "${inputs}" > "${out}/inputs"
         sed -n "\\|^${out}: |,/^# /{/^# /!p}" "${log}"
         return
@@ -317,7 +322,7 @@ measure_models() {
     compute "${decode_cmd}" "measure_${student##*/}" "${python}" -m espnet_kd measure "${dirs[@]}" --data "${raw}/${tests[0]}" \
         --checkpoint "${inference_asr_model}" --inference_config "${configs[@]}" --inference_tag "${names[@]}" \
         --inference_args="${search}" "${options[@]}" "${words[@]}" ||
-        log "warning: ${student} could not be measured" >&2
+        { unless_interrupted $?; log "warning: ${student} could not be measured" >&2; }
 }
 
 # pack EXP STATISTICS: make a zip file with the model, which ESPnet unpacks on any machine.
