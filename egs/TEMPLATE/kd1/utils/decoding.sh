@@ -252,7 +252,10 @@ export_model() {
         log "${out}: already exported"
         return
     fi
-    [ ! -e "${out}/export.json" ] || rm -rf "${out}"
+    if [ -e "${out}/export.json" ]; then  # which goes last: without it the export takes the directory for another's
+        find "${out}" -mindepth 1 ! -path '*/export.json' -delete
+        rm -rf "${out}"
+    fi
     ${decode_cmd} "${log}" "${python}" -m espnet_kd export "$1" --checkpoint "${inference_asr_model}" --out "${out}" \
         --check "${raw}/${valid_set}" "${options[@]}" --inference_args="${inference_args}" "${words[@]}" 2> /dev/null || status=$?
     unless_interrupted "${status}"
