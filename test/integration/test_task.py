@@ -231,8 +231,8 @@ def test_a_teacher_that_nothing_is_learned_from(recipe: Recipe, targets: str | N
 
 def test_a_later_phase_on_the_task_alone(recipe: Recipe) -> None:
     """The recipes name the teacher in every phase, and conf/kd_task.yaml has no criteria."""
-    options = {"teacher": {"exp": "exp/teacher"}, "criteria": {}, "init_param": ["exp/teacher/valid.acc.ave.pth"]}
-    exp = recipe.train("exp/task", "teacher", **options, dry_run=True)
+    options = {"teacher": {"exp": "exp/teacher"}, "init_param": ["exp/teacher/valid.acc.ave.pth"]}
+    exp = recipe.train("exp/task", "teacher", criteria={}, **options, dry_run=True)
     assert yaml.safe_load((exp / "config.yaml").read_text())["criteria"] == {}
 
 

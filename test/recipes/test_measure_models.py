@@ -136,7 +136,7 @@ def test_a_model_that_cannot_be_exported_is_a_line_and_no_row(recipe: Path) -> N
 
 
 def test_a_kill_while_an_old_export_is_removed_does_not_stop_the_next(recipe: Path) -> None:
-    again = "export_model exp/good onnx > /dev/null; touch exp/good/onnx/encoder.onnx; mkdir exp/good/onnx/tag"
+    again = "export_model exp/good onnx > /dev/null; touch exp/good/onnx/a.onnx; mkdir exp/good/onnx/tag"
     killed = "echo b > exp/good/model.pth; rm() { ls exp/good/onnx; exit; }; export_model exp/good onnx"
     assert run(recipe, f"{again}; {killed}")[0] == "export.json\n"
     assert "1 MB" in run(recipe, "export_model exp/good onnx")[0]
