@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def training_options(task: Any, config: dict[str, Any], tokens: Path, words: str) -> argparse.Namespace:
-    """Return the options of a training, as ESPnet reads them; normalised without statistics, which need not exist."""
+    """Return the options of a training, as ESPnet reads them, with a normalisation that has no statistics."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "train.yaml"
         path.write_text(dump_yaml(config), encoding="utf-8")

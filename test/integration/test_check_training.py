@@ -60,7 +60,7 @@ def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_trained_teachers_need_no_configuration(tmp_path: Path) -> None:
-    """Those of --teacher_exp, or the student of the generation before; a quote is a letter, as in training."""
+    """Those of --teacher_exp, or the student of the generation before; quotes are letters, as in training."""
     words = ("--args", "--wandb_name don't --init_param the_phase_before")
     check(tmp_path, {"criteria": {"ctc": KL}}, "--teacher", "exp/one", "exp/two", *words)
     check(tmp_path, {"criteria": {}}, "--teacher", "exp/one", *words)  # conf/kd_task.yaml
