@@ -132,14 +132,16 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
         raise UserError("--search ctc is greedy: leave --beam_size out")
     attention = chosen == "attention"
     states = [list(s) for s in state_shapes(model)] if chosen == "transducer" else []
+    has_ctc = ctc_layer(model) is not None
     settings = Settings(
         chosen,
         blank=blank(model),
         end=int(model.eos) if attention else -1,
         states=[list(cache_shape(model))] if attention else states,
         beam_size=1 if chosen == "ctc" else options.beam_size or (5 if attention else 1),
-        ctc_weight=options.ctc_weight if attention and ctc_layer(model) is not None else 0.0,
-        penalty=options.penalty if attention else 0.0,
+        ctc_weight=options.ctc_weight if attention and has_ctc else 0.0,
+        # ESPnet weights the decoder by 1 - ctc_weight without CTC, too; here its weight is 1 then.
+        penalty=options.penalty / (1.0 if has_ctc else 1 - options.ctc_weight) if attention else 0.0,
         chunks=None if options.stream is None else chunks_of(model, config, *options.stream),
     )
     window = options.stream[0] if options.stream else 0

@@ -137,6 +137,15 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
         command.main([str(hybrid), "--check", str(dev), "--out", str(tmp_path / "own")])
 
 
+def test_without_ctc_the_penalty_is_weighted_as_by_espnet(tmp_path: Path) -> None:
+    """Scores are 0.6 of the decoder and 0.3 a token, in other units 1 and 0.5."""
+    from espnet_kd.export.experiment import SearchOptions, open_source
+
+    exp = write_experiment(tmp_path, **{**HYBRID, "model_conf": {"ctc_weight": 0.0}})
+    found = open_source(exp, None, SearchOptions("attention", ctc_weight=0.4, penalty=0.3)).settings
+    assert (found.ctc_weight, found.penalty) == (0.0, pytest.approx(0.5))
+
+
 def test_graphs_search_as_a_decoding_configuration_says(hybrid: Path, tmp_path: Path) -> None:
     from espnet_kd.export.experiment import search_of_decoding
 
