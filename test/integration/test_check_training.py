@@ -52,7 +52,7 @@ def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     check(tmp_path, {"consistency": {"criteria": {"ctc": KL}}})
     check(tmp_path, {"criteria": {"ctc": KL}, "teacher": {"hf": "model"}})
     check(tmp_path, {"criteria": {"ctc": KL}}, "--teacher", "trained", "trained, too")
-    check(tmp_path, {"criteria": {"a": {"type": "hidden", "tap": "normalize"}}}, *teacher)
+    check(tmp_path, {"criteria": {"a": {"type": "hidden", "tap": "normalize"}}}, *TEACHER)
     lattice = {"criteria": {"rnnt": {"type": "transducer", "kind": "alignments", "tap": "joint_network"}}}
     options = ("--task", "asr_transducer", "--args", "--targets soft", "--pseudo_labels")
     options += ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))
