@@ -23,12 +23,15 @@ NOT_DATA = frozenset(DECODING) | frozenset(
     asr_task student_config kd_config decode_ensemble peers unlabelled_share pseudo_label_args targets_args
     cluster inference_tag metric result_sets expdir ngpu num_nodes config_ngpu gpu_inference inference_nj
     student_alone use_streaming lm_dev_text lm_test_text num_splits_lm num_splits_asr feats_normalize hf_repo
-    measure download_model labeller labeller_model
+    export_formats export_args measure measure_args download_model labeller labeller_model
     """.split()
 )
 # Options that change neither the trained model nor its hypotheses.
 WITHOUT_EFFECT = frozenset(
-    "nj inference_nj python cluster stage stop_stage results_md measure metric inference_tag".split()
+    """
+    nj inference_nj python cluster stage stop_stage results_md export_formats export_args measure measure_args
+    metric inference_tag
+    """.split()
 )
 # A row without a method has none, whatever run.sh does by itself. Commands are compared without these.
 PLAIN = {"kd_config": "", "student_alone": "false"}
