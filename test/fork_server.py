@@ -82,18 +82,25 @@ def serve(listener: socket.socket) -> None:
 
 
 def answer(connection: socket.socket) -> NoReturn:
-    """Run the program in a process of its own and send its exit status; kill it if nobody waits for it."""
+    """Run the program in a process of its own and send its exit status.
+
+    A message ends it by SIGTERM; if nobody waits for it any more, it is killed.
+    """
     message, files, *_ = socket.recv_fds(connection, LONGEST_REQUEST, 3)
     child = os.fork()
     if child == 0:
         os.setsid()
         become(files, **json.loads(message))
     ended = os.pidfd_open(child)
-    if ended not in select.select([connection, ended], [], [])[0]:
+    while ended not in select.select([connection, ended], [], [])[0]:
+        if connection.recv(64):
+            signal.pidfd_send_signal(ended, signal.SIGTERM)
+            continue
         try:
             os.killpg(child, signal.SIGKILL)
         except ProcessLookupError:  # it has not made its group yet
             os.kill(child, signal.SIGKILL)
+        break
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(BrokenPipeError):  # it was killed
         connection.send(str(status).encode())

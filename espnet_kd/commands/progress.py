@@ -197,13 +197,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.pid < 1:  # os.kill takes these as groups of processes, which never end
         raise UserError(f"--pid {args.pid} is not the id of a process: give a number of at least 1")
-    stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
-    follow(GrowingFile(args.log, args.new), args.title, lambda: not stop and _alive(args.pid))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def running() -> bool:
+        return signal.sigtimedwait({signal.SIGTERM}, SECONDS_BETWEEN_UPDATES) is None and _alive(args.pid)
+
+    follow(GrowingFile(args.log, args.new), args.title, running)
 
 
 def follow(log: GrowingFile, title: str, running: Callable[[], bool]) -> None:
-    """Show the progress until ``running()`` is false."""
+    """Show the progress until ``running()``, which waits between two updates, is false."""
     training, clock = Training(), RemainingTime()
     show = ProgressBar(title) if sys.stdout.isatty() else ProgressLines(title)
     with show:
@@ -213,8 +216,6 @@ def follow(log: GrowingFile, title: str, running: Callable[[], bool]) -> None:
             for line in log.new_lines():
                 training.read(line)
             show.update(training, clock.seconds(training.fraction, time.monotonic()))
-            if more:
-                time.sleep(SECONDS_BETWEEN_UPDATES)
 
 
 def _status(training: Training, left: float | None) -> str:

@@ -69,6 +69,22 @@ print("begun")
     assert quick.stderr.splitlines()[-1:] == true.stderr.splitlines()[-1:]
 
 
+@pytest.mark.parametrize("python", [str(QUICK_PYTHON), "python3"])
+def test_the_program_may_end_in_its_own_way_at_sigterm(python: str) -> None:
+    """A line that it writes is whole."""
+    program = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: (print("the end"), exit(5)))
+print("begun", flush=True)
+signal.pause()
+"""
+    env = environment(ESPNET_KD_FORK_SERVER=fork_server.start())
+    process = subprocess.Popen([python, "-c", program], env=env, text=True, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "begun\n"
+    process.terminate()
+    assert process.communicate()[0] == "the end\n" and process.returncode == 5
+
+
 def test_the_program_dies_with_the_stand_in(start, tmp_path: Path) -> None:
     process = start(str(QUICK_PYTHON), "sleep")
     process.stdin.close()
