@@ -152,9 +152,7 @@ class Results:
     def line(self, variant: Variant) -> Line:
         """Return the line of a variant of the plan."""
         row = self.choices.get(variant.row.name, variant.row)
-        options = (self.rows[row.best_of[0]] if row.best_of else row).options
-        tests = str(options.get("test_sets", " ".join(self.plan.test_sets))).split()
-        columns = (*tests, str(options.get("valid_set", self.plan.valid_set)))
+        columns = tuple(self.plan.columns(self.rows[row.best_of[0]] if row.best_of else row))
         trials = [Trial(Variant(row, variant.length), seed) for seed in row.seeds]
         found = {trial.seed: self.known[trial.key] for trial in trials if trial.key in self.known}
         return Line(variant, row, columns, found)

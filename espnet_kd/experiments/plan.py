@@ -18,6 +18,7 @@ DECODING = (
     "inference_config", "teacher_inference_config", "inference_args", "inference_asr_model",
     "lm_config", "lm_args", "lm_exp", "lm_tag", "inference_lm",
 )  # fmt: skip
+EXPORTS = {"onnx": "onnx", "int8": "onnx_int8"}  # a value of --export_formats -> directory in the experiment
 Key = tuple[str, int, str | None]  # row, seed, length: what tells one training of a plan from another
 
 
@@ -103,6 +104,11 @@ class Trial:
         first = self.directory.with_name(f"{self.directory.name}_peer1")
         return first if first.is_dir() else self.directory
 
+    def decoded(self, column: str) -> Path:
+        """Return the directory with the score of a column of ``Plan.columns``."""
+        name, _, form = column.partition(", ")
+        return self.model / EXPORTS.get(form, form) / self.inference_tag / name
+
     @property
     def inference_tag(self) -> str:
         """Name of the directory of decoded sets in an experiment: each way of decoding has its own."""
@@ -180,11 +186,19 @@ class Plan:
             found += [Trial(variants_of(row)[-1], seed) for seed in teacher.seeds or (own,)]
         return found
 
+    def columns(self, row: Row) -> list[str]:
+        """Return the names of the sets that a row is tested on, the validation set last.
+
+        A test set is there again for each of its ``export_formats``, such as ``test, int8``.
+        """
+        given = {"test_sets": " ".join(self.test_sets), "valid_set": self.valid_set} | row.options
+        tests, forms = (str(given.get(key) or "").split() for key in ("test_sets", "export_formats"))
+        found = [test + form for form in ["", *(f", {form}" for form in forms)] for test in tests]
+        return [*found, str(given["valid_set"])]
+
     def sets(self, trial: Trial) -> list[str]:
-        """Return the names of the sets that a training is tested on, the validation set last."""
-        given = {"test_sets": " ".join(self.test_sets), "valid_set": self.valid_set}
-        given |= trial.variant.row.options
-        return with_seed(f"{given['test_sets']} {given['valid_set']}", trial.seed).split()
+        """Return the columns of a training."""
+        return [with_seed(column, trial.seed) for column in self.columns(trial.variant.row)]
 
 
 def variants_of(row: Row) -> list[Variant]:

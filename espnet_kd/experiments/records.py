@@ -21,7 +21,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.experiments.plan import Key, Plan, Row, Trial, Variant, variants_of
 from espnet_kd.files import atomic_path, read_lines
 from espnet_kd.report.run import Run, link_phases, read_run
-from espnet_kd.scoring.alignment import UNITS
+from espnet_kd.scoring.alignment import SCORE_FILE, UNITS, read_score
 
 # Metric -> utterance id -> (errors, length of the reference, substitutions, deletions, insertions).
 Errors = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -212,15 +212,15 @@ def make_record(plan: Plan, trial: Trial) -> Record:
     if trained not in found or scored not in found or not found[trained].finished:
         raise UserError(f"{trial.name}: the training of {trained} is not finished")
     run, result = found[trained], found[scored]
-    missing = [name for name in sets if name not in result.scores]
-    if missing:
+    if missing := unscored(plan, trial):
         raise UserError(
             f"{trial.name}: {scored} has no score of {', '.join(missing)}: run stages 10 and 11 again"
         )
-    errors: dict[str, Errors] = {name: result.scores[name].utterances for name in sets}
+    scores = {name: read_score(trial.decoded(name)) for name in sets}
+    errors: dict[str, Errors] = {name: score.utterances for name, score in scores.items()}
     for name in sets:
         if any(len(row) < 5 for row in errors[name]["wer"].values()):
-            raise UserError(f"{result.scores[name].path} is of an older espnet_kd: run stage 11 again")
+            raise UserError(f"{scores[name].path} is of an older espnet_kd: run stage 11 again")
     is_on_gpus = bool((run.info.get("environment") or {}).get("gpus"))
     stores = sorted({store for phase in run.phases if (store := _store(phase)) is not None})
     return Record(
@@ -237,6 +237,11 @@ def make_record(plan: Plan, trial: Trial) -> Record:
         errors=errors,
         curve=_curves(result),
     )
+
+
+def unscored(plan: Plan, trial: Trial) -> list[str]:
+    """Return the sets of a trial without a score."""
+    return [name for name in plan.sets(trial) if not (trial.decoded(name) / SCORE_FILE).is_file()]
 
 
 def _store(run: Run) -> Path | None:

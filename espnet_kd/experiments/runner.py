@@ -24,7 +24,7 @@ from espnet_kd.commands.progress import duration
 from espnet_kd.errors import UserError, first_line, printable
 from espnet_kd.experiments.logs import begin, end, lock, log_of, reason_of
 from espnet_kd.experiments.plan import Key, Plan, Trial
-from espnet_kd.experiments.records import Record, make_record, records_path, write_records
+from espnet_kd.experiments.records import Record, make_record, records_path, unscored, write_records
 from espnet_kd.experiments.trials import State, command, data_command, prepared_mark
 from espnet_kd.files import atomic_path, lock_file
 
@@ -233,7 +233,7 @@ class Runner:
                 temporary.write_text(shlex.join(task.words) + "\n", encoding="utf-8")
             return "done"
         if not self.state.is_scored(task.trial):
-            sets = " and ".join(self.state.plan.sets(task.trial))
+            sets = " and ".join(unscored(self.state.plan, task.trial))
             raise UserError(f"{task.trial.directory} has no scores of {sets}, but run.sh reported no error")
         self.state.finished.add(task.trial.key)
         self.record_finished()

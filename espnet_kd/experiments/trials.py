@@ -13,8 +13,14 @@ from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.logs import log_of, succeeded
 from espnet_kd.experiments.plan import DECODING, Key, Plan, Row, Trial, chosen, variants_of
-from espnet_kd.experiments.records import Record, choose, comparable, read_records, records_path
-from espnet_kd.scoring import alignment
+from espnet_kd.experiments.records import (
+    Record,
+    choose,
+    comparable,
+    read_records,
+    records_path,
+    unscored,
+)
 
 RUN = "./run.sh"
 # Options of kd.sh that do not change the data which stages 1 to 5 make; the others are given to these stages.
@@ -164,8 +170,7 @@ class State:
             is_done = read_record(trial.directory).get("done")
         except UserError:  # damaged: the command of the trial will say so
             return False
-        scores = [self._scores(trial, name) / alignment.SCORE_FILE for name in self.plan.sets(trial)]
-        return bool(is_done) and all(score.is_file() for score in scores)
+        return bool(is_done) and not unscored(self.plan, trial)
 
     def is_recorded(self, trial: Trial, again: bool | None = None) -> bool:
         """Return True if the records have a trial, made by the command that the plan gives it now."""
@@ -219,9 +224,6 @@ class State:
         metric, names = self.plan.metric, self.plan.sets(trial)
         rates = [f"{record.rate(name, metric):.1f} % on {name}" for name in names if record is not None]
         return f"{metric.upper()} {', '.join(rates)}"
-
-    def _scores(self, trial: Trial, name: str) -> Path:
-        return trial.model / trial.inference_tag / name
 
     def decide(self) -> None:
         """Put the choice in the place of each row of ``best_of`` whose candidates are scored."""

@@ -70,6 +70,19 @@ def test_a_training_is_recorded(plan: Plan) -> None:
     assert record.curve == {"cer_ctc": [0.5, 0.25]}
 
 
+def test_the_graphs_that_were_exported_are_scored_on_the_test_sets_again(plan: Plan) -> None:
+    own = trial(plan, "alone")
+    own.variant.row.options["export_formats"] = "onnx int8"
+    assert plan.sets(own) == ["test", "test, onnx", "test, int8", "dev"]
+    directory = train(own)
+    for name in ("onnx", "onnx_int8"):
+        with pytest.raises(UserError, match="has no score of (test, onnx, )?test, int8: run"):
+            make_record(plan, own)
+        write_score(directory / name, "test", wrong=len(name))
+    record = make_record(plan, own)
+    assert [record.rate(name, "wer") for name in plan.sets(own)[:3]] == [3.75, 5, 11.25]
+
+
 def test_costs_are_those_of_all_phases(plan: Plan) -> None:
     own = trial(plan, "low")
     train(own, info={"previous": f"{own.directory}_phase1"})
