@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", help="file in each of them (default: the averaged model)")
     p.add_argument(
         "--inference_config", nargs="+", default=["none"],
-        help="YAML for ESPnet's inference, one for all or one for each; none stands for ESPnet's defaults",
+        help="YAML for ESPnet's inference, one for all or one for each; none stands for ESPnet's defaults, "
+        "and for how a model was exported",
     )
     p.add_argument("--inference_args", default="", help='options that override it, such as "--beam_size 5"')
     p.add_argument(
@@ -111,13 +112,14 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def options_of(args: argparse.Namespace) -> list[DecodingOptions]:
-    """Return the options of decoding of each model; beside experiments, those of ESPnet are theirs alone."""
+    """Return the options of decoding of each model; beside experiments, what is for all is theirs alone."""
     exported = [find_kind(directory) == DESCRIPTION for directory in args.exp]
+    configs = one_for_each(args.inference_config, len(args.exp), "--inference_config")
     found = []
-    for alone, config in zip(
-        exported, one_for_each(args.inference_config, len(args.exp), "--inference_config"), strict=True
-    ):
-        left_out = alone and not all(exported)
+    for is_exported, config in zip(exported, configs, strict=True):
+        left_out = is_exported and not all(exported)
+        if left_out and len(args.inference_config) == 1:
+            config = "none"
         found.append(
             DecodingOptions(
                 stream=args.stream,

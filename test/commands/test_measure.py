@@ -167,10 +167,11 @@ def test_options_of_espnet_are_for_the_experiments_among_the_models(recipe: Path
     (exp / "onnx").mkdir()
     (exp / "onnx" / "export.json").touch()
     words = ["--data", "test", "--checkpoint", "a.pth", "--inference_args", "--beam_size 2"]
+    words += ["--inference_config", "a.yaml"]
     both = measure.parser().parse_args([str(exp), str(exp / "onnx"), *words])
-    assert [(o.checkpoint, o.inference_args) for o in measure.options_of(both)] == [
-        ("a.pth", "--beam_size 2"),
-        (None, ""),
+    assert [(o.checkpoint, o.inference_config, o.inference_args) for o in measure.options_of(both)] == [
+        ("a.pth", Path("a.yaml"), "--beam_size 2"),
+        (None, None, ""),
     ]
     alone = measure.parser().parse_args([str(exp / "onnx"), *words])  # is refused when it is loaded
     assert measure.options_of(alone)[0].checkpoint == "a.pth"

@@ -374,7 +374,7 @@ stage_11() {
         score "${dir}" "${evaluated[@]}"
     done
     measure_delay
-    [ -z "${export_formats}" ] || export_models
+    [ -z "${export_formats}" ] || each_model export_models
     [ "${measure}" = false ] || measure_models
     [ -z "${results_md}" ] || write_results
 }

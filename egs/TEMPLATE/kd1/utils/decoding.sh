@@ -268,17 +268,19 @@ export_model() {
     log "warning: $1 has no row for $2: ${reason:-see ${log}}" >&2
 }
 
-# export_models: export teachers, student alone and student in the formats of --export_formats; decode and score the test sets.
-export_models() {
+# each_model COMMAND: give the teachers to a command, and then the student alone and the student.
+each_model() {
     local found list
     found=$(teacher_dirs)
     lines list "${found}"
-    as_teacher export_each "${list[@]}"
+    as_teacher "$1" "${list[@]}"
     found=$(peer_dirs)
     lines list "${found}"
-    export_each ${alone:+"${alone}"} "${list[@]}"
+    "$1" ${alone:+"${alone}"} "${list[@]}"
 }
-export_each() {
+
+# export_models EXP...: export models in the formats of --export_formats; decode and score the test sets.
+export_models() {
     local exp format out outs found
     for exp; do
         for format in "${formats[@]}"; do
@@ -312,13 +314,8 @@ to_measure() {
 
 # measure_models: measure teachers, student alone and student side by side, on utterances of the first test set.
 measure_models() {
-    local dirs=() configs=() names=() found list search=${inference_args} options=() words
-    found=$(teacher_dirs)
-    lines list "${found}"
-    as_teacher to_measure "${list[@]}"
-    found=$(peer_dirs)
-    lines list "${found}"
-    to_measure ${alone:+"${alone}"} "${list[@]}"
+    local dirs=() configs=() names=() search=${inference_args} options=() words
+    each_model to_measure
     [ ${#lm_options[@]} -eq 0 ] || search+=" $(printf '%q ' "${lm_options[@]}")"
     [ "${use_streaming}" = false ] || options=(--stream)
     read -ra words <<< "${measure_args}"
