@@ -106,7 +106,7 @@ class Trial:
 
     def decoded(self, column: str) -> Path:
         """Return the directory with the score of a column of ``Plan.columns``."""
-        name, _, form = column.partition(", ")
+        name, _, form = column.removesuffix(")").partition(" (")
         return self.model / EXPORTS.get(form, form) / self.inference_tag / name
 
     @property
@@ -189,11 +189,11 @@ class Plan:
     def columns(self, row: Row) -> list[str]:
         """Return the names of the sets that a row is tested on, the validation set last.
 
-        A test set is there again for each of its ``export_formats``, such as ``test, int8``.
+        A test set is there again for each of its ``export_formats``, such as ``test (int8)``.
         """
         given = {"test_sets": " ".join(self.test_sets), "valid_set": self.valid_set} | row.options
         tests, forms = (str(given.get(key) or "").split() for key in ("test_sets", "export_formats"))
-        found = [test + form for form in ["", *(f", {form}" for form in forms)] for test in tests]
+        found = [test + form for form in ["", *(f" ({form})" for form in forms)] for test in tests]
         return [*found, str(given["valid_set"])]
 
     def sets(self, trial: Trial) -> list[str]:
