@@ -75,8 +75,8 @@ def _missing_package(error: Exception) -> UserError | None:
     if not isinstance(error, ModuleNotFoundError) or (error.name or "espnet_kd").startswith("espnet_kd"):
         return None
     return UserError(
-        f"Python module {error.name} is missing from {sys.prefix}: install what espnet_kd needs with "
-        "`pip install 'CHECKOUT[espnet]'`, where CHECKOUT is its folder"
+        f"Python module {error.name} is missing from {sys.prefix}: install it, or all that espnet_kd needs "
+        "with `pip install 'CHECKOUT[espnet]'`, where CHECKOUT is its folder"
     )
 
 

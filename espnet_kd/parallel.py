@@ -281,7 +281,7 @@ def start_cluster(cluster: Cluster, workers: int, shared: Path) -> Iterator[Any]
             raise UserError(
                 f"the {cluster.kind} cluster needs the command {submit}, which is not in the PATH"
             )
-    local = {**LOCAL, "n_workers": workers, "silence_logs": "ERROR"} if cluster.kind == "local" else {}
+    local = {**LOCAL, "n_workers": workers, "silence_logs": "CRITICAL"} if cluster.kind == "local" else {}
     with ExitStack() as stack:
         keys = stack.enter_context(encryption_options(cluster, shared))
         try:

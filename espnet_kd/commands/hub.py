@@ -61,7 +61,11 @@ def main_download(argv: list[str] | None = None) -> None:
     if Path(args.source).is_file():
         files = unpack(Path(args.source), args.expdir / "downloaded" / name)
     else:
-        files = fetch_model(args.source, f"--download_model {args.source}")
+        files = fetch_model(
+            args.source, f"--download_model {args.source}",
+            "give a name of the model zoo or of Hugging Face, or download the zip file elsewhere and give "
+            "its path",
+        )  # fmt: skip
     if "asr_model_file" not in files or "asr_train_config" not in files:
         raise UserError(f"{args.source} is not a model of ASR: it has {', '.join(sorted(files))}")
     if target.exists():  # under another name of a checkpoint

@@ -22,6 +22,7 @@ from espnet_kd.files import atomic_path, read_table
 from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.pseudo_label import normalise
+from espnet_kd.pseudo_label.models import ModelSpec
 from espnet_kd.scoring import score
 from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.kinds import Source, add_source, source_of
@@ -94,16 +95,19 @@ def work(shard: Shard, spec: Any) -> Shard:
     def decode(utt: str, wav: str) -> DecodedUtterance:
         samples, rate = read_speech(wav, utt)
         wanted = model.rate or DEFAULT_RATE
-        wave = torch.as_tensor(at_rate(samples, None if rate == wanted else (rate, wanted))).float()[None]
+        wave = at_rate(samples, None if rate == wanted else (rate, wanted))
         try:
-            text, tokens, log_probability = model.transcribe(
-                wave.to(device), torch.tensor([wave.shape[1]], device=device)
-            )[0]
+            if len(wave) > (model.window or len(wave)) and (reader := load_reader(model, spec[1])):
+                read = reader.transcribe([wave.astype("float32")])[0][0]
+            else:
+                inputs = torch.as_tensor(wave).float()[None], torch.tensor([len(wave)])
+                text, tokens, log_probability = model.transcribe(*(x.to(device) for x in inputs))[0]
+                read = Hypothesis(text, tokens, 0, log_probability)
         except (RuntimeError, ValueError, IndexError) as e:
             if isinstance(e, UserError):
                 raise
             raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
-        found = (Hypothesis(text, tokens, 0, log_probability),) if text.strip() else ()
+        found = () if read is None or not read.text.strip() else (read,)
         return DecodedUtterance(utt, len(samples), rate, found)
 
     return records.write_shard(shard, decode)
@@ -116,6 +120,17 @@ def load(spec: Any) -> tuple[Any, Any]:
     model, device = spec[0].load(), device_of_worker(spec[1])
     model.model.to(device)
     return model, device
+
+
+@lru_cache(maxsize=1)
+def load_reader(model: Any, device: str) -> Any | None:
+    """Load what reads speech of any length in windows; None unless the teacher is Whisper and transcribes."""
+    kind = getattr(getattr(model.model, "config", None), "model_type", None)
+    if kind != "whisper" or model.prompt.get("task", "transcribe") != "transcribe":
+        return None
+    from espnet_kd.pseudo_label.hugging_face import WhisperLabeller
+
+    return WhisperLabeller(ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False))
 
 
 def write_text(path: Path, table: dict[str, str]) -> None:

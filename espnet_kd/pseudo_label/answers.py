@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -174,7 +175,7 @@ def ask(wavs: Mapping[str, str], words: tuple[str, ...], timeout: float) -> Iter
         questions.writelines(json.dumps({"utt": utt, "wav": wav}) + "\n" for utt, wav in wavs.items())
         questions.seek(0)
         for number, line in enumerate(lines, 1):
-            where = f"{words[0]}: line {number} of its answers ({line.strip()[:SHOWN]!r})"
+            where = f"{shlex.join(words)}: line {number} of its answers ({line.strip()[:SHOWN]!r})"
             try:
                 answer = parse_answer(line)
             except ValueError as e:
@@ -186,8 +187,8 @@ def ask(wavs: Mapping[str, str], words: tuple[str, ...], timeout: float) -> Iter
             answers[answer["utt"]] = answer
     if lacking := [utt for utt in wavs if utt not in answers]:
         raise UserError(
-            f"{words[0]} ended without an answer for {lacking[0]} ({len(lacking)} of {len(wavs)} lack one): "
-            'it must write a line for each, with the text "" if there is none'
+            f"{shlex.join(words)} ended without an answer for {lacking[0]} ({len(lacking)} of {len(wavs)} "
+            'lack one): it must write a line for each, with the text "" if there is none'
         )
     return (to_record(utt, wav, answers[utt]) for utt, wav in wavs.items())
 
@@ -226,8 +227,8 @@ def _lines_of(
         status = process.wait(timeout)
     except (queue.Empty, subprocess.TimeoutExpired):
         raise UserError(
-            f"{words[0]} wrote nothing for {timeout:g} s and was stopped: raise --timeout, or correct the "
-            "program"
+            f"{shlex.join(words)} wrote nothing for {timeout:g} s and was stopped: raise --timeout, or "
+            "correct the program"
         ) from None
     finally:
         stop.set()
@@ -243,7 +244,7 @@ def _lines_of(
             process.stdout.close()
     if status:
         reason = f"signal {-status}" if status < 0 else f"status {status}"
-        raise UserError(f"{words[0]} ended with {reason}: {_last_line(errors)}")
+        raise UserError(f"{shlex.join(words)} ended with {reason}: {_last_line(errors)}")
 
 
 def _last_line(file: IO[bytes]) -> str:

@@ -29,7 +29,7 @@ from espnet_kd.pseudo_label.models import (
     numeral_ids,
 )
 from espnet_kd.teachers.hugging_face import UNUSED
-from espnet_kd.teachers.repository import find_directory
+from espnet_kd.teachers.repository import check_weights, find_directory
 
 Found = tuple[Hypothesis | None, str | None]
 Waves = Sequence[NDArray[np.float32]]
@@ -64,11 +64,7 @@ def check_model(spec: ModelSpec) -> None:
     if not _is_whisper(config) and not _has_ctc(config):
         kind = (config.architectures or [config.model_type])[0]
         raise UserError(f"{spec.directory} is a {kind}: labels come from Whisper and from models with CTC")
-    if not list(Path(spec.directory).glob("*.safetensors")):
-        raise UserError(
-            f"{spec.directory} has no weights in the safetensors format, and pickled ones are not read: "
-            "convert them, or give a --revision that has them"
-        )
+    check_weights(Path(spec.directory))
 
 
 def _config(directory: str) -> Any:
@@ -142,15 +138,29 @@ def _load(automatic: Any, spec: ModelSpec) -> Any:
     return model.to(parallel.device_of_worker(spec.device)).eval()
 
 
+def _tokenizer(spec: ModelSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            spec.directory, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as e:
+        raise UserError(
+            f"{spec.directory} has no tokenizer that can be read, without which there is no text: "
+            f"{first_line(e)}"
+        ) from e
+
+
 class WhisperLabeller:
     """Transcribes by Whisper's own decoding, and scores what it finds in one more pass of the decoder."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer, WhisperFeatureExtractor
+        from transformers import AutoModelForSpeechSeq2Seq, WhisperFeatureExtractor
 
         self.spec, self.model = spec, _load(AutoModelForSpeechSeq2Seq, spec)
         self.features = WhisperFeatureExtractor.from_pretrained(spec.directory, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(spec.directory, local_files_only=True)
+        self.tokenizer = _tokenizer(spec)
         self.rate = self.features.sampling_rate
         vocabulary = self.tokenizer.get_vocab()
         self.end = vocabulary["<|endoftext|>"]  # text is before it, what is special behind
@@ -270,11 +280,11 @@ class CTCLabeller:
     """Takes the most probable token of every frame."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+        from transformers import AutoFeatureExtractor, AutoModelForCTC
 
         self.spec, self.model = spec, _load(AutoModelForCTC, spec)
         self.features = AutoFeatureExtractor.from_pretrained(spec.directory, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(spec.directory, local_files_only=True)
+        self.tokenizer = _tokenizer(spec)
         self.rate = self.features.sampling_rate
         blank = self.model.config.pad_token_id
         self.blank = self.tokenizer.pad_token_id if blank is None else blank

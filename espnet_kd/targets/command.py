@@ -3,10 +3,12 @@
 The configuration of the training decides what is stored: for criteria of type topk the classes that they
 need, for all others whole vectors. Shards that exist are not computed again, so that an interrupted command
 can be repeated. ``--verify`` checks every record of a store, and that the audio has not changed since.
+``--estimate`` says what a store would cost.
 """
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
         "--store", type=path_text, help="directory of the targets (default: teacher.store of --config)"
     )
     p.add_argument("--verify", action="store_true", help="only check --store, and the audio of --data")
+    p.add_argument(
+        "--estimate", action="store_true", help="only tell what the targets will take: disk, time, memory"
+    )
     p.add_argument("--if_configured", action="store_true", help="do nothing if --config has no teacher.store")
     # The name of earlier versions.
     p.add_argument("--if_wanted", action="store_true", dest="if_configured", help=argparse.SUPPRESS)
@@ -88,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not args.config or not args.data:
         raise UserError("give --config YAML of the training and --data DIR of its speech")
-    if not args.if_configured or asks_for_store(args):
+    if args.estimate:
+        estimate(args)
+    elif not args.if_configured or asks_for_store(args):
         make(args)
 
 
@@ -171,6 +178,37 @@ def _audio_of(utt: str, wav: str) -> int | str:
         return str(e)
 
 
+def estimate(args: argparse.Namespace) -> None:
+    """Run the teachers on a few utterances, print what all targets will take, and write nothing.
+
+    Raises:
+        UserError: configuration, teachers or data are unusable.
+    """
+    from espnet_kd.targets import worker
+
+    args.store = args.store or "none"  # which is not looked at
+    asked, data = _asked(args)
+    where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
+    device = "cuda" if args.ngpu else "cpu"
+    with tempfile.TemporaryDirectory() as empty:
+        spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds_of(args), empty)
+        observer = worker.Observer(spec)
+        observer.untrained(data)
+        expected = worker.estimate(data, observer)
+    print(f"{len(data)} utterances: {expected.line(where.workers)}, {worker.peak_memory(device)} each")
+
+
+def _asked(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the plan of a store and its utterances."""
+    from espnet_kd.targets.plan import needs_text, plan
+    from espnet_kd.targets.utterances import read_data
+
+    if not 1 <= args.codebooks <= MOST_CODEBOOKS:
+        raise UserError(f"--codebooks is {args.codebooks}: give a number from 1 to {MOST_CODEBOOKS}")
+    asked = plan(args)
+    return asked, read_data(args.data, needs_text(asked.taps))
+
+
 def make(args: argparse.Namespace) -> Store:
     """Write the missing shards of a store, then its manifest.
 
@@ -178,15 +216,8 @@ def make(args: argparse.Namespace) -> Store:
         UserError: configuration, teachers or data are unusable, or the directory holds another store.
     """
     from espnet_kd.targets import worker  # imports ESPnet, which takes seconds
-    from espnet_kd.targets.plan import needs_text, plan
-    from espnet_kd.targets.utterances import read_data
-    from espnet_kd.targets.worker import check_room, estimate
-
-    if not 1 <= args.codebooks <= MOST_CODEBOOKS:
-        raise UserError(f"--codebooks is {args.codebooks}: give a number from 1 to {MOST_CODEBOOKS}")
+    asked, data = _asked(args)
     where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
-    asked = plan(args)
-    data = read_data(args.data, needs_text(asked.taps))
     directory, device = Path(str(asked.teacher.store)), "cuda" if args.ngpu else "cpu"
     settings = asked.settings(data, device)
     batch_seconds = batch_seconds_of(args)
@@ -206,8 +237,8 @@ def make(args: argparse.Namespace) -> Store:
         started = time.perf_counter()
         quantisers = worker.make_quantisers(data, spec) if "quantiser" in settings else {}
         if todo:
-            expected = estimate(data, worker.load(spec))
-            check_room(directory, expected.size * len(todo) / len(paths))
+            expected = worker.estimate(data, worker.load(spec))
+            worker.check_room(directory, expected.size * len(todo) / len(paths))
             print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
         work = partial(worker.work, spec=spec)
         # Without a record of the shards that are there, that of the others would be too small.

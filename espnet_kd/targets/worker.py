@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.criteria import TopClasses
+from espnet_kd.criteria.codebooks import CENTROIDS
 from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint
@@ -149,6 +151,16 @@ class Observer:
         paths = [path for path, tap in self.taps.items() if tap.kind == "codes"]
         files = {path: Path(self.spec.store) / quantiser_file(path) for path in paths}
         return {path: read_quantiser(file).to(self.device) for path, file in files.items()}
+
+    def untrained(self, data: SourceData) -> None:
+        """Take random codebooks in the place of quantisers, for an estimate; they cost as much."""
+        coded = {path: tap for path, tap in self.taps.items() if tap.kind == "codes"}
+        if coded:
+            utt, (wav, text) = data.chosen([0])[0]
+            seen = self.observe(utt, wav, text)[2]
+            sizes = {path: (tap.size, CENTROIDS, seen[path].tensor.shape[-1]) for path, tap in coded.items()}
+            made = {p: Quantiser(torch.zeros(size[-1]), torch.randn(size)) for p, size in sizes.items()}
+            self.quantisers = {path: quantiser.to(self.device) for path, quantiser in made.items()}
 
     def __call__(self, utt: str, wav: str, text: str) -> TargetRecord:
         """Compute the stored targets of one utterance.
@@ -370,6 +382,13 @@ def estimate(data: SourceData, observer: Observer) -> CostEstimate:
         size += INDEX_BYTES + sum(rows.nbytes for rows in record.rows.values())
     scale = len(data) / len(chosen)
     return CostEstimate(size * scale, (time.perf_counter() - started) * scale)
+
+
+def peak_memory(device: str) -> str:
+    """Return the most memory that this process has taken so far, for the user."""
+    if device == "cuda":
+        return f"{megabytes(torch.cuda.max_memory_allocated())} of GPU memory"
+    return f"{megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)} of memory"
 
 
 def check_room(directory: Path, size: float) -> None:

@@ -24,6 +24,7 @@ from espnet_kd.teachers.model import Observer, SpeechError, TeacherModel
 from espnet_kd.teachers.repository import (
     CONFIG,
     EXTRACTORS,
+    check_weights,
     find_directory,
     of_files,
     read_config,
@@ -31,6 +32,7 @@ from espnet_kd.teachers.repository import (
 )
 from espnet_kd.teachers.taps import LATTICE, Targets, first_tensor, probe, submodule
 
+logger = logging.getLogger(__name__)
 UNUSED = ("masked_spec_embed",)  # tensors that only a training reads; some checkpoints leave them out
 # Special tokens of a tokenizer of transformers, by its attribute, and their names in ESPnet's token lists.
 ESPNET_NAMES = {"word_delimiter_token": "<space>", "eos_token": "<sos/eos>", "unk_token": "<unk>"}
@@ -56,6 +58,7 @@ class HuggingFaceModel(TeacherModel):
         self.checkpoint = weights_of(directory)[0]
         self.rate = int(extractor.sampling_rate)
         self.body = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.window = getattr(extractor, "n_samples", None)
         self._takes = set(inspect.signature(self.body.forward).parameters)
         self._tokens: list[str] | None = None
         self._is_ctc = self._read_tokens = type(model).__name__.endswith("ForCTC")
@@ -84,7 +87,7 @@ class HuggingFaceModel(TeacherModel):
         """Load model and feature extractor."""
         directory = cls.locate(place, **options)
         config, transformers = read_config(directory), import_transformers(place)
-        weights_of(directory)
+        check_weights(directory)
         name = str((config.get("architectures") or ["AutoModel"])[0])
         kind = getattr(transformers, name, None)
         if kind is None or not hasattr(kind, "from_pretrained"):
@@ -271,8 +274,7 @@ class HuggingFaceModel(TeacherModel):
                 speech = (speech - speech.sum(1, keepdim=True) / count).masked_fill(~real, 0.0)
                 speech = speech / (speech.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
             return {name: speech, "attention_mask": real.long()}, lengths, speech.shape[1]
-        most = getattr(extractor, "n_samples", None)
-        counts = lengths.tolist()
+        most, counts = self.window, lengths.tolist()
         if most is not None and max(counts) > most:
             raise SpeechError(
                 counts.index(max(counts)),
@@ -368,7 +370,8 @@ def read_tokenizer(teacher: HuggingFaceModel) -> Any | None:
             teacher.directory, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
-        logging.info(f"{teacher.owner} has no tokenizer ({first_line(e)}): its classes have no names")
+        reason = first_line(e)
+        logger.info(f"{teacher.owner} has no tokenizer ({reason}): its classes have no names")
         return None
 
 

@@ -41,6 +41,7 @@ class TeacherModel(ABC):
         model: its module.
         rate: sampling rate that it expects, in hertz; None if it is not known.
         features: features per frame, of a model whose input is features; None if it is waveforms.
+        window: samples that it takes at most; None for any number.
         blank: number of the CTC blank in its tokens.
     """
 
@@ -50,6 +51,7 @@ class TeacherModel(ABC):
     model: nn.Module
     rate: int | None
     features: int | None = None
+    window: int | None = None
     blank: int = 0
 
     @property

@@ -34,7 +34,11 @@ def published_experiment(tag: str) -> Path:
     )
     target = Path(root).expanduser() / tag.replace("/", "--")
     if not (target / CHECKPOINT).exists():
-        files = fetch_model(tag, f"teacher: exp: {tag} is no directory, is not in {target.parent}, and")
+        files = fetch_model(
+            tag, f"teacher: exp: {tag} is no directory, is not in {target.parent}, and",
+            "give the directory of an experiment, a name of the model zoo, or for a model of transformers "
+            f"`hf: {tag}`, in a command --kind hf",
+        )  # fmt: skip
         config, checkpoint = model_files(files, tag)
         if not target.exists():
             with atomic_dir(target) as directory:
@@ -57,12 +61,13 @@ def model_files(files: dict[str, str], source: str) -> tuple[str, str]:
     raise UserError(f"{source} is not a model of ASR: it has {', '.join(sorted(files))}")
 
 
-def fetch_model(source: str, what: str) -> dict[str, str]:
+def fetch_model(source: str, what: str, way_out: str) -> dict[str, str]:
     """Download and unpack a model; later calls find it in the cache of the model zoo.
 
     Args:
         source: name of the model zoo or of Hugging Face, or a URL.
         what: begin of the message.
+        way_out: its end.
 
     Returns:
         Kind of file, such as ``asr_model_file``, to its path.
@@ -75,10 +80,7 @@ def fetch_model(source: str, what: str) -> dict[str, str]:
     try:
         found: dict[str, str] = ModelDownloader().download_and_unpack(source)
     except Exception as e:  # of requests, huggingface_hub and others
-        raise UserError(
-            f"{what} cannot be fetched: {first_line(e)}: give a name of the model zoo or "
-            "of Hugging Face, or download the zip file elsewhere and give its path"
-        ) from e
+        raise UserError(f"{what} cannot be fetched: {first_line(e)}: {way_out}") from e
     return found
 
 

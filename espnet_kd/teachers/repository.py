@@ -96,6 +96,22 @@ def weights_of(directory: Path) -> list[Path]:
     )
 
 
+def check_weights(directory: Path) -> None:
+    """Check that the files of the weights are whole, by their heads.
+
+    Raises:
+        UserError: one is not; or see ``weights_of``.
+    """
+    from safetensors import safe_open
+
+    for path in weights_of(directory):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except Exception as e:  # OSError, or SafetensorError, which is of no common kind
+            raise UserError(f"{path} is damaged: {first_line(e)}: copy or download it again") from e
+
+
 def of_files(paths: Sequence[Path]) -> str:
     """Return a SHA-256 over the names and contents of files."""
     return hashlib.sha256(json.dumps([[p.name, fingerprint(p)] for p in paths]).encode()).hexdigest()

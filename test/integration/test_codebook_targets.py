@@ -1,6 +1,7 @@
 """Codes of a teacher's hidden vectors: written to a store, and predicted by a student."""
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,23 @@ def few_centroids() -> None:
 @pytest.fixture(scope="module")
 def store(recipe: Recipe) -> Store:
     return write(recipe, "exp/codes")
+
+
+def test_an_estimate_writes_nothing_and_is_that_of_trained_codebooks(
+    recipe: Recipe, capsys: pytest.CaptureFixture
+) -> None:
+    criteria = MVQ | {"ctc": {"type": "kl", "tap": "ctc.ctc_lo", "weight": 0.5}}
+    with contextlib.chdir(recipe.root):
+        Path("estimate.yaml").write_text(yaml.safe_dump({"criteria": criteria}))
+        before = sorted(Path().rglob("*"))
+        words = ["--config", "estimate.yaml", "--workers", "1", "--teacher", "exp/teacher"]
+        command.main([*words, "--data", "dump/raw/train", "dump/raw/dev", "--codebooks", "2", "--estimate"])
+        assert sorted(Path().rglob("*")) == before
+    printed = capsys.readouterr().out
+    found = re.match(r"(\d+) utterances: ([\d.]+ MB), .* with 1 workers, [\d.]+ .B of memory each\n", printed)
+    assert found is not None
+    assert write(recipe, "exp/estimated", criteria).manifest.utterances == int(found[1])
+    assert f"expected for all: {found[2]}" in capsys.readouterr().out
 
 
 def test_the_store_has_the_codes_of_the_teachers_vectors(recipe: Recipe, store: Store) -> None:

@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
 import yaml
+from miniature import write_speech
 from recipe import RATE, Recipe
 from torch import Tensor
 
 from espnet_kd.commands.inspect import layer_table
 from espnet_kd.decoding import evaluate
+from espnet_kd.decoding.records import Hypothesis
 from espnet_kd.errors import UserError
+from espnet_kd.pseudo_label.models import ModelSpec
 from espnet_kd.targets import command
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers import hugging_face
@@ -294,6 +298,27 @@ def test_a_teacher_is_evaluated_on_a_set(
     assert "1 shards, 1 to decode" in printed and "WER" in printed
     assert "1 shards, 0 to decode" in capsys.readouterr().out
     assert len((tmp_path / "text").read_text().splitlines()) == 3
+
+
+def test_an_evaluation_of_whisper_reads_longer_speech_in_windows(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    class Reader:
+        def __init__(self, spec: ModelSpec) -> None:
+            seen.append(spec.directory)
+
+        def transcribe(self, waves: list[np.ndarray]) -> list[tuple[Hypothesis, str]]:
+            seen.append((len(waves), len(waves[0]), waves[0].dtype))
+            return [(Hypothesis("one two", 2, 0, -1.0), "en")]
+
+    monkeypatch.setattr("espnet_kd.pseudo_label.hugging_face.WhisperLabeller", Reader)
+    data = write_speech(tmp_path / "data", {"s1-long": 10 * RATE + 1})
+    words = [str(models["whisper"]), "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1"]
+    evaluate.main(words)
+    assert seen == [str(models["whisper"]), (1, 10 * RATE + 1, np.float32)]
+    assert (tmp_path / "out/text").read_text() == "s1-long one two\n"
 
 
 def test_an_encoder_decoder_model_is_decoded_by_generate(

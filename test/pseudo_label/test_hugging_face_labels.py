@@ -242,13 +242,24 @@ def test_a_damaged_model_is_refused(whisper: Path, ctc: Path, tmp_path: Path, da
 
     path = changed(ctc)
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="has no weights in the safetensors format, and pickled ones"):
+    with pytest.raises(UserError, match="has no weights in safetensors .*, only pytorch_model.bin"):
+        label(data, path)
+    path = changed(ctc)
+    with (path / "model.safetensors").open("r+b") as f:
+        f.truncate(1000)
+    with pytest.raises(UserError, match="/model.safetensors is damaged: .*: copy or download it again"):
         label(data, path)
     with pytest.raises(UserError, match="it needs code of its own, which is never run"):
         label(data, changed(ctc, model_type="own", auto_map={"AutoConfig": "code.Config"}))
     with pytest.raises(UserError, match="is a Wav2Vec2Model: labels come from Whisper and from models"):
         label(data, changed(ctc, architectures=["Wav2Vec2Model"]))
     assert not Path("dst").exists()
+    path = changed(ctc)
+    for file in path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(UserError, match=f"{path} has no tokenizer that can be read, without which there is"):
+        label(data, path)
+    shutil.rmtree("dst")
     path = changed(ctc)
     weights = load_file(path / "model.safetensors")
     weights.pop("wav2vec2.masked_spec_embed")  # only a training reads it, and some models lack it
