@@ -122,15 +122,14 @@ def load(spec: Any) -> tuple[Any, Any]:
     return model, device
 
 
-@lru_cache(maxsize=1)
 def load_reader(model: Any, device: str) -> Any | None:
     """Load what reads speech of any length in windows; None unless the teacher is Whisper and transcribes."""
     kind = getattr(getattr(model.model, "config", None), "model_type", None)
     if kind != "whisper" or model.prompt.get("task", "transcribe") != "transcribe":
         return None
-    from espnet_kd.pseudo_label.hugging_face import WhisperLabeller
+    from espnet_kd.pseudo_label.hugging_face import load_model
 
-    return WhisperLabeller(ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False))
+    return load_model(ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False))
 
 
 def write_text(path: Path, table: dict[str, str]) -> None:
