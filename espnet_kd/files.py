@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from espnet_kd.errors import CONTROL, UserError
 
 LOCK = ".lock"  # file in a locked directory
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ABANDONED = 60  # seconds of age from which a temporary directory without a lock is taken for left behind
 LITTLE = 1 << 20  # bytes; a disk with less free space counts as full
 
 
@@ -50,16 +53,34 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         UserError: it cannot be written, or what has the name is none.
     """
     path = Path(path)
+    _remove_abandoned(path)
     temporary = _temporary_beside(path)
     temporary.unlink()
     temporary.mkdir()
+    lock = os.open(temporary, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield temporary
         _take_place(temporary, path)
     except Exception as e:
         raise space_error(e, path) or e from None
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary directories beside ``path`` of processes that were killed: nobody has locked them."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{glob.escape(path.suffix)}"):
+        with suppress(OSError):  # it is locked, gone or not ours
+            if old.is_dir() and time.time() - old.stat().st_mtime > ABANDONED:
+                lock = os.open(old, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(old)
+                finally:
+                    os.close(lock)
 
 
 def space_error(error: Exception, place: Path) -> UserError | None:

@@ -3,6 +3,9 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -164,6 +167,35 @@ def test_a_file_in_the_place_of_a_directory_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dev is in the way"), atomic_dir(tmp_path / "dev"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["dev"] and (tmp_path / "dev").read_text() == "mine"
+
+
+def test_what_a_killed_process_left_is_removed_but_not_what_another_writes(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    program = f"""
+import sys, time
+from espnet_kd.files import atomic_dir
+with atomic_dir({str(tmp_path / "store")!r}) as directory:
+    (directory / "part").touch()
+    open({str(begun)!r}, "w")
+    time.sleep(600)
+"""
+    others = []
+    for _ in range(2):
+        others.append(subprocess.Popen([sys.executable, "-c", program]))
+        while not begun.exists():
+            time.sleep(0.01)
+        begun.unlink()
+    places = sorted(tmp_path.glob(".store.*"))
+    assert len(places) == 2
+    for place in places:
+        os.utime(place, (0, 0))
+    others[0].kill()
+    others[0].wait()
+    with atomic_dir(tmp_path / "store"):
+        assert len(list(tmp_path.glob(".store.*"))) == 2, "that of the other, and ours"
+    others[1].kill()
+    others[1].wait()
+    assert (tmp_path / "store").is_dir() and len(list(tmp_path.glob(".store.*"))) == 1
 
 
 def test_directories_written_at_once_take_the_place_whole(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from espnet_kd.methods import active
 from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
+RESULTS = "**/plans/results/**"
 # Options that may have another value when a training is continued: those of logs, and of how many steps of a
 # GPU make one update, so that a training can go on with another number of GPUs.
 MAY_CHANGE = DISPLAY_KEYS | {"accum_grad", "use_wandb"}
@@ -232,16 +234,18 @@ def _make_record(args: argparse.Namespace, command: str, before: dict[str, Any])
     }
 
 
-def git_commit() -> str | None:
-    """Return the git commit of this espnet_kd, with ``-dirty`` if files differ from it; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+def git_commit(directory: Path = Path(__file__).parent) -> str | None:
+    """Return the git commit of this espnet_kd; None outside git.
+
+    It ends in ``-dirty`` if files differ from it, other than results of plans, to which every training adds.
+    """
+    git = partial(subprocess.run, cwd=directory, capture_output=True, text=True)
     try:
-        result = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        commit = git(["git", "rev-parse", "HEAD"], check=True).stdout.strip()
+        same = git(["git", "diff", "--quiet", "HEAD", "--", ":/", f":(top,exclude,glob){RESULTS}"])
     except (OSError, subprocess.CalledProcessError):
         return None
-    return result.stdout.strip()
+    return commit + ("-dirty" if same.returncode else "")
 
 
 def _relevant_options(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Reduction = Literal["mean", "utterance", "sum"]
 FrameWeights = Literal["none", "activation", "deviation", "nonblank"]
 # Numbers of the student that are compared at a time: what a CPU can cache, or what keeps a GPU busy.
 CPU_CHUNK, GPU_CHUNK = 2**18, 2**24
+MOST_NAMES, FEW_NAMES = 40, 10  # of a list in a message: all of them up to the first number, else these
 BLANK = 0  # index of the blank: the first token of ESPnet's token lists
 
 
@@ -361,7 +362,8 @@ def near_misses(name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(str(name).lower(), names, cutoff=0.5)  # finds kl for k1
     meant = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{meant}known: {', '.join(names) or 'none'}"
+    shown = names if len(names) <= MOST_NAMES else [*names[:FEW_NAMES], f"... ({len(names)} in all)"]
+    return f"{meant}known: {', '.join(shown) or 'none'}"
 
 
 def check_choice(option: str, value: Any, choices: Any) -> Any:

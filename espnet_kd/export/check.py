@@ -47,6 +47,8 @@ class CheckSet:
                 f"{self.speech[utt]} of {utt} has {rate} Hz, the model expects {self.rate}: give a check set "
                 f"that was formatted with --fs {self.rate}"
             )
+        if not len(samples):
+            raise UserError(f"{self.speech[utt]} of {utt} has no samples: leave it out of the check set")
         return samples
 
     def errors(self, hypotheses: Mapping[str, str]) -> Counts:

@@ -136,7 +136,7 @@ def check_options(args: argparse.Namespace) -> None:
     if not OPSETS[0] <= args.opset <= OPSETS[1]:
         raise UserError(f"--opset {args.opset}: give {OPSETS[0]} to {OPSETS[1]}")
     if (args.beam_size is not None and args.beam_size < 1) or args.threads < 1:
-        raise UserError("--beam_size and --threads: give 1 or more")
+        raise UserError(f"--beam_size {args.beam_size}, --threads {args.threads}: give numbers from 1 up")
     of_stream = [n for n in (args.decoding_window, args.left_context) if n is not None]
     if of_stream and not args.stream:
         raise UserError("--decoding_window and --left_context are for chunks: give --stream as well")

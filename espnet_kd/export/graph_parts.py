@@ -111,6 +111,7 @@ class ComparedEncoder:
     def __init__(self, first: Encoder, second: Encoder) -> None:
         self._first, self._second = first, second
         self.difference = 0.0
+        self.calls = 0
 
     def begin(self) -> None:
         """Begin an utterance with both."""
@@ -121,6 +122,7 @@ class ComparedEncoder:
         """Return what the first gives of the next samples."""
         want, got = (encoder.accept(samples, last) for encoder in (self._first, self._second))
         self.difference = max(self.difference, largest_difference(want, got))
+        self.calls += len(want)
         return want
 
 

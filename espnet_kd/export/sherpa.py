@@ -73,7 +73,10 @@ def refuse(settings: Settings, rate: int) -> None:
     if rate != RATE:
         raise UserError(f"--format sherpa: sherpa-onnx takes {RATE} Hz for such models, not {rate} Hz")
     if settings.beam_size > 1:
-        raise UserError("--format sherpa: sherpa-onnx searches such models greedily: leave --beam_size out")
+        raise UserError(
+            f"--format sherpa: sherpa-onnx searches such models greedily, not with a beam of "
+            f"{settings.beam_size}: give --beam_size 1"
+        )
     if settings.blank != 0 and settings.search == "ctc":
         raise UserError(f"--format sherpa: sherpa-onnx has the blank as token 0, not {settings.blank}")
 

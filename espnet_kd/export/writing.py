@@ -194,9 +194,17 @@ def compared_parts(
 def differences(
     compared: Mapping[str, Part], stock: ComparedEncoder | ComparedChunks | None
 ) -> dict[str, float]:
-    """Return the largest difference of a value of each part, and of a streaming encoder in all chunks."""
-    found = {name: part.difference for name, part in compared.items() if isinstance(part, Compared)}
-    return found if stock is None else found | {"chunks": stock.difference}
+    """Return the largest difference of a value of each part, and of a streaming encoder in all chunks.
+
+    Raises:
+        UserError: no utterance reached a part.
+    """
+    parts: dict[str, Any] = {name: part for name, part in compared.items() if isinstance(part, Compared)}
+    parts |= {} if stock is None else {"chunks": stock}
+    for name, part in parts.items():
+        if not part.calls:
+            raise UserError(f"part {name}: no utterance of --check is long enough for it: give longer speech")
+    return {name: part.difference for name, part in parts.items()}
 
 
 def refuse_difference(parity: Mapping[str, float]) -> None:

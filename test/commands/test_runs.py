@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,22 @@ def test_other_options_of_kd_sh_are_another_training(place: Path) -> None:
     begin("--set", "cleaner=jaconv")
     with pytest.raises(UserError, match="with --cleaner jaconv, not with the defaults: .*--student_tag"):
         begin()
+
+
+def test_the_commit_is_that_of_the_code_whatever_the_results_are(tmp_path: Path) -> None:
+    assert runs.git_commit(tmp_path) is None
+    results = tmp_path / "egs/x/kd1/plans/results/a.jsonl"
+    results.parent.mkdir(parents=True)
+    code = tmp_path / "espnet_kd"
+    code.mkdir()
+    for file in (results, code / "a.py"):
+        file.write_text("1\n")
+    person = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "-A"], [*person, "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    commit = runs.git_commit(code)
+    assert commit is not None and len(commit) == 40
+    results.write_text("2\n")
+    assert runs.git_commit(code) == commit
+    (code / "a.py").write_text("2\n")
+    assert runs.git_commit(code) == f"{commit}-dirty"

@@ -116,7 +116,8 @@ def test_one_line_for_an_error_of_the_user(recipe: Recipe) -> None:
     options = recipe.training("exp/refused", "student", **{**DISTIL, "teacher": {"exp": "exp/nowhere"}})
     result = espnet_kd(recipe, "train", *options)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "espnet-kd: error: teacher directory exp/nowhere does not exist"
+    where = "exp/nowhere does not exist: give the directory of a trained ESPnet experiment"
+    assert result.stderr.splitlines()[-1] == f"espnet-kd: error: {where}"
     assert "Traceback" not in result.stderr
     command = next(line for line in result.stderr.splitlines() if line.startswith(sys.executable))
     again = quick_python(*shlex.split(command)[1:], cwd=recipe.root)
