@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import soundfile
@@ -37,6 +38,8 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 58rem; padding: 1rem; background: var(--page); color: var(--text);
   font: 1rem/1.6 system-ui, sans-serif; overflow-wrap: anywhere }
+figure { margin: 1rem 0 }
+img { max-width: 100%; background: #fff }
 h1 { font-size: 1.6rem; line-height: 1.25 }
 h2 { font-size: 1.25rem; margin-top: 2rem }
 h3 { font-size: 1rem; margin: 0 0 .5rem }
@@ -63,12 +66,14 @@ del, ins { unicode-bidi: isolate }  /* else the arrow between words of Arabic po
 :focus-visible { outline: 3px solid var(--error); outline-offset: 2px }
 @media (max-width: 38rem) { dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .6rem } }
 """
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:"  # nothing comes from anywhere else
+# Nothing comes from anywhere else.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"
 MARKS = {  # kind of error -> style, word, sign
     "S": ("error", "replaced by", "\u2192"),
     "D": ("error deleted", "missing", "\u2212"),
     "I": ("error inserted", "inserted", "+"),
 }
+PICTURE = re.compile(r"^!\[(.*)\]\((.*\.png)\)$", re.MULTILINE)  # as a report writes it
 SPACE = "\u2423"  # stands for a space, where characters are compared
 LEGEND = (
     ("nine", "four", "S", "substitution: four was recognised for nine"),
@@ -93,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--number", type=int, default=10, help="utterances from all over the set (default: 10)")
     p.add_argument("--utterances", nargs="+", default=[], help="these utterances instead")
     p.add_argument("--no_posteriors", action="store_true", help="leave out what has to load models")
+    p.add_argument(
+        "--results", type=Path, default=Path("RESULTS.md"),
+        help="report whose pictures are put into the page, if it is there (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument("--megabytes", type=float, default=20, help="largest page (default: %(default)s)")
     p.add_argument("--title", default="Teacher and students", help="heading of the page")
     p.add_argument("--out", type=Path, default=Path("demo.html"), help="page to write (default: %(default)s)")
@@ -167,7 +176,8 @@ def render(
     name, unit = args.data.name, UNITS[args.metric]
     check_texts(args.data / "text", references, speech)
     read = [(g.label, hypotheses_of(g, name, speech)) for g in groups]
-    articles, size = [], 0
+    pictures = pictures_of(args.results)
+    articles, size = [], len(pictures)
     for utt, wav in speech.items():
         found = [(label, texts[utt]) for label, texts in read]
         samples, rate = read_speech(wav, utt)
@@ -202,7 +212,7 @@ def render(
 <div class="scroll" role="region" aria-labelledby="models" tabindex="0">
 {systems(groups, name)}
 </div>
-<h2>Utterances</h2>
+{pictures}<h2>Utterances</h2>
 <p>{len(speech)} utterances, {chosen}.{note}
 Texts are as they were decoded; before scoring they may be cleaned. How errors are marked:</p>
 <ul>{legend}</ul>
@@ -211,6 +221,21 @@ Texts are as they were decoded; before scoring they may be cleaned. How errors a
 </body>
 </html>
 """
+
+
+def pictures_of(results: Path) -> str:
+    """Return the pictures of a report with their captions; nothing if there is no report, or none in it."""
+    if not results.is_file():
+        return ""
+    figures = []
+    for caption, link in PICTURE.findall(results.read_text(encoding="utf-8")):
+        path = results.parent / unquote(link)
+        if path.is_file():
+            words = text(re.sub(r"\\(.)", r"\1", caption))
+            data = base64.b64encode(path.read_bytes()).decode()
+            image = f'<img alt="{words}" src="data:image/png;base64,{data}">'
+            figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>\n")
+    return f"<h2>Pictures</h2>\n{''.join(figures)}" if figures else ""
 
 
 def hypotheses_of(group: Group, name: str, speech: Collection[str]) -> dict[str, str]:

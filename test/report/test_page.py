@@ -48,7 +48,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -121,15 +121,31 @@ def test_the_sound_is_in_the_page(recipe: Path) -> None:
     np.testing.assert_allclose(samples, tone(UTTERANCES["u07"]) / 2**15, atol=1e-4)
 
 
-def test_nothing_is_loaded_and_nothing_runs(recipe: Path) -> None:
+def test_the_pictures_of_the_report_are_in_the_page(recipe: Path) -> None:
+    assert "Pictures" not in page().text
+    Path("images").mkdir()
+    Path("images/a b.png").write_bytes(b"picture")
+    report = "# Results\n\n![WER; a dot is a \\*seed\\*](images/a%20b.png)\n\n![gone](images/gone.png)\n"
+    Path("RESULTS.md").write_text(report)
     found = page()
-    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "img", "iframe", "object", "base")]
+    (image,) = (attributes for tag, attributes in found.tags if tag == "img")
+    assert image["alt"] == "WER; a dot is a *seed*" and image["alt"] in found.text
+    assert "gone" not in found.text
+    assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == b"picture"
+    assert "Pictures" not in page("--results", "other.md").text
+
+
+def test_nothing_is_loaded_and_nothing_runs(recipe: Path) -> None:
+    Path("a.png").write_bytes(b"picture")
+    Path("RESULTS.md").write_text("![a](a.png)\n")
+    found = page()
+    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object", "base")]
     for tag, attributes in found.tags:
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href", "action"):
             assert attributes.get(name, "data:").startswith("data:")
     policy = [a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; media-src data:"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"]
 
 
 def test_text_of_users_is_shown_as_it_is(recipe: Path) -> None:
