@@ -83,6 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
+        if args.format == "sherpa":
+            import sherpa_onnx  # noqa: F401
+
     from espnet_kd.export.experiment import open_source
     from espnet_kd.export.sherpa import refuse
     from espnet_kd.export.sherpa_chunks import refuse_stream
@@ -135,8 +138,9 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--tolerance {args.tolerance:g}: give points of WER, 0 or more, such as 0.2")
     if not OPSETS[0] <= args.opset <= OPSETS[1]:
         raise UserError(f"--opset {args.opset}: give {OPSETS[0]} to {OPSETS[1]}")
-    if (args.beam_size is not None and args.beam_size < 1) or args.threads < 1:
-        raise UserError(f"--beam_size {args.beam_size}, --threads {args.threads}: give numbers from 1 up")
+    for name in ("beam_size", "threads"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name} {value}: give a number from 1 up")
     of_stream = [n for n in (args.decoding_window, args.left_context) if n is not None]
     if of_stream and not args.stream:
         raise UserError("--decoding_window and --left_context are for chunks: give --stream as well")
