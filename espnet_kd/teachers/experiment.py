@@ -356,7 +356,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         UserError: it is missing, not YAML, or not the configuration of a trained experiment.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory} does not exist: give the directory of a trained ESPnet experiment")
+        raise UserError(f"directory {directory} does not exist: give that of a trained ESPnet experiment")
     path = directory / "config.yaml"
     if not path.exists():
         raise UserError(f"{path} does not exist: give the directory of a trained ESPnet experiment")

@@ -166,7 +166,7 @@ def test_teachers_and_options_that_do_not_fit(recipe: Recipe, tmp_path: Path) ->
             label(recipe, tmp_path / "dst", "--workers", "1", *options, **changes)
         assert not list(tmp_path.glob("dst/decode/*.jsonl"))
 
-    refused("exp/no does not exist: give the directory of a trained ESPnet", teacher="exp/no")
+    refused("directory exp/no does not exist: give that of a trained ESPnet", teacher="exp/no")
     refused("give the directory of a trained ESPnet experiment", teacher="dump")
     refused("has no no.pth; it has 1epoch.pth", "--checkpoint", "no.pth")
     refused("unrecognized arguments: --beem_size 3", "--inference_args", "--beem_size 3")

@@ -116,7 +116,7 @@ def test_one_line_for_an_error_of_the_user(recipe: Recipe) -> None:
     options = recipe.training("exp/refused", "student", **{**DISTIL, "teacher": {"exp": "exp/nowhere"}})
     result = espnet_kd(recipe, "train", *options)
     assert result.returncode == 1
-    where = "exp/nowhere does not exist: give the directory of a trained ESPnet experiment"
+    where = "directory exp/nowhere does not exist: give that of a trained ESPnet experiment"
     assert result.stderr.splitlines()[-1] == f"espnet-kd: error: {where}"
     assert "Traceback" not in result.stderr
     command = next(line for line in result.stderr.splitlines() if line.startswith(sys.executable))
