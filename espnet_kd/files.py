@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import stat
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     _remove_abandoned(path)
-    temporary = _temporary_beside(path)
+    temporary = _temporary_beside(path, _mark())
     temporary.unlink()
     temporary.mkdir()
     lock = os.open(temporary, os.O_RDONLY)
@@ -70,9 +71,14 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _mark() -> str:
+    """Return the end of names of temporary directories; locks of another host might not be seen here."""
+    return f".{socket.gethostname()}.partial"
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove temporary directories beside ``path`` of processes that were killed: nobody has locked them."""
-    for old in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{glob.escape(path.suffix)}"):
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{glob.escape(_mark())}"):
         with suppress(OSError):  # it is locked, gone or not ours
             if old.is_dir() and time.time() - old.stat().st_mtime > ABANDONED:
                 lock = os.open(old, os.O_RDONLY)
@@ -304,10 +310,11 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
 
 
-def _temporary_beside(path: Path) -> Path:
+def _temporary_beside(path: Path, suffix: str | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        suffix = path.suffix if suffix is None else suffix
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror}") from None
     os.close(handle)

@@ -127,8 +127,10 @@ def load_reader(model: Any, device: str) -> Any | None:
     kind = getattr(getattr(model.model, "config", None), "model_type", None)
     if kind != "whisper" or model.prompt.get("task", "transcribe") != "transcribe":
         return None
-    from espnet_kd.pseudo_label.hugging_face import load_model
+    from espnet_kd.pseudo_label.hugging_face import WINDOW, load_model
 
+    if model.window != WINDOW * model.rate:
+        return None
     return load_model(ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False))
 
 

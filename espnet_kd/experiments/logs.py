@@ -64,6 +64,12 @@ def reason_of(log: Path) -> str:
     return errors[0] if errors else lines[-1] if lines else "it has printed nothing"
 
 
+def refusal_in(log: Path) -> str:
+    """Return the last warning of the last run of a log that a model could not be exported; else nothing."""
+    found = [line.partition("warning: ")[2] for line in _last_run(log) if " has no row for " in line]
+    return found[-1] if found else ""
+
+
 def status_of(log: Path) -> int | None:
     """Return the exit status of the last run of a log; None if there is none, or if it was interrupted."""
     lines = _last_run(log)

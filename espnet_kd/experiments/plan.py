@@ -201,6 +201,11 @@ class Plan:
         return [with_seed(column, trial.seed) for column in self.columns(trial.variant.row)]
 
 
+def is_exported(column: str) -> bool:
+    """Return whether a column of ``Plan.columns`` is of exported graphs."""
+    return column.endswith(")")
+
+
 def variants_of(row: Row) -> list[Variant]:
     """Return the variants of a row, one a length."""
     return [Variant(row, length) for length in row.lengths] or [Variant(row)]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.experiments.plan import Key, Plan, Row, Trial, Variant, variants_of
+from espnet_kd.experiments.plan import Key, Plan, Row, Trial, Variant, is_exported, variants_of
 from espnet_kd.files import atomic_path, read_lines
 from espnet_kd.report.run import Run, link_phases, read_run
 from espnet_kd.scoring.alignment import SCORE_FILE, UNITS, read_score
@@ -239,9 +239,10 @@ def make_record(plan: Plan, trial: Trial) -> Record:
     )
 
 
-def unscored(plan: Plan, trial: Trial) -> list[str]:
-    """Return the sets of a trial without a score."""
-    return [name for name in plan.sets(trial) if not (trial.decoded(name) / SCORE_FILE).is_file()]
+def unscored(plan: Plan, trial: Trial, exported: bool = True) -> list[str]:
+    """Return the sets of a trial without a score, those of exported graphs too if they count."""
+    sets = [name for name in plan.sets(trial) if exported or not is_exported(name)]
+    return [name for name in sets if not (trial.decoded(name) / SCORE_FILE).is_file()]
 
 
 def _store(run: Run) -> Path | None:

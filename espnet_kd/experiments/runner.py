@@ -22,7 +22,7 @@ from types import MappingProxyType
 from espnet_kd import parallel
 from espnet_kd.commands.progress import duration
 from espnet_kd.errors import UserError, first_line, printable
-from espnet_kd.experiments.logs import begin, end, lock, log_of, reason_of
+from espnet_kd.experiments.logs import begin, end, lock, log_of, reason_of, refusal_in
 from espnet_kd.experiments.plan import Key, Plan, Trial
 from espnet_kd.experiments.records import Record, make_record, records_path, unscored, write_records
 from espnet_kd.experiments.trials import State, command, data_command, prepared_mark
@@ -234,7 +234,8 @@ class Runner:
             return "done"
         if not self.state.is_scored(task.trial):
             sets = " and ".join(unscored(self.state.plan, task.trial))
-            raise UserError(f"{task.trial.directory} has no scores of {sets}, but run.sh reported no error")
+            why = refusal_in(task.log) or "but run.sh reported no error"
+            raise UserError(f"{task.trial.directory} has no scores of {sets}, {why}")
         self.state.finished.add(task.trial.key)
         self.record_finished()
         if task.key in self.failed:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from espnet_kd.commands.runs import read_record
@@ -144,15 +145,17 @@ class State:
         again = self.again if again is None else again
         return next((r for r in reversed(self.records) if r.key == trial.key and r.elsewhere == again), None)
 
-    def is_here(self, trial: Trial) -> bool:
+    def is_here(self, trial: Trial, exported: bool = True) -> bool:
         """Return True if a trial's directory has its trained model and the scores of all its sets.
+
+        Without those of exported graphs if they do not count: a teacher need not be exported.
 
         It was made by the command that the plan gives it now; or that command has succeeded later, as kd.sh
         accepts only what has the same configuration, options and data.
         """
         if trial.key in self.finished:
             return True
-        if not self.is_scored(trial):
+        if not self.is_scored(trial, exported):
             return False
         if (known := self.record(trial)) is not None and not self._has_contents(trial, known):
             return False  # the command of the trial says what has changed, or that it does not matter
@@ -161,23 +164,26 @@ class State:
         made_by = options_of(str(read_record(trial.directory).get("command", "")), given)
         if asked not in (made_by, options_of(succeeded(log_of(trial)), given)):
             return False
-        self.finished.add(trial.key)
+        if exported or self.is_scored(trial):
+            self.finished.add(trial.key)
         return True
 
-    def is_scored(self, trial: Trial) -> bool:
+    def is_scored(self, trial: Trial, exported: bool = True) -> bool:
         """Return True if a trial's directory has a trained model and scores of all its sets."""
         try:
             is_done = read_record(trial.directory).get("done")
         except UserError:  # damaged: the command of the trial will say so
             return False
-        return bool(is_done) and not unscored(self.plan, trial)
+        return bool(is_done) and not unscored(self.plan, trial, exported)
 
     def is_recorded(self, trial: Trial, again: bool | None = None) -> bool:
         """Return True if the records have a trial, made by the command that the plan gives it now."""
         record = self.record(trial, again)
-        if record is None or options_of(record.command) != options_of(command(self.plan, trial)):
+        if record is None or not set(self.plan.sets(trial)) <= set(record.errors):
             return False
-        return self._has_contents(trial, record)
+        left_out = WITHOUT_EFFECT - {"export_args"} if trial.options.get("export_formats") else WITHOUT_EFFECT
+        asked = options_of(command(self.plan, trial), left_out)
+        return options_of(record.command, left_out) == asked and self._has_contents(trial, record)
 
     def _has_contents(self, trial: Trial, record: Record) -> bool:
         return record.contents in (None, self.contents(trial))
@@ -264,7 +270,8 @@ class State:
 
     def is_ready(self, trial: Trial) -> bool:
         """Return True if everything that a trial needs is there."""
-        return not trial.variant.row.best_of and all(map(self.is_here, self.needs(trial)))
+        needs = [] if trial.variant.row.best_of else self.needs(trial)
+        return not trial.variant.row.best_of and all(self.is_here(t, exported=False) for t in needs)
 
     def pending(self, requested: Iterable[Trial]) -> list[Trial]:
         """Return what is still to be trained for some trials, everything after what it needs.
@@ -274,8 +281,8 @@ class State:
         found: dict[Key, Trial] = {}
 
         def add(trial: Trial, is_teacher: bool) -> None:
-            done = self.is_here if is_teacher else self.is_known
             is_open = bool(trial.variant.row.best_of)
+            done = partial(self.is_here, exported=False) if is_teacher else self.is_known
             if trial.key in found or (not is_open and done(trial)):
                 return
             for need in self.needs(trial):

@@ -7,6 +7,7 @@ marked by signs and borders, for people who do not see colours, and by words for
 import argparse
 import base64
 import io
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
@@ -22,7 +23,7 @@ from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.data.audio import read_speech
 from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError, printable
-from espnet_kd.files import atomic_path, read_table
+from espnet_kd.files import atomic_path, read_table, read_text
 from espnet_kd.report import strips, tables
 from espnet_kd.report.command import collect
 from espnet_kd.report.groups import Group
@@ -99,8 +100,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--utterances", nargs="+", default=[], help="these utterances instead")
     p.add_argument("--no_posteriors", action="store_true", help="leave out what has to load models")
     p.add_argument(
-        "--results", type=Path, default=Path("RESULTS.md"),
-        help="report whose pictures are put into the page, if it is there (default: %(default)s)",
+        "--results", type=Path,
+        help="report whose pictures are put into the page (default: RESULTS.md, if it is there)",
     )  # fmt: skip
     p.add_argument("--megabytes", type=float, default=20, help="largest page (default: %(default)s)")
     p.add_argument("--title", default="Teacher and students", help="heading of the page")
@@ -223,14 +224,20 @@ Texts are as they were decoded; before scoring they may be cleaned. How errors a
 """
 
 
-def pictures_of(results: Path) -> str:
-    """Return the pictures of a report with their captions; nothing if there is no report, or none in it."""
-    if not results.is_file():
-        return ""
+def pictures_of(results: Path | None) -> str:
+    """Return the pictures of a report with their captions; nothing if none is named and none is here.
+
+    Raises:
+        UserError: the report that is named is not there, or is no text.
+    """
+    if results is None:
+        results = Path("RESULTS.md")
+        if not results.exists():
+            return ""
     figures = []
-    for caption, link in PICTURE.findall(results.read_text(encoding="utf-8")):
+    for caption, link in PICTURE.findall(read_text(results)):
         path = results.parent / unquote(link)
-        if path.is_file():
+        if os.path.isfile(path):
             words = text(re.sub(r"\\(.)", r"\1", caption))
             data = base64.b64encode(path.read_bytes()).decode()
             image = f'<img alt="{words}" src="data:image/png;base64,{data}">'

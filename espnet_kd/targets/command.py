@@ -87,16 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     """Write the missing part of a store, or verify a store."""
     args = parser().parse_args(argv)
     if args.verify:
+        if args.estimate:
+            raise UserError("--verify is for a store that is there, --estimate for one that is not: give one")
         if args.store is None:
             raise UserError("--verify needs --store DIR")
         check(Store(args.store), args.data)
         return
     if not args.config or not args.data:
         raise UserError("give --config YAML of the training and --data DIR of its speech")
-    if args.estimate:
-        estimate(args)
-    elif not args.if_configured or asks_for_store(args):
-        make(args)
+    if not args.if_configured or asks_for_store(args):
+        (estimate if args.estimate else make)(args)
 
 
 def asks_for_store(args: argparse.Namespace) -> bool:
@@ -192,7 +192,7 @@ def estimate(args: argparse.Namespace) -> None:
     device = "cuda" if args.ngpu else "cpu"
     with tempfile.TemporaryDirectory() as empty:
         spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds_of(args), empty)
-        observer = worker.Observer(spec)
+        observer = worker.load(spec)
         observer.untrained(data)
         expected = worker.estimate(data, observer)
     print(f"{len(data)} utterances: {expected.line(where.workers)}, {worker.peak_memory(device)} each")

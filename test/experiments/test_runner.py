@@ -264,6 +264,29 @@ def test_a_run_that_leaves_no_scores_has_failed(recipe: Path, capsys: pytest.Cap
     )
 
 
+def test_graphs_count_for_a_row_but_a_teacher_need_not_have_any(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(*SOME)
+    plan = recipe / "plans/two.yaml"
+    plan.write_text(plan.read_text().replace("{expdir: exp/two,", "{expdir: exp/two, export_formats: int8,"))
+    with (recipe / "run.sh").open("a") as f:
+        f.write("""
+case ${name} in
+    teacher*) echo "log: warning: ${exp} has no row for int8: its WER moves" ;;
+    *) mkdir -p "${exp}/onnx_int8"; cp -r "${exp}/${option[inference_tag]}" "${exp}/onnx_int8" ;;
+esac
+""")
+    run(*SOME)
+    assert sorted(trained(recipe)[3:]) == ["alone_1x_seed1", "kl-weight-1_1x_seed1"]
+    assert record_file(recipe).count('"test (int8)":{') == 2
+    capsys.readouterr()
+    run("--only", "Teacher", status=1)
+    assert "has no scores of test (int8), exp/two/teacher_seed1 has no row for int8: its WER moves" in (
+        capsys.readouterr().out
+    )
+
+
 def test_damaged_files(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("--only", "Teacher")
     (recipe / "exp/two/teacher_seed1/decode/test/score.json").write_text("{")

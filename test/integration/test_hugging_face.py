@@ -314,6 +314,7 @@ def test_an_evaluation_of_whisper_reads_longer_speech_in_windows(
             return [(Hypothesis("one two", 2, 0, -1.0), "en")]
 
     monkeypatch.setattr("espnet_kd.pseudo_label.hugging_face.WhisperLabeller", Reader)
+    monkeypatch.setattr("espnet_kd.pseudo_label.hugging_face.WINDOW", 10)
     data = write_speech(tmp_path / "data", {"s1-long": 10 * RATE + 1})
     words = [str(models["whisper"]), "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1"]
     evaluate.main(words)

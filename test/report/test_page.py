@@ -132,7 +132,8 @@ def test_the_pictures_of_the_report_are_in_the_page(recipe: Path) -> None:
     assert image["alt"] == "WER; a dot is a *seed*" and image["alt"] in found.text
     assert "gone" not in found.text
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == b"picture"
-    assert "Pictures" not in page("--results", "other.md").text
+    with pytest.raises(UserError, match="other.md"):
+        page("--results", "other.md")
 
 
 def test_nothing_is_loaded_and_nothing_runs(recipe: Path) -> None:
