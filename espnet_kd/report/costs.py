@@ -198,7 +198,7 @@ def draw_points(
             _scale(ax, costs)
             ax.set_xlabel(title)
         axes[0].set(title=look.plain_text(name), ylabel=f"{metric} (%)")
-        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylim(0, 1.1 * max(point[1] for point in points) or 1)
         handles = [Line2D([], [], **style) for style in styles]
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
 
