@@ -1,9 +1,15 @@
-"""Compare the time of a step with a teacher of transformers with those of its two parts alone.
+"""Compare time and memory of a step with a teacher of transformers with those of its two parts alone.
 
-The teacher is a HuBERT of random weights; the student learns its hidden vectors.
+The teacher is a HuBERT of random weights; the student learns its hidden vectors. For the memory each
+part runs in a process of its own: ``python -m bench.hugging_face_teacher CASE VARIANT``.
 """
 
+import argparse
+import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +17,8 @@ import torch
 from torch import Tensor
 
 from bench.online_teacher import TeacherCase, training_step
-from bench.report import judge
+from bench.report import judge, verdict
+from bench.rnnt.memory import Megabytes, MemoryWatch
 from bench.speech_model import ModelSize, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
@@ -25,13 +32,37 @@ from espnet_kd.teachers.taps import Taps
 
 TARGET = 1.05
 CASES = {"an4": TeacherCase(ModelSize(3, 48), ModelSize(4, 96), 4, 2.5, rounds=10)}
+PARTS, WHOLE = ("student step", "teacher forward"), "step with teacher"
 
 
 def main() -> bool:
-    """Time the case; return True if it meets the target."""
-    parts = ("student step", "teacher forward")
-    ratios = {"step with teacher / (student step + teacher forward)": ("step with teacher", parts)}
-    return judge(CASES, measure, ratios, TARGET)
+    """Measure the case; return True if time and memory meet the target."""
+    title = f"{WHOLE} / ({' + '.join(PARTS)})"
+    met = judge(CASES, measure, {title: (WHOLE, PARTS)}, TARGET)
+    for case in CASES:
+        found = {name: peak(case, name) for name in (*PARTS, WHOLE)}
+        print("\nMB that each adds: " + ", ".join(f"{name} {size:.0f}" for name, size in found.items()))
+        line, kept = verdict(f"memory, {title}", found[WHOLE] / sum(found[p] for p in PARTS), at_most=TARGET)
+        print(line)
+        met = met and kept
+    return met
+
+
+def peak(case: str, variant: str) -> Megabytes:
+    """Measure how much a variant adds to the peak memory of its process, in a new process."""
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bench.hugging_face_teacher", case, variant]
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return float(output.splitlines()[-1])
+
+
+def growth(case: TeacherCase, variant: str) -> Megabytes:
+    """Measure a variant in this process, after a run that loads libraries."""
+    run = variants(case)[variant]
+    run()
+    with MemoryWatch() as watch:
+        run()
+    return watch.growth
 
 
 def hubert(size: ModelSize, directory: Path) -> TeacherModel:
@@ -49,7 +80,12 @@ def hubert(size: ModelSize, directory: Path) -> TeacherModel:
 
 
 def measure(case: TeacherCase) -> dict[str, Timing]:
-    """Time the plain student's step, the teacher's forward by transformers alone, and the distilled step."""
+    """Time the variants."""
+    return interleaved(variants(case), case.rounds)
+
+
+def variants(case: TeacherCase) -> dict[str, Callable[[], object]]:
+    """Return the plain step, the teacher's forward by transformers alone, and the step with both."""
     from transformers import Wav2Vec2FeatureExtractor
 
     torch.set_num_threads(1)
@@ -65,12 +101,11 @@ def measure(case: TeacherCase) -> dict[str, Timing]:
         inputs = extractor(waves, sampling_rate=16000, return_tensors="pt", padding=True)
         return teacher.model(**inputs).last_hidden_state
 
-    variants = {
-        "student step": training_step(build(case.student), data),
-        "teacher forward": forward,
-        "step with teacher": training_step(distilled(build(case.student), teacher, case), data),
+    return {
+        PARTS[0]: training_step(build(case.student), data),
+        PARTS[1]: forward,
+        WHOLE: training_step(distilled(build(case.student), teacher, case), data),
     }
-    return interleaved(variants, case.rounds)
 
 
 def distilled(student: torch.nn.Module, teacher: TeacherModel, case: TeacherCase) -> torch.nn.Module:
@@ -81,3 +116,11 @@ def distilled(student: torch.nn.Module, teacher: TeacherModel, case: TeacherCase
     method = Objective(OnlineTeacher([teacher], [tap]), taps, (term,), Schedule(1.0, 1.0))
     sizes = {"student_dim": case.student.width, "teacher_dim": case.teacher.width}
     return distil(student, method, {"rkd": build_criterion("hidden", **sizes)})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("variant", choices=(*PARTS, WHOLE))
+    chosen = parser.parse_args()
+    print(growth(CASES[chosen.case], chosen.variant))
