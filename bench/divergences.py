@@ -4,16 +4,13 @@ Each pass, forward and backward, runs in a process of its own: ``python -m bench
 """
 
 import argparse
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from bench.report import table, verdict
-from bench.rnnt.memory import Megabytes, MemoryWatch
+from bench.rnnt.memory import Megabytes, MemoryWatch, printed_by
 from bench.timing import interleaved, ratio
 from espnet_kd.criteria import build_criterion, criterion
 
@@ -66,10 +63,7 @@ def main() -> bool:
 
 def peak(name: str, who: str) -> Megabytes:
     """Measure how much a pass adds to the peak memory of its process, in a new process."""
-    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.divergences", name, who]
-    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    return float(output.splitlines()[-1])
+    return printed_by("bench.divergences", name, who)
 
 
 def measure(name: str, who: str) -> Megabytes:

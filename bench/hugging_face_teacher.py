@@ -5,9 +5,6 @@ part runs in a process of its own: ``python -m bench.hugging_face_teacher CASE V
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,7 +15,7 @@ from torch import Tensor
 
 from bench.online_teacher import TeacherCase, training_step
 from bench.report import judge, verdict
-from bench.rnnt.memory import Megabytes, MemoryWatch
+from bench.rnnt.memory import Megabytes, MemoryWatch, printed_by
 from bench.speech_model import ModelSize, batch, build
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
@@ -50,10 +47,7 @@ def main() -> bool:
 
 def peak(case: str, variant: str) -> Megabytes:
     """Measure how much a variant adds to the peak memory of its process, in a new process."""
-    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.hugging_face_teacher", case, variant]
-    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    return float(output.splitlines()[-1])
+    return printed_by("bench.hugging_face_teacher", case, variant)
 
 
 def growth(case: TeacherCase, variant: str) -> Megabytes:

@@ -6,16 +6,13 @@ step runs in a process of its own: ``python -m bench.transducer_memory CLASSES p
 
 import argparse
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import torch
 
 from bench.online_teacher import training_step
 from bench.report import table, verdict
-from bench.rnnt.memory import Megabytes, MemoryWatch
+from bench.rnnt.memory import Megabytes, MemoryWatch, printed_by
 from bench.transducer import CASES, batch, build, distilled
 from espnet_kd.methods.transducer import with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk
@@ -55,10 +52,7 @@ def sizes(classes: int) -> tuple[int, Megabytes]:
 
 def peak(classes: int, who: str) -> Megabytes:
     """Measure how much a step adds to the peak memory of its process, in a new process."""
-    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.transducer_memory", str(classes), who]
-    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    return float(output.splitlines()[-1])
+    return printed_by("bench.transducer_memory", str(classes), who)
 
 
 def measure(classes: int, who: str) -> Megabytes:

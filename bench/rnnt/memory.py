@@ -29,11 +29,19 @@ def peak(case: LatticeCase, who: str, name: str, chunk: int | None = None, devic
         device: `cpu` or `cuda`.
     """
     request = json.dumps({"case": asdict(case), "who": who, "name": name, "chunk": chunk, "device": device})
-    command = [sys.executable, "-m", "bench.rnnt.memory", request]
+    return printed_by("bench.rnnt.memory", request)
+
+
+def printed_by(module: str, *words: str) -> Megabytes:
+    """Run a module in a new process, which gives freed memory back; return the number that it prints last.
+
+    OMP_NUM_THREADS is that of this process, 1 by ``bench.__main__``.
+    """
     # Without a threshold, malloc keeps a random part of the freed memory.
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-m", module, *words]
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    return float(output)
+    return float(output.splitlines()[-1])
 
 
 def measure(case: LatticeCase, variant: Variant, device: str) -> Megabytes:
