@@ -270,8 +270,9 @@ class State:
 
     def is_ready(self, trial: Trial) -> bool:
         """Return True if everything that a trial needs is there."""
-        needs = [] if trial.variant.row.best_of else self.needs(trial)
-        return not trial.variant.row.best_of and all(self.is_here(t, exported=False) for t in needs)
+        if trial.variant.row.best_of:
+            return False
+        return all(self.is_here(need, exported=False) for need in self.needs(trial))
 
     def pending(self, requested: Iterable[Trial]) -> list[Trial]:
         """Return what is still to be trained for some trials, everything after what it needs.
