@@ -313,11 +313,22 @@ def link_phases(runs: list[Run]) -> list[Run]:
 
 
 def is_teacher(run: Run, runs: list[Run]) -> bool:
-    """Return True if run.json says so, or else if another run was distilled from it, and it from none."""
+    """Return True if run.json says so, or if others were distilled from it, and it from none.
+
+    One that run.json calls a student, as a plan trains every teacher, is one only of other architectures: a
+    student alone that taught its own size remains a student.
+    """
     role = run.info.get("role")
-    if role is not None:
-        return bool(role == "teacher")
-    return not run.distilled and any(run.directory.resolve() in other.teachers for other in runs)
+    if role == "teacher":
+        return True
+    taught = [other for other in runs if run.directory.resolve() in _taught_by(other)]
+    own_size = any(architecture(other) == architecture(run) for other in taught)
+    return bool(taught) and not run.distilled and not (role and own_size)
+
+
+def _taught_by(run: Run) -> list[Path]:
+    given = run.info.get("teachers") or []  # also those whose targets are stored
+    return [*run.teachers, *(Path(d).resolve() for d in given)]
 
 
 def relevant_options(run: Run) -> dict[str, Any]:

@@ -25,6 +25,24 @@ def test_runs_that_differ_in_the_seed_are_one_row(tmp_path: Path) -> None:
     assert (student.baseline, longer.baseline, taught.baseline) == (None, student, student)
 
 
+def test_a_teacher_that_was_trained_as_a_student(tmp_path: Path) -> None:
+    """A plan trains its teacher like a student; one that taught its own size stays a student."""
+    large = config(encoder_conf={"output_size": 16})
+    stored = distilled() | {"teacher": {"store": "targets"}}
+    plan = {
+        "large": (large, {}),
+        "alone": (config(), {}),
+        "taught": (stored, {"teachers": [str(tmp_path / "large")]}),
+        "own_size": (stored | {"lr": 3}, {"teachers": [str(tmp_path / "alone")]}),
+    }
+    for name, (settings, info) in plan.items():
+        write_checkpoint(write_experiment(tmp_path / name, settings, {"role": "student", **info}), 100, epochs=1)
+        write_score(tmp_path / name, "test", wrong=3)
+    assert {g.name: g.kind for g in groups(tmp_path)} == {
+        "large": "teacher", "alone": "student", "taught": "distilled", "own_size": "distilled"
+    }  # fmt: skip
+
+
 def test_a_comparison_is_over_the_errors_of_all_seeds(tmp_path: Path) -> None:
     write_recipe(tmp_path)
     taught = groups(tmp_path)[-1]
