@@ -247,7 +247,7 @@ def make_record(
     if references is not None:
         texts = [result.texts[utt] for utt in references]
         counts = sum((a.counts for a in align(references.values(), texts, "word")), Counts())
-    facts = {key: model.facts[key] for key in ("chunk_ms", "disk_mb", "parameters")}
+    facts = {key: model.facts[key] for key in ("chunk_ms", "disk_mb", "parameters", "model")}
     options = model.options
     return {
         **facts,

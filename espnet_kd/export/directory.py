@@ -18,7 +18,7 @@ from espnet_kd.export.search import PIECE, SPACE, Array, Chunks, Part, Settings
 from espnet_kd.export.sherpa import recogniser
 from espnet_kd.export.sherpa_stream import GIVEN, SherpaStream, online_recognizer
 from espnet_kd.export.stream import ChunkEncoder, Encoder, Stream, decode
-from espnet_kd.files import read_json, read_lines
+from espnet_kd.files import fingerprint, read_json, read_lines
 from espnet_kd.measure.recogniser import Stream as AnyStream
 
 DESCRIPTION = "export.json"
@@ -177,6 +177,18 @@ def label_of(directory: Path) -> str:
     names = [LABELS[description["format"]], *(["int8"] if "int8" in description.get("check", ()) else [])]
     name = "int8" if names == ["ONNX", "int8"] else ", ".join(names)
     return name + ", streaming" * (settings.chunks is not None) + ", greedy" * settings.greedy
+
+
+def refuse_old(directory: Path, experiment: Path) -> None:
+    """Check that an exported model was made of what its experiment has now; a checkpoint may be gone.
+
+    Raises:
+        UserError: it was not, or see ``read_description``.
+    """
+    source = read_description(directory).get("source") or {}
+    checkpoint = experiment / str(source.get("checkpoint"))
+    if checkpoint.is_file() and source.get("checkpoint_sha256") not in (None, fingerprint(checkpoint)):
+        raise UserError(f"it was made of another {checkpoint.name} than there is now: export it again")
 
 
 def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:

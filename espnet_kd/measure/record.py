@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import atomic_path, fingerprint, read_json
 
 FILE = "measure.json"  # in EXP/TAG/SET, beside score.json
 
@@ -52,6 +52,7 @@ class Record:
         machine: what computed: ``cpu``, ``cores``, ``threads``, ``load`` (of the machine when it began), and
             ``versions``.
         options: how it was decoded; ``search`` in words, of exported models.
+        model: the files of its directory that decoding needs, name -> SHA-256; empty if unknown.
     """
 
     utterances: int
@@ -73,6 +74,12 @@ class Record:
     words: int | None
     machine: dict[str, Any]
     options: dict[str, Any]
+    model: dict[str, str] = field(default_factory=dict)
+
+    def changed_file(self, directory: Path) -> str | None:
+        """Return a file of the model that is another one now; None if there is none. Files may be gone."""
+        found = {name: path for name in self.model if (path := directory / name).is_file()}
+        return next((name for name, path in found.items() if fingerprint(path) != self.model[name]), None)
 
 
 def write_record(record: Record, directory: Path) -> None:
@@ -91,15 +98,15 @@ def read_record(directory: Path) -> Record | None:
     path = directory / FILE
     if not path.is_file():
         return None
-    content = read_json(path)
+    content = {"model": {}, **read_json(path)}
     try:
         for name in ("rtf", "relative", "first_text_s", "end_s"):
             value = content[name]
             content[name] = None if value is None else Spread(**{k: float(v) for k, v in value.items()})
-        record = Record(**{field.name: content[field.name] for field in fields(Record)})
+        record = Record(**{known.name: content[known.name] for known in fields(Record)})
         for name in ("startup_s", "memory_mb", "disk_mb", "duration_s"):
             float(getattr(record, name))
-        {**record.machine, **record.machine["versions"], **record.options}
+        {**record.machine, **record.machine["versions"], **record.options, **record.model}
         if record.rtf is None or record.end_s is None:
             raise TypeError("no time")
     except (TypeError, ValueError, KeyError, AttributeError):

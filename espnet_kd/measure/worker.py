@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError, first_line
+from espnet_kd.files import fingerprint
 from espnet_kd.measure.recogniser import (
     DecodingOptions,
     Recogniser,
@@ -126,6 +127,7 @@ def describe(model: Recogniser) -> dict[str, Any]:
         "decoding": model.decoding,
         "parameters": model.parameters,
         "disk_mb": sum(path.stat().st_size for path in model.files) / MEGABYTE,
+        "model": {path.name: fingerprint(path) for path in model.files if path.parent == model.directory},
         "versions": {"python": platform.python_version(), **versions},
     }
 

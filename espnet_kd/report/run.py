@@ -11,7 +11,7 @@ from typing import Any
 
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError
-from espnet_kd.export.directory import DESCRIPTION, label_of
+from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.measure.record import Record, read_record
 from espnet_kd.methods import active, idle_keys
@@ -285,9 +285,21 @@ def read_run(
 def _results(decoded: Path, sets: list[str]) -> Results:
     """Read the scores of decoded sets, and what decoding those costs."""
     scored = [name for name in sets if (decoded / name / score_files.SCORE_FILE).is_file()]
-    costs = {name: read_record(decoded / name) for name in scored}
+    costs = {name: _costs(decoded, name) for name in scored}
     known = {name: cost for name, cost in costs.items() if cost is not None}
     return {name: score_files.read_score(decoded / name) for name in scored}, known
+
+
+def _costs(decoded: Path, name: str) -> Record | None:
+    """Read what decoding a set costs; leave out, with a warning, what was measured of an older model."""
+    record = read_record(decoded / name)
+    changed = None if record is None else record.changed_file(decoded.parent)
+    if changed is not None:
+        print(
+            f"espnet-kd: warning: {decoded / name} was measured with another {changed}: measure again",
+            file=sys.stderr,
+        )
+    return None if changed else record
 
 
 def _exports(directory: Path, tag: str, sets: list[str]) -> dict[str, Results]:
@@ -297,6 +309,7 @@ def _exports(directory: Path, tag: str, sets: list[str]) -> dict[str, Results]:
         results = _results(path.parent / tag, sets)
         if results[0]:
             try:
+                refuse_old(path.parent, directory)
                 found[label_of(path.parent)] = results
             except UserError as e:
                 print(f"espnet-kd: warning: no row for {path.parent}: {e}", file=sys.stderr)

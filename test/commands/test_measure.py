@@ -12,7 +12,7 @@ from miniature import write_speech
 
 from espnet_kd.commands import measure
 from espnet_kd.errors import UserError
-from espnet_kd.files import write_table
+from espnet_kd.files import fingerprint, write_table
 from espnet_kd.measure import process
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import KINDS, DecodingOptions
@@ -48,6 +48,7 @@ def test_models_are_measured_side_by_side(recipe: Path, capsys: pytest.CaptureFi
     assert (first.errors, first.words, second.errors) == (0, 8, 4)
     assert first.end_s.median > 0.02 and first.memory_mb > 5 and first.startup_s > 0
     assert first.disk_mb == pytest.approx((slow / "fake.json").stat().st_size / 1e6)
+    assert first.model == {"fake.json": fingerprint(slow / "fake.json")}
     assert first.machine["threads"] == 1 and first.machine["cpu"] and "numpy" in first.machine["versions"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| model | RTF | 90 % below | relative to the first | final text s | MB |")

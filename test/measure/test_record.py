@@ -1,7 +1,7 @@
 """The file that keeps what was measured."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +23,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_record(unknown, tmp_path / "tag/test")
     assert read_record(tmp_path / "tag/test") == unknown
     assert read_record(tmp_path) is None
+    older = {key: value for key, value in asdict(RECORD).items() if key != "model"}
+    (tmp_path / FILE).write_text(json.dumps(older))
+    assert read_record(tmp_path) == RECORD
 
 
 WRONG = {"median": "x", "p10": 0, "p90": 0}
 
 
 @pytest.mark.parametrize(
-    "change", [{"rtf": None}, {"end_s": None}, {"rtf": WRONG}, {"machine": None}, {"disk_mb": "a"}, "[]", "{"]
+    "change",
+    [
+        {"rtf": None}, {"end_s": None}, {"rtf": WRONG}, {"machine": None}, {"disk_mb": "a"}, {"model": 1},
+        "[]", "{",
+    ],  # fmt: skip
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
     write_record(RECORD, tmp_path)

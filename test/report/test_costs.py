@@ -1,5 +1,6 @@
 """Speed and size in RESULTS.md: columns, table and picture."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from records_of_costs import RECORD
 
 from espnet_kd.export.directory import write_description
 from espnet_kd.export.search import Settings
+from espnet_kd.files import fingerprint
 from espnet_kd.measure.record import Spread, write_record
 from espnet_kd.report import command, costs
 from espnet_kd.report.costs import best, cost_table
@@ -138,6 +140,20 @@ def test_an_export_that_cannot_be_read_is_named(recipe: Path, capsys: pytest.Cap
     assert "| teacher |" in text and "ONNX" not in text
 
 
+def test_an_export_of_an_older_checkpoint_has_no_row(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(recipe, "teacher", "onnx", 4, 0.1, 41.0, beam=4)
+    model, written = recipe / "exp/teacher/valid.acc.ave.pth", recipe / "exp/teacher/onnx/export.json"
+    source = {"checkpoint": model.name, "checkpoint_sha256": fingerprint(model)}
+    written.write_text(json.dumps(json.loads(written.read_text()) | {"source": source}))
+    assert "| teacher, ONNX |" in report() and not capsys.readouterr().err
+    model.write_bytes(model.read_bytes() + b" ")
+    assert "ONNX" not in report()
+    message = "onnx: it was made of another valid.acc.ave.pth than there is now: export it again"
+    assert message in capsys.readouterr().err
+
+
 def test_options_of_decoding_are_named() -> None:
     options = {"inference_config": "conf/decode.yaml", "inference_args": "--beam_size 5", "checkpoint": None}
     text = cost_table({"a": replace(RECORD, options=options)})
@@ -162,6 +178,17 @@ def test_a_damaged_record_is_named(recipe: Path, capsys: pytest.CaptureFixture[s
     (recipe / "exp/student" / TAG / "test" / "measure.json").write_text("{}")
     report()
     assert "measure.json is damaged: remove it and measure again" in capsys.readouterr().err
+
+
+def test_costs_of_a_model_that_was_trained_again_are_left_out(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, gone = recipe / "exp/student/valid.acc.ave.pth", {"removed.pth": "0" * 64}
+    measured(recipe, "student", 0.1, 9.0, model={model.name: fingerprint(model)} | gone)
+    assert "## Speed and size" in report() and "measured with" not in capsys.readouterr().err
+    model.write_bytes(model.read_bytes() + b" ")
+    assert "## Speed and size" not in report()
+    assert "/test was measured with another valid.acc.ave.pth: measure again" in capsys.readouterr().err
 
 
 def test_a_point_is_the_mean_of_a_row(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
