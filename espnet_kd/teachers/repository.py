@@ -97,7 +97,7 @@ def weights_of(directory: Path) -> list[Path]:
 
 
 def check_weights(directory: Path) -> None:
-    """Check that the files of the weights are whole, by their heads.
+    """Check that the files of the weights are there and whole, by their heads.
 
     Raises:
         UserError: one is not; or see ``weights_of``.
@@ -105,6 +105,8 @@ def check_weights(directory: Path) -> None:
     from safetensors import safe_open
 
     for path in weights_of(directory):
+        if not path.is_file():
+            raise UserError(f"{path} is missing, and {INDEX} names it: copy or download it again")
         try:
             with safe_open(path, "pt"):
                 pass

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.teachers.repository import find_directory, is_complete, of_files, weights_of
+from espnet_kd.teachers.repository import (
+    INDEX,
+    check_weights,
+    find_directory,
+    is_complete,
+    of_files,
+    weights_of,
+)
 
 PARTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -42,6 +49,17 @@ def test_the_index_names_the_parts_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": []}')
     with pytest.raises(UserError, match="index.json names no files .*: download the model again"):
         weights_of(tmp_path)
+
+
+def test_a_part_that_is_missing_is_not_called_damaged(tmp_path: Path) -> None:
+    write(tmp_path, PARTS[0])
+    write_index(tmp_path, *reversed(PARTS), PARTS[1])
+    (tmp_path / PARTS[0]).write_bytes((2).to_bytes(8, "little") + b"{}")  # no tensors, and whole
+    with pytest.raises(UserError, match=f"{PARTS[1]} is missing, and {INDEX} names it: copy or download"):
+        check_weights(tmp_path)
+    (tmp_path / PARTS[1]).write_text("{}")
+    with pytest.raises(UserError, match=f"{PARTS[1]} is damaged"):
+        check_weights(tmp_path)
 
 
 def test_a_download_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
