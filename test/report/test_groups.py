@@ -36,7 +36,8 @@ def test_a_teacher_that_was_trained_as_a_student(tmp_path: Path) -> None:
         "own_size": (stored | {"lr": 3}, {"teachers": [str(tmp_path / "alone")]}),
     }
     for name, (settings, info) in plan.items():
-        write_checkpoint(write_experiment(tmp_path / name, settings, {"role": "student", **info}), 100, epochs=1)
+        info = {"role": "student", **info}
+        write_checkpoint(write_experiment(tmp_path / name, settings, info), 100, epochs=1)
         write_score(tmp_path / name, "test", wrong=3)
     assert {g.name: g.kind for g in groups(tmp_path)} == {
         "large": "teacher", "alone": "student", "taught": "distilled", "own_size": "distilled"
