@@ -5,6 +5,7 @@ and the scoring as well. Shards that exist are not decoded again.
 """
 
 import argparse
+import copy
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -122,16 +123,23 @@ def load(spec: Any) -> tuple[Any, Any]:
     return model, device
 
 
+@lru_cache(maxsize=1)
 def load_reader(model: Any, device: str) -> Any | None:
-    """Load what reads speech of any length in windows; None unless the teacher is Whisper and transcribes."""
+    """Return what reads speech of any length in windows; None unless the teacher is Whisper and transcribes.
+
+    It shares the teacher's weights, and has a generation configuration of its own, since it changes that.
+    """
     kind = getattr(getattr(model.model, "config", None), "model_type", None)
     if kind != "whisper" or model.prompt.get("task", "transcribe") != "transcribe":
         return None
-    from espnet_kd.pseudo_label.hugging_face import WINDOW, load_model
+    from espnet_kd.pseudo_label.hugging_face import WINDOW, WhisperLabeller
 
-    if model.window != WINDOW * model.rate:
+    if model.window != WINDOW * model.rate or not hasattr(model.model, "generate"):
         return None
-    return load_model(ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False))
+    shared = copy.copy(model.model)
+    shared.generation_config = copy.deepcopy(model.model.generation_config)
+    spec = ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False)
+    return WhisperLabeller(spec, shared)
 
 
 def write_text(path: Path, table: dict[str, str]) -> None:

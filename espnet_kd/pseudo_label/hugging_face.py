@@ -153,12 +153,17 @@ def _tokenizer(spec: ModelSpec) -> Any:
 
 
 class WhisperLabeller:
-    """Transcribes by Whisper's own decoding, and scores what it finds in one more pass of the decoder."""
+    """Transcribes by Whisper's own decoding, and scores what it finds in one more pass of the decoder.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    Args:
+        spec: the model.
+        loaded: its weights, if they are in memory already.
+    """
+
+    def __init__(self, spec: ModelSpec, loaded: Any | None = None) -> None:
         from transformers import AutoModelForSpeechSeq2Seq, WhisperFeatureExtractor
 
-        self.spec, self.model = spec, _load(AutoModelForSpeechSeq2Seq, spec)
+        self.spec, self.model = spec, _load(AutoModelForSpeechSeq2Seq, spec) if loaded is None else loaded
         self.features = WhisperFeatureExtractor.from_pretrained(spec.directory, local_files_only=True)
         self.tokenizer = _tokenizer(spec)
         self.rate = self.features.sampling_rate

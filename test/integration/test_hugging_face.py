@@ -306,7 +306,7 @@ def test_an_evaluation_of_whisper_reads_longer_speech_in_windows(
     seen = []
 
     class Reader:
-        def __init__(self, spec: ModelSpec) -> None:
+        def __init__(self, spec: ModelSpec, loaded: object) -> None:
             seen.append(spec.directory)
 
         def transcribe(self, waves: list[np.ndarray]) -> list[tuple[Hypothesis, str]]:

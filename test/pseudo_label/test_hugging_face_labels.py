@@ -9,10 +9,12 @@ import pytest
 from miniature import write_speech
 
 from espnet_kd.decoding import records
+from espnet_kd.decoding.evaluate import load_reader
 from espnet_kd.decoding.records import Hypothesis
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import command, hugging_face, models
 from espnet_kd.pseudo_label.models import ModelSpec, numeral_ids
+from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.repository import find_directory
 
 transformers = pytest.importorskip("transformers")
@@ -184,6 +186,17 @@ def test_a_long_recording_gives_what_its_windows_give(whisper: Path) -> None:
     assert not first.segments, "so the second window begins behind the first"
     assert found.text == f"{first.text} {second.text}" and first.text and second.text
     assert found.score == pytest.approx(first.score + second.score, abs=1e-3)
+
+
+def test_an_evaluation_reads_longer_speech_with_the_weights_in_memory(whisper: Path) -> None:
+    teacher = Source("hf", str(whisper)).load()
+    before = teacher.model.generation_config.to_dict()
+    reader = load_reader(teacher, "cpu")
+    assert reader.model.proj_out.weight is teacher.model.proj_out.weight
+    assert reader.model.generation_config.no_timestamps_token_id == reader.first_time - 1
+    assert teacher.model.generation_config.to_dict() == before
+    wave = np.random.default_rng(0).standard_normal(31 * reader.rate).astype(np.float32) / 9
+    assert reader.transcribe([wave]) == hugging_face.load_model(spec(whisper)).transcribe([wave])
 
 
 def test_a_ctc_model_takes_the_best_token_of_every_frame(data: Path, ctc: Path) -> None:
