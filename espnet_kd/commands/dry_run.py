@@ -3,11 +3,13 @@
 `run.sh --dry_run true` calls it. kd.sh hands over its options as ``NAME=VALUE`` words. Nothing is written.
 """
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from espnet_kd.command_line import command_parser
@@ -23,7 +25,7 @@ from espnet_kd.commands.estimates import (
     perturbed,
     speed,
 )
-from espnet_kd.config import merge_files
+from espnet_kd.config import merge, merge_files
 from espnet_kd.data import batches
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
@@ -187,6 +189,43 @@ class Recipe:
         return line
 
 
+def warnings(recipe: Recipe, configs: list[Path], teachers: list[str]) -> list[str]:
+    """Return what the training of a student would refuse: options of its methods, inputs that are missing.
+
+    Args:
+        recipe: the recipe; nothing is checked while the number of its tokens is unknown.
+        configs: of the training.
+        teachers: directories of the teachers that kd.sh hands over.
+    """
+    from espnet_kd.methods import active, registered
+    from espnet_kd.tasks.check import training_options
+    from espnet_kd.tasks.train import TASKS
+
+    if not recipe.tokens:
+        return []
+    config, found = merge_files(configs), []
+    if teachers:
+        config = merge(config, {"teacher": {"exp": teachers}})
+    module, name = TASKS[recipe["asr_task"]]
+    with TemporaryDirectory() as directory:
+        (tokens := Path(directory) / "tokens.txt").write_text("\n".join(recipe.tokens), encoding="utf-8")
+        task = getattr(importlib.import_module(module), name)
+        args = training_options(task, config, tokens, recipe["student_args"])
+    for method in registered():
+        try:
+            method.check(args, len(recipe.tokens))
+        except UserError as e:
+            found.append(f"warning: stage 9 would end here: {configs[-1]}: {e}")
+    for method in [] if found else active(vars(args)):
+        missing = [name for name, files in method.inputs(vars(args)).items() if not files]
+        found += [
+            f"warning: stage 9 would end here: the {name} of {configs[-1]} are missing"
+            for name in missing
+            if not name.startswith("teacher ")  # is trained in stage 7, or the name of a published model
+        ]
+    return found
+
+
 def _peers(config: Mapping[str, Any]) -> int:
     """Return how many models train together; all count as large as the first."""
     peers = (config.get("mutual") or {"peers": 1}).get("peers", 2)
@@ -293,6 +332,7 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
         lines += [recipe.train(e, student, recipe["student_args"], [], cost) for e in alone]
         for number, exp in enumerate(trained):
             phase = kd[number : number + 1]
+            lines += warnings(recipe, [*student, *phase], exps if phase else [])
             taught = teachers if phase else []
             lines.append(recipe.train(exp, [*student, *phase], recipe["student_args"], taught, cost))
     if kd and exps and not teachers:

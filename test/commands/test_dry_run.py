@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from espnet_kd.commands.dry_run import Cost, Recipe
+from espnet_kd.commands.dry_run import Cost, Recipe, warnings
 from espnet_kd.commands.estimates import Hours
 from espnet_kd.config import dump_yaml
 from espnet_kd.data.batches import Speech
@@ -47,3 +47,27 @@ def test_views_of_an_utterance_are_counted(
     consistency = {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}, **views}
     seen = gpu_hours(tmp_path, plain | {"consistency": consistency})
     assert seen == pytest.approx(factor * gpu_hours(tmp_path, plain))
+
+
+def test_options_and_inputs_of_methods_that_a_training_would_refuse(tmp_path: Path) -> None:
+    class Options(Known):
+        tokens = ["<blank>", "<unk>", "a", "<sos/eos>"]
+
+        def __init__(self) -> None:
+            self.options = {"asr_task": "asr", "student_args": "--max_epoch 3"}
+
+    def found(config: dict[str, Any]) -> list[str]:
+        (tmp_path / "kd.yaml").write_text(dump_yaml(config))
+        return warnings(Options(), [tmp_path / "kd.yaml"], ["exp/untrained"])
+
+    criteria = {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}}
+    records = tmp_path / "records"
+    start = "warning: stage 9 would end here: "
+    assert found(criteria) == []
+    missing = found(criteria | {"nbest": {"records": str(records)}})
+    assert missing == [f"{start}the hypotheses of {tmp_path}/kd.yaml are missing"]
+    records.mkdir()
+    (records / "00000.jsonl").touch()
+    assert found(criteria | {"nbest": {"records": str(records)}}) == []
+    (wrong,) = found(criteria | {"nbest": {"record": str(records)}})
+    assert wrong.startswith(f"{start}{tmp_path}/kd.yaml: nbest: ") and "record" in wrong
