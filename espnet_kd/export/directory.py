@@ -57,6 +57,9 @@ def load(directory: Path, threads: int = 1) -> Exported:
     """
     description = read_description(directory)
     settings = settings_of(directory, description)
+    known = description.get(TOKENS)  # older exports have none
+    if known is not None and known != fingerprint(directory / TOKENS):
+        raise UserError(f"{directory / TOKENS} is cut, or not the one that was exported: export again")
     try:
         files = {name: directory / part["file"] for name, part in description["parts"].items()}
         rate, kind = int(description["rate"]), str(description["token_type"])
@@ -193,7 +196,8 @@ def refuse_old(directory: Path, experiment: Path) -> None:
 
 def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:
     """Write export.json, last, into a directory that is not in its place yet."""
-    content = {"version": VERSION, **description, "settings": asdict(settings)}
+    sums = {TOKENS: fingerprint(directory / TOKENS)} if (directory / TOKENS).is_file() else {}
+    content = {"version": VERSION, **description, **sums, "settings": asdict(settings)}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     (directory / DESCRIPTION).write_text(text, encoding="utf-8")
 
@@ -216,7 +220,12 @@ def text_of(found: list[int], tokens: list[str], token_type: str) -> str:
         found: their numbers.
         tokens: the token list.
         token_type: ESPnet's: ``bpe`` pieces, ``char`` characters; others are words.
+
+    Raises:
+        UserError: the list has no token of a number.
     """
+    if (last := max(found, default=0)) >= len(tokens):
+        raise UserError(f"{TOKENS} is cut: {len(tokens)} tokens, none of the number {last}: export again")
     names = [tokens[i] for i in found]
     if token_type == "bpe":
         text = "".join(names).replace(PIECE, " ")

@@ -1,5 +1,6 @@
 """Exported models as recognisers: what they are made of, and options that do not apply."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,15 @@ def test_an_exported_model_is_a_recogniser(exported: Path) -> None:
 def test_options_of_experiments_are_refused(exported: Path) -> None:
     with pytest.raises(UserError, match="no option of checkpoints or of ESPnet's inference applies"):
         load_recogniser(exported, DecodingOptions(checkpoint="valid.acc.ave.pth"))
+
+
+def test_a_token_list_that_is_cut_is_named(exported: Path) -> None:
+    cut = exported / "tokens.txt"
+    cut.write_text(cut.read_text()[:-1])
+    with pytest.raises(UserError, match=f"{cut} is cut, or not the one that was exported: export again"):
+        load_recogniser(exported, DecodingOptions())
+    cut.write_text("<blank> 0\nA 1\n")
+    description = json.loads((exported / "export.json").read_text())
+    (exported / "export.json").write_text(json.dumps({**description, "tokens.txt": None}))  # an older one
+    with pytest.raises(UserError, match="tokens.txt is cut: 2 tokens, none of the number 2: export again"):
+        load_recogniser(exported, DecodingOptions()).decode(np.zeros(800, np.float32))
