@@ -1,5 +1,6 @@
 """--measure true and --export_formats: which models utils/decoding.sh measures and exports, and how."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ runner() {
     echo "${*:2}" >> calls
     if [[ $* = *bad* ]]; then echo "espnet-kd: error: its encoder cannot be exported" > "$1"; return 1; fi
     mkdir -p "${BASH_REMATCH[1]}"
-    touch "${BASH_REMATCH[1]}/export.json"
+    touch "${BASH_REMATCH[1]}"/{tokens.txt,export.json}
     printf '%s\\n' "# python" "${BASH_REMATCH[1]}: 1 MB" "  torch  WER 1 %" "# ended with status 0" > "$1"
 }
 """
@@ -140,6 +141,50 @@ def test_a_kill_while_an_old_export_is_removed_does_not_stop_the_next(recipe: Pa
     killed = "echo b > exp/good/model.pth; rm() { ls exp/good/onnx; exit; }; export_model exp/good onnx"
     assert run(recipe, f"{again}; {killed}")[0] == "export.json\n"
     assert "1 MB" in run(recipe, "export_model exp/good onnx")[0]
+
+
+def test_what_the_check_has_refused_is_not_exported_again(recipe: Path) -> None:
+    """Until something that it depends on changes; what only the machine lacked is tried again."""
+    refused = "--tolerance 0.2 (3 texts differ): nothing is written"
+    fails = 'runner() { echo "${*:2}" >> calls; echo "espnet-kd: error: $why" > "$1"; return 1; }; '
+    fails += f'why="{refused}"'
+    for word, calls in (("", 1), ("", 1), ("export_args=; ", 2), ("why='no space left'; ", 3)):
+        err = run(recipe, f"{fails}; {word}export_model exp/good onnx")[1]
+        assert len((recipe / "calls").read_text().splitlines()) == calls, word
+        assert "warning: exp/good has no row for onnx" in err
+    run(recipe, f"{fails}; why='no space left'; export_model exp/good onnx")
+    assert len((recipe / "calls").read_text().splitlines()) == 4
+
+
+def test_an_export_by_hand_stays(recipe: Path) -> None:
+    out = recipe / "exp/good/onnx"
+    out.mkdir()
+    digest = hashlib.sha256((recipe / "exp/good/model.pth").read_bytes()).hexdigest()
+    (out / "export.json").write_text(f'  "checkpoint_sha256": "{digest}",')
+    (out / "tokens.txt").touch()
+    assert "onnx: exported by hand, it stays" in run(recipe, "export_model exp/good onnx")[0]
+    assert not (recipe / "calls").exists() and (out / "export.json").stat().st_size
+    (recipe / "exp/good/model.pth").write_text("b\n")  # it is of an older checkpoint
+    run(recipe, "export_model exp/good onnx")
+    assert len((recipe / "calls").read_text().splitlines()) == 1
+
+
+def test_what_is_exported_is_locked_until_it_is_scored(recipe: Path) -> None:
+    stubs = (
+        "lock() { echo lock $1; }; score() { echo score $1; }; find_valid_parts() { :; }; valid_parts=(); "
+        "to_decode() { echo test; }; unchanged() { :; }; inference_nj=1 lm_name=; python=true; "
+        "smallest() { echo 1; }; runner() { mkdir -p exp/good/onnx/s/test; : > $1; "
+        "touch exp/good/onnx/{export.json,s/test/text}; }"
+    )
+    (recipe / "dump/raw/test").mkdir()
+    for name in ("wav.scp", "utt2num_samples"):
+        (recipe / "dump/raw/test" / name).touch()
+    out = run(recipe, f"{stubs}; formats=(onnx); export_models exp/good")[0]
+    assert out.splitlines() == [
+        "lock exp/good/onnx",
+        "exp/good/onnx/s/test: already decoded",
+        "score exp/good/onnx",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ decode() {
     for set in "${sets[@]}"; do
         dir=${exp}/${inference_tag}/${set}
         logs=${dir}/logdir
-        lock "${dir}"
+        [ -e "${exp}/export.json" ] || lock "${dir}"  # what was exported is locked by export_model
         jobs=$(smallest "${inference_nj}" "$(wc -l < "${raw}/${set}/wav.scp")")
         inputs=$(cksum "${raw}/${set}"/{wav.scp,utt2num_samples} "${model[@]}"
             "${python}" -m espnet_kd contents "${raw}/${set}/wav.scp")
@@ -236,11 +236,18 @@ exported_of() {
 }
 export_name() { case $1 in int8) echo onnx_int8 ;; *) echo "$1" ;; esac; }
 
+# is_by_hand EXP OUT: true if a person exported the present checkpoint: this stage leaves its inputs in what it exports.
+is_by_hand() {
+    [ -e "$2/export.json" ] && [ -e "$2/tokens.txt" ] && [ ! -e "$2/inputs" ] &&
+        grep -qs "\"checkpoint_sha256\": \"$(sha256sum < "$1/${inference_asr_model}" | cut -d ' ' -f 1)\"" "$2/export.json"
+}
+
 # export_model EXP FORMAT: write it as ONNX graphs, unless that is done; if it cannot be, remove what was there and say why.
+# What is exported is locked until the next call of lock.
 export_model() {
-    local out log options=() inputs words reason status=0
+    local out log refused options=() inputs words reason status=0
     out=$1/$(export_name "$2")
-    log=${out}.log
+    log=${out}.log refused=${out}.refused
     [ -z "${inference_config}" ] || options=(--inference_config "${inference_config}")
     [ "$2" != int8 ] || options+=(--int8)
     read -ra words <<< "${export_args}"
@@ -251,10 +258,18 @@ export_model() {
     if [ -e "${out}/export.json" ] && [ -e "${out}/inputs" ] && unchanged "${out}/inputs" "${inputs}"; then
         log "${out}: already exported"
         return
+    elif is_by_hand "$1" "${out}"; then
+        log "${out}: exported by hand, it stays; remove it to export by --export_args '${export_args}'"
+        return
     fi
     if [ -e "${out}/export.json" ]; then  # which goes last: without it the export takes the directory for another's
+        find "${out}" -maxdepth 1 -name tokens.txt -delete  # first: without it this was not exported by hand
         find "${out}" -mindepth 1 ! -path '*/export.json' -delete
         rm -rf "${out}"
+    fi
+    if [ -e "${refused}" ] && unchanged "${refused}" "${inputs}"; then
+        log "warning: $1 has no row for $2, as before: see ${log}; remove ${refused} to export it again" >&2
+        return
     fi
     ${decode_cmd} "${log}" "${python}" -m espnet_kd export "$1" --checkpoint "${inference_asr_model}" --out "${out}" \
         --check "${raw}/${valid_set}" "${options[@]}" --inference_args="${inference_args}" "${words[@]}" 2> /dev/null || status=$?
@@ -265,6 +280,7 @@ export_model() {
         return
     fi
     reason=$(sed -n 's/^espnet-kd: error: //p' "${log}" | tail -n 1)
+    [[ ${reason} != *"nothing is written" ]] || echo "${inputs}" > "${refused}"  # the check has said so, not the machine
     log "warning: $1 has no row for $2: ${reason:-see ${log}}" >&2
 }
 
@@ -281,14 +297,12 @@ each_model() {
 
 # export_models EXP...: export models in the formats of --export_formats; decode and score the test sets.
 export_models() {
-    local exp format out outs found
+    local exp format out
     for exp; do
         for format in "${formats[@]}"; do
             export_model "${exp}" "${format}"
-        done
-        found=$(exported_of "${exp}")
-        lines outs "${found}"
-        for out in "${outs[@]}"; do
+            out=${exp}/$(export_name "${format}")
+            [ -e "${out}/export.json" ] || continue
             decode "${out}" "${tests[@]}"
             score "${out}" "${tests[@]}"
         done
