@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from espnet_kd.errors import printable
+from espnet_kd.report import decodings
 from espnet_kd.report.groups import Group, comparison, methods_text, with_exports
 from espnet_kd.report.run import Run
 from espnet_kd.scoring.alignment import Counts
@@ -171,7 +172,7 @@ def _command(run: Run) -> str:
 
 
 def warnings(groups: list[Group], sets: list[str]) -> list[str]:
-    """Return warnings: missing scores, unequal seeds or updates, and unfinished trainings."""
+    """Return warnings: missing scores, unequal seeds, updates or decoding, and unfinished trainings."""
     found = []
     for group in groups:
         base = group.baseline
@@ -195,6 +196,9 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
             for run in group.runs
             if run.scores and name not in run.scores
         ]
+    every = [run for group in groups for run in group.runs]
+    wrong = decodings.warnings(every, sets)
+    found += [f"{code(name)} {plain(why)}: run its stages 10 and 11 again." for name, why in wrong]
     return found
 
 
