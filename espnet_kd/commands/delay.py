@@ -15,7 +15,7 @@ import numpy as np
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import parse_yaml, read_config, split_words
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import atomic_path, fingerprint
 from espnet_kd.report.sections import DELAYS_FILE
 
 
@@ -67,6 +67,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     if not len(values):
         raise UserError(f"{args.data}/text has no tokens: delays are measured on transcripts")
     return {
+        "model": {student.checkpoint.name: fingerprint(student.checkpoint)},
         "teacher": str(args.teacher),
         "set": args.data.name,
         "utterances": delays.utterances,

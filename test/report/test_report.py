@@ -205,3 +205,14 @@ def test_stores_have_a_table_of_their_own(recipe: Path) -> None:
     assert cells(report(), "`targets`")[1].startswith("damaged")
     (store / "manifest.json").write_text('{"taps"')
     assert cells(report(), "`targets`")[1].startswith("damaged")
+
+
+def test_the_delay_of_an_older_model_is_not_shown(recipe: Path) -> None:
+    model = recipe / "exp/taught/valid.acc.ave.pth"
+    delays = {"mean_ms": 40.0, "median_ms": 40.0, "p90_ms": 80.0, "chunk_ms": None}
+    file = model.with_name("delay.json")
+    for model_of in ({}, {"model": {model.name: fingerprint(model)}}):
+        file.write_text(json.dumps(delays | model_of))
+        assert "## Emission delay" in report()
+    model.write_bytes(model.read_bytes() + b" ")
+    assert "## Emission delay" not in report()
