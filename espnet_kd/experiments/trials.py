@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from espnet_kd.commands.runs import read_record
-from espnet_kd.config import read_config
+from espnet_kd.commands.runs import CONFIG, read_record
+from espnet_kd.config import merge, merge_files, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.logs import log_of, succeeded
 from espnet_kd.experiments.plan import DECODING, Key, Plan, Row, Trial, chosen, variants_of
@@ -159,6 +159,8 @@ class State:
             return False
         if (known := self.record(trial)) is not None and not self._has_contents(trial, known):
             return False  # the command of the trial says what has changed, or that it does not matter
+        if known is None and not self._has_configurations(trial):
+            return False
         given = WITHOUT_EFFECT | set(DECODING)
         asked = options_of(command(self.plan, trial), given)
         made_by = options_of(str(read_record(trial.directory).get("command", "")), given)
@@ -187,6 +189,19 @@ class State:
 
     def _has_contents(self, trial: Trial, record: Record) -> bool:
         return record.contents in (None, self.contents(trial))
+
+    def _has_configurations(self, trial: Trial) -> bool:
+        """Return whether what was trained has the present configurations; True if it does not say so.
+
+        kd.sh adds teachers and the student of the phase before, and a method may write other options.
+        """
+        path, root = trial.directory / CONFIG, self.plan.path.parent.parent
+        student, phases = (trial.options.get(key, "") for key in CONFIGURATIONS[:2])
+        files = [root / name for name in (student, *phases.replace(",", " ").split()[-1:]) if name]
+        if not path.is_file() or not all(file.is_file() for file in files):
+            return True
+        before, now = read_config(path), merge_files(files)
+        return merge(before, now) == before and before.keys() <= now.keys() | {"teacher", "init_param"}
 
     def contents(self, trial: Trial) -> str:
         """Return a checksum of what the command of a trial only names.

@@ -187,3 +187,19 @@ def test_a_row_is_chosen_by_its_name_though_it_has_signs_of_patterns(tmp_path: P
     (tmp_path / "p.yaml").write_text('rows: {"KL [k=1]": {}, "KL k": {}}')
     plan = read_plan(tmp_path / "p.yaml")
     assert [trial.name for trial in select(plan, ["KL [k=1]"], [])(plan)] == ["KL [k=1], seed 1"]
+
+
+def test_what_was_trained_with_an_older_configuration_is_not_taken_for_the_row(recipe: Path) -> None:
+    """It is finished, but not on record, as where the program was killed before it wrote that."""
+    (recipe / "conf").mkdir()
+    config = recipe / "conf/teacher.yaml"
+    config.write_text("max_epoch: 18\nencoder_conf: {layers: 2}\n")
+    main(["plans/two.yaml", "--only", "Teacher"])
+    (recipe / "plans/results/two.jsonl").unlink()
+    (recipe / "exp/two/teacher_seed1/train.yaml").write_text(config.read_text())  # as kd.sh leaves it
+    assert names(recipe, "Teacher") == []
+    config.write_text("max_epoch: 18\nencoder_conf: {layers: 3}\n")
+    assert names(recipe, "Teacher") == ["Teacher, seed 1"]
+    config.write_text("max_epoch: 18\n")
+    (recipe / "exp/two/teacher_seed1/train.yaml").write_text("max_epoch: 18\nteacher: {exp: [a]}\n")
+    assert names(recipe, "Teacher") == []
