@@ -13,7 +13,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.config import read_config
 from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError, first_line
-from espnet_kd.files import atomic_dir, read_json
+from espnet_kd.files import atomic_dir, fingerprint, read_json
 from espnet_kd.host.outputs import task_of
 from espnet_kd.teachers.published import fetch_model, link_model
 
@@ -51,7 +51,11 @@ def main_download(argv: list[str] | None = None) -> None:
     name = args.name or args.source.rstrip("/").removesuffix(".zip").replace("/", "_")
     target = args.expdir / name
     record = target / "run.json"
-    is_known = record.exists() and read_json(record).get("source") == args.source
+    known = read_json(record) if record.exists() else {}
+    is_known = known.get("source") == args.source
+    sha256 = {"sha256": fingerprint(Path(args.source))} if Path(args.source).is_file() else {}
+    if is_known and sha256 and known.get("sha256", sha256["sha256"]) != sha256["sha256"]:
+        raise UserError(f"{target} is of an earlier {args.source}: remove it, or rename the new one")
     lacks_lm = (target / "lm").is_dir() and not (target / "lm" / args.lm).exists()
     if is_known and (target / args.model).exists() and not lacks_lm:
         print(f"{target}: already there")
@@ -80,7 +84,7 @@ def main_download(argv: list[str] | None = None) -> None:
         if "lm_file" in files and "lm_train_config" in files:
             (directory / "lm").mkdir()
             link_model(directory / "lm", files["lm_train_config"], files["lm_file"], args.lm)
-        text = json.dumps({"role": "teacher", "source": args.source}, indent=1) + "\n"
+        text = json.dumps({"role": "teacher", "source": args.source, **sha256}, indent=1) + "\n"
         (directory / "run.json").write_text(text, encoding="utf-8")
     print(target)
 

@@ -12,6 +12,7 @@ import pytest
 from espnet_kd.commands import hub
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.errors import UserError
+from espnet_kd.files import fingerprint
 
 META = {
     "files": {"asr_model_file": "exp/a/valid.acc.ave_10best.pth", "lm_file": "exp/lm/9epoch.pth"},
@@ -45,7 +46,8 @@ def test_a_packed_model_becomes_an_experiment(packed: Path, capsys: pytest.Captu
     assert stats.is_absolute() and stats.read_text() == "exp/stats/feats_stats.npz"
     assert Path("exp/model/valid.acc.ave.pth").read_text() == "exp/a/valid.acc.ave_10best.pth"
     assert Path("exp/model/lm/valid.loss.ave.pth").read_text() == "exp/lm/9epoch.pth"
-    assert json.loads(Path("exp/model/run.json").read_text()) == {"role": "teacher", "source": "model.zip"}
+    made_of = {"role": "teacher", "source": "model.zip", "sha256": fingerprint(packed)}
+    assert json.loads(Path("exp/model/run.json").read_text()) == made_of
     Path("exp/model/decoded").mkdir()
     hub.main_download(["model.zip", "--expdir", "exp"])
     assert capsys.readouterr().out == "exp/model: already there\n"
@@ -53,6 +55,16 @@ def test_a_packed_model_becomes_an_experiment(packed: Path, capsys: pytest.Captu
     assert Path("exp/model/valid.cer.ave.pth").exists() and Path("exp/model/decoded").exists()
     hub.main_download(["model.zip", "--expdir", "exp", "--lm", "other.pth"])
     assert Path("exp/model/lm/other.pth").read_text() == "exp/lm/9epoch.pth"
+
+
+def test_a_zip_file_that_was_packed_again_is_not_taken_for_the_old_one(packed: Path) -> None:
+    hub.main_download(["model.zip", "--expdir", "exp"])
+    pack(packed, META | {"espnet": "another"})
+    for words in ([], ["--model", "other.pth"]):
+        with pytest.raises(UserError, match="exp/model is of an earlier model.zip: remove it, or rename the"):
+            hub.main_download(["model.zip", "--expdir", "exp", *words])
+    packed.unlink()  # what was unpacked is enough
+    hub.main_download(["model.zip", "--expdir", "exp"])
 
 
 def test_another_experiment_is_not_replaced(packed: Path) -> None:
