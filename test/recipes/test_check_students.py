@@ -1,5 +1,7 @@
 """What kd.sh hands to `espnet-kd check` before it trains teachers or labels speech."""
 
+from pathlib import Path
+
 import pytest
 from shell import TEMPLATE, sh
 
@@ -33,3 +35,39 @@ def test_each_phase_is_checked_with_the_teachers(change: str, end: str) -> None:
     common = "<--task><asr><--config><s.yaml><{}.yaml><--token_list><tokens><--args=--seed 2{}>"
     later = " --init_param the_phase_before"
     assert result.stdout == f"{common.format('a', '')}{end}\n{common.format('b', later)}{end}\n"
+
+
+TRAIN = """
+bpemodel=none nlsyms_txt=none feats_normalize=utterance_mvn not_default=() mixed= unlabelled=() student_exp=
+current_generation=1 num_splits_asr=1 run_line=run config_ngpu=0 ngpu=0 token_type=char train=train
+tokens=char lm_stats=lm lm_texts=(text) lm_dev_text=text lm_exp=exp/lm lm_args= lm_tag= lm_config=lm.yaml
+num_splits_lm=1
+lock() { :; }; log() { :; }; need() { :; }; launch() { echo trains; }
+fake() { [ "$3" != contents ] || cat speech; }
+statistics_for() { echo stats; }
+lm_is_trained_here() { :; }; compute_perplexity() { :; }
+eval "$(sed -n '/^lm_inputs()/p; /^train_lm()/,/^}/p' utils/language_model.sh)"
+cd "${place}"
+"""
+
+
+def test_a_training_takes_no_statistics_of_other_data(tmp_path: Path) -> None:
+    """They name the utterances that it reads: with those of a part of the data it would read that part."""
+    for name in ("train", "dev"):
+        (tmp_path / "dump/raw" / name).mkdir(parents=True)
+        for table in ("wav.scp", "utt2num_samples", "text"):
+            (tmp_path / "dump/raw" / name / table).write_text("a 1\n")
+    for name in ("tokens", "speech", "text"):
+        (tmp_path / name).write_text("a\n")
+
+    def run(words: str) -> str:
+        return sh(TEMPLATE, "bash", "-c", f"place={tmp_path}{SCRIPT}{TRAIN}{words}").stdout
+
+    train, train_lm = "train student exp/s s.yaml '' ''", "train_lm"
+    assert run(train) == run(train_lm) == "trains\n"  # of a stock recipe: there is no record
+    run("mkdir stats lm; statistics_inputs > stats/inputs; lm_inputs > lm/inputs")
+    assert run(train) == run(train_lm) == "trains\n"
+    (tmp_path / "dump/raw/train/wav.scp").write_text("a 1\nb 1\n")
+    (tmp_path / "text").write_text("a\nb\n")
+    assert run(train).startswith("error: stats is of other data or tokens: run stage 6 again, and keep")
+    assert run(train_lm).startswith("error: lm is of other data or tokens: run stage 6 again, and keep")

@@ -26,13 +26,16 @@ fi
 # lm_is_trained_here: true if the language model is not taken from elsewhere.
 lm_is_trained_here() { [ -n "${lm_name}" ] && [ -n "${lm_config}" ]; }
 
+# lm_inputs: print what the statistics of the language model depend on.
+lm_inputs() { cksum "${lm_texts[@]}" "${lm_dev_text}" "${token_list}"; echo "${not_default[*]}"; }
+
 # collect_lm: put the training text together and count its tokens; the directory gets its name when it is complete.
 collect_lm() {
     local inputs jobs part words set dirs=() partial=${lm_stats}.partial logs
     need 1 "${lm_texts[@]}"
     need 3 "${lm_dev_text}"
     lock "${lm_stats}"
-    inputs=$(cksum "${lm_texts[@]}" "${lm_dev_text}" "${token_list}"; echo "${not_default[*]}")
+    inputs=$(lm_inputs)
     if all_exist "${lm_stats}/lm_train.txt" "${lm_stats}"/{train,valid}/"text_shape.${token_type}" &&
         unchanged "${lm_stats}/inputs" "${inputs}"; then
         log "${lm_stats}: already there"
@@ -91,6 +94,7 @@ train_lm() {
     if [ -n "${state}" ]; then
         log "${state}"
     else
+        refuse_other "${lm_stats}" "$(lm_inputs)"
         if [ "${num_splits_lm}" -gt 1 ]; then
             in_parts "${num_splits_lm}" "${lm_stats}/train" "${train}" "${shape}"
             train=${lm_stats}/train/splits${num_splits_lm}/${train##*/}

@@ -51,11 +51,23 @@ with_vocabulary() {
     done
 }
 
+# statistics_inputs: print what statistics depend on besides the front end.
+statistics_inputs() {
+    cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"
+    echo "${fs}${not_default[*]}"
+    "${python}" -m espnet_kd contents "${raw}"/{"${train}","${valid_set}"}
+}
+
+# refuse_other DIRECTORY INPUTS: end with an error if its statistics are not of these: a training takes its utterances from them.
+refuse_other() {
+    unchanged "$1/inputs" "$2" ||
+        error "$1 is of other data or tokens: run stage 6 again, and keep trainings on other data apart by --lang or --expdir"
+}
+
 # collect CONFIG ARGS: collect statistics; their directory gets its name when it is complete.
 collect() {
     local final='' partial inputs jobs part words dirs=()
-    inputs=$(cksum "${raw}"/{"${train}","${valid_set}"}/{wav.scp,utt2num_samples,text} "${token_list}"; echo "${fs}${not_default[*]}"
-        "${python}" -m espnet_kd contents "${raw}"/{"${train}","${valid_set}"})
+    inputs=$(statistics_inputs)
     until [ "$(statistics_for "$1" "$2")" = "${final}" ]; do  # while it waits, another front end may take the name
         final=$(statistics_for "$1" "$2")
         lock "${final}"
@@ -179,6 +191,7 @@ train() {
         log "${state}"
         return
     fi
+    refuse_other "${stats}" "$(statistics_inputs)"
     measured=("${shapes}"/{speech_shape,"text_shape.${token_type}"})
     splits=${num_splits_asr}
     [ "${splits}" != auto ] || splits=$(splits_of "${speech}/wav.scp" "${batches[@]}")
