@@ -22,6 +22,17 @@ RESERVED = frozenset(
     skip_stages skip_data_prep skip_train skip_eval skip_packing results_md generation help dry_run detach
     """.split()
 )
+# Options of data that are not a part of the names of directories: of audio, and of tokens.
+OF_AUDIO = (
+    "fs", "min_wav_duration", "max_wav_duration", "audio_format", "feats_type", "speed_perturb_factors",
+    "local_data_opts", "post_process_local_data_opts",
+)  # fmt: skip
+OF_TOKEN_NAMES = ("token_type", "nbpe", "bpemode", "token_from")
+OF_TOKENS = (
+    "bpe_train_text", "nlsyms_txt", "bpe_nlsyms", "bpe_char_cover", "bpe_input_sentence_size",
+    "cleaner", "g2p",
+)  # fmt: skip
+OF_RUN_SH = ("speed_perturb_factors", "bpe_train_text")  # whose defaults a recipe may have changed
 # Options of a training that the plan sets itself.
 RESERVED_ARGS = frozenset(("seed", "config", "output_dir", "resume"))
 
@@ -216,11 +227,40 @@ def _check(plan: Plan) -> None:
         slugs[key] = row.name
         _check_row(plan, row)
         _check_circle(plan, row, ())
+    _check_data(plan)
     if plan.groups and len(plan.groups[0].variants) > HEADLINE:
         raise UserError(
             f"{plan.path}: the first group has {len(plan.groups[0].variants)} lines; the headline table has "
             f'at most {HEADLINE}: name single lengths, as in "{plan.groups[0].variants[0].name}"'
         )
+
+
+def _check_data(plan: Plan) -> None:
+    """Refuse rows whose data would be prepared differently under the same names: the last would serve all.
+
+    Raises:
+        UserError: names two rows, the option, and what keeps their data apart.
+    """
+    made: dict[tuple[Any, ...], tuple[Row, dict[str, Any]]] = {}
+    for row in (row for row in plan.rows.values() if not row.best_of):
+        given = dict(row.options)
+        if given.get("train_set"):
+            given.setdefault("bpe_train_text", f"data/{given['train_set']}/text")
+        audio = (*map(given.get, ("dumpdir", "train_set")), given.get("speed_perturb_factors") == "")
+        places = {
+            audio: (OF_AUDIO, "--dumpdir and --lang"),
+            tuple(map(given.get, ("lang", *OF_TOKEN_NAMES))): (OF_TOKENS, "--lang"),
+        }
+        for place, (keys, apart) in places.items():
+            first, before = made.setdefault(place, (row, given))
+            for key in keys:
+                one, two = before.get(key), given.get(key)
+                if one != two and not (key in OF_RUN_SH and None in (one, two)):
+                    raise UserError(
+                        f"{plan.path}: rows {first.name!r} and {row.name!r} would prepare the same "
+                        f"directories with another {key} ({one or 'default'}, {two or 'default'}): "
+                        f"give one another {apart}"
+                    )
 
 
 def _check_row(plan: Plan, row: Row) -> None:

@@ -181,6 +181,26 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) ->
     assert str(tmp_path / "two.yaml") in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ('speed_perturb_factors: "0.8 1.2"', r"speed_perturb_factors \(0.9 1.0 1.1, 0.8 1.2\): give"),
+        ("max_wav_duration: 10", r"max_wav_duration \(default, 10\): give one another --dumpdir and --lang"),
+        ("cleaner: tacotron", r"cleaner \(default, tacotron\): give one another --lang"),
+    ],
+)
+def test_rows_do_not_prepare_the_same_directories_differently(
+    tmp_path: Path, option: str, message: str
+) -> None:
+    """The data that are prepared last would serve both."""
+    speeds = "" if "speed" in option else 'speed_perturb_factors: "0.9 1.0 1.1", '
+    row = f"  other: {{options: {{student_config: conf/t.yaml, {speeds}{option}}}, seeds: [1]}}\nagainst"
+    with pytest.raises(UserError, match=f"'Teacher' and 'other' would prepare .* another {message}"):
+        plan_of(tmp_path, TEXT.replace("against", row, 1))
+    apart = row.replace(option, f"{option}, lang: other, dumpdir: dump/other")
+    plan_of(tmp_path, TEXT.replace("against", apart, 1))
+
+
 def test_lengths_of_a_row_are_in_the_order_of_the_plan(tmp_path: Path) -> None:
     text = TEXT.replace("student.yaml}, lengths: [1x, 2x]", "student.yaml}, lengths: [2x, 1x]")
     plan = plan_of(tmp_path, text)
