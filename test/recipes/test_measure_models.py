@@ -89,6 +89,18 @@ def test_decoding_again_removes_what_was_measured(tmp_path: Path) -> None:
     assert [path.name for path in decoded.iterdir()] == ["logdir"]
 
 
+def test_another_experiment_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
+    """The first of its two sets fails; bash goes on after a failure that a caller handles."""
+    for name in ("dev", "test"):
+        (tmp_path / "exp/other/s" / name).mkdir(parents=True)
+        (tmp_path / "exp/other/s" / name / "text").touch()
+    stubs = "expdir=exp nlsyms_txt=none cleaner=none evaluated=(dev test); need() { :; }; python=fails; "
+    stubs += 'fails() { [[ $* != *dev/text* ]] || return 1; }; cd "${place}"; score_others; echo goes on'
+    result = sh(TEMPLATE, "bash", "-c", f"place={tmp_path}; {SCRIPT}{stubs}")
+    assert result.stdout == "other:\ngoes on\n"
+    assert result.stderr == "warning: exp/other/s could not be scored\n"
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Two experiments and a development set, in a recipe with the functions of the template."""

@@ -140,8 +140,9 @@ score() {
         dir=${exp}/${inference_tag}/${set}
         need 10 "${dir}/text"
         log "${exp#"${expdir}/"}:"
-        "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}"
-        [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}"  # scorer of the corpus
+        "${python}" -m espnet_kd score --ref "${raw}/${set}/text" --hyp "${dir}/text" --out "${dir}" "${symbols[@]}" ||
+            return  # bash goes on where the caller handles a failure
+        [ ! -x local/score.sh ] || python=${python} local/score.sh "${set}" "${dir}" || return  # scorer of the corpus
     done
 }
 
