@@ -76,17 +76,23 @@ def test_decoding_again_removes_what_was_measured(tmp_path: Path) -> None:
     decoded.mkdir(parents=True)
     for name in ("text", "score.json", "measure.json"):
         (decoded / name).touch()
+    for name in ("test_part", "test2"):
+        (decoded.with_name(name)).mkdir()
+        (decoded.with_name(name) / "score.json").touch()
     stubs = (
         f"raw={tmp_path} inference_nj=1 gpu_inference=false lm_name=; "
         "find_valid_parts() { :; }; to_decode() { echo test; }; fits_lm() { :; }; lock() { :; }; "
         "cksum() { :; }; wc() { echo 1; }; smallest() { echo 1; }; unchanged() { false; }; python=true; "
-        "inference_config=; split_keys() { exit 0; }"  # after which it decodes
+        "inference_config=; result_sets='test_part test_all test2'; "
+        "split_keys() { exit 0; }"  # after which it decodes
     )
     (tmp_path / "test").mkdir()
     (tmp_path / "test/wav.scp").touch()
     result = sh(TEMPLATE, "bash", "-c", f"{SCRIPT}{stubs}\ndecode {tmp_path / 'exp'} test")
     assert result.returncode == 0, result.stderr
     assert [path.name for path in decoded.iterdir()] == ["logdir"]
+    left = [path.parent.name for path in decoded.parent.glob("*/score.json")]
+    assert left == ["test2"]  # that of test_part, which the scorer of the corpus made, is of the old text
 
 
 def test_another_experiment_that_cannot_be_scored_is_named(tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ decode() {
         if [ ! -e "${logs}/inputs" ] || ! unchanged "${logs}/inputs" "${inputs}" ||
             [ ! -e "${logs}/keys.${jobs}.scp" ] || [ -e "${logs}/keys.$((jobs + 1)).scp" ]; then
             rm -rf "${dir}"/{text,token,token_int,score,score.json,measure.json} "${logs}"
+            for part in ${result_sets}; do  # local/score.sh has made some of its text
+                [[ ${part} != "${set}"_* ]] || rm -f "${dir%/*}/${part}/score.json"
+            done
             mkdir -p "${logs}"
             split_keys "${raw}/${set}/wav.scp" "${jobs}" "${logs}/keys"
             echo "${inputs}" > "${logs}/inputs"
