@@ -310,7 +310,8 @@ def _exports(directory: Path, tag: str, sets: list[str]) -> dict[str, Results]:
         if results[0]:
             try:
                 refuse_old(path.parent, directory)
-                found[label_of(path.parent)] = results
+                label = label_of(path.parent)
+                found[f"{label} ({path.parent.name})" if label in found else label] = results
             except UserError as e:
                 print(f"espnet-kd: warning: no row for {path.parent}: {e}", file=sys.stderr)
     return found

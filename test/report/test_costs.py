@@ -140,6 +140,16 @@ def test_an_export_that_cannot_be_read_is_named(recipe: Path, capsys: pytest.Cap
     assert "| teacher |" in text and "ONNX" not in text
 
 
+def test_exports_of_one_kind_have_a_row_each(recipe: Path) -> None:
+    for form, wrong in (("onnx", 4), ("other", 8)):
+        export(recipe, "teacher", form, wrong, 0.1, 41.0, beam=4)
+    rows = [line.split(" | ") for line in report().split("## dev")[0].splitlines() if ", ONNX" in line]
+    assert [(row[0], row[5]) for row in rows] == [
+        ("| teacher, ONNX", "4/80"),
+        ("| teacher, ONNX (other)", "8/80"),
+    ]
+
+
 def test_an_export_of_an_older_checkpoint_has_no_row(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
