@@ -179,7 +179,8 @@ class Recipe:
         cost.notes.append(
             f"{size / 1e6:.1f} M parameters{f' of {peers} peers' * (peers > 1)}; speed of {source}"
         )
-        for teacher in [] if (config.get("teacher") or {}).get("store") else teachers:
+        is_online = config.get("criteria") and not (config.get("teacher") or {}).get("store")
+        for teacher in teachers if is_online else []:
             other = self.parameters([teacher])
             if other:
                 spent += FORWARD * epochs * hours / speed(other, "joint_network_conf" in config)[0]

@@ -23,10 +23,10 @@ class Known(Recipe):
         return 1_000_000
 
 
-def gpu_hours(tmp_path: Path, config: dict[str, Any]) -> float:
+def gpu_hours(tmp_path: Path, config: dict[str, Any], *teachers: Path) -> float:
     (tmp_path / "train.yaml").write_text(dump_yaml({"max_epoch": 4, **config}))
     cost = Cost()
-    Known().train("exp", [tmp_path / "train.yaml"], "", [], cost)
+    Known().train("exp", [tmp_path / "train.yaml"], "", list(teachers), cost)
     assert cost.gpu_hours
     return cost.gpu_hours
 
@@ -47,6 +47,14 @@ def test_views_of_an_utterance_are_counted(
     consistency = {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}, **views}
     seen = gpu_hours(tmp_path, plain | {"consistency": consistency})
     assert seen == pytest.approx(factor * gpu_hours(tmp_path, plain))
+
+
+def test_a_teacher_costs_what_runs_beside_the_training(tmp_path: Path) -> None:
+    plain, teacher = gpu_hours(tmp_path, {}), tmp_path / "teacher.yaml"
+    criteria = {"criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}}
+    assert gpu_hours(tmp_path, criteria, teacher) > plain
+    for config in ({"nbest": {"records": "a"}}, criteria | {"teacher": {"store": "a"}}):
+        assert gpu_hours(tmp_path, config, teacher) == plain
 
 
 def test_options_and_inputs_of_methods_that_a_training_would_refuse(tmp_path: Path) -> None:
