@@ -161,7 +161,7 @@ class State:
             return False  # the command of the trial says what has changed, or that it does not matter
         if known is None and not self._has_configurations(trial):
             return False
-        given = WITHOUT_EFFECT | set(DECODING)
+        given = (_without_effect(trial) if exported else WITHOUT_EFFECT) | set(DECODING)
         asked = options_of(command(self.plan, trial), given)
         made_by = options_of(str(read_record(trial.directory).get("command", "")), given)
         if asked not in (made_by, options_of(succeeded(log_of(trial)), given)):
@@ -183,7 +183,7 @@ class State:
         record = self.record(trial, again)
         if record is None or not set(self.plan.sets(trial)) <= set(record.errors):
             return False
-        left_out = WITHOUT_EFFECT - {"export_args"} if trial.options.get("export_formats") else WITHOUT_EFFECT
+        left_out = _without_effect(trial)
         asked = options_of(command(self.plan, trial), left_out)
         return options_of(record.command, left_out) == asked and self._has_contents(trial, record)
 
@@ -308,6 +308,11 @@ class State:
         for trial in requested:
             add(trial, is_teacher=False)
         return list(found.values())
+
+
+def _without_effect(trial: Trial) -> frozenset[str]:
+    """Return the options that change neither a trained model nor its hypotheses, nor those of its graphs."""
+    return WITHOUT_EFFECT - {"export_args"} if trial.options.get("export_formats") else WITHOUT_EFFECT
 
 
 def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], list[Trial]]:

@@ -280,6 +280,9 @@ esac
     run(*SOME)
     assert sorted(trained(recipe)[3:]) == ["alone_1x_seed1", "kl-weight-1_1x_seed1"]
     assert record_file(recipe).count('"test (int8)":{') == 2
+    plan.write_text(plan.read_text().replace("export_formats: int8", 'export_formats: int8, export_args: x'))
+    run(*SOME)  # other graphs: the scores that are there are not theirs
+    assert sorted(trained(recipe)[5:]) == ["alone_1x_seed1", "kl-weight-1_1x_seed1"]
     capsys.readouterr()
     run("--only", "Teacher", status=1)
     assert "has no scores of test (int8), exp/two/teacher_seed1 has no row for int8: its WER moves" in (
