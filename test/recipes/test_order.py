@@ -113,6 +113,17 @@ def test_the_recipes_own_option_reaches_local_data_sh_whole(recipe: Path) -> Non
     assert (recipe / "seen").read_text() == "/with a space/'quote'|--fast|1|"
 
 
+def test_options_that_do_nothing_without_others_are_named(recipe: Path) -> None:
+    options = ("--export_args", "-a", "--unlabelled_share", "0.9", "--measure_args", "x", "--lm_exp", "lm")
+    errors = LOG_PLACE.sub("", failure(recipe, "--stage", "2", *options)).splitlines()[:-1]
+    assert errors == [
+        "warning: --export_args does nothing without --export_formats",
+        "warning: --unlabelled_share does nothing without --unlabelled_sets",
+        "warning: --measure_args does nothing without --measure true",
+        "warning: --lm_config and --lm_exp do nothing without --use_lm true",
+    ]
+
+
 @pytest.mark.parametrize(("first", "last"), [("13", "12"), ("5", "3"), ("0", "0")])
 def test_stages_that_do_not_exist_are_named(recipe: Path, first: str, last: str) -> None:
     assert run(recipe, "--stage", first, "--stop_stage", last) == (

@@ -79,3 +79,11 @@ if [ "${use_lm}" = true ] && [ "${stop_stage}" -gt 5 ]; then
                 "or give --inference_args '--lm_weight 0.3'"
     done
 fi
+for option in export_args:export_formats unlabelled_share:unlabelled_sets unlabelled_speeds:unlabelled_sets \
+    pseudo_label_args:unlabelled_sets labeller_model:unlabelled_sets targets_args:kd_config; do
+    needed=${option#*:} option=${option%:*}
+    [ -z "${!option}" ] || [ -n "${!needed}" ] || log "warning: --${option} does nothing without --${needed}" >&2
+done
+[ "${measure}" = true ] || [ -z "${measure_args}" ] || log "warning: --measure_args does nothing without --measure true" >&2
+[ "${use_lm}" = true ] || [ -z "${lm_config}${lm_exp}" ] ||
+    log "warning: --lm_config and --lm_exp do nothing without --use_lm true" >&2
