@@ -1,5 +1,6 @@
 """What kd.sh hands to `espnet-kd check` before it trains teachers or labels speech."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,20 @@ def test_a_training_takes_no_statistics_of_other_data(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a\nb\n")
     assert run(train).startswith("error: stats is of other data or tokens: run stage 6 again, and keep")
     assert run(train_lm).startswith("error: lm is of other data or tokens: run stage 6 again, and keep")
+
+
+def test_a_student_is_not_trained_on_labels_of_another_teacher(tmp_path: Path) -> None:
+    """With two --expdir, or another --teacher_exp, two students can have one directory of labels."""
+    (tmp_path / "mix.json").write_text('{"teacher": "exp/\\u00e9"}')
+    stubs = f"""
+error() {{ echo "error: $*"; exit 1; }}
+python={sys.executable} mixed={tmp_path}
+. utils/unlabelled.sh
+find_labeller() {{ dir=$owner/pseudo_label_tag; }}
+"""
+    same, other = (
+        sh(TEMPLATE, "bash", "-c", f"{stubs}owner={owner}; check_labels; echo trains").stdout
+        for owner in ("exp/\u00e9", "exp/b")
+    )
+    assert same == "trains\n"
+    assert other.startswith(f"error: {tmp_path} has labels of exp/\u00e9, not of exp/b: run stage 8 again")

@@ -165,6 +165,7 @@ train() {
         taught+=(--generation "${current_generation}")
         if [ -n "${mixed}" ]; then
             need 8 "${mixed}/mix.json"
+            check_labels
             speech=${mixed}
             shapes=${mixed}
             taught+=(--mix "${mixed}/mix.json")

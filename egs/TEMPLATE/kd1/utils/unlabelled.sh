@@ -81,6 +81,15 @@ find_labeller() {
     esac
 }
 
+# check_labels: end with an error if the mixture has labels of another labeller: students of two can have one name.
+check_labels() {
+    local dir options found
+    find_labeller
+    found=$("${python}" -c 'import json, sys; print(json.load(open(sys.argv[1]))["teacher"])' "${mixed}/mix.json")
+    [ "${found}" = "${dir%/pseudo_label_*}" ] ||
+        error "${mixed} has labels of ${found}, not of ${dir%/pseudo_label_*}: run stage 8 again, or give --student_exp"
+}
+
 # pseudo_label: write the labeller's pseudo-labels, filter them, and mix them with the transcribed set.
 pseudo_label() {
     local dir owner set words options=() form=() sets=()
