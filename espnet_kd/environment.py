@@ -4,7 +4,8 @@ The process that trains writes both into ``EXP/run.json``, which ``commands/runs
 
     "environment": {"torch": "2.14.1", "capability": "AVX512", "threads": 1, ...}, see ``describe``;
                    "earlier": [environments of the parts before an interruption, where they were others]
-    "cpu_seconds": CPU time of training and validation in all processes, over all interruptions
+    "cpu_seconds": CPU time of training and validation in all processes, over all interruptions; null if that
+                   of a part is unknown
 
 Nothing but the standard library is imported before an environment is described: tables compare environments
 without torch.
@@ -124,7 +125,7 @@ class Account:
 
     def __init__(self, directory: Path, environment: dict[str, Any], resumed: bool) -> None:
         self.path = directory / RECORD
-        before = self._read() if resumed else {}
+        before = self._read() if resumed else {"cpu_seconds": 0.0}
         self.before, earlier = self._kept(before)
         self.started = cpu_seconds()
         self.environment = environment
@@ -132,18 +133,18 @@ class Account:
         if others := [other for other in others if differences(other, environment)]:
             self.environment = {**environment, EARLIER: others}
 
-    def _kept(self, before: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-        """Return CPU time and environment of a record.
+    def _kept(self, before: dict[str, Any]) -> tuple[float | None, dict[str, Any]]:
+        """Return CPU time, None if it is unknown, and environment of a record.
 
         Raises:
             UserError: it has something else in their place.
         """
-        seconds, environment = before.get("cpu_seconds") or 0.0, before.get("environment") or {}
+        seconds, environment = before.get("cpu_seconds"), before.get("environment") or {}
         parts = [environment, *environment.get(EARLIER, [])] if isinstance(environment, dict) else [None]
-        is_number = type(seconds) in (int, float) and 0 <= seconds < float("inf")
+        is_number = seconds is None or (type(seconds) in (int, float) and 0 <= seconds < float("inf"))
         if not is_number or not all(isinstance(part, dict) for part in parts):
             raise UserError(f"{self.path}: cpu_seconds or environment is damaged: remove both from the file")
-        return float(seconds), dict(environment)
+        return None if seconds is None else float(seconds), dict(environment)
 
     def spent(self) -> float:
         """Return the CPU time of this process since the account was opened, in seconds."""
@@ -155,7 +156,8 @@ class Account:
         Args:
             seconds: ``spent`` by all processes that train the model together.
         """
-        new = {"environment": self.environment, "cpu_seconds": round(self.before + seconds, 1)}
+        total = None if self.before is None else round(self.before + seconds, 1)
+        new = {"environment": self.environment, "cpu_seconds": total}
         with atomic_path(self.path) as temporary:
             temporary.write_text(json.dumps(self._read() | new, indent=1) + "\n", encoding="utf-8")
 

@@ -135,6 +135,16 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     Account(tmp_path, HERE, resumed=False)
 
 
+def test_a_part_that_was_not_recorded_makes_the_cpu_time_unknown(tmp_path: Path) -> None:
+    """The sum of the other parts would be too low, and a table would take it for the cost of an update."""
+    (tmp_path / "run.json").write_text('{"role": "student"}')
+    for _ in range(2):
+        Account(tmp_path, HERE, resumed=True).write(5.0)
+        assert json.loads((tmp_path / "run.json").read_text())["cpu_seconds"] is None
+    Account(tmp_path, HERE, resumed=False).write(5.0)
+    assert json.loads((tmp_path / "run.json").read_text())["cpu_seconds"] == 5.0
+
+
 def test_cpu_time_is_that_of_computing_and_of_ended_children(tmp_path: Path) -> None:
     account = Account(tmp_path, HERE, resumed=False)
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
