@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.config import read_config
+from espnet_kd.environment import EARLIER
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
@@ -196,7 +197,15 @@ class Run:
 
     @cached_property
     def own_updates(self) -> int | None:
-        """Optimiser steps; None if unknown."""
+        """Optimiser steps; None if unknown.
+
+        Batches follow the number of GPUs with ``config_ngpu``: after an interruption an update may be of
+        another number of batches, of which config.yaml has the last.
+        """
+        environment = self.info.get("environment") or {}
+        numbers = {part.get("processes") for part in [environment, *environment.get(EARLIER, [])]}
+        if self.config.get("config_ngpu") and len(numbers) > 1:
+            return None
         return self.history.updates(int(self.config.get("accum_grad") or 1))
 
     @property

@@ -137,6 +137,16 @@ def test_a_teacher_from_another_recipe_has_its_history_where_it_was_trained(tmp_
     assert one(here).updates == 60
 
 
+def test_updates_are_unknown_if_their_batches_have_changed(tmp_path: Path) -> None:
+    """It was begun on four GPUs, with one batch in an update, and goes on with four on one."""
+    begun = {"processes": 1, "earlier": [{"processes": 4}]}
+    for number, (changed, updates) in enumerate((({"config_ngpu": 4}, None), ({}, 15))):
+        settings = config(accum_grad=4, **changed)
+        exp = write_experiment(tmp_path / str(number), settings, {"environment": begun})
+        write_checkpoint(exp, batches=30, epochs=2)
+        assert one(exp).updates == updates  # 60 / 4
+
+
 def test_buffers_and_own_parameters_are_not_counted(tmp_path: Path) -> None:
     exp = write_experiment(tmp_path / "exp", config())
     assert count_parameters(exp / "valid.acc.ave.pth") == 6  # a weight of 2 x 3
