@@ -64,6 +64,12 @@ def test_teachers_and_students_are_decoded_as_in_stage_10(
     assert words(change) == expected
 
 
+def test_a_student_alone_that_is_the_teacher_is_measured_once() -> None:
+    change = "alone=exp/other inference_tag=t; "
+    assert words(change)[:8] == [*COMMAND[:6], COMMAND[7], "--data"]
+    assert words("alone=exp/other")[:7] == [*COMMAND[:6], "exp/other"]  # under a tag of its own
+
+
 def test_a_model_that_cannot_be_measured_does_not_end_the_recipe() -> None:
     result = sh(TEMPLATE, "bash", "-c", f"{SCRIPT}compute() {{ return 1; }}\nmeasure_models\necho goes on")
     assert (result.returncode, result.stdout) == (0, "goes on\n")

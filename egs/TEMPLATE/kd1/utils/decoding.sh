@@ -315,8 +315,11 @@ export_models() {
 
 # to_measure EXP...: add models, and what was exported of them, to those of measure_models, with their decoding configuration.
 to_measure() {
-    local exp out outs found
+    local exp out outs found i
     for exp; do
+        for i in "${!dirs[@]}"; do  # a student alone may be the teacher as well
+            [ "${dirs[i]} ${names[i]}" != "${exp} ${inference_tag}" ] || continue 2
+        done
         dirs+=("${exp}")
         configs+=("${inference_config:-none}")
         names+=("${inference_tag}")
