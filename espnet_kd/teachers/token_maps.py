@@ -57,7 +57,8 @@ class TokenMap:
             places = self.numbers.to(values.tokens.device)
             ours = torch.zeros(int(places.max()) + 1, dtype=torch.long, device=places.device)
             ours[places[places >= 0]] = torch.arange(len(places), device=places.device)[places >= 0]
-            return TopClasses(ours[values.tokens], values.log_probs)
+            tokens = values.tokens.clamp(max=len(ours) - 1)  # padding may hold anything
+            return TopClasses(ours[tokens], values.log_probs)
         return self._rows(values.movedim(-1, 0), ABSENT).movedim(0, -1)
 
     def _joint(self, joint: Joint) -> Joint:

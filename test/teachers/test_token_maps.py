@@ -99,6 +99,10 @@ def test_stored_classes_of_another_order() -> None:
     assert found is not None
     seen = found.targets({"ctc.ctc_lo": Targets(top, torch.tensor([1]))})["ctc.ctc_lo"].values
     assert seen.tokens.tolist() == [[[1, 2]]] and seen.log_probs is top.log_probs
+    # Frames of padding, as a batch of a training has them: all bits are 1.
+    padded = TopClasses(torch.tensor([[[3, 1], [255, 255]]]), torch.zeros(1, 2, 2))
+    mapped = found.targets({"ctc.ctc_lo": Targets(padded, torch.tensor([1]))})["ctc.ctc_lo"].values
+    assert mapped.tokens[:, :1].tolist() == [[[1, 2]]]
 
 
 def test_texts_in_tokens_of_another_case() -> None:
