@@ -151,6 +151,8 @@ def _unserved_term(
     if tap.kind == "topk":
         if criterion.k is None:
             return f"only the {tap.k} most probable classes are stored at {path}, for criteria of type topk"
+        if t.resample:
+            return f"only the {tap.k} most probable classes are stored at {path}, which cannot be resampled"
         if criterion.k > tap.k:
             return f"{tap.k} classes are stored, but the criterion needs {criterion.k} at {path}"
     if softened and criterion.temperature not in (None, tap.temperature):

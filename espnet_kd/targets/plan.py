@@ -196,7 +196,8 @@ def _tap(
         return TapFormat("codes", args.codebooks)
     needed = [c.k for c in criteria]
     softened = {c.temperature for c in criteria if c.temperature is not None}
-    if not here or None in needed or len(softened) > 1:
+    # The most probable classes of two frames have no mean.
+    if not here or None in needed or len(softened) > 1 or any(t.resample for t in here):
         return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)
     if k is not None and k < most:

@@ -1,0 +1,29 @@
+"""What a store has to have for the criteria of a training."""
+
+from argparse import Namespace
+
+import torch
+
+from espnet_kd.targets.fit import unserved
+from espnet_kd.targets.format import Manifest, TapFormat
+from espnet_kd.targets.plan import _tap
+from espnet_kd.teachers.options import TeacherOptions, term_options
+
+CTC = "ctc.ctc_lo"
+TOPK = {"type": "topk", "k": 2, "tap": CTC}
+
+
+def test_frames_of_another_rate_need_all_classes() -> None:
+    """The most probable classes of two frames have no mean."""
+    args, found = Namespace(number="float16", codebooks=8), {}
+    for rate in ("equal", "resample"):
+        terms = term_options({"ctc": {**TOPK, "frame_rate": rate}})
+        found[rate] = _tap(CTC, torch.zeros(1, 3, 7), terms, TeacherOptions(()), args, {})
+    assert found == {"equal": TapFormat("topk", 7, 2), "resample": TapFormat("values", 7)}
+    for kept, problem in (
+        (found["resample"], None),
+        (found["equal"], f"criterion ctc: only the 2 most probable classes are stored at {CTC}, which cannot "
+                         "be resampled"),
+    ):  # fmt: skip
+        manifest = Manifest(({},), "", {}, {CTC: kept}, {CTC: 3}, 16000)
+        assert unserved(manifest, terms, [CTC]) == problem
