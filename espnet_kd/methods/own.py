@@ -6,7 +6,11 @@ dict leaves them out: ``<N>epoch.pth`` and averages have the stock keys alone, a
 them. They are in ``checkpoint.pth`` only, beside the state of the optimizer, which is that of a stock model::
 
     {"model": ..., "optimizers": [{"state": ..., "param_groups": ...,
-                                   "espnet_kd": {"tensors": {name: tensor}, "state": {name: optimizer's}}}]}
+                                   "espnet_kd": {"tensors": {name: tensor}, "state": {name: optimizer's},
+                                                 "gradients": {name: tensor}}}]}
+
+The gradients are those of all parameters, ours and stock ones, after batches that no update has used yet: an
+epoch may end before there are ``accum_grad`` of them, and ESPnet uses them in the first update of the next.
 """
 
 import logging
@@ -140,8 +144,16 @@ def load_own(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
         ours[name].copy_(saved[name])
 
 
-def keep_apart(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Save and load what is under ``kd_`` with the state of the optimizers, which is stock otherwise."""
+def keep_apart(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], with_gradients: bool = False
+) -> None:
+    """Save and load what is under ``kd_`` with the state of the optimizers, which is stock otherwise.
+
+    Args:
+        model: stock, or with parts of ours.
+        optimizers: of its parameters.
+        with_gradients: whether gradients that are there when the state is saved belong to it.
+    """
     names = {id(p): name for name, p in model.named_parameters() if name.startswith(OWN_PREFIX)}
 
     def groups(optimizer: torch.optim.Optimizer) -> Groups:
@@ -149,10 +161,16 @@ def keep_apart(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) ->
 
     def save(optimizer: torch.optim.Optimizer, state: State) -> State:
         stock, own = split_state(state, groups(optimizer))
-        return {**stock, KEY: {"tensors": own_tensors(model), "state": own}}
+        kept = {"tensors": own_tensors(model), "state": own}
+        if with_gradients:
+            kept["gradients"] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        return {**stock, KEY: kept}
 
     def load(optimizer: torch.optim.Optimizer, state: State) -> State | None:
-        found = groups(optimizer)
+        found, gradients = groups(optimizer), state.get(KEY, {}).get("gradients", {})
+        for name, p in model.named_parameters():
+            if name in gradients and gradients[name].shape == p.shape:
+                p.grad = gradients[name].to(p, copy=True)
         if KEY not in state and [len(g["params"]) for g in state["param_groups"]] == [len(g) for g in found]:
             return None  # an older checkpoint numbers our parameters, too
         return join_state(state, state.get(KEY, {}).get("state", {}), found)

@@ -55,7 +55,7 @@ class ResumableTrainer(Trainer):
         """Repair the directory, then train."""
         for method in getattr(model, "kd_methods", ()):  # a stock model has none
             method.before_training(model, optimizers, trainer_options)
-        keep_apart(model, optimizers)
+        keep_apart(model, optimizers, with_gradients=True)
         directory = Path(trainer_options.output_dir)
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         if first and trainer_options.resume:

@@ -115,3 +115,33 @@ def test_the_optimizer_of_a_stock_model_takes_the_state() -> None:
             saved = plain.state_dict()
         resumed.load_state_dict(saved)
         assert len(resumed.state) == 6
+
+
+def test_gradients_that_wait_for_more_batches_are_resumed() -> None:
+    """Three batches, two of which make an update: the third counts in the first update after the epoch."""
+
+    class Training:
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            self.model = Student()
+            self.optimizer = torch.optim.SGD(parts(self.model), lr=0.1)
+            keep_apart(self.model, [self.optimizer], with_gradients=True)
+
+        def train(self, *batches: float) -> None:
+            for number, batch in enumerate(batches, 1):
+                hidden = self.model.first(torch.tensor([batch, 1.0]))
+                (self.model.last(hidden).sum() + self.model.kd_criteria["hid"](hidden).sum()).backward()
+                if number % 2 == 0:
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+
+    whole, resumed = Training(), Training()
+    whole.train(1.0, 2.0, 3.0)
+    resumed.model.load_state_dict(whole.model.state_dict())
+    load_own(resumed.model, own_tensors(whole.model))
+    resumed.optimizer.load_state_dict(whole.optimizer.state_dict())
+    for training in (whole, resumed):
+        training.train(4.0, 5.0)
+    for expected, found in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(expected, found)
+    assert not whole.optimizer.state_dict()["espnet_kd"]["gradients"]
