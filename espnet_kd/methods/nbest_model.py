@@ -59,6 +59,7 @@ class LearnsLists:
             ``loss_nbest`` the term before its weight, ``loss`` the total.
         """
         plan: ListPlan = self.kd_lists
+        step = float(self.kd_step)  # a distilled model counts in its forward pass
         given = [kwargs.pop(name, None) for name in (LISTS, COUNTS, SCORES)]
         for name in (LISTS, COUNTS, SCORES):
             kwargs.pop(f"{name}_lengths", None)
@@ -76,7 +77,7 @@ class LearnsLists:
             student = self._of_lists(lattice, transcript)
             value = plan.criterion(student, SequenceScores(given[2]), transcript)
         plan.taps.release()
-        total = loss + plan.weight(float(self.kd_step)) * value[None]
+        total = loss + plan.weight(step) * value[None]
         stats[STATISTIC] = value.detach()[None]
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
         return total, stats, weight

@@ -2,15 +2,19 @@
 
 import json
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, to_json
 from espnet_kd.errors import UserError
 from espnet_kd.methods import active
 from espnet_kd.methods.nbest import WithHypotheses, nbest_options
+from espnet_kd.schedule import Schedule
 
 LISTS = {
     "a": [("AB", -1.0), ("A", -2.0), ("AB", -3.0), ("B", -4.0), ("BB", -5.0)],
@@ -123,3 +127,25 @@ def test_other_methods_are_refused() -> None:
     args = Namespace(nbest={"records": "r"}, mutual={}, consistency={"criteria": {}})
     with pytest.raises(UserError, match="nbest: it does not go with `consistency`: leave out one of them"):
         method.check(args, 7)
+
+
+def test_the_weight_is_that_of_the_batch_where_the_model_counts_batches_itself() -> None:
+    """At batch 0 the weight is 1, from batch 1 on 0; a distilled model counts before it returns."""
+    from espnet_kd.methods.nbest_model import LearnsLists, ListPlan  # imports ESPnet, which takes seconds
+
+    class Distilled:
+        training, kd_step = True, 0
+
+        def forward(self, *_: object, **__: object) -> tuple[torch.Tensor, dict, torch.Tensor]:
+            self.kd_step += 1
+            return torch.zeros(1), {}, torch.ones(1)
+
+    class Student(LearnsLists, Distilled):
+        _frames = _of_lists = lambda self, *_: None
+        taps = SimpleNamespace(recording=nullcontext, release=lambda: None)
+        kd_lists = ListPlan(lambda *_: torch.tensor(3.0), Schedule(1.0, 0.0), "ctc.ctc_lo", taps)
+
+    lists = {"nbest_tokens": torch.ones(1, 1, 2), "nbest_counts": torch.ones(1, 2)}
+    student = Student()
+    for expected in (3.0, 0.0):
+        assert student.forward(None, None, **lists, nbest_scores=torch.zeros(1, 2))[0] == expected
