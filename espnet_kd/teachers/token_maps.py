@@ -28,10 +28,12 @@ class TokenMap:
     Attributes:
         numbers: (S,) for each token of the student, on the host; -1 for one that the teacher does not have.
         logits: layers whose values are logits, and which therefore get the student's order.
+        classes: V, size of the teacher's list.
     """
 
     numbers: Tensor
     logits: frozenset[str]
+    classes: int
 
     @property
     def known(self) -> int:
@@ -44,7 +46,19 @@ class TokenMap:
         return numbers[text]
 
     def targets(self, seen: Mapping[str, Targets]) -> dict[str, Targets]:
-        """Return the teacher's values, by tap, with the student's tokens in the last axis of logits."""
+        """Return the teacher's values, by tap, with the student's tokens in the last axis of logits.
+
+        Raises:
+            UserError: a layer has not as many values as the teacher has tokens, such as an encoder.
+        """
+        for tap, found in seen.items():
+            values = found.values
+            size = values.classes if isinstance(values, Joint) else getattr(values, "shape", (0,))[-1]
+            if tap in self.logits and not isinstance(values, TopClasses) and size != self.classes:
+                raise UserError(
+                    f"{tap} of the teacher has {size} values at a position, but the teacher has "
+                    f"{self.classes} tokens: choose a tap that gives logits, such as ctc.ctc_lo"
+                )
         return {
             tap: replace(found, values=self._mapped(found.values)) if tap in self.logits else found
             for tap, found in seen.items()
@@ -116,7 +130,7 @@ def map_tokens(
             "train both with one token list, or compare the posteriors of CTC alone"
         )
     number = {token: i for i, token in enumerate(theirs)}
-    return TokenMap(torch.tensor([number.get(token, -1) for token in ours]), frozenset(logits))
+    return TokenMap(torch.tensor([number.get(token, -1) for token in ours]), frozenset(logits), len(theirs))
 
 
 def map_text(ours: Sequence[str], theirs: Sequence[str], reads: str, owner: str) -> TokenMap | None:
@@ -146,7 +160,7 @@ def map_text(ours: Sequence[str], theirs: Sequence[str], reads: str, owner: str)
             "both must cut a text into the same tokens: make the student's tokens from the teacher "
             "(--token_from), or compare the encoders"
         )
-    return TokenMap(torch.tensor(numbers), frozenset())
+    return TokenMap(torch.tensor(numbers), frozenset(), len(theirs))
 
 
 def text_of(token: str) -> str:

@@ -47,6 +47,15 @@ def test_a_teacher_with_fewer_tokens_gives_the_others_no_posterior() -> None:
     assert -(seen.softmax(-1) * seen.log_softmax(-1)).sum() == pytest.approx(1.0986, abs=1e-4)
 
 
+def test_vectors_of_another_size_are_not_taken_for_logits() -> None:
+    """Five features, of which four would be taken for tokens."""
+    found = map_tokens(OURS, ["<blank>", "b", "a", "<sos/eos>"], ["encoder"], None, OWNER)
+    seen = {"encoder": Targets(torch.zeros(1, 2, 5), torch.tensor([2]))}
+    assert found is not None
+    with pytest.raises(UserError, match="encoder of the teacher has 5 values .* has 4 tokens: choose a tap"):
+        found.targets(seen)
+
+
 def test_hidden_vectors_are_left_alone() -> None:
     found = map_tokens(OURS, ["<blank>", "b", "a", "<sos/eos>"], [], "criterion h", OWNER)
     seen = values([0.0, 1.0, 2.0, 3.0])
