@@ -244,7 +244,8 @@ def _fit(
         if t.build().kind == "sequence":
             if t.term.teacher_tap == LATTICE and isinstance(teacher, StoredTeacher):
                 continue  # its token list was compared, and the values of a joint network are not logits
-            _check_classes(t.term, ours[t.term.student_tap].values, theirs[t.term.teacher_tap].values)
+            values = ours[t.term.student_tap].values, theirs[t.term.teacher_tap].values
+            _check_classes(t.term, *values, len(model.token_list))
             continue
         if t.term.student_tap == LATTICE:
             frames, others = (int(side[LATTICE].lengths.max()) for side in (ours, theirs))
@@ -269,7 +270,8 @@ def _fit(
             if criterion.student_dim is None:
                 t.options.update(student_dim=student.shape[-1], teacher_dim=target.shape[-1])
         elif not criterion.any_classes:
-            _check_classes(t.term, student, target)
+            tokens = len(model.token_list) if t.kind in CRITERIA else None
+            _check_classes(t.term, student, target, tokens)
     shapes = {
         t.term.name: tuple(
             tuple(getattr(side[tap].values, "shape", ()))
@@ -280,8 +282,12 @@ def _fit(
     return list(terms), shapes
 
 
-def _check_classes(term: Term, student: Any, teacher: Any) -> None:
-    """Refuse layers with other numbers of classes; scores of label sequences have none."""
+def _check_classes(term: Term, student: Any, teacher: Any, tokens: int | None) -> None:
+    """Refuse layers with other numbers of classes; scores of label sequences have none.
+
+    Args:
+        tokens: of the student; None for a plug-in, which may compare anything.
+    """
     if isinstance(teacher, SequenceScores):
         return
     ours, theirs = (x.classes if isinstance(x, Joint) else x.shape[-1] for x in (student, teacher))
@@ -289,6 +295,11 @@ def _check_classes(term: Term, student: Any, teacher: Any) -> None:
         raise UserError(
             f"criterion {term.name}: {term.student_tap} of the student has {ours} values at a position, "
             f"{term.teacher_tap} of the teacher {theirs}: choose taps that give logits over the same tokens"
+        )
+    if tokens not in (None, ours):
+        raise UserError(
+            f"criterion {term.name}: {term.student_tap} of the student has {ours} values at a position, but "
+            f"there are {tokens} tokens: choose a tap that gives logits (ctc.ctc_lo), or `type: hidden`"
         )
 
 

@@ -147,12 +147,15 @@ def compared_views(args: argparse.Namespace) -> "list[TermOptions]":
 
 def _check_term(t: "TermOptions") -> None:
     """Refuse a criterion that does not compare posteriors of the same positions at one layer."""
+    from espnet_kd.teachers.options import of_speech
+
     where = f"criterion {t.term.name}"
     if t.options.get("delay", 0) != 0:
         raise UserError(f"{where}: all views are of one model, which emits at one time: leave out delay")
     if t.resample:
         raise UserError(f"{where}: all views have one frame rate: leave out `frame_rate: resample`")
-    if t.term.student_tap != t.term.teacher_tap or t.build().needs in ("hidden", "codes", "sequence"):
+    needs = t.build().needs
+    if t.term.student_tap != t.term.teacher_tap or needs in ("hidden", "codes", "sequence") or of_speech(t):
         raise UserError(f"{where}: views are compared by the logits at one layer: give type and tap")
 
 

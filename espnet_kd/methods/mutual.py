@@ -165,7 +165,7 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
         UserError: a key is unknown or its value unusable.
     """
     from espnet_kd.criteria.criterion import check_choice
-    from espnet_kd.teachers.options import term_options
+    from espnet_kd.teachers.options import of_speech, term_options
 
     refuse_unknown("mutual", mutual, KEYS)
     try:
@@ -191,7 +191,8 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
             )
         if needs == "lattice" and choices["targets"] == "mean":
             raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
-        if t.term.student_tap != t.term.teacher_tap or needs in ("hidden", "codes", "sequence"):
+        one_tap = t.term.student_tap == t.term.teacher_tap
+        if not one_tap or needs in ("hidden", "codes", "sequence") or of_speech(t):
             raise UserError(
                 f"mutual: criterion {t.term.name}: peers compare logits at one tap of all: give type and tap"
             )

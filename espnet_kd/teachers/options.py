@@ -296,6 +296,11 @@ def on_lattice(kind: object) -> bool:
     return isinstance(kind, str) and kind in CRITERIA and CRITERIA[kind].needs == "lattice"
 
 
+def of_speech(t: TermOptions) -> bool:
+    """Return whether a criterion of ours takes the student's features or hidden vectors, not its logits."""
+    return t.kind in CRITERIA and t.term.student_tap.split(".")[0] in OF_SPEECH
+
+
 def compares_classes(t: TermOptions) -> bool:
     """Return whether a criterion compares the probability of a class with that of the same class."""
     found = CRITERIA.get(t.kind)  # None for a plug-in

@@ -5,9 +5,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, registered
+from espnet_kd.methods.attach import _check_classes
+from espnet_kd.methods.consistency import consistency_options
 from espnet_kd.methods.method import Method
+from espnet_kd.methods.mutual import mutual_options
+from espnet_kd.schedule import Schedule
+from espnet_kd.teachers.options import Term
 
 TEACHER = {"teacher": {"exp": "exp/t"}, "criteria": {"ctc": {}}}
 LABELS = """
@@ -96,3 +103,15 @@ def test_what_a_training_learns_from_its_teacher_is_named(tmp_path) -> None:
             f"teacher {exp}": [exp / "config.yaml", exp / "valid.acc.ave.pth"],
             "target store": [store / "manifest.json"],
         }
+
+
+def test_hidden_vectors_are_not_taken_for_logits() -> None:
+    """Two models of one width would train on the softmax of their features without a word."""
+    criteria = {"criteria": {"enc": {"type": "kl", "tap": "encoder"}}}
+    for options in (consistency_options, mutual_options):
+        with pytest.raises(UserError, match="criterion enc: .* logits at one .*: give type and tap"):
+            options(criteria)
+    term, values = Term("enc", Schedule(1.0, 1.0), "encoder", "encoder"), torch.zeros(1, 2, 16)
+    with pytest.raises(UserError, match="enc: encoder of the student has 16 values at a position, but there"):
+        _check_classes(term, values, values, tokens=7)
+    _check_classes(term, values, values, tokens=None)  # a plug-in may compare anything
