@@ -74,7 +74,7 @@ class KLDivergence(TemperatureCriterion):
             teacher with no such frame, at the end of an utterance, do not count.
         frames: for CTC, the teacher's frames that count: `all`; `nonblank`, those whose most probable class
             is not the blank; `symmetric`, those and as many as `neighbours` on both sides of each.
-        neighbours: see frames.
+        neighbours: for `frames: symmetric`, see there.
         reduction: see Criterion; positions are the frames that count.
 
     Source:
@@ -98,6 +98,11 @@ class KLDivergence(TemperatureCriterion):
         self.delay = check_delay(delay)
         self.frames: Frames = check_choice("frames", frames, Frames)
         self.neighbours = check_size("neighbours", neighbours)
+        if frames != "symmetric" and neighbours != 1:
+            raise ValueError(
+                f"neighbours is {neighbours}, but frames is {frames!r}: write `frames: symmetric`, or leave "
+                "neighbours out"
+            )
         self.by_blank = frames != "all"
         self.of_ctc = self.by_blank or self.delay != (0, 0)
 

@@ -69,6 +69,11 @@ class HiddenDistance(Criterion):
         self.distance: Distance = check_choice("distance", distance, Distance)
         self.frame_weights: FrameWeights = check_choice("frame_weights", frame_weights, FrameWeights)
         self.weight_power = check_positive("weight_power", weight_power)
+        if frame_weights not in ("activation", "deviation") and weight_power != 1:
+            raise ValueError(
+                f"weight_power is {weight_power}, but frame_weights is {frame_weights!r}: write activation "
+                "or deviation, or leave weight_power out"
+            )
         self.guide_tap = "ctc.ctc_lo" if frame_weights == "nonblank" else None
         self.learned = check_choice("projection", projection, Projection) == "linear"
         if self.learned:

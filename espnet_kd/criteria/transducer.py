@@ -83,6 +83,11 @@ class TransducerKL(Criterion):
         self.distance: Distance = check_choice("distance", distance, Distance)
         if kind == "sequence":
             _check_sequence(temperature, delay, normalize)
+        elif distance != "l1":
+            raise ValueError(
+                f"distance is {distance!r}, but kind: {kind} compares nodes by their KL: write "
+                "`kind: sequence`, or leave distance out"
+            )
 
     def forward(  # type: ignore[override]  # a lattice is not a tensor
         self, student: Joint, target: Target, mask: Transcript

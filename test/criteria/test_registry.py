@@ -61,6 +61,10 @@ def test_builds_every_criterion(name):
         ("kl", {"direction": "backward"}, "^criterion kl: direction is 'backward'; .*known: forward, rev"),
         ("kl", {"reduction": "max"}, "^criterion kl: reduction is 'max'; .*known: mean, sum, utterance"),
         ("kl", {"reduction": ["mean"]}, r"reduction is \['mean'\]"),
+        # Options that would change nothing:
+        ("kl", {"frames": "nonblank", "neighbours": 2}, "neighbours is 2, but frames is 'nonblank': write"),
+        ("hidden", {"weight_power": 2.0}, "weight_power is 2.0, but frame_weights is 'none': write"),
+        ("transducer", {"kind": "full", "distance": "mse"}, "distance is 'mse', but kind: full compares no"),
     ],
 )
 def test_mistakes_name_what_is_known(name, options, message):
