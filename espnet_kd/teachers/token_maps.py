@@ -14,6 +14,7 @@ from torch import Tensor
 from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
+from espnet_kd.rnnt.device import to_device
 from espnet_kd.teachers.taps import Targets
 
 ABSENT = -1e4  # logit of a token that the teacher does not have: the posterior is 0, its logarithm finite
@@ -42,8 +43,8 @@ class TokenMap:
 
     def text(self, text: Tensor) -> Tensor:
         """Return transcripts, (B, L) tokens of the student padded with -1, in tokens of the teacher."""
-        numbers = torch.cat([self.numbers, torch.tensor([-1])]).to(text.device)  # the last one is for padding
-        return numbers[text]
+        numbers = torch.cat([self.numbers, torch.tensor([-1])])  # the last one is for padding
+        return to_device(numbers, text.device)[text]
 
     def targets(self, seen: Mapping[str, Targets]) -> dict[str, Targets]:
         """Return the teacher's values, by tap, with the student's tokens in the last axis of logits.
@@ -68,11 +69,11 @@ class TokenMap:
         if isinstance(values, Joint):
             return self._joint(values)
         if isinstance(values, TopClasses):  # all of them are tokens of the student
-            places = self.numbers.to(values.tokens.device)
-            ours = torch.zeros(int(places.max()) + 1, dtype=torch.long, device=places.device)
-            ours[places[places >= 0]] = torch.arange(len(places), device=places.device)[places >= 0]
-            tokens = values.tokens.clamp(max=len(ours) - 1)  # padding may hold anything
-            return TopClasses(ours[tokens], values.log_probs)
+            known = self.numbers >= 0
+            ours = torch.zeros(self.classes, dtype=torch.long)
+            ours[self.numbers[known]] = torch.arange(len(known))[known]
+            tokens = values.tokens.clamp(max=self.classes - 1)  # padding may hold anything
+            return TopClasses(to_device(ours, tokens.device)[tokens], values.log_probs)
         return self._rows(values.movedim(-1, 0), ABSENT).movedim(0, -1)
 
     def _joint(self, joint: Joint) -> Joint:
@@ -80,7 +81,7 @@ class TokenMap:
 
     def _rows(self, values: Tensor, absent: float) -> Tensor:
         """(V, ...) -> (S, ...)."""
-        numbers = self.numbers.to(values.device)
+        numbers = to_device(self.numbers, values.device)
         rows = values.index_select(0, numbers.clamp(min=0))
         missing = (numbers < 0).view(-1, *[1] * (values.dim() - 1))
         return rows.masked_fill(missing, absent)

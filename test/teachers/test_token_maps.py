@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.stand_in_device import DEVICE, counted
 from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
@@ -112,6 +113,21 @@ def test_stored_classes_of_another_order() -> None:
     padded = TopClasses(torch.tensor([[[3, 1], [255, 255]]]), torch.zeros(1, 2, 2))
     mapped = found.targets({"ctc.ctc_lo": Targets(padded, torch.tensor([1]))})["ctc.ctc_lo"].values
     assert mapped.tokens[:, :1].tolist() == [[[1, 2]]]
+
+
+def test_nothing_waits_for_a_gpu() -> None:
+    found = map_tokens(OURS, ["<blank>", "b", "<sos/eos>", "a"], ["a", "b", "joint"], None, OWNER)
+    assert found is not None
+    with counted() as counts:
+        x = torch.randn(1, 2, 4).to(DEVICE)
+        top = TopClasses(torch.zeros(1, 2, 3, dtype=torch.long).to(DEVICE), x[..., :3])
+        text = torch.ones(1, 2, dtype=torch.long).to(DEVICE)
+        joint = Joint(x, x, x[0, :1].expand(4, 4), x[0, 0])
+        counts.waits.clear()
+        found.targets({tap: Targets(values, torch.tensor([2])) for tap, values in
+                       {"a": x, "b": top, "joint": joint}.items()})  # fmt: skip
+        found.text(text)
+    assert not counts.waits
 
 
 def test_texts_in_tokens_of_another_case() -> None:
