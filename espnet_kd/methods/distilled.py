@@ -271,7 +271,7 @@ class Distillation:
         """Return the task loss times its weight; subclasses add criteria that come with it."""
         stats["loss_task"] = loss.detach()
         weight: Schedule = self.kd_objective.task_weight
-        return weight(step) * (loss.detach() if weight.is_zero else loss)
+        return torch.zeros_like(loss) if weight.is_zero else weight(step) * loss  # it may be infinite
 
 
 def placeholder(speech: Tensor) -> tuple[Tensor, Tensor]:

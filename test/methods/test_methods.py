@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, registered
 from espnet_kd.methods.attach import _check_classes
 from espnet_kd.methods.consistency import consistency_options
+from espnet_kd.methods.distilled import Distillation
 from espnet_kd.methods.method import Method
 from espnet_kd.methods.mutual import mutual_options
 from espnet_kd.schedule import Schedule
@@ -115,3 +117,11 @@ def test_hidden_vectors_are_not_taken_for_logits() -> None:
     with pytest.raises(UserError, match="enc: encoder of the student has 16 values at a position, but there"):
         _check_classes(term, values, values, tokens=7)
     _check_classes(term, values, values, tokens=None)  # a plug-in may compare anything
+
+
+def test_a_task_that_weighs_nothing_may_be_infinite() -> None:
+    """As CTC is where an utterance is too short for its text, without zero_infinity; 0 times that is NaN."""
+    student = SimpleNamespace(kd_objective=SimpleNamespace(task_weight=Schedule(0.0, 0.0)))
+    stats: dict[str, torch.Tensor] = {}
+    assert Distillation._with_task(student, torch.tensor([torch.inf]), stats, 0.0) == 0
+    assert stats["loss_task"] == torch.inf
