@@ -127,6 +127,8 @@ def _unserved_term(
     """Say what one criterion needs and the store does not have; None if it has all."""
     path, criterion = t.term.teacher_tap, t.build()
     tap = taps[path]
+    if criterion.guide_tap is not None and (kind := taps[criterion.guide_tap].kind) != "values":
+        return f"the targets at {criterion.guide_tap} have the kind {kind}, which gives no weights of frames"
     if criterion.guide_tap is not None and blank:
         return f"`frame_weights: nonblank` needs the blank at token 0, and they have it at {blank}"
     if criterion.by_blank and blank:

@@ -176,7 +176,8 @@ def _tap(
     """Decide how the values of a layer are stored: as top-k classes if that is enough for every criterion."""
     here = [t for t in terms if t.term.teacher_tap == path]
     by_sequence = [t.build().kind == "sequence" for t in here]
-    if here and all(by_sequence):
+    guides = any(t.build().guide_tap == path for t in terms)  # weights of frames need all classes
+    if here and all(by_sequence) and not guides:
         return TapFormat("score", 1, number="float32")
     k, number, ensemble = options.k, args.number, len(options.sources) > 1
     if path == LATTICE and any(by_sequence):
@@ -197,7 +198,8 @@ def _tap(
     needed = [c.k for c in criteria]
     softened = {c.temperature for c in criteria if c.temperature is not None}
     # The most probable classes of two frames have no mean.
-    if not here or None in needed or len(softened) > 1 or any(t.resample for t in here):
+    whole = guides or None in needed or len(softened) > 1 or any(t.resample for t in here)
+    if not here or whole:
         return TapFormat("values", size, 0, temperatures.get(path, 1.0) if ensemble else 1.0, number)
     most = max(n for n in needed if n is not None)
     if k is not None and k < most:

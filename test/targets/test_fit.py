@@ -27,3 +27,21 @@ def test_frames_of_another_rate_need_all_classes() -> None:
     ):  # fmt: skip
         manifest = Manifest(({},), "", {}, {CTC: kept}, {CTC: 3}, 16000)
         assert unserved(manifest, terms, [CTC]) == problem
+
+
+def test_weights_of_frames_need_all_classes() -> None:
+    """Another criterion at the CTC layer would be content with less."""
+    guided = {"type": "hidden", "tap": "encoder", "frame_weights": "nonblank"}
+    args = Namespace(number="float16", codebooks=8)
+    for other, alone in (
+        (TOPK, TapFormat("topk", 7, 2)),
+        ({"type": "sequence", "tap": CTC}, TapFormat("score", 1, 0, 1.0, "float32")),
+    ):
+        both = {"ctc": other, "enc": guided}
+        for criteria, expected in (({"ctc": other}, alone), (both, TapFormat("values", 7))):
+            terms = term_options(criteria)
+            assert _tap(CTC, torch.zeros(1, 3, 7), terms, TeacherOptions(()), args, {}) == expected
+        taps = {CTC: alone, "encoder": TapFormat("values", 4)}
+        problem = unserved(Manifest(({},), "", {}, taps, {}, 16000), terms, [CTC, "encoder"])
+        message = f"the targets at {CTC} have the kind {alone.kind}, which gives no weights of frames"
+        assert problem == f"criterion enc: {message}"
