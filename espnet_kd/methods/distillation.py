@@ -233,6 +233,8 @@ READERS = ("decoder", "joint_network")  # parts of a model that text goes into
 
 def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
     """Return what in the training needs transcripts, for the message of an error; None if nothing does."""
+    from espnet_kd.teachers.options import of_sequence
+
     if not build_schedule(task_weight, "task_weight").is_zero:
         return f"task_weight is {task_weight}, not 0"
     for name, entry in criteria.items():
@@ -240,6 +242,8 @@ def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
         readers = [tap for tap in taps if tap.split(".")[0] in READERS]
         if readers or not taps:
             return f"criterion {name} has {'the tap ' + readers[0] if readers else 'no tap'}"
+        if "type" in entry and of_sequence(entry):
+            return f"criterion {name} compares the probabilities of transcripts"
     return None if criteria else "there are no criteria"
 
 

@@ -12,6 +12,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, registered
 from espnet_kd.methods.attach import _check_classes
 from espnet_kd.methods.consistency import consistency_options
+from espnet_kd.methods.distillation import obstacle
 from espnet_kd.methods.distilled import Distillation
 from espnet_kd.methods.method import Method
 from espnet_kd.methods.mutual import mutual_options
@@ -125,3 +126,14 @@ def test_a_task_that_weighs_nothing_may_be_infinite() -> None:
     stats: dict[str, torch.Tensor] = {}
     assert Distillation._with_task(student, torch.tensor([torch.inf]), stats, 0.0) == 0
     assert stats["loss_task"] == torch.inf
+
+
+def test_what_needs_transcripts() -> None:
+    """Without them a batch has one token in their place, whose probability says nothing."""
+    assert obstacle(0, {"c": {"type": "kl", "tap": "ctc.ctc_lo"}}) is None
+    for criterion, reason in (
+        ({"type": "kl", "tap": "decoder"}, "criterion c has the tap decoder"),
+        ({"type": "transducer"}, "criterion c has no tap"),
+        ({"type": "sequence", "tap": "ctc.ctc_lo"}, "criterion c compares the probabilities of transcripts"),
+    ):
+        assert obstacle(0, {"c": criterion}) == reason
