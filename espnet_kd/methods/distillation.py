@@ -248,17 +248,19 @@ def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
 
 
 def check_transcripts(args: argparse.Namespace) -> None:
-    """Refuse training data without text where the training needs it.
+    """Refuse data without text, of training or validation, where the training needs it.
 
     Raises:
         UserError: names the file without text and what needs it.
     """
-    data = args.train_data_path_and_name_and_type or []
-    if not data or any(name == "text" for _, name, _ in data):
-        return
-    reason = "statistics are collected" if args.collect_stats else obstacle(args.task_weight, args.criteria)
-    if reason is not None:
-        raise UserError(
-            f"{data[0][0]} comes without text, but {reason}: give a `text`, or use `task_weight: 0` and "
-            "criteria on the encoder alone"
-        )
+    for part in ("train", "valid"):
+        data = getattr(args, f"{part}_data_path_and_name_and_type", None) or []
+        if not data or any(name == "text" for _, name, _ in data):
+            continue
+        collected = "statistics are collected" if args.collect_stats else None
+        reason = collected or obstacle(args.task_weight, args.criteria)
+        if reason is not None:
+            raise UserError(
+                f"{data[0][0]} comes without text, but {reason}: give a `text`, or use `task_weight: 0` and "
+                "criteria on the encoder alone"
+            )

@@ -12,7 +12,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, registered
 from espnet_kd.methods.attach import _check_classes
 from espnet_kd.methods.consistency import consistency_options
-from espnet_kd.methods.distillation import obstacle
+from espnet_kd.methods.distillation import check_transcripts, obstacle
 from espnet_kd.methods.distilled import Distillation
 from espnet_kd.methods.method import Method
 from espnet_kd.methods.mutual import mutual_options
@@ -137,3 +137,15 @@ def test_what_needs_transcripts() -> None:
         ({"type": "sequence", "tap": "ctc.ctc_lo"}, "criterion c compares the probabilities of transcripts"),
     ):
         assert obstacle(0, {"c": criterion}) == reason
+
+
+def test_validation_needs_transcripts_as_training_does() -> None:
+    """It would choose epochs by the loss of tokens that nobody has said."""
+    speech, text = ("dump/dev/wav.scp", "speech", "sound"), ("dump/dev/text", "text", "text")
+    args = argparse.Namespace(collect_stats=False, task_weight=1.0, criteria={})
+    args.train_data_path_and_name_and_type = [speech, text]
+    args.valid_data_path_and_name_and_type = [speech, text]
+    check_transcripts(args)
+    args.valid_data_path_and_name_and_type = [speech]
+    with pytest.raises(UserError, match="dev/wav.scp comes without text, but task_weight is 1.0, not 0"):
+        check_transcripts(args)
