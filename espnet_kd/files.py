@@ -310,6 +310,16 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
 
 
+def changed_file(directory: Path, known: Mapping[str, str]) -> str | None:
+    """Return the first file of a directory that is another one now; None if there is none. Files may be gone.
+
+    Args:
+        known: name -> fingerprint, as it was.
+    """
+    found = {name: path for name in known if (path := directory / name).is_file()}
+    return next((name for name, path in found.items() if fingerprint(path) != known[name]), None)
+
+
 def _temporary_beside(path: Path, suffix: str | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from espnet_kd.export.search import PIECE, SPACE, Array, Chunks, Part, Settings
 from espnet_kd.export.sherpa import recogniser
 from espnet_kd.export.sherpa_stream import GIVEN, SherpaStream, online_recognizer
 from espnet_kd.export.stream import ChunkEncoder, Encoder, Stream, decode
-from espnet_kd.files import fingerprint, read_json, read_lines
+from espnet_kd.files import changed_file, fingerprint, read_json, read_lines
 from espnet_kd.measure.recogniser import Stream as AnyStream
 
 DESCRIPTION = "export.json"
@@ -189,9 +189,10 @@ def refuse_old(directory: Path, experiment: Path) -> None:
         UserError: it was not, or see ``read_description``.
     """
     source = read_description(directory).get("source") or {}
-    checkpoint = experiment / str(source.get("checkpoint"))
-    if checkpoint.is_file() and source.get("checkpoint_sha256") not in (None, fingerprint(checkpoint)):
-        raise UserError(f"it was made of another {checkpoint.name} than there is now: export it again")
+    sha256 = source.get("checkpoint_sha256")  # older exports have none
+    known = {str(source.get("checkpoint")): sha256} if sha256 else {}
+    if (changed := changed_file(experiment, known)) is not None:
+        raise UserError(f"it was made of another {changed} than there is now: export it again")
 
 
 def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:

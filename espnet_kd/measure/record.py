@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, fingerprint, read_json
+from espnet_kd.files import atomic_path, read_json
 
 FILE = "measure.json"  # in EXP/TAG/SET, beside score.json
 
@@ -75,11 +75,6 @@ class Record:
     machine: dict[str, Any]
     options: dict[str, Any]
     model: dict[str, str] = field(default_factory=dict)
-
-    def changed_file(self, directory: Path) -> str | None:
-        """Return a file of the model that is another one now; None if there is none. Files may be gone."""
-        found = {name: path for name in self.model if (path := directory / name).is_file()}
-        return next((name for name, path in found.items() if fingerprint(path) != self.model[name]), None)
 
 
 def write_record(record: Record, directory: Path) -> None:

@@ -13,6 +13,7 @@ from espnet_kd.config import read_config
 from espnet_kd.environment import EARLIER
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
+from espnet_kd.files import changed_file
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.measure.record import Record, read_record
 from espnet_kd.methods import active, idle_keys
@@ -302,7 +303,7 @@ def _results(decoded: Path, sets: list[str]) -> Results:
 def _costs(decoded: Path, name: str) -> Record | None:
     """Read what decoding a set costs; leave out, with a warning, what was measured of an older model."""
     record = read_record(decoded / name)
-    changed = None if record is None else record.changed_file(decoded.parent)
+    changed = None if record is None else changed_file(decoded.parent, record.model)
     if changed is not None:
         print(
             f"espnet-kd: warning: {decoded / name} was measured with another {changed}: measure again",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import fingerprint
+from espnet_kd.files import changed_file
 from espnet_kd.report.groups import Group
 from espnet_kd.report.run import Run
 from espnet_kd.report.tables import code, plain, table
@@ -53,9 +53,8 @@ def read_delays(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        for name, known in dict(found.get("model") or {}).items():  # older files do not name it
-            if (directory / name).is_file() and fingerprint(directory / name) != known:
-                return None
+        if changed_file(directory, dict(found.get("model") or {})):  # older files do not name it
+            return None
         numbers = {key: float(found[key]) for key in ("mean_ms", "median_ms", "p90_ms")}
         chunk = found["chunk_ms"]
         return {"chunk_ms": None if chunk is None else float(chunk), **numbers}
