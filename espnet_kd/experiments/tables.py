@@ -116,7 +116,8 @@ def _legend(plan: Plan) -> str:
     notes = [
         f"{err} %: mean over the seeds, ± standard deviation of a seed.",
         "S/D/I: substitutions, deletions and insertions of all seeds.",
-        "Hours: of one training, without its teachers and the search for the best of several rows.",
+        "Hours: of one training, with the whole target store that it reads, without its teachers, the "
+        "decoding of pseudo-labels and of n-best lists, and the search for the best of several rows.",
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed).",
         "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. "

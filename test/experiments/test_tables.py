@@ -105,6 +105,7 @@ def test_the_headline_is_as_on_paper(text: str) -> None:
     # 1.2 hours each, seed 1 at 1x
     assert '"KL, weight 9"; the 2 trainings of this choice took 2.4 core-hours.' in text
     assert "| GPT | it has \\*no\\* audio |" in text
+    assert "without its teachers, the decoding of pseudo-labels and of n-best lists, and the search" in text
 
 
 def test_a_row_is_compared_at_equal_updates_and_at_equal_compute(text: str) -> None:
