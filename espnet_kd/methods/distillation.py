@@ -25,6 +25,7 @@ STREAMING = "dynamic_chunk_training"
 SOURCE = "Hwang et al. 2022, arXiv:2210.05793"
 MODELS = ("valid.*.ave.pth",)  # of a teacher, where no checkpoint is chosen
 KEYS = ("teacher", "criteria", "init_from_teacher")  # without one of them there is no teacher
+BESIDE_TASK = ("nbest", "consistency")  # methods that add terms to a task loss of weight 1
 
 
 class DistillationMethod(Method):
@@ -69,18 +70,27 @@ class DistillationMethod(Method):
         task_weight = build_schedule(args.task_weight, "task_weight")
         alone = not args.criteria and not args.mutual  # peers refuse the options below themselves
         if alone and args.targets != "hard" and task_weight != Schedule(1.0, 1.0):
+            others = [name for name in BESIDE_TASK if getattr(args, name, None)]
+            why = f" ({others[0]} alone needs the task, with weight 1, and transcripts)" if others else ""
             raise UserError(
                 f"task_weight is {args.task_weight}, but there are no criteria beside the task: give some, "
-                "or leave it out"
+                f"or leave it out{why}"
             )
         if alone and (args.targets == "soft" or (args.targets == AUTO and not args.teacher)):
             raise UserError(
                 f"targets: {args.targets} is about criteria, of which there are none: leave it out"
             )
         check_k(term_options(args.criteria), classes)
-        k = teacher_options(args.teacher).k if args.teacher else None
-        if k is not None and k > classes:
-            raise UserError(f"teacher: k is {k}, but the model has {classes} classes")
+        options = teacher_options(args.teacher) if args.teacher else None
+        if options is None or options.k is None:
+            return
+        if options.k > classes:
+            raise UserError(f"teacher: k is {options.k}, but the model has {classes} classes")
+        if options.store is None:
+            raise UserError(
+                f"teacher: k is {options.k}, the classes that a target store keeps, but there is no store: "
+                "give store: DIRECTORY, or leave out k (the criterion topk has a k of its own)"
+            )
 
     def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
         """Return the files of the teachers and of their stored targets."""

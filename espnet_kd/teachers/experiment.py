@@ -102,7 +102,14 @@ class Experiment(TeacherModel):
     def load(cls, place: str, **options: Any) -> "Experiment":
         """Load the model of an experiment directory; see ``load_experiment``."""
         prompt = tuple(options.get(key, default) for key, default in PROMPT.items())
-        return load_experiment(cls.locate(place), options.get("checkpoint"), prompt)
+        directory = cls.locate(place)
+        given = [key for key in PROMPT if key in options]
+        if given and task_of(read_config(directory)) not in OWSM:
+            raise UserError(
+                f"{directory} is no OWSM, and reads no {given[0]}, but was given {options[given[0]]!r}: "
+                f"leave out {' and '.join(given)}"
+            )
+        return load_experiment(directory, options.get("checkpoint"), prompt)
 
     @classmethod
     def locate(cls, place: str, **options: Any) -> Path:

@@ -276,6 +276,8 @@ RAMP = {"schedule": "linear", "from": 0, "to": 1, "steps": 0.5}
             "mutual: criteria: att: k is 8, but the model has 7 classes",
         ),
         ({"teacher": {"exp": "exp/teacher", "k": 8}}, "teacher: k is 8, but the model has 7 classes"),
+        ({"teacher": {"exp": "exp/teacher", "k": 3}}, "that a target store keeps, but there is no store"),
+        ({"teacher": {"exp": "exp/teacher", "language": "deu"}}, "teacher is no OWSM, and reads no language"),
         ({"teacher": {"exp": "exp/teacher", "checkpoint": 5}}, "teacher: checkpoint is 5, not the name"),
     ],
 )

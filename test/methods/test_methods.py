@@ -12,7 +12,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, registered
 from espnet_kd.methods.attach import _check_classes
 from espnet_kd.methods.consistency import consistency_options
-from espnet_kd.methods.distillation import check_transcripts, obstacle
+from espnet_kd.methods.distillation import DistillationMethod, check_transcripts, obstacle
 from espnet_kd.methods.distilled import Distillation
 from espnet_kd.methods.method import Method
 from espnet_kd.methods.mutual import mutual_options
@@ -137,6 +137,13 @@ def test_what_needs_transcripts() -> None:
         ({"type": "sequence", "tap": "ctc.ctc_lo"}, "criterion c compares the probabilities of transcripts"),
     ):
         assert obstacle(0, {"c": criterion}) == reason
+
+
+def test_a_task_weight_beside_other_methods_than_criteria_is_explained() -> None:
+    args = argparse.Namespace(task_weight=0, criteria={}, mutual={}, targets=None, teacher={})
+    for name in ("nbest", "consistency"):
+        with pytest.raises(UserError, match=rf"leave it out \({name} alone needs the task, with weight 1"):
+            DistillationMethod().check(argparse.Namespace(**vars(args), **{name: {"weight": 1}}), 7)
 
 
 def test_validation_needs_transcripts_as_training_does() -> None:
