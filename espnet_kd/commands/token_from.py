@@ -4,13 +4,11 @@ Posteriors can then be compared: with BPE models that were trained on other text
 few pieces. Of models for several tasks, such as OWSM, the symbols of languages, tasks and times are left out.
 """
 
-import shutil
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.tokens import BLANK, SOS_EOS, UNKNOWN, write_token_list
+from espnet_kd.data.tokens import BLANK, SOS_EOS, UNKNOWN, write_bpe_model, write_token_list
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
 from espnet_kd.host.outputs import NO_FILE, OWSM, absolute_paths, task_of
 from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.kinds import Source, add_source, source_of
@@ -56,8 +54,7 @@ def of_experiment(teacher: Source, token_type: str, out: Path) -> list[str] | No
         model = absolute_paths(config, directory).get("bpemodel")
         if model in NO_FILE:
             raise UserError(f"{directory / 'config.yaml'} names no bpemodel, which its tokens need")
-        with atomic_path(out / "bpe.model") as temporary:
-            shutil.copyfile(str(model), temporary)
+        write_bpe_model(out, Path(str(model)).read_bytes())
     tokens = list(map(str, config["token_list"]))
     return [BLANK, UNKNOWN, *text_tokens(tokens), SOS_EOS] if task_of(config) in OWSM else tokens
 

@@ -162,9 +162,18 @@ def train_bpe(sentences: Iterator[str], options: Mapping[str, Any], out: Path) -
     with atomic_path(out / "bpe.vocab") as tmp:
         lines = (f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in ids)
         tmp.write_text("".join(lines), encoding="utf-8")
-    with atomic_path(out / "bpe.model") as tmp:
-        tmp.write_bytes(model.getvalue())
+    write_bpe_model(out, model.getvalue())
     return [processor.id_to_piece(i) for i in ids[3:]]
+
+
+def write_bpe_model(out: Path, model: bytes) -> None:
+    """Write OUT/bpe.model; if it changes, remove tokens.txt before, as a killed run would leave an old one."""
+    path = out / "bpe.model"
+    if path.is_file() and path.read_bytes() == model:
+        return
+    (out / "tokens.txt").unlink(missing_ok=True)
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(model)
 
 
 def count_tokens(train: Path, token_type: str, nlsyms: Path | None, text: Mapping[str, str]) -> list[str]:

@@ -103,6 +103,18 @@ def test_pieces_are_those_of_a_file_based_training(text: Path, mode: str) -> Non
     assert set(processor.encode("ONE TWO", out_type=str)) <= set(found)
 
 
+def test_a_killed_run_leaves_no_list_of_another_model(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage 6 would train on pieces with the numbers of others."""
+    options = ("--token_type", "bpe", "--nbpe", "22")
+    found, killed = tokens(text, *options), []
+    monkeypatch.setattr("espnet_kd.data.tokens.write_token_list", lambda *args: killed.append(args))
+    assert tokens(text, *options) == found, "the same model: others may read the list meanwhile"
+    text.write_text("u1 ONE TWO THREE FOUR FIVE ENTER RUBOUT REPEAT\n")
+    with pytest.raises(FileNotFoundError):
+        tokens(text, *options)
+    assert len(killed) == 2 and (text.parent / "out" / "bpe.model").exists()
+
+
 def test_of_many_sentences_some_are_read(text: Path) -> None:
     """At equal distances, so that the pieces are the same every time, and those of these sentences alone."""
     options = ("--token_type", "bpe", "--nbpe", "22")
