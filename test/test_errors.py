@@ -302,3 +302,15 @@ def test_a_training_is_checked_before_espnet_builds(change: dict, expected: str,
     with pytest.raises(UserError) as refused:
         check_inputs(argparse.Namespace(**(good | change)), known)
     assert str(refused.value).startswith(expected)
+
+
+def test_speech_has_the_rate_of_the_front_end(inputs: Path) -> None:
+    """`--fs 8k` after stage 3 would train on features of other frequencies without a word."""
+    from espnet_kd.tasks.asr import check_rate
+
+    speech = [(str(inputs / "data/wav.scp"), "speech", "sound")]
+    data = {f"{part}_data_path_and_name_and_type": speech for part in ("train", "valid")}
+    for conf, size in (({"fs": "16k"}, None), ({}, None), (None, None), ({"fs": "8k"}, 80)):  # 80: features
+        check_rate(argparse.Namespace(frontend_conf=conf, input_size=size, **data))
+    with pytest.raises(UserError, match="s1-u1 has 16000 samples a second, but the front end is for 8k"):
+        check_rate(argparse.Namespace(frontend_conf={"fs": "8k"}, input_size=None, **data))

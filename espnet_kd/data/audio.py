@@ -108,6 +108,15 @@ def read_speech(wav: str, utt: str) -> tuple[NDArray[np.floating[Any]], int]:
     return speech.astype(np.float32), rate
 
 
+def rate_of(wav: str, utt: str) -> int | None:
+    """Return the sampling rate of an entry of wav.scp in hertz; None if it is no audio that can be read."""
+    try:
+        rate = _load_sound(wav, utt)[1] if IN_ARK.search(wav) else soundfile.info(wav).samplerate
+    except (UserError, soundfile.SoundFileError, OSError):
+        return None
+    return rate if isinstance(rate, int) else None  # features have none
+
+
 def _load_sound(wav: str, utt: str) -> tuple[NDArray[Any], int]:
     """Return samples (N,) or (N, channels) and sampling rate at a position in an ark, as they are stored."""
     import kaldiio

@@ -167,7 +167,7 @@ def train_bpe(sentences: Iterator[str], options: Mapping[str, Any], out: Path) -
 
 
 def write_bpe_model(out: Path, model: bytes) -> None:
-    """Write OUT/bpe.model; if it changes, remove tokens.txt before, as a killed run would leave an old one."""
+    """Write OUT/bpe.model; if it changes, remove tokens.txt before: a killed run would leave an old one."""
     path = out / "bpe.model"
     if path.is_file() and path.read_bytes() == model:
         return

@@ -18,10 +18,12 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask
 from espnet_kd.command_line import example
 from espnet_kd.config import parse_yaml, read_config, with_numbers
 from espnet_kd.data import batches
+from espnet_kd.data.audio import parse_rate, rate_of
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.data.tables import SortedTable, unshared_keys
 from espnet_kd.encoders.register import register_encoders
 from espnet_kd.errors import UserError, debugging, error_line
+from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.host.options import NestedDictAction
 from espnet_kd.host.outputs import CHECKPOINT
 from espnet_kd.host.training import gpus_of, named_classes
@@ -244,6 +246,28 @@ def check_inputs(args: argparse.Namespace, known: Mapping[str, Sequence[str]]) -
             for path in paths:
                 if not Path(path).exists():
                     raise UserError(f"--{option}: {path} does not exist")
+    check_rate(args)
+
+
+def check_rate(args: argparse.Namespace) -> None:
+    """Refuse speech at another sampling rate than that of the front end, which ESPnet never compares.
+
+    Raises:
+        UserError: the first utterance of training or validation has another one.
+    """
+    fs = (getattr(args, "frontend_conf", None) or {}).get("fs")
+    if fs is None or getattr(args, "input_size", None) is not None:
+        return
+    rows = args.train_data_path_and_name_and_type + args.valid_data_path_and_name_and_type
+    files = [file for path, name, _ in rows if name == "speech" for file in table_files(path)[:1]]
+    for table in files:
+        utt, wav = next(iterate_rows(table), ("", ""))  # the first: data of one directory have one rate
+        rate = rate_of(wav, utt)
+        if rate not in (None, parse_rate(str(fs))):
+            raise UserError(
+                f"{table}: {utt} has {rate} samples a second, but the front end is for {fs} (--fs, or fs in "
+                "frontend_conf): give the rate of the audio, or format the audio again (stage 3)"
+            )
 
 
 def check_utterances(args: argparse.Namespace) -> None:
