@@ -1,8 +1,8 @@
 """``espnet-kd statistics``: print the statistics directory for a configuration.
 
-The shapes, means and variances in it depend on the data, the tokens and the front end. Teacher and student
-share the directory that asr.sh uses if their front ends are equal. A configuration with another front end
-gets a separate directory, whose name ends in a hash of the front end.
+The shapes, means and variances in it depend on the data, the tokens, the front end and the volume of the
+speech. Teacher and student share the directory that asr.sh uses if these are equal. A configuration with
+another front end or volume gets a separate directory, whose name ends in a hash of them.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.host.options import NestedDictAction
 
+VOLUME = "speech_volume_normalize"  # ESPnet scales the speech to this peak before the front end
 STATS_CONFIG = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
 
 
@@ -59,6 +60,7 @@ def front_end(config: Mapping[str, Any], options: str = "", fs: str | None = Non
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--frontend")
     parser.add_argument("--frontend_conf", action=NestedDictAction, default={})
+    parser.add_argument(f"--{VOLUME}", default=config.get(VOLUME))
     parser.set_defaults(frontend=config.get("frontend"), frontend_conf=config.get("frontend_conf") or {})
     words = split_words(options, "--args")
     if fs is not None:
@@ -70,4 +72,9 @@ def front_end(config: Mapping[str, Any], options: str = "", fs: str | None = Non
     conf = dict(args.frontend_conf)
     if "fs" in conf:
         conf["fs"] = parse_rate(str(conf["fs"]))
-    return {"frontend": args.frontend or "default", "frontend_conf": conf}
+    found = {"frontend": args.frontend or "default", "frontend_conf": conf}
+    volume = args.speech_volume_normalize
+    try:
+        return found if volume in (None, "none") else found | {VOLUME: float(volume)}
+    except (TypeError, ValueError):
+        raise UserError(f"{VOLUME} is {volume!r}: give a number, such as 1.0, or leave it out") from None

@@ -47,6 +47,8 @@ def test_an_equal_front_end_shares_it(base: Path, capsys: pytest.CaptureFixture[
         ({"frontend": "s3prl", "frontend_conf": {"n_mels": 40}}, ()),
         ({"frontend_conf": {"n_mels": 40}}, ("--args=--frontend_conf n_mels=20",)),
         ({"frontend_conf": {"n_mels": 40}}, ("--fs", "8k")),
+        ({"frontend_conf": {"n_mels": 40}, "speech_volume_normalize": 0.5}, ()),
+        ({"frontend_conf": {"n_mels": 40}}, ("--args=--speech_volume_normalize 0.5",)),
     ],
 )
 def test_another_front_end_gets_a_separate_directory(
@@ -55,6 +57,14 @@ def test_another_front_end_gets_a_separate_directory(
     other = directory(capsys, base, config, *more)
     assert other.startswith(f"{base}_") and len(other) == len(str(base)) + 9
     assert directory(capsys, base, config, *more) == other
+
+
+def test_options_override_the_volume() -> None:
+    key = "speech_volume_normalize"
+    assert front_end({key: 0.5}, f"--{key} 1")[key] == 1.0
+    assert key not in front_end({key: 0.5}, f"--{key} none") and key not in front_end({key: None})
+    with pytest.raises(UserError, match=f"{key} is 'loud': give a number"):
+        front_end({}, f"--{key} loud")
 
 
 def test_options_override_the_front_end() -> None:
