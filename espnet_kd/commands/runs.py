@@ -34,6 +34,7 @@ from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
+from espnet_kd.methods.distillation import fetch_teachers
 from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
@@ -118,6 +119,8 @@ def start(args: argparse.Namespace, command: str) -> bool:
             f"{args.exp} was trained on other speech or pseudo-labels than {args.mix or 'transcripts'}: "
             f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
+    if not record.get("done"):
+        fetch_teachers(config)
     data = _fingerprints(args.data, config)
     _check_data(args, record.get("data"), data)
     if record.get("done"):
@@ -185,6 +188,7 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
     if any(OF_LETTER.fullmatch(name) for name in before):
         before, now = (_without_teachers(record) for record in (before, now))
     differing = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
+    differing = [name for name in differing if not _is_unknown(name, before, now)]
     if differing:
         paths = dict(option.partition("=")[::2] for option in args.data)
         names = ", ".join(f"{n} ({paths[n]})" if n in paths else n for n in sorted(differing))
@@ -192,6 +196,15 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
             f"{args.exp} was trained on other data: its {names} differ{'s' * (len(differing) == 1)} from "
             "the present data: remove it, or restore its data, or give another --expdir"
         )
+
+
+def _is_unknown(name: str, before: dict[str, str], now: dict[str, str]) -> bool:
+    """Return True for a teacher that is not here, or that was recorded without its files.
+
+    An older espnet_kd recorded published teachers so.
+    """
+    is_gone = not now.get(name) and not Path(name.removeprefix("teacher ")).exists()
+    return name.startswith("teacher ") and (is_gone or not before.get(name))
 
 
 def _without_teachers(data: dict[str, str]) -> dict[str, str]:

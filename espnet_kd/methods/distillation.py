@@ -93,19 +93,24 @@ class DistillationMethod(Method):
             )
 
     def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
-        """Return the files of the teachers and of their stored targets."""
+        """Return the files of the teachers, of published ones those in the cache, and of their targets."""
+        from espnet_kd.teachers.published import is_tag, place_of
+        from espnet_kd.teachers.repository import known_directory
+
         teacher = config.get("teacher")
         if not isinstance(teacher, dict):
             return {}
         found = {}
-        exp, hf = (teacher.get(key) or () for key in ("exp", "hf"))
         patterns = (str(teacher["checkpoint"]),) if teacher.get("checkpoint") else MODELS
-        for directory in [hf] if isinstance(hf, str) else hf:
-            files = (file for name in ("*.json", "*.safetensors") for file in Path(directory).glob(name))
-            found[f"teacher {directory}"] = sorted(files)
-        for directory in [exp] if isinstance(exp, str) else exp:
-            files = (file for name in ("config.yaml", *patterns) for file in Path(directory).glob(name))
-            found[f"teacher {directory}"] = sorted(file for file in files if file.is_file())
+        for place in places_of(teacher, "hf"):
+            directory = known_directory(place, teacher.get("revision")) or Path(place)
+            files = (file for name in ("*.json", "*.safetensors") for file in directory.glob(name))
+            found[f"teacher {place}"] = sorted(files)
+        for place in places_of(teacher, "exp"):
+            is_published = not Path(place).exists() and is_tag(place)
+            directory = place_of(place) if is_published else Path(place)
+            files = (file for name in ("config.yaml", *patterns) for file in directory.glob(name))
+            found[f"teacher {place}"] = sorted(file for file in files if file.is_file())
         if (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
             found["target store"] = [store]
         return found
@@ -146,6 +151,26 @@ class DistillationMethod(Method):
         if config.get("init_from_teacher"):
             parts.append("initialised from the teacher")
         return ", ".join(parts)
+
+
+def places_of(teacher: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the places of one kind, ``exp`` or ``hf``, that the option ``teacher`` names."""
+    places = teacher.get(kind) or []
+    return [places] if isinstance(places, str) else list(places)
+
+
+def fetch_teachers(config: Mapping[str, Any]) -> None:
+    """Fetch models of Hugging Face that a training runs, so that ``inputs`` knows their files.
+
+    Raises:
+        UserError: one cannot be reached.
+    """
+    from espnet_kd.teachers.repository import find_directory
+
+    teacher = config.get("teacher")
+    if isinstance(teacher, dict) and not teacher.get("store"):
+        for place in places_of(teacher, "hf"):
+            find_directory(place, teacher.get("revision"))
 
 
 def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:

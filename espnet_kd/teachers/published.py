@@ -23,16 +23,21 @@ def is_tag(place: str) -> bool:
     )
 
 
+def place_of(tag: str) -> Path:
+    """Return where the experiment directory of a published model is, once it has been fetched."""
+    root = os.environ.get("ESPNET_KD_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "espnet_kd"
+    )
+    return Path(root).expanduser() / tag.replace("/", "--")
+
+
 def published_experiment(tag: str) -> Path:
     """Return the experiment directory of a published model, from the cache or from the network.
 
     Raises:
         UserError: it is not in the cache and cannot be fetched, or is no model of ASR.
     """
-    root = os.environ.get("ESPNET_KD_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "espnet_kd"
-    )
-    target = Path(root).expanduser() / tag.replace("/", "--")
+    target = place_of(tag)
     if not (target / CHECKPOINT).exists():
         files = fetch_model(
             tag, f"teacher: exp: {tag} is no directory, is not in {target.parent}, and",

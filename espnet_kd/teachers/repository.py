@@ -29,28 +29,37 @@ def find_directory(place: str, revision: str | None = None, option: str = "teach
     Raises:
         UserError: there is no such directory, and no such model can be reached.
     """
+    if (known := known_directory(place, revision)) is not None:
+        return known
+    try:
+        return _snapshot(place, revision, cached=False)
+    except Exception as e:  # of huggingface_hub and what it connects by
+        raise UserError(
+            f"{option} {place} is no directory, is not in the cache of Hugging Face, and cannot be fetched: "
+            f"{first_line(e)}: give a directory, or a name USER/MODEL where the network can be reached"
+        ) from None
+
+
+def known_directory(place: str, revision: str | None = None) -> Path | None:
+    """Return the directory of a model, as ``find_directory``, without the network; None if it is not here."""
     if Path(place).is_dir():
         return Path(place)
+    try:
+        found = _snapshot(place, revision, cached=True)
+    except Exception:  # of huggingface_hub, each its own
+        return None
+    return found if is_complete(found) else None
+
+
+def _snapshot(place: str, revision: str | None, cached: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    reason = ""
-    for cached in (True, False):
-        try:
-            found = Path(
-                snapshot_download(
-                    place, revision=revision, allow_patterns=list(FILES),
-                    ignore_patterns=list(UNUSED_FILES), local_files_only=cached,
-                )
-            )  # fmt: skip
-        except Exception as e:  # of huggingface_hub and what it connects by
-            reason = first_line(e)
-            continue
-        if not cached or is_complete(found):
-            return found
-    raise UserError(
-        f"{option} {place} is no directory, is not in the cache of Hugging Face, and cannot be "
-        f"fetched: {reason}: give a directory, or a name USER/MODEL where the network can be reached"
-    )
+    return Path(
+        snapshot_download(
+            place, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED_FILES),
+            local_files_only=cached,
+        )
+    )  # fmt: skip
 
 
 def is_complete(directory: Path) -> bool:

@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -252,6 +254,33 @@ def test_an_old_record_of_a_teacher_by_letters_is_accepted(place: Path) -> None:
     Path("data").write_text("a b")
     begin("--data", "tokens=data")
     assert [name for name in record()["data"] if name.startswith("teacher")] == ["teacher exp/t"]
+
+
+def test_another_revision_of_a_published_teacher_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes from the cache, where the main branch may have moved."""
+    for revision in "12":
+        (cached := Path("cache", revision)).mkdir(parents=True)
+        for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
+            (cached / file).write_text(f"{file} {revision}")
+    hub = SimpleNamespace(snapshot_download=lambda *_, **__: "cache/1")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    Path("student.yaml").write_text("teacher: {hf: user/name}\n")
+    begin()
+    Path("exp/s/1epoch.pth").touch()
+    begin()
+    hub.snapshot_download = lambda *_, **__: "cache/2"
+    with pytest.raises(UserError, match="exp/s was trained on other data: its teacher user/name differs"):
+        begin()
+    old = record()
+    old["data"]["teacher user/name"] = ""  # of an older espnet_kd
+    Path("exp/s/run.json").write_text(json.dumps(old))
+    begin()
+    assert len(record()["data"]["teacher user/name"].split()) == 3, "a checksum for each file"
+    runs.main(["finish", "exp/s"])
+    hub.snapshot_download = None  # cannot be reached, nor is it cached
+    begin()
 
 
 def test_other_options_are_another_training(place: Path) -> None:
