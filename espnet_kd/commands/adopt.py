@@ -9,20 +9,35 @@ from pathlib import Path
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
+from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.host.outputs import absolute_paths
-from espnet_kd.teachers.experiment import find_checkpoint
+from espnet_kd.teachers.experiment import find_checkpoint, input_rate
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``adopt EXP --expdir exp [--model valid.acc.ave.pth]``: print the directory for its results."""
+    """Run ``adopt EXP --expdir exp [--model valid.acc.ave.pth] [--fs 16k]``: print the directory for results.
+
+    Nothing is printed for a teacher of another rate: ESPnet would decode the speech as it is, without a word.
+    """
     parser = command_parser("adopt")
     parser.add_argument("exp", type=Path, help="trained experiment of any ESPnet recipe")
     parser.add_argument("--expdir", type=Path, default=Path("exp"), help="experiments of this recipe")
     parser.add_argument("--model", default="valid.acc.ave.pth", help="default: %(default)s")
+    parser.add_argument("--fs", help="sampling rate of the speech here, such as 16k (default: the model's)")
     args = parser.parse_args(argv)
-    print(adopt(args.exp, args.expdir, args.model))
+    directory = adopt(args.exp, args.expdir, args.model)
+    config = directory / "config.yaml"
+    rate = input_rate(read_config(config)) if args.fs and config.is_file() else None
+    if rate is not None and rate != parse_rate(args.fs):
+        print(
+            f"warning: {args.exp} is for speech of {rate} Hz, not {args.fs}: it can teach, but is not "
+            "decoded here, where ESPnet would not resample the speech",
+            file=sys.stderr,
+        )
+        return
+    print(directory)
 
 
 def adopt(exp: Path, expdir: Path, model: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from miniature import contents
 
-from espnet_kd.commands.adopt import adopt
+from espnet_kd.commands.adopt import adopt, main
 from espnet_kd.errors import UserError
 
 MODEL = "valid.acc.ave.pth"
@@ -49,6 +49,20 @@ def test_paths_become_absolute_and_the_original_is_unchanged(tmp_path: Path, the
     assert (here / MODEL).read_text() == "weights"
     assert json.loads((here / "run.json").read_text()) == {"role": "teacher", "source": str(theirs)}
     assert contents(theirs) == before
+
+
+def test_a_teacher_for_another_rate_is_not_decoded_here(
+    tmp_path: Path, theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ESPnet would decode 16 kHz with a model for 8 kHz, and the table would have that as its error rate."""
+    config = yaml.safe_load((theirs / "config.yaml").read_text())
+    (theirs / "config.yaml").write_text(yaml.safe_dump(config | {"frontend_conf": {"fs": "8k"}}))
+    words = [str(theirs), "--expdir", str(tmp_path / "exp"), "--fs"]
+    main([*words, "8000"])
+    assert capsys.readouterr().out == f"{tmp_path / 'exp' / 'asr_big'}\n"
+    main([*words, "16k"])
+    printed = capsys.readouterr()
+    assert printed.out == "" and "asr_big is for speech of 8000 Hz, not 16k: it can teach" in printed.err
 
 
 def test_characters_and_no_normalisation(tmp_path: Path, theirs: Path) -> None:

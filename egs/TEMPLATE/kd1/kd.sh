@@ -313,6 +313,7 @@ stage_8() {
     [ -n "${teachers[*]}${mixed}" ] || log "nothing to do without a teacher"
     for teacher in "${teachers[@]}"; do
         dir=$(model_dir "${teacher}")
+        [ -n "${dir}" ] || continue
         as_teacher decode "${dir}" "${valid_set}"
         as_teacher score "${dir}" "${valid_set}"
     done

@@ -219,6 +219,7 @@ measure_delay() {
     local dir options=()
     [ ${#teachers[@]} -gt 0 ] || return 0
     dir=$(model_dir "${teachers[0]}")
+    [ -n "${dir}" ] || return 0
     if [ "${asr_task}" = asr_transducer ]; then
         [ "$(task_of "${dir}")" = asr_transducer ] || return 0
     else

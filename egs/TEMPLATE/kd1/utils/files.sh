@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: checks of the files that a stage needs, and locks.
-# Reads: expdir inference_asr_model number python raw train valid_set
+# Reads: expdir fs inference_asr_model number python raw train valid_set
 # Sets: none
 # shellcheck disable=SC2154
 
@@ -64,5 +64,5 @@ needs_dump() {
 }
 
 # model_dir EXP: print the directory in which a model is decoded and scored; that of a teacher from another recipe is in
-# expdir as well.
-model_dir() { "${python}" -m espnet_kd adopt "$1" --expdir "${expdir}" --model "${inference_asr_model}"; }
+# expdir as well. A model for another sampling rate has none: a warning says so.
+model_dir() { "${python}" -m espnet_kd adopt "$1" --expdir "${expdir}" --model "${inference_asr_model}" --fs "${fs}"; }

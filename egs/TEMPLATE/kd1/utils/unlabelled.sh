@@ -63,6 +63,7 @@ find_labeller() {
     if [ "${labeller}" = espnet ] || [ "${current_generation}" -gt 1 ]; then
         [ ${#teachers[@]} -eq 1 ] || error "--unlabelled_sets needs exactly one teacher, but there are ${#teachers[@]}"
         dir=$(model_dir "${teachers[0]}")
+        [ -n "${dir}" ] || error "a teacher for another sampling rate cannot write pseudo-labels: format the speech at its rate (--fs)"
         options=(--teacher "${dir}" --checkpoint "${inference_asr_model}" --inference_args="${inference_args}")
         [ -z "${inference_config}" ] || options+=(--inference_config "${inference_config}")
         needs_lm
