@@ -71,10 +71,14 @@ class DistillationMethod(Method):
         alone = not args.criteria and not args.mutual  # peers refuse the options below themselves
         if alone and args.targets != "hard" and task_weight != Schedule(1.0, 1.0):
             others = [name for name in BESIDE_TASK if getattr(args, name, None)]
-            why = f" ({others[0]} alone needs the task, with weight 1, and transcripts)" if others else ""
+            if others:
+                raise UserError(
+                    f"task_weight is {args.task_weight}, but {others[0]} alone needs the task with weight 1, "
+                    "and transcripts: leave it out"
+                )
             raise UserError(
                 f"task_weight is {args.task_weight}, but there are no criteria beside the task: give some, "
-                f"or leave it out{why}"
+                "or leave it out"
             )
         if alone and (args.targets == "soft" or (args.targets == AUTO and not args.teacher)):
             raise UserError(
