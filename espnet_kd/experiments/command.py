@@ -104,7 +104,7 @@ def dry_run(state: State, trials: list[Trial], args: argparse.Namespace) -> list
 
 
 def _hours(hours: float | None) -> str:
-    return "? core-hours" if hours is None else f"{hours:.1f} core-hours"
+    return "? core-hours" if hours is None else f"{hours:.{1 if hours >= 1 else 2}f} core-hours"
 
 
 def estimated_hours(state: State, trial: Trial) -> float | None:
@@ -152,7 +152,7 @@ def status(state: State) -> str:
                 trial = Trial(variant, seed)
                 line.append(cell(state, trial) if seed in row.seeds else "")
                 if line[-1] == "waits":
-                    needs = dict.fromkeys(t.variant.name for t in state.needs(trial) if not state.is_known(t))
+                    needs = dict.fromkeys(need.variant.name for need in state.missing(trial))
                     waiting.setdefault("; ".join(needs), {})[variant.name] = None
                 elif line[-1] == "failed":
                     log = logs.log_of(trial)

@@ -42,6 +42,7 @@ class Row:
         lengths: names of lengths, each with options of the training that hold for this row at this length;
             empty for the length of its configuration.
         teachers: the rows it learns from.
+        after: the row whose first training makes files that this one reads; empty if none does.
         best_of: rows of which the best on the validation set is trained with more seeds and lengths.
         against: rows it is compared with.
     """
@@ -52,6 +53,7 @@ class Row:
     seeds: tuple[int, ...] = (1,)
     lengths: dict[str, dict[str, Any]] = field(default_factory=dict)
     teachers: tuple[Teacher, ...] = ()
+    after: str = ""
     best_of: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
 

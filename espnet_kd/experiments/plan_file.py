@@ -11,7 +11,7 @@ from espnet_kd.experiments.plan import Frontier, Group, Plan, Row, Teacher, Vari
 PLAN_KEYS = (
     "title options args seeds metric valid_set test_sets lengths rows against groups frontier not_run"
 ).split()
-ROW_KEYS = "like options args seeds lengths teacher best_of against".split()
+ROW_KEYS = "like options args seeds lengths teacher after best_of against".split()
 METRICS = ("wer", "cer")
 HEADLINE = 8  # variants of the first group: a table that can be read at once
 CURVES = 6  # lines of a plot of the frontier
@@ -119,6 +119,7 @@ class _Rows:
             seeds=self._seeds(where, spec),
             lengths=lengths,
             teachers=tuple(self._teachers(where, spec.get("teacher"))),
+            after=self._after(where, spec.get("after")),
             best_of=self._names(where, "best_of", spec.get("best_of")),
             against=self._names(where, "against", spec.get("against", self.content.get("against")), name),
         )
@@ -154,6 +155,11 @@ class _Rows:
         if len(set(seeds)) < len(seeds):
             raise UserError(f"{where}: seeds: {seeds!r} has a seed twice")
         return tuple(seeds)
+
+    def _after(self, where: str, given: Any) -> str:
+        if given is not None:
+            _known(f"{where}: after", "row", str(given), self.specs)
+        return "" if given is None else str(given)
 
     def _teachers(self, where: str, given: Any) -> Iterable[Teacher]:
         for item in given if isinstance(given, list) else [] if given is None else [given]:
@@ -274,9 +280,11 @@ def _check_row(plan: Plan, row: Row) -> None:
         if not teacher.seeds and len(found.seeds) > 1 and not set(row.seeds) <= set(found.seeds):
             seeds = ", ".join(map(str, sorted(set(row.seeds) - set(found.seeds))))
             raise UserError(f"{where}: the teacher {found.name!r} has several seeds, but not {seeds}")
+    if row.after and plan.rows[row.after].best_of:
+        raise UserError(f"{where}: after: {row.after!r} has best_of: name one of its rows")
     if row.best_of:
-        if row.teachers or len(row.best_of) < 2:
-            raise UserError(f"{where}: best_of needs two or more rows, and no teacher of its own")
+        if row.teachers or row.after or len(row.best_of) < 2:
+            raise UserError(f"{where}: best_of needs two or more rows, and no `teacher` or `after`")
         if not set(candidates[0].seeds).intersection(*(c.seeds for c in candidates)):
             raise UserError(f"{where}: the rows of best_of have no seed in common")
         for length in (length for length, given in row.lengths.items() if given):
@@ -291,7 +299,8 @@ def _check_row(plan: Plan, row: Row) -> None:
 def _check_circle(plan: Plan, row: Row, seen: tuple[str, ...]) -> None:
     if row.name in seen:
         raise UserError(f"{plan.path}: rows need each other in a circle: {' -> '.join([*seen, row.name])}")
-    for name in (*(teacher.row for teacher in row.teachers), *row.best_of):
+    needs = *(teacher.row for teacher in row.teachers), row.after, *row.best_of
+    for name in filter(None, needs):
         _check_circle(plan, plan.rows[name], (*seen, row.name))
 
 

@@ -266,15 +266,17 @@ class State:
         return row if best is None else chosen(row, best)
 
     def needs(self, trial: Trial) -> list[Trial]:
-        """Return what must be finished before a trial starts: teachers, and what its training reads by name.
+        """Return what must be finished before a trial starts: teachers, and what its training reads.
 
         Of a row of ``best_of`` that is not decided these are the trials by which its candidates are compared.
         """
         row = trial.variant.row
         if not row.best_of:
-            found = {need.key: need for need in self.plan.teacher_trials(trial)}
+            first = [self.plan.trials(self.plan.rows[row.after])[0]] if row.after else []
+            found = {need.key: need for need in [*self.plan.teacher_trials(trial), *first]}
             for word in trial.args(self.plan.lengths):
-                for path in (Path(word), *Path(word).parents):
+                value = Path(word.rpartition("=")[2])
+                for path in (value, *value.parents):
                     if path in self.directories and path != trial.directory:
                         found.setdefault(self.directories[path].key, self.directories[path])
             return list(found.values())
@@ -283,11 +285,14 @@ class State:
             return [self.plan.trials(candidate)[0] for candidate in undecided]
         return [trial for trials in comparable(self.plan, row) for trial in trials]
 
+    def missing(self, trial: Trial) -> list[Trial]:
+        """Return what a trial needs and lacks: files of a teacher, error rates of a candidate."""
+        done = self.is_known if trial.variant.row.best_of else partial(self.is_here, exported=False)
+        return [need for need in self.needs(trial) if not done(need)]
+
     def is_ready(self, trial: Trial) -> bool:
         """Return True if everything that a trial needs is there."""
-        if trial.variant.row.best_of:
-            return False
-        return all(self.is_here(need, exported=False) for need in self.needs(trial))
+        return not trial.variant.row.best_of and not self.missing(trial)
 
     def pending(self, requested: Iterable[Trial]) -> list[Trial]:
         """Return what is still to be trained for some trials, everything after what it needs.

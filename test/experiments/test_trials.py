@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,24 @@ def test_a_dry_run_prints_commands_and_hours(recipe: Path, capsys: pytest.Captur
     assert hours[0] == "# alone, 1x, seed 1: 1.0 core-hours"
     assert hours[2] == "# alone, 2x, seed 1: 2.0 core-hours"
     assert hours[-1] == "# 5 trainings, 7.0 core-hours"
+
+
+def test_what_reads_files_of_another_training_waits_for_it(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = """
+  labels: {options: {unlabelled_sets: train}, teacher: Teacher}
+  lists: {after: labels, args: {nbest: records=exp/two/teacher_seed1/labels}, seeds: [2]}
+"""
+    (recipe / "plans/two.yaml").write_text(PLAN.rstrip("\n") + rows)
+    main(["plans/two.yaml", "--status"])
+    assert "waiting: lists for labels; Teacher" in capsys.readouterr().out.splitlines()
+    main(["plans/two.yaml", "--only", "lists"])
+    assert trained(recipe) == ["teacher_seed1", "labels_seed1", "lists_seed2"]
+    shutil.rmtree(recipe / "exp/two/teacher_seed1")
+    capsys.readouterr()
+    main(["plans/two.yaml", "--status"])  # the teacher is on record, but its files are gone
+    assert "waiting: KL, weight 1, 1x; KL, weight 10, 1x; labels for Teacher" in capsys.readouterr().out
 
 
 def test_the_status_of_a_training_that_runs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
