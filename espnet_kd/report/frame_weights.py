@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.audio import read_waveform
+from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.report import posteriors
@@ -85,22 +85,24 @@ def draw_weights(weighted: WeightedLayer, data: Path, path: Path, utterance: str
     utt = utterance or posteriors.choose_utterance(data, wavs)
     if utt not in wavs or utt not in texts:
         raise UserError(f"{data} has no utterance {utt}")
-    speech, rate = read_waveform(wavs[utt], utt)
-    panel, curves = compute_weights(weighted, speech)
+    speech, rate = read_speech(wavs[utt], utt)
+    panel, curves = compute_weights(weighted, speech, rate)
     plot_weights(panel, curves, len(speech) / rate, f"{utt}: {texts[utt]}", path)
     return utt
 
 
 def compute_weights(
-    weighted: WeightedLayer, speech: NDArray[np.float32]
+    weighted: WeightedLayer, samples: NDArray[Any], rate: int
 ) -> tuple[posteriors.Panel, list[WeightCurve]]:
     """Return the teacher's posteriors for one utterance (N,), and the weights of its frames by criterion."""
     import torch
 
     from espnet_kd.teachers.experiment import load_experiment
     from espnet_kd.teachers.online import OnlineTeacher
+    from espnet_kd.teachers.speech import speech_for
 
     teacher = load_experiment(weighted.teacher, weighted.checkpoint)
+    speech = speech_for(teacher, samples, rate)
     seen = OnlineTeacher([teacher], [weighted.tap, CTC]).targets(
         torch.from_numpy(speech)[None], torch.tensor([len(speech)]), torch.tensor([[2]]), torch.tensor([1])
     )

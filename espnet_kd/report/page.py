@@ -182,7 +182,7 @@ def render(
     for utt, wav in speech.items():
         found = [(label, texts[utt]) for label, texts in read]
         samples, rate = read_speech(wav, utt)
-        panels = strips.panels_of(models, samples, utt)
+        panels = strips.panels_of(models, samples, rate, utt)
         drawn = strips.draw(panels, utt, len(samples) / rate) if panels else ""
         articles.append(utterance(utt, audio(samples, rate), references[utt], found, unit, drawn))
         size += len(articles[-1])

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
-from espnet_kd.data.audio import read_waveform
+from espnet_kd.data.audio import IN_ARK, read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.report.groups import Group
@@ -72,18 +73,18 @@ def draw_posteriors(
     utt = utterance or choose_utterance(data, wavs)
     if utt not in wavs or utt not in texts:
         raise UserError(f"{data} has no utterance {utt}")
-    speech, rate = read_waveform(wavs[utt], utt)
+    speech, rate = read_speech(wavs[utt], utt)
     if not models:
         raise UserError("there is no single model to draw")
-    panels = [compute_posteriors(label, run, speech) for label, run in models]
+    panels = [compute_posteriors(label, run, speech, rate) for label, run in models]
     plot_panels(panels, len(speech) / rate, f"{utt}: {texts[utt]}", path)
     return utt
 
 
-def compute_posteriors(label: str, run: "Run", speech: NDArray[np.float32]) -> Panel:
+def compute_posteriors(label: str, run: "Run", speech: NDArray[Any], rate: int) -> Panel:
     """Load a model and run its encoder and CTC layer on one utterance (N,)."""
     model = load_ctc(run)
-    return Panel(label, model.posteriors(speech), model.tokens)
+    return Panel(label, model.posteriors(speech, rate), model.tokens)
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ class CtcModel:
     """A model with a CTC layer.
 
     Attributes:
-        posteriors: function from (N,) samples to (T, V).
+        posteriors: function from (N,) samples and their rate to (T, V).
         tokens: the token list.
     """
 
-    posteriors: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    posteriors: Callable[[NDArray[Any], int], NDArray[np.float32]]
     tokens: list[str]
 
 
@@ -109,16 +110,19 @@ def load_ctc(run: "Run") -> CtcModel:
 
     from espnet_kd.host.models import ctc_layer, encode
     from espnet_kd.teachers.experiment import load_experiment
+    from espnet_kd.teachers.speech import speech_for
 
     file = run.model_file
     if file is None:
         raise UserError(f"{run.directory} has no model file")
-    model = load_experiment(run.directory, file.name).model
+    experiment = load_experiment(run.directory, file.name)
+    model = experiment.model
     layer = ctc_layer(model)
     if layer is None:
         raise UserError(f"{run.directory} has no CTC layer (its weight is 0)")
 
-    def posteriors(speech: NDArray[np.float32]) -> NDArray[np.float32]:
+    def posteriors(samples: NDArray[Any], rate: int) -> NDArray[np.float32]:
+        speech = speech_for(experiment, samples, rate)
         with torch.no_grad():
             encoded, _ = encode(model, torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
             found: NDArray[np.float32] = layer(encoded)[0].softmax(-1).numpy()
@@ -213,15 +217,19 @@ def colours(panels: list[Panel]) -> dict[str, str]:
 
 def choose_utterance(data: Path, wavs: dict[str, str]) -> str:
     """Return the first utterance with a length within ``SECONDS``, or else the first."""
-    import soundfile
-
     for utt in sorted(wavs):
-        try:
-            info = soundfile.info(wavs[utt])
-        except (soundfile.SoundFileError, OSError) as e:
-            raise UserError(f"{wavs[utt]} of {utt} in {data} cannot be read: {e}") from None
-        if SECONDS[0] <= info.duration <= SECONDS[1]:
+        if SECONDS[0] <= _seconds(wavs[utt], utt) <= SECONDS[1]:
             return utt
     if not wavs:
         raise UserError(f"{data}/wav.scp is empty")
     return min(wavs)
+
+
+def _seconds(wav: str, utt: str) -> float:
+    if IN_ARK.search(wav):
+        samples, rate = read_speech(wav, utt)
+        return len(samples) / rate
+    try:
+        return float(soundfile.info(wav).duration)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise UserError(f"{wav} of {utt} cannot be read: {e}") from None

@@ -7,6 +7,7 @@ encoder frame: at the bottom the most probable token but the blank, above it in 
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +51,12 @@ def load_models(groups: Sequence[Group], name: str) -> tuple[dict[str, CtcModel]
     return found, reasons
 
 
-def panels_of(models: Mapping[str, CtcModel], samples: NDArray[np.float32], utt: str) -> list[Panel]:
+def panels_of(models: Mapping[str, CtcModel], samples: NDArray[Any], rate: int, utt: str) -> list[Panel]:
     """Return the posteriors of an utterance, (N,) samples; a model that finds it too short has none."""
     found = []
     for label, model in models.items():
         try:
-            posteriors = model.posteriors(samples)
+            posteriors = model.posteriors(samples, rate)
         except Exception as e:  # of ESPnet's encoders, each its own
             print(f"espnet-kd: warning: {utt} has no posteriors of {label}: {first_line(e)}", file=sys.stderr)
             continue

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.data.audio import convert
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import Preprocess, preprocessing
-from espnet_kd.teachers.experiment import input_rate
+from espnet_kd.teachers.experiment import Experiment, input_rate, read_config
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.options import TermOptions, teacher_options
 
@@ -60,6 +61,16 @@ def at_rate(speech: NDArray[Any], rates: tuple[int, int] | None) -> NDArray[Any]
         return speech
     found: NDArray[Any] = convert(speech, rates[0], 1.0, rates[1])
     return found
+
+
+def speech_for(experiment: Experiment, samples: NDArray[Any], rate: int) -> NDArray[np.float32]:
+    """Return speech (N,) of any rate as an experiment reads it: prepared as in its training, at its rate."""
+    prepare = preprocessing({**read_config(experiment.directory), "token_type": None})
+    data: dict[str, Any] = {"speech": samples.astype(np.float32)}  # a copy, as it may be changed in place
+    found = data if prepare is None else prepare("", data)
+    rates = None if experiment.rate in (None, rate) else (rate, experiment.rate)
+    speech: NDArray[np.float32] = at_rate(found["speech"], rates).astype(np.float32)
+    return speech
 
 
 def teachers_of(args: argparse.Namespace) -> list[Source]:

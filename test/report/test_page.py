@@ -80,7 +80,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def models(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher gives a word in the middle of each utterance; the student cannot be loaded."""
     frames = np.eye(2, dtype=np.float32)[[0] * 12 + [1] + [0] * 12]
-    found = {"teacher (seed 1)": CtcModel(lambda speech: frames, ["<blank>", HOSTILE])}
+    found = {"teacher (seed 1)": CtcModel(lambda speech, rate: frames, ["<blank>", HOSTILE])}
     reason = f"No posteriors of student: {HOSTILE}."
     monkeypatch.setattr(strips, "load_models", lambda groups, name: (found, [reason]))
 

@@ -53,7 +53,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_utterance_is_long_enough_to_show_something(data: Path, tmp_path: Path) -> None:
     seen = []
 
-    def compute(label: str, run: object, speech: np.ndarray) -> Panel:
+    def compute(label: str, run: object, speech: np.ndarray, rate: int) -> Panel:
         seen.append(len(speech))
         return Panel(label, np.full((10, 2), 0.5, dtype=np.float32), ["<blank>", "x"])
 
@@ -128,13 +128,39 @@ def experiment(tmp_path: Path) -> Path:
 def test_a_stock_experiment_is_run(experiment: Path) -> None:
     (run,) = find_runs([experiment], ["dev"], [])
     speech = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    panel = posteriors.compute_posteriors("tiny", run, speech)
+    panel = posteriors.compute_posteriors("tiny", run, speech, 16000)
     # one second has 101 spectra; two convolutions of stride 2 leave (101 - 1) / 2 = 50, (50 - 1) / 2 = 24
     assert panel.posteriors.shape == (24, 6)
     assert panel.posteriors.sum(axis=1) == pytest.approx(np.ones(24), abs=1e-5)
     assert panel.tokens[3] == "a"
-    again = posteriors.compute_posteriors("tiny", run, speech)  # no dropout, no SpecAugment
+    again = posteriors.compute_posteriors("tiny", run, speech, 16000)  # no dropout, no SpecAugment
     assert (again.posteriors == panel.posteriors).all()
+
+
+def test_speech_is_prepared_as_in_the_training_of_a_model(experiment: Path, tmp_path: Path) -> None:
+    import yaml
+
+    config = yaml.safe_load((experiment / "config.yaml").read_text())
+    config["speech_volume_normalize"] = 0.5
+    (experiment / "config.yaml").write_text(yaml.safe_dump(config))
+    (run,) = find_runs([experiment], ["dev"], [])
+    model = posteriors.load_ctc(run)
+    speech = np.sin(np.arange(8000) / 5).astype(np.float32)
+    loud, quiet = (model.posteriors(scale * speech, 16000) for scale in (0.5, 0.01))
+    assert quiet == pytest.approx(loud, abs=1e-5)
+    # half a second has 51 spectra; two convolutions leave (51 - 1) / 2 = 25 and (25 - 1) / 2 = 12 frames
+    assert model.posteriors(speech[:4000], 8000).shape == loud.shape == (12, 6)
+
+
+def test_speech_in_an_ark_is_drawn(tmp_path: Path) -> None:
+    import kaldiio
+
+    speech = {utt: (16000, np.zeros(int(16000 * length), np.int16)) for utt, length in (("a", 0.5), ("b", 2))}
+    kaldiio.save_ark(str(tmp_path / "speech.ark"), speech, scp=str(tmp_path / "wav.scp"))
+    wavs = dict(line.split() for line in (tmp_path / "wav.scp").read_text().splitlines())
+    assert posteriors.choose_utterance(tmp_path, wavs) == "b"
+    with pytest.raises(UserError, match="speech.ark:9 of z cannot be read"):
+        posteriors.choose_utterance(tmp_path, {"z": f"{tmp_path}/no/speech.ark:9"})
 
 
 def test_parameters_are_those_that_espnet_trains(experiment: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_model_without_ctc_is_named(monkeypatch: pytest.MonkeyPatch, capsys: p
     def load(run: str) -> CtcModel:
         if run == "b":
             raise UserError("exp/b has no CTC layer (its weight is 0)")
-        return CtcModel(lambda speech: FRAMES, TOKENS)
+        return CtcModel(lambda speech, rate: FRAMES, TOKENS)
 
     monkeypatch.setattr(strips, "choose_models", lambda groups, name: [("teacher", "a"), ("student", "b")])
     monkeypatch.setattr(strips, "load_ctc", load)
@@ -51,13 +51,13 @@ def test_a_model_without_ctc_is_named(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_speech_that_is_too_short_for_a_model_has_no_strip(capsys: pytest.CaptureFixture[str]) -> None:
-    def refuse(speech: np.ndarray) -> np.ndarray:
+    def refuse(speech: np.ndarray, rate: int) -> np.ndarray:
         raise RuntimeError("too short\nfor convolutions")
 
     def answer(frames: int) -> CtcModel:
-        return CtcModel(lambda speech: np.full((frames, 2), 0.5, np.float32), ["<blank>", "a"])
+        return CtcModel(lambda speech, rate: np.full((frames, 2), 0.5, np.float32), ["<blank>", "a"])
 
     models = {"one": CtcModel(refuse, []), "two": answer(0), "three": answer(3)}
-    found = strips.panels_of(models, np.zeros(10, np.float32), "u1")
+    found = strips.panels_of(models, np.zeros(10, np.float32), 16000, "u1")
     assert [(panel.label, panel.posteriors.shape) for panel in found] == [("three", (3, 2))]
     assert "u1 has no posteriors of one: too short" in capsys.readouterr().err
