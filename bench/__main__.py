@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
 
     logging.disable(logging.WARNING)  # ESPnet warns of deprecated layers at every model
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    import torch
+
     from bench.report import environment
 
     print(environment())
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in chosen:
         module, text = PARTS[name]
         print(f"\n## {name}: {text}\n", flush=True)
+        torch.set_num_threads(1)  # a part may take more, and says so
         met = importlib.import_module(module).main() and met
     return 0 if met else 1
 

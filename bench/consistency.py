@@ -45,7 +45,6 @@ def consistent(model: Any, criteria: dict[str, Any]) -> Any:
 
 def measure(case: StepCase) -> dict[str, Timing]:
     """Time a training step of each variant."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     half, whole = batch(case.utterances, case.seconds), batch(2 * case.utterances, case.seconds)
     plain, views = build(case.size), consistent(build(case.size), ATTENTION)
@@ -59,7 +58,6 @@ def measure(case: StepCase) -> dict[str, Timing]:
 
 def measure_transducer(case: transducer.TransducerCase) -> dict[str, Timing]:
     """Time a training step of each variant of a transducer."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     half = transducer.batch(case)
     whole = transducer.batch(replace(case, utterances=2 * case.utterances))

@@ -82,7 +82,6 @@ def variants(case: TeacherCase) -> dict[str, Callable[[], object]]:
     """Return the plain step, the teacher's forward by transformers alone, and the step with both."""
     from transformers import Wav2Vec2FeatureExtractor
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     data = batch(case.utterances, case.seconds)
     extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)

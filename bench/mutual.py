@@ -64,7 +64,6 @@ def peers(first: ESPnetASRModel, second: ESPnetASRModel, sampling: bool) -> ESPn
 
 def measure(case: StepCase) -> dict[str, Timing]:
     """Time a training step of every variant."""
-    torch.set_num_threads(1)
     data = batch(case.utterances, case.seconds)
     return interleaved({v: training_step(m, data) for v, m in models(case.size).items()}, case.rounds)
 

@@ -67,7 +67,6 @@ def main() -> bool:
 
 def measure(case: TeacherCase) -> dict[str, Timing]:
     """Time the plain student's step, the teacher's forward, and the distilled student's step."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     data = batch(case.utterances, case.seconds)
     frozen = build(case.teacher).eval().requires_grad_(False)

@@ -39,7 +39,6 @@ PER_SHARD = 100
 
 def main() -> bool:
     """Measure a store like Switchboard's, then a step of an AN4 student; True if targets are met."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         return _container(Path(folder)) & _step(Path(folder))
 

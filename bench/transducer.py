@@ -63,7 +63,6 @@ def main() -> bool:
 
 def measure(case: TransducerCase) -> dict[str, Timing]:
     """Time the distillation step and its parts."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     data = batch(case)
     teacher = build(case.teacher, case.classes).eval().requires_grad_(False)
