@@ -83,6 +83,19 @@ def test_a_plan_is_read_in_a_minute(path: Path) -> None:
 
 
 @each_plan
+def test_lists_of_hypotheses_are_those_that_a_row_before_makes(path: Path) -> None:
+    plan = read_plan(path)
+    for row in plan.rows.values():
+        if "nbest" in row.args:
+            before = plan.trials(plan.rows[row.after])[0]
+            (teacher,) = plan.teacher_trials(before)
+            suffix = "_sp" if before.options.get("unlabelled_speeds") else ""  # as kd.sh names them
+            (labelled,) = before.options["unlabelled_sets"].split()
+            made = f"{teacher.directory}/pseudo_label_{before.inference_tag}/{labelled}{suffix}"
+            assert row.args["nbest"] == f"records={made}"
+
+
+@each_plan
 def test_a_plan_shows_all_rows_and_a_student_alone_that_trains_longer(path: Path) -> None:
     plan = read_plan(path)
     shown = {variant.row.name for group in plan.groups for variant in group.variants}
