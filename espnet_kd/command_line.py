@@ -192,7 +192,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "delay": Command(
             "espnet_kd.commands.delay",
-            "measure how much later than its teacher a transducer emits, on transcribed speech",
+            "measure how much later than its teacher a student emits tokens, on transcribed speech",
             "--teacher exp/teacher --student exp/student --data dump/raw/dev",
         ),
     },

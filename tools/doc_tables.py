@@ -58,7 +58,9 @@ class Key(NamedTuple):
 
 
 def table(keys: list[Key]) -> str:
-    """Return a table of keys in Markdown, without empty columns."""
+    """Return a table of keys in Markdown, without empty columns; a sentence if there are no keys."""
+    if not keys:
+        return "It has no keys of its own.\n"
     columns = {
         "key": lambda key: f"`{key.name}`",
         "type": lambda key: key.type,

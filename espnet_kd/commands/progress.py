@@ -190,7 +190,7 @@ class RemainingTime:
 def main(argv: list[str] | None = None) -> None:
     """Run ``progress LOG --pid PID [--title T] [--new]``."""
     parser = command_parser("progress")
-    parser.add_argument("log", type=Path)
+    parser.add_argument("log", type=Path, help="train.log of a training")
     parser.add_argument("--pid", type=int, required=True, help="stop when this process ends, or at SIGTERM")
     parser.add_argument("--title", default="training")
     parser.add_argument("--new", action="store_true", help="pass over what is in the log already")

@@ -66,7 +66,8 @@ class KLDivergence(TemperatureCriterion):
     Args:
         temperature: T > 0. The factor T^2 keeps the size of the gradient independent of T.
         direction: `forward` KL(teacher || student); `reverse` KL(student || teacher), which lets the student
-            drop classes; `symmetric`, the mean of the two. A class of logit -inf counts as LOG_ZERO nats.
+            drop classes; `symmetric`, the mean of the two. The log-probability of a class of logit -inf counts
+            as -1e4 nats.
         label_smoothing: e, from 0 to below 1: the target is (1 - e) p_T + e / V, as labels are smoothed in
             training (Szegedy et al. 2016, arXiv:1512.00567).
         delay: for the frames of CTC, {min: A, max: Z}, A = 0 unless given: each frame of the teacher is
@@ -255,7 +256,7 @@ class TopClasses:
 class TopK(Criterion):
     """Cross entropy with the teacher's K most probable classes S only: -T^2 sum_{v in S} p(v) log q_T(v).
 
-    The student's q is over all V classes. With K = V it is CrossEntropy.
+    The student's q is over all V classes. With K = V it is `cross_entropy`.
 
     Args:
         k: K, from 1 to V.

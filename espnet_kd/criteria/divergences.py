@@ -56,7 +56,7 @@ class SkewKL(TemperatureCriterion):
 class JensenShannon(TemperatureCriterion):
     """Generalised Jensen-Shannon divergence: T^2 (b KL(p_T || m) + (1 - b) KL(q_T || m)) in nats.
 
-    m is the mixture b p_T + (1 - b) q_T. It is bounded, by T^2 times the entropy of (b, 1 - b) in nats.
+    m is the mixture b p_T + (1 - b) q_T. The value is at most T^2 times the entropy of (b, 1 - b) in nats.
 
     Args:
         temperature: T > 0.

@@ -38,10 +38,11 @@ class TransducerKL(Criterion):
         blank: index of the blank.
         chunk: nodes whose logits are in memory at a time; the default suits the device.
         reduction: see Criterion; positions are the nodes that are compared. `utterance`, the sum over the
-            thousands of nodes of an utterance, needs weights of 0.001 to 0.01, `mean` weights of about 1. A
-            wrong pairing of the two is the usual reason why distillation of transducers does not work.
+            thousands of nodes of an utterance, needs weights of 0.001 to 0.01, `mean` weights of 1 to 10. A
+            weight that does not suit the reduction is the usual reason why distillation of transducers does
+            not help.
         normalize: `nodes` divides an utterance's sum by its number of nodes before the reduction, which is
-            `utterance` or `sum`; it needs weights of about 1. Not for `sequence`, where an utterance is one
+            `utterance` or `sum`; it needs weights of 1 to 10. Not for `sequence`, where an utterance is one
             position.
         distance: for `sequence`: `l1`, the absolute difference of the log-probabilities, in nats; `mse`, its
             square.

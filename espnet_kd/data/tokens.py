@@ -22,9 +22,11 @@ BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 def main(argv: list[str] | None = None) -> None:
     """Run ``tokens --token_type TYPE [--nbpe N] [--bpemode MODE] --text FILE ... --out DIR``."""
     parser = command_parser("tokens")
-    parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
+    parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True, help="of the list")
     parser.add_argument("--nbpe", type=int, default=30, help="BPE vocabulary size (default: %(default)s)")
-    parser.add_argument("--bpemode", choices=("unigram", "bpe"), default="unigram")
+    parser.add_argument(
+        "--bpemode", choices=("unigram", "bpe"), default="unigram", help="of BPE (default: %(default)s)"
+    )
     parser.add_argument(
         "--nlsyms", type=Path, help="file of non-linguistic symbols, one per line; each becomes a token"
     )

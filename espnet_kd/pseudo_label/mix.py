@@ -49,12 +49,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--teacher", help="experiment that labelled the speech, which is only recorded")
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
-    parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
-    parser.add_argument("--token_list", type=Path, required=True)
-    parser.add_argument("--bpemodel", default="none")
-    parser.add_argument("--nlsyms", default="none")
+    parser.add_argument(
+        "--token_type", choices=("bpe", "char", "word"), required=True, help="of the student's tokens"
+    )
+    parser.add_argument("--token_list", type=Path, required=True, help="the student's tokens")
+    parser.add_argument("--bpemodel", default="none", help="of the student's tokens (default: %(default)s)")
+    parser.add_argument(
+        "--nlsyms", default="none", help="file of non-linguistic symbols, one per line (default: %(default)s)"
+    )
     parser.add_argument("--cleaner", default="none", help="ESPnet's cleaning of text (default: %(default)s)")
-    parser.add_argument("dst", type=Path)
+    parser.add_argument("dst", type=Path, help="dump directory to write")
     args = parser.parse_args(argv)
     if args.share is not None and not 0 < args.share <= 1:
         raise UserError(f"--share {args.share:g} must be above 0 and at most 1")

@@ -214,9 +214,11 @@ if __name__ == "__main__":
 def main_best(argv: list[str] | None = None) -> None:
     """Run ``best [--metric wer] --decoded TAG/SET EXP...``: print the directory of the best experiment."""
     parser = command_parser("best")
-    parser.add_argument("exp", nargs="+", type=Path)
+    parser.add_argument("exp", nargs="+", type=Path, help="experiments, scored on the same set")
     parser.add_argument("--metric", choices=tuple(RATES), default="wer", help="default: %(default)s")
-    parser.add_argument("--decoded", type=Path, required=True, help="of the scores in each, such as TAG/dev")
+    parser.add_argument(
+        "--decoded", type=Path, required=True, help="directory of the set in each, such as TAG/dev"
+    )
     args = parser.parse_args(argv)
     print(best(args.exp, args.decoded, args.metric))
 

@@ -68,8 +68,9 @@ def parser() -> argparse.ArgumentParser:
         "--codebooks", type=int, default=8, help="of a quantiser, for criteria of type mvq (default: 8)"
     )
     p.add_argument(
-        "--number", choices=get_args(Number), default="float16", help="type of log-probabilities and vectors"
-    )
+        "--number", choices=get_args(Number), default="float16",
+        help="type of log-probabilities and vectors (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="1: workers run on GPUs (default: 0)")
     p.add_argument(
         "--batch_seconds", type=float, metavar="S",

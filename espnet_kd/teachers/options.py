@@ -87,7 +87,7 @@ def teacher_options(teacher: Mapping[str, Any]) -> TeacherOptions:
         language (name; eng): what OWSM is asked to recognise.
         task (name; asr): what OWSM is asked to do.
         hf (directory, name of Hugging Face, or list): audio model of transformers.
-        revision (branch, tag or commit; main): of the models of Hugging Face.
+        revision (name; main): branch, tag or commit of the models of Hugging Face.
         weights (list of numbers; equal): of the teachers in their mean, one for each.
         mean (posteriors or log_posteriors; posteriors): what is averaged.
         store (directory): targets on disk, read instead of running the teachers; with ``exp`` it is
