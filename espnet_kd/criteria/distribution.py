@@ -66,8 +66,8 @@ class KLDivergence(TemperatureCriterion):
     Args:
         temperature: T > 0. The factor T^2 keeps the size of the gradient independent of T.
         direction: `forward` KL(teacher || student); `reverse` KL(student || teacher), which lets the student
-            drop classes; `symmetric`, the mean of the two. The log-probability of a class of logit -inf counts
-            as -1e4 nats.
+            drop classes; `symmetric`, the mean of the two. The log-probability of a class of logit -inf
+            counts as -1e4 nats.
         label_smoothing: e, from 0 to below 1: the target is (1 - e) p_T + e / V, as labels are smoothed in
             training (Szegedy et al. 2016, arXiv:1512.00567).
         delay: for the frames of CTC, {min: A, max: Z}, A = 0 unless given: each frame of the teacher is
