@@ -23,6 +23,10 @@ CRITERIA = {
     "att": {**KL, "tap": "decoder"},
     "hid": HIDDEN,
     "labels": {"type": "sequence", "tap": "ctc.ctc_lo"},
+    "skew": {"type": "skew_kl", "tap": "ctc.ctc_lo"},
+    "jsd": {"type": "jsd", "tap": "decoder"},
+    "akl": {"type": "akl", "tap": "decoder", "label_smoothing": 0.1},
+    "decoupled": {"type": "decoupled_kl", "tap": "ctc.ctc_lo"},
 }
 # Our encoders have batch norm, the transformer none.
 STUDENTS: dict[str, dict[str, Any]] = {
