@@ -56,8 +56,8 @@ class Jasper(AbsEncoder):
 
     Args:
         input_size: features per frame; the paper uses 64 log-mel features.
-        prologue: options of the first sub-block: channels, kernel, dilation (1), dropout (0.0) and stride (1),
-            which the other sub-blocks do not have.
+        prologue: options of the first sub-block: channels, kernel, dilation (1) and dropout (0.0), which all
+            sub-blocks have, and stride (1).
         blocks: options of the sub-blocks of each block.
         repeat: sub-blocks per block.
         epilogue: options of the sub-blocks after the blocks.
