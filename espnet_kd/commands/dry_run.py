@@ -150,7 +150,7 @@ class Recipe:
         """Add the cost of a training; return a line on its batches."""
         config: dict[str, Any] = merge_files(configs)
         plan = batches.of_config(config, args).for_gpus(self.gpus, int(self["config_ngpu"]))
-        line = f"{exp}: unknown, because the number of tokens in a second of speech is"
+        line = f"{exp}: unknown before stage 6, which counts the tokens in a second of this speech"
         if self.speech is not None:
             line, warning = batches.describe(config, plan, self.speech, self.gpus)
             line = f"{exp}: {line}" + (f"\n             warning: {warning}" if warning else "")
@@ -379,7 +379,8 @@ def _decoding(title: str, recipe: Recipe, exps: list[str], sets: list[str]) -> S
     commands = [f"{tool}{config} --asr_model_file {exp}/{recipe['inference_asr_model']}" for exp in exps]
     hours = [recipe.hours(name) for name in sets]
     known = sum(h.hours for h in hours if h)
-    text = f"{known:.3g} hours of speech" + ("" if all(hours) else " and sets of unknown length")
+    parts = [f"{known:.3g} hours of speech"] * bool(known) + ["sets of unknown length"] * (not all(hours))
+    text = " and ".join(parts)
     note = f"{text} for each of {len(exps)} models; seconds for one are unknown: none are published"
     names = "{" + ",".join(sets) + "}" if len(sets) > 1 else "".join(sets)
     makes = [Path(exp) / recipe["inference_tag"] / names / "text" for exp in exps]
