@@ -189,8 +189,7 @@ def refuse_data_parallel(args: argparse.Namespace) -> None:
 
 def refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
     """Refuse a criterion on frames where the student's SpecAugment warps time."""
-    of_frames = (t for t in terms if t.build().kind != "sequence")
-    frames = [t.term.name for t in of_frames if not t.term.student_tap.startswith("decoder")]
+    frames = [t.term.name for t in terms if t.compares_frames]
     if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise UserError(
             f"criterion {frames[0]} compares frames, but the student's SpecAugment moves them in time: "

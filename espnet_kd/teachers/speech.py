@@ -110,7 +110,7 @@ def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None
     found = augmentations(args)
     effects = args.preprocessor_conf.get("data_aug_effects") if "data_aug_effects" in found else None
     moving = [name for name in _names(effects) if name in NEW_TIMES]
-    frames = [t.term.name for t in terms if not t.term.student_tap.startswith("decoder")]
+    frames = [t.term.name for t in terms if t.compares_frames]
     if moving and frames:
         raise UserError(
             f"criterion {frames[0]} compares frames, but {moving[0]} of the student's data_aug_effects moves "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.checkpoint import not_finite
+from espnet_kd.teachers.options import term_options
 from espnet_kd.teachers.taps import Taps, Targets, check_finite
 
 
@@ -184,3 +185,16 @@ def test_a_mask_may_hold_infinity_but_not_nan() -> None:
         "mask_emb": [NAN, 0.0],
     }  # fmt: skip
     assert not_finite({n: torch.tensor(v) for n, v in tensors.items()}) == ["bias", "running_var", "mask_emb"]
+
+
+def test_decoder_steps_and_whole_label_sequences_are_no_frames() -> None:
+    criteria = {
+        "ctc": {"type": "kl", "tap": "ctc.ctc_lo"},
+        "att": {"type": "kl", "tap": "decoder"},
+        "labels": {"type": "sequence", "tap": "ctc.ctc_lo"},
+        "lattice": {"type": "transducer", "kind": "collapsed"},
+    }
+    compared = [options.term.name for options in term_options(criteria) if options.compares_frames]
+    assert compared == ["ctc", "lattice"]
+    (labels,) = term_options({"labels": {"type": "transducer", "kind": "sequence"}})
+    assert not labels.compares_frames
