@@ -113,16 +113,19 @@ class State:
         records: of finished trainings, from this machine or others.
         again: True if rows are trained although they are on record, as repetitions elsewhere.
         finished: the trials that were found finished in their directories.
-        directories: directory -> its trial, for all trials.
         checksums: what ``contents`` has returned.
+        directories: directory -> its trial, for all trials.
     """
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
     again: bool = False
     finished: set[Key] = field(default_factory=set)
-    directories: dict[Path, Trial] = field(default_factory=dict)
     checksums: dict[Key, str] = field(default_factory=dict)
+    directories: dict[Path, Trial] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.directories = {trial.directory: trial for trial in self.trials()}
 
     @classmethod
     def of(cls, plan: Plan, again: bool = False) -> "State":
@@ -254,7 +257,7 @@ class State:
             if rows != self.plan.rows:
                 self.checksums = {}  # a teacher may be another one
             self.plan = replace(self.plan, rows=rows)
-        self.directories = {trial.directory: trial for trial in self.trials()}
+        self.__post_init__()
 
     def _decided(self, row: Row) -> Row:
         if not row.best_of or any(self.plan.rows[name].best_of for name in row.best_of):

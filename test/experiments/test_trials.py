@@ -13,6 +13,7 @@ from espnet_kd.experiments.command import main
 from espnet_kd.experiments.comparisons import Results
 from espnet_kd.experiments.plan_file import RESERVED, read_plan
 from espnet_kd.experiments.records import read_records
+from espnet_kd.experiments.tables import render
 from espnet_kd.experiments.trials import NOT_DATA, State, command, options_of, select
 
 KD_SH = Path(__file__).parents[2] / "egs/TEMPLATE/kd1/kd.sh"
@@ -117,6 +118,8 @@ def test_what_reads_files_of_another_training_waits_for_it(
     assert "waiting: lists for labels; Teacher" in capsys.readouterr().out.splitlines()
     main(["plans/two.yaml", "--only", "lists"])
     assert trained(recipe) == ["teacher_seed1", "labels_seed1", "lists_seed2"]
+    results = Results(read_plan("plans/two.yaml"), read_records(recipe / "plans/results/two.jsonl"))
+    assert "Trained by another command" not in render(results, {})
     shutil.rmtree(recipe / "exp/two/teacher_seed1")
     capsys.readouterr()
     main(["plans/two.yaml", "--status"])  # the teacher is on record, but its files are gone
