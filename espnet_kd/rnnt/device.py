@@ -32,7 +32,8 @@ def to_device(values: Tensor | Sequence[Any], device: torch.device) -> Tensor:
     """Copy a tensor or (lists of) numbers to a device, without waiting for what the device has to do."""
     tensor = values if isinstance(values, Tensor) else torch.tensor(values)
     if device.type == "cuda" and not tensor.is_cuda:
-        tensor = tensor.pin_memory()
+        # torch pins with the same strides, and does not write to elements that share memory, as of `expand`.
+        tensor = tensor.contiguous().pin_memory()
     return tensor.to(device, non_blocking=True)
 
 

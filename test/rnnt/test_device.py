@@ -14,6 +14,18 @@ def test_numbers_come_back_as_they_were():
     assert to_device(torch.tensor([True]), torch.device("cpu")).tolist() == [True]
 
 
+def test_what_is_expanded_can_be_pinned(monkeypatch):
+    def pin(tensor: torch.Tensor) -> torch.Tensor:  # as torch's: a copy of the same strides
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: tensor)
+    last = torch.tensor([[False, True]]).expand(3, 2)
+    with pytest.raises(RuntimeError, match="refers to a single memory location"):
+        pin(last)
+    assert torch.equal(to_device(last, torch.device("cuda")), last)
+
+
 @pytest.fixture(autouse=True)
 def _without_autocast() -> Iterator[None]:
     """Switch autocast off, which the end of a block of autocast switches on where it finds it on before."""
