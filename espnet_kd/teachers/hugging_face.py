@@ -37,6 +37,9 @@ UNUSED = ("masked_spec_embed",)  # tensors that only a training reads; some chec
 # Special tokens of a tokenizer of transformers, by its attribute, and their names in ESPnet's token lists.
 ESPNET_NAMES = {"word_delimiter_token": "<space>", "eos_token": "<sos/eos>", "unk_token": "<unk>"}
 BLANK = "<blank>"
+# Extractors whose argument `device` works: others of transformers (Parakeet, Lasr, ...) leave the waveforms on
+# the host, and fail.
+ON_DEVICE = ("WhisperFeatureExtractor",)
 CTC_LOGITS, CTC_HEADS = "ctc.ctc_lo", ("lm_head", "ctc_head")  # in ESPnet, and in transformers
 
 
@@ -288,7 +291,8 @@ class HuggingFaceModel(TeacherModel):
                 f"{self.owner}: its {type(extractor).__name__} does not say which frames are padding: choose "
                 "a model of speech, such as Whisper, HuBERT or Parakeet"
             )
-        options: dict[str, Any] = {"device": str(speech.device)} if "device" in known else {}
+        movable = type(extractor).__name__ in ON_DEVICE
+        options: dict[str, Any] = {"device": str(speech.device)} if movable else {}
         if known["padding"].default != "max_length":
             options["padding"] = True
         with torch.autocast(speech.device.type, enabled=False):  # powers do not fit half precision

@@ -16,6 +16,7 @@ from miniature import write_speech
 from recipe import RATE, Recipe
 from torch import Tensor
 
+from bench.stand_in_device import DEVICE, counted, to_device
 from espnet_kd.commands.inspect import layer_table
 from espnet_kd.decoding import evaluate
 from espnet_kd.decoding.records import Hypothesis
@@ -104,6 +105,25 @@ def test_an_utterance_of_a_batch_is_what_transformers_gives_for_it_alone(
         expected = output["x"][0] if isinstance(output["x"], tuple) else output["x"]
         assert len(seen) == pytest.approx(len(wave) / 16000 * (12.5 if kind == "parakeet_ctc" else 50), abs=2)
         torch.testing.assert_close(seen, expected[0, : len(seen)], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", TAPS)
+def test_speech_on_another_device(models: dict[str, Path], kind: str) -> None:
+    teacher, tap = load(models[kind]), TAPS[kind]
+    generator = torch.Generator().manual_seed(0)
+    batch = (
+        torch.randn(2, SAMPLES[0], generator=generator), torch.tensor(SAMPLES[:2]),
+        torch.ones(2, 3, dtype=torch.long), torch.tensor([3, 2]),
+    )  # fmt: skip
+    observe = teacher.observer([tap])
+    with torch.no_grad():
+        expected = observe(*batch)[tap]
+        with counted():
+            to_device(teacher.model)
+            found = observe(*(x.to(DEVICE) for x in batch))[tap]
+    assert found.lengths.tolist() == expected.lengths.tolist()
+    for one, other, count in zip(found.values.held, expected.values, expected.lengths, strict=True):
+        torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_the_same_under_autocast(models: dict[str, Path]) -> None:
