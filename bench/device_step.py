@@ -6,8 +6,8 @@ loss, for which ESPnet needs another package. What ESPnet's own code waits for i
 
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {  # criteria of a CTC/attenti
 }
 KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments", "sequence")
 PLAIN, PLAIN_TRANSDUCER = "CTC/attention, stock", "transducer without its loss"
+# Steps that draw random numbers on the device: those of another device are others.
+RANDOM = ("scheduled sampling", "own prefixes, nucleus", "mutual learning")
 # Waits in our own code: a transducer's encoder lengths, once, where ESPnet reads them one by one.
 MOST_OWN = {PLAIN: 0, PLAIN_TRANSDUCER: 1}
 LATTICE_SIZE = (32, 300, 50)  # utterances, frames, labels
@@ -215,6 +217,17 @@ def count_step(case: StepCase) -> Counts:
     return counts
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let convolutions and recurrent layers compute in float32 on a GPU; by default cuDNN rounds to TF32."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@without_tf32()
 def on_device(case: StepCase, device: str, scope: AbstractContextManager[Any] | None = None) -> list[Tensor]:
     """Return loss and gradients of a model's step on a real device, copied to the CPU.
 

@@ -8,7 +8,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,12 @@ class Part:
 
 
 PYTHON = sys.executable
+# Files with tests that need a GPU: to collect all others would take as long as these.
+TESTS = Path(__file__).parents[1] / "test"
+FILES = sorted(str(f) for f in TESTS.rglob("test_*.py") if "@pytest.mark.cuda" in f.read_text(encoding="utf-8"))
 PARTS = (
     Part("Doctor", (PYTHON, "-m", "espnet_kd", "doctor"), 60),
-    Part("Tests", (PYTHON, "-m", "pytest", "-q", "-m", "cuda", "-rs", "test"), 150),
+    Part("Tests", (PYTHON, "-m", "pytest", "-q", "-m", "cuda", "-rs", *FILES), 150),
     Part("Precision", (PYTHON, "-m", "bench.gpu_check", "--part", "precision"), 60),
     Part("Time of a step", (PYTHON, "-m", "bench.gpu_check", "--part", "time"), 120),
     Part("Profile of a distilled step", (PYTHON, "-m", "bench.gpu_check", "--part", "profile"), 60),
@@ -87,13 +90,13 @@ def precision() -> int:
     """Compare loss and gradients of every step on the GPU with the CPU, in float32 and under autocast."""
     import torch
 
-    from bench.device_step import cases, on_device
+    from bench.device_step import RANDOM, cases, on_device
 
     rows, failed = [], False
     limits = {None: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
     for name, case in cases(Path(_folder())).items():
-        if name in ("scheduled sampling", "mutual learning"):
-            continue  # their random numbers are not those of the CPU
+        if name in RANDOM:
+            continue
         exact = on_device(case, "cpu")
         for kind, limit in limits.items():
             scope = torch.autocast("cuda", kind) if kind else nullcontext()
@@ -115,8 +118,11 @@ def _folder() -> str:
     return tempfile.mkdtemp()
 
 
-def models() -> Mapping[str, tuple[Any, dict[str, Any]]]:
-    """Build plain and distilled models of the size of a recipe, on the GPU, each with its batch."""
+def models() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield plain and distilled models of the size of a recipe, on the GPU, each with its name and batch.
+
+    One at a time, so that each has the memory alone.
+    """
     from dataclasses import replace
 
     from bench import online_teacher, transducer
@@ -133,16 +139,14 @@ def models() -> Mapping[str, tuple[Any, dict[str, Any]]]:
     def transducers() -> Any:
         return transducer.build(size, classes)
 
-    found = {
-        "CTC/attention": (build(size), data),
-        "CTC/attention, KL": (online_teacher.distilled(build(size), teacher(build(size))), data),
-        "RNN-T": (with_lattice_loss(transducers()), lattices),
-        "RNN-T, full KL": (transducer.distilled(transducers(), teacher(transducers())), lattices),
+    made = {
+        "CTC/attention": (lambda: build(size), data),
+        "CTC/attention, KL": (lambda: online_teacher.distilled(build(size), teacher(build(size))), data),
+        "RNN-T": (lambda: with_lattice_loss(transducers()), lattices),
+        "RNN-T, full KL": (lambda: transducer.distilled(transducers(), teacher(transducers())), lattices),
     }
-    return {
-        name: (model.cuda(), {k: x.cuda() for k, x in given.items()})
-        for name, (model, given) in found.items()
-    }
+    for name, (make, given) in made.items():
+        yield name, make().cuda(), {key: x.cuda() for key, x in given.items()}
 
 
 def step_times() -> int:
@@ -152,19 +156,17 @@ def step_times() -> int:
     from bench.online_teacher import training_step
 
     rows = []
-    for name, (model, data) in models().items():
+    for name, model, data in models():
         for kind in (None, torch.bfloat16):
-            scope = torch.autocast("cuda", kind) if kind else nullcontext()
-            step = training_step(model, data)
+            step = training_step(model, data, kind)
             torch.cuda.reset_peak_memory_stats()
-            with scope:
-                for _ in range(3):
-                    step()
-                torch.cuda.synchronize()
-                started = time.perf_counter()
-                for _ in range(10):
-                    step()
-                torch.cuda.synchronize()
+            for _ in range(3):
+                step()
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            for _ in range(10):
+                step()
+            torch.cuda.synchronize()
             milliseconds = 100 * (time.perf_counter() - started)
             memory = torch.cuda.max_memory_allocated() / 1e9
             rows.append([name, str(kind or "float32"), f"{milliseconds:.1f}", f"{memory:.1f}"])
@@ -182,7 +184,7 @@ def profile() -> int:
 
     from bench.online_teacher import training_step
 
-    for name, (model, data) in models().items():
+    for name, model, data in models():
         step = training_step(model, data)
         step()
         torch.cuda.synchronize()

@@ -5,6 +5,7 @@ Shown besides: the same step with scheduled sampling, and on prefixes that the s
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,13 +91,25 @@ def distilled(student: ESPnetASRModel, teacher: ESPnetASRModel) -> ESPnetASRMode
     return distil(student, method, {term.name: build_criterion("kl", temperature=2.0) for term in terms})
 
 
-def training_step(model: ESPnetASRModel, data: dict[str, Tensor], **others: object) -> Callable[[], None]:
-    """Return a training step: forward, backward, clipping and optimiser, as in ESPnet's trainer."""
+def training_step(
+    model: ESPnetASRModel, data: dict[str, Tensor], precision: torch.dtype | None = None, **others: object
+) -> Callable[[], None]:
+    """Return a training step: forward, backward, clipping and optimiser, as in ESPnet's trainer.
+
+    Args:
+        model: on the device of the data.
+        data: the batch.
+        precision: of autocast, which is on in the forward pass alone: it keeps converted weights until it
+            ends, so that a block around several steps would convert them once; None leaves it off.
+        others: what else the model takes.
+    """
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    kind = next(model.parameters()).device.type
 
     def step() -> None:
-        # The stock forward pass changes its text in place.
-        loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()}, **others)
+        with nullcontext() if precision is None else torch.autocast(kind, precision):
+            # The stock forward pass changes its text in place.
+            loss, _, _ = model(**{name: tensor.clone() for name, tensor in data.items()}, **others)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)

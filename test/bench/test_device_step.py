@@ -76,6 +76,24 @@ def test_operations_of_a_lattice(kind: str | None, most: int, monkeypatch: pytes
     assert device_step.count_lattice(kind, 500) < most
 
 
+def test_devices_are_compared_in_float32_alone() -> None:
+    """cuDNN's TF32, which convolutions have by default, changes gradients by up to 1 %."""
+    seen = []
+
+    class Layer(torch.nn.Linear):
+        specaug = None
+
+        def forward(self, x: torch.Tensor, utt_id: object) -> tuple[torch.Tensor]:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            y = super().forward(x).sum()
+            y.register_hook(lambda _: seen.append(torch.backends.cudnn.allow_tf32))
+            return (y,)
+
+    assert torch.backends.cudnn.allow_tf32
+    on_device(StepCase(lambda: Layer(1, 1), {"x": torch.ones(1, 1)}, PLAIN), "cpu")
+    assert seen == [False, False] and torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.cuda
 @needs_gpu
 @pytest.mark.parametrize("kind", [None, torch.bfloat16], ids=str)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from bench.online_teacher import CASES, SAMPLED, distilled, measure
+from bench.online_teacher import CASES, SAMPLED, distilled, measure, training_step
 from bench.speech_model import ModelSize, batch, build
 
 
@@ -21,3 +21,28 @@ def test_the_distilled_student_learns_from_both_taps() -> None:
     terms = 0.5 * (stats["loss_kd_ctc"] + stats["loss_kd_decoder"])
     assert terms > 0
     torch.testing.assert_close(loss.detach(), stats["loss_task"] + terms)
+
+
+def test_autocast_is_on_in_each_forward_pass_alone() -> None:
+    class Weight(torch.nn.Module):
+        """Notes the output of its layer, and whether autocast is on in the backward pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1, bias=False)
+            self.seen: list[torch.Tensor] = []
+            self.backward: list[bool] = []
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+            y = self.layer(x)
+            y.register_hook(lambda _: self.backward.append(torch.is_autocast_enabled("cpu")))
+            self.seen.append(y.detach())
+            return 1e4 * y.float().sum(), None, None
+
+    model = Weight()
+    step = training_step(model, {"x": torch.ones(1, 1)}, torch.bfloat16)
+    for _ in range(2):
+        model.layer.weight.data += 1.0
+        step()
+    assert [y.dtype for y in model.seen] == [torch.bfloat16] * 2 and model.backward == [False] * 2
+    assert model.seen[1] - model.seen[0] > 0.9, "the weight of the first step, converted and kept"
