@@ -35,8 +35,9 @@ from espnet_kd.methods.transducer import PiecewiseJoint, distil_transducer, with
 from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
 from espnet_kd.rnnt.lattice import GPU_BLOCK
 from espnet_kd.schedule import Schedule
-from espnet_kd.targets.format import TapFormat, text_checksum
-from espnet_kd.targets.teacher import StoredTeacher, WithStoredTargets
+from espnet_kd.targets.format import TapFormat, TargetRecord, text_checksum
+from espnet_kd.targets.teacher import StoredTeacher, WithStoredTargets, to_rows
+from espnet_kd.targets.worker import alone
 from espnet_kd.teachers.experiment import Experiment
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import Term
@@ -124,11 +125,13 @@ def plain_transducer() -> nn.Module:
     return model
 
 
-def transducer_student(kind: str) -> nn.Module:
-    """Build a transducer student with an online teacher and a criterion on the lattice."""
-    student, teacher = (transducer.build(SIZE, len(TOKENS)) for _ in range(2))
+def transducer_student(kind: str, teacher: Any = 1) -> nn.Module:
+    """Build a transducer student with a criterion on the lattice; ``teacher`` as of a CTC/attention one."""
+    student = transducer.build(SIZE, len(TOKENS))
+    if not isinstance(teacher, StoredTeacher):
+        teacher = teacher_of([transducer.build(SIZE, len(TOKENS)) for _ in range(teacher)], [LATTICE])
     term = Term("lattice", MOVING, LATTICE, LATTICE)
-    objective = Objective(teacher_of([teacher], [LATTICE]), Taps(student, [LATTICE]), (term,), HALF)
+    objective = Objective(teacher, Taps(student, [LATTICE]), (term,), HALF)
     later = {} if kind == "sequence" else {"delay": 1}
     criterion = build_criterion("transducer", kind=kind, reduction="mean", **later)
     return distil_transducer(student, objective, {"lattice": criterion})
@@ -168,6 +171,11 @@ def cases(folder: Path) -> dict[str, StepCase]:
     )
     for kind in KINDS:
         found[f"RNN-T, {kind}"] = StepCase(lambda k=kind: transducer_student(k), lattices, plain)
+    found["RNN-T, two teachers"] = StepCase(lambda: transducer_student("one_best", 2), lattices, plain)
+    of_store, with_lattices = stored_lattices(folder, lattices)
+    found["RNN-T, stored"] = StepCase(
+        lambda: transducer_student("collapsed", of_store), with_lattices, plain
+    )
     return found
 
 
@@ -180,20 +188,36 @@ def uneven(data: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stored_targets(folder: Path, data: Mapping[str, Tensor]) -> tuple[StoredTeacher, dict[str, Any]]:
-    """Write targets of a batch; return what reads them, and the batch as processes that load data make it."""
+    """Write random targets of a batch, see ``with_store``."""
     with torch.no_grad():
         frames = build(SIZE).encode(data["speech"], data["speech_lengths"])[1].tolist()
-    tokens = data["text_lengths"].tolist()
     taps = {tap: TapFormat("topk", len(TOKENS), 4) for tap in (CTC, DECODER)}
+    counts = zip(frames, data["text_lengths"].tolist(), strict=True)
+    made = [stored.make_records(taps, {CTC: t, DECODER: n + 1}, 1, 1.0) for t, n in counts]
+    return with_store(folder / "targets", data, taps, [record.rows for (record,) in made])
+
+
+def stored_lattices(folder: Path, data: Mapping[str, Tensor]) -> tuple[StoredTeacher, dict[str, Any]]:
+    """Write lattices of three classes of a batch, see ``with_store``."""
+    tap, counts = TapFormat("collapsed", len(TOKENS)), data["text_lengths"].tolist()
+    found = teacher_of([transducer.build(SIZE, len(TOKENS))], [LATTICE]).targets(**data)[LATTICE]
+    texts = [text[:n].tolist() for text, n in zip(data["text"], counts, strict=True)]
+    rows = [{LATTICE: to_rows(alone(found, i), tap, text)} for i, text in enumerate(texts)]
+    return with_store(folder / "lattices", data, {LATTICE: tap}, rows)
+
+
+def with_store(
+    folder: Path, data: Mapping[str, Tensor], taps: dict[str, TapFormat], rows: Sequence[dict[str, Any]]
+) -> tuple[StoredTeacher, dict[str, Any]]:
+    """Write a store; return what reads it, and the batch as processes that load data make it."""
     records, utterances = [], []
-    for i in range(len(frames)):
-        speech, text = data["speech"][i, : data["speech_lengths"][i]], data["text"][i, : tokens[i]]
-        (record,) = stored.make_records(taps, {CTC: frames[i], DECODER: tokens[i] + 1}, 1, 1.0)
-        made = replace(record, utt=f"u{i}", samples=len(speech), text=text_checksum(text.tolist()))
-        records.append(made)
-        utterances.append((made.utt, {"speech": speech.numpy(), "text": text.numpy()}))
-    teacher = StoredTeacher(stored.write(folder / "targets", records, taps), list(taps))
-    prepare = WithStoredTargets(None, folder / "targets", list(taps))
+    for i, of_taps in enumerate(rows):
+        speech = data["speech"][i, : data["speech_lengths"][i]]
+        text = data["text"][i, : data["text_lengths"][i]]
+        records.append(TargetRecord(f"u{i}", len(speech), text_checksum(text.tolist()), of_taps))
+        utterances.append((f"u{i}", {"speech": speech.numpy(), "text": text.numpy()}))
+    teacher = StoredTeacher(stored.write(folder, records, taps), list(taps))
+    prepare = WithStoredTargets(None, folder, list(taps))
     loaded = [(utt, prepare(utt, one)) for utt, one in utterances]
     names, tensors = CommonCollateFn(int_pad_value=-1)(loaded)
     return teacher, {**tensors, "utt_id": names}

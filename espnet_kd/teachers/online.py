@@ -10,6 +10,7 @@ from torch import Tensor
 
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import one_best_targets
+from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.teachers.model import SpeechError, TeacherModel
 from espnet_kd.teachers.taps import LATTICE, MAX_FRAME_DIFFERENCE, Targets, check_finite
 from espnet_kd.teachers.token_maps import TokenMap
@@ -85,7 +86,7 @@ class OnlineTeacher:
             UserError: targets are not finite, or the teachers of an ensemble differ in frame rate.
         """
         self._move(speech.device)
-        seen = []
+        copied, seen = HostCopy(text_lengths), []
         for observe, tokens in zip(self._observers, self.maps, strict=True):
             theirs = text if tokens is None else tokens.text(text)
             try:
@@ -101,7 +102,8 @@ class OnlineTeacher:
             self._checked = utt_id is not None
         if len(seen) == 1:
             return seen[0]
-        return {tap: self._average(tap, [s[tap] for s in seen], text, text_lengths) for tap in seen[0]}
+        counts = copied.read()
+        return {tap: self._average(tap, [s[tap] for s in seen], text, counts) for tap in seen[0]}
 
     def loaded(self, batch: object, text_lengths: object) -> None:
         """Return None: no batch comes with the targets of a model that runs beside the student."""
@@ -118,7 +120,7 @@ class OnlineTeacher:
 
         The softmax of the result, at the tap's temperature, is the mean of the members' posteriors at that
         temperature. For a lattice the mean is over all classes at the nodes of the first member's best
-        alignment.
+        alignment; ``text_lengths`` are on the host.
         """
         temperature = self._temperatures.get(tap, 1.0)
         self._check_classes(tap, members)

@@ -32,7 +32,8 @@ def stock(steps: dict[str, StepCase]) -> dict[str, Counts]:
     [
         *device_step.ATTENTION, "scheduled sampling", "own prefixes, greedy", "own prefixes, nucleus",
         "for int8, pruned", "stored targets", "mutual learning", "two views",
-        "two views, with a teacher", "RNN-T", "RNN-T, two views", *(f"RNN-T, {kind}" for kind in KINDS),
+        "two views, with a teacher", "RNN-T", "RNN-T, two views", "RNN-T, two teachers", "RNN-T, stored",
+        *(f"RNN-T, {kind}" for kind in KINDS),
     ],
 )  # fmt: skip
 def test_nothing_of_ours_waits_for_the_device(steps, stock, name: str) -> None:
@@ -98,8 +99,12 @@ def test_devices_are_compared_in_float32_alone() -> None:
 @needs_gpu
 @pytest.mark.parametrize("kind", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "name", [PLAIN, PLAIN_TRANSDUCER, *device_step.ATTENTION, "stored targets", "RNN-T", "RNN-T, full"]
-)
+    "name",
+    [
+        PLAIN, PLAIN_TRANSDUCER, *device_step.ATTENTION, "stored targets", "RNN-T", "RNN-T, full",
+        "RNN-T, two teachers", "RNN-T, stored",
+    ],
+)  # fmt: skip
 def test_a_gpu_gives_what_the_cpu_gives(steps, name: str, kind: torch.dtype | None) -> None:
     exact = on_device(steps[name], "cpu")
     found = on_device(steps[name], "cuda", torch.autocast("cuda", kind) if kind else nullcontext())
