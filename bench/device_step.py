@@ -173,9 +173,7 @@ def cases(folder: Path) -> dict[str, StepCase]:
         found[f"RNN-T, {kind}"] = StepCase(lambda k=kind: transducer_student(k), lattices, plain)
     found["RNN-T, two teachers"] = StepCase(lambda: transducer_student("one_best", 2), lattices, plain)
     of_store, with_lattices = stored_lattices(folder, lattices)
-    found["RNN-T, stored"] = StepCase(
-        lambda: transducer_student("collapsed", of_store), with_lattices, plain
-    )
+    found["RNN-T, stored"] = StepCase(lambda: transducer_student("collapsed", of_store), with_lattices, plain)
     return found
 
 

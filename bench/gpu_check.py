@@ -31,7 +31,9 @@ class Part:
 PYTHON = sys.executable
 # Files with tests that need a GPU: to collect all others would take as long as these.
 TESTS = Path(__file__).parents[1] / "test"
-FILES = sorted(str(f) for f in TESTS.rglob("test_*.py") if "@pytest.mark.cuda" in f.read_text(encoding="utf-8"))
+FILES = sorted(
+    str(f) for f in TESTS.rglob("test_*.py") if "@pytest.mark.cuda" in f.read_text(encoding="utf-8")
+)
 PARTS = (
     Part("Doctor", (PYTHON, "-m", "espnet_kd", "doctor"), 60),
     Part("Tests", (PYTHON, "-m", "pytest", "-q", "-m", "cuda", "-rs", *FILES), 150),

@@ -13,8 +13,6 @@ from espnet_kd.rnnt import (
     OneBestTargets,
     SequenceScores,
     rnnt_distillation,
-    rnnt_loss,
-    sequence_distance,
 )
 from espnet_kd.rnnt.kinds import RENAMED, Kind, check_kind
 from espnet_kd.rnnt.sequence import Distance
@@ -144,12 +142,22 @@ class TransducerKL(Criterion):
 
     def _of_hypotheses(self, student: Joint, target: SequenceScores, mask: Transcript) -> Tensor:
         """Compare the posteriors of student and teacher over the hypotheses of each utterance."""
-        enc_lens = mask.enc_lens.repeat_interleave(target.log_probs.shape[1])
+        count = target.log_probs.shape[1]
+        enc_lens = mask.enc_lens.repeat_interleave(count)
         lists = Transcript(mask.labels.flatten(0, 1), enc_lens, mask.label_lens.flatten())
-        nats = rnnt_loss(student, *lists, blank=self.blank, reduction="none", chunk=self.chunk)
-        scores = -nats.view(target.log_probs.shape)
-        values = sequence_distance(scores, target.log_probs.detach().to(scores), self.distance)
-        return values.sum() if self.reduction == "sum" else values.mean()
+        by_sum = self.reduction == "sum"
+        return rnnt_distillation(
+            student,
+            target,
+            *lists,
+            kind="sequence",
+            rnnt_weight=None,
+            kd_weight=1.0 if by_sum else float(count),  # the mean is over all hypotheses
+            blank=self.blank,
+            reduction="sum" if by_sum else "mean",
+            chunk=self.chunk,
+            distance=self.distance,
+        ).loss
 
 
 def _check_sequence(temperature: float, delay: int, normalize: str | None) -> None:

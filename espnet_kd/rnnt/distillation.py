@@ -44,7 +44,8 @@ def rnnt_distillation(
         student: tensors of the student's joint network; receives gradient.
         teacher: tensors of the teacher's joint network for the same utterances and labels; constant. Instead
             of a joint network, stored targets: CollapsedTargets for the kind `collapsed`, OneBestTargets for
-            `one_best`, SequenceScores for `sequence`, whose model may have any frames of its own.
+            `one_best`, SequenceScores for `sequence`, whose model may have any frames of its own. Scores
+            (B, H) are of H hypotheses of each utterance, which are B * H utterances of the student.
         labels: (B, L) integers without the blank; padding may hold anything.
         enc_lens: (B,) frames of each utterance.
         label_lens: (B,) labels of each utterance, 0 allowed.
@@ -96,6 +97,10 @@ def rnnt_distillation(
     if kind == "sequence":
         _check_sequence(delay, temperature, normalize, distance)
     _check_teacher(student, teacher, kind, lattice)
+    if reduction == "none" and isinstance(teacher, SequenceScores) and teacher.log_probs.dim() == 2:
+        raise ValueError(
+            "a list of hypotheses has one value, not one for each: use the reduction mean or sum"
+        )
     _check_temperature(teacher, temperature)
     chunk = chunk_size(chunk, student)
     if kind == "sequence" and isinstance(teacher, Joint):
@@ -169,9 +174,10 @@ def _check_teacher(student: Joint, teacher: Teacher, kind: str, lattice: Lattice
         _check_alignment(student, teacher, lattice)
         return
     if isinstance(teacher, SequenceScores):
-        if tuple(teacher.log_probs.shape) != (len(student.enc),):
+        scores = teacher.log_probs
+        if scores.dim() not in (1, 2) or scores.numel() != len(student.enc):
             raise ValueError(
-                f"the teacher has scores of shape {tuple(teacher.log_probs.shape)}, the student's batch has "
+                f"the teacher has scores of shape {tuple(scores.shape)}, the student's batch has "
                 f"{len(student.enc)} utterances: give one score for each"
             )
         return

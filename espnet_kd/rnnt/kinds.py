@@ -125,7 +125,10 @@ class DistillationTerms(LatticeTerms):
     def _sequence(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
     ) -> tuple[Tensor, Tensor]:
-        """Compute both terms of the probability of the labels, (B,) each, in one forward-backward pass."""
+        """Compute both terms of the probability of the labels in one forward-backward pass, (B,) each.
+
+        With a teacher's scores of H hypotheses of each utterance the first is (B * H,).
+        """
         assert isinstance(self.teacher, SequenceScores)
         rnnt_weight, kd_weight = self.weights
         (arcs,) = arc_scores(student, lattice, self.chunk)
@@ -133,7 +136,8 @@ class DistillationTerms(LatticeTerms):
         total = log_likelihood(arcs, lattice) if found is None else found.total
         with torch.enable_grad():
             score = total.detach().requires_grad_()
-            kd = sequence_distance(score, self.teacher.log_probs.to(score), self.distance)
+            theirs = self.teacher.log_probs.to(score)
+            kd = sequence_distance(score.view(theirs.shape), theirs, self.distance)
             (slope,) = torch.autograd.grad(kd.sum(), score)
         if found is not None and gradients is not None:
             by_rnnt = -share * (rnnt_weight or 0.0)

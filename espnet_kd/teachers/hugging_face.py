@@ -37,8 +37,8 @@ UNUSED = ("masked_spec_embed",)  # tensors that only a training reads; some chec
 # Special tokens of a tokenizer of transformers, by its attribute, and their names in ESPnet's token lists.
 ESPNET_NAMES = {"word_delimiter_token": "<space>", "eos_token": "<sos/eos>", "unk_token": "<unk>"}
 BLANK = "<blank>"
-# Extractors whose argument `device` works: others of transformers (Parakeet, Lasr, ...) leave the waveforms on
-# the host, and fail.
+# Extractors whose argument `device` works; others of transformers (Parakeet, Lasr, ...) leave the waveforms
+# on the host, and fail.
 ON_DEVICE = ("WhisperFeatureExtractor",)
 CTC_LOGITS, CTC_HEADS = "ctc.ctc_lo", ("lm_head", "ctc_head")  # in ESPnet, and in transformers
 

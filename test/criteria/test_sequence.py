@@ -8,9 +8,10 @@ import torch
 from test_transducer import LENGTHS, joints
 from torch import tensor
 
+from bench.stand_in_device import DEVICE, counted
 from espnet_kd.criteria import Transcript, build_criterion
 from espnet_kd.criteria.sequence import ctc_emission_frames, ctc_log_probs, scores_of
-from espnet_kd.rnnt import SequenceScores
+from espnet_kd.rnnt import Joint, SequenceScores
 
 CTC = Transcript(tensor([[1, 1, 2], [3, -1, -1], [-1, -1, -1]]), tensor([5, 3, 1]), tensor([3, 1, 0]))
 NAMES = ("ctc", "lattice")
@@ -215,7 +216,27 @@ def test_of_hypotheses_the_posteriors_over_the_list_are_compared(name):
     p = theirs.softmax(-1)
     value = criterion(all_of(*student), SequenceScores(theirs), both)
     torch.testing.assert_close(value.detach(), (p * (p / q).log()).sum())
+    mean = build_criterion(**given)(all_of(*student), SequenceScores(theirs), both)
+    torch.testing.assert_close(mean, value / 3)
     assert torch.autograd.gradcheck(lambda *x: criterion(all_of(*x), SequenceScores(theirs), both), student)
+
+
+def test_hypotheses_of_all_utterances_share_their_operations():
+    """On a GPU, of which each takes some microseconds to start."""
+
+    def operations(utterances):
+        shapes = (2 * utterances, 5, 4), (2 * utterances, 3, 4), (6, 4), (6,)
+        with counted() as counts:
+            joint = Joint(*(torch.randn(shape).to(DEVICE).requires_grad_() for shape in shapes))
+            labels = torch.ones(utterances, 2, 2, dtype=torch.long).to(DEVICE)
+            lens = torch.full((utterances,), 5), torch.full((utterances, 2), 2)
+            scores = SequenceScores(torch.zeros(utterances, 2).to(DEVICE))
+            criterion = build_criterion("transducer", kind="sequence")
+            counts.operations.clear()
+            criterion(joint, scores, Transcript(labels, *lens)).backward()
+        return counts.operations.total()
+
+    assert operations(6) == operations(2)
 
 
 @pytest.mark.parametrize("option", [{"temperature": 2.0}, {"delay": 1}, {"normalize": "nodes"}], ids=str)

@@ -130,6 +130,7 @@ def test_an_impossible_sequence_counts_for_nothing(teacher):
         ({"distance": "l2"}, "distance is 'l2': use l1 or mse"),
         ({"kind": "full"}, "stored targets are SequenceScores, for the kind sequence, but the kind is full"),
         ({"teacher": SequenceScores(torch.zeros(2))}, "scores of shape .2,., the student's batch has 3"),
+        ({"teacher": SequenceScores(torch.zeros(3, 1)), "reduction": "none"}, "hypotheses has one value"),
     ],
     ids=str,
 )

@@ -54,7 +54,7 @@ def test_a_python_of_the_system_takes_the_place_of_an_installation(tmp_path: Pat
     folder = tmp_path / "tools"
     folder.mkdir()
     script = Path(shutil.copy(ROOT / "tools/gpu_check.sh", folder))
-    for name, text in (("python3", '[[ $2 == *espnet2* ]]'), ("make", f"touch {tmp_path}/made; exit 3")):
+    for name, text in (("python3", "[[ $2 == *espnet2* ]]"), ("make", f"touch {tmp_path}/made; exit 3")):
         program = tmp_path / name
         program.write_text(f"#!/usr/bin/env bash\n{text}\n")
         program.chmod(0o755)
