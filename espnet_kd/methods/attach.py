@@ -87,7 +87,6 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     for experiment in with_rate:
         check_rate(with_rate[0].rate, with_rate[0].owner, experiment)
     set_delays(args, terms, experiments[0] if options.store is None else None)
-    refuse_data_parallel(args)
     refuse_time_warp(args, terms)
     check_speech(args, terms)
     refuse_other_prefix(model, "the student", [t.term for t in terms])
@@ -176,6 +175,8 @@ def check_features(size: int | None, who: str, teacher: TeacherModel) -> None:
 
 def refuse_data_parallel(args: argparse.Namespace) -> None:
     """Refuse torch's DataParallel, which copies modules to every GPU, but not teachers and hooks.
+
+    The copies would share, in threads, the state that methods keep for a step, and all count it.
 
     Raises:
         UserError: several GPUs would be used by it.

@@ -70,10 +70,8 @@ class ConsistencyMethod(Method):
         """Let a training step run the model on all views of its utterances, and compare them."""
         if self.is_off(vars(args)):
             return model
-        from espnet_kd.methods.attach import refuse_data_parallel
         from espnet_kd.methods.consistency_model import with_views
 
-        refuse_data_parallel(args)
         return with_views(model, *consistency_options(args.consistency))
 
     def label(self, config: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossParts
-from espnet_kd.methods.attach import log_peers, refuse_data_parallel, warn_of_moving_loss
+from espnet_kd.methods.attach import log_peers, warn_of_moving_loss
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.method import BuildModel
 from espnet_kd.methods.mutual import peer_config, suffix
@@ -258,7 +258,6 @@ def with_peers(model: Model, args: argparse.Namespace, mutual: Mutual, build: Bu
     Raises:
         UserError: a peer cannot be built, or the peers do not fit together.
     """
-    refuse_data_parallel(args)
     configs = [peer_config(vars(args), number) for number in range(2, 2 + len(args.mutual["peers"]))]
     peers = [_build(build, config, number) for number, config in enumerate(configs, 2)]
     for number, peer in enumerate((model, *peers), 1):

@@ -101,10 +101,8 @@ class NBestMethod(Method):
         """Let a training step compare the posteriors over the lists."""
         if self.is_off(vars(args)):
             return model
-        from espnet_kd.methods.attach import refuse_data_parallel
         from espnet_kd.methods.nbest_model import with_nbest
 
-        refuse_data_parallel(args)
         return with_nbest(model, nbest_options(args.nbest))
 
     def label(self, config: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -303,7 +304,20 @@ def test_several_teachers_without_common_space(recipe: Recipe) -> None:
         assert "weights is" in train(recipe, teacher={**two, "weights": weights})
 
 
-def test_data_parallel_is_refused(recipe: Recipe) -> None:
+@pytest.mark.parametrize(
+    "option",
+    ["--prune={target: 0.5, end: 9}", "--quantise={begin: 2}", "--scheduled_sampling={probability: 0.2}"],
+)
+def test_methods_without_teacher_refuse_data_parallel(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from espnet_kd.tasks.asr import ASRDistillationTask as Task
+
+    monkeypatch.setattr(Task, "build_stock", lambda args: SimpleNamespace(token_list=["<blank>", "a", "b"]))
+    args = Task.get_parser().parse_args(["--output_dir", "exp", "--ngpu", "2", option])
+    with pytest.raises(UserError, match="multiprocessing_distributed"):
+        Task.build_model(args)
+
+
+def test_data_parallel_is_refused() -> None:
     import argparse
 
     from espnet_kd.methods.attach import refuse_data_parallel
