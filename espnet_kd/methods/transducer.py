@@ -122,9 +122,17 @@ class LatticeTransducer(SeesLattice):
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
-        """Run the stock forward pass; see ``Distillation.forward``."""
+        """Run the stock forward pass; see ``Distillation.forward``.
+
+        An auxiliary loss of 0, as of CTC where all utterances are too short for it, is among the statistics,
+        too: those of several processes must have the same keys.
+        """
         self.kd_tokens = HostCopy(text_lengths)
-        return super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        for name, used in (("ctc", self.use_auxiliary_ctc), ("lm", self.use_auxiliary_lm_loss)):
+            if used and stats[f"loss_aux_{name}"] is None:
+                stats[f"loss_aux_{name}"] = torch.zeros_like(stats["loss_transducer"])
+        return loss, stats, weight
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, T, D) encoder output and its numbers of frames, (B,), on the host.
@@ -275,9 +283,6 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the task loss with its weight, plus the lattice term with its own."""
-        for name, used in (("ctc", self.use_auxiliary_ctc), ("lm", self.use_auxiliary_lm_loss)):
-            if used and stats[f"loss_aux_{name}"] is None:  # keys must not depend on the batch
-                stats[f"loss_aux_{name}"] = torch.zeros_like(stats["loss_transducer"])
         term, lattice = self._lattice_term(), self.kd_lattice
         total = super()._with_task(loss, stats, step)
         if term is None:

@@ -1,5 +1,6 @@
 """Transducers of stock ESPnet: trained with our loss, distilled on the lattice, decoded by stock ESPnet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,18 @@ def test_the_loss_is_the_transducer_loss(recipe: Recipe, teacher: dict[str, str]
         expected = torchaudio.functional.rnnt_loss(logits, *sizes, blank=0, reduction="mean")
         _, stats, _ = with_lattice_loss(model)(speech, lengths, text, text_lengths)
     torch.testing.assert_close(stats["loss_transducer"].squeeze(), expected, rtol=1e-5, atol=0)
+
+
+def test_an_auxiliary_loss_of_zero_is_reported() -> None:
+    """ESPnet leaves it out; another process, whose loss is not 0, would wait for it."""
+    from bench import transducer
+    from bench.speech_model import ModelSize
+    from espnet_kd.methods.transducer import with_lattice_loss
+
+    case = replace(transducer.CASES["an4"], utterances=2, seconds=1.0)
+    batch = transducer.batch(case) | {"text": torch.full((2, 40), 3), "text_lengths": torch.tensor([40, 40])}
+    _, stats, _ = with_lattice_loss(transducer.build(ModelSize(1, 16), case.classes))(**batch)
+    assert stats["loss_aux_ctc"].tolist() == [0.0], "40 equal labels do not fit into the frames of a second"
 
 
 def test_a_teacher_without_a_lattice_is_refused(recipe: Recipe) -> None:
