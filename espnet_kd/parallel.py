@@ -198,7 +198,8 @@ def parse_cluster(cluster: str, workers: int | None, gpu: bool = False) -> Clust
         gpu: True if the workers use GPUs.
 
     Raises:
-        UserError: the file is malformed, or the number of workers is below 1.
+        UserError: the file is malformed, the number of workers is below 1, or this machine, whose GPUs they
+            use, has none.
     """
     config = {"type": "local"} if cluster == "local" else read_config(Path(cluster))
     unknown = config.keys() - {"type", "workers", "options"}
@@ -211,8 +212,9 @@ def parse_cluster(cluster: str, workers: int | None, gpu: bool = False) -> Clust
     if not isinstance(options, dict):
         raise UserError(f"{cluster}: options are `key: value` lines, not a {type(options).__name__}")
     number = config.get("workers") if workers is None else workers
-    if number is None and kind == "local":
-        number = _processors(gpu)
+    if kind == "local" and (gpu or number is None):
+        found = _processors(gpu)
+        number = found if number is None else number
     if number is None and KINDS[kind][0] == "dask_jobqueue":
         raise UserError(f"{cluster}: the number of workers is missing: give `workers` there or --workers")
     number = 1 if number is None else number  # unused: Dask knows the number

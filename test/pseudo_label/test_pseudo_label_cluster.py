@@ -48,6 +48,13 @@ def test_no_worker_is_refused() -> None:
         parse_cluster("local", 0)
 
 
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_machine_without_a_gpu(workers: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="--ngpu 1: PyTorch finds no GPU on this machine: use --ngpu 0"):
+        parse_cluster("local", workers, gpu=True)
+
+
 @pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
