@@ -1,4 +1,4 @@
-"""The ten properties that every registered criterion has, or declares exempt with a reason."""
+"""The eleven properties that every registered criterion has, or declares exempt with a reason."""
 
 import inspect
 from math import log
@@ -8,6 +8,7 @@ import torch
 from naive import NAIVE, frame_weights, matched, reduce
 from torch import tensor
 
+from bench.stand_in_device import DEVICE, counted, to_device
 from espnet_kd.criteria import CRITERIA, build_criterion
 from espnet_kd.criteria import criterion as module
 
@@ -357,3 +358,21 @@ def test_10_two_processes_equal_one(name, options, reduction):
     gradients = torch.cat([len(g) / 3 * g for _, g in shares])
     equal = torch.allclose(together, value) and torch.allclose(gradients, gradient)
     assert equal == (reduction == "utterance")
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_11_nothing_waits_for_a_device(name, options, dtype, monkeypatch):
+    """On a stand-in for a GPU, which refuses tensors of the host among its own; in small chunks."""
+    criterion = build(name, options).float()
+    student, teacher, mask = batch(options, dtype)
+    value, expected = gradients(criterion, student, teacher, mask)
+    monkeypatch.setattr(module, "GPU_CHUNK", 20)
+    with counted() as counts:
+        to_device(criterion)
+        there = student.detach().to(DEVICE).requires_grad_(), teacher.to(DEVICE)
+        counts.waits.clear()
+        value_there, found = gradients(criterion, *there, mask)
+    assert not counts.waits
+    for one, other in zip((value_there, *found), (value, *expected), strict=True):
+        torch.testing.assert_close(one.held, other)
