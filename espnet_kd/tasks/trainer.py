@@ -85,8 +85,9 @@ class ResumableTrainer(Trainer):
         Raises:
             UserError: it is of another model.
         """
+        states = load_checkpoint(Path(checkpoint))
         try:
-            load_own(model, saved_tensors(load_checkpoint(Path(checkpoint))))
+            load_own(model, saved_tensors(states))
             Trainer.resume(checkpoint=checkpoint, model=model, optimizers=optimizers, **kwargs)
         except (RuntimeError, ValueError) as e:
             reason = " ".join(str(e).split())
@@ -94,6 +95,9 @@ class ResumableTrainer(Trainer):
                 f"{checkpoint} does not fit the configuration: {reason[:300]}: resume with the configuration "
                 "that it was trained with, or give the training another --output_dir"
             ) from None
+        if (kwargs["scaler"] is None) != (states.get("scaler") is None):
+            # Gradients that wait for more batches have the factor of use_amp, or lack it: they are left out.
+            model.zero_grad()
 
     @classmethod
     def train_one_epoch(

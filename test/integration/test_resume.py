@@ -281,3 +281,17 @@ def test_every_optimizer_goes_on_as_if_it_had_not_stopped(tmp_path: Path, optim:
 @pytest.mark.parametrize("scheduler", sorted(scheduler_classes))
 def test_every_scheduler_goes_on_as_if_it_had_not_stopped(tmp_path: Path, scheduler: str) -> None:
     same_after_resuming(tmp_path / CHECKPOINT, "sgd", scheduler)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_with_the_factor_of_another_precision_are_left_out(tmp_path: Path, scaled: bool) -> None:
+    """They wait for more batches; use_amp multiplies them by thousands."""
+    first, second = Training("sgd"), Training("sgd")
+    for training in (first, second):
+        keep_apart(training.model, [training.optimizer], with_gradients=True)
+    first.step()
+    path = tmp_path / CHECKPOINT
+    first.save(path)
+    torch.save(torch.load(path) | {"scaler": {"scale": 65536.0} if scaled else None}, path)
+    second.resume(path)
+    assert all((p.grad is None) == scaled for p in second.model.parameters())
