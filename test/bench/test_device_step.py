@@ -78,7 +78,7 @@ def test_operations_of_a_lattice(kind: str | None, most: int, monkeypatch: pytes
 
 
 def test_devices_are_compared_in_float32_alone() -> None:
-    """cuDNN's TF32, which convolutions have by default, changes gradients by up to 1 %."""
+    """cuDNN's TF32, which convolutions have by default, changes gradients by about 1 %."""
     seen = []
 
     class Layer(torch.nn.Linear):
