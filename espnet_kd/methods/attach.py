@@ -40,7 +40,7 @@ from espnet_kd.teachers.options import (
     teacher_taps,
     term_options,
 )
-from espnet_kd.teachers.speech import check_speech
+from espnet_kd.teachers.speech import check_speech, compares_frames
 from espnet_kd.teachers.taps import (
     LATTICE,
     LONG_PROBE,
@@ -190,7 +190,7 @@ def refuse_data_parallel(args: argparse.Namespace) -> None:
 
 def refuse_time_warp(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
     """Refuse a criterion on frames where the student's SpecAugment warps time."""
-    frames = [t.term.name for t in terms if t.compares_frames]
+    frames = [t.term.name for t in terms if compares_frames(t)]
     if frames and args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise UserError(
             f"criterion {frames[0]} compares frames, but the student's SpecAugment moves them in time: "

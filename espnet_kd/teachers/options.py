@@ -178,11 +178,6 @@ class TermOptions:
         except (ValueError, TypeError) as e:
             raise UserError(f"criteria: {self.term.name}: {e}") from None
 
-    @property
-    def compares_frames(self) -> bool:
-        """Whether it matters to its criterion when something is said."""
-        return not self.term.student_tap.startswith("decoder") and self.build().kind != "sequence"
-
 
 def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
     """Check the option ``criteria``.

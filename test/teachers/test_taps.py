@@ -13,6 +13,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.checkpoint import not_finite
 from espnet_kd.teachers.options import term_options
+from espnet_kd.teachers.speech import compares_frames
 from espnet_kd.teachers.taps import Taps, Targets, check_finite
 
 
@@ -194,7 +195,7 @@ def test_decoder_steps_and_whole_label_sequences_are_no_frames() -> None:
         "labels": {"type": "sequence", "tap": "ctc.ctc_lo"},
         "lattice": {"type": "transducer", "kind": "collapsed"},
     }
-    compared = [options.term.name for options in term_options(criteria) if options.compares_frames]
+    compared = [options.term.name for options in term_options(criteria) if compares_frames(options)]
     assert compared == ["ctc", "lattice"]
     (labels,) = term_options({"labels": {"type": "transducer", "kind": "sequence"}})
-    assert not labels.compares_frames
+    assert not compares_frames(labels)
