@@ -16,6 +16,8 @@ check_espnet()  # before anything of ESPnet is imported
 from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
+from espnet2.asr_transducer.decoder.rnn_decoder import RNNDecoder as PredictionRNN
+from espnet2.asr_transducer.decoder.stateless_decoder import StatelessDecoder
 from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.asr_transducer.utils import TooShortUttError as TransducerTooShort
 from espnet2.asr_transducer.utils import make_chunk_mask
@@ -180,6 +182,35 @@ def predicted(model: Model, encoded: Tensor, text: Tensor) -> Tensor:
     model.decoder.set_device(encoded.device)
     output: Tensor = model.decoder(labels)
     return output
+
+
+def predicts_in_steps(model: Model) -> bool:
+    """Return whether ``predict_step`` can run the prediction network of a transducer."""
+    return isinstance(model.decoder, PredictionRNN | StatelessDecoder)
+
+
+def predict_step(
+    model: Model, label: Tensor, states: tuple[Tensor, ...] | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run the prediction network of a transducer for one label of each utterance, as ``forward`` does for all.
+
+    Relied upon: of an RNN ``embed``, ``dropout_embed``, ``init_state`` and ``rnn_forward``; its states are
+    two tensors, of which GRUs have None in place of the second.
+
+    Args:
+        model: with a joint network; ``decoder.set_device`` was called.
+        label: (B,) tokens, the blank first.
+        states: those after the label before, (layers, B, D') each; None at the start.
+
+    Returns:
+        (B, D') output, and the next states; () of a network that reads one label.
+    """
+    decoder = model.decoder
+    if isinstance(decoder, StatelessDecoder):
+        return decoder.forward(label[:, None])[:, 0], ()  # not decoder(...), which has hooks
+    before = decoder.init_state(len(label)) if states is None else (*states, None)[:2]
+    output, after = decoder.rnn_forward(decoder.dropout_embed(decoder.embed(label[:, None])), before)
+    return output[:, 0], tuple(state for state in after if state is not None)
 
 
 def lattice_inputs(enc_out: Tensor, dec_out: Tensor, no_projection: bool) -> tuple[Tensor, Tensor] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -142,7 +143,8 @@ class Distillation:
 
     Parameters of criteria are under ``kd_criteria``; ``kd_step`` counts training batches, for the schedules;
     neither is in the state dict, see ``espnet_kd.methods.own``.
-    ``kd_teacher_follows``: the teacher runs after the student, whose sampled prefix it needs.
+    ``kd_teacher_follows``: the teacher runs when the first criterion needs its targets, for which it reads a
+    prefix that the student has made.
     ``kd_decoder_steps``: gives the steps that are compared, (B,) on the host; None: those of the transcripts.
     """
 
@@ -182,14 +184,13 @@ class Distillation:
         tokens = HostCopy(text_lengths)
         given = kwargs.pop(TEACHER_SPEECH, speech), kwargs.pop(f"{TEACHER_SPEECH}_lengths", speech_lengths)
         theirs = (*given, text, text_lengths, kwargs.get("utt_id"))
-        self.kd_targets = objective.teacher.loaded(kwargs, tokens)
-        if self.kd_targets is None and not self.kd_teacher_follows:
-            found = self.teacher_targets(*theirs)
-            self.kd_targets = lambda: found
+        loaded = objective.teacher.loaded(kwargs, tokens)
+        self.kd_targets = loaded or cache(partial(self.teacher_targets, *theirs))
+        if loaded is None and not self.kd_teacher_follows:
+            self.kd_targets()
         with objective.taps.recording():
             loss, stats, weight = super().forward(*batch, **kwargs)
-        targets = self.teacher_targets(*theirs) if self.kd_targets is None else self.kd_targets()
-        self.kd_targets = None
+        targets, self.kd_targets = self.kd_targets(), None
         step = float(self.kd_step)
         total = self._with_task(loss, stats, step)
         if not transcribed:

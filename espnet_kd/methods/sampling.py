@@ -1,4 +1,4 @@
-"""Decoders that train on prefixes of their own: token by token, or as whole hypotheses::
+"""Decoders and prediction networks that train on prefixes of their own: token by token, or as hypotheses::
 
 scheduled_sampling: {probability: {schedule: linear, from: 0, to: 0.3, begin: 2000, steps: 3000}}
 prefix: {student: 0.3, sample: nucleus, top_p: 0.9}     # beside a teacher, which gets the same prefix
@@ -75,7 +75,12 @@ class SamplingMethod(Method):
 
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
         """Hook the decoders of the student and its peers; an online teacher gets the student's prefix."""
+        from espnet_kd.methods.own_labels import is_transducer, write_labels
+
         sampling, prefix = sampling_probability(args), prefix_options(args.prefix)
+        if prefix is not None and is_transducer(model):
+            write_labels(model, prefix)
+            prefix = None
         if sampling is not None or prefix is not None:
             from espnet_kd.methods.sampling_model import followers, sample_prefixes
 

@@ -212,10 +212,23 @@ def followers(model: Any, own: OwnPrefix | None = None) -> list[nn.Module]:
         )
     if not read:
         return []
-    teacher = model.kd_objective.teacher
+    return readers_of(model.kd_objective.teacher, name, "decoder")
+
+
+def readers_of(teacher: Any, name: str, part: str) -> list[nn.Module]:
+    """Return the models of a teacher, which read what the student has written.
+
+    Args:
+        teacher: of a distilled student.
+        name: of the option, for messages.
+        part: of the models that reads it, likewise.
+
+    Raises:
+        UserError: its targets are stored, or it has another token list.
+    """
     if not isinstance(teacher, OnlineTeacher):
         raise UserError(
-            f"{name}: stored targets of the decoder are of other prefixes than the student's: "
+            f"{name}: stored targets of the {part} are of other prefixes than the student's: "
             f"leave out {name}, or give the teacher itself"
         )
     if any(teacher.maps):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -30,37 +30,62 @@ from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.short import check_frames_left
-from espnet_kd.teachers.taps import check_lattice, has_lattice
+from espnet_kd.teachers.taps import Targets, check_lattice, has_lattice
+
+
+class OwnLabels(NamedTuple):
+    """What the lattice of a batch is along where a student has made labels of its own.
+
+    Attributes:
+        labels: (B, L) transcripts, or in their place the student's hypotheses, padded with -1.
+        lengths: (B,) numbers of labels, on the host.
+        own: (B,) bool, True for hypotheses, on the host.
+    """
+
+    labels: Tensor
+    lengths: Tensor
+    own: Tensor
 
 
 class OfTranscribed(LossHooks):
-    """Mixed in before a transducer: ``_set_transcribed`` limits its auxiliary losses to some utterances.
+    """Mixed in before a transducer: limits its losses to utterances with a transcript.
 
-    They stay what they are otherwise, sums over utterances divided by the number of them in the batch.
+    They stay what they are otherwise, sums over utterances divided by the number of them in the batch. The
+    text of an utterance may be a teacher's hypothesis (``_set_transcribed``), which no loss counts; or the
+    prediction network has read the student's (``kd_own``), which CTC does not.
     """
 
     kd_transcribed: Tensor | None = None  # (n,) places in the batch; None stands for all
+    kd_own: OwnLabels | None = None  # None: the prediction network has read the text
 
     def _set_transcribed(self, utt_ids: Sequence[str]) -> None:
         hypotheses = are_hypotheses(utt_ids)
         chosen = [place for place, hypothesis in enumerate(hypotheses) if not hypothesis]
         self.kd_transcribed = torch.tensor(chosen, dtype=torch.long) if any(hypotheses) else None
 
+    def _along_transcripts(self) -> Tensor | None:
+        """Return the places of utterances whose lattice is along a transcript, (n,); None stands for all."""
+        if self.kd_own is None:
+            return self.kd_transcribed
+        along = ~self.kd_own.own
+        if self.kd_transcribed is not None:
+            along &= torch.zeros_like(along).index_fill(0, self.kd_transcribed, True)
+        return along.nonzero()[:, 0]
+
     def ctc_part(self, encoder_out: Tensor, target: Tensor, t_len: Tensor, u_len: Tensor) -> Tensor:
         """Return the CTC loss of the utterances with a transcript."""
-        return self._of_transcribed(super().ctc_part, encoder_out, target, t_len, u_len)
+        return self._of(self.kd_transcribed, super().ctc_part, encoder_out, target, t_len, u_len)
 
     def label_part(self, decoder_out: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of the prediction network for the utterances with a transcript."""
-        return self._of_transcribed(super().label_part, decoder_out, target)
+        """Return the loss of the prediction network for the utterances of which it has read a transcript."""
+        return self._of(self._along_transcripts(), super().label_part, decoder_out, target)
 
-    def _of_transcribed(self, loss: Callable[..., Tensor], values: Tensor, *rest: Tensor) -> Tensor:
-        if self.kd_transcribed is None:
-            return loss(values, *rest)
-        rows, batch = self.kd_transcribed, len(values)
+    def _of(self, rows: Tensor | None, loss: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        if rows is None:
+            return loss(*values)
         if not len(rows):  # all parameters keep a gradient, which DDP needs
-            return 0.0 * loss(values[:1], *(x[:1] for x in rest))
-        return loss(*(x[to_device(rows, x.device)] for x in (values, *rest))) * (len(rows) / batch)
+            return 0.0 * loss(*(x[:1] for x in values))
+        return loss(*(x[to_device(rows, x.device)] for x in values)) * (len(rows) / len(values[0]))
 
 
 def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, Transcript]:
@@ -245,7 +270,8 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
         """Return the RNN-T loss, and compute the criterion on the lattice in the same pass."""
-        term, transcript = self._lattice_term(), self._transcript(target)
+        term = self._lattice_term()
+        joint_out, transcript = self._along(joint_out, target)
         self.lattice_seen(joint_out, transcript)
         self.kd_lattice = None
         if term is None:
@@ -259,7 +285,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
             return loss
         step = float(self.kd_step)
         task = self.kd_objective.task_weight(step) * self.transducer_weight
-        if self.kd_transcribed is not None:
+        if self._along_transcripts() is not None:
             with refusing(f"criterion {term.name}"):
                 soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
             loss = self._of_transcripts(joint_out, transcript)
@@ -270,16 +296,30 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
             self.kd_lattice = criterion.with_task(joint_out, teacher, transcript, **weights)
         return self.kd_lattice.rnnt
 
+    def teacher_targets(self, *batch: Any) -> dict[str, Targets]:
+        """Return what the teacher computes, along the labels that the student has made where there are any."""
+        if self.kd_own is not None:
+            batch = (*batch[:2], *self.kd_own[:2], *batch[4:])
+        return super().teacher_targets(*batch)
+
+    def _along(self, joint_out: Joint, target: Tensor) -> tuple[Joint, Transcript]:
+        """Return the lattice, and labels and lengths that it is along."""
+        if self.kd_own is None:
+            return joint_out, self._transcript(target)
+        labels, lengths, _ = self.kd_own
+        dec = joint_out.dec[:, : labels.shape[1] + 1]  # hypotheses may all be shorter
+        shorter = joint_out.with_tensors(joint_out.enc, dec, joint_out.weight, joint_out.bias)
+        return shorter, Transcript(labels, self.kd_frames, lengths)
+
     def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:
-        """Return the RNN-T loss of the utterances that have a transcript, divided by the number of all."""
-        if self.kd_transcribed is not None and not len(self.kd_transcribed):
+        """Return the RNN-T loss of the utterances along a transcript, divided by the number of all."""
+        rows = self._along_transcripts()
+        if rows is None:
+            return self._rnnt(joint_out, transcript)
+        if not len(rows):
             tensors = (joint_out.enc, joint_out.dec, joint_out.weight, joint_out.bias)
             return 0.0 * sum(x.sum() for x in tensors)
-        share = 1.0
-        if self.kd_transcribed is not None:
-            share = len(self.kd_transcribed) / len(joint_out.enc)
-            joint_out, transcript = select(joint_out, transcript, self.kd_transcribed)
-        return share * self._rnnt(joint_out, transcript)
+        return len(rows) / len(joint_out.enc) * self._rnnt(*select(joint_out, transcript, rows))
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the task loss with its weight, plus the lattice term with its own."""
