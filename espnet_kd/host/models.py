@@ -192,7 +192,7 @@ def predicts_in_steps(model: Model) -> bool:
 def predict_step(
     model: Model, label: Tensor, states: tuple[Tensor, ...] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run the prediction network of a transducer for one label of each utterance, as ``forward`` does for all.
+    """Run the prediction network of a transducer for one label of each utterance, as its ``forward`` does.
 
     Relied upon: of an RNN ``embed``, ``dropout_embed``, ``init_state`` and ``rnn_forward``; its states are
     two tensors, of which GRUs have None in place of the second.

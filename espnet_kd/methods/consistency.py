@@ -184,10 +184,10 @@ def _refuse_other_methods(args: argparse.Namespace, terms: "list[TermOptions]") 
         )
     readers = [t.term for t in terms if t.term.student_tap.split(".")[0] in ("decoder", "joint_network")]
     sampled = next((name for name in ("scheduled_sampling", "prefix") if getattr(args, name)), None)
-    if readers and sampled and readers[0].student_tap.startswith("decoder"):
+    if readers and sampled:
         raise UserError(
             f"consistency: criterion {readers[0].name}: with {sampled} each view has a prefix of its own, "
-            f"and their decoder steps cannot be compared: leave out {sampled}, or use another tap"
+            f"and what follows on them cannot be compared: leave out {sampled}, or use another tap"
         )
     data = args.train_data_path_and_name_and_type or []
     if readers and data and all(name != "text" for _, name, _ in data):

@@ -62,7 +62,9 @@ class LabelWriter:
         (text,), device = inputs, encoded.device
         lengths, chosen = self.model.kd_tokens.read().long(), own.nonzero()[:, 0]
         rows = to_device(chosen, device)
-        found, counts = self._search(encoded[rows], self.model.kd_frames[chosen], lengths[chosen], text)
+        frames = self.model.kd_frames[chosen]
+        encoded = encoded[rows, : int(frames.max())]
+        found, counts = self._search(encoded, frames, lengths[chosen], text.shape[1] - 1)
         lengths = lengths.index_copy(0, chosen, HostCopy(counts).read())
         real = torch.arange(text.shape[1] - 1, device=device) < to_device(lengths, device)[:, None]
         labels = text[:, 1:].index_copy(0, rows, found)
@@ -71,8 +73,8 @@ class LabelWriter:
         )
         return (nn.functional.pad(labels.masked_fill(~real, 0), (1, 0)),)  # as long as it was
 
-    def _search(self, encoded: Tensor, frames: Tensor, most: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return labels and their numbers for some utterances; frames and largest numbers are on the host."""
+    def _search(self, encoded: Tensor, frames: Tensor, most: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Return (b, width) labels and (b,) their numbers; frames and largest numbers are on the host."""
         model, top_p, device = self.model, self.own.top_p, encoded.device
 
         def choose(logits: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class LabelWriter:
         with without_gradient(device):
             return find_labels(
                 model.joint_network, partial(predict_step, model), encoded, to_device(frames, device),
-                to_device(most, device), choose, text.shape[1] - 1,
+                to_device(most, device), choose, width,
             )  # fmt: skip
 
 
@@ -101,14 +103,14 @@ def write_labels(model: Any, own: OwnPrefix) -> None:
     if term is None or term.weight.is_zero:
         raise UserError(
             "prefix: no criterion with a weight compares the lattice with a teacher's, and there are no "
-            "labels for the student's own prefixes: add `{type: transducer}` to the criteria (`targets: hard` "
-            "leaves out all of them), or leave out prefix"
+            "labels for the student's own prefixes: add `{type: transducer}` to the criteria "
+            "(`targets: hard` leaves out all of them), or leave out prefix"
         )
     for other in model.kd_objective.terms:
         if other is not term and other.teacher_tap == LATTICE:
             raise UserError(
-                f"prefix: criterion {other.name} needs the teacher's lattice along the transcripts, but {term.name} "
-                "along the student's labels: leave out one of them, or prefix"
+                f"prefix: criterion {other.name} needs the teacher's lattice along the transcripts, "
+                f"{term.name} that along the student's labels: leave out one of them, or prefix"
             )
     if not predicts_in_steps(model):
         raise UserError(

@@ -297,7 +297,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         return self.kd_lattice.rnnt
 
     def teacher_targets(self, *batch: Any) -> dict[str, Targets]:
-        """Return what the teacher computes, along the labels that the student has made where there are any."""
+        """Return what the teacher computes, along the student's own labels where there are any."""
         if self.kd_own is not None:
             batch = (*batch[:2], *self.kd_own[:2], *batch[4:])
         return super().teacher_targets(*batch)

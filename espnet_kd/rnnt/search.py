@@ -28,7 +28,7 @@ def find_labels(
     frames: Tensor,
     most: Tensor,
     choose: Callable[[Tensor], Tensor],
-    longest: int,
+    width: int,
     blank: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Let a transducer write a hypothesis for each utterance, at most one label a frame.
@@ -41,15 +41,15 @@ def find_labels(
         frames: (B,) numbers of frames, on the device of the model.
         most: (B,) largest numbers of labels, likewise.
         choose: makes of logits, (B, V), one class for each utterance.
-        longest: the largest of ``most``.
+        width: number of columns of the result, at least the largest of ``most``.
         blank: index of the blank.
 
     Returns:
-        (B, longest) labels, padded with -1; (B,) numbers of labels.
+        (B, width) labels, padded with -1; (B,) numbers of labels.
     """
     inputs = network.lin_enc(encoded).unbind(1)
     count = torch.zeros_like(most)
-    labels = torch.full((len(most), longest + 1), PADDING, device=most.device)
+    labels = torch.full((len(most), width + 1), PADDING, device=most.device)
     output, states = step(torch.full_like(most, blank), None)
     read = network.lin_dec(output)
     for t, frame in enumerate(inputs):
@@ -60,7 +60,5 @@ def find_labels(
         count = count + emits
         output, after = step(token, states)
         read = torch.where(emits[:, None], network.lin_dec(output), read)
-        states = tuple(
-            torch.where(emits[:, None], new, old) for new, old in zip(after, states, strict=True)
-        )
-    return labels[:, :longest], count
+        states = tuple(torch.where(emits[:, None], new, old) for new, old in zip(after, states, strict=True))
+    return labels[:, :width], count
