@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bench.stand_in_device import DEVICE, Counts, counted, to_device
 from espnet_kd.criteria import build_criterion
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.methods.distilled import Objective, distil
+from espnet_kd.methods.own_labels import write_labels
 from espnet_kd.methods.prune import PruneMethod
 from espnet_kd.methods.quantise import QuantiseMethod
 from espnet_kd.methods.sampling import OwnPrefix
@@ -59,7 +61,7 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {  # criteria of a CTC/attenti
 KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments", "sequence")
 PLAIN, PLAIN_TRANSDUCER = "CTC/attention, stock", "transducer without its loss"
 # Steps that draw random numbers on the device: those of another device are others.
-RANDOM = ("scheduled sampling", "own prefixes, nucleus", "mutual learning")
+RANDOM = ("scheduled sampling", "own prefixes, nucleus", "RNN-T, own prefixes, nucleus", "mutual learning")
 # Waits in our own code: a transducer's encoder lengths, once, where ESPnet reads them one by one.
 MOST_OWN = {PLAIN: 0, PLAIN_TRANSDUCER: 1}
 LATTICE_SIZE = (32, 300, 50)  # utterances, frames, labels
@@ -137,6 +139,13 @@ def transducer_student(kind: str, teacher: Any = 1) -> nn.Module:
     return distil_transducer(student, objective, {"lattice": criterion})
 
 
+def labels_of_its_own(top_p: float | None) -> nn.Module:
+    """Build a transducer student that is compared with its teacher along labels that it writes itself."""
+    student = transducer_student("full")
+    write_labels(student, OwnPrefix(Schedule(1.0, 1.0), top_p))
+    return student
+
+
 def cases(folder: Path) -> dict[str, StepCase]:
     """Return every step that is counted, by name; the stock steps first."""
     data = uneven(batch(UTTERANCES, SECONDS))
@@ -153,6 +162,8 @@ def cases(folder: Path) -> dict[str, StepCase]:
     for name, top_p in (("greedy", None), ("nucleus", 0.9)):
         own = OwnPrefix(Schedule(1.0, 1.0), top_p)
         found[f"own prefixes, {name}"] = StepCase(lambda own=own: sampled(own), data, PLAIN)
+        labels = partial(labels_of_its_own, top_p)
+        found[f"RNN-T, own prefixes, {name}"] = StepCase(labels, lattices, PLAIN_TRANSDUCER)
     found["for int8, pruned"] = StepCase(smaller, data, PLAIN)
     teacher, with_targets = stored_targets(folder, data)
     essence = ATTENTION["essence, two teachers"]

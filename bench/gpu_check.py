@@ -101,6 +101,8 @@ def precision() -> int:
             continue
         exact = on_device(case, "cpu")
         for kind, limit in limits.items():
+            if kind and name.startswith("RNN-T, own prefixes"):
+                continue  # among the labels of an untrained student it may choose others
             scope = torch.autocast("cuda", kind) if kind else nullcontext()
             error = max(relative(*pair) for pair in zip(on_device(case, "cuda", scope), exact, strict=True))
             failed |= not error <= limit

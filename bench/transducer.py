@@ -1,10 +1,12 @@
 """Compare the time of a step of transducer distillation with the parts that every such step needs.
 
 That is the student's step with the RNN-T loss alone, the teacher's encoder, and the floor of a KL: the
-teacher's logits and their normalisation at every node of the lattice.
+teacher's logits and their normalisation at every node of the lattice. Shown besides: the same step along
+labels that the student writes for all utterances.
 """
 
 import argparse
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from bench.speech_model import SAMPLE_RATE, TOKENS_PER_SECOND, ModelSize
 from bench.timing import Timing, interleaved
 from espnet_kd.criteria import build_criterion
 from espnet_kd.methods.distilled import Objective
+from espnet_kd.methods.own_labels import write_labels
+from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.methods.transducer import distil_transducer, with_lattice_loss
 from espnet_kd.rnnt.lattice import default_chunk, lattice_of
 from espnet_kd.rnnt.sweep import arc_scores
@@ -29,6 +33,7 @@ from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import LATTICE, Taps, lattice
 
 TARGET = 1.2
+OWN = "all prefixes of its own"
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ def main() -> bool:
     """Time every case; return True if all meet the target."""
     parts = ("RNN-T step", "teacher encoder", "KL floor")
     title = f"distillation step / ({' + '.join(parts)})"
-    return judge(CASES, measure, {title: ("distillation step", parts)}, TARGET)
+    shown = {f"{OWN} / distillation step": (OWN, ["distillation step"])}
+    return judge(CASES, measure, {title: ("distillation step", parts)}, TARGET, shown=shown)
 
 
 def measure(case: TransducerCase) -> dict[str, Timing]:
@@ -71,6 +77,9 @@ def measure(case: TransducerCase) -> dict[str, Timing]:
     joint = lattice(teacher, encoded, data["text"]).without_tanh()
     nodes = lattice_of(joint, data["text"], lengths, data["text_lengths"], 0)
 
+    own = distilled(build(case.student, case.classes), copy.deepcopy(teacher))
+    write_labels(own, OwnPrefix(Schedule(1.0, 1.0), None))
+
     def encode() -> None:
         with torch.no_grad():
             teacher.encode(data["speech"], data["speech_lengths"])
@@ -80,6 +89,7 @@ def measure(case: TransducerCase) -> dict[str, Timing]:
         "teacher encoder": encode,
         "KL floor": lambda: arc_scores(joint, nodes, default_chunk(joint)),
         "distillation step": training_step(distilled(build(case.student, case.classes), teacher), data),
+        OWN: training_step(own, data),
     }
     return interleaved(variants, case.rounds)
 

@@ -34,6 +34,7 @@ def stock(steps: dict[str, StepCase]) -> dict[str, Counts]:
         "for int8, pruned", "stored targets", "mutual learning", "two views",
         "two views, with a teacher", "RNN-T", "RNN-T, two views", "RNN-T, two teachers", "RNN-T, stored",
         *(f"RNN-T, {kind}" for kind in KINDS),
+        "RNN-T, own prefixes, greedy", "RNN-T, own prefixes, nucleus",
     ],
 )  # fmt: skip
 def test_nothing_of_ours_waits_for_the_device(steps, stock, name: str) -> None:

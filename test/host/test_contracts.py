@@ -63,6 +63,15 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
     "espnet2.asr_transducer.joint_network:JointNetwork.forward": (
         "self enc_out dec_out no_projection", "methods/transducer.py, which never builds the lattice"
     ),
+    "espnet2.asr_transducer.decoder.rnn_decoder:RNNDecoder.rnn_forward": (
+        "self x state", "host/models.py: predict_step"
+    ),
+    "espnet2.asr_transducer.decoder.rnn_decoder:RNNDecoder.init_state": (
+        "self batch_size", "host/models.py: predict_step"
+    ),
+    "espnet2.asr_transducer.decoder.stateless_decoder:StatelessDecoder.forward": (
+        "self labels ...", "host/models.py: predict_step"
+    ),
     "espnet2.asr_transducer.utils:get_transducer_task_io": (
         "labels encoder_out_lens ignore_id ...", "host/models.py: predicted"
     ),
