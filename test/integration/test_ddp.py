@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch.multiprocessing as mp
 from recipe import KL, Recipe, model
 from test_encoders import CTC, DEEPSPEECH2, JASPER
 from torch import Tensor, nn
+
+from espnet_kd.schedule import Schedule
 
 pytestmark = pytest.mark.slow(seconds=15)
 
@@ -53,6 +56,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "criteria": {"ctc": KL, "hid": HIDDEN}, "quantise": {"weights": "int8"},
         "prune": {"target": 0.5, "end": 2},
     },
+    "labels": {},  # a transducer that writes labels of its own, see `transducer`
     "consistency": {
         "specaug": "specaug", "criteria": {"ctc": KL, "hid": HIDDEN},
         "consistency": {
@@ -74,12 +78,32 @@ class MaskedSecondView(nn.Module):
         return masked, lengths
 
 
+def transducer() -> nn.Module:
+    """A transducer student without dropout; it writes no blanks, so that it has as many labels as it may."""
+    from bench.device_step import labels_of_its_own
+
+    torch.manual_seed(0)
+    built = labels_of_its_own(None)
+    built.specaug = None
+    for module in built.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        built.joint_network.lin_out.bias[0] = -10.0
+    (term,) = built.kd_objective.terms
+    heavy = replace(term, weight=Schedule(100.0, 100.0))
+    built.kd_objective = replace(built.kd_objective, terms=(heavy,))
+    return built
+
+
 def student(root: Path, name: str) -> nn.Module:
     """A distilled student without dropout, as the task builds it."""
     import contextlib
 
     from espnet_kd.tasks.asr import ASRDistillationTask as Task
 
+    if name == "labels":
+        return transducer()
     quiet = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
     with contextlib.chdir(root):
         recipe = Recipe(root)
@@ -184,8 +208,9 @@ def test_two_processes_equal_one(root: Path, name: str) -> None:
             torch.testing.assert_close(
                 found, expected, atol=1e-4, rtol=rtol, msg=lambda m, key=key: f"{key}: {m}"
             )
-    moved = {n: (two[n] - start[n]).abs().max().item() for n in start if "projection" in n or "ctc_lo" in n}
-    assert len(moved) == 4
+    compared = ("joint_network.lin_", "ctc_lin") if name == "labels" else ("projection", "ctc_lo")
+    moved = {n: (two[n] - start[n]).abs().max().item() for n in start if any(part in n for part in compared)}
+    assert len(moved) == (8 if name == "labels" else 4)
     for n, far in moved.items():
         frozen = name == "deepspeech2" and "ctc_lo" in n
         assert far == 0 if frozen else far > 1e-4, f"{n}: training must have changed what is compared"
