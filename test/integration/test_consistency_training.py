@@ -261,6 +261,7 @@ def test_autocast_gives_the_same_terms(recipe: Recipe) -> None:
 def test_what_cannot_be_compared_is_refused(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     sampling = {"scheduled_sampling": {"probability": 0.1}}
+    own = {"prefix": {"student": 0.3}}
     masks = {**MASKS, "apply_time_mask": False}
     unmasked = {**masks, "apply_freq_mask": False, "apply_time_warp": True}
     unknown = {"criteria": {"c": {"type": "none", "tap": "ctc.ctc_lo"}}}
@@ -281,6 +282,7 @@ def test_what_cannot_be_compared_is_refused(recipe: Recipe, caplog: pytest.LogCa
         (delayed, {}, "consistency: criterion c: all views are of one model, which emits at one time: leave"),
         (VIEWS, {"specaug_conf": masks}, "specaug_conf has no time masks that time_mask_factor could"),
         (VIEWS, sampling, "criterion att: with scheduled_sampling each view has a prefix of its own"),
+        ({"criteria": {"a": {"type": "transducer"}}}, own, "criterion a: with prefix each view has a prefix"),
         (VIEWS, {"mutual": {"criteria": {"ctc": KL}}}, "it does not go with mutual learning"),
         (VIEWS, {"iterator_type": "none"}, "batches of `iterator_type: none` cannot be split"),
         ({"criteria": {"a": {**CTC, "tap": "ctc.x"}}}, {}, "the model has no layer 'ctc.x' to tap"),
