@@ -99,7 +99,7 @@ def write_labels(model: Any, own: OwnPrefix) -> None:
         UserError: no criterion compares the lattice, its teacher cannot read these labels, or the
             prediction network cannot be run label by label.
     """
-    term = model._lattice_term() if isinstance(model, TransducerDistillation) else None
+    term = model.lattice_term() if isinstance(model, TransducerDistillation) else None
     if term is None or term.weight.is_zero:
         raise UserError(
             "prefix: no criterion with a weight compares the lattice with a teacher's, and there are no "

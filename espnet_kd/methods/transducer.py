@@ -222,7 +222,8 @@ class KeepingHybrid(KeepsLattice, LatticeHybrid):
 class LatticeDistillation(Distillation):
     """Base of students with a lattice: at most one criterion is on it."""
 
-    def _lattice_term(self) -> Term | None:
+    def lattice_term(self) -> Term | None:
+        """Return the criterion on the lattice; None without one."""
         terms = (t for t in self.kd_objective.terms if self.kd_criteria[t.name].needs == "lattice")
         return next(terms, None)
 
@@ -246,7 +247,7 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
     def lattice_seen(self, joint: Joint, transcript: Transcript) -> None:
         """Compute the criterion, and keep its value."""
         super().lattice_seen(joint, transcript)
-        term = self._lattice_term()
+        term = self.lattice_term()
         if term is not None:
             teacher = self._target(term, joint, transcript)
             use = torch.is_grad_enabled() and not term.weight.is_zero
@@ -255,7 +256,7 @@ class HybridDistillation(LatticeHybrid, LatticeDistillation):
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the sum of task loss and lattice term, each times its weight."""
-        total, term, value = super()._with_task(loss, stats, step), self._lattice_term(), self.kd_lattice
+        total, term, value = super()._with_task(loss, stats, step), self.lattice_term(), self.kd_lattice
         self.kd_lattice = None
         if term is None:
             return total
@@ -270,7 +271,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         self, encoder_out: Tensor, joint_out: Joint, target: Tensor, t_len: Tensor, u_len: Tensor
     ) -> Tensor:
         """Return the RNN-T loss, and compute the criterion on the lattice in the same pass."""
-        term = self._lattice_term()
+        term = self.lattice_term()
         joint_out, transcript = self._along(joint_out, target)
         self.lattice_seen(joint_out, transcript)
         self.kd_lattice = None
@@ -323,7 +324,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the task loss with its weight, plus the lattice term with its own."""
-        term, lattice = self._lattice_term(), self.kd_lattice
+        term, lattice = self.lattice_term(), self.kd_lattice
         total = super()._with_task(loss, stats, step)
         if term is None:
             return total
