@@ -109,8 +109,11 @@ def dump_yaml(config: Mapping[str, Any]) -> str:
     return text
 
 
-def check_command_line(words: Sequence[str]) -> None:
+def check_command_line(words: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
     """Check the file of ``--config``: ESPnet accepts any content, and takes the last of two equal keys.
+
+    Returns:
+        Its name and content; None if there is none.
 
     Raises:
         UserError: as ``read_config``.
@@ -118,8 +121,7 @@ def check_command_line(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", nargs="?")
     config = parser.parse_known_args(list(words))[0].config
-    if config is not None:
-        read_config(config)
+    return None if config is None else (str(config), read_config(config))
 
 
 def as_number(value: Any) -> Any:
