@@ -3,7 +3,6 @@
 `run.sh --dry_run true` calls it. kd.sh hands over its options as ``NAME=VALUE`` words. Nothing is written.
 """
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from espnet_kd.commands.estimates import (
     perturbed,
     speed,
 )
-from espnet_kd.config import merge, merge_files
+from espnet_kd.config import merge_files
 from espnet_kd.data import batches
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
@@ -200,18 +199,15 @@ def warnings(recipe: Recipe, configs: list[Path], teachers: list[str]) -> list[s
     """
     from espnet_kd.methods import active, registered
     from espnet_kd.tasks.check import training_options
-    from espnet_kd.tasks.train import TASKS
+    from espnet_kd.tasks.train import load_task
 
     if not recipe.tokens:
         return []
-    config, found = merge_files(configs), []
-    if teachers:
-        config = merge(config, {"teacher": {"exp": teachers}})
-    module, name = TASKS[recipe["asr_task"]]
+    more, found = {"teacher": {"exp": teachers}} if teachers else {}, []
     with TemporaryDirectory() as directory:
         (tokens := Path(directory) / "tokens.txt").write_text("\n".join(recipe.tokens), encoding="utf-8")
-        task = getattr(importlib.import_module(module), name)
-        args = training_options(task, config, tokens, recipe["student_args"])
+        task = load_task(recipe["asr_task"])
+        args = training_options(task, configs, tokens, recipe["student_args"], more)
     for method in registered():
         try:
             method.check(args, len(recipe.tokens))

@@ -196,6 +196,18 @@ def int8_layers(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, layer
 
 
+def check_kept(model: Any, keep_float: Collection[str]) -> None:
+    """Refuse layers to leave in float that the model has not.
+
+    Raises:
+        UserError: there is no layer of a name.
+    """
+    layers = dict(int8_layers(model))
+    for name in keep_float:
+        if name not in {*layers, LATTICE_LAYER}:
+            raise UserError(f"quantise: keep_float has {name}: {near_misses(name, list(layers))}")
+
+
 def quantise(model: Any, keep_float: Collection[str]) -> Switch:
     """Make the layers of a model those of ``Quantised``, in place; names and tensors stay.
 
@@ -209,10 +221,8 @@ def quantise(model: Any, keep_float: Collection[str]) -> Switch:
     Raises:
         UserError: there is no layer of a name.
     """
+    check_kept(model, keep_float)
     layers, switch = dict(int8_layers(model)), Switch()
-    for name in keep_float:
-        if name not in {*layers, LATTICE_LAYER}:
-            raise UserError(f"quantise: keep_float has {name}: {near_misses(name, list(layers))}")
     for name in layers.keys() - set(keep_float):
         layer = layers[name]
         attended = name.startswith(STEPWISE[0]) and name.endswith(ATTENDED)

@@ -1,10 +1,12 @@
 """Methods: what changes the training of a model, such as distillation from a teacher; see `METHODS`."""
 
 import importlib
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from espnet_kd.errors import UserError
 from espnet_kd.methods.method import Method
 
 # The class of each method and the top-level keys of a configuration that switch it on, in the order in which
@@ -31,6 +33,44 @@ def registered() -> list[Method]:
 def active(config: Mapping[str, Any]) -> list[Method]:
     """Return the methods that a configuration uses, in the order in which they are applied."""
     return [_load(path) for path, keys in METHODS.items() if any(config.get(key) for key in keys)]
+
+
+def check_methods(model: Any, args: Namespace) -> list[Method]:
+    """Refuse what no training could use, before teachers are loaded or even trained.
+
+    Args:
+        model: as ESPnet builds it.
+        args: all options of the training.
+
+    Returns:
+        The methods that are used, in the order in which they are applied.
+
+    Raises:
+        UserError: names the option.
+    """
+    for method in registered():
+        method.check(args, len(model.token_list))
+    methods = active(vars(args))
+    if methods:
+        refuse_data_parallel(args)
+    for method in methods:
+        method.check_model(model, args)
+    return methods
+
+
+def refuse_data_parallel(args: Namespace) -> None:
+    """Refuse torch's DataParallel, which copies modules to every GPU, but not teachers and hooks.
+
+    The copies would share, in threads, the state that methods keep for a step, and all count it.
+
+    Raises:
+        UserError: several GPUs would be used by it.
+    """
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError(
+            "distillation on several GPUs needs DistributedDataParallel: "
+            "add --multiprocessing_distributed true"
+        )
 
 
 def idle_keys(config: Mapping[str, Any]) -> set[str]:

@@ -57,6 +57,17 @@ class ConsistencyMethod(Method):
         if views.split_batches:
             _refuse_unsplit(args, views.views)
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse a model whose views would be the same, or cannot be compared."""
+        if self.is_off(vars(args)):
+            return
+        from espnet_kd.methods.consistency_model import check_masks
+        from espnet_kd.methods.fit import check_layers
+
+        views, terms = consistency_options(args.consistency)
+        check_masks(model.specaug, views)
+        check_layers(model, args, terms, method="consistency")
+
     def batches(self, args: argparse.Namespace, options: Any, mode: str, stock: BuildBatches) -> Any:
         """Give a batch of the training 1/views of the utterances."""
         from espnet_kd.host.training import with_smaller_batches

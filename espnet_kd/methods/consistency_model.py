@@ -19,7 +19,7 @@ from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
 from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, SequenceScores
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy
-from espnet_kd.teachers.options import Term, TermOptions, refuse_other_prefix
+from espnet_kd.teachers.options import Term, TermOptions
 from espnet_kd.teachers.taps import LATTICE, Taps, Targets
 
 STATISTIC = "loss_consistency_"  # begin of the names of the criteria's values
@@ -191,17 +191,14 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
     """Let a stock or a distilled model train on several views, in place; names of its parameters stay.
 
     Args:
-        model: with a SpecAugment.
+        model: with masks, see ``check_masks``.
         views: how the views are made.
         terms: the criteria.
 
     Raises:
-        UserError: the model has no such tap or no masks, or its decoder reads another prefix than the
-            transcript.
+        UserError: the model has no such tap.
     """
-    _check_masks(model.specaug, views)
     compared = tuple(t.term for t in terms)
-    refuse_other_prefix(model, "the model", compared)
     # Before the views: it reads the lengths of all of them.
     keeps = provide_lattice(model, any(term.student_tap == LATTICE for term in compared), "consistency")
     taps = Taps(model, [term.student_tap for term in compared], "the model")
@@ -218,8 +215,12 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
     return model
 
 
-def _check_masks(specaug: nn.Module | None, views: Views) -> None:
-    """Refuse a model whose views would all be the same, or without time masks that are to be multiplied."""
+def check_masks(specaug: nn.Module | None, views: Views) -> None:
+    """Refuse a model whose views would all be the same, or without time masks that are to be multiplied.
+
+    Raises:
+        UserError: names the options.
+    """
     if specaug is None:
         raise UserError(
             "consistency: without SpecAugment all views are the same: write `specaug: specaug` and its "

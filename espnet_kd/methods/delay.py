@@ -156,18 +156,10 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
     for term in terms:
         if not (on_lattice(term.kind) and term.options.get("delay") == "auto"):
             continue
-        if teacher is None:
-            raise UserError(
-                f"criteria: {term.term.name}: delay: auto compares student and teacher, but targets come "
-                "from a store: give a number of frames"
-            )
+        refuse_unmeasurable(args, term, stored=teacher is None)
         if not isinstance(teacher, Experiment):
-            raise UserError(f"criteria: {term.term.name}: {teacher.owner} is no transducer of ESPnet")
-        if not args.delay_student:
-            raise UserError(
-                f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
-                "criteria first and give its directory as --delay_student, or give a number of frames"
-            )
+            owner = "the teacher" if teacher is None else teacher.owner
+            raise UserError(f"criteria: {term.term.name}: {owner} is no transducer of ESPnet")
         name = teacher.checkpoint.name
         same = (Path(args.delay_student) / name).is_file()  # or else another epoch counts as its best
         student = load_experiment(args.delay_student, name if same else None)
@@ -180,6 +172,29 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
         logging.info(
             f"criteria: {term.term.name}: delay: {delays.choice} frames, the median of "
             f"{sum(delays.frames.values())} labels in {delays.utterances} utterances"
+        )
+
+
+def refuse_unmeasurable(args: argparse.Namespace, term: TermOptions, stored: bool) -> None:
+    """Refuse ``delay: auto`` without a model to measure.
+
+    Args:
+        stored: targets come from a store.
+
+    Raises:
+        UserError: there is no teacher in memory, or no trained student.
+    """
+    if term.options.get("delay") != "auto" or not on_lattice(term.kind):
+        return
+    if stored:
+        raise UserError(
+            f"criteria: {term.term.name}: delay: auto compares student and teacher, but targets come "
+            "from a store: give a number of frames"
+        )
+    if not args.delay_student:
+        raise UserError(
+            f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
+            "criteria first and give its directory as --delay_student, or give a number of frames"
         )
 
 

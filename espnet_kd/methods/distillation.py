@@ -96,6 +96,13 @@ class DistillationMethod(Method):
                 "give store: DIRECTORY, or leave out k (the criterion topk has a k of its own)"
             )
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse a student with which no teacher could be used."""
+        from espnet_kd.methods.fit import check_student
+
+        if self.distils(vars(args)):
+            check_student(model, args)
+
     def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
         """Return the files of the teachers, of published ones those in the cache, and of their targets."""
         from espnet_kd.teachers.published import is_tag, place_of

@@ -26,14 +26,13 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
     Raises:
         UserError: no mapping, a path or layer that does not exist, or shapes that differ.
     """
-    if not isinstance(parts, Mapping):
-        raise UserError(f"init_from_teacher: {parts!r} is not a mapping: write `{{encoder: true}}`")
+    check_parts(student, parts)
     selected = {path: source for path, source in parts.items() if isinstance(source, Mapping)}
     if selected:
         from espnet_kd.methods.selection import copy_selected  # here: it imports ESPnet, which takes seconds
 
         for path in selected:
-            _part(student, path, "student"), _part(teacher, path, "teacher")
+            _part(teacher, path, "teacher")
         try:
             copy_selected(student, teacher, selected)
         except UserError as e:
@@ -47,6 +46,20 @@ def initialise(student: nn.Module, teacher: nn.Module, parts: Mapping[str, objec
                 source_path,
             )
             logging.info(f"initialised {target_path} with {source_path} of the teacher")
+
+
+def check_parts(student: nn.Module, parts: Mapping[str, object]) -> None:
+    """Refuse parts that the student has not.
+
+    Raises:
+        UserError: no mapping, a wrong value, or a path that does not exist.
+    """
+    if not isinstance(parts, Mapping):
+        raise UserError(f"init_from_teacher: {parts!r} is not a mapping: write `{{encoder: true}}`")
+    for path, source in parts.items():
+        selected = isinstance(source, Mapping)
+        for place in [path] if selected else [ours for ours, _ in _pairs(path, source)]:
+            _part(student, place, "student")
 
 
 def _pairs(path: str, source: object) -> list[tuple[str, str]]:

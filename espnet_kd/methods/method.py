@@ -46,6 +46,19 @@ class Method:
             classes: size of the token list.
         """
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse a model, or options that do not go with it, with a UserError; called before ``attach``.
+
+        What only a trained teacher shows is for ``attach`` to refuse.
+
+        Args:
+            model: as ESPnet builds it; unchanged afterwards.
+            args: all options.
+        """
+
+    def check_inputs(self, args: argparse.Namespace) -> None:
+        """Refuse files that the training would read and that are missing, with a UserError."""
+
     def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
         """Return the files that the training learns from besides its data, by a name for messages."""
         return {}

@@ -64,6 +64,12 @@ class MutualMethod(Method):
         _refuse_unused(args)
         _refuse_moved_frames(args, terms, choices["specaug"])
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse layers that peer 1 lacks; the others are built, and refused, when the training begins."""
+        from espnet_kd.methods.fit import check_layers
+
+        check_layers(model, args, mutual_options(args.mutual)[1], "peer 1")
+
     def models(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Return the configurations of all peers."""
         numbers = range(1, 2 + len(peer_changes(config["mutual"])))

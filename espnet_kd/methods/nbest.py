@@ -13,7 +13,7 @@ import logging
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from espnet_kd.decoding.records import DecodedUtterance, read_decoded
 from espnet_kd.errors import UserError
 from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.methods.method import BuildModel, Method, Preprocess
+from espnet_kd.parallel import SETTINGS
 from espnet_kd.pseudo_label.normalise import Chain
 from espnet_kd.schedule import Schedule, build_schedule
 
@@ -35,6 +36,9 @@ LISTS, SCORES, COUNTS = "nbest_tokens", "nbest_scores", "nbest_counts"  # what a
 COPY = re.compile(rf"^(sp[\d.]+-|copy\d+-)*({PREFIX})?")  # begin of the id of a copy, or of a pseudo-label
 PADDING = -1
 FEWEST, MOST = 2, 64
+UNKNOWN = "<unk>"
+MOST_UNKNOWN = 0.5  # share of tokens
+TRIED = 1000  # lists whose tokens are looked at before a training
 EXAMPLE = "`nbest: {records: DIRECTORY, hypotheses: 4, weight: 0.3, tap: ctc.ctc_lo}`"
 
 
@@ -66,6 +70,21 @@ class NBestMethod(Method):
             if getattr(args, name):
                 raise UserError(f"nbest: it does not go with `{name}`: leave out one of them")
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse a model without the layer, and data without the student's tokens."""
+        if self.is_off(vars(args)):
+            return
+        from espnet_kd.methods.nbest_model import check_list_layer
+
+        if not args.use_preprocessor:
+            raise UserError("nbest: hypotheses are text, which needs `use_preprocessor: true`")
+        check_list_layer(model, args, nbest_options(args.nbest).tap)
+
+    def check_inputs(self, args: argparse.Namespace) -> None:
+        """Refuse records that are missing."""
+        if not self.is_off(vars(args)):
+            check_records(nbest_options(args.nbest).records)
+
     def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
         """Return the files of the hypotheses."""
         nbest = config.get("nbest")
@@ -82,19 +101,19 @@ class NBestMethod(Method):
         """
         if not train or self.is_off(vars(args)):
             return stock
-        if stock is None:
-            raise UserError("nbest: hypotheses are text, which needs `use_preprocessor: true`")
+        assert stock is not None  # see check_model
         options = nbest_options(args.nbest)
         prepare = WithHypotheses(stock, options)
         tables = [path for path, name, _ in args.train_data_path_and_name_and_type if name == "speech"]
         utterances = (utt for path in tables for file in table_files(path) for utt, _ in iterate_rows(file))
-        found = [bool(prepare.hypotheses(utt)) for utt in utterances]
-        if not any(found):
+        counts = {utt: len(prepare.hypotheses(utt)) for utt in utterances}
+        if not any(counts.values()):
             raise UserError(
                 f"nbest: {options.records} has no hypotheses of the utterances of {', '.join(tables)}: "
                 "decode the training set, or the speech that it has copies of"
             )
-        logging.info(f"nbest: {sum(found)} of {len(found)} utterances have hypotheses")
+        tokens = list(args.token_list)
+        check_lists(prepare, counts, tokens.index(UNKNOWN) if UNKNOWN in tokens else None)
         return prepare
 
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
@@ -148,8 +167,71 @@ def nbest_options(nbest: Mapping[str, Any]) -> NBest:
     steps = nbest.get("normalise", [])
     if not (isinstance(steps, list) and all(isinstance(step, str) for step in steps)):
         raise UserError(f"nbest: normalise is {steps!r}: give a list of steps, such as [upper]")
+    try:
+        chain = Chain(steps)
+    except UserError as e:
+        raise UserError(f"nbest: normalise: {str(e).removeprefix('--normalise ')}") from None
     weight = build_schedule(nbest.get("weight", 1.0), "nbest: weight")
-    return NBest(Path(records), count, weight, tap, Chain(steps))
+    return NBest(Path(records), count, weight, tap, chain)
+
+
+def check_records(records: Path) -> None:
+    """Refuse a directory that has no records of hypotheses.
+
+    Raises:
+        UserError: says where they would be.
+    """
+    if (records / SETTINGS).is_file():
+        return
+    if (records / "decode" / SETTINGS).is_file():
+        raise UserError(f"nbest: {records} has pseudo-labels: their hypotheses are in {records / 'decode'}")
+    problem = "has no decoded hypotheses" if records.is_dir() else "is no directory"
+    raise UserError(
+        f"nbest: {records} {problem if records.exists() else 'does not exist'}: give the --decode_dir of "
+        "`espnet-kd pseudo-label --dst DST`, which is DST/decode unless given"
+    )
+
+
+def check_lists(prepare: "WithHypotheses", counts: Mapping[str, int], unknown: int | None) -> None:
+    """Refuse lists from which nothing can be learned; log what there is.
+
+    Args:
+        prepare: has the hypotheses, and makes tokens of them.
+        counts: of the hypotheses of each utterance of the training.
+        unknown: number of the unknown token; None without one.
+
+    Raises:
+        UserError: no list has two hypotheses of different tokens, or most tokens are unknown.
+    """
+    records = prepare.options.records
+    some = [utt for utt, count in counts.items() if count > 1]
+    different, tokens = 0, np.zeros(0, np.int64)
+    for utt in some[:: len(some) // TRIED + 1]:
+        lists = [prepare.tokens(utt, text) for text, _ in prepare.hypotheses(utt)]
+        different += len({tuple(one.tolist()) for one in lists}) > 1
+        tokens = np.concatenate([tokens, *lists])
+    share = 0.0 if unknown is None or not len(tokens) else float((tokens == unknown).mean())
+    if share > MOST_UNKNOWN:
+        utt = some[0]
+        raise UserError(
+            f"nbest: {share:.0%} of the tokens of the hypotheses in {records} are unknown to the student, as "
+            f"in {prepare.hypotheses(utt)[0][0]!r} for {utt}: bring them into its form, such as by "
+            "`normalise: [upper]`"
+        )
+    if not different:
+        raise UserError(
+            f"nbest: no list in {records} has two hypotheses of different tokens, so nothing is learned: "
+            "decode with a larger beam, and `--nbest 2` or more"
+        )
+    logging.info(
+        f"nbest: {sum(map(bool, counts.values()))} of {len(counts)} utterances have hypotheses, "
+        f"{len(some)} at least two; {share:.1%} of their tokens are unknown"
+    )
+    if (longest := max(counts.values())) < prepare.count:
+        logging.warning(
+            f"nbest: hypotheses is {prepare.count}, but {records} has at most {longest} different ones for "
+            f"an utterance: decode with `--nbest {prepare.count}`, or give a smaller number"
+        )
 
 
 class Lists:
@@ -193,15 +275,20 @@ class WithHypotheses:
     """
 
     def __init__(self, student: Preprocess, options: NBest) -> None:
-        self.student, self.count = student, options.hypotheses
+        self.student, self.options, self.count = student, options, options.hypotheses
         self.tokenise: Any = student
         while hasattr(self.tokenise, "student"):  # what adds targets to an utterance needs its speech
             self.tokenise = self.tokenise.student
-        self.lists = Lists((record.utt, _scored(record, options)) for record in read_decoded(options.records))
+        self.lists = Lists((record.utt, _scored(record, options)) for record in _read(options.records))
 
     def hypotheses(self, utt: str) -> list[tuple[str, float]]:
         """Return texts and scores of an utterance, or of the one that it is a copy of."""
         return self.lists.get(utt) or self.lists.get(COPY.sub("", utt))
+
+    def tokens(self, utt: str, text: str) -> NDArray[Any]:
+        """Return the student's tokens of a text, (L,)."""
+        found: NDArray[Any] = self.tokenise(utt, {"text": text})["text"]
+        return found
 
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
         """Return the student's data with the tokens (L, H), their numbers (H,) and scores (H,) added.
@@ -209,7 +296,7 @@ class WithHypotheses:
         An utterance has fewer hypotheses than H, or none: the others have the score -inf.
         """
         texts = self.hypotheses(utt)
-        tokens = [self.tokenise(utt, {"text": text})["text"] for text, _ in texts]
+        tokens = [self.tokens(utt, text) for text, _ in texts]
         found = self.student(utt, data)
         lists = np.full((max([1, *map(len, tokens)]), self.count), PADDING, np.int64)
         counts = np.zeros(self.count, np.int64)
@@ -218,6 +305,19 @@ class WithHypotheses:
             lists[: len(one), h], counts[h], scores[h] = one, len(one), score
         added: dict[str, NDArray[Any]] = {LISTS: lists, COUNTS: counts, SCORES: scores}
         return {**found, **added}
+
+
+def _read(records: Path) -> Iterator[DecodedUtterance]:
+    """Yield the decoded utterances of a directory.
+
+    Raises:
+        UserError: it has none, or they are damaged.
+    """
+    check_records(records)
+    try:
+        yield from read_decoded(records)
+    except UserError as e:
+        raise UserError(f"nbest: {e}") from None
 
 
 def _scored(record: DecodedUtterance, options: NBest) -> list[tuple[str, float]]:

@@ -7,15 +7,17 @@ from typing import Any
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
-from espnet_kd.criteria import Criterion, Transcript, build_criterion
+from espnet_kd.criteria import Criterion, Transcript
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.models import predicted
+from espnet_kd.methods.fit import check_layers
 from espnet_kd.methods.nbest import COUNTS, LISTS, SCORES, NBest
 from espnet_kd.methods.own import count_training, mix_in
 from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
 from espnet_kd.rnnt import Joint, SequenceScores
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.schedule import Schedule
+from espnet_kd.teachers.options import TermOptions, term_options
 from espnet_kd.teachers.taps import LATTICE, Taps
 
 STATISTIC = "loss_nbest"
@@ -97,21 +99,36 @@ class LearnsLists:
         return joint.with_tensors(enc, dec, joint.weight, joint.bias)
 
 
+def term_of(tap: str) -> TermOptions:
+    """Return the criterion on the probabilities of label sequences at a layer."""
+    kind = {"type": "transducer", "kind": "sequence"} if tap == LATTICE else {"type": "sequence", "tap": tap}
+    (found,) = term_options({"nbest": kind})
+    return found
+
+
+def check_list_layer(model: Any, args: Any, tap: str) -> None:
+    """Refuse a model that gives no probability of a hypothesis at a layer.
+
+    Raises:
+        UserError: names the layer.
+    """
+    if tap == LATTICE and isinstance(model, ESPnetASRModel):
+        raise UserError(
+            "nbest: the lattice is that of a transducer (--task asr_transducer): use the tap of a CTC layer"
+        )
+    check_layers(model, args, [term_of(tap)], method="nbest")
+
+
 def with_nbest(model: Any, options: NBest) -> Any:
     """Let a stock or a distilled model learn from n-best lists, in place; names of its parameters stay.
 
     Raises:
-        UserError: the model has no such layer, or its loss is k2's.
+        UserError: the model has no such layer.
     """
-    lattice = options.tap == LATTICE
-    keeps = provide_lattice(model, lattice, "nbest")
-    if lattice and isinstance(model, ESPnetASRModel):
-        raise UserError(
-            "nbest: the lattice is that of a transducer (--task asr_transducer): use the tap of a CTC layer"
-        )
+    keeps = provide_lattice(model, options.tap == LATTICE, "nbest")
     taps = Taps(model, [options.tap], "the model")
-    kinds: dict[str, Any] = {"type": "transducer", "kind": "sequence"} if lattice else {"type": "sequence"}
-    model.kd_lists = ListPlan(build_criterion(**kinds), options.weight, options.tap, taps)
+    criterion = term_of(options.tap).build()
+    model.kd_lists = ListPlan(criterion, options.weight, options.tap, taps)
     count_training(model)
     mix_in(model, "Lists", LearnsLists, *keeps)
     logging.info(f"nbest: {options.hypotheses} hypotheses of {options.records}, tap {options.tap}")

@@ -1,5 +1,6 @@
 """Transducers that write labels of their own in training, along which they are compared with a teacher."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from espnet_kd.errors import UserError
 from espnet_kd.host.models import predict_step, predicts_in_steps
 from espnet_kd.methods.sampling import OwnPrefix
-from espnet_kd.methods.sampling_model import draw, readers_of, without_gradient
+from espnet_kd.methods.sampling_model import draw, readers_of, refuse_stored, without_gradient
 from espnet_kd.methods.transducer import OwnLabels, TransducerDistillation
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.rnnt.search import PADDING, find_labels
+from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import LATTICE
 
 
@@ -92,21 +94,26 @@ def is_transducer(model: Any) -> bool:
     return isinstance(model, ESPnetASRTransducerModel)
 
 
-def write_labels(model: Any, own: OwnPrefix) -> None:
-    """Compare a distilled transducer with its teacher along labels that the student writes, in place.
+def check_labels(model: Any, terms: Sequence[Term], stored: bool = False) -> None:
+    """Refuse a transducer that cannot learn from labels that it writes.
+
+    Args:
+        model: the student.
+        terms: its criteria.
+        stored: targets come from a store.
 
     Raises:
         UserError: no criterion compares the lattice, its teacher cannot read these labels, or the
             prediction network cannot be run label by label.
     """
-    term = model.lattice_term() if isinstance(model, TransducerDistillation) else None
+    term = next((term for term in terms if term.student_tap == LATTICE), None)
     if term is None or term.weight.is_zero:
         raise UserError(
             "prefix: no criterion with a weight compares the lattice with a teacher's, and there are no "
             "labels for the student's own prefixes: add `{type: transducer}` to the criteria "
             "(`targets: hard` leaves out all of them), or leave out prefix"
         )
-    for other in model.kd_objective.terms:
+    for other in terms:
         if other is not term and other.teacher_tap == LATTICE:
             raise UserError(
                 f"prefix: criterion {other.name} needs the teacher's lattice along the transcripts, "
@@ -117,6 +124,17 @@ def write_labels(model: Any, own: OwnPrefix) -> None:
             f"prefix: the student has {type(model.decoder).__name__} as prediction network: it works with "
             "`decoder: rnn` and `decoder: stateless`"
         )
+    if stored:
+        refuse_stored("prefix", "lattice")
+
+
+def write_labels(model: Any, own: OwnPrefix) -> None:
+    """Compare a distilled transducer with its teacher along labels that the student writes, in place.
+
+    Raises:
+        UserError: as ``check_labels`` and ``readers_of``.
+    """
+    check_labels(model, model.kd_objective.terms if isinstance(model, TransducerDistillation) else ())
     readers_of(model.kd_objective.teacher, "prefix", "lattice")
     writer = LabelWriter(model, own)
     model.kd_teacher_follows = True

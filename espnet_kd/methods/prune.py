@@ -51,6 +51,12 @@ class PruneMethod(Method):
         if args.prune:
             prune_options(args.prune)
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse a model that has nothing to remove."""
+        from espnet_kd.methods.pruning import Pruner
+
+        Pruner(model)
+
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
         """Remove channels of the student and of its peers as the schedule says."""
         from espnet_kd.methods.own import count_training, peers_of

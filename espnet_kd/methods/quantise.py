@@ -26,19 +26,21 @@ class QuantiseMethod(Method):
         if args.quantise:
             quantise_options(args.quantise)
 
-    def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
-        """Let the layers of the student and of its peers compute with int8 values from a batch on.
-
-        Raises:
-            UserError: no graph can hold the model, or ``keep_float`` names a layer that it has not.
-        """
-        from espnet_kd.export.quantised import quantise, quantise_options
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse a model that no graph can hold, and layers in ``keep_float`` that it has not."""
+        from espnet_kd.export.quantised import check_kept, quantise_options
         from espnet_kd.host.export import obstacle
+
+        if (reason := obstacle(model, vars(args))) is not None:
+            raise UserError(f"quantise: `espnet-kd export --int8` cannot export the model: {reason}")
+        check_kept(model, quantise_options(args.quantise).keep_float)
+
+    def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
+        """Let the layers of the student and of its peers compute with int8 values from a batch on."""
+        from espnet_kd.export.quantised import quantise, quantise_options
         from espnet_kd.methods.own import count_training, peers_of
 
         options = quantise_options(args.quantise)
-        if (reason := obstacle(model, vars(args))) is not None:
-            raise UserError(f"quantise: `espnet-kd export --int8` cannot export the model: {reason}")
         switches = [quantise(peer, options.keep_float) for peer in peers_of(model)]
         count_training(model)
 

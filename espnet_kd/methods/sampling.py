@@ -73,6 +73,22 @@ class SamplingMethod(Method):
                         "tap decoder, or a layer of the encoder"
                     )
 
+    def check_model(self, model: Any, args: argparse.Namespace) -> None:
+        """Refuse decoders that cannot read a prefix of their own, and targets for other prefixes."""
+        from espnet_kd.methods.fit import compared_terms
+        from espnet_kd.methods.own_labels import check_labels, is_transducer
+        from espnet_kd.methods.sampling_model import check_decoder, check_followed
+
+        sampling, prefix = sampling_probability(args), prefix_options(args.prefix)
+        terms = [t.term for t in compared_terms(args)] if args.teacher else []
+        stored = bool((args.teacher or {}).get("store"))
+        if prefix is not None and is_transducer(model):
+            check_labels(model, terms, stored)
+            prefix = None
+        if sampling is not None or prefix is not None:
+            check_decoder(model, "scheduled_sampling" if prefix is None else "prefix")
+            check_followed(model, terms, prefix, stored)
+
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
         """Hook the decoders of the student and its peers; an online teacher gets the student's prefix."""
         from espnet_kd.methods.own_labels import is_transducer, write_labels

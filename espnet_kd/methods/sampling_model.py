@@ -1,8 +1,8 @@
 """Hooks on decoders that replace tokens of the prefix, or all of it, by what the student predicts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.rnnt.device import HostCopy, to_device
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.online import OnlineTeacher
+from espnet_kd.teachers.options import Term
 
 Inputs = tuple[Tensor, ...]  # of a decoder: encoded (B, T, D), frames (B,), prefix (B, U), its lengths (B,)
 NEVER = Schedule(0.0, 0.0)
@@ -196,11 +197,32 @@ def followers(model: Any, own: OwnPrefix | None = None) -> list[nn.Module]:
     """Return the teachers whose decoder a criterion compares with the student's: they need its prefix.
 
     Raises:
-        UserError: their targets are stored, so they are for the prefix of the transcript; or there are none,
-            and prefixes of the student's own are asked for.
+        UserError: as ``check_followed`` and ``readers_of``.
     """
     name = "scheduled_sampling" if own is None else "prefix"
     terms = model.kd_objective.terms if isinstance(model, Distillation) else ()
+    if not check_followed(model, terms, own):
+        return []
+    return readers_of(model.kd_objective.teacher, name, "decoder")
+
+
+def check_followed(
+    model: nn.Module, terms: Sequence[Term], own: OwnPrefix | None, stored: bool = False
+) -> bool:
+    """Refuse criteria whose targets are for another prefix than the one that the student reads.
+
+    Args:
+        model: the student.
+        terms: its criteria.
+        own: how the student makes whole prefixes; None: it replaces tokens.
+        stored: targets come from a store.
+
+    Returns:
+        Whether a criterion compares decoders, so that the teacher's gets the student's prefix.
+
+    Raises:
+        UserError: targets are stored; or whole prefixes are asked for, and no criterion learns from them.
+    """
     read = [term for term in terms if term.teacher_tap.startswith("decoder")]
     if own is not None and any(term.teacher_tap != "decoder" for term in read):
         raise UserError("prefix: student and teacher are compared by the logits of decoders: `tap: decoder`")
@@ -210,9 +232,25 @@ def followers(model: Any, own: OwnPrefix | None = None) -> list[nn.Module]:
             "labels for the student's own prefixes: add `{type: kl, tap: decoder}` to the criteria "
             "(`targets: hard` leaves out all of them), or leave out prefix"
         )
-    if not read:
-        return []
-    return readers_of(model.kd_objective.teacher, name, "decoder")
+    if read and stored:
+        refuse_stored("scheduled_sampling" if own is None else "prefix", "decoder")
+    return bool(read)
+
+
+def refuse_stored(name: str, part: str) -> NoReturn:
+    """Refuse stored targets, which no part of a model computes after what the student has written.
+
+    Args:
+        name: of the option.
+        part: of the models that would read it.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"{name}: stored targets of the {part} are of other prefixes than the student's: "
+        f"leave out {name}, or give the teacher itself"
+    )
 
 
 def readers_of(teacher: Any, name: str, part: str) -> list[nn.Module]:
@@ -227,10 +265,7 @@ def readers_of(teacher: Any, name: str, part: str) -> list[nn.Module]:
         UserError: its targets are stored, or it has another token list.
     """
     if not isinstance(teacher, OnlineTeacher):
-        raise UserError(
-            f"{name}: stored targets of the {part} are of other prefixes than the student's: "
-            f"leave out {name}, or give the teacher itself"
-        )
+        refuse_stored(name, part)
     if any(teacher.maps):
         raise UserError(
             f"{name}: the teacher would read the student's prefix, but has another token list: "

@@ -397,11 +397,26 @@ def distil_transducer(model: Model, objective: Objective, criteria: dict[str, nn
     """
     if isinstance(model, ESPnetASRModel):
         return distil_as(HybridDistillation, model, objective, criteria)
-    if model.use_k2_pruned_loss and any(criterion.needs == "lattice" for criterion in criteria.values()):
-        raise UserError("a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out")
+    if any(criterion.needs == "lattice" for criterion in criteria.values()):
+        refuse_pruned(model)
     model.joint_network.__class__ = PiecewiseJoint
     model.kd_lattice = None
     return distil_as(TransducerDistillation, model, objective, criteria)
+
+
+def refuse_pruned(model: Model, where: str = "") -> None:
+    """Refuse a transducer whose loss never sees the whole lattice, which a criterion compares.
+
+    Args:
+        where: begins the message.
+
+    Raises:
+        UserError: its loss is k2's.
+    """
+    if getattr(model, "use_k2_pruned_loss", False):
+        raise UserError(
+            f"{where}a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out"
+        )
 
 
 def provide_lattice(model: Model, needed: bool, method: str) -> tuple[type, ...]:
@@ -422,10 +437,7 @@ def provide_lattice(model: Model, needed: bool, method: str) -> tuple[type, ...]
     """
     if needed:
         check_lattice(model, "the model")
-        if getattr(model, "use_k2_pruned_loss", False):
-            raise UserError(
-                f"{method}: a criterion on the lattice does not go with `use_k2_pruned_loss`: leave that out"
-            )
+        refuse_pruned(model, f"{method}: ")
     if has_lattice(model) and not isinstance(model, SeesLattice):
         if needed:
             keeping_lattice(model)

@@ -27,8 +27,7 @@ from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.host.options import NestedDictAction
 from espnet_kd.host.outputs import CHECKPOINT
 from espnet_kd.host.training import gpus_of, named_classes
-from espnet_kd.methods import active, registered
-from espnet_kd.methods.attach import refuse_data_parallel
+from espnet_kd.methods import active, check_methods, registered
 from espnet_kd.methods.distillation import check_transcripts
 from espnet_kd.methods.method import Preprocess
 from espnet_kd.methods.transducer import LatticeTransducer, with_lattice_loss
@@ -125,11 +124,7 @@ class WithMethods(AbsTask):
         model = cls.build_stock(args)
         if args.collect_stats:
             return model
-        for method in registered():
-            method.check(args, len(model.token_list))
-        methods = active(vars(args))
-        if methods:
-            refuse_data_parallel(args)
+        methods = check_methods(model, args)
         for method in methods:
             model = method.attach(model, args, cls.build_stock)
         model.kd_methods = methods

@@ -1,16 +1,18 @@
 """``espnet-kd check``: find what would stop a training before the teachers are trained that it waits for."""
 
 import argparse
-import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.config import dump_yaml, merge, merge_files
+from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.errors import UserError
-from espnet_kd.tasks.train import TASKS
+from espnet_kd.tasks.train import TASKS, load_task, refuse_unknown_keys, unknown_keys
+
+if TYPE_CHECKING:
+    from espnet_kd.teachers.experiment import Experiment
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,72 +32,88 @@ def main(argv: list[str] | None = None) -> None:
     ours = parser.parse_args(argv)
     if not ours.token_list.is_file():
         raise UserError(f"--token_list {ours.token_list} does not exist")
-    config = merge_files(ours.config)
-    if ours.teacher:
-        config = merge(config, {"teacher": {"exp": ours.teacher}})
-    module, name = TASKS[ours.task]
-    task = getattr(importlib.import_module(module), name)
-    args = training_options(task, config, ours.token_list, ours.args)
-    student = check_methods(task, args)
+    more = {"teacher": {"exp": ours.teacher}} if ours.teacher else {}
+    task = load_task(ours.task)
+    args = training_options(task, ours.config, ours.token_list, ours.args, more)
     teachers = [
-        task.build_stock(training_options(task, merge_files([file]), ours.token_list, ours.teacher_args))
+        _untrained(_task_of(file, ours.task), file, ours.token_list, ours.teacher_args)
         for file in ours.teacher_config
     ]
-    check_criteria(student, args, teachers, ours.pseudo_labels)
+    check_training(task.build_stock(args), args, teachers, ours.pseudo_labels)
     print(f"{' + '.join(map(str, ours.config))}: the options can be used")
 
 
-def training_options(task: Any, config: dict[str, Any], tokens: Path, words: str) -> argparse.Namespace:
-    """Return the options of a training, as ESPnet reads them, with a normalisation that has no statistics."""
+def _task_of(file: Path, first: str) -> Any:
+    """Return the task that has all options of a configuration, if there is one, or else the first."""
+    keys = read_config(file)
+    tasks = [load_task(first), *(load_task(name) for name in TASKS if name != first)]
+    return next((task for task in tasks if not unknown_keys(keys, task.get_parser())), tasks[0])
+
+
+def training_options(
+    task: Any, files: Sequence[Path], tokens: Path, words: str, more: Mapping[str, Any] | None = None
+) -> argparse.Namespace:
+    """Return the options of a training, as ESPnet reads them, with a normalisation that has no statistics.
+
+    Args:
+        task: of the training.
+        files: its configuration, merged; a later one wins.
+        tokens: its token list.
+        words: other options, split as kd.sh does.
+        more: wins over the files.
+
+    Raises:
+        UserError: a file has a key that is no option.
+    """
+    parser = task.get_parser()
+    for file in files:
+        refuse_unknown_keys(str(file), read_config(file), parser)
     with TemporaryDirectory() as directory:
         path = Path(directory) / "train.yaml"
-        path.write_text(dump_yaml(config), encoding="utf-8")
-        options = ["--config", str(path), "--token_list", str(tokens), *words.split()]  # as kd.sh splits them
-        parsed: argparse.Namespace = task.get_parser().parse_args([*options, "--normalize", "utterance_mvn"])
+        path.write_text(dump_yaml(merge(merge_files(files), more or {})), encoding="utf-8")
+        options = ["--config", str(path), "--token_list", str(tokens), *words.split()]
+        parsed: argparse.Namespace = parser.parse_args([*options, "--normalize", "utterance_mvn"])
     return parsed
 
 
-def check_methods(task: Any, args: argparse.Namespace) -> Any:
-    """Build the student's model, let every method check its options, and return the model.
+def _untrained(task: Any, file: Path, tokens: Path, words: str) -> "tuple[Experiment, argparse.Namespace]":
+    """Build a teacher of its training's configuration; return it with its options."""
+    from espnet_kd.host.models import make_deterministic
+    from espnet_kd.teachers.experiment import Experiment, input_rate
 
-    Raises:
-        UserError: what a method refuses.
-    """
-    from espnet_kd.methods import registered
-
-    model = task.build_stock(args)
-    for method in registered():
-        method.check(args, len(model.token_list))
-    return model
+    args = training_options(task, [file], tokens, words)
+    model = task.build_stock(args).eval().requires_grad_(False)
+    make_deterministic(model)
+    return Experiment(model, file, file, input_rate(vars(args)), args.input_size), args
 
 
-def check_criteria(
-    student: Any, args: argparse.Namespace, teachers: Sequence[Any], pseudo_labels: bool
+def check_training(
+    student: Any,
+    args: argparse.Namespace,
+    teachers: "Sequence[tuple[Experiment, argparse.Namespace]]",
+    pseudo_labels: bool,
 ) -> None:
-    """Check that the criteria can be built, and that student and teachers have their layers.
+    """Check all that the training would refuse, as far as no trained teacher is needed to see it.
+
+    Args:
+        student: as ESPnet builds it; changed.
+        args: options of its training.
+        teachers: that are to be trained, and the options of their trainings.
+        pseudo_labels: the training set has some, and they are still to be made.
 
     Raises:
         UserError: what the training would refuse.
     """
-    from espnet_kd.methods.attach import refuse_time_warp, refuse_unused_teacher
-    from espnet_kd.methods.distillation import refuse_soft
-    from espnet_kd.teachers.options import teacher_options, term_options
-    from espnet_kd.teachers.taps import Taps
+    from espnet_kd.methods import check_methods
+    from espnet_kd.methods.distillation import AUTO, refuse_soft, rule
+    from espnet_kd.methods.fit import check_untrained
 
-    if not args.teacher:
-        if args.criteria:
-            raise UserError("criteria: there is no teacher: write `teacher: {exp: DIRECTORY}`")
-        return
-    teacher_options(args.teacher)
-    refuse_unused_teacher(args)
     if pseudo_labels and args.targets == "soft":
         refuse_soft(lattice="joint_network" in dict(student.named_children()))
-    terms = [] if args.targets == "hard" else term_options(args.criteria)
-    for term in terms:
-        if term.options.get("delay") == "auto":
-            term.options["delay"] = 0  # by the time that it is built it is a number
-    refuse_time_warp(args, terms)
-    Taps(student, [term.term.student_tap for term in terms], "the student")
-    for number, teacher in enumerate(teachers, 1):
-        owner = f"teacher {number}" if len(teachers) > 1 else "the teacher"
-        Taps(teacher.eval(), [term.term.teacher_tap for term in terms], owner)
+    if args.targets == AUTO and teachers:
+        args.targets = min(rule(vars(args), vars(options)) for _, options in teachers)[0]
+    for method in check_methods(student, args):
+        if not pseudo_labels:
+            method.check_inputs(args)
+    if teachers and args.teacher:
+        check_untrained(student, args, [teacher for teacher, _ in teachers])

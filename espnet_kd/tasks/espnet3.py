@@ -18,6 +18,7 @@ from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask,
 OUT_OF_REACH = {
     "mutual": "peers with optimizers of their own",
     "share_per_batch": "batches of the task's choice",
+    "nbest": "hypotheses in the batches",
 }
 
 

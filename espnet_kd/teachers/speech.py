@@ -106,11 +106,26 @@ def compares_frames(t: TermOptions) -> bool:
 
 
 def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
-    """Check that teacher and student get comparable speech, and log how it differs.
+    """Check that teachers get comparable speech, and log how it differs from the student's.
 
     Raises:
-        UserError: augmentation moves frames that a criterion compares, or the teachers of an ensemble
-            prepare their speech in different ways.
+        UserError: the teachers of an ensemble prepare their speech in different ways.
+    """
+    found, teachers = augmentations(args), teachers_of(args)
+    check_alike(teachers)
+    ours, theirs = input_rate(vars(args)), rate_of_sources(teachers)
+    if ours is not None and theirs not in (None, ours):
+        name = teachers[0]
+        logging.info(f"teacher {name} gets its speech at {theirs} Hz, resampled from {ours} Hz by soxr")
+    if found:
+        logging.info(f"the student gets its speech with {', '.join(found)}, the teacher without")
+
+
+def refuse_moving_effects(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None:
+    """Refuse augmentation of the student's speech that moves frames which a criterion compares.
+
+    Raises:
+        UserError: names criterion and effect.
     """
     found = augmentations(args)
     effects = args.preprocessor_conf.get("data_aug_effects") if "data_aug_effects" in found else None
@@ -122,14 +137,6 @@ def check_speech(args: argparse.Namespace, terms: Sequence[TermOptions]) -> None
             f"them in time: leave out {', '.join(NEW_TIMES)}, or make copies of the data "
             "(speed_perturb_factors)"
         )
-    teachers = teachers_of(args)
-    check_alike(teachers)
-    ours, theirs = input_rate(vars(args)), rate_of_sources(teachers)
-    if ours is not None and theirs not in (None, ours):
-        name = teachers[0]
-        logging.info(f"teacher {name} gets its speech at {theirs} Hz, resampled from {ours} Hz by soxr")
-    if found:
-        logging.info(f"the student gets its speech with {', '.join(found)}, the teacher without")
 
 
 def check_alike(sources: Sequence[Source]) -> None:

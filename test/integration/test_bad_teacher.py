@@ -320,7 +320,7 @@ def test_methods_without_teacher_refuse_data_parallel(option: str, monkeypatch: 
 def test_data_parallel_is_refused() -> None:
     import argparse
 
-    from espnet_kd.methods.attach import refuse_data_parallel
+    from espnet_kd.methods import refuse_data_parallel
 
     with pytest.raises(UserError, match="multiprocessing_distributed"):
         refuse_data_parallel(argparse.Namespace(ngpu=2, multiprocessing_distributed=False))

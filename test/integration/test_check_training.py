@@ -11,6 +11,11 @@ from espnet_kd.tasks.check import main
 CONF = Path(__file__).parents[2] / "egs/an4/kd1/conf"
 TEACHER = ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_conformer.yaml"))
 KL = {"type": "kl", "tap": "ctc.ctc_lo"}
+ATT = {"type": "kl", "tap": "decoder"}
+SLOW = {"input_layer": "conv2d8"}
+OWN = {"prefix": {"student": 0.3}}
+VIEWS = {"consistency": {"criteria": {"ctc": KL}}}
+NONE = {"apply_time_warp": True, "apply_freq_mask": False, "apply_time_mask": False}
 
 
 def check(tmp_path: Path, kd: dict, *options: str, student: str = "student_conformer") -> None:
@@ -30,11 +35,18 @@ def check(tmp_path: Path, kd: dict, *options: str, student: str = "student_confo
         (
             {"criteria": {"a": {"type": "hidden", "student_tap": "encoder", "teacher_tap": "encoder.enc"}}},
             (),
-            "the teacher has no layer 'encoder.enc'",
+            "teacher .*conformer.yaml has no layer 'encoder.enc'",
         ),
         ({"criteria": {"ctc": KL}, "specaug_conf": {"apply_time_warp": True}}, (), "apply_time_warp: false"),
         ({"criteria": {"ctc": KL}}, ("--args", "--targets soft", "--pseudo_labels"), "only transducers"),
         ({"task_weight": 1.0}, (), "there are no criteria"),
+        ({"criteria": {"a": {"type": "hidden", "tap": "normalize"}}}, (), "choose a layer after the"),
+        ({"criteria": {"a": {"type": "kl", "tap": "encoder"}}}, (), "has 48 values at a position, but"),
+        ({"criteria": {"a": {"type": "mvq", "tap": "encoder"}}}, (), "codes come from a store"),
+        ({"criteria": {}, "init_from_teacher": {"encoder.x": True}}, (), "the student has no encoder.x"),
+        ({"criteria": {}, "init_from_teacher": {"encoder": True}}, (), "choose parts of equal shape"),
+        ({"criteria": {"ctc": KL}, "encoder_conf": SLOW}, (), "24 positions at ctc.ctc_lo, the teacher 49"),
+        ({"criteria": {"ctc": KL}, "consistancy": {}}, (), "unknown key consistancy; did you mean con"),
     ],
 )
 def test_mistakes_are_found(tmp_path: Path, kd: dict, options: tuple[str, ...], message: str) -> None:
@@ -52,7 +64,6 @@ def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     check(tmp_path, {"consistency": {"criteria": {"ctc": KL}}})
     check(tmp_path, {"criteria": {"ctc": KL}, "teacher": {"hf": "model"}})
     check(tmp_path, {"criteria": {"ctc": KL}}, "--teacher", "trained", "trained, too")
-    check(tmp_path, {"criteria": {"a": {"type": "hidden", "tap": "normalize"}}}, *TEACHER)
     lattice = {"criteria": {"rnnt": {"type": "transducer", "kind": "alignments", "tap": "joint_network"}}}
     options = ("--task", "asr_transducer", "--args", "--targets soft", "--pseudo_labels")
     options += ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))
@@ -66,3 +77,48 @@ def test_trained_teachers_need_no_configuration(tmp_path: Path) -> None:
     check(tmp_path, {"criteria": {}}, "--teacher", "exp/one", *words)  # conf/kd_task.yaml
     with pytest.raises(UserError, match="there are no criteria"):
         check(tmp_path, {"criteria": {}}, "--teacher", "exp/one")
+
+
+@pytest.mark.parametrize(
+    ("kd", "message"),
+    [
+        ({**OWN, "criteria": {"ctc": KL}}, "prefix: no criterion with a weight compares the decoder"),
+        ({**OWN, "criteria": {"att": ATT}, "targets": "hard"}, "prefix: no criterion with a weight"),
+        ({**OWN, "criteria": {"att": ATT}, "teacher": {"store": "s"}}, "prefix: stored targets of"),
+        ({**VIEWS, "specaug": None}, "consistency: without SpecAugment all views are the same"),
+        ({**VIEWS, "specaug_conf": NONE}, "consistency: specaug_conf has no masks"),
+        ({"consistency": {"criteria": {"c": {**KL, "tap": "ctc.lo"}}}}, "consistency: .* no layer 'ctc.lo'"),
+        ({"nbest": {"records": "missing"}}, "nbest: missing does not exist: give the --decode_dir"),
+        ({"nbest": {"records": "missing", "tap": "ctc"}}, "nbest: tap 'ctc' of the model is not used"),
+        ({"nbest": {"records": "missing", "tap": "joint_network"}}, "nbest: the lattice is that of"),
+        ({"nbest": {"records": "missing"}, "use_preprocessor": False}, "nbest: .* `use_preprocessor: true`"),
+        ({"quantise": {"keep_float": ["ctc.lo"]}}, "quantise: keep_float has ctc.lo"),
+        ({"mutual": {"criteria": {"c": {**KL, "tap": "ctc.lo"}}}}, "peer 1 has no layer 'ctc.lo'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_mistakes_in_methods_are_found_before_a_teacher_is_trained(
+    tmp_path: Path, kd: dict, message: str
+) -> None:
+    teacher = ("--teacher", "exp") if "criteria" in kd and "teacher" not in kd else ()
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, kd, *teacher)
+
+
+def test_records_may_come_from_the_labels_that_are_still_to_be_made(tmp_path: Path) -> None:
+    check(tmp_path, {"nbest": {"records": "missing"}}, "--pseudo_labels")
+
+
+def test_targets_of_choice_are_those_that_the_teacher_will_decide(tmp_path: Path) -> None:
+    """A larger teacher: hard targets, which have no criteria that a prefix could be for."""
+    auto = {"criteria": {"att": ATT}, "targets": "auto"}
+    check(tmp_path, auto, *TEACHER)
+    with pytest.raises(UserError, match="prefix: no criterion with a weight"):
+        check(tmp_path, {**auto, **OWN}, *TEACHER)
+
+
+def test_a_teacher_may_be_of_another_task(tmp_path: Path) -> None:
+    labels = {"criteria": {"c": {"type": "sequence", "tap": "ctc.ctc_lo", "teacher_tap": "joint_network"}}}
+    check(tmp_path, labels, "--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))
+    with pytest.raises(UserError, match="transducer.yaml: unknown key joint_network_conf; it is an opt"):
+        check(tmp_path, labels, student="student_transducer")

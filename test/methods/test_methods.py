@@ -10,10 +10,10 @@ import torch
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, registered
-from espnet_kd.methods.attach import _check_classes
 from espnet_kd.methods.consistency import consistency_options
 from espnet_kd.methods.distillation import DistillationMethod, check_transcripts, obstacle
 from espnet_kd.methods.distilled import Distillation
+from espnet_kd.methods.fit import _check_classes
 from espnet_kd.methods.method import Method
 from espnet_kd.methods.mutual import mutual_options
 from espnet_kd.schedule import Schedule

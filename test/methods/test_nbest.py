@@ -72,7 +72,9 @@ def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
     (method,) = active({"nbest": {"records": records}})
     table = tmp_path / "wav.scp"
     args = Namespace(
-        nbest={"records": records}, train_data_path_and_name_and_type=[(str(table), "speech", "sound")]
+        nbest={"records": records},
+        train_data_path_and_name_and_type=[(str(table), "speech", "sound")],
+        token_list=["<blank>", "<unk>", "<space>", "A", "B"],
     )
     for ids, fits in (("x sp0.9-a", True), ("x c", False)):  # c has no hypothesis
         table.write_text("".join(f"{utt} {utt}.wav\n" for utt in ids.split()))
