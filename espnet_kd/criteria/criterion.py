@@ -40,6 +40,7 @@ class Criterion(nn.Module):
         student_dim: size of the student's hidden vectors; None if it is to be taken from the models (options
             ``student_dim`` and ``teacher_dim``); 0 for any size.
         of_ctc: an option of the criterion compares frames of CTC with others, or leaves some out.
+        of_blank: it treats the blank as no other class, so that it is for CTC alone.
         by_blank: which frames count depends on the blank, the teacher's class 0.
         exempt: properties of the contract test that do not apply, name -> reason.
     """
@@ -52,6 +53,7 @@ class Criterion(nn.Module):
     k: int | None = None
     student_dim: int | None = 0
     of_ctc: bool = False
+    of_blank: bool = False
     by_blank: bool = False
     exempt: dict[str, str] = {}
 
@@ -389,14 +391,16 @@ def check_positive(option: str, value: Any) -> float:
     return value
 
 
-def check_share(option: str, value: float) -> float:
-    """Return the value of an option if it is above 0 and below 1.
+def check_share(option: str, value: float, zero: bool = False) -> float:
+    """Return the value of an option if it is above 0 and below 1, or with ``zero`` 0.
 
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ValueError(f"{option} is {value!r}: give a number above 0 and below 1")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 < value < 1 or (zero and value == 0)):
+        range_ = "from 0 to below 1" if zero else "above 0 and below 1"
+        raise ValueError(f"{option} is {value!r}: give a number {range_}")
     return float(value)
 
 

@@ -44,9 +44,8 @@ class TemperatureCriterion(Criterion):
     ) -> None:
         super().__init__(reduction)
         self.temperature: float = check_positive("temperature", temperature)
-        self.label_smoothing = 0.0
-        if label_smoothing != 0:
-            self.label_smoothing = check_share("label_smoothing", label_smoothing)
+        self.label_smoothing = check_share("label_smoothing", label_smoothing, zero=True)
+        if self.label_smoothing:
             reason = "the target is the teacher's distribution mixed with the uniform one"
             self.exempt = {**self.exempt, "zero_at_equality": reason}
 

@@ -164,6 +164,7 @@ class DecoupledKL(TemperatureCriterion):
     ) -> None:
         super().__init__(temperature, label_smoothing, reduction)
         self.target_class: TargetClass = check_choice("target_class", target_class, TargetClass)
+        self.of_blank = target_class == "blank"
         self.alpha, self.beta = check_positive("alpha", alpha), check_positive("beta", beta)
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
@@ -179,8 +180,11 @@ class DecoupledKL(TemperatureCriterion):
     def _parts(self, logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of target class and rest, (N, 2), and of the others, (N, V)."""
         others = (logits / self.temperature).scatter(-1, chosen, -torch.inf)
+        excluded = others == -torch.inf
+        alone = excluded.all(-1, keepdim=True)
+        others = others.masked_fill(alone, 0.0)  # a sum of nothing has no gradient, and gives NaN
         rest = others.logsumexp(-1, keepdim=True)
-        pair = torch.cat([logits.gather(-1, chosen) / self.temperature, rest], -1)
-        both = pair.log_softmax(-1).clamp(min=LOG_ZERO)
+        pair = [logits.gather(-1, chosen) / self.temperature, rest.masked_fill(alone, -torch.inf)]
+        both = torch.cat(pair, -1).log_softmax(-1).clamp(min=LOG_ZERO)
         # The chosen class counts as equal on both sides; if all others are impossible, so are they.
-        return both, (others - rest).nan_to_num(nan=LOG_ZERO, neginf=LOG_ZERO)
+        return both, (others - rest).masked_fill(excluded, LOG_ZERO)

@@ -15,6 +15,12 @@ ALL = [
     ("kl", {"direction": "symmetric"}),
     ("cross_entropy", {}),
     ("softmax_l2", {}),
+    ("skew_kl", {}),
+    ("skew_kl", {"direction": "reverse"}),
+    ("jsd", {}),
+    ("akl", {}),
+    ("decoupled_kl", {}),
+    ("decoupled_kl", {"target_class": "top"}),
 ]
 
 
@@ -99,6 +105,17 @@ def test_excluded_classes_leave_value_and_gradient_finite(name, options, exclude
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
+@pytest.mark.parametrize("sure", ["teacher", "student", "both"])
+def test_a_side_that_excludes_all_classes_but_one_leaves_value_and_gradient_finite(name, options, sure):
+    one, three = [1.0, -inf, -inf], [1.0, 2.0, 3.0]
+    student = tensor([[three if sure == "teacher" else one]], requires_grad=True)
+    teacher = tensor([[three if sure == "student" else one]])
+    result = build_criterion(name, **options)(student, teacher, tensor([[True]]))
+    result.backward()
+    assert result.isfinite() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
 @pytest.mark.parametrize(("temperature", "scale"), [(1e-3, 1.0), (100.0, 1.0), (1.0, 1e4)])
 def test_float32_agrees_with_float64_at_extremes(name, options, temperature, scale):
     random = torch.Generator().manual_seed(0)
@@ -129,6 +146,12 @@ def test_float16_logits_do_not_overflow_in_the_division_by_the_temperature():
     assert build_criterion("softmax_l2", temperature=0.5)(student, teacher, tensor([[True]])).item() == 2.0
     # T^2 = 1/4 times 120000
     assert build_criterion("kl", temperature=0.5)(student, teacher, tensor([[True]])).item() == 30000.0
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1, "a", False])
+def test_a_smoothing_is_from_0_to_below_1(smoothing):
+    with pytest.raises(ValueError, match="jsd: label_smoothing is .*: give a number from 0 to below"):
+        build_criterion("jsd", label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, inf, float("nan"), "1e-1", True, None])
