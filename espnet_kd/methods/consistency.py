@@ -127,6 +127,8 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
 
     if not isinstance(consistency, Mapping):
         raise UserError(f"consistency: {consistency!r} is no mapping: write {EXAMPLE} below it")
+    if "weight" in consistency:
+        raise UserError(f"consistency: the weight is one of each criterion: write {EXAMPLE}")
     refuse_unknown("consistency", consistency, ("criteria", *vars(Views())))
     found = Views(**{key: value for key, value in consistency.items() if key != "criteria"})
     if type(found.views) is not int or not 2 <= found.views <= MOST_VIEWS:
@@ -156,15 +158,16 @@ def compared_views(args: argparse.Namespace) -> "list[TermOptions]":
 
 def _check_term(t: "TermOptions") -> None:
     """Refuse a criterion that does not compare posteriors of the same positions at one layer."""
-    from espnet_kd.teachers.options import of_speech
+    from espnet_kd.teachers.options import of_speech, refuse_sequence
 
     where = f"criterion {t.term.name}"
     if t.options.get("delay", 0) != 0:
         raise UserError(f"{where}: all views are of one model, which emits at one time: leave out delay")
     if t.resample:
         raise UserError(f"{where}: all views have one frame rate: leave out `frame_rate: resample`")
+    refuse_sequence(t, where)
     needs = t.build().needs
-    if t.term.student_tap != t.term.teacher_tap or needs in ("hidden", "codes", "sequence") or of_speech(t):
+    if t.term.student_tap != t.term.teacher_tap or needs in ("hidden", "codes") or of_speech(t):
         raise UserError(f"{where}: views are compared by the logits at one layer: give type and tap")
 
 

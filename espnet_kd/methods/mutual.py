@@ -171,7 +171,7 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
         UserError: a key is unknown or its value unusable.
     """
     from espnet_kd.criteria.criterion import check_choice
-    from espnet_kd.teachers.options import of_speech, term_options
+    from espnet_kd.teachers.options import of_speech, refuse_sequence, term_options
 
     refuse_unknown("mutual", mutual, KEYS)
     try:
@@ -195,10 +195,11 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
                 f"mutual: criterion {t.term.name}: `frame_rate: resample` is for teachers: "
                 "give the peers the same subsampling"
             )
+        refuse_sequence(t, f"mutual: criterion {t.term.name}")
         if needs == "lattice" and choices["targets"] == "mean":
             raise UserError(f"mutual: criterion {t.term.name}: lattices have no mean: write `targets: each`")
         one_tap = t.term.student_tap == t.term.teacher_tap
-        if not one_tap or needs in ("hidden", "codes", "sequence") or of_speech(t):
+        if not one_tap or needs in ("hidden", "codes") or of_speech(t):
             raise UserError(
                 f"mutual: criterion {t.term.name}: peers compare logits at one tap of all: give type and tap"
             )

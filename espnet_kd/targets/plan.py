@@ -22,17 +22,16 @@ from espnet_kd.teachers.options import (
     TermOptions,
     check_k,
     check_rate,
-    check_tokens,
     common_temperatures,
     refuse_other_prefix,
     teacher_options,
     teacher_taps,
     term_options,
     token_users,
-    tokens_of,
 )
 from espnet_kd.teachers.speech import check_alike
 from espnet_kd.teachers.taps import LATTICE, LONG_PROBE, probe
+from espnet_kd.teachers.token_maps import check_tokens, tokens_of
 
 PATH_CLASSES = 8  # K along the alignment of a transducer, unless teacher.k is set
 

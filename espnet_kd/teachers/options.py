@@ -18,7 +18,7 @@ from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.online import Mean
 from espnet_kd.teachers.short import warn_once
 from espnet_kd.teachers.taps import LATTICE, check_of_ctc
-from espnet_kd.teachers.token_maps import TokenMap, map_text, map_tokens
+from espnet_kd.teachers.token_maps import TokenMap, check_tokens, map_text, map_tokens, tokens_of
 
 ANY_TOKEN = 1  # not the blank
 
@@ -42,19 +42,31 @@ TEACHER_OF_KIND = ("checkpoint", "language", "task", "revision")  # of these, op
 TERM_KEYS = ("type", "weight", "tap", "student_tap", "teacher_tap", "frame_rate")
 FRAME_RATES = ("equal", "resample")
 COPIES = "init_from_teacher"
+# Keys that are often written into a criterion, and where they belong.
+MISPLACED = dict.fromkeys(
+    ("consistency", COPIES, "nbest", "prefix", "scheduled_sampling", "targets", "task_weight"),
+    "write it at the top level of the configuration, beside `criteria`",
+) | dict.fromkeys(
+    ("hypotheses", "records"),
+    "lists of hypotheses are for `nbest: {records: DIRECTORY, hypotheses: 4}`, at the top level of the "
+    "configuration",
+)
 READS_TOKENS = ("decoder", "joint_network", LATTICE)  # first part of the paths of layers that get tokens
 OF_SPEECH = ("frontend", "specaug", "normalize", "preencoder", "encoder")  # of layers without tokens
 
 
 def check_k(terms: Sequence["TermOptions"], classes: int, option: str = "criteria") -> None:
-    """Refuse a criterion that keeps more classes than the model has.
+    """Refuse a criterion that keeps more classes than the model has, or is for CTC and at another layer.
 
     Raises:
         UserError: there is one; names the option that it is in.
     """
     for t in terms:
-        # A lattice has no k, and its criterion cannot be built before `delay: auto` is replaced by a number.
-        k = None if on_lattice(t.kind) else t.build().k
+        if on_lattice(t.kind):  # it cannot be built before `delay: auto` is replaced by a number
+            continue
+        criterion = t.build()
+        check_of_ctc(criterion, t.term.student_tap, t.term.name)
+        k = criterion.k
         if k is not None and k > classes:
             raise UserError(f"{option}: {t.term.name}: k is {k}, but the model has {classes} classes")
 
@@ -213,6 +225,8 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             _check_lattice(name, entry, student, teacher)
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
         options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
+        for key in options.keys() & MISPLACED.keys() if entry["type"] in CRITERIA else ():
+            raise UserError(f"criteria: {name}: {key} is no option of a criterion: {MISPLACED[key]}")
         term = Term(str(name), weight, student, teacher)
         result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))
         if not on_lattice(entry["type"]) and {"delay", "frames"} & options.keys():
@@ -279,6 +293,22 @@ def _check_sequence(name: str, entry: Mapping[str, Any], student: str, teacher: 
 def of_sequence(entry: Mapping[str, Any]) -> bool:
     """Return True for a criterion on the probability of whole label sequences."""
     return entry["type"] == "sequence" or (on_lattice(entry["type"]) and entry.get("kind") == "sequence")
+
+
+def refuse_sequence(t: TermOptions, where: str) -> None:
+    """Refuse a criterion on the probability of the labels, where posteriors of one position are compared.
+
+    Args:
+        where: begins the message.
+
+    Raises:
+        UserError: it is one.
+    """
+    if t.build().kind == "sequence":
+        raise UserError(
+            f"{where}: posteriors are compared position by position, and the probability of the labels has "
+            "none: use another type, or of a lattice another kind, such as collapsed"
+        )
 
 
 def _resample(term: Term, entry: Mapping[str, Any]) -> bool:
@@ -353,40 +383,6 @@ def fit_tokens(
     if not logits and reader is not None:
         return map_text(tokens, theirs, reader, teacher.owner)
     return map_tokens(tokens, theirs, logits, reader, teacher.owner, teacher.blank)
-
-
-def tokens_of(teacher: TeacherModel, user: str) -> list[str]:
-    """Return the tokens of a teacher.
-
-    Raises:
-        UserError: it has none; names what needs them.
-    """
-    if teacher.tokens is None:
-        raise UserError(
-            f"{user} compares distributions over tokens, but {teacher.owner} has none: compare hidden "
-            "vectors (`type: hidden`), or use its transcripts as pseudo-labels"
-        )
-    return teacher.tokens
-
-
-def check_tokens(tokens: Sequence[str], teacher: TeacherModel, user: str) -> None:
-    """Refuse a teacher with another token list, naming the first difference.
-
-    Args:
-        tokens: the student's, or those of another teacher.
-        teacher: the teacher.
-        user: what needs them to be the same, one of ``token_users``.
-    """
-    owner, theirs_all = teacher.owner, tokens_of(teacher, user)
-    way_out = (
-        f"{user} needs the same tokens in both: train both with one token list, or compare hidden vectors of "
-        "the encoders alone"
-    )
-    for i, (ours, theirs) in enumerate(zip(tokens, theirs_all, strict=False)):
-        if ours != theirs:
-            raise UserError(f"token {i} is {ours!r} for the student, {theirs!r} for {owner}: {way_out}")
-    if len(tokens) != len(theirs_all):
-        raise UserError(f"the student has {len(tokens)} tokens, {owner} {len(theirs_all)}: {way_out}")
 
 
 def check_rate(rate: int | None, who: str, teacher: TeacherModel) -> None:

@@ -339,7 +339,7 @@ def check_lattice(model: nn.Module, owner: str) -> None:
 
 
 def check_of_ctc(criterion: Criterion, path: str, name: str) -> None:
-    """Refuse options for the frames of CTC at another layer.
+    """Refuse options for CTC at another layer.
 
     Args:
         criterion: with its options.
@@ -353,6 +353,11 @@ def check_of_ctc(criterion: Criterion, path: str, name: str) -> None:
         raise UserError(
             f"criterion {name}: `delay` and `frames` are for the frames of CTC, not for {path}: leave them "
             "out, or give tap: ctc.ctc_lo"
+        )
+    if criterion.of_blank and path.split(".")[0] not in CTC_PARTS:
+        raise UserError(
+            f"criterion {name}: `target_class: blank`, the default, is for CTC, and {path} has no blank: "
+            "give target_class: top, or tap: ctc.ctc_lo"
         )
 
 

@@ -15,6 +15,7 @@ from espnet_kd.criteria import TopClasses
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
 from espnet_kd.rnnt.device import to_device
+from espnet_kd.teachers.model import TeacherModel
 from espnet_kd.teachers.taps import Targets
 
 ABSENT = -1e4  # logit of a token that the teacher does not have: the posterior is 0, its logarithm finite
@@ -178,3 +179,37 @@ def is_special(token: str) -> bool:
 def _some(tokens: Sequence[str]) -> str:
     shown = ", ".join(map(repr, tokens[:SHOWN]))
     return f"{shown} and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else shown or "none"
+
+
+def tokens_of(teacher: TeacherModel, user: str) -> list[str]:
+    """Return the tokens of a teacher.
+
+    Raises:
+        UserError: it has none; names what needs them.
+    """
+    if teacher.tokens is None:
+        raise UserError(
+            f"{user} compares distributions over tokens, but {teacher.owner} has none: compare hidden "
+            "vectors (`type: hidden`), or use its transcripts as pseudo-labels"
+        )
+    return teacher.tokens
+
+
+def check_tokens(tokens: Sequence[str], teacher: TeacherModel, user: str) -> None:
+    """Refuse a teacher with another token list, naming the first difference.
+
+    Args:
+        tokens: the student's, or those of another teacher.
+        teacher: the teacher.
+        user: what needs them to be the same, one of ``token_users``.
+    """
+    owner, theirs_all = teacher.owner, tokens_of(teacher, user)
+    way_out = (
+        f"{user} needs the same tokens in both: train both with one token list, or compare hidden vectors of "
+        "the encoders alone"
+    )
+    for i, (ours, theirs) in enumerate(zip(tokens, theirs_all, strict=False)):
+        if ours != theirs:
+            raise UserError(f"token {i} is {ours!r} for the student, {theirs!r} for {owner}: {way_out}")
+    if len(tokens) != len(theirs_all):
+        raise UserError(f"the student has {len(tokens)} tokens, {owner} {len(theirs_all)}: {way_out}")

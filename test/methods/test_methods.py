@@ -17,7 +17,7 @@ from espnet_kd.methods.fit import _check_classes
 from espnet_kd.methods.method import Method
 from espnet_kd.methods.mutual import mutual_options
 from espnet_kd.schedule import Schedule
-from espnet_kd.teachers.options import Term
+from espnet_kd.teachers.options import Term, check_k, term_options
 
 TEACHER = {"teacher": {"exp": "exp/t"}, "criteria": {"ctc": {}}}
 LABELS = """
@@ -118,6 +118,39 @@ def test_hidden_vectors_are_not_taken_for_logits() -> None:
     with pytest.raises(UserError, match="enc: encoder of the student has 16 values at a position, but there"):
         _check_classes(term, values, values, tokens=7)
     _check_classes(term, values, values, tokens=None)  # a plug-in may compare anything
+
+
+@pytest.mark.parametrize("options", [consistency_options, mutual_options])
+@pytest.mark.parametrize(
+    "criterion", [{"type": "sequence", "tap": "ctc.ctc_lo"}, {"type": "transducer", "kind": "sequence"}]
+)
+def test_probabilities_of_labels_have_no_positions_to_compare(options, criterion: dict) -> None:
+    with pytest.raises(UserError, match="criterion c: posteriors are compared position by position"):
+        options({"criteria": {"c": criterion}})
+
+
+def test_a_weight_of_all_views_belongs_into_each_criterion() -> None:
+    with pytest.raises(UserError, match="consistency: the weight is one of each criterion: write `criteria:"):
+        consistency_options({"weight": 0.2, "criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}})
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("prefix", "write it at the top level of the configuration"), ("hypotheses", "`nbest: {records:")],
+)
+def test_keys_of_methods_are_sent_to_where_they_belong(key: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"criteria: a: {key} is no option of a criterion: .*{message}"):
+        term_options({"a": {"type": "transducer", "kind": "sequence", key: 4}})
+
+
+def test_the_blank_is_no_class_of_a_decoder() -> None:
+    def check(**options: str) -> None:
+        check_k(term_options({"a": {"type": "decoupled_kl", "tap": "decoder", **options}}), 7)
+
+    check(target_class="top")
+    check(tap="ctc.ctc_lo")
+    with pytest.raises(UserError, match="criterion a: `target_class: blank`, .*: give target_class: top"):
+        check()
 
 
 def test_a_task_that_weighs_nothing_may_be_infinite() -> None:
