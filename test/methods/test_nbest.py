@@ -1,6 +1,7 @@
 """Hypotheses of records in a batch, and the option ``nbest``."""
 
 import json
+import logging
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, to_json
 from espnet_kd.errors import UserError
 from espnet_kd.methods import active
-from espnet_kd.methods.nbest import WithHypotheses, nbest_options
+from espnet_kd.methods.nbest import WithHypotheses, check_lists, check_records, nbest_options
 from espnet_kd.schedule import Schedule
 
 LISTS = {
@@ -85,6 +86,60 @@ def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
             method.preprocess(args, True, student)
 
 
+def numbered(utt: str, data: dict) -> dict:
+    """Turn a text into tokens: A is 3, B is 4, and all other letters are unknown."""
+    return {**data, "text": np.array([{"A": 3, "B": 4}.get(x, 1) for x in data["text"]])}
+
+
+def tried(tmp_path: Path, lists: dict[str, list[tuple[str, float]]], count: int = 4) -> None:
+    records = write(tmp_path / "records", lists)
+    prepare = WithHypotheses(numbered, nbest_options({"records": records, "hypotheses": count}))
+    check_lists(prepare, {utt: len(prepare.hypotheses(utt)) for utt in [*lists, "other"]}, unknown=1)
+
+
+def test_lists_are_counted_before_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the lists a (AB, A, B, BB) and d (A, ABC) one of ten tokens is unknown; b has nothing to compare."""
+    lists = {**LISTS, "d": [("A", -1.0), ("ABC", -2.0)]}
+    with caplog.at_level(logging.INFO):
+        tried(tmp_path, lists, 5)
+    assert "3 of 5 utterances have hypotheses, 2 at least two; 10.0% of their tokens are" in caplog.text
+    assert "hypotheses is 5, but" in caplog.text and "at most 4 different ones" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"a": [("A", -1.0)], "b": [("B", -0.5)]}, "nbest: no list in .*records has two hypotheses of"),
+        ({"a": [("AC", -1.0), ("AD", -2.0)]}, "nbest: no list in .*records has two hypotheses of different"),
+        (
+            {"a": [("ab a", -1.0), ("ab b", -2.0)]},
+            "nbest: 100% of the tokens of .*records are unknown .* in 'ab a' for a: .* `normalise: .upper.`",
+        ),
+    ],
+)
+def test_lists_from_which_nothing_is_learned_are_refused(tmp_path: Path, lists: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tried(tmp_path, lists)
+
+
+def test_where_records_are(tmp_path: Path) -> None:
+    dst = tmp_path / "dst"
+    dst.mkdir()
+    (tmp_path / "file").touch()
+    wrong = {"missing": "does not exist", "file": "is no directory", "dst": "has no decoded hypotheses"}
+    for place, problem in wrong.items():
+        with pytest.raises(UserError, match=f"nbest: .*/{place} {problem}.*: give the --decode_dir of"):
+            check_records(tmp_path / place)
+    decoded = write(dst / "decode", LISTS)
+    with pytest.raises(UserError, match="nbest: .*dst has pseudo-labels: their hypotheses are in .*/decode"):
+        check_records(dst)
+    check_records(Path(decoded))
+    (Path(decoded) / "00001.jsonl").write_text("x\n")
+    with pytest.raises(UserError, match="nbest: .*00001.jsonl:1 is not a decoded utterance"):
+        WithHypotheses(student, nbest_options({"records": decoded}))
+
+
 def test_hypotheses_are_brought_into_the_students_form(tmp_path: Path) -> None:
     records = write(tmp_path / "records", {"a": [("ab", -1.0), ("AB", -2.0), ("b", -3.0)]})
     prepare = WithHypotheses(student, nbest_options({"records": records, "normalise": ["upper"]}))
@@ -106,7 +161,7 @@ def test_records_without_scores_are_refused(tmp_path: Path) -> None:
         ({"records": "r", "tap": "decoder"}, "nbest: tap is 'decoder': give the CTC layer"),
         ({"records": "r", "weight": -1}, "nbest: weight: -1 is below 0"),
         ({"records": "r", "normalise": "up"}, "nbest: normalise is 'up': give a list of steps"),
-        ({"records": "r", "normalise": ["up"]}, "up"),
+        ({"records": "r", "normalise": ["up"]}, "^nbest: normalise: up: no such step; known are"),
         ({"records": "r", "k": 2}, "nbest: .*k"),
     ],
     ids=str,
