@@ -143,7 +143,7 @@ def status(state: State) -> str:
     seeds = sorted({seed for row in state.plan.rows.values() for seed in row.seeds})
     table = [["", *(f"seed {seed}" for seed in seeds)]]
     waiting: dict[str, dict[str, None]] = {}  # what is waited for -> names of variants, in their order
-    failed, seconds = [], 0.0
+    failed, seconds, stores = [], 0.0, 0.0
     for name, row in state.plan.rows.items():
         for variant in variants_of(row):
             label = variant.name if row.name == name else f"{name} = {variant.name}"
@@ -160,10 +160,13 @@ def status(state: State) -> str:
             table.append(line)
     for trial in state.trials():
         seconds += state.cpu_seconds(trial) or 0
+        record = state.record(trial)
+        stores += (record and record.targets_cpu_seconds) or 0  # the report counts them, too
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
     rates = f"numbers are {state.plan.metric.upper()} in per cent on the validation set"
-    lines += ["", f"{rates}; {seconds / HOUR:.1f} core-hours of training so far"]
+    what = "training and the target stores that it reads" if stores else "training"
+    lines += ["", f"{rates}; {(seconds + stores) / HOUR:.1f} core-hours of {what} so far"]
     lines += [f"waiting: {'; '.join(names)} for {needs}" for needs, names in waiting.items()]
     return "\n".join(lines + failed)
 

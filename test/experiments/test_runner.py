@@ -5,7 +5,9 @@ import json
 import shlex
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from experiment_recipe import calls, experiments, record_file, start, trained, until, write_recipe
@@ -13,6 +15,7 @@ from experiment_recipe import calls, experiments, record_file, start, trained, u
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.command import main
 from espnet_kd.experiments.runner import visible_gpus
+from espnet_kd.experiments.trials import State
 
 ALL = """
     teacher_seed1 alone_1x_seed1 kl-weight-1_1x_seed1 kl-weight-10_1x_seed1 alone_2x_seed1
@@ -128,6 +131,13 @@ def test_a_killed_runner_is_continued_and_its_trainings_are_waited_for(recipe: P
     assert record_file(recipe) == record_file(whole)
 
 
+def with_store(record: Any) -> Any:
+    def found(*args: Any) -> Any:
+        return (one := record(*args)) and replace(one, targets_cpu_seconds=1800.0)
+
+    return found
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_trainings(recipe: Path, number: int) -> None:
     (recipe / "hold").touch()
@@ -144,7 +154,9 @@ def test_ctrl_c_ends_the_trainings(recipe: Path, number: int) -> None:
     assert len(trained(recipe)) == 3
 
 
-def test_a_failure_stops_only_what_needs_it(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_stops_only_what_needs_it(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (recipe / "fail_kl-weight-10_1x_seed1").touch()
     run("--seeds", "1", "--jobs", "2", status=1)
     assert set(trained(recipe)) == set(ALL[:3]) | {"alone_2x_seed1"}
@@ -154,6 +166,10 @@ def test_a_failure_stops_only_what_needs_it(recipe: Path, capsys: pytest.Capture
     ]
     main(["plans/two.yaml", "--status"])
     assert capsys.readouterr().out.splitlines() == STATUS.splitlines()
+    with monkeypatch.context() as patch:  # half an hour of a store for each of four trainings
+        patch.setattr(State, "record", with_store(State.record))
+        main(["plans/two.yaml", "--status"])
+    assert "6.0 core-hours of training and the target stores that it reads so" in capsys.readouterr().out
     (recipe / "fail_kl-weight-10_1x_seed1").unlink()
     run("--seeds", "1")
     assert len(trained(recipe)) == len(set(trained(recipe))) == 6
