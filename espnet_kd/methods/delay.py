@@ -156,10 +156,15 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
     for term in terms:
         if not (on_lattice(term.kind) and term.options.get("delay") == "auto"):
             continue
-        refuse_unmeasurable(args, term, stored=teacher is None)
+        refuse_stored(term, stored=teacher is None)
         if not isinstance(teacher, Experiment):
             owner = "the teacher" if teacher is None else teacher.owner
             raise UserError(f"criteria: {term.term.name}: {owner} is no transducer of ESPnet")
+        if not args.delay_student:  # kd.sh gives it where it trains the student alone before
+            raise UserError(
+                f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
+                "criteria first and give its directory as --delay_student, or give a number of frames"
+            )
         name = teacher.checkpoint.name
         same = (Path(args.delay_student) / name).is_file()  # or else another epoch counts as its best
         student = load_experiment(args.delay_student, name if same else None)
@@ -175,26 +180,16 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
         )
 
 
-def refuse_unmeasurable(args: argparse.Namespace, term: TermOptions, stored: bool) -> None:
-    """Refuse ``delay: auto`` without a model to measure.
-
-    Args:
-        stored: targets come from a store.
+def refuse_stored(term: TermOptions, stored: bool) -> None:
+    """Refuse ``delay: auto`` where targets come from a store, so that there is no teacher to measure.
 
     Raises:
-        UserError: there is no teacher in memory, or no trained student.
+        UserError: they do.
     """
-    if term.options.get("delay") != "auto" or not on_lattice(term.kind):
-        return
-    if stored:
+    if stored and on_lattice(term.kind) and term.options.get("delay") == "auto":
         raise UserError(
             f"criteria: {term.term.name}: delay: auto compares student and teacher, but targets come "
             "from a store: give a number of frames"
-        )
-    if not args.delay_student:
-        raise UserError(
-            f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
-            "criteria first and give its directory as --delay_student, or give a number of frames"
         )
 
 

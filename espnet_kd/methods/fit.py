@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from espnet_kd.criteria import CRITERIA
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.errors import UserError
-from espnet_kd.methods.delay import refuse_unmeasurable
+from espnet_kd.methods.delay import refuse_stored
 from espnet_kd.methods.distillation import choose_targets
 from espnet_kd.methods.distilled import aligned, ratio_of
 from espnet_kd.methods.initialise import check_parts, initialise
@@ -80,7 +80,7 @@ def check_student(model: ESPnetASRModel, args: argparse.Namespace) -> None:
     if not terms:
         return
     for t in terms:
-        refuse_unmeasurable(args, t, stored=options.store is not None)
+        refuse_stored(t, stored=options.store is not None)
     terms = without_auto(terms)
     refuse_time_warp(args, terms)
     refuse_moving_effects(args, terms)

@@ -105,6 +105,16 @@ def test_mistakes_in_methods_are_found_before_a_teacher_is_trained(
         check(tmp_path, kd, *teacher)
 
 
+def test_the_delay_is_measured_when_the_student_alone_is_trained(tmp_path: Path) -> None:
+    """kd.sh trains it before, and names it in the command of the training."""
+    auto = {"criteria": {"lattice": {"type": "transducer", "delay": "auto"}}}
+    teacher = ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))
+    check(tmp_path, auto, *teacher, "--task", "asr_transducer", student="student_transducer")
+    with pytest.raises(UserError, match="delay: auto compares student and teacher, but targets come from a"):
+        stored = auto | {"teacher": {"store": "exp/store"}}
+        check(tmp_path, stored, "--task", "asr_transducer", student="student_transducer")
+
+
 def test_records_may_come_from_the_labels_that_are_still_to_be_made(tmp_path: Path) -> None:
     check(tmp_path, {"nbest": {"records": "missing"}}, "--pseudo_labels")
 
