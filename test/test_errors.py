@@ -169,6 +169,7 @@ BAD = [
     ("progress", f"{LONG} --pid 1", "n cannot be used: File name too long"),
     ("train", "--config missing.yaml --output_dir out", "missing.yaml does not exist"),
     ("train", "--config broken.yaml --output_dir out", "broken.yaml:2: not YAML"),
+    ("train", "--config good.yaml --output_dir out", "good.yaml: unknown key a; `espnet-kd train"),
     ("train", "--output_dir file/x", "cannot make the output directory file/x: "),
     ("train", "--output_dir out --token_type char --token_list missing", "token_list: missing does not"),
     ("train", "--output_dir out --token_type char --token_list file", "--train_data_path_and_name"),
