@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,6 +37,7 @@ from espnet_kd.tasks.trainer import ResumableTrainer
 from espnet_kd.teachers.experiment import naming_stand_in
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
+UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 TABLES = ("sound", "kaldi_ark", "npy")  # types of ESPnet's data that have an utterance a line
 
 
@@ -109,10 +111,22 @@ class WithMethods(AbsTask):
 
     @classmethod
     def build_stock(cls, args: argparse.Namespace) -> Any:
-        """Build the model without methods."""
+        """Build the model without methods.
+
+        Raises:
+            UserError: a part of it does not know one of its options.
+        """
         read_numbers(args)
-        with naming_stand_in("the student"):
-            return super().build_model(args)
+        try:
+            with naming_stand_in("the student"):
+                return super().build_model(args)
+        except TypeError as e:
+            if (found := UNKNOWN.search(str(e))) is None:
+                raise
+            part, option = found.groups()
+            confs = {key: conf for key, conf in vars(args).items() if key.endswith("_conf")}
+            where = " or ".join(key for key, conf in confs.items() if option in (conf or ()))
+            raise UserError(f"{where or 'the model'}: {option} is no option of {part}: leave it out") from e
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> Any:

@@ -12,6 +12,8 @@ CONF = Path(__file__).parents[2] / "egs/an4/kd1/conf"
 TEACHER = ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_conformer.yaml"))
 KL = {"type": "kl", "tap": "ctc.ctc_lo"}
 ATT = {"type": "kl", "tap": "decoder"}
+NODES = {"type": "transducer"}
+SCORES = {"type": "sequence", "tap": "ctc_lin", "teacher_tap": "joint_network"}
 SLOW = {"input_layer": "conv2d8"}
 OWN = {"prefix": {"student": 0.3}}
 VIEWS = {"consistency": {"criteria": {"ctc": KL}}}
@@ -103,6 +105,23 @@ def test_mistakes_in_methods_are_found_before_a_teacher_is_trained(
     teacher = ("--teacher", "exp") if "criteria" in kd and "teacher" not in kd else ()
     with pytest.raises(UserError, match=message):
         check(tmp_path, kd, *teacher)
+
+
+@pytest.mark.parametrize(
+    ("kd", "message"),
+    [
+        ({}, "prefix: no criterion with a weight compares the lattice"),
+        ({"criteria": {"l": NODES, "c": SCORES}}, "prefix: criterion c needs the teacher's lattice along"),
+        ({"criteria": {"l": NODES}, "teacher": {"store": "s"}}, "prefix: stored targets of the lattice"),
+        ({"decoder": "mega"}, "decoder_conf: rnn_type is no option of MEGADecoder: leave it out"),
+    ],
+    ids=["no criterion", "two criteria", "store", "another decoder"],
+)
+def test_mistakes_in_a_transducer_are_found(tmp_path: Path, kd: dict, message: str) -> None:
+    own = {**OWN, **kd}
+    teacher = ("--teacher", "exp") if "criteria" in kd and "teacher" not in kd else ()
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, own, *teacher, "--task", "asr_transducer", student="student_transducer")
 
 
 def test_the_delay_is_measured_when_the_student_alone_is_trained(tmp_path: Path) -> None:
