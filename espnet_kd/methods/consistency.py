@@ -128,7 +128,7 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
     if not isinstance(consistency, Mapping):
         raise UserError(f"consistency: {consistency!r} is no mapping: write {EXAMPLE} below it")
     if "weight" in consistency:
-        raise UserError(f"consistency: the weight is one of each criterion: write {EXAMPLE}")
+        raise UserError(f"consistency: weight belongs in each criterion: write {EXAMPLE}")
     refuse_unknown("consistency", consistency, ("criteria", *vars(Views())))
     found = Views(**{key: value for key, value in consistency.items() if key != "criteria"})
     if type(found.views) is not int or not 2 <= found.views <= MOST_VIEWS:

@@ -268,7 +268,7 @@ def test_what_cannot_be_compared_is_refused(recipe: Recipe, caplog: pytest.LogCa
     delayed = {"criteria": {"c": {"type": "transducer", "delay": "auto"}}}
     for consistency, changes, message in [
         ({"views": 2}, {}, "consistency: criteria is missing"),
-        ({"criteria": {"ctc": CTC}, "weight": 1}, {}, "consistency: the weight is one of each criterion"),
+        ({"criteria": {"ctc": CTC}, "weight": 1}, {}, "consistency: weight belongs in each criterion"),
         ({**VIEWS, "views": 1}, {}, "consistency: views is 1: give a whole number from 2 to 8"),
         ({**VIEWS, "views": True}, {}, "consistency: views is True"),
         ({**VIEWS, "time_mask_factor": 0}, {}, "consistency: time_mask_factor is 0: give a number above 0"),

@@ -130,7 +130,7 @@ def test_probabilities_of_labels_have_no_positions_to_compare(options, criterion
 
 
 def test_a_weight_of_all_views_belongs_into_each_criterion() -> None:
-    with pytest.raises(UserError, match="consistency: the weight is one of each criterion: write `criteria:"):
+    with pytest.raises(UserError, match="consistency: weight belongs in each criterion: write `criteria:"):
         consistency_options({"weight": 0.2, "criteria": {"ctc": {"type": "kl", "tap": "ctc.ctc_lo"}}})
 
 
