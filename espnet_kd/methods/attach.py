@@ -12,7 +12,15 @@ from espnet_kd.host.outputs import OWN_PREFIX
 from espnet_kd.methods.consistency import compared_views
 from espnet_kd.methods.delay import set_delays
 from espnet_kd.methods.distilled import Objective, distil
-from espnet_kd.methods.fit import Shapes, compared_terms, fit_layers, fit_models, student_noise, teacher_noise
+from espnet_kd.methods.fit import (
+    Shapes,
+    compared_terms,
+    fit_layers,
+    fit_models,
+    student_noise,
+    teacher_noise,
+    without_auto,
+)
 from espnet_kd.methods.initialise import freeze_unreached
 from espnet_kd.methods.nbest import nbest_options
 from espnet_kd.methods.transducer import distil_transducer
@@ -45,7 +53,7 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     sources = options.sources if options.store is None or args.init_from_teacher else ()
     experiments = [source.load() for source in sources]
     terms = compared_terms(args)
-    maps = fit_models(model, args, experiments, terms)
+    maps = fit_models(model, args, experiments, without_auto(terms))
     if not terms:
         return model
     set_delays(args, terms, experiments[0] if options.store is None else None)

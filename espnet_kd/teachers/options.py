@@ -225,7 +225,7 @@ def term_options(criteria: Mapping[str, Any]) -> list[TermOptions]:
             _check_lattice(name, entry, student, teacher)
         weight = build_schedule(entry.get("weight", 1.0), f"criteria: {name}.weight")
         options = {key: with_numbers(value) for key, value in entry.items() if key not in TERM_KEYS}
-        for key in options.keys() & MISPLACED.keys() if entry["type"] in CRITERIA else ():
+        for key in options.keys() & MISPLACED.keys() if str(entry["type"]) in CRITERIA else ():
             raise UserError(f"criteria: {name}: {key} is no option of a criterion: {MISPLACED[key]}")
         term = Term(str(name), weight, student, teacher)
         result.append(TermOptions(term, entry["type"], options, _resample(term, entry)))

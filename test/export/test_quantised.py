@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_exported_is_refused() -> None:
     model = Model()
     model.frontend = None
     with pytest.raises(UserError, match=r"quantise: .* cannot export the model: its input is features"):
-        QuantiseMethod().attach(model, Namespace(quantise={"begin": 5}), Model)
+        QuantiseMethod().check_model(model, Namespace(quantise={"begin": 5}))
 
 
 def test_off_nothing_changes() -> None:
