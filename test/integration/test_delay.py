@@ -17,6 +17,7 @@ from espnet_kd.encoders.deepspeech2 import DeepSpeech2
 from espnet_kd.encoders.jasper import Jasper
 from espnet_kd.errors import UserError
 from espnet_kd.methods.delay import Delays, emissions, frame_milliseconds, in_chunks, measure, set_delays
+from espnet_kd.tasks.asr import TransducerDistillationTask
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.options import term_options
 
@@ -27,8 +28,6 @@ CHECKPOINT = "valid.loss_transducer.ave.pth"
 @pytest.fixture(scope="module")
 def student(recipe: Recipe) -> Path:
     """A streaming transducer of one epoch."""
-    from espnet_kd.tasks.asr import TransducerDistillationTask
-
     encoder = MODELS["transducer_student"]["encoder_conf"]
     chunks = {"dynamic_chunk_training": True, "short_chunk_size": 4, "num_left_chunks": 2}
     conf = {**encoder, "main_conf": {**encoder["main_conf"], **chunks}}
@@ -154,6 +153,19 @@ def test_auto_is_settled_by_a_trained_student(
         UserError, match="delay: auto compares student and teacher, but targets come from a store"
     ):
         set_delays(args, terms, None)
+
+
+def test_a_student_is_built_with_the_delay_that_was_measured(recipe: Recipe, student: Path) -> None:
+    more = {
+        "teacher": {"exp": str(student)},
+        "criteria": {"lattice": {"type": "transducer", "delay": "auto"}},
+        "delay_student": str(student),
+    }
+    with contextlib.chdir(recipe.root):
+        words = recipe.training("exp/delayed", "transducer_student", **more)
+        args = TransducerDistillationTask.get_parser().parse_args(words)
+        model = TransducerDistillationTask.build_model(args)
+    assert type(model.kd_criteria["lattice"].delay) is int
 
 
 def test_student_and_teacher_may_have_chosen_their_models_differently(recipe: Recipe, student: Path) -> None:
