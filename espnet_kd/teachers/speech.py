@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from espnet_kd.data.audio import convert
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import Preprocess, preprocessing
-from espnet_kd.teachers.experiment import Experiment, input_rate, read_config
+from espnet_kd.teachers.experiment import Experiment, input_rate
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.options import TermOptions, teacher_options
 
@@ -65,7 +65,8 @@ def at_rate(speech: NDArray[Any], rates: tuple[int, int] | None) -> NDArray[Any]
 
 def speech_for(experiment: Experiment, samples: NDArray[Any], rate: int) -> NDArray[np.float32]:
     """Return speech (N,) of any rate as an experiment reads it: prepared as in its training, at its rate."""
-    prepare = preprocessing({**read_config(experiment.directory), "token_type": None})
+    config = Experiment.speech(str(experiment.directory))[1]
+    prepare = preprocessing({**config, "token_type": None})
     data: dict[str, Any] = {"speech": samples.astype(np.float32)}  # a copy, as it may be changed in place
     found = data if prepare is None else prepare("", data)
     rates = None if experiment.rate in (None, rate) else (rate, experiment.rate)

@@ -18,6 +18,7 @@ from espnet_kd.targets import command
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.model import SpeechError
+from espnet_kd.teachers.speech import speech_for
 
 pytestmark = pytest.mark.slow(seconds=8)
 
@@ -80,6 +81,11 @@ def without_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "frontend_conf": {"fs": RATE, "n_fft": 400, "hop_length": 160}, "specaug": None,
     }  # fmt: skip
     return write_experiment(directory, S2TTask, config)
+
+
+def test_speech_for_figures_needs_no_text(exp: Path) -> None:
+    samples = BATCH[0][1].numpy()
+    assert (speech_for(load_experiment(exp), samples, RATE) == samples).all()
 
 
 def test_speech_is_padded_and_the_text_follows_the_prompt(exp: Path) -> None:
