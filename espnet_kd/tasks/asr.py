@@ -125,8 +125,11 @@ class WithMethods(AbsTask):
                 raise
             part, option = found.groups()
             confs = {key: conf for key, conf in vars(args).items() if key.endswith("_conf")}
-            where = " or ".join(key for key, conf in confs.items() if option in (conf or ()))
-            raise UserError(f"{where or 'the model'}: {option} is no option of {part}: leave it out") from e
+            having = [key for key, conf in confs.items() if option in (conf or ())]
+            # Encoder and decoder may both have it, and classes are named by what they are.
+            where = [key for key in having if key.removesuffix("_conf") in part.lower()] or having
+            begin = " or ".join(where) or "the model"
+            raise UserError(f"{begin}: {option} is no option of {part}: leave it out") from e
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> Any:

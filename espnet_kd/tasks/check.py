@@ -77,12 +77,19 @@ def training_options(
 
 
 def _untrained(task: Any, file: Path, tokens: Path, words: str) -> "tuple[Experiment, argparse.Namespace]":
-    """Build a teacher of its training's configuration; return it with its options."""
+    """Build a teacher of its training's configuration; return it with its options.
+
+    Raises:
+        UserError: there is no such model; names the configuration.
+    """
     from espnet_kd.host.models import make_deterministic
     from espnet_kd.teachers.experiment import Experiment, input_rate
 
     args = training_options(task, [file], tokens, words)
-    model = task.build_stock(args).eval().requires_grad_(False)
+    try:
+        model = task.build_stock(args).eval().requires_grad_(False)
+    except UserError as e:
+        raise UserError(f"{file}: {e}") from None
     make_deterministic(model)
     return Experiment(model, file, file, input_rate(vars(args)), args.input_size), args
 

@@ -49,6 +49,7 @@ def check(tmp_path: Path, kd: dict, *options: str, student: str = "student_confo
         ({"criteria": {}, "init_from_teacher": {"encoder": True}}, (), "choose parts of equal shape"),
         ({"criteria": {"ctc": KL}, "encoder_conf": SLOW}, (), "24 positions at ctc.ctc_lo, the teacher 49"),
         ({"criteria": {"ctc": KL}, "consistancy": {}}, (), "unknown key consistancy; did you mean con"),
+        ({"criteria": {"ctc": KL}, "decoder": "transducer"}, (), "^decoder_conf: attention_heads is no opt"),
     ],
 )
 def test_mistakes_are_found(tmp_path: Path, kd: dict, options: tuple[str, ...], message: str) -> None:
@@ -70,6 +71,13 @@ def test_what_is_right_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     options = ("--task", "asr_transducer", "--args", "--targets soft", "--pseudo_labels")
     options += ("--teacher", "exp", "--teacher_config", str(CONF / "teacher_transducer.yaml"))
     check(tmp_path, lattice, *options, student="student_transducer")
+
+
+def test_a_wrong_option_of_a_teacher_names_its_configuration(tmp_path: Path) -> None:
+    wrong = tmp_path / "teacher.yaml"
+    wrong.write_text("encoder: conformer\nencoder_conf: {heads: 4}\n")
+    with pytest.raises(UserError, match="teacher.yaml: encoder_conf: heads is no option of ConformerEncoder"):
+        check(tmp_path, {"criteria": {"ctc": KL}}, "--teacher", "exp", "--teacher_config", str(wrong))
 
 
 def test_trained_teachers_need_no_configuration(tmp_path: Path) -> None:
