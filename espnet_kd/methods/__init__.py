@@ -67,10 +67,7 @@ def refuse_data_parallel(args: Namespace) -> None:
         UserError: several GPUs would be used by it.
     """
     if args.ngpu > 1 and not args.multiprocessing_distributed:
-        raise UserError(
-            "distillation on several GPUs needs DistributedDataParallel: "
-            "add --multiprocessing_distributed true"
-        )
+        raise UserError("several GPUs need DistributedDataParallel: add --multiprocessing_distributed true")
 
 
 def idle_keys(config: Mapping[str, Any]) -> set[str]:

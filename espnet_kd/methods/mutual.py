@@ -68,7 +68,7 @@ class MutualMethod(Method):
         """Refuse layers that peer 1 lacks; the others are built, and refused, when the training begins."""
         from espnet_kd.methods.fit import check_layers
 
-        check_layers(model, args, mutual_options(args.mutual)[1], "peer 1")
+        check_layers(model, args, mutual_options(args.mutual)[1], "peer 1", "mutual")
 
     def models(self, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Return the configurations of all peers."""

@@ -282,10 +282,13 @@ def check_decoder(model: nn.Module, name: str = "scheduled_sampling") -> None:
     """
     decoder = getattr(model, "decoder", None)
     if not has_transformer_decoder(model):
-        other = "; ESPnet's RNN decoder has `sampling_probability`" if name == "scheduled_sampling" else ""
+        others = {
+            "scheduled_sampling": "; ESPnet's RNN decoder has `sampling_probability`",
+            "prefix": ", and with transducers of --task asr_transducer",
+        }
         raise UserError(
             f"{name}: the model has {type(decoder).__name__ if decoder else 'no'} decoder: "
-            f"it works with Transformer decoders{other}"
+            f"it works with Transformer decoders{others[name]}"
         )
 
 
