@@ -20,7 +20,8 @@ GAP = 6.0  # between labels, in pixels
 OCTAVES = 2.1  # least width of the axis of core-hours
 TICKS = 6  # about so many numbers fit on it
 PER_CENT = 2.0  # least height of the axis of error rates
-FAR_APART = 5.0  # ratio of error rates from which their axis is logarithmic
+BESIDE = 5.0  # of intervals that leave the points far behind this much is drawn at least, in per cent
+FAR_APART = 4.0  # ratio of error rates from which their axis is logarithmic
 CENTRED: Mapping[str, Any] = {
     "xytext": (0, 0),
     "textcoords": "offset points",
@@ -172,7 +173,10 @@ def _scale(ax: Any) -> None:
 
 
 def _scale_rates(ax: Any, curves: Sequence[Curve]) -> None:
-    """Make the axis of error rates long enough to be read, and logarithmic where one bad start fills it."""
+    """Make the axis of error rates long enough to be read, and logarithmic where one bad start fills it.
+
+    Intervals of few seeds may be much longer than the curves: they are cut off.
+    """
     rates = [point.mean for curve in curves for point in (*curve.points, *curve.paid)]
     if min(rates) > 0 and max(rates) > FAR_APART * min(rates):
         ax.set_yscale("log")
@@ -181,7 +185,9 @@ def _scale_rates(ax: Any, curves: Sequence[Curve]) -> None:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         ax.yaxis.set_minor_locator(NullLocator())
         return
+    beside = max(BESIDE, (max(rates) - min(rates)) / 4)
     bottom, top = ax.get_ylim()
+    bottom, top = max(bottom, min(rates) - beside), min(top, max(rates) + beside)
     lacking = max(0.0, PER_CENT - (top - bottom)) / 2
     ax.set_ylim(bottom - lacking, top + lacking)
 

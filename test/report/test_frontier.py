@@ -83,6 +83,14 @@ def test_one_bad_start_does_not_flatten_the_rest(figures: list[Figure]) -> None:
     assert shown == ["10", "20", "50", "100"]
 
 
+def test_intervals_of_few_seeds_do_not_flatten_the_curves(figures: list[Figure]) -> None:
+    cells = [(0.25, 40.0, 200.0, "1x"), (0.5, 24.0, 3.0, "2x")]
+    points = [Point(cost, mean, mean - wide, mean + wide, length) for cost, mean, wide, length in cells]
+    ax = draw(figures, Curve("student alone", "alone", points), KL)
+    # means from 13.5 to 40: a quarter of the range, 6.625, is beside them
+    assert ax.get_ylim() == pytest.approx((6.875, 46.625)) and ax.get_yscale() == "linear"
+
+
 def test_each_curve_is_named_and_each_length_once(figures: list[Figure]) -> None:
     ax = draw(figures, ALONE, KL, TEACHER)
     texts = [text.get_text() for text in ax.texts]
