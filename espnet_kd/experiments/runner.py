@@ -87,7 +87,8 @@ def run_logged(
         directory: where it runs.
         log: locked while the command or one of its children lives.
         is_stopped: asked repeatedly; when it returns True, the command and its children are ended.
-        is_done: asked if another run of the command had to end first; when it returns True, nothing is done.
+        is_done: asked before the command starts, as one of a killed run may have ended; when it returns
+            True, nothing is done.
         pause: seconds between two questions.
         environment: variables to set for the command.
 
@@ -96,13 +97,11 @@ def run_logged(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
-        waited = False
         while not lock(out):  # a training of a run that was killed
             if is_stopped():
                 return STOPPED
-            waited = True
             time.sleep(pause)
-        if waited and is_done():
+        if is_done():
             return 0
         begin(out, words)
         process = subprocess.Popen(
