@@ -125,6 +125,9 @@ class State:
     directories: dict[Path, Trial] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._find_directories()
+
+    def _find_directories(self) -> None:
         self.directories = {trial.directory: trial for trial in self.trials()}
 
     @classmethod
@@ -257,7 +260,7 @@ class State:
             if rows != self.plan.rows:
                 self.checksums = {}  # a teacher may be another one
             self.plan = replace(self.plan, rows=rows)
-        self.__post_init__()
+        self._find_directories()
 
     def _decided(self, row: Row) -> Row:
         if not row.best_of or any(self.plan.rows[name].best_of for name in row.best_of):
