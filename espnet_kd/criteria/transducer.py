@@ -123,22 +123,23 @@ class TransducerKL(Criterion):
             ValueError: the two lattices, labels or lengths do not fit each other.
         """
         by_sequence = self.kind == "sequence"
-        return rnnt_distillation(
+        count = len(student.enc) if self.reduction == "sum" else 1  # the RNN-T loss stays a mean
+        found = rnnt_distillation(
             student,
             target,
             *mask,
             kind=self.kind,
             rnnt_weight=rnnt_weight,
-            kd_weight=kd_weight,
+            kd_weight=None if kd_weight is None else kd_weight * count,
             delay=self.delay,
             temperature=self.temperature,
             blank=self.blank,
             fastemit=fastemit,
-            reduction="sum" if self.reduction == "sum" else "mean",
             normalize="all_nodes" if self.reduction == "mean" and not by_sequence else self.normalize,
             chunk=self.chunk,
             distance=self.distance,
         )
+        return found._replace(kd=count * found.kd)
 
     def _of_hypotheses(self, student: Joint, target: SequenceScores, mask: Transcript) -> Tensor:
         """Compare the posteriors of student and teacher over the hypotheses of each utterance."""

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_kd.criteria import Criterion, TopClasses
+from espnet_kd.criteria import Criterion, TopClasses, Transcript
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.augmentation import has_masks, has_time_masks, more_time_masks, take_time_warp
 from espnet_kd.methods.attach import criterion_line
 from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.own import count_training, mix_in
-from espnet_kd.methods.transducer import KeepsLattice, provide_lattice
-from espnet_kd.rnnt import CollapsedTargets, Joint, OneBestTargets, SequenceScores
+from espnet_kd.methods.transducer import KeepsLattice, LatticeTransducer, provide_lattice
+from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, SequenceScores
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.teachers.options import Term, TermOptions
+from espnet_kd.teachers.short import check_frames_left
 from espnet_kd.teachers.taps import LATTICE, Taps, Targets
 
 STATISTIC = "loss_consistency_"  # begin of the names of the criteria's values
@@ -42,6 +43,10 @@ class Agreement:
     criteria: Mapping[str, Criterion]
     taps: Taps
 
+    def on_lattice(self) -> Term | None:
+        """Return the term that compares the lattices of the views; None without one."""
+        return next((term for term in self.terms if term.student_tap == LATTICE), None)
+
 
 class Consistency:
     """Mixed in before the class of a model; a training step runs it on all views of the batch at once.
@@ -53,6 +58,8 @@ class Consistency:
     Source:
         Yao et al. 2024, CR-CTC, arXiv:2410.05101.
     """
+
+    kd_in_loss: LatticeLoss | None = None  # what the passes of the RNN-T loss have computed beside it
 
     def forward(
         self,
@@ -100,6 +107,9 @@ class Consistency:
             if not term.weight.is_zero:
                 total = total + term.weight(step) * value[None]
         plan.taps.release()
+        if self.kd_in_loss is not None:  # both its terms are in the total as numbers; here is their gradient
+            total = total + (self.kd_in_loss.loss - self.kd_in_loss.loss.detach())
+            self.kd_in_loss = None
         stats["loss"] = total.detach().clone()  # the trainer divides the loss by accum_grad, in place
         return total, stats, weight
 
@@ -123,15 +133,45 @@ class Consistency:
         with torch.set_grad_enabled(use), refusing(f"consistency: criterion {term.name}"):
             if term.student_tap == LATTICE:
                 joint, transcript = self.take_lattice()
-                for k in range(1, plan.views):
-                    enc, dec = (of_other_view(x, plan.views, k) for x in (joint.enc, joint.dec))
-                    values.append(criterion(joint, replace(joint, enc=enc, dec=dec), transcript))
+                values += [] if self.kd_in_loss is None else [self.kd_in_loss.kd]
+                for k in range(1 + len(values), plan.views):
+                    values.append(criterion(joint, lattice_of_other_view(joint, plan.views, k), transcript))
             else:
                 seen = plan.taps.get(term.student_tap, tokens.read())
                 for k in range(1, plan.views):  # copies of an utterance have the same lengths
                     other = Targets(of_other_view(seen.tensor, plan.views, k), seen.lengths)
                     values.append(criterion(*aligned(seen, other, term)))
         return torch.stack(values).mean()
+
+
+class ViewsInLoss(KeepsLattice):
+    """Mixed in before a transducer whose lattices are compared: in the passes over them that its loss takes.
+
+    Where these passes are a teacher's criterion's, or not of the whole batch, the views have their own.
+    """
+
+    def _rnnt(self, joint: Joint, transcript: Transcript) -> Tensor:
+        """Return the RNN-T loss; a number, as its gradient comes with that of the first other view."""
+        loss: Tensor
+        seen = self.kd_lattice_seen
+        if not self.training or not torch.is_grad_enabled() or seen is None or seen[0] is not joint:
+            loss = super()._rnnt(joint, transcript)
+            return loss
+        plan: Agreement = self.kd_agreement
+        term = plan.on_lattice()
+        assert term is not None  # this class is for such
+        check_frames_left(transcript.enc_lens, "the model")
+        with refusing(f"consistency: criterion {term.name}"):
+            self.kd_in_loss = plan.criteria[term.name].with_task(
+                joint,
+                lattice_of_other_view(joint, plan.views, 1),
+                transcript,
+                rnnt_weight=self._rnnt_weight(),
+                kd_weight=term.weight(float(self.kd_step)) / (plan.views - 1),
+                fastemit=self.fastemit_lambda,
+            )
+        loss = self.kd_in_loss.rnnt
+        return loss
 
 
 class SharedWarp:
@@ -164,6 +204,11 @@ def repeated(values: Any, views: int) -> Any:
 def of_other_view(values: Tensor, views: int, k: int) -> Tensor:
     """Return for each view what the one k places after it has, of tensors (views * B, ...); constant."""
     return values.detach().unflatten(0, (-1, views)).roll(-k, 1).flatten(0, 1)
+
+
+def lattice_of_other_view(joint: Joint, views: int, k: int) -> Joint:
+    """Return the lattice of each view's other one, as ``of_other_view``."""
+    return replace(joint, enc=of_other_view(joint.enc, views, k), dec=of_other_view(joint.dec, views, k))
 
 
 def repeated_targets(targets: Targets, views: int) -> Targets:
@@ -209,6 +254,9 @@ def with_views(model: Any, views: Views, terms: Sequence[TermOptions]) -> Any:
     if warp is not None:
         model.specaug.register_forward_pre_hook(SharedWarp(warp, views.views))
     masks = more_time_masks(model.specaug, views.time_mask_factor)
+    on_lattice = model.kd_agreement.on_lattice()
+    if on_lattice is not None and isinstance(model, LatticeTransducer) and not on_lattice.weight.is_zero:
+        keeps = (ViewsInLoss,)
     mix_in(model, "Consistent", Consistency, *keeps)
     lines = [f"{views.views} views; {masks} time masks", *_lines(compared, criteria)]
     logging.info("consistency:\n" + "\n".join(f"    {line}" for line in lines))

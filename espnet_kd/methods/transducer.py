@@ -184,6 +184,11 @@ class LatticeTransducer(SeesLattice):
         check_frames_left(transcript.enc_lens, "the model")
         return rnnt_loss(joint, *transcript, fastemit=self.fastemit_lambda)
 
+    def _rnnt_weight(self) -> float:
+        """Return the factor of the RNN-T loss in the total loss of a training step."""
+        weight: float = self.transducer_weight
+        return weight
+
 
 class LatticeHybrid(SeesLattice):
     """Mixed in before ESPnet's ASR model with a transducer decoder, whose own loss stays."""
@@ -284,8 +289,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
             loss = self._of_transcripts(joint_out, transcript)
             self.kd_lattice = LatticeLoss(loss, loss.detach(), kd)
             return loss
-        step = float(self.kd_step)
-        task = self.kd_objective.task_weight(step) * self.transducer_weight
+        step, task = float(self.kd_step), self._rnnt_weight()
         if self._along_transcripts() is not None:
             with refusing(f"criterion {term.name}"):
                 soft = criterion.with_task(joint_out, teacher, transcript, None, term.weight(step))
@@ -333,8 +337,10 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if term.weight.is_zero:
             return total
         # Stock forward took the RNN-T loss as a number; here it comes with the gradient of both.
-        task = self.kd_objective.task_weight(step) * self.transducer_weight
-        return total - task * lattice.rnnt + lattice.loss
+        return total - self._rnnt_weight() * lattice.rnnt + lattice.loss
+
+    def _rnnt_weight(self) -> float:
+        return super()._rnnt_weight() * self.kd_objective.task_weight(float(self.kd_step))
 
 
 def like_student(teacher: Lattice, teacher_lens: Tensor, student: Joint, student_lens: Tensor) -> Lattice:

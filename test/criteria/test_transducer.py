@@ -7,7 +7,7 @@ import torch
 from torch import tensor
 
 from espnet_kd.criteria import CRITERIA, Transcript, build_criterion
-from espnet_kd.rnnt import Joint, collapsed_targets
+from espnet_kd.rnnt import Joint, collapsed_targets, rnnt_loss
 
 KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments")
 LENGTHS = Transcript(tensor([[1, 2, 4], [3, -1, -1], [-1, -1, -1]]), tensor([4, 3, 1]), tensor([3, 1, 0]))
@@ -191,3 +191,16 @@ def test_stored_targets_serve_as_the_teacher():
     criterion = build_criterion("transducer", kind="collapsed")
     stored = collapsed_targets(teacher, *LENGTHS)
     torch.testing.assert_close(criterion(student, stored, LENGTHS), criterion(student, teacher, LENGTHS))
+
+
+@every_reduction
+def test_the_reduction_is_not_that_of_the_rnnt_loss(reduction):
+    """The loss of the task stays a mean over the batch, whatever the criterion is; values and gradients."""
+    criterion, (student, teacher) = build_criterion("transducer", reduction=reduction), joints()
+    inputs = [x.requires_grad_() for x in tensors(student)]
+    found = criterion.with_task(student, teacher, LENGTHS, rnnt_weight=0.5, kd_weight=2.0)
+    task, kd = rnnt_loss(student, *LENGTHS), criterion(student, teacher, LENGTHS)
+    torch.testing.assert_close((found.rnnt, found.kd), (task.detach(), kd.detach()))
+    expected = 0.5 * task + 2.0 * kd
+    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, inputs) for x in (found.loss, expected)))

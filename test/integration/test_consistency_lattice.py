@@ -13,6 +13,7 @@ from test_transducer_task import CHECKPOINT, train
 from torch import nn
 
 from espnet_kd.errors import UserError
+from espnet_kd.methods.consistency_model import ViewsInLoss
 from espnet_kd.rnnt import Joint
 from espnet_kd.teachers.experiment import load_experiment
 
@@ -59,6 +60,36 @@ def test_the_value_is_that_of_the_two_lattices(recipe: Recipe, monkeypatch: pyte
     torch.testing.assert_close(loss.detach(), total, rtol=1e-4, atol=1e-4)
     loss.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["full", "collapsed", "one_best"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"views": 3}, {"reduction": "sum"}, {"schedule": True}],
+    ids=lambda c: "-".join(c) or "plain",
+)
+def test_terms_in_the_passes_of_the_loss_are_those_apart(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, kind: str, changes: dict[str, Any]
+) -> None:
+    """The same loss, statistics and gradients as with passes of its own, of two steps."""
+    weight = {"from": 0.0, "to": 1.0, "begin": 0, "steps": 2} if changes.get("schedule") else 0.5
+    lattice = {"type": "transducer", "kind": kind, "weight": weight, "reduction": changes.get("reduction")}
+    lattice = {key: value for key, value in lattice.items() if value is not None}
+    views = {"views": changes.get("views", 2), "criteria": {"lattice": lattice}}
+    found = []
+    for apart in (False, True):
+        if apart:
+            monkeypatch.delattr(ViewsInLoss, "_rnnt")
+        model, results = build(recipe, consistency=views), []
+        for _ in range(2):
+            torch.manual_seed(0)
+            loss, stats, _ = model(**batch())
+            model.zero_grad()
+            loss.sum().backward()
+            results += [loss.detach(), *stats.values(), *(p.grad.clone() for p in model.parameters())]
+        assert model.kd_in_loss is None and model.kd_lattice_seen is None
+        found.append(results)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_with_the_auxiliary_layer_alone(recipe: Recipe) -> None:
