@@ -57,6 +57,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "prune": {"target": 0.5, "end": 2},
     },
     "labels": {},  # a transducer that writes labels of its own, see `transducer`
+    "views": {},  # a transducer whose views are compared on their lattices
     "consistency": {
         "specaug": "specaug", "criteria": {"ctc": KL, "hid": HIDDEN},
         "consistency": {
@@ -66,6 +67,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ESPNET = {"exp": "exp/teacher"}
 TEACHERS = {"whisper": {"hf": "exp/whisper"}}
+TRANSDUCERS = ("labels", "views")
 TRANSFORMERS = ("transformer", "whisper", "mutual", "smaller", "consistency")
 
 
@@ -78,16 +80,24 @@ class MaskedSecondView(nn.Module):
         return masked, lengths
 
 
-def transducer() -> nn.Module:
-    """A transducer student without dropout; it writes no blanks, so that it has as many labels as it may."""
-    from bench.device_step import labels_of_its_own
+def transducer(name: str) -> nn.Module:
+    """A transducer without dropout; one with labels of its own writes no blanks, thus as many as it may."""
+    from bench.consistency import LATTICE, consistent
+    from bench.device_step import SIZE, TOKENS, labels_of_its_own
+    from bench.transducer import build
 
     torch.manual_seed(0)
-    built = labels_of_its_own(None)
-    built.specaug = None
+    if name == "views":
+        lattice = {"lattice": {**LATTICE["lattice"], "weight": 100.0}}
+        built = consistent(build(SIZE, len(TOKENS)), lattice)
+    else:
+        built = labels_of_its_own(None)
+    built.specaug = MaskedSecondView() if name == "views" else None
     for module in built.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    if name == "views":
+        return built
     with torch.no_grad():
         built.joint_network.lin_out.bias[0] = -10.0
     (term,) = built.kd_objective.terms
@@ -102,8 +112,8 @@ def student(root: Path, name: str) -> nn.Module:
 
     from espnet_kd.tasks.asr import ASRDistillationTask as Task
 
-    if name == "labels":
-        return transducer()
+    if name in TRANSDUCERS:
+        return transducer(name)
     quiet = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
     with contextlib.chdir(root):
         recipe = Recipe(root)
@@ -208,9 +218,9 @@ def test_two_processes_equal_one(root: Path, name: str) -> None:
             torch.testing.assert_close(
                 found, expected, atol=1e-4, rtol=rtol, msg=lambda m, key=key: f"{key}: {m}"
             )
-    compared = ("joint_network.lin_", "ctc_lin") if name == "labels" else ("projection", "ctc_lo")
+    compared = ("joint_network.lin_", "ctc_lin") if name in TRANSDUCERS else ("projection", "ctc_lo")
     moved = {n: (two[n] - start[n]).abs().max().item() for n in start if any(part in n for part in compared)}
-    assert len(moved) == (8 if name == "labels" else 4)
+    assert len(moved) == (8 if name in TRANSDUCERS else 4)
     for n, far in moved.items():
         frozen = name == "deepspeech2" and "ctc_lo" in n
         assert far == 0 if frozen else far > 1e-4, f"{n}: training must have changed what is compared"
