@@ -1,5 +1,6 @@
 """Read a plan from its file, ``plans/NAME.yaml`` in a recipe; ``docs/experiments.md`` describes its keys."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ PLAN_KEYS = (
 ).split()
 ROW_KEYS = "like options args seeds lengths teacher after best_of against".split()
 METRICS = ("wer", "cer")
+LENGTH = re.compile(r"[\w.+-]+")
+SEEDS = 1 << 32  # numpy's generators accept no larger ones
 HEADLINE = 8  # variants of the first group: a table that can be read at once
 CURVES = 6  # lines of a plot of the frontier
 # Options of run.sh that the runner sets itself, and those that would start something else.
@@ -50,10 +53,15 @@ def read_plan(path: str | Path) -> Plan:
     specs = _mapping(path, "rows", content.get("rows"))
     if not specs:
         raise UserError(f"{path} has no rows: write `rows: {{NAME: {{options: {{...}}}}}}`")
+    for name in _list(path, "against", content.get("against")):
+        _known(f"{path}: against", "row", str(name), map(str, specs))
     lengths = {
         str(k): _args(path, f"lengths: {k}", v)
         for k, v in _mapping(path, "lengths", content.get("lengths")).items()
     }
+    for length in lengths:
+        if not LENGTH.fullmatch(length):
+            raise UserError(f"{path}: the length {length!r} is a part of directories: use letters and digits")
     reader = _Rows(path, content, specs, lengths)
     rows = {str(name): reader.row(str(name)) for name in specs}
     metric = str(content.get("metric", "wer"))
@@ -61,7 +69,7 @@ def read_plan(path: str | Path) -> Plan:
         raise UserError(f"{path}: metric: {metric} is not one of {', '.join(METRICS)}")
     plan = Plan(
         path,
-        title=str(content.get("title") or path.stem),
+        title=_text(path, "title", content.get("title") or path.stem),
         rows=rows,
         lengths=lengths,
         groups=tuple(_group(path, rows, spec) for spec in _list(path, "groups", content.get("groups"))),
@@ -150,7 +158,8 @@ class _Rows:
 
     def _seeds(self, where: str, spec: dict[str, Any]) -> tuple[int, ...]:
         seeds = spec.get("seeds", self.content.get("seeds", [1]))
-        if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        known = isinstance(seeds, list) and all(type(s) is int and 0 <= s < SEEDS for s in seeds)
+        if not known or not seeds:
             raise UserError(f"{where}: seeds: {seeds!r} is not a list of whole numbers, such as [1, 2, 3]")
         if len(set(seeds)) < len(seeds):
             raise UserError(f"{where}: seeds: {seeds!r} has a seed twice")
@@ -165,6 +174,7 @@ class _Rows:
         for item in given if isinstance(given, list) else [] if given is None else [given]:
             if isinstance(item, dict):
                 refuse_unknown(f"{where}: teacher", item, ("row", "seeds"))
+                _has(f"{where}: teacher", item, "row")
                 teacher = Teacher(str(item.get("row")), self._seeds(f"{where}: teacher", item))
             else:
                 teacher = Teacher(str(item))
@@ -181,6 +191,8 @@ class _Rows:
 def _group(path: Path, rows: Mapping[str, Row], spec: Any) -> Group:
     spec = _mapping(path, "groups", spec)
     refuse_unknown(f"{path}: groups", spec, ("title", "rows", "text"))
+    _has(f"{path}: groups", spec, "title")
+    _has(f"{path}: groups", spec, "rows")
     title = str(spec.get("title", ""))
     found: list[Variant] = []
     for name in _list(path, f"rows of the group {title!r}", spec.get("rows")):
@@ -198,13 +210,15 @@ def find_variants(where: str, rows: Iterable[Row], name: str) -> list[Variant]:
     variants = [variant for row in rows for variant in variants_of(row)]
     found = [v for v in variants if v.row.name == name] or [v for v in variants if v.name == name]
     if not found:
-        raise UserError(f"{where}: there is no row {name!r}; rows: {', '.join(row.name for row in rows)}")
+        raise UserError(f"{where}: there is no row {name!r}; rows: {'; '.join(row.name for row in rows)}")
     return found
 
 
 def _frontier(path: Path, rows: Mapping[str, Row], spec: Any) -> Frontier:
     spec = _mapping(path, "frontier", spec)
     refuse_unknown(f"{path}: frontier", spec, ("title", "alone", "methods"))
+    _has(f"{path}: frontier", spec, "title")
+    _has(f"{path}: frontier", spec, "alone")
     title, names = str(spec.get("title", "")), [str(n) for n in _list(path, "methods", spec.get("methods"))]
     where = f"{path}, frontier {title!r}"
     for name in (alone := str(spec.get("alone")), *names):
@@ -227,6 +241,8 @@ def _check(plan: Plan) -> None:
     slugs: dict[tuple[str, str], str] = {}
     for row in plan.rows.values():
         key = str(row.options.get("expdir", "exp")), row.slug
+        if not row.name.isprintable():
+            raise UserError(f"{plan.path}: the name of the row {row.name!r} has a line break or the like")
         if key in slugs or not row.slug:
             other = f"{slugs[key]!r} and {row.name!r} have" if row.slug else f"{row.name!r} has"
             raise UserError(f"{plan.path}: {other} the directory name {row.slug!r}: rename the row")
@@ -340,4 +356,9 @@ def _list(path: Path, what: str, value: Any) -> list[Any]:
 def _known(where: str, what: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
-        raise UserError(f"{where}: there is no {what} {name!r}; {what}s: {', '.join(map(str, names))}")
+        raise UserError(f"{where}: there is no {what} {name!r}; {what}s: {'; '.join(map(str, names))}")
+
+
+def _has(where: str, spec: Mapping[str, Any], key: str) -> None:
+    if not spec.get(key):
+        raise UserError(f"{where}: `{key}` is missing")
