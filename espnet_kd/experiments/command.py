@@ -11,9 +11,9 @@ from espnet_kd.commands.progress import GrowingFile, Training
 from espnet_kd.config import split_words
 from espnet_kd.errors import UserError, printable
 from espnet_kd.experiments import logs, runner
-from espnet_kd.experiments.plan import Plan, Trial, Variant, chosen, variants_of
+from espnet_kd.experiments.plan import Key, Plan, Trial, Variant, chosen, variants_of
 from espnet_kd.experiments.plan_file import read_plan
-from espnet_kd.experiments.trials import RUN, State, select
+from espnet_kd.experiments.trials import RUN, State, check_configurations, select
 
 HOUR = 3600.0  # seconds
 
@@ -57,8 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.status:
         print(status(state))
         return
+    pending = state.pending(asked_for(state.plan))
+    check_configurations(plan, pending)
     if args.dry_run:
-        print("\n".join(dry_run(state, state.pending(asked_for(state.plan)), args)))
+        print("\n".join(dry_run(state, pending, args)))
         return
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give a number of at least 1")
@@ -86,6 +88,8 @@ def dry_run(state: State, trials: list[Trial], args: argparse.Namespace) -> list
     """Return every command that is left, in order, each under a line with its name and estimated hours."""
     lines, total, unknown = [], 0.0, 0
     options = split_words(args.data_options, "--data_options")
+    keys = {trial.key for trial in trials}
+    trials = [trial for trial in trials if not _is_of_candidates(state, trial, keys)]
     for task in runner.tasks_of(state, trials, options):
         title = task.name
         if task.trial is not None:
@@ -101,6 +105,13 @@ def dry_run(state: State, trials: list[Trial], args: argparse.Namespace) -> list
             lines.append(f"# {trial.name}: {_hours(hours)}, the best row after {waits}")
     more = f" and {unknown} of unknown length" if unknown else ""
     return [*lines, f"# {len(trials)} trainings, {total:.1f} core-hours{more}"]
+
+
+def _is_of_candidates(state: State, trial: Trial, keys: set[Key]) -> bool:
+    """Return True if a trial of a ``best_of`` row is one of a candidate, whichever is chosen."""
+    rows = [state.plan.rows[name] for name in trial.variant.row.best_of]
+    same = [Trial(Variant(row, trial.variant.length), trial.seed) for row in rows]
+    return bool(same) and all(one.key in keys or state.is_known(one) for one in same)
 
 
 def _hours(hours: float | None) -> str:

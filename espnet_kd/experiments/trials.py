@@ -55,6 +55,8 @@ def command(plan: Plan, trial: Trial) -> list[str]:
     where = f"{plan.path}, row {trial.variant.row.name!r}"
     args = trial.args(plan.lengths)
     teachers = [str(teacher.model) for teacher in plan.teacher_trials(trial)]
+    if " " in str(trial.directory):
+        raise UserError(f"{where}: its directory {str(trial.directory)!r} has a space: choose another expdir")
     for word in (*args, *teachers):
         if word.split() != [word]:
             raise UserError(
@@ -66,6 +68,20 @@ def command(plan: Plan, trial: Trial) -> list[str]:
     options |= {"teacher_config": ""} | ({"teacher_exp": " ".join(teachers)} if teachers else {})
     options |= {"student_exp": str(trial.directory), "student_args": " ".join(args)}
     return _run_sh(options | {"stage": "6", "stop_stage": "11", "results_md": ""})
+
+
+def check_configurations(plan: Plan, trials: Iterable[Trial]) -> None:
+    """Check that there is every configuration that trials name, before their data are prepared.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for trial in trials:
+        for key in CONFIGURATIONS:
+            for name in trial.options.get(key, "").replace(",", " ").split():
+                if not Path(name).is_file():
+                    where = f"{plan.path}, row {trial.variant.row.name!r}"
+                    raise UserError(f"{where}: {key}: there is no file {name}")
 
 
 def data_command(trial: Trial) -> list[str]:
@@ -129,6 +145,19 @@ class State:
 
     def _find_directories(self) -> None:
         self.directories = {trial.directory: trial for trial in self.trials()}
+        free: set[Key] = set()  # trials that do not need themselves
+        for trial in self.trials():
+            self._refuse_circle(trial, (), free)
+
+    def _refuse_circle(self, trial: Trial, seen: tuple[Trial, ...], free: set[Key]) -> None:
+        """Check that a trial does not read a file that it is to make itself, perhaps by way of others."""
+        if trial in seen:
+            circle = " -> ".join(one.name for one in (*seen[seen.index(trial) :], trial))
+            raise UserError(f"{self.plan.path}: trainings need each other in a circle: {circle}")
+        if trial.key not in free:
+            for need in self.needs(trial):
+                self._refuse_circle(need, (*seen, trial), free)
+            free.add(trial.key)
 
     @classmethod
     def of(cls, plan: Plan, again: bool = False) -> "State":
@@ -342,7 +371,7 @@ def select(plan: Plan, only: list[str], seeds: list[int]) -> Callable[[Plan], li
     names = [v.name for v in plan.variants] + list(plan.rows)
     for pattern in only:
         if not any(_matches(name, pattern) for name in names):
-            raise UserError(f"{plan.path}: no row is called {pattern!r}; rows: {', '.join(plan.rows)}")
+            raise UserError(f"{plan.path}: no row is called {pattern!r}; rows: {'; '.join(plan.rows)}")
     for seed in seeds:
         if not any(seed in row.seeds for row in plan.rows.values()):
             raise UserError(f"{plan.path}: no row has the seed {seed}")

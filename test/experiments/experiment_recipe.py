@@ -69,6 +69,9 @@ def write_recipe(root: Path, plan: str = PLAN) -> Path:
     """A recipe with the plan plans/two.yaml."""
     (root / "plans").mkdir(parents=True)
     (root / "plans/two.yaml").write_text(plan)
+    (root / "conf").mkdir()
+    for name in ("teacher", "student", "kd"):
+        (root / f"conf/{name}.yaml").write_text("max_epoch: 1\n")
     (root / "run.sh").write_text(RUN_SH)
     (root / "run.sh").chmod(0o755)
     for errors in range(5):

@@ -252,7 +252,6 @@ def test_another_plan_trains_again(recipe: Path) -> None:
 
 
 def test_a_change_of_a_configuration_or_of_a_teacher_is_noticed(recipe: Path) -> None:
-    (recipe / "conf").mkdir()
     for name in ("teacher", "student", "kd"):
         (recipe / f"conf/{name}.yaml").write_text("max_epoch: 1  # short\n")
     run(*SOME)
