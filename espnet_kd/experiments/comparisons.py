@@ -277,7 +277,13 @@ class Results:
 
     def is_verdict(self, comparison: Comparison) -> bool:
         """Return True if a comparison says whether a method pays: with a student alone at equal compute."""
-        return "equal compute" in comparison.why and not comparison.other.row.teachers
+        return "equal compute" in comparison.why and not self.is_method(comparison.other)
+
+    def is_method(self, line: Line) -> bool:
+        """Return True if a line has a teacher, or labels of a model, or is a method of a frontier."""
+        names = {row.name for spec in self.plan.frontier for row in spec.methods}
+        labelled = line.row.after or line.row.options.get("unlabelled_sets")
+        return bool(line.row.teachers or labelled) or line.variant.row.name in names
 
 
 def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:

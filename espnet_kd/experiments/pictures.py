@@ -37,8 +37,10 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
             ] = path
     if headline:
         path = directory / f"{plan.metric}.png"
-        rate_rows(_rows(results, headline[:ROWS]), path, UNITS[plan.metric], colours)
-        drawn[f"{err} with 95 % intervals; a dot is a seed{note}"] = path
+        baseline = _baseline(results, headline[:ROWS])
+        rate_rows(_rows(results, headline[:ROWS]), path, UNITS[plan.metric], colours, baseline)
+        grey = f"; the grey line is {baseline}" if baseline else ""
+        drawn[f"{err} with 95 % intervals; a dot is a seed{grey}{note}"] = path
     panels_of_curves = _learning_curves(results, headline)
     if panels_of_curves:
         path = directory / "learning_curves.png"
@@ -52,9 +54,19 @@ def _kind(results: Results, line: Line) -> Kind:
     frontiers, name = results.plan.frontier, line.variant.row.name
     if any(name == spec.alone.name for spec in frontiers):
         return "alone"
-    if line.row.teachers or any(name == row.name for spec in frontiers for row in spec.methods):
+    if results.is_method(line):
         return "method"
-    return "teacher" if name in results.taught_by else "alone"
+    if name in results.taught_by:
+        return "teacher"
+    return "method" if line.row.options.get("kd_config") else "alone"
+
+
+def _baseline(results: Results, lines: list[Line]) -> str | None:
+    """Return the line that is to be beaten: the longest of the student of a frontier, or the first alone."""
+    alone = [line for line in lines if _kind(results, line) == "alone"]
+    names = {spec.alone.name for spec in results.plan.frontier}
+    of_frontier = [line for line in alone if line.variant.row.name in names]
+    return next((line.name for line in [*of_frontier[::-1], *alone]), None)
 
 
 def _interval(results: Results, line: Line, column: str) -> Interval:
@@ -115,8 +127,15 @@ def _points(results: Results, lines: list[Line], column: str, hours: list[float 
 
 
 def _learning_curves(results: Results, lines: list[Line]) -> dict[str, list[LearningCurve]]:
-    """Return the learning curves of the first lines of the headline that a plot can hold."""
-    shown = [line for line in lines if _kind(results, line) != "teacher"][: look.LINES]
+    """Return the learning curves of the headline: as many as a plot can hold, methods rather than others.
+
+    Of the other lines those that come last are shown, as they have the longest trainings.
+    """
+    lines = [line for line in lines if _kind(results, line) != "teacher"]
+    methods = [line for line in lines if _kind(results, line) == "method"][: look.LINES]
+    others = [line for line in lines if _kind(results, line) != "method"]
+    others = others[max(0, len(others) + len(methods) - look.LINES) :]
+    shown = [line for line in lines if any(line is one for one in (*methods, *others))]
     panels: dict[str, list[LearningCurve]] = {}
     for title, (name, *_) in CURVES.items():
         for line in shown:

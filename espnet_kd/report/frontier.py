@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from espnet_kd.report import look
@@ -19,9 +19,6 @@ SAMPLE = (1.03, 1.09)  # where the line is repeated beside its label, in widths 
 GAP = 6.0  # between labels, in pixels
 OCTAVES = 2.1  # least width of the axis of core-hours
 TICKS = 6  # about so many numbers fit on it
-PER_CENT = 2.0  # least height of the axis of error rates
-BESIDE = 5.0  # of intervals that leave the points far behind this much is drawn at least, in per cent
-FAR_APART = 4.0  # ratio of error rates from which their axis is logarithmic
 CENTRED: Mapping[str, Any] = {
     "xytext": (0, 0),
     "textcoords": "offset points",
@@ -140,7 +137,7 @@ def _draw_panel(ax: Any, curves: Sequence[Curve], colours: Mapping[str, str]) ->
             x, mean, _, _ = _columns(curve.paid)
             ax.plot(x, mean, **style | {"linestyle": (0, (1, 1.6)), "markerfacecolor": "white"})
     _scale(ax)
-    _scale_rates(ax, curves)
+    look.scale_rates(ax, [point.mean for curve in curves for point in (*curve.points, *curve.paid)])
     beside = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10, "linespacing": 1.0}
     placed = [(SAMPLE[1] + 0.02, _end(curve)[1], curve.name) for curve in curves]
     return [ax.text(x, y, look.wrap_label(name, LABEL_WIDTH), **beside) for x, y, name in placed]
@@ -170,26 +167,6 @@ def _scale(ax: Any) -> None:
     ax.xaxis.set_major_locator(FixedLocator([2.0**exponent for exponent in exponents]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}" if x > 1 else f"{x:.2g}"))
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _scale_rates(ax: Any, curves: Sequence[Curve]) -> None:
-    """Make the axis of error rates long enough to be read, and logarithmic where one bad start fills it.
-
-    Intervals of few seeds may be much longer than the curves: they are cut off.
-    """
-    rates = [point.mean for curve in curves for point in (*curve.points, *curve.paid)]
-    if min(rates) > 0 and max(rates) > FAR_APART * min(rates):
-        ax.set_yscale("log")
-        ax.set_ylim(min(rates) / 1.4, max(rates) * 1.3)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        ax.yaxis.set_minor_locator(NullLocator())
-        return
-    beside = max(BESIDE, (max(rates) - min(rates)) / 4)
-    bottom, top = ax.get_ylim()
-    bottom, top = max(bottom, min(rates) - beside), min(top, max(rates) + beside)
-    lacking = max(0.0, PER_CENT - (top - bottom)) / 2
-    ax.set_ylim(bottom - lacking, top + lacking)
 
 
 def _place_labels(

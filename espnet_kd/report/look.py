@@ -7,7 +7,7 @@ of the student alone they are at least 24 apart in CIELAB, as seen without one o
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from espnet_kd.errors import printable
 from espnet_kd.files import atomic_path
@@ -27,6 +28,9 @@ MARKERS = ("o", "s", "D", "^", "v")  # of the methods, for pictures in black and
 # For tokens and the like, which have names beside them.
 CYCLE = (*METHODS, "#117733", "#aa3377", "#999933")
 LINES = 6  # at most in a plot, besides those of teachers
+PER_CENT = 2.0  # least length of an axis of error rates
+BESIDE = 5.0  # of intervals that leave the rates far behind this much is drawn at least, in per cent
+FAR_APART = 4.0  # ratio of error rates from which their axis is logarithmic
 DPI = 120
 # For Japanese and Chinese tokens, which matplotlib's own font lacks.
 CJK_FONTS = (
@@ -113,6 +117,32 @@ def check_lines(names: Collection[str], what: str) -> None:
     """Raise a ValueError if a plot has more lines than can be told apart."""
     if len(names) > LINES:
         raise ValueError(f"{what}: {len(names)} curves, but a plot shows at most {LINES}: {', '.join(names)}")
+
+
+def scale_rates(ax: Any, rates: Sequence[float], direction: Literal["x", "y"] = "y") -> None:
+    """Make an axis of error rates long enough to be read, and logarithmic where one bad start fills it.
+
+    Intervals of few seeds may be much longer than the rates are apart: they are cut off.
+
+    Args:
+        ax: of matplotlib, with everything drawn.
+        rates: what is to be seen, in per cent.
+        direction: of the axis.
+    """
+    axis, limit = getattr(ax, f"{direction}axis"), getattr(ax, f"set_{direction}lim")
+    low, high = min(rates), max(rates)
+    if low > 0 and high > FAR_APART * low:
+        getattr(ax, f"set_{direction}scale")("log")
+        limit(low / 1.4, high * 1.3)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+        return
+    beside = max(BESIDE, (high - low) / 4)
+    first, last = axis.get_view_interval()
+    first, last = max(first, low - beside), min(last, high + beside)
+    lacking = max(0.0, PER_CENT - (last - first)) / 2
+    limit(first - lacking, last + lacking)
 
 
 def plain_text(text: str) -> str:

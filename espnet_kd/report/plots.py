@@ -23,7 +23,8 @@ CURVES: Mapping[str, tuple[str, ...]] = {
 ROWS = 12  # at most in a picture
 ROW_INCHES = 0.4  # height of a row
 NAME_WIDTH = 34  # characters of a line of a name
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2)))
+# As many as there are lines in a plot.
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2)), (0, (9, 2.5)), (0, (3, 1, 1, 1, 1, 1)))
 HEADROOM = 1.2  # top of a panel of learning curves, relative to the highest value of models without a teacher
 
 
@@ -33,7 +34,7 @@ class Row:
 
     Attributes:
         name: what a person calls it.
-        kind: "alone" for a student without a teacher; the first of them is the baseline.
+        kind: "alone" for a student without a teacher.
         mean: over the seeds.
         low: lower end of its 95 % interval; NaN if there is none.
         high: upper end.
@@ -62,6 +63,7 @@ def rate_rows(
     path: Path,
     unit: str = "word",
     colours: Mapping[str, str] | None = None,
+    baseline: str | None = None,
 ) -> None:
     """Plot a panel for each set: a row for each model, its mean, interval and a dot for each seed.
 
@@ -70,6 +72,7 @@ def rate_rows(
         path: the PNG.
         unit: of the errors, "word" or "character".
         colours: name of a row -> colour, see `look.method_colours`; None colours the methods of this picture.
+        baseline: name of the row of a student alone that a line marks; None for the first.
 
     Raises:
         ValueError: more than 12 rows, or none.
@@ -89,11 +92,13 @@ def rate_rows(
             for row in rows:
                 _draw_row(ax, places[row.name], row, colours)
             for kind in ("alone", "teacher"):
-                for row in [row for row in rows if row.kind == kind][:1]:
+                marked = [row for row in rows if row.kind == kind]
+                for row in [row for row in marked if row.name == baseline][:1] or marked[:1]:
                     style = look.line_style(row.name, row.kind, colours)
                     ax.axvline(row.mean, **style | {"marker": None, "linewidth": 1.3, "zorder": 1.5})
             ax.set(title=look.plain_text(name), xlabel=f"{unit} error rate (%)")
             ax.margins(x=0.06)
+            look.scale_rates(ax, [rate for row in rows for rate in (row.mean, *row.dots)], "x")
             ax.grid(axis="y", visible=False)
             ax.tick_params(axis="y", length=0)
             ax.spines["left"].set_visible(False)

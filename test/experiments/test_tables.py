@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from espnet_kd.errors import UserError
+from espnet_kd.experiments import pictures
 from espnet_kd.experiments.comparisons import CANNOT_TELL, DOES_NOT, PAYS, Results, at_least
 from espnet_kd.experiments.plan import Plan, Variant
 from espnet_kd.experiments.plan_file import read_plan
@@ -357,3 +358,38 @@ def test_the_report_is_written_from_plan_and_records_alone(
     assert all((Path("plans/results") / link).stat().st_size > 5000 for link in links)
     main(["--plan", "plans/small.yaml"])
     assert Path("plans/results/small.md").read_text() == text
+
+
+def test_pictures_colour_methods_and_mark_the_student_that_is_to_be_beaten(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of a model that is no row of the plan are a method, too; of too many lines the shortest go."""
+    labelled = 'rows:\n  labels: {options: {unlabelled_sets: speech}, lengths: [1x, 2x, 4x]}\n'
+    headline = PLAN.replace("rows:\n", labelled, 1).replace("rows: [Teacher,", "rows: [labels,", 1)
+    Path("plans/small.yaml").write_text(headline)
+    known = trained() + [record("labels", 1, f"{n}x", 50, n, updates=100 * n) for n in (1, 2, 4)]
+    drawn: dict[str, Any] = {}
+    for name in ("rate_rows", "draw_learning_curves", "frontier"):
+        monkeypatch.setattr(pictures, name, lambda *args, name=name: drawn.update({name: args}))
+    results = Results(read_plan("plans/small.yaml"), known)
+    captions = pictures.draw(results, Path("small"))
+    shown = drawn["rate_rows"]
+    kinds = {row.name: row.kind for row in shown[0]["test"]}
+    assert kinds["labels, 1x"] == kinds["KL, 1x"] == "method" and kinds["alone, 4x"] == "alone"
+    assert shown[-1] == "alone, 4x"
+    assert any("a dot is a seed; the grey line is alone, 4x;" in caption for caption in captions)
+    (curves,) = drawn["draw_learning_curves"][0].values()
+    # eight lines, of which six fit: all five of methods, and the longest of the student alone
+    labels = [f"labels, {n}x" for n in (1, 2, 4)]
+    assert [curve.name for curve in curves] == [*labels, "alone, 4x", "KL, 1x", "KL, 2x"]
+
+
+def test_only_a_student_alone_decides_whether_a_method_pays(plan: Plan) -> None:
+    row = 'rows:\n  labels: {options: {unlabelled_sets: speech}, lengths: [1x, 2x]}\n'
+    Path("plans/small.yaml").write_text(
+        PLAN.replace("rows:\n", row, 1).replace("against: [", "against: [labels, ", 1)
+    )
+    known = trained() + [record("labels", s, "2x", 50, 2.4, updates=200) for s in (1, 2, 3)]
+    text = render(Results(read_plan("plans/small.yaml"), known), {})
+    found = {line[1]: line[-1] for line in rows(text, "KL, 2x") if "equal compute" in line[2]}
+    assert found == {"labels, 2x": "", "alone, 4x": PAYS}

@@ -1,6 +1,7 @@
 """Pictures of error rates, a row for each model, and of learning curves."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ def test_lines_mark_the_baseline_and_the_teacher(figures: list[Figure]) -> None:
     upright = [line for line in ax.lines if line.get_transform() == ax.get_xaxis_transform()]
     found = {line.get_color(): (list(line.get_xdata()), line.is_dashed()) for line in upright}
     assert found == {look.GREY: ([21.7, 21.7], False), look.INK: ([13.1, 13.1], True)}
+
+
+def test_another_student_alone_may_be_the_baseline(figures: list[Figure]) -> None:
+    longer = row("student alone, 2x", "alone", 19.5)
+    rate_rows({"test": [ALONE, longer, KL]}, Path("wer.png"), baseline=longer.name)
+    (ax,) = figures[0].axes
+    upright = [line for line in ax.lines if line.get_transform() == ax.get_xaxis_transform()]
+    assert [list(line.get_xdata()) for line in upright] == [[19.5, 19.5]]
+
+
+def test_a_bad_row_or_a_wide_interval_does_not_squeeze_the_others(figures: list[Figure]) -> None:
+    wide = Row("one seed of two failed", "alone", 71.0, 0.0, 300.0, [50.0, 92.0])
+    rate_rows({"test": [ALONE, wide, KL]}, Path("wer.png"))
+    (ax,) = figures[0].axes
+    assert ax.get_xscale() == "log" and ax.get_xlim() == pytest.approx((19.3 / 1.4, 92 * 1.3))
+    rate_rows({"test": [ALONE, replace(wide, mean=25.0, dots=[24.0, 26.0]), KL]}, Path("wer.png"))
+    (ax,) = figures[1].axes
+    assert ax.get_xscale() == "linear" and ax.get_xlim()[1] == pytest.approx(26 + look.BESIDE)
 
 
 def test_a_row_keeps_its_place_and_colour_in_every_panel(figures: list[Figure]) -> None:
