@@ -68,6 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     here = args.jobs or len(runner.visible_gpus()) or None
     jobs = (cluster or parallel.parse_cluster("local", here)).workers
     run = runner.Runner(state, asked_for, jobs, split_words(args.data_options, "--data_options"))
+    for trial in asked_for(state.plan) if args.again else ():
+        if not trial.variant.row.best_of and state.is_here(trial):
+            print(f"{trial.name}: {trial.directory} has it: remove this directory to train it again")
     try:
         with runner.only_runner(plan), runner.caller(run, cluster) as call:
             run.run(call)

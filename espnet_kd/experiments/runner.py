@@ -152,6 +152,7 @@ class Runner:
         data_options: words that are added to the commands that prepare data.
         failed: key of what has failed -> its name, and why.
         repeated: what is on record and is trained again -> whether that is recorded as well.
+        noted: what was trained again and is recorded, or is itself the training on record.
         stop: set to end all trials.
         seen: all trials that were asked for or needed.
     """
@@ -162,6 +163,7 @@ class Runner:
     data_options: list[str] = field(default_factory=list)
     failed: dict[Key | Path, tuple[str, str]] = field(default_factory=dict)
     repeated: dict[Key, bool] = field(default_factory=dict)
+    noted: set[Key] = field(default_factory=set)
     stop: threading.Event = field(default_factory=threading.Event)
     seen: dict[Key, Trial] = field(default_factory=dict)
 
@@ -254,7 +256,8 @@ class Runner:
         fresh: dict[Key, Record] = {}
         for trial in self.state.trials():
             repeats = self.repeated.get(trial.key) is False
-            if trial.key in self.failed or (self.state.is_recorded(trial) and not repeats):
+            is_known = trial.key in self.noted if self.state.again else self.state.is_recorded(trial)
+            if trial.key in self.failed or (is_known and not repeats):
                 continue
             if self.state.again and trial.key not in self.seen:
                 continue  # it is here, but was not asked for
@@ -264,6 +267,9 @@ class Runner:
                 words = command(self.state.plan, trial)
                 record = make_record(self.state.plan, trial)
                 contents = self.state.contents(trial)
+                self.noted.add(trial.key)
+                if self.state.again and any(map(partial(_is_same, record), self.state.records)):
+                    continue
                 found = replace(record, command=shlex.join(words), contents=contents)
                 fresh[trial.key] = replace(found, elsewhere=repeats or self.state.again)
                 self.repeated |= {trial.key: True} if repeats else {}
@@ -291,6 +297,12 @@ class Runner:
         left = self.state.pending(self.chosen(self.state.plan))
         names = [trial.name for trial in left if trial.key not in self.failed]
         return lines + ([f"not run, as they need what has failed: {'; '.join(names)}"] if names else [])
+
+
+def _is_same(one: Record, other: Record) -> bool:
+    """Return True if two records are of one training, not of a training and its repetition."""
+    keys = ("key", "commit", "environment", "cpu_seconds", "seconds")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 
 @contextmanager

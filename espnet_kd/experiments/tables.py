@@ -415,9 +415,13 @@ def _commands(results: Results) -> str:
         records = [record for line in results.lines(row) for record in line.records.values()]
         commits = dict.fromkeys(record.commit or "unknown" for record in records)
         if records:
-            command = shlex.join(["espnet-kd", "experiments", _plan_file(results.plan), "--only", name])
+            words = ["espnet-kd", "experiments", _plan_file(results.plan), "--only", name, "--again"]
+            command = shlex.join(words)
             lines.append([plain(name), code(command), ", ".join(code(_short(commit)) for commit in commits)])
-    again = "A row that is on record is trained again with `--again`; `--data_options` names the corpus."
+    again = (
+        "In a fresh clone a command trains a row again, with all that it needs, and adds it to the table of "
+        "the same command elsewhere; `--data_options` names the corpus, `--seeds` takes some of the seeds."
+    )
     body = f"{again}\n\n{table(['', 'command', 'commit'], lines)}"
     return collapsed("Command and commit of each row", body)
 

@@ -256,8 +256,11 @@ class State:
         return self.checksums[trial.key]
 
     def is_known(self, trial: Trial) -> bool:
-        """Return True if the results of a trial are in the records or here."""
-        return self.is_recorded(trial) or self.is_here(trial)
+        """Return True if the results of a trial are in the records or here.
+
+        Rows that are trained again must be here: the records may have repetitions of others.
+        """
+        return (not self.again and self.is_recorded(trial)) or self.is_here(trial)
 
     def trials(self) -> list[Trial]:
         """Return all trials of the plan, without those of rows of ``best_of`` that are not decided."""

@@ -216,9 +216,12 @@ def test_records_replace_experiments_that_are_gone(recipe: Path) -> None:
     assert record["command"] == shlex.join(calls(recipe)[-1])
 
 
-def test_a_row_is_trained_again_elsewhere(recipe: Path) -> None:
+def test_a_row_is_trained_again_elsewhere(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(*SOME)
     before = record_file(recipe).splitlines()
+    run("--only", "Teacher", "--again")
+    assert record_file(recipe).splitlines() == before, "no training is its own repetition"
+    assert "Teacher, seed 1: exp/two/teacher_seed1 has it: remove this directory" in capsys.readouterr().out
     shutil.rmtree(recipe / "exp")
     for _ in range(2):  # once: the second run finds it
         run("--only", "KL, weight 1", "--seeds", "1", "--again")
@@ -233,6 +236,11 @@ def test_a_row_is_trained_again_elsewhere(recipe: Path) -> None:
     run("--only", "Teacher", "--again")
     added = [line for line in record_file(recipe).splitlines() if line not in before]
     assert ['"row":"Teacher"' in line for line in added] == [True]
+    shutil.rmtree(recipe / "exp")
+    run("--only", "Teacher", "--again")
+    assert trained(recipe)[5:] == ["teacher_seed1"], "a repetition on record is none of this directory"
+    lines = [line for line in record_file(recipe).splitlines() if line not in before]
+    assert len(lines) == 1 and lines != added, "in one environment the last repetition counts"
 
 
 def test_experiments_replace_records_that_are_gone(recipe: Path) -> None:

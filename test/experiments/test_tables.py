@@ -337,8 +337,8 @@ def test_folds_are_summed(plan: Plan) -> None:
 
 def test_commands_are_in_one_block_that_is_closed(text: str) -> None:
     block = text[text.index("<summary>Command") : text.rindex("</details>")]
-    assert "| `espnet-kd experiments plans/small.yaml --only alone` | `c0ffee` |" in block
-    assert "--only 'KL, weight 1'` |" in block
+    assert "| `espnet-kd experiments plans/small.yaml --only alone --again` | `c0ffee` |" in block
+    assert "--only 'KL, weight 1' --again` |" in block
 
 
 def test_the_report_is_written_from_plan_and_records_alone(
