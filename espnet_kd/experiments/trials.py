@@ -269,7 +269,7 @@ class State:
 
     def cpu_seconds(self, trial: Trial) -> float | None:
         """Return the CPU time of a finished training, or else its duration; None if unknown."""
-        record = self.record(trial)
+        record = self.record(trial) or self.record(trial, again=False)
         return None if record is None else record.cpu_seconds or record.seconds
 
     def rates(self, trial: Trial, again: bool) -> str:

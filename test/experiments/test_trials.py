@@ -105,6 +105,8 @@ def test_a_dry_run_prints_commands_and_hours(recipe: Path, capsys: pytest.Captur
     assert hours[0] == "# alone, 1x, seed 1: 1.0 core-hours"
     assert hours[2] == "# alone, 2x, seed 1: 2.0 core-hours"
     assert hours[-1] == "# 4 trainings, 6.0 core-hours"  # KL, 1x is one of its candidates
+    main(["plans/two.yaml", "--dry_run", "--seeds", "1", "--only", "alone", "--again"])
+    assert "# alone, 1x, seed 1: 1.0 core-hours" in capsys.readouterr().out.splitlines()
 
 
 def test_what_reads_files_of_another_training_waits_for_it(
