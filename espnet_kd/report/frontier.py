@@ -91,6 +91,8 @@ def frontier(
     colours = look.method_colours(names, colours)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
+    rates = {name: [p.mean for c in curves for p in (*c.points, *c.paid)] for name, curves in panels.items()}
+    is_log = look.are_far_apart(rates.values())
     with look.picture(path, 5.5 * columns, 4.2 * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
         drawn = []
@@ -98,7 +100,9 @@ def frontier(
             paid = " (dotted: the teacher's included)" if any(curve.paid for curve in curves) else ""
             ax.set(title=look.plain_text(name), ylabel=f"{unit} error rate (%)")
             ax.set_xlabel(f"{hours} of training{paid}")
-            drawn.append((ax, curves, _draw_panel(ax, curves, colours)))
+            labels = _draw_panel(ax, curves, colours)
+            look.scale_rates(ax, rates[name], is_log)
+            drawn.append((ax, curves, labels))
         for ax in grid[len(panels) :]:
             ax.remove()
         figure.draw_without_rendering()  # the layout makes room for the labels
@@ -137,7 +141,6 @@ def _draw_panel(ax: Any, curves: Sequence[Curve], colours: Mapping[str, str]) ->
             x, mean, _, _ = _columns(curve.paid)
             ax.plot(x, mean, **style | {"linestyle": (0, (1, 1.6)), "markerfacecolor": "white"})
     _scale(ax)
-    look.scale_rates(ax, [point.mean for curve in curves for point in (*curve.points, *curve.paid)])
     beside = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10, "linespacing": 1.0}
     placed = [(SAMPLE[1] + 0.02, _end(curve)[1], curve.name) for curve in curves]
     return [ax.text(x, y, look.wrap_label(name, LABEL_WIDTH), **beside) for x, y, name in placed]

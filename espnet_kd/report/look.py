@@ -119,19 +119,26 @@ def check_lines(names: Collection[str], what: str) -> None:
         raise ValueError(f"{what}: {len(names)} curves, but a plot shows at most {LINES}: {', '.join(names)}")
 
 
-def scale_rates(ax: Any, rates: Sequence[float], direction: Literal["x", "y"] = "y") -> None:
-    """Make an axis of error rates long enough to be read, and logarithmic where one bad start fills it.
+def are_far_apart(panels: Iterable[Sequence[float]]) -> bool:
+    """Return whether a bad start would fill the axis of error rates of any panel of a picture."""
+    rates = list(panels)
+    return all(min(r) > 0 for r in rates) and any(max(r) > FAR_APART * min(r) for r in rates)
+
+
+def scale_rates(ax: Any, rates: Sequence[float], is_log: bool, direction: Literal["x", "y"] = "y") -> None:
+    """Make an axis of error rates long enough to be read.
 
     Intervals of few seeds may be much longer than the rates are apart: they are cut off.
 
     Args:
         ax: of matplotlib, with everything drawn.
         rates: what is to be seen, in per cent.
+        is_log: whether the axis is logarithmic, as it is in all panels if their rates `are_far_apart`.
         direction: of the axis.
     """
     axis, limit = getattr(ax, f"{direction}axis"), getattr(ax, f"set_{direction}lim")
     low, high = min(rates), max(rates)
-    if low > 0 and high > FAR_APART * low:
+    if is_log:
         getattr(ax, f"set_{direction}scale")("log")
         limit(low / 1.4, high * 1.3)
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -86,6 +86,8 @@ def rate_rows(
     heights = [1 + 0.5 * name.count("\n") for name in names]  # of a row; a single line has 1
     centres = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
     places = dict(zip(kinds, centres, strict=True))
+    rates = {name: [x for row in rows for x in (row.mean, *row.dots)] for name, rows in panels.items()}
+    is_log = look.are_far_apart(rates.values())
     with look.picture(path, 3.4 + 3.6 * len(panels), 1.2 + ROW_INCHES * sum(heights)) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (name, rows) in zip(axes, panels.items(), strict=True):
@@ -98,7 +100,7 @@ def rate_rows(
                     ax.axvline(row.mean, **style | {"marker": None, "linewidth": 1.3, "zorder": 1.5})
             ax.set(title=look.plain_text(name), xlabel=f"{unit} error rate (%)")
             ax.margins(x=0.06)
-            look.scale_rates(ax, [rate for row in rows for rate in (row.mean, *row.dots)], "x")
+            look.scale_rates(ax, rates[name], is_log, "x")
             ax.grid(axis="y", visible=False)
             ax.tick_params(axis="y", length=0)
             ax.spines["left"].set_visible(False)

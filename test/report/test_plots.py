@@ -76,6 +76,8 @@ def test_a_bad_row_or_a_wide_interval_does_not_squeeze_the_others(figures: list[
     rate_rows({"test": [ALONE, replace(wide, mean=25.0, dots=[24.0, 26.0]), KL]}, Path("wer.png"))
     (ax,) = figures[1].axes
     assert ax.get_xscale() == "linear" and ax.get_xlim()[1] == pytest.approx(26 + look.BESIDE)
+    rate_rows({"test": [ALONE, KL], "dev": [ALONE, row("KL", "method", 2.0)]}, Path("wer.png"))
+    assert [ax.get_xscale() for ax in figures[2].axes] == ["log", "log"], "one scale for all panels"
 
 
 def test_a_row_keeps_its_place_and_colour_in_every_panel(figures: list[Figure]) -> None:
