@@ -132,8 +132,8 @@ def test_a_killed_runner_is_continued_and_its_trainings_are_waited_for(recipe: P
 
 
 def with_store(record: Any) -> Any:
-    def found(*args: Any) -> Any:
-        return (one := record(*args)) and replace(one, targets_cpu_seconds=1800.0)
+    def found(*args: Any, **kwargs: Any) -> Any:
+        return (one := record(*args, **kwargs)) and replace(one, targets_cpu_seconds=1800.0)
 
     return found
 
