@@ -33,7 +33,7 @@ from espnet_kd.schedule import Schedule, build_schedule
 
 KEYS = ("records", "hypotheses", "weight", "tap", "normalise")
 LISTS, SCORES, COUNTS = "nbest_tokens", "nbest_scores", "nbest_counts"  # what a batch has of them
-COPY = re.compile(rf"^(sp[\d.]+-|copy\d+-)*({PREFIX})?")  # begin of the id of a copy, or of a pseudo-label
+COPY = re.compile(rf"sp[\d.]+-|copy\d+-|{PREFIX}")  # begin of the id of a copy, or of a pseudo-label
 PADDING = -1
 FEWEST, MOST = 2, 64
 UNKNOWN = "<unk>"
@@ -282,8 +282,10 @@ class WithHypotheses:
         self.lists = Lists((record.utt, _scored(record, options)) for record in _read(options.records))
 
     def hypotheses(self, utt: str) -> list[tuple[str, float]]:
-        """Return texts and scores of an utterance, or of the one that it is a copy of."""
-        return self.lists.get(utt) or self.lists.get(COPY.sub("", utt))
+        """Return texts and scores of an utterance, or of the one that it is a copy of, perhaps of a copy."""
+        while not (found := self.lists.get(utt)) and (copy := COPY.match(utt)):
+            utt = utt[copy.end() :]
+        return found
 
     def tokens(self, utt: str, text: str) -> NDArray[Any]:
         """Return the student's tokens of a text, (L,)."""

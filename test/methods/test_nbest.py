@@ -47,10 +47,20 @@ def test_an_utterance_gets_its_best_hypotheses_each_text_once(tmp_path: Path) ->
     assert found["text"].tolist() == [4, 3] and "speech" in found
     assert found["nbest_tokens"].T.tolist() == [[3, 4], [3, -1], [4, -1]]
     assert found["nbest_counts"].tolist() == [2, 1, 1] and found["nbest_scores"].tolist() == [-1, -2, -4]
-    assert prepare("sp1.1-pseudo-a", {"text": "A"})["nbest_counts"].tolist() == [2, 1, 1]
     for utt, scores in (("b", [-0.5, -np.inf, -np.inf]), ("c", [-np.inf] * 3), ("other", [-np.inf] * 3)):
         found = prepare(utt, {"text": "A"})
         assert found["nbest_scores"].tolist() == scores and found["nbest_tokens"].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("utt", "text"),
+    [("sp1.1-pseudo-a", "AB"), ("copy2-a", "AB"), ("pseudo-copy2-a", "AB"), ("sp0.9-pseudo-copy3-a", "AB"),
+     ("sp0.9-b", "A"), ("copy2-sp0.9-b", "A"), ("pseudo-copy2-sp0.9-b", "A"), ("sp1.1-b", "B")],
+)  # fmt: skip
+def test_a_copy_has_the_hypotheses_of_its_utterance(tmp_path: Path, utt: str, text: str) -> None:
+    """Names as of `mix`, whose copies have the number after the prefix, and of `perturb`; sp0.9-b is decoded."""
+    records = write(tmp_path / "records", {**LISTS, "sp0.9-b": [("A", -0.5)]})
+    assert WithHypotheses(student, nbest_options({"records": records})).hypotheses(utt)[0][0] == text
 
 
 class WithTargets:
