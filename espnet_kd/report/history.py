@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from espnet_kd.host.outputs import CHECKPOINT, LOG, LOG_DURATION, LOG_PHASE, LOG_RESULTS, reported
@@ -48,9 +49,16 @@ class History:
         )
 
     def updates(self, accum_grad: int) -> int | None:
-        """Return the number of optimiser steps; None if unknown."""
-        counts = self.curve("train", "total_count")
-        return round(counts[max(counts)]) // accum_grad if counts else None
+        """Return the number of optimiser steps; None if unknown.
+
+        ESPnet counts the batches of an update anew in each epoch: those that are left at its end make none.
+        """
+        counts = {0: 0.0, **self.curve("train", "total_count")}
+        steps = 0
+        for (before, first), (epoch, last) in pairwise(counts.items()):  # a log may lack epochs
+            epochs = epoch - before
+            steps += epochs * (round((last - first) / epochs) // accum_grad)
+        return steps if len(counts) > 1 else None
 
     def seconds(self) -> float | None:
         """Return the time of training, validation and plots in seconds; None if unknown."""

@@ -50,6 +50,15 @@ def test_a_checkpoint_is_read_before_the_log(tmp_path: Path) -> None:
     assert h.updates(4) == 75  # gradients of four batches make an update
 
 
+def test_batches_left_at_the_end_of_an_epoch_make_no_update(tmp_path: Path) -> None:
+    """ESPnet's trainer updates in batches 4, 8, ... of an epoch: twice in each of three epochs of 11."""
+    write_checkpoint(tmp_path, batches=11, epochs=3)
+    assert read_history(tmp_path).updates(4) == 6
+    (tmp_path / "checkpoint.pth").unlink()
+    (tmp_path / "train.log").write_text(LOG.replace(" 1epoch results", ""))  # epochs 1 and 2 have 346 each
+    assert read_history(tmp_path).updates(4) == 172
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_log(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG)
     (tmp_path / "checkpoint.pth").write_bytes(b"PK\x03\x04 cut off")
