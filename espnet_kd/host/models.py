@@ -85,6 +85,12 @@ def ctc_layer(model: Model) -> Any | None:
     return getattr(getattr(model, "ctc", None), "ctc_lo", None) if layer is None else layer
 
 
+def auxiliary_logits(model: Model, encoded: Tensor) -> Tensor:
+    """Run the CTC layer of a transducer on (B, T, D) encoder output as its loss does, with dropout."""
+    logits: Tensor = model.ctc_lin(nn.functional.dropout(encoded, model.ctc_dropout_rate))
+    return logits
+
+
 def encoder_end(model: Model) -> Any:
     """Return the module whose output is the encoder output of the model."""
     last = getattr(model, "postencoder", None)

@@ -14,7 +14,7 @@ from espnet_kd.criteria.sequence import scores_of
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.losses import LossHooks
-from espnet_kd.host.models import JointNetwork, lattice_inputs
+from espnet_kd.host.models import JointNetwork, auxiliary_logits, lattice_inputs
 from espnet_kd.methods.distilled import Distillation, Objective, check_lengths, distil_as
 from espnet_kd.methods.own import mix_in
 from espnet_kd.rnnt import (
@@ -74,6 +74,8 @@ class OfTranscribed(LossHooks):
 
     def ctc_part(self, encoder_out: Tensor, target: Tensor, t_len: Tensor, u_len: Tensor) -> Tensor:
         """Return the CTC loss of the utterances with a transcript."""
+        if self.kd_transcribed is not None:  # a tap keeps the first call: criteria are on all utterances
+            auxiliary_logits(self, encoder_out)
         return self._of(self.kd_transcribed, super().ctc_part, encoder_out, target, t_len, u_len)
 
     def label_part(self, decoder_out: Tensor, target: Tensor) -> Tensor:

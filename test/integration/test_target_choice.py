@@ -102,13 +102,17 @@ def soft() -> torch.nn.Module:
     """A transducer that learns from another by soft targets alone where texts are hypotheses; no dropout."""
     teacher, student = build("transducer_teacher").eval().requires_grad_(False), build("transducer_student")
     method = Objective(
-        OnlineTeacher([Experiment(teacher, Path("t"), Path("t.pth"))], ["joint_network"]),
-        Taps(student, ["joint_network"]),
-        (Term("lattice", Schedule(0.5, 0.5), "joint_network", "joint_network"),),
+        OnlineTeacher([Experiment(teacher, Path("t"), Path("t.pth"))], ["joint_network", "ctc_lin"]),
+        Taps(student, ["joint_network", "ctc_lin"]),
+        (
+            Term("lattice", Schedule(0.5, 0.5), "joint_network", "joint_network"),
+            Term("ctc", Schedule(2.0, 2.0), "ctc_lin", "ctc_lin"),
+        ),
         Schedule(1.0, 1.0),
         soft_only=True,
     )
-    distil_transducer(student, method, {"lattice": build_criterion("transducer", reduction="utterance")})
+    criteria = {"lattice": build_criterion("transducer", reduction="utterance"), "ctc": build_criterion("kl")}
+    distil_transducer(student, method, criteria)
     return student.eval()
 
 
@@ -128,17 +132,20 @@ def test_the_task_loss_is_that_of_the_transcripts(soft: torch.nn.Module) -> None
     both = losses(soft, [[3, 4], [4, 5]], ["a", "b"])
     mixed = losses(soft, [[3, 4], [4, 5]], ["a", "pseudo-b"])
     alone = losses(soft, [[3, 4]], ["a"])
-    assert mixed["loss_kd_lattice"] == pytest.approx(both["loss_kd_lattice"], rel=1e-5)
+    for name in ("loss_kd_lattice", "loss_kd_ctc"):
+        assert mixed[name] == pytest.approx(both[name], rel=1e-5)
     for name in ("loss_transducer", "loss_aux_ctc", "loss_aux_lm"):
         assert mixed[name] == pytest.approx(alone[name] / 2, rel=1e-5)
-    assert mixed["loss"] == pytest.approx(mixed["loss_task"] + 0.5 * mixed["loss_kd_lattice"], rel=1e-5)
+    criteria = 0.5 * mixed["loss_kd_lattice"] + 2 * mixed["loss_kd_ctc"]
+    assert mixed["loss"] == pytest.approx(mixed["loss_task"] + criteria, rel=1e-5)
 
 
 def test_a_batch_of_hypotheses_alone_has_the_same_statistics(soft: torch.nn.Module) -> None:
     mixed = losses(soft, [[3, 4], [4, 5]], ["a", "pseudo-b"])
     only = losses(soft, [[3, 4], [4, 5]], ["pseudo-a", "pseudo-copy2-b"])
     assert only.keys() == mixed.keys() and only["loss_task"] == 0
-    assert only["loss"] == pytest.approx(0.5 * only["loss_kd_lattice"], rel=1e-6)
+    criteria = 0.5 * only["loss_kd_lattice"] + 2 * only["loss_kd_ctc"]
+    assert only["loss"] == pytest.approx(criteria, rel=1e-6)
 
 
 def test_a_model_that_cannot_leave_texts_out_refuses(recipe: Recipe) -> None:
