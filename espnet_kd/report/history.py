@@ -9,6 +9,7 @@ from pathlib import Path
 from espnet_kd.host.outputs import CHECKPOINT, LOG, LOG_DURATION, LOG_PHASE, LOG_RESULTS, reported
 
 Stats = dict[str, float]
+OF_TRAINING = ("time", "total_count")  # statistics that are of no model
 VALUE = re.compile(r"(\w+)=([-+.\w]+)")
 
 
@@ -34,13 +35,16 @@ class History:
         return values
 
     def of_model(self, suffix: str) -> "History":
-        """Return the statistics whose names end in a suffix, under stock names, for one of several models."""
+        """Return the statistics whose names end in a suffix, under stock names, for one of several models.
+
+        Those of the training itself are left besides; those of the first model, which may have others, not.
+        """
         if not suffix:
             return self
         return History(
             {
                 epoch: {
-                    phase: stats
+                    phase: {n: v for n, v in stats.items() if n in OF_TRAINING}
                     | {n.removesuffix(suffix): v for n, v in stats.items() if n.endswith(suffix)}
                     for phase, stats in phases.items()
                 }

@@ -74,6 +74,7 @@ def test_a_peers_statistics_take_the_stock_names(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG.replace("cer_ctc=0.9", "cer_ctc=0.9, cer_ctc_peer2=0.6"))
     h = read_history(tmp_path)
     peer = h.of_model("_peer2")
-    assert peer.curve("valid", "cer_ctc") == {1: 0.6, 2: 0.7}  # 2: the log has none of its own
+    assert peer.curve("valid", "cer_ctc") == {1: 0.6}  # 2: the log has none of its own
+    assert peer.curve("valid", "loss") == {}  # that of peer 1 is not a peer's who reports none
     assert h.of_model("").curve("valid", "cer_ctc") == {1: 0.9, 2: 0.7}
     assert peer.updates(1) == 692
