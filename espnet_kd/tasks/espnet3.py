@@ -12,6 +12,7 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods import active
+from espnet_kd.methods.distillation import AUTO
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask, WithMethods
 
 # What ESPnet3 offers no way for, by key of a configuration: the task builds neither optimizers nor batches.
@@ -46,6 +47,12 @@ class InESPnet3(WithMethods):
             raise UserError(
                 "teacher: store: ESPnet3 does not tell a model which utterances a batch has, by which stored "
                 "targets are found: use `teacher: {exp: DIRECTORY}`, or a recipe of ESPnet2"
+            )
+        if args.targets in ("soft", AUTO):
+            raise UserError(
+                f"targets: {args.targets}: pseudo-labels are left out of the task loss by the names of "
+                "utterances, which ESPnet3 does not tell a model: write `targets: both` or `hard`, or use a "
+                "recipe of ESPnet2"
             )
         for method in active(vars(args)):
             if method.preprocess(args, True, None) is not None:

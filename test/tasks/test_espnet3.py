@@ -158,6 +158,10 @@ def test_a_transducer_learns_from_a_transducer(train: Train, teacher: Path) -> N
             "  consistency: {criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}}\n",
             "consistency: split_batches: ESPnet3 makes the batches itself",
         ),
+        (
+            "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n  targets: soft\n",
+            "targets: soft: pseudo-labels are left out of the task loss by the names of utterances",
+        ),
         ("  consistency: [ctc]\n", r"consistency: \['ctc'\] is no mapping"),
         (
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n",
