@@ -295,16 +295,19 @@ class WithHypotheses:
     def __call__(self, utt: str, data: dict[str, Any]) -> dict[str, Any]:
         """Return the student's data with the tokens (L, H), their numbers (H,) and scores (H,) added.
 
-        An utterance has fewer hypotheses than H, or none: the others have the score -inf.
+        An utterance has fewer hypotheses than H, or none: the others have the score -inf. Texts of the same
+        tokens, such as those that differ in what the student cannot write, are one: else it would count twice
+        in the sum of the student's probabilities.
         """
-        texts = self.hypotheses(utt)
-        tokens = [self.tokens(utt, text) for text, _ in texts]
+        scored: dict[tuple[int, ...], float] = {}
+        for text, score in self.hypotheses(utt):  # the best first
+            scored.setdefault(tuple(self.tokens(utt, text).tolist()), score)
         found = self.student(utt, data)
-        lists = np.full((max([1, *map(len, tokens)]), self.count), PADDING, np.int64)
+        lists = np.full((max([1, *map(len, scored)]), self.count), PADDING, np.int64)
         counts = np.zeros(self.count, np.int64)
         scores = np.full(self.count, -np.inf, np.float32)
-        for h, (one, (_, score)) in enumerate(zip(tokens, texts, strict=True)):
-            lists[: len(one), h], counts[h], scores[h] = one, len(one), score
+        for h, (tokens, score) in enumerate(scored.items()):
+            lists[: len(tokens), h], counts[h], scores[h] = tokens, len(tokens), score
         added: dict[str, NDArray[Any]] = {LISTS: lists, COUNTS: counts, SCORES: scores}
         return {**found, **added}
 

@@ -58,9 +58,18 @@ def test_an_utterance_gets_its_best_hypotheses_each_text_once(tmp_path: Path) ->
      ("sp0.9-b", "A"), ("copy2-sp0.9-b", "A"), ("pseudo-copy2-sp0.9-b", "A"), ("sp1.1-b", "B")],
 )  # fmt: skip
 def test_a_copy_has_the_hypotheses_of_its_utterance(tmp_path: Path, utt: str, text: str) -> None:
-    """Names as of `mix`, whose copies have the number after the prefix, and of `perturb`; sp0.9-b is decoded."""
+    """Copies of `mix` have a number after the prefix, those of `perturb` a speed before it."""
     records = write(tmp_path / "records", {**LISTS, "sp0.9-b": [("A", -0.5)]})
     assert WithHypotheses(student, nbest_options({"records": records})).hypotheses(utt)[0][0] == text
+
+
+def test_texts_of_the_same_tokens_are_one_hypothesis(tmp_path: Path) -> None:
+    """A student that does not know case would have "AB" twice in the sum of its probabilities."""
+    records = write(tmp_path / "records", {"a": [("AB", -1.0), ("Ab", -1.5), ("B", -2.0)]})
+    unaware = lambda utt, data: student(utt, {**data, "text": data["text"].upper()})  # noqa: E731
+    found = WithHypotheses(unaware, nbest_options({"records": records}))("a", {"text": "A"})
+    assert found["nbest_tokens"].T.tolist() == [[3, 4], [4, -1], [-1, -1], [-1, -1]]
+    assert found["nbest_scores"].tolist() == [-1, -2, -np.inf, -np.inf]
 
 
 class WithTargets:
