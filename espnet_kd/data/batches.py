@@ -70,7 +70,8 @@ class Batches:
         size = self.size * self.accum_grad // accum
         if self.option == "batch_size":
             size = max(size, gpus)  # ESPnet gives every GPU an utterance
-        iterations = self.iterations and max(accum, round(self.iterations * accum / self.accum_grad))
+        # Rounded down, as ESPnet does where it counts the updates of an epoch.
+        iterations = self.iterations and max(accum, self.iterations * accum // self.accum_grad)
         return replace(self, size=size, accum_grad=accum, iterations=iterations)
 
     def speech(self, data: "Speech") -> Seconds:

@@ -27,7 +27,7 @@ def shapes(tmp_path: Path) -> list[Path]:
         (1, 16, 9, 40),
         (3, 6, 24, 15),  # 4 * 4 / 3 = 5.33 is rounded up, and 36 * 4 / 6 = 24: 8 on a GPU instead of 9
         (5, 4, 36, 10),  # 3.2 is rounded up
-        (16, 1, 144, 2),  # 2.5 batches of an epoch are rounded to even
+        (16, 1, 144, 2),  # 2.5 batches of an epoch are rounded down
         (32, 1, 144, 2),  # no fewer than one batch an update: half as much on a GPU
         (0, 4, 36, 10),  # the CPU
     ],
@@ -39,6 +39,14 @@ def test_an_update_sees_as_much_on_any_number_of_gpus(
     assert found == Batches("numel", bins, accum_grad, iterations)
     assert found.size * found.accum_grad == 36 * 4
     assert gpus == 0 or found.size / gpus <= 36 / 4
+
+
+def test_an_epoch_keeps_its_updates() -> None:
+    """ESPnet's trainer updates after each ``accum_grad`` batches of an epoch, counted anew in every epoch."""
+    for iterations in range(3, 30):
+        for gpus in range(1, 20):
+            found = Batches("numel", 1001, 3, iterations).for_gpus(gpus, written_for=4)
+            assert found.iterations // found.accum_grad == iterations // 3, (iterations, gpus)
 
 
 def test_rounding_never_gives_an_update_or_a_gpu_more() -> None:
