@@ -188,8 +188,7 @@ class LatticeTransducer(SeesLattice):
 
     def _rnnt_weight(self) -> float:
         """Return the factor of the RNN-T loss in the total loss of a training step."""
-        weight: float = self.transducer_weight
-        return weight
+        return float(self.transducer_weight)
 
 
 class LatticeHybrid(SeesLattice):
@@ -314,8 +313,7 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if self.kd_own is None:
             return joint_out, self._transcript(target)
         labels, lengths, _ = self.kd_own
-        dec = joint_out.dec[:, : labels.shape[1] + 1]  # hypotheses may all be shorter
-        shorter = joint_out.with_tensors(joint_out.enc, dec, joint_out.weight, joint_out.bias)
+        shorter = replace(joint_out, dec=joint_out.dec[:, : labels.shape[1] + 1])  # all may be hypotheses
         return shorter, Transcript(labels, self.kd_frames, lengths)
 
     def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:
@@ -324,14 +322,12 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         if rows is None:
             return self._rnnt(joint_out, transcript)
         if not len(rows):
-            tensors = (joint_out.enc, joint_out.dec, joint_out.weight, joint_out.bias)
-            return 0.0 * sum(x.sum() for x in tensors)
+            return 0.0 * sum(x.sum() for x in vars(joint_out).values() if isinstance(x, Tensor))
         return len(rows) / len(joint_out.enc) * self._rnnt(*select(joint_out, transcript, rows))
 
     def _with_task(self, loss: Tensor, stats: dict[str, Any], step: float) -> Tensor:
         """Return the task loss with its weight, plus the lattice term with its own."""
-        term, lattice = self.lattice_term(), self.kd_lattice
-        total = super()._with_task(loss, stats, step)
+        total, term, lattice = super()._with_task(loss, stats, step), self.lattice_term(), self.kd_lattice
         if term is None:
             return total
         stats[f"loss_kd_{term.name}"] = lattice.kd[None]
