@@ -1,6 +1,7 @@
 """--measure true and --export_formats: which models utils/decoding.sh measures and exports, and how."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,41 @@ def test_another_experiment_that_cannot_be_scored_is_named(tmp_path: Path) -> No
     result = sh(TEMPLATE, "bash", "-c", f"place={tmp_path}; {SCRIPT}{stubs}")
     assert result.stdout == "other:\ngoes on\n"
     assert result.stderr == "warning: exp/other/s could not be scored\n"
+
+
+OTHERS = "expdir=exp nlsyms_txt=none cleaner=none evaluated=(dev test) tests=(test); need() { :; }; cd \"${place}\"; "
+
+
+def decoded(place: Path, *directories: str) -> None:
+    """Sets that were decoded at the second 1 and scored at the second 3, by references of the second 2."""
+    files = {f"dump/raw/{name}/text": 2 for name in ("dev", "test")}
+    for directory in directories:
+        for name in ("test",) if "onnx" in directory else ("dev", "test"):
+            files |= {f"{directory}/{name}/text": 1, f"{directory}/{name}/score.json": 3}
+    for name, seconds in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+        os.utime(place / name, (seconds, seconds))
+
+
+def test_what_was_scored_by_older_references_is_scored_again(tmp_path: Path) -> None:
+    """As after a correction of data/test/text: teachers, other students and exported graphs have a row, too."""
+    decoded(tmp_path, "exp/other/s", "exp/a teacher/t", "exp/other/onnx/s")
+    (tmp_path / "exp/other/onnx/export.json").touch()
+    stubs = OTHERS + 'score() { echo "$*"; }; python=true; write_results'
+    script = f"place={tmp_path}; {SCRIPT}results_md=R.md dumpdir=dump metric=wer valid_set=dev; {stubs}"
+    assert sh(TEMPLATE, "bash", "-c", script).stdout == ""
+    os.utime(tmp_path / "dump/raw/test/text", (4, 4))
+    found = sh(TEMPLATE, "bash", "-c", script)
+    assert found.stdout.splitlines() == ["exp/other dev test", "exp/other/onnx test", "exp/a teacher dev test"]
+
+
+def test_a_score_by_older_references_that_cannot_be_made_again_is_removed(tmp_path: Path) -> None:
+    decoded(tmp_path, "exp/other/s")
+    os.utime(tmp_path / "dump/raw/test/text", (4, 4))
+    script = f"place={tmp_path}; {SCRIPT}{OTHERS}python=false; score_others"
+    assert sh(TEMPLATE, "bash", "-c", script).returncode == 0
+    assert [path.parent.name for path in tmp_path.glob("exp/*/s/*/score.json")] == ["dev"]
 
 
 @pytest.fixture

@@ -149,22 +149,38 @@ score() {
     done
 }
 
-# score_others: score the other experiments that were decoded under the same tag, since the table shows them, too.
+# is_scored DECODED SET: true if the score of a decoded set is newer than what it was computed from.
+is_scored() {
+    local file
+    for file in "$1/$2/text" "${raw}/$2/text" "${nlsyms_txt}"; do
+        [ "${file}" = none ] || [ "$1/$2/score.json" -nt "${file}" ] || return 1
+    done
+}
+
+# score_others: score the other experiments, and what is exported, that were decoded under the same tag, since the table
+# shows them, too: perhaps by older references. A score that cannot be made again is removed.
 score_others() {
-    local dir set unscored
-    for dir in "${expdir}"/*/"${inference_tag}"; do
-        unscored=
-        for set in "${evaluated[@]}"; do
+    local dir set sets unscored
+    for dir in "${expdir}"/*/"${inference_tag}" "${expdir}"/*/*/"${inference_tag}"; do
+        sets=("${evaluated[@]}") unscored=
+        [ ! -e "${dir%/*}/export.json" ] || sets=("${tests[@]}")
+        for set in "${sets[@]}"; do
             [ -e "${dir}/${set}/text" ] || continue 2
-            [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
+            is_scored "${dir}" "${set}" || unscored=yes
         done
-        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || log "warning: ${dir} could not be scored" >&2
+        [ -z "${unscored}" ] || (score "${dir%/*}" "${sets[@]}") || {
+            log "warning: ${dir} could not be scored" >&2
+            for set in "${sets[@]}"; do
+                is_scored "${dir}" "${set}" || rm -f "${dir}/${set}/score.json"
+            done
+        }
     done
 }
 
 # write_results: write the table of all experiments, and plots.
 write_results() {
     score_others
+    [ "${teacher_inference_tag}" = "${inference_tag}" ] || inference_tag=${teacher_inference_tag} score_others
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
         --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" \
         --inference_tag "${inference_tag}" "${teacher_inference_tag}" --checkpoint "${inference_asr_model}" \
