@@ -185,6 +185,10 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
         ]
         if base is not None and (group.updates is None or base.updates is None):
             found.append(f"{label}: updates unknown, compared with {plain(base.label)} by max_epoch.")
+        tags = decodings.tags([*group.runs, *(base.runs if base else [])])
+        if len(tags) > 1:
+            ways = " and ".join(map(code, tags))
+            found.append(f"{label}: decoded, with what it is compared with, as {ways}, which may differ, too.")
         open_runs = [run.name for run in group.runs if not run.finished]
         found += [f"{label}: the training of {code(name)} is not finished." for name in open_runs]
         counts = sorted({str(run.updates) for run in group.runs})
