@@ -15,7 +15,7 @@ compute() { printf '%s\\n' "${@:3}"; }
 . utils/decoding.sh
 teacher_dirs() { printf '%s\\n' "exp/a teacher" exp/other; }
 peer_dirs() { echo exp/student; }
-python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone
+python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone metric=wer
 inference_asr_model=model.pth inference_config=conf/s.yaml inference_tag=s use_streaming=false
 teacher_inference_config= teacher_inference_tag=t
 lm_options=() inference_args="--beam_size 2" current_generation=1 formats=() measure_args=
@@ -138,7 +138,8 @@ def test_what_was_scored_by_older_references_is_scored_again(tmp_path: Path) -> 
     assert sh(TEMPLATE, "bash", "-c", script).stdout == ""
     os.utime(tmp_path / "dump/raw/test/text", (4, 4))
     found = sh(TEMPLATE, "bash", "-c", script)
-    assert found.stdout.splitlines() == ["exp/other dev test", "exp/other/onnx test", "exp/a teacher dev test"]
+    again = ["exp/other dev test", "exp/other/onnx test", "exp/a teacher dev test"]
+    assert found.stdout.splitlines() == again
 
 
 def test_a_score_by_older_references_that_cannot_be_made_again_is_removed(tmp_path: Path) -> None:
@@ -186,6 +187,9 @@ def test_a_model_is_exported_once_and_again_if_it_has_changed(recipe: Path) -> N
     (recipe / "exp/good/model.pth").write_text("b\n")
     run(recipe, both)
     assert len((recipe / "calls").read_text().splitlines()) == 6
+    run(recipe, "metric=cer; " + both)
+    last = (recipe / "calls").read_text().splitlines()[-2:]
+    assert [" --metric cer " in line for line in last] == [True, True]
 
 
 def test_a_model_that_cannot_be_exported_is_a_line_and_no_row(recipe: Path) -> None:

@@ -275,6 +275,7 @@ export_model() {
     inputs=$(cksum "$1/config.yaml" "$1/${inference_asr_model}" "${raw}/${valid_set}"/{wav.scp,text})
     [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"
     inputs+=" ${inference_args} ${export_args}"
+    [ "${metric}" = wer ] || { options+=(--metric "${metric}"); inputs+=" ${metric}"; }
     lock "${out}"
     if [ -e "${out}/export.json" ] && [ -e "${out}/inputs" ] && unchanged "${out}/inputs" "${inputs}"; then
         log "${out}: already exported"
