@@ -130,7 +130,7 @@ def decoded(place: Path, *directories: str) -> None:
 
 
 def test_what_was_scored_by_older_references_is_scored_again(tmp_path: Path) -> None:
-    """As after a correction of data/test/text: teachers, other students and exported graphs have a row, too."""
+    """As after a correction of data/test/text: other students, teachers and graphs have rows, too."""
     decoded(tmp_path, "exp/other/s", "exp/a teacher/t", "exp/other/onnx/s")
     (tmp_path / "exp/other/onnx/export.json").touch()
     stubs = OTHERS + 'score() { echo "$*"; }; python=true; write_results'
