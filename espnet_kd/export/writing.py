@@ -284,7 +284,8 @@ def quantised(
             int8.quantise(effects.prepared[name], files[name], kept)
         result = check.comparison(data, reference, texts(files))
         tried.append({"float_layers": len(kept), data.metric: result[data.metric]})
-        print(f"int8 with {len(kept)} layers in float: {data.metric.upper()} {result[data.metric]:.2f} %", flush=True)
+        rate = f"{data.metric.upper()} {result[data.metric]:.2f} %"
+        print(f"int8 with {len(kept)} layers in float: {rate}", flush=True)
         if abs(result[f"{data.metric}_moves_by"]) <= tolerance:
             break
     check.refuse_shift(result, tolerance, f"int8 with {len(kept)} of {len(effects.layers)} layers in float")

@@ -45,7 +45,7 @@ def tags(runs: Iterable[Run]) -> list[str]:
 def _read(run: Run, name: str) -> str:
     """Return what a set was decoded with; empty if that is unknown.
 
-    A set that a scorer of the corpus has made, such as eval2000_swbd, is a part of that without its last word.
+    What a scorer of the corpus has made, such as eval2000_swbd, is a part of the set without the last word.
     """
     for part in (name, name.rpartition("_")[0]):
         path = run.directory / str(run.inference_tag) / part / INPUTS

@@ -188,7 +188,7 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
         tags = decodings.tags([*group.runs, *(base.runs if base else [])])
         if len(tags) > 1:
             ways = " and ".join(map(code, tags))
-            found.append(f"{label}: decoded, with what it is compared with, as {ways}, which may differ, too.")
+            found.append(f"{label}: decoded, with what it is compared with, as {ways}: may differ by it.")
         open_runs = [run.name for run in group.runs if not run.finished]
         found += [f"{label}: the training of {code(name)} is not finished." for name in open_runs]
         counts = sorted({str(run.updates) for run in group.runs})

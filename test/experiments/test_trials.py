@@ -249,7 +249,8 @@ def test_a_change_of_a_phase_or_of_the_language_model_is_noticed(recipe: Path) -
     (recipe / "conf/first.yaml").write_text("max_epoch: 1\n")
     (recipe / "conf/lm.yaml").write_text("lm: transformer\n")
     options = '{kd_config: "conf/first.yaml,conf/kd.yaml", lm_config: conf/lm.yaml}'
-    (recipe / "plans/two.yaml").write_text(f"{PLAN}  phases: {{like: alone, seeds: [1], options: {options}}}\n")
+    row = f"  phases: {{like: alone, seeds: [1], options: {options}}}\n"
+    (recipe / "plans/two.yaml").write_text(PLAN + row)
     found = set()
     for name in ("kd", "first", "kd", "lm"):
         with (recipe / f"conf/{name}.yaml").open("a") as f:

@@ -114,7 +114,11 @@ def test_another_experiment_that_cannot_be_scored_is_named(tmp_path: Path) -> No
     assert result.stderr == "warning: exp/other/s could not be scored\n"
 
 
-OTHERS = "expdir=exp nlsyms_txt=none cleaner=none evaluated=(dev test) tests=(test); need() { :; }; cd \"${place}\"; "
+OTHERS = """
+expdir=exp nlsyms_txt=none cleaner=none evaluated=(dev test) tests=(test)
+need() { :; }
+cd "${place}"
+"""
 
 
 def decoded(place: Path, *directories: str) -> None:
