@@ -89,3 +89,22 @@ find_labeller() {{ dir=$owner/pseudo_label_tag; }}
     )
     assert same == "trains\n"
     assert other.startswith(f"error: {tmp_path} has labels of exp/\u00e9, not of exp/b: run stage 8 again")
+
+
+def test_transcripts_of_unlabelled_speech_drop_no_utterance(tmp_path: Path) -> None:
+    """They only measure the pseudo-labels, and an utterance without words may have an empty one."""
+    for name in ("with", "without"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data/with/text").touch()
+    stubs = f"""
+set -eu
+need() {{ :; }}
+compute() {{ echo "$6 $7 ${{*: -1}}"; }}
+. utils/unlabelled.sh
+cd {tmp_path}
+unlabelled=(with without) train=train raw=raw python=python fs=16k train_cmd=run
+min_wav_duration=0 max_wav_duration=1
+filter_unlabelled
+"""
+    found = sh(TEMPLATE, "bash", "-c", stubs).stdout.splitlines()
+    assert found == ["lengths --keep_empty raw/with", "lengths --unlabelled raw/without"]
