@@ -1,5 +1,6 @@
 """What kd.sh hands to `espnet-kd check` before it trains teachers or labels speech."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -108,3 +109,45 @@ filter_unlabelled
 """
     found = sh(TEMPLATE, "bash", "-c", stubs).stdout.splitlines()
     assert found == ["lengths --keep_empty raw/with", "lengths --unlabelled raw/without"]
+
+
+def test_data_that_were_made_again_without_what_follows_are_named(tmp_path: Path) -> None:
+    """Stage 1 and then stage 6: the training would take the old transcripts without a word."""
+
+    def write(second: int, place: str, text: str) -> None:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        for name in ("wav.scp", "text"):
+            (tmp_path / place / name).write_text(text)
+            os.utime(tmp_path / place / name, (second, second))
+
+    both = "sp0.9-u A\nu A\n"
+    write(0, "data/train", "u A\n")
+    for second, place in enumerate(("data/train_sp", "dump/raw/org/train_sp", "dump/raw/train_sp"), 1):
+        write(second, place, both)
+    write(1, "data/test", "t B\n")
+    write(2, "dump/raw/test", "t B\n")
+    stubs = f"""
+set -euo pipefail
+log() {{ echo "$*"; }}
+. utils/files.sh
+cd {tmp_path}
+raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6
+needs_dump train_sp test
+needs_dump train_sp
+"""
+
+    def warnings() -> list[str]:
+        result = sh(TEMPLATE, "bash", "-c", stubs)
+        assert result.returncode == 0, result.stderr
+        return [line.split(": ")[1] for line in result.stderr.splitlines()]
+
+    why = "and has other transcripts"
+    write(9, "data/train", "u A\n")
+    write(9, "data/test", "t B\n")
+    assert warnings() == []  # made again, but the same
+    write(9, "data/train", "u AA\n")
+    assert warnings() == [f"data/train_sp is older than data/train/text {why}"]
+    write(10, "data/train_sp", both.replace("A", "AA"))
+    assert warnings() == [f"dump/raw/org/train_sp is older than data/train_sp/text {why}"]
+    write(10, "data/test", "t BB\n")
+    assert warnings()[-1] == f"dump/raw/test is older than data/test/text {why}"
