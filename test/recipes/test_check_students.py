@@ -151,3 +151,24 @@ needs_dump train_sp
     assert warnings() == [f"dump/raw/org/train_sp is older than data/train_sp/text {why}"]
     write(10, "data/test", "t BB\n")
     assert warnings()[-1] == f"dump/raw/test is older than data/test/text {why}"
+
+
+def test_utterances_that_are_trained_on_and_tested_are_counted(tmp_path: Path) -> None:
+    for name, ids in {"train_sp": "abc", "dev": "xy", "test": "bcz", "more": "yz"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wav.scp").write_text("".join(f"{u} {u}.flac\n" for u in ids))
+    stubs = f"""
+set -euo pipefail
+log() {{ echo "$*"; }}
+. utils/files.sh
+raw={tmp_path} train=train_sp evaluated=(dev test gone)
+unlabelled=()
+warn_of_overlap
+unlabelled=(more test)
+warn_of_overlap
+"""
+    result = sh(TEMPLATE, "bash", "-c", stubs)
+    what = ", which is trained on, has too"
+    counts = [line.split(".")[0].replace(what, "").split(" of ")[1] for line in result.stderr.splitlines()]
+    of_train = "test that train_sp: 2"
+    assert counts == [of_train, "dev that more: 1", of_train, "test that more: 1"]

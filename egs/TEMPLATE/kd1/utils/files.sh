@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: checks of the files that a stage needs, and locks.
-# Reads: expdir fs inference_asr_model number python raw sp train train_set valid_set
+# Reads: evaluated expdir fs inference_asr_model number python raw sp train train_set unlabelled valid_set
 # Sets: warned_of
 # shellcheck disable=SC2154
 
@@ -76,6 +76,21 @@ warn_if_older() {
     [ "$3" -ne 2 ] || [ -n "$(comm -23 <(sort "${theirs}") <(sort "$1/text"))" ] || return 0
     warned_of+="$1 "
     log "warning: $1 is older than ${theirs} and has other transcripts: run stage $3 and those behind it" >&2
+}
+
+# warn_of_overlap: say which sets have utterances that are trained on, too: their error rates are too good.
+warn_of_overlap() {
+    local set other shared
+    for set in "${evaluated[@]}"; do
+        for other in "${train}" "${unlabelled[@]}"; do
+            if [ "${other}" = "${set}" ] || ! all_exist "${raw}"/{"${set}","${other}"}/wav.scp; then continue; fi
+            shared=$(awk 'NR == FNR { known[$1]; next } $1 in known { n++ } END { print n + 0 }' \
+                "${raw}"/{"${set}","${other}"}/wav.scp)
+            [ "${shared}" -eq 0 ] ||
+                log "warning: ids of ${set} that ${other}, which is trained on, has too: ${shared}. If they are the same" \
+                    "utterances, the error rates of ${set} are too low" >&2
+        done
+    done
 }
 
 # model_dir EXP: print the directory in which a model is decoded and scored; that of a teacher from another recipe is in
