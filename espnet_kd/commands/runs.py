@@ -36,7 +36,7 @@ from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
-from espnet_kd.methods.distillation import fetch_teachers
+from espnet_kd.methods.distillation import fetch_teachers, with_teachers
 from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
@@ -93,9 +93,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
     Raises:
         UserError: the directory has a training with another configuration or other data.
     """
-    config = merge_files(args.config)
-    if args.teacher:
-        config = merge(config, {"teacher": {"exp": list(args.teacher)}})
+    config = with_teachers(merge_files(args.config), args.teacher, args.generation)
     if args.previous:
         if not read_record(args.previous).get("done"):
             raise UserError(

@@ -376,3 +376,20 @@ def test_targets_that_were_removed_since_are_not_missed(place: Path) -> None:
     runs.main(["finish", "exp/s"])
     store.unlink()
     begin("--args=--teacher store=exp/targets")
+
+
+@pytest.mark.parametrize(
+    "named", ["exp: espnet/owsm_v3.1_ebf", "hf: [openai/whisper-tiny]", "exp: exp/b, k: 2"]
+)
+def test_a_teacher_that_a_configuration_names_is_not_replaced(place: Path, named: str) -> None:
+    """As where --teacher_config "" was forgotten beside conf/kd_hidden_from_owsm.yaml."""
+    Path("kd.yaml").write_text(f"teacher: {{{named}}}\n")
+    with pytest.raises(UserError, match="configuration names .*, and the recipe has exp/t: leave"):
+        begin("--teacher", "exp/t")
+    if "hf" not in named:  # would be fetched
+        begin("--teacher", "exp/t_gen1", "--generation", "2")  # the student of the generation before
+
+
+def test_a_teacher_that_both_name_is_one(place: Path) -> None:
+    Path("kd.yaml").write_text("teacher: {exp: exp/t/}\n")
+    begin("--teacher", "exp/t")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from shell import TEMPLATE, sh
 
+FIRST = "<--generation><1>"
 SCRIPT = """
 set -euo pipefail
 raw=dump/raw text_options=() fs=16k valid_set=dev audio_type=sound python=fake
@@ -15,6 +16,7 @@ is_to_run() { :; }
 need() { [ "$*" = "5 tokens" ]; }
 error() { echo "error: $*"; exit 1; }
 fake() { printf '<%s>' "${@:4}"; echo; }
+current_generation=1
 students_checked= labelling= asr_task=asr token_list=tokens student_config=s.yaml student_args="--seed 2"
 kd_configs=(a.yaml b.yaml) teacher_config= teacher_configs=() teacher_args="--seed 3" teachers=()
 """
@@ -26,9 +28,9 @@ kd_configs=(a.yaml b.yaml) teacher_config= teacher_configs=() teacher_args="--se
         ("", ""),
         (
             "teacher_config='t.yaml u.yaml' teacher_configs=(t.yaml u.yaml) teachers=(exp/t exp/u)",
-            "<--teacher><exp/t><exp/u><--teacher_config><t.yaml><u.yaml><--teacher_args=--seed 3>",
+            f"{FIRST}<--teacher><exp/t><exp/u><--teacher_config><t.yaml><u.yaml><--teacher_args=--seed 3>",
         ),
-        ("labelling=yes teachers=('exp/a teacher')", "<--pseudo_labels><--teacher><exp/a teacher>"),
+        ("labelling=yes teachers=('exp/a teacher')", f"<--pseudo_labels>{FIRST}<--teacher><exp/a teacher>"),
     ],
 )
 def test_each_phase_is_checked_with_the_teachers(change: str, end: str) -> None:
