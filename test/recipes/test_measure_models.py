@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,14 +136,15 @@ def decoded(place: Path, *directories: str) -> None:
 
 def test_what_was_scored_by_older_references_is_scored_again(tmp_path: Path) -> None:
     """As after a correction of data/test/text: other students, teachers and graphs have rows, too."""
-    decoded(tmp_path, "exp/other/s", "exp/a teacher/t", "exp/other/onnx/s")
+    decoded(tmp_path, "exp/other/s", "exp/a teacher/t", "exp/other/onnx/s", "exp/part/s")
+    shutil.rmtree(tmp_path / "exp/part/s/dev")  # of which dev was not decoded
     (tmp_path / "exp/other/onnx/export.json").touch()
     stubs = OTHERS + 'score() { echo "$*"; }; python=true; write_results'
     script = f"place={tmp_path}; {SCRIPT}results_md=R.md dumpdir=dump metric=wer valid_set=dev; {stubs}"
     assert sh(TEMPLATE, "bash", "-c", script).stdout == ""
     os.utime(tmp_path / "dump/raw/test/text", (4, 4))
     found = sh(TEMPLATE, "bash", "-c", script)
-    again = ["exp/other dev test", "exp/other/onnx test", "exp/a teacher dev test"]
+    again = ["exp/other test", "exp/part test", "exp/other/onnx test", "exp/a teacher test"]
     assert found.stdout.splitlines() == again
 
 

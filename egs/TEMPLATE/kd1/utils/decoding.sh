@@ -157,20 +157,23 @@ is_scored() {
     done
 }
 
-# score_others: score the other experiments, and what is exported, that were decoded under the same tag, since the table
-# shows them, too: perhaps by older references. A score that cannot be made again is removed.
+# score_others: score the other experiments that were decoded under the same tag on all sets, since the table shows them, too.
+# What has a score by older references gets a new one, exported graphs among it, or none.
 score_others() {
-    local dir set sets unscored
+    local dir set old new incomplete
     for dir in "${expdir}"/*/"${inference_tag}" "${expdir}"/*/*/"${inference_tag}"; do
-        sets=("${evaluated[@]}") unscored=
-        [ ! -e "${dir%/*}/export.json" ] || sets=("${tests[@]}")
-        for set in "${sets[@]}"; do
-            [ -e "${dir}/${set}/text" ] || continue 2
-            is_scored "${dir}" "${set}" || unscored=yes
+        old=() new=() incomplete=
+        for set in "${evaluated[@]}"; do
+            if [ ! -e "${dir}/${set}/text" ]; then
+                incomplete=yes
+            elif ! is_scored "${dir}" "${set}"; then
+                if [ -e "${dir}/${set}/score.json" ]; then old+=("${set}"); else new+=("${set}"); fi
+            fi
         done
-        [ -z "${unscored}" ] || (score "${dir%/*}" "${sets[@]}") || {
+        [ -n "${incomplete}" ] || old+=("${new[@]}")
+        [ ${#old[@]} -eq 0 ] || (score "${dir%/*}" "${old[@]}") || {
             log "warning: ${dir} could not be scored" >&2
-            for set in "${sets[@]}"; do
+            for set in "${old[@]}"; do
                 is_scored "${dir}" "${set}" || rm -f "${dir}/${set}/score.json"
             done
         }
