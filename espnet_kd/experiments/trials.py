@@ -63,7 +63,9 @@ def command(plan: Plan, trial: Trial) -> list[str]:
                 f"{where}: {word!r} is a single value for a training, so it cannot be empty or have a space: "
                 "write `none` for an empty one, and a list for several"
             )
-    options = {"nj": "1", "inference_nj": "1", "inference_tag": trial.inference_tag, **trial.options}
+    options = {"nj": "1", "inference_nj": "1", "inference_tag": trial.inference_tag}
+    options |= {} if plan.metric == "wer" else {"metric": plan.metric}  # by which graphs are checked, too
+    options |= trial.options
     options |= {key: value for key, value in PLAIN.items() if key not in options}
     options |= {"teacher_config": ""} | ({"teacher_exp": " ".join(teachers)} if teachers else {})
     options |= {"student_exp": str(trial.directory), "student_args": " ".join(args)}

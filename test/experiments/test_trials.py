@@ -258,3 +258,12 @@ def test_a_change_of_a_phase_or_of_the_language_model_is_noticed(recipe: Path) -
         state = State.of(read_plan("plans/two.yaml"))
         found.add(state.contents(state.plan.trials(state.plan.rows["phases"])[0]))
     assert len(found) == 4
+
+
+def test_graphs_are_checked_by_the_error_rate_of_the_plan(recipe: Path) -> None:
+    plan = read_plan("plans/two.yaml")
+    assert "--metric" not in command(plan, plan.trials(plan.rows["alone"])[0])
+    (recipe / "plans/two.yaml").write_text(f"{PLAN}metric: cer\n")
+    plan = read_plan("plans/two.yaml")
+    words = command(plan, plan.trials(plan.rows["alone"])[0])
+    assert words[words.index("--metric") + 1] == "cer"
