@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from espnet_kd.command_line import command_parser
 from espnet_kd.commands.phases import initial_student
 from espnet_kd.config import dump_yaml, merge, merge_files, read_config
@@ -34,7 +36,7 @@ from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
-from espnet_kd.methods.distillation import fetch_teachers
+from espnet_kd.methods.distillation import fetch_teachers, with_teachers
 from espnet_kd.report.run import DISPLAY_KEYS
 
 CONFIG = "train.yaml"
@@ -42,6 +44,9 @@ RESULTS = "**/plans/results/**"
 # Options that may have another value when a training is continued: those of logs, and of how many steps of a
 # GPU make one update, so that a training can go on with another number of GPUs.
 MAY_CHANGE = DISPLAY_KEYS | {"accum_grad", "use_wandb"}
+STORE = "target store"  # name of its fingerprint
+INIT = "init_param"
+WITH_FILES = (INIT, "teacher", "nbest")  # options that may name files from which a training learns
 # An older espnet_kd took `teacher: {exp: TEXT}` for a list of letters: no fingerprint of the teacher is kept.
 OF_LETTER = re.compile("teacher .")
 
@@ -88,15 +93,13 @@ def start(args: argparse.Namespace, command: str) -> bool:
     Raises:
         UserError: the directory has a training with another configuration or other data.
     """
-    config = merge_files(args.config)
-    if args.teacher:
-        config = merge(config, {"teacher": {"exp": list(args.teacher)}})
+    config = with_teachers(merge_files(args.config), args.teacher, args.generation)
     if args.previous:
         if not read_record(args.previous).get("done"):
             raise UserError(
                 f"the training of {args.previous} is not finished: {args.exp} starts from its student"
             )
-        config["init_param"] = initial_student(args.previous)
+        config[INIT] = initial_student(args.previous)
     path = args.exp / CONFIG
     trained = any(args.exp.glob("*.pth"))
     if trained and path.exists() and _relevant_options(read_config(path)) != _relevant_options(config):
@@ -121,8 +124,10 @@ def start(args: argparse.Namespace, command: str) -> bool:
         )
     if not record.get("done"):
         fetch_teachers(config)
-    data = _fingerprints(args.data, config)
-    _check_data(args, record.get("data"), data)
+    older = _fingerprints(args.data, config)
+    options = _options_with_files(args.args)
+    data = _fingerprints(args.data, merge(config, options)) if options else older
+    _check_data(args, record.get("data"), data, older)
     if record.get("done"):
         return False
     with atomic_path(path) as temporary:
@@ -163,6 +168,26 @@ def _changes(args: str, config: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def _options_with_files(args: str) -> dict[str, Any]:
+    """Return those options of a training that may name files from which it learns.
+
+    A training says what is wrong with an option: here it is left out.
+    """
+    if not any(word.removeprefix("--").partition("=")[0] in WITH_FILES for word in args.split()):
+        return {}
+    from espnet_kd.host.options import NestedDictAction
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in WITH_FILES:
+        kind: dict[str, Any] = {"nargs": "*"} if name == INIT else {"action": NestedDictAction, "default": {}}
+        parser.add_argument(f"--{name}", **kind)
+    try:
+        given, _ = parser.parse_known_args(args.split())
+    except (argparse.ArgumentError, yaml.YAMLError, ValueError, SystemExit):
+        return {}
+    return {name: value for name, value in vars(given).items() if value}
+
+
 def _fingerprints(options: list[str], config: dict[str, Any]) -> dict[str, str]:
     """Return fingerprints by name: of ``--data``, of the inputs of methods, and of the initial student."""
     found = {}
@@ -172,13 +197,17 @@ def _fingerprints(options: list[str], config: dict[str, Any]) -> dict[str, str]:
     for method in active(config):
         for name, files in method.inputs(config).items():
             found[name] = " ".join(map(contents.fingerprint_path, files))
-    for param in config.get("init_param") or ():
+    for param in config.get(INIT) or ():
         found[f"initial student {param}"] = contents.fingerprint_path(Path(str(param).split(":")[0]))
     return found
 
 
-def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: dict[str, str]) -> None:
+def _check_data(
+    args: argparse.Namespace, before: dict[str, str] | None, now: dict[str, str], older: dict[str, str]
+) -> None:
     """Check that a training continues on the same data; one without a record of its data is accepted.
+
+    An older espnet_kd recorded what the configuration names, ``older``, but not what options name.
 
     Raises:
         UserError: the data differ; the message names them.
@@ -188,6 +217,7 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
     if any(OF_LETTER.fullmatch(name) for name in before):
         before, now = (_without_teachers(record) for record in (before, now))
     differing = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
+    differing = [name for name in differing if before.get(name) != older.get(name)]
     differing = [name for name in differing if not _is_unknown(name, before, now)]
     if differing:
         paths = dict(option.partition("=")[::2] for option in args.data)
@@ -199,10 +229,12 @@ def _check_data(args: argparse.Namespace, before: dict[str, str] | None, now: di
 
 
 def _is_unknown(name: str, before: dict[str, str], now: dict[str, str]) -> bool:
-    """Return True for a teacher that is not here, or that was recorded without its files.
+    """Return True for a teacher or targets that are gone, or a teacher that was recorded without its files.
 
     An older espnet_kd recorded published teachers so.
     """
+    if name == STORE and not now.get(name):
+        return True
     is_gone = not now.get(name) and not Path(name.removeprefix("teacher ")).exists()
     return name.startswith("teacher ") and (is_gone or not before.get(name))
 

@@ -31,7 +31,7 @@ PSEUDO_ID = re.compile(rf"(sp[\d.]+-|copy\d+-)*{PREFIX}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``lengths [--min S] [--max S] [--fs 16k] [--unlabelled] SRC DST``."""
+    """Run ``lengths [--min S] [--max S] [--fs 16k] [--unlabelled | --keep_empty] SRC DST``."""
     parser = command_parser("lengths")
     parser.add_argument("src", type=Path, help="dump directory")
     parser.add_argument("dst", type=Path, help="dump directory to write")
@@ -48,7 +48,10 @@ def main(argv: list[str] | None = None) -> None:
         help="utterances of so many seconds or more are dropped (default: %(default)s)",
     )
     parser.add_argument("--fs", default="16k", help="sampling rate (default: %(default)s)")
-    parser.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--unlabelled", action="store_true", help="the speech has no transcripts")
+    keep = "keep utterances with an empty transcript: nothing learns from transcripts"
+    text.add_argument("--keep_empty", action="store_true", help=keep)
     args = parser.parse_args(argv)
     if not math.isfinite(args.min) or math.isnan(args.max):
         raise UserError(f"--min {args.min:g} --max {args.max:g}: give seconds, such as 0.1 and 20")
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     def kept() -> Iterator[tuple[str, tuple[str, ...]]]:
         place = {name: number for number, name in enumerate(tables)}
         for utt, values in join(args.src, tables):
-            words = values[place["text"]] if "text" in place else None
+            words = values[place["text"]] if "text" in place and not args.keep_empty else None
             why = _reason_to_drop(int(values[place[SAMPLES]]), words, args.min, args.max, fs)
             counts[why] += 1
             if why is None:

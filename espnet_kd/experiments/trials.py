@@ -42,7 +42,7 @@ WITHOUT_EFFECT = frozenset(
 )
 # A row without a method has none, whatever run.sh does by itself. Commands are compared without these.
 PLAIN = {"kd_config": "", "student_alone": "false"}
-CONFIGURATIONS = ("student_config", "kd_config", "inference_config")
+CONFIGURATIONS = ("student_config", "kd_config", "inference_config", "lm_config")
 PREPARED = ".prepared"  # directory in dump/ of a file for each preparation of data that has succeeded
 
 
@@ -63,7 +63,9 @@ def command(plan: Plan, trial: Trial) -> list[str]:
                 f"{where}: {word!r} is a single value for a training, so it cannot be empty or have a space: "
                 "write `none` for an empty one, and a list for several"
             )
-    options = {"nj": "1", "inference_nj": "1", "inference_tag": trial.inference_tag, **trial.options}
+    options = {"nj": "1", "inference_nj": "1", "inference_tag": trial.inference_tag}
+    options |= {} if plan.metric == "wer" else {"metric": plan.metric}  # by which graphs are checked, too
+    options |= trial.options
     options |= {key: value for key, value in PLAIN.items() if key not in options}
     options |= {"teacher_config": ""} | ({"teacher_exp": " ".join(teachers)} if teachers else {})
     options |= {"student_exp": str(trial.directory), "student_args": " ".join(args)}
@@ -78,7 +80,7 @@ def check_configurations(plan: Plan, trials: Iterable[Trial]) -> None:
     """
     for trial in trials:
         for key in CONFIGURATIONS:
-            for name in trial.options.get(key, "").replace(",", " ").split():
+            for name in _words(trial, key):
                 if not Path(name).is_file():
                     where = f"{plan.path}, row {trial.variant.row.name!r}"
                     raise UserError(f"{where}: {key}: there is no file {name}")
@@ -231,8 +233,8 @@ class State:
         kd.sh adds teachers and the student of the phase before, and a method may write other options.
         """
         path, root = trial.directory / CONFIG, self.plan.path.parent.parent
-        student, phases = (trial.options.get(key, "") for key in CONFIGURATIONS[:2])
-        files = [root / name for name in (student, *phases.replace(",", " ").split()[-1:]) if name]
+        student, phases = (_words(trial, key) for key in CONFIGURATIONS[:2])
+        files = [root / name for name in (*student, *phases[-1:])]
         if not path.is_file() or not all(file.is_file() for file in files):
             return True
         before, now = read_config(path), merge_files(files)
@@ -246,7 +248,7 @@ class State:
         """
         if trial.key not in self.checksums:
             root = self.plan.path.parent.parent  # of a plan in plans/, the directory of the recipe
-            names = [name for key in CONFIGURATIONS for name in trial.options.get(key, "").split()]
+            names = [name for key in CONFIGURATIONS for name in _words(trial, key)]
             files = [root / name for name in names]
             found = [read_config(file) if file.is_file() else None for file in files]
             needs = self.needs(trial)
@@ -351,6 +353,11 @@ class State:
         for trial in requested:
             add(trial, is_teacher=False)
         return list(found.values())
+
+
+def _words(trial: Trial, key: str) -> list[str]:
+    """Return the words of an option; commas part them, too, as kd.sh reads the phases of a distillation."""
+    return trial.options.get(key, "").replace(",", " ").split()
 
 
 def _without_effect(trial: Trial) -> frozenset[str]:

@@ -10,7 +10,7 @@ from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError
 from espnet_kd.export.search import Array
 from espnet_kd.files import read_table
-from espnet_kd.scoring.alignment import Counts, align
+from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 SHOWN = 5  # differing transcripts that export.json quotes
 
@@ -24,12 +24,14 @@ class CheckSet:
         speech: utterance -> entry of wav.scp.
         texts: utterance -> reference.
         rate: samples per second.
+        metric: error rate that is compared, "wer" or "cer".
     """
 
     path: Path
     speech: Mapping[str, str]
     texts: Mapping[str, str]
     rate: int
+    metric: str = "wer"
 
     def decode(self, transcribe: Callable[[Array], str]) -> dict[str, str]:
         """Return the hypotheses of a function from samples to text.
@@ -52,12 +54,12 @@ class CheckSet:
         return samples
 
     def errors(self, hypotheses: Mapping[str, str]) -> Counts:
-        """Return the word errors of hypotheses."""
+        """Return the errors of hypotheses: of words, or of characters."""
         pairs = (list(self.texts.values()), [hypotheses[utt] for utt in self.texts])
-        return sum((a.counts for a in align(*pairs, "word")), Counts())
+        return sum((a.counts for a in align(*pairs, UNITS[self.metric])), Counts())
 
 
-def read_check_set(path: Path, rate: int) -> CheckSet:
+def read_check_set(path: Path, rate: int, metric: str = "wer") -> CheckSet:
     """Open the check set, and read its first utterance.
 
     Raises:
@@ -70,7 +72,7 @@ def read_check_set(path: Path, rate: int) -> CheckSet:
     lacking = sorted(utt for utt in speech if not texts.get(utt))
     if lacking:
         raise UserError(f"{path}/text has no transcript of {lacking[0]}: --check needs one of each utterance")
-    found = CheckSet(path, speech, {utt: texts[utt] for utt in speech}, rate)
+    found = CheckSet(path, speech, {utt: texts[utt] for utt in speech}, rate, metric)
     found.read(next(iter(speech)))
     return found
 
@@ -80,9 +82,9 @@ def comparison(check: CheckSet, torch: Mapping[str, str], other: Mapping[str, st
     counts, before = check.errors(other), check.errors(torch)
     differing = [utt for utt in torch if torch[utt] != other[utt]]
     return {
-        "wer": round(counts.rate, 3),
+        check.metric: round(counts.rate, 3),
         "errors": counts.errors,
-        "wer_moves_by": round(counts.rate - before.rate, 3),
+        f"{check.metric}_moves_by": round(counts.rate - before.rate, 3),
         "texts_differ": len(differing),
         "examples": [
             {"utterance": utt, "torch": torch[utt], "exported": other[utt]} for utt in differing[:SHOWN]
@@ -96,9 +98,10 @@ def refuse_shift(found: Mapping[str, Any], tolerance: float, what: str) -> None:
     Raises:
         UserError: it moves by more than the tolerance.
     """
-    shift = found["wer_moves_by"]
+    metric = next(name for name in UNITS if name in found)
+    shift = found[f"{metric}_moves_by"]
     if abs(shift) > tolerance:
         raise UserError(
-            f"{what}: WER {found['wer']:.2f} %, {shift:+.2f} against torch, which is more than --tolerance "
-            f"{tolerance:g} ({found['texts_differ']} texts differ): nothing is written"
+            f"{what}: {metric.upper()} {found[metric]:.2f} %, {shift:+.2f} against torch, which is more than "
+            f"--tolerance {tolerance:g} ({found['texts_differ']} texts differ): nothing is written"
         )

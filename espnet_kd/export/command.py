@@ -17,6 +17,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.export import check, directory
 from espnet_kd.export.graph_parts import needing_packages
 from espnet_kd.files import atomic_dir
+from espnet_kd.scoring.alignment import UNITS
 
 if TYPE_CHECKING:
     from espnet_kd.export.experiment import SearchOptions
@@ -36,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--check", type=Path, required=True, help="formatted set with transcripts")
     p.add_argument(
         "--tolerance", type=float, default=0.2,
-        help="most that the WER of the check set may move, in points (default: %(default)s)",
+        help="most that the error rate of the check set may move, in points (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--metric", choices=tuple(UNITS), default="wer",
+        help="that error rate; cer for a language without spaces, whose words are whole utterances "
+        "(default: %(default)s)",
     )  # fmt: skip
     p.add_argument(
         "--inference_config", type=Path,
@@ -97,14 +103,14 @@ def main(argv: list[str] | None = None) -> None:
         refuse(source.settings, source.rate)
         if options.stream is not None:
             refuse_stream(source.config, source.settings)
-    data = check.read_check_set(args.check, source.rate)
+    data = check.read_check_set(args.check, source.rate, args.metric)
     kind = args.format + "_stream" * (options.stream is not None) + "_int8" * args.int8
     out = args.out or args.experiment / kind
     if out.exists() and not (out / directory.DESCRIPTION).is_file() and any(out.iterdir()):
         raise UserError(f"{out} is not an exported model and is not overwritten: give another --out")
     with atomic_dir(out) as temporary:
         found = write_checked(args, source, data, temporary)
-    print_summary(out, found)
+    print_summary(out, found, args.metric)
 
 
 def search_options(args: argparse.Namespace) -> "SearchOptions":
@@ -135,7 +141,7 @@ def check_options(args: argparse.Namespace) -> None:
         UserError: which, and what is possible.
     """
     if not math.isfinite(args.tolerance) or args.tolerance < 0:
-        raise UserError(f"--tolerance {args.tolerance:g}: give points of WER, 0 or more, such as 0.2")
+        raise UserError(f"--tolerance {args.tolerance:g}: give points of WER or CER, 0 or more, such as 0.2")
     if not OPSETS[0] <= args.opset <= OPSETS[1]:
         raise UserError(f"--opset {args.opset}: give {OPSETS[0]} to {OPSETS[1]}")
     for name in ("beam_size", "threads"):
@@ -152,7 +158,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--keep_float names layers that --int8 leaves in float: give --int8 as well")
 
 
-def print_summary(out: Path, found: Mapping[str, Any]) -> None:
+def print_summary(out: Path, found: Mapping[str, Any], metric: str = "wer") -> None:
     """Print sizes and error rates."""
     results, total = found["check"], sum(part["bytes"] for part in found["parts"].values())
     print(f"{out}: {total / 1e6:.2f} MB in {', '.join(found['parts'])}")
@@ -162,6 +168,6 @@ def print_summary(out: Path, found: Mapping[str, Any]) -> None:
             one = results[name]
             moved = f", {one['texts_differ']} texts differ from {reference}" if "texts_differ" in one else ""
             reference = name if name == "torch_int8" else "torch"
-            print(f"  {name:<10} WER {one['wer']:.2f} % ({one['errors']} errors){moved}")
+            print(f"  {name:<10} {metric.upper()} {one[metric]:.2f} % ({one['errors']} errors){moved}")
     if found.get("float_layers"):
         print(f"  in float: {' '.join(found['float_layers'])}")

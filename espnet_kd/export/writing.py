@@ -68,7 +68,7 @@ def write_checked(
         parity["cached_decode"] = largest_step_difference(written, files, data.read(next(iter(data.speech))))
     refuse_difference(parity)
     before = data.errors(reference)
-    results = {"torch": {"wer": round(before.rate, 3), "errors": before.errors}}
+    results = {"torch": {data.metric: round(before.rate, 3), "errors": before.errors}}
     results[args.format] = check.comparison(data, reference, texts(files))
     check.refuse_shift(results[args.format], args.tolerance, "float graphs")
     extra: dict[str, Any] = {"bytes_in_float": sum(path.stat().st_size for path in files.values())}
@@ -276,16 +276,17 @@ def quantised(
         The comparison with torch, and what export.json says of layers.
 
     Raises:
-        UserError: the WER moves too much with each choice of layers.
+        UserError: the error rate moves too much with each choice of layers.
     """
     tried = []
     for kept in effects.choices:
         for name in effects.prepared:
             int8.quantise(effects.prepared[name], files[name], kept)
         result = check.comparison(data, reference, texts(files))
-        tried.append({"float_layers": len(kept), "wer": result["wer"]})
-        print(f"int8 with {len(kept)} layers in float: WER {result['wer']:.2f} %", flush=True)
-        if abs(result["wer_moves_by"]) <= tolerance:
+        tried.append({"float_layers": len(kept), data.metric: result[data.metric]})
+        rate = f"{data.metric.upper()} {result[data.metric]:.2f} %"
+        print(f"int8 with {len(kept)} layers in float: {rate}", flush=True)
+        if abs(result[f"{data.metric}_moves_by"]) <= tolerance:
             break
     check.refuse_shift(result, tolerance, f"int8 with {len(kept)} of {len(effects.layers)} layers in float")
     for path in effects.prepared.values():

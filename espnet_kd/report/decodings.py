@@ -37,13 +37,23 @@ def warnings(runs: Iterable[Run], sets: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
+def tags(runs: Iterable[Run]) -> list[str]:
+    """Return the different tags under which the shown sets of some runs were decoded."""
+    return list(dict.fromkeys(str(run.inference_tag) for run in runs if run.scores))
+
+
 def _read(run: Run, name: str) -> str:
-    """Return what a set was decoded with; empty if that is unknown."""
-    path = run.directory / str(run.inference_tag) / name / INPUTS
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
+    """Return what a set was decoded with; empty if that is unknown.
+
+    What a scorer of the corpus has made, such as eval2000_swbd, is a part of the set without the last word.
+    """
+    for part in (name, name.rpartition("_")[0]):
+        path = run.directory / str(run.inference_tag) / part / INPUTS
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+    return ""
 
 
 def _is_other(model: Path, checksum: str) -> bool:

@@ -18,6 +18,10 @@ COSTS = ["RTF", "MB"]  # columns that a table has where models were measured
 BOOTSTRAP = f"""\
 bootstrap over seeds and utterances ({RESAMPLES} resamples), widened as Student's t for few seeds. A star: \
 one side has a single seed, and the interval does not know how much another seed would change."""
+SETS = {  # as run.json names them -> option of ESPnet
+    "training set": "train_data_path_and_name_and_type",
+    "development set": "valid_data_path_and_name_and_type",
+}
 # Markup of GitHub's Markdown and of HTML; not an underscore within a word; `table` escapes "|".
 MARKUP = re.compile(r"[\\`*<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
@@ -185,6 +189,13 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
         ]
         if base is not None and (group.updates is None or base.updates is None):
             found.append(f"{label}: updates unknown, compared with {plain(base.label)} by max_epoch.")
+        sides = [*group.runs, *(base.runs if base else [])]
+        tags = decodings.tags(sides)
+        if len(tags) > 1:
+            ways = " and ".join(map(code, tags))
+            found.append(f"{label}: decoded, with what it is compared with, as {ways}: may differ by it.")
+        if names := _several_versions(sides):
+            found.append(f"{label}: its trainings, or those beside it, read other versions of the {names}.")
         open_runs = [run.name for run in group.runs if not run.finished]
         found += [f"{label}: the training of {code(name)} is not finished." for name in open_runs]
         counts = sorted({str(run.updates) for run in group.runs})
@@ -200,6 +211,17 @@ def warnings(groups: list[Group], sets: list[str]) -> list[str]:
     wrong = decodings.warnings(every, sets)
     found += [f"{code(name)} {plain(why)}: run its stages 10 and 11 again." for name, why in wrong]
     return found
+
+
+def _several_versions(runs: Iterable[Run]) -> str:
+    """Name the sets that some trainings read from the same files, whose content has changed between them."""
+    versions: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        known = run.info.get("data") or {}
+        for name, option in SETS.items():
+            if name in known:
+                versions.setdefault((name, str(run.config.get(option))), set()).add(str(known[name]))
+    return " and ".join(sorted({name for (name, _), found in versions.items() if len(found) > 1}))
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -22,8 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
     parser.add_argument("--token_list", type=Path, required=True, help="tokens of the student")
     parser.add_argument("--args", default="", help='options of the training, such as "--max_epoch 10"')
-    text = "directories of the teachers, which may be untrained: the one of the configuration is replaced"
+    text = "directories of the teachers, which may be untrained"
     parser.add_argument("--teacher", nargs="+", default=[], help=text)
+    text = "from 2 on, teachers replace that of the configuration (default: 1)"
+    parser.add_argument("--generation", type=int, default=1, help=text)
     text = "training configurations of untrained teachers, whose layers are checked"
     parser.add_argument("--teacher_config", nargs="+", type=Path, default=[], help=text)
     parser.add_argument("--teacher_args", default="", help="options of their training")
@@ -32,7 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     ours = parser.parse_args(argv)
     if not ours.token_list.is_file():
         raise UserError(f"--token_list {ours.token_list} does not exist")
-    more = {"teacher": {"exp": ours.teacher}} if ours.teacher else {}
+    from espnet_kd.methods.distillation import with_teachers
+
+    more = with_teachers(merge_files(ours.config), ours.teacher, ours.generation)
     task = load_task(ours.task)
     args = training_options(task, ours.config, ours.token_list, ours.args, more)
     teachers = [

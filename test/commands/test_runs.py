@@ -340,3 +340,56 @@ def test_the_commit_is_that_of_the_code_whatever_the_results_are(tmp_path: Path)
     assert runs.git_commit(code) == commit
     (code / "a.py").write_text("2\n")
     assert runs.git_commit(code) == f"{commit}-dirty"
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "name"),
+    [
+        ("--teacher store=exp/targets", "exp/targets/manifest.json", "target store"),
+        ("--init_param exp/t/valid.acc.ave.pth:::kd_", "exp/t/valid.acc.ave.pth", "initial student"),
+        ("--seed 2 --nbest records=exp/labels", "exp/labels/00001.jsonl", "hypotheses"),
+    ],
+)
+def test_files_that_only_options_name_are_of_the_training(
+    place: Path, option: str, file: str, name: str
+) -> None:
+    Path(file).parent.mkdir(parents=True)
+    Path(file).write_text("a")
+    begin(f"--args={option}")
+    Path("exp/s/1epoch.pth").touch()
+    begin(f"--args={option}")
+    Path(file).write_text("b")
+    with pytest.raises(UserError, match=f"exp/s was trained on other data: its {name}"):
+        begin(f"--args={option}")
+    old = record()
+    old["data"] = {}  # of an older espnet_kd
+    Path("exp/s/run.json").write_text(json.dumps(old))
+    begin(f"--args={option}")
+
+
+def test_targets_that_were_removed_since_are_not_missed(place: Path) -> None:
+    store = Path("exp/targets/manifest.json")
+    store.parent.mkdir(parents=True)
+    store.write_text("a")
+    begin("--args=--teacher store=exp/targets")
+    Path("exp/s/1epoch.pth").touch()
+    runs.main(["finish", "exp/s"])
+    store.unlink()
+    begin("--args=--teacher store=exp/targets")
+
+
+@pytest.mark.parametrize(
+    "named", ["exp: espnet/owsm_v3.1_ebf", "hf: [openai/whisper-tiny]", "exp: exp/b, k: 2"]
+)
+def test_a_teacher_that_a_configuration_names_is_not_replaced(place: Path, named: str) -> None:
+    """As where --teacher_config "" was forgotten beside conf/kd_hidden_from_owsm.yaml."""
+    Path("kd.yaml").write_text(f"teacher: {{{named}}}\n")
+    with pytest.raises(UserError, match="configuration names .*, and the recipe has exp/t: leave"):
+        begin("--teacher", "exp/t")
+    if "hf" not in named:  # would be fetched
+        begin("--teacher", "exp/t_gen1", "--generation", "2")  # the student of the generation before
+
+
+def test_a_teacher_that_both_name_is_one(place: Path) -> None:
+    Path("kd.yaml").write_text("teacher: {exp: exp/t/}\n")
+    begin("--teacher", "exp/t")

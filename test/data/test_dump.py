@@ -94,3 +94,8 @@ def test_speech_without_transcripts(tmp_path: Path) -> None:
     dst = filtered(src, "--unlabelled")
     assert (dst / "utt2num_samples").read_text() == "a-2 101\nb-1 1999\nc-1 500\n"
     assert not (dst / "text").exists()
+
+
+def test_speech_whose_transcripts_only_measure_labels_is_kept(tmp_path: Path) -> None:
+    dst = filtered(dump(tmp_path / "src"), "--keep_empty")
+    assert (dst / "text").read_text() == "a-2 TWO\nb-1 ONE\nc-1\n"

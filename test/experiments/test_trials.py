@@ -242,3 +242,28 @@ def test_what_was_trained_with_an_older_configuration_is_not_taken_for_the_row(r
     config.write_text("max_epoch: 18\n")
     (recipe / "exp/two/teacher_seed1/train.yaml").write_text("max_epoch: 18\nteacher: {exp: [a]}\n")
     assert names(recipe, "Teacher") == []
+
+
+def test_a_change_of_a_phase_or_of_the_language_model_is_noticed(recipe: Path) -> None:
+    """Commas part the phases of a distillation as well as spaces."""
+    (recipe / "conf/first.yaml").write_text("max_epoch: 1\n")
+    (recipe / "conf/lm.yaml").write_text("lm: transformer\n")
+    options = '{kd_config: "conf/first.yaml,conf/kd.yaml", lm_config: conf/lm.yaml}'
+    row = f"  phases: {{like: alone, seeds: [1], options: {options}}}\n"
+    (recipe / "plans/two.yaml").write_text(PLAN + row)
+    found = set()
+    for name in ("kd", "first", "kd", "lm"):
+        with (recipe / f"conf/{name}.yaml").open("a") as f:
+            f.write(f"key{len(found)}: 1\n")
+        state = State.of(read_plan("plans/two.yaml"))
+        found.add(state.contents(state.plan.trials(state.plan.rows["phases"])[0]))
+    assert len(found) == 4
+
+
+def test_graphs_are_checked_by_the_error_rate_of_the_plan(recipe: Path) -> None:
+    plan = read_plan("plans/two.yaml")
+    assert "--metric" not in command(plan, plan.trials(plan.rows["alone"])[0])
+    (recipe / "plans/two.yaml").write_text(f"{PLAN}metric: cer\n")
+    plan = read_plan("plans/two.yaml")
+    words = command(plan, plan.trials(plan.rows["alone"])[0])
+    assert words[words.index("--metric") + 1] == "cer"

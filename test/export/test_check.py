@@ -43,3 +43,16 @@ def test_an_error_rate_may_move_by_the_tolerance(dump: Path) -> None:
     better = comparison(data, torch, data.texts)
     with pytest.raises(UserError, match=r"-25.00 against torch"):
         refuse_shift(better, 20.0, "graphs")
+
+
+def test_characters_are_counted_where_there_are_no_words(dump: Path) -> None:
+    """Without spaces an utterance is one word, and that is wrong whether one or all of its characters are."""
+    (dump / "text").write_text("s-u1 \u3042\u3044\u3046\u3048\u304a\ns-u2 \u3042\u3044\u3046\u3048\u304a\n")
+    torch = dict.fromkeys(("s-u1", "s-u2"), "\u3042\u3044\u3046\u3048")  # 1 of 5 characters lacks
+    broken = dict.fromkeys(torch, "\u3042")  # 4 of 5 lack
+    by_words = comparison(read_check_set(dump, 16000), torch, broken)
+    assert (by_words["wer"], by_words["wer_moves_by"]) == (100.0, 0.0)
+    found = comparison(read_check_set(dump, 16000, "cer"), torch, broken)
+    assert (found["cer"], found["cer_moves_by"], found["errors"]) == (80.0, 60.0, 8)
+    with pytest.raises(UserError, match=r"graphs: CER 80.00 %, \+60.00 against torch, .*--tolerance 0.2 "):
+        refuse_shift(found, 0.2, "graphs")

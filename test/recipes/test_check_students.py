@@ -1,11 +1,13 @@
 """What kd.sh hands to `espnet-kd check` before it trains teachers or labels speech."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from shell import TEMPLATE, sh
 
+FIRST = "<--generation><1>"
 SCRIPT = """
 set -euo pipefail
 raw=dump/raw text_options=() fs=16k valid_set=dev audio_type=sound python=fake
@@ -14,6 +16,7 @@ is_to_run() { :; }
 need() { [ "$*" = "5 tokens" ]; }
 error() { echo "error: $*"; exit 1; }
 fake() { printf '<%s>' "${@:4}"; echo; }
+current_generation=1
 students_checked= labelling= asr_task=asr token_list=tokens student_config=s.yaml student_args="--seed 2"
 kd_configs=(a.yaml b.yaml) teacher_config= teacher_configs=() teacher_args="--seed 3" teachers=()
 """
@@ -25,9 +28,9 @@ kd_configs=(a.yaml b.yaml) teacher_config= teacher_configs=() teacher_args="--se
         ("", ""),
         (
             "teacher_config='t.yaml u.yaml' teacher_configs=(t.yaml u.yaml) teachers=(exp/t exp/u)",
-            "<--teacher><exp/t><exp/u><--teacher_config><t.yaml><u.yaml><--teacher_args=--seed 3>",
+            f"{FIRST}<--teacher><exp/t><exp/u><--teacher_config><t.yaml><u.yaml><--teacher_args=--seed 3>",
         ),
-        ("labelling=yes teachers=('exp/a teacher')", "<--pseudo_labels><--teacher><exp/a teacher>"),
+        ("labelling=yes teachers=('exp/a teacher')", f"<--pseudo_labels>{FIRST}<--teacher><exp/a teacher>"),
     ],
 )
 def test_each_phase_is_checked_with_the_teachers(change: str, end: str) -> None:
@@ -89,3 +92,85 @@ find_labeller() {{ dir=$owner/pseudo_label_tag; }}
     )
     assert same == "trains\n"
     assert other.startswith(f"error: {tmp_path} has labels of exp/\u00e9, not of exp/b: run stage 8 again")
+
+
+def test_transcripts_of_unlabelled_speech_drop_no_utterance(tmp_path: Path) -> None:
+    """They only measure the pseudo-labels, and an utterance without words may have an empty one."""
+    for name in ("with", "without"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data/with/text").touch()
+    stubs = f"""
+set -eu
+need() {{ :; }}
+compute() {{ echo "$6 $7 ${{*: -1}}"; }}
+. utils/unlabelled.sh
+cd {tmp_path}
+unlabelled=(with without) train=train raw=raw python=python fs=16k train_cmd=run
+min_wav_duration=0 max_wav_duration=1
+filter_unlabelled
+"""
+    found = sh(TEMPLATE, "bash", "-c", stubs).stdout.splitlines()
+    assert found == ["lengths --keep_empty raw/with", "lengths --unlabelled raw/without"]
+
+
+def test_data_that_were_made_again_without_what_follows_are_named(tmp_path: Path) -> None:
+    """Stage 1 and then stage 6: the training would take the old transcripts without a word."""
+
+    def write(second: int, place: str, text: str) -> None:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        for name in ("wav.scp", "text"):
+            (tmp_path / place / name).write_text(text)
+            os.utime(tmp_path / place / name, (second, second))
+
+    both = "sp0.9-u A\nu A\n"
+    write(0, "data/train", "u A\n")
+    for second, place in enumerate(("data/train_sp", "dump/raw/org/train_sp", "dump/raw/train_sp"), 1):
+        write(second, place, both)
+    write(1, "data/test", "t B\n")
+    write(2, "dump/raw/test", "t B\n")
+    stubs = f"""
+set -euo pipefail
+log() {{ echo "$*"; }}
+. utils/files.sh
+cd {tmp_path}
+raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6
+needs_dump train_sp test
+needs_dump train_sp
+"""
+
+    def warnings() -> list[str]:
+        result = sh(TEMPLATE, "bash", "-c", stubs)
+        assert result.returncode == 0, result.stderr
+        return [line.split(": ")[1] for line in result.stderr.splitlines()]
+
+    why = "and has other transcripts"
+    write(9, "data/train", "u A\n")
+    write(9, "data/test", "t B\n")
+    assert warnings() == []  # made again, but the same
+    write(9, "data/train", "u AA\n")
+    assert warnings() == [f"data/train_sp is older than data/train/text {why}"]
+    write(10, "data/train_sp", both.replace("A", "AA"))
+    assert warnings() == [f"dump/raw/org/train_sp is older than data/train_sp/text {why}"]
+    write(10, "data/test", "t BB\n")
+    assert warnings()[-1] == f"dump/raw/test is older than data/test/text {why}"
+
+
+def test_utterances_that_are_trained_on_and_tested_are_counted(tmp_path: Path) -> None:
+    for name, ids in {"train_sp": "abc", "dev": "xy", "test": "bcz", "more": "yz"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wav.scp").write_text("".join(f"{u} {u}.flac\n" for u in ids))
+    stubs = f"""
+set -euo pipefail
+log() {{ echo "$*"; }}
+. utils/files.sh
+raw={tmp_path} train=train_sp evaluated=(dev test gone)
+unlabelled=()
+warn_of_overlap
+unlabelled=(more test)
+warn_of_overlap
+"""
+    result = sh(TEMPLATE, "bash", "-c", stubs)
+    what = ", which is trained on, has too"
+    counts = [line.split(".")[0].replace(what, "").split(" of ")[1] for line in result.stderr.splitlines()]
+    of_train = "test that train_sp: 2"
+    assert counts == [of_train, "dev that more: 1", of_train, "test that more: 1"]

@@ -1,6 +1,8 @@
 """--measure true and --export_formats: which models utils/decoding.sh measures and exports, and how."""
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ compute() { printf '%s\\n' "${@:3}"; }
 . utils/decoding.sh
 teacher_dirs() { printf '%s\\n' "exp/a teacher" exp/other; }
 peer_dirs() { echo exp/student; }
-python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone
+python=python decode_cmd=run raw=dump/raw tests=(test other) student=exp/student alone=exp/alone metric=wer
 inference_asr_model=model.pth inference_config=conf/s.yaml inference_tag=s use_streaming=false
 teacher_inference_config= teacher_inference_tag=t
 lm_options=() inference_args="--beam_size 2" current_generation=1 formats=() measure_args=
@@ -113,6 +115,47 @@ def test_another_experiment_that_cannot_be_scored_is_named(tmp_path: Path) -> No
     assert result.stderr == "warning: exp/other/s could not be scored\n"
 
 
+OTHERS = """
+expdir=exp nlsyms_txt=none cleaner=none evaluated=(dev test) tests=(test)
+need() { :; }
+cd "${place}"
+"""
+
+
+def decoded(place: Path, *directories: str) -> None:
+    """Sets that were decoded at the second 1 and scored at the second 3, by references of the second 2."""
+    files = {f"dump/raw/{name}/text": 2 for name in ("dev", "test")}
+    for directory in directories:
+        for name in ("test",) if "onnx" in directory else ("dev", "test"):
+            files |= {f"{directory}/{name}/text": 1, f"{directory}/{name}/score.json": 3}
+    for name, seconds in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+        os.utime(place / name, (seconds, seconds))
+
+
+def test_what_was_scored_by_older_references_is_scored_again(tmp_path: Path) -> None:
+    """As after a correction of data/test/text: other students, teachers and graphs have rows, too."""
+    decoded(tmp_path, "exp/other/s", "exp/a teacher/t", "exp/other/onnx/s", "exp/part/s")
+    shutil.rmtree(tmp_path / "exp/part/s/dev")  # of which dev was not decoded
+    (tmp_path / "exp/other/onnx/export.json").touch()
+    stubs = OTHERS + 'score() { echo "$*"; }; python=true; write_results'
+    script = f"place={tmp_path}; {SCRIPT}results_md=R.md dumpdir=dump metric=wer valid_set=dev; {stubs}"
+    assert sh(TEMPLATE, "bash", "-c", script).stdout == ""
+    os.utime(tmp_path / "dump/raw/test/text", (4, 4))
+    found = sh(TEMPLATE, "bash", "-c", script)
+    again = ["exp/other test", "exp/part test", "exp/other/onnx test", "exp/a teacher test"]
+    assert found.stdout.splitlines() == again
+
+
+def test_a_score_by_older_references_that_cannot_be_made_again_is_removed(tmp_path: Path) -> None:
+    decoded(tmp_path, "exp/other/s")
+    os.utime(tmp_path / "dump/raw/test/text", (4, 4))
+    script = f"place={tmp_path}; {SCRIPT}{OTHERS}python=false; score_others"
+    assert sh(TEMPLATE, "bash", "-c", script).returncode == 0
+    assert [path.parent.name for path in tmp_path.glob("exp/*/s/*/score.json")] == ["dev"]
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Two experiments and a development set, in a recipe with the functions of the template."""
@@ -150,6 +193,9 @@ def test_a_model_is_exported_once_and_again_if_it_has_changed(recipe: Path) -> N
     (recipe / "exp/good/model.pth").write_text("b\n")
     run(recipe, both)
     assert len((recipe / "calls").read_text().splitlines()) == 6
+    run(recipe, "metric=cer; " + both)
+    last = (recipe / "calls").read_text().splitlines()[-2:]
+    assert [" --metric cer " in line for line in last] == [True, True]
 
 
 def test_a_model_that_cannot_be_exported_is_a_line_and_no_row(recipe: Path) -> None:

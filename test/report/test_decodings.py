@@ -1,5 +1,6 @@
 """Rows that were decoded with other options, or of which the model has changed since."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -60,3 +61,22 @@ def test_a_row_whose_model_was_trained_again_is_named(recipe: Path) -> None:
     ]
     model.unlink()
     assert notes() == []
+
+
+def test_a_part_that_a_scorer_has_made_is_decoded_with_its_set(recipe: Path) -> None:
+    """Hub5'00 is decoded as eval2000; its results are of eval2000_swbd and others."""
+    for name in NAMES:
+        shutil.copytree(f"exp/{name}/{TAG}/dev", f"exp/{name}/{TAG}/test_part")
+    decoded_with("taught", " 678 90 --beam_size 2")
+    command.main(["--test_sets", "test_part", "--no_posteriors"])
+    assert "- `taught` was decoded on test_part with other options" in Path("RESULTS.md").read_text()
+
+
+def test_rows_of_two_tags_that_are_compared_have_a_note(recipe: Path) -> None:
+    """The tag of teachers, who may decode whole utterances, is also that of older students."""
+    for name in ("student", "student_seed2"):
+        (recipe / f"exp/{name}" / TAG).rename(recipe / f"exp/{name}/whole")
+    command.main(["--test_sets", "test", "--no_posteriors", "--inference_tag", TAG, "whole"])
+    lines = [line for line in Path("RESULTS.md").read_text().splitlines() if "may differ by it" in line]
+    why = f"decoded, with what it is compared with, as `{TAG}` and `whole`: may differ by it."
+    assert lines == [f"- student, trained longer (2 x): {why}", f"- distilled: ctc: {why}"]

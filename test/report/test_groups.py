@@ -210,3 +210,22 @@ def test_a_tag_names_the_row(tmp_path: Path) -> None:
     assert found == {
         ("small", ("s1", "s2")), ("small again", ("t1",)), ("student, other settings (u1)", ("u1",))
     }  # fmt: skip
+
+
+def test_rows_of_data_that_have_changed_between_trainings_have_a_note(tmp_path: Path) -> None:
+    """As after stage 1 with other options: run.json has fingerprints of what config.yaml names."""
+    data = {"train_data_path_and_name_and_type": [["dump/raw/train/wav.scp", "speech", "sound"]]}
+    mixed = {"train_data_path_and_name_and_type": [["dump/raw/pseudo/s/mix/wav.scp", "speech", "sound"]]}
+    rows = {
+        "student": (config(**data), "a"),
+        "taught": (distilled(**data), "a"),
+        "labelled": (distilled(**mixed), "b"),  # is meant to have other speech
+        "taught_seed2": (distilled(2, **data), "c"),
+    }
+    for name, (settings, speech) in rows.items():
+        info = {"role": "student", "data": {"training set": speech, "development set": "d"}}
+        write_checkpoint(write_experiment(tmp_path / name, settings, info), 50)
+        write_score(tmp_path / name, "test", 3)
+    notes = [note for note in tables.warnings(groups(tmp_path), ["test"]) if "versions" in note]
+    what = "its trainings, or those beside it, read other versions of the training set"
+    assert notes == [f"distilled: ctc (taught): {what}."]

@@ -284,6 +284,7 @@ stage_5() { make_tokens; }
 stage_6() {
     local config
     needs_dump "${train}" "${valid_set}"
+    warn_of_overlap
     need 5 "${token_list}"
     [ -n "${teacher_config}${student_config}" ] || error "give --teacher_config or --student_config"
     for config in "${teacher_configs[@]}"; do

@@ -149,22 +149,41 @@ score() {
     done
 }
 
-# score_others: score the other experiments that were decoded under the same tag, since the table shows them, too.
+# is_scored DECODED SET: true if the score of a decoded set is newer than what it was computed from.
+is_scored() {
+    local file
+    for file in "$1/$2/text" "${raw}/$2/text" "${nlsyms_txt}"; do
+        [ "${file}" = none ] || [ "$1/$2/score.json" -nt "${file}" ] || return 1
+    done
+}
+
+# score_others: score the other experiments that were decoded under the same tag on all sets, since the table shows them, too.
+# What has a score by older references gets a new one, exported graphs among it, or none.
 score_others() {
-    local dir set unscored
-    for dir in "${expdir}"/*/"${inference_tag}"; do
-        unscored=
+    local dir set old new incomplete
+    for dir in "${expdir}"/*/"${inference_tag}" "${expdir}"/*/*/"${inference_tag}"; do
+        old=() new=() incomplete=
         for set in "${evaluated[@]}"; do
-            [ -e "${dir}/${set}/text" ] || continue 2
-            [ "${dir}/${set}/score.json" -nt "${dir}/${set}/text" ] || unscored=yes
+            if [ ! -e "${dir}/${set}/text" ]; then
+                incomplete=yes
+            elif ! is_scored "${dir}" "${set}"; then
+                if [ -e "${dir}/${set}/score.json" ]; then old+=("${set}"); else new+=("${set}"); fi
+            fi
         done
-        [ -z "${unscored}" ] || (score "${dir%/*}" "${evaluated[@]}") || log "warning: ${dir} could not be scored" >&2
+        [ -n "${incomplete}" ] || old+=("${new[@]}")
+        [ ${#old[@]} -eq 0 ] || (score "${dir%/*}" "${old[@]}") || {
+            log "warning: ${dir} could not be scored" >&2
+            for set in "${old[@]}"; do
+                is_scored "${dir}" "${set}" || rm -f "${dir}/${set}/score.json"
+            done
+        }
     done
 }
 
 # write_results: write the table of all experiments, and plots.
 write_results() {
     score_others
+    [ "${teacher_inference_tag}" = "${inference_tag}" ] || inference_tag=${teacher_inference_tag} score_others
     "${python}" -m espnet_kd report --title "Results of $(basename "$(dirname "${PWD}")")" --expdir "${expdir}" \
         --dumpdir "${dumpdir}" --test_sets "${result_sets:-${tests[*]}}" --valid_set "${valid_set}" \
         --inference_tag "${inference_tag}" "${teacher_inference_tag}" --checkpoint "${inference_asr_model}" \
@@ -259,6 +278,7 @@ export_model() {
     inputs=$(cksum "$1/config.yaml" "$1/${inference_asr_model}" "${raw}/${valid_set}"/{wav.scp,text})
     [ -z "${inference_config}" ] || inputs+=" $(sed '/^ *#/d' "${inference_config}" | cksum)"
     inputs+=" ${inference_args} ${export_args}"
+    [ "${metric}" = wer ] || { options+=(--metric "${metric}"); inputs+=" ${metric}"; }
     lock "${out}"
     if [ -e "${out}/export.json" ] && [ -e "${out}/inputs" ] && unchanged "${out}/inputs" "${inputs}"; then
         log "${out}: already exported"

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: checks of the files that a stage needs, and locks.
-# Reads: expdir fs inference_asr_model number python raw train valid_set
-# Sets: none
+# Reads: evaluated expdir fs inference_asr_model number python raw sp train train_set unlabelled valid_set
+# Sets: warned_of
 # shellcheck disable=SC2154
+
+warned_of=' '  # directories that are older than what they are made of
 
 # need STAGE FILE...: end with an error if one of the files that this stage makes is missing.
 need() {
@@ -53,13 +55,41 @@ split_keys() {
 smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
 
 # needs_dump SET...: end with an error if a set is missing in dump/. Stage 4 makes training and development sets,
-# stage 3 test sets.
+# stage 3 test sets. Where a stage before was run again, but not what follows it, a warning says so.
 needs_dump() {
-    local set maker
+    local set maker made
     for set; do
-        maker=3
-        case ${set} in "${train}" | "${valid_set}") maker=4 ;; esac
+        maker=3 made=${raw}/${set}
+        case ${set} in "${train}" | "${valid_set}") maker=4 made=${raw}/org/${set} ;; esac
         need "${maker}" "${raw}/${set}"/{wav.scp,text}
+        [ -z "${sp}" ] || [ "${set}" != "${train}" ] || warn_if_older "data/${train}" "data/${train_set}" 2
+        warn_if_older "${made}" "data/${set}" 3
+        [ "${maker}" -eq 3 ] || warn_if_older "${raw}/${set}" "${made}" 4
+    done
+}
+
+# warn_if_older DIRECTORY SOURCE STAGE: say once that a directory is older than the transcripts that this stage makes it of,
+# and has others. With stage 2 it has copies besides.
+warn_if_older() {
+    local theirs=$2/text
+    if [[ ${warned_of} = *" $1 "* || ! -e $1/text || ! ${theirs} -nt $1/wav.scp ]] || cmp -s "${theirs}" "$1/text"; then return 0; fi
+    [ "$3" -ne 2 ] || [ -n "$(comm -23 <(sort "${theirs}") <(sort "$1/text"))" ] || return 0
+    warned_of+="$1 "
+    log "warning: $1 is older than ${theirs} and has other transcripts: run stage $3 and those behind it" >&2
+}
+
+# warn_of_overlap: say which sets have utterances that are trained on, too: their error rates are too good.
+warn_of_overlap() {
+    local set other shared
+    for set in "${evaluated[@]}"; do
+        for other in "${train}" "${unlabelled[@]}"; do
+            if [ "${other}" = "${set}" ] || ! all_exist "${raw}"/{"${set}","${other}"}/wav.scp; then continue; fi
+            shared=$(awk 'NR == FNR { known[$1]; next } $1 in known { n++ } END { print n + 0 }' \
+                "${raw}"/{"${set}","${other}"}/wav.scp)
+            [ "${shared}" -eq 0 ] ||
+                log "warning: ids of ${set} that ${other}, which is trained on, has too: ${shared}. If they are the same" \
+                    "utterances, the error rates of ${set} are too low" >&2
+        done
     done
 }
 

@@ -142,7 +142,7 @@ check_students() {
     students_checked=yes
     [ ${#kd_configs[@]} -eq 0 ] || need 5 "${token_list}"
     [ -z "${labelling}" ] || given=(--pseudo_labels)
-    [ ${#teachers[@]} -eq 0 ] || given+=(--teacher "${teachers[@]}")
+    [ ${#teachers[@]} -eq 0 ] || given+=(--generation "${current_generation}" --teacher "${teachers[@]}")
     [ -z "${teacher_config}" ] || given+=(--teacher_config "${teacher_configs[@]}" --teacher_args="${teacher_args}")
     for config in "${kd_configs[@]}"; do
         "${python}" -m espnet_kd check --task "${asr_task}" --config "${student_config}" "${config}" \

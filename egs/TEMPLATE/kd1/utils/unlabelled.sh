@@ -37,13 +37,13 @@ format_unlabelled() {
 
 # filter_unlabelled: copy to ${raw}, without utterances that are too short or too long.
 filter_unlabelled() {
-    local set
+    local set kind
     for set in "${unlabelled[@]}"; do
         [ "${set}" != "${train}" ] || continue
         need 3 "${raw}/org/${set}/wav.scp"
-        # shellcheck disable=SC2046
+        kind=$(without_text "${set}")
         compute "${train_cmd}" "lengths_${set}" \
-            "${python}" -m espnet_kd lengths $(without_text "${set}") --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
+            "${python}" -m espnet_kd lengths "${kind:---keep_empty}" --min "${min_wav_duration}" --max "${max_wav_duration}" --fs "${fs}" "${raw}/org/${set}" "${raw}/${set}"
     done
 }
 
