@@ -150,7 +150,7 @@ def test_stage_11_scores_and_tabulates_the_parts_of_the_test_set(recipe: Path, t
     for name in ("train_dev", "eval2000"):
         decoded = [f"{directory}/{name}/text" for directory in (student, other)]
         for file in (f"dump/raw/{name}/wav.scp", f"dump/raw/{name}/text", *decoded):
-            script(recipe / file, "")
+            os.utime(script(recipe / file, ""), (1, 1))  # the scores are newer, but one
     script(recipe / f"exp/still_decoding/{tag}/train_dev/text", "")
     for directory, scored in ((student, 2), (f"exp/scored/{tag}", 2), (other, 0)):  # it was decoded again
         for name in ("train_dev", "eval2000"):
