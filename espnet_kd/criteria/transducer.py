@@ -108,6 +108,7 @@ class TransducerKL(Criterion):
         rnnt_weight: float | None,
         kd_weight: float | None,
         fastemit: float = 0.0,
+        known: CollapsedTargets | None = None,
     ) -> LatticeLoss:
         """Compute the RNN-T loss, mean over the batch, and this criterion in the same passes.
 
@@ -118,6 +119,7 @@ class TransducerKL(Criterion):
             rnnt_weight, kd_weight: factors; a term of weight 0 has a value but no gradient; None leaves it
                 out.
             fastemit: see rnnt_loss.
+            known: see rnnt_distillation.
 
         Raises:
             ValueError: the two lattices, labels or lengths do not fit each other.
@@ -138,6 +140,7 @@ class TransducerKL(Criterion):
             normalize="all_nodes" if self.reduction == "mean" and not by_sequence else self.normalize,
             chunk=self.chunk,
             distance=self.distance,
+            known=known,
         )
         return found._replace(kd=count * found.kd)
 

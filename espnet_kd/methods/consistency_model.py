@@ -16,7 +16,14 @@ from espnet_kd.methods.consistency import Views
 from espnet_kd.methods.distilled import aligned
 from espnet_kd.methods.own import count_training, mix_in
 from espnet_kd.methods.transducer import KeepsLattice, LatticeTransducer, provide_lattice
-from espnet_kd.rnnt import CollapsedTargets, Joint, LatticeLoss, OneBestTargets, SequenceScores
+from espnet_kd.rnnt import (
+    CollapsedTargets,
+    Joint,
+    LatticeLoss,
+    OneBestTargets,
+    SequenceScores,
+    collapsed_targets,
+)
 from espnet_kd.rnnt.alignment import Alignment
 from espnet_kd.rnnt.device import HostCopy
 from espnet_kd.teachers.options import Term, TermOptions
@@ -161,14 +168,20 @@ class ViewsInLoss(KeepsLattice):
         term = plan.on_lattice()
         assert term is not None  # this class is for such
         check_frames_left(transcript.enc_lens, "the model")
+        criterion, known = plan.criteria[term.name], None
+        other: Joint | CollapsedTargets = lattice_of_other_view(joint, plan.views, 1)
+        if criterion.kind == "collapsed" and criterion.temperature == 1.0:
+            known = collapsed_targets(joint, *transcript, blank=criterion.blank, chunk=criterion.chunk)
+            other = replace(known, log_probs=of_other_view(known.log_probs, plan.views, 1))
         with refusing(f"consistency: criterion {term.name}"):
-            self.kd_in_loss = plan.criteria[term.name].with_task(
+            self.kd_in_loss = criterion.with_task(
                 joint,
-                lattice_of_other_view(joint, plan.views, 1),
+                other,
                 transcript,
                 rnnt_weight=self._rnnt_weight(),
                 kd_weight=term.weight(float(self.kd_step)) / (plan.views - 1),
                 fastemit=self.fastemit_lambda,
+                known=known,
             )
         loss = self.kd_in_loss.rnnt
         return loss

@@ -6,6 +6,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from espnet_kd.rnnt.alignment import Arcs
 from espnet_kd.rnnt.compact import CollapsedTargets, OneBestTargets
 from espnet_kd.rnnt.joint import Joint
 from espnet_kd.rnnt.kinds import DistillationTerms, Kind, Normalize, Weight, check_kind
@@ -37,6 +38,7 @@ def rnnt_distillation(
     normalize: Normalize | None = None,
     chunk: int | None = None,
     distance: Distance = "l1",
+    known: CollapsedTargets | None = None,
 ) -> LatticeLoss:
     """Compute rnnt_weight * RNN-T loss + kd_weight * T^2 * KL(teacher || student) over the lattice.
 
@@ -74,6 +76,8 @@ def rnnt_distillation(
             gives the mean over all nodes of the batch. It cannot be combined with the reduction `none`.
         chunk: nodes whose logits are held at a time; the default suits the device.
         distance: `l1` or `mse`, for the kind `sequence`.
+        known: collapsed_targets of the student for these labels at the temperature 1, where they have been
+            computed: a pass over its lattice is saved.
 
     Returns:
         (loss, rnnt, kd) in float64 for a float64 student, else float32, under autocast too.
@@ -115,6 +119,7 @@ def rnnt_distillation(
         normalize=normalize,
         chunk=chunk,
         distance=distance,
+        arcs=None if known is None else _arcs(known, lattice),
     )
     return reduce_terms(student, lattice, terms, reduction)
 
@@ -247,6 +252,12 @@ def _constant(teacher: Teacher, student: Joint) -> Teacher:
     if isinstance(teacher, SequenceScores):
         return SequenceScores(teacher.log_probs.detach())
     return replace(teacher, log_probs=teacher.log_probs.detach().to(dtype))
+
+
+def _arcs(known: CollapsedTargets, lattice: Lattice) -> Arcs:
+    """Return the log-probabilities of the student's arcs, -inf in the padding, which may hold anything."""
+    label, blank, _ = known.log_probs.masked_fill(~lattice.real()[..., None], -torch.inf).unbind(-1)
+    return Arcs(blank, label)
 
 
 def _without_padding(teacher: Teacher, lattice: Lattice, chunk: int) -> Teacher:

@@ -42,6 +42,7 @@ class DistillationTerms(LatticeTerms):
         normalize: how the number of nodes divides the distillation term.
         chunk: nodes whose logits are held at a time.
         distance: of the probabilities of the label sequence, for the kind `sequence`.
+        arcs: those of the student at the temperature 1, where they have been computed.
     """
 
     teacher: Joint | CollapsedTargets | OneBestTargets | SequenceScores
@@ -53,6 +54,7 @@ class DistillationTerms(LatticeTerms):
     normalize: Normalize | None
     chunk: int
     distance: Distance = "l1"
+    arcs: Arcs | None = None
 
     def __call__(
         self, student: Joint, lattice: Lattice, share: float, gradients: Gradients | None
@@ -110,7 +112,8 @@ class DistillationTerms(LatticeTerms):
 
     def utterance(self, number: int) -> "DistillationTerms":
         """Return the same computation for one utterance, as a batch of one."""
-        return replace(self, teacher=self.teacher.utterance(number))
+        arcs = None if self.arcs is None else Arcs(*(x[number : number + 1] for x in self.arcs))
+        return replace(self, teacher=self.teacher.utterance(number), arcs=arcs)
 
     def _student_arcs(self, student: Joint, lattice: Lattice) -> dict[float, Arcs]:
         """Compute the log-probabilities of the student's arcs at every temperature that a term needs."""
@@ -119,6 +122,8 @@ class DistillationTerms(LatticeTerms):
         if kd_weight is not None and self.kind == "alignments":
             needed.add(self.temperature)
         temperatures = tuple(sorted(needed))
+        if self.arcs is not None and temperatures == (1.0,):
+            return {1.0: self.arcs}
         scores = arc_scores(student, lattice, self.chunk, temperatures) if temperatures else []
         return dict(zip(temperatures, scores, strict=True))
 

@@ -204,3 +204,18 @@ def test_the_reduction_is_not_that_of_the_rnnt_loss(reduction):
     expected = 0.5 * task + 2.0 * kd
     torch.testing.assert_close(found.loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(x, inputs) for x in (found.loss, expected)))
+
+
+@pytest.mark.parametrize("kind", ["full", "collapsed", "alignments"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_lattice_that_is_known_is_not_computed_again(kind, temperature):
+    criterion = build_criterion("transducer", kind=kind, temperature=temperature)
+    student, teacher = joints()
+    inputs = [x.requires_grad_() for x in tensors(student)]
+    known = collapsed_targets(student, *LENGTHS, chunk=5)
+    found, expected = (
+        criterion.with_task(student, teacher, LENGTHS, rnnt_weight=0.5, kd_weight=2.0, fastemit=0.1, **more)
+        for more in ({"known": known}, {})
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(x.loss, inputs) for x in (found, expected)))
