@@ -170,10 +170,10 @@ class ViewsInLoss(KeepsLattice):
         check_frames_left(transcript.enc_lens, "the model")
         criterion, known = plan.criteria[term.name], None
         other: Joint | CollapsedTargets = lattice_of_other_view(joint, plan.views, 1)
-        if criterion.kind == "collapsed" and criterion.temperature == 1.0:
-            known = collapsed_targets(joint, *transcript, blank=criterion.blank, chunk=criterion.chunk)
-            other = replace(known, log_probs=of_other_view(known.log_probs, plan.views, 1))
         with refusing(f"consistency: criterion {term.name}"):
+            if criterion.kind == "collapsed" and criterion.temperature == 1.0:
+                known = collapsed_targets(joint, *transcript, blank=criterion.blank, chunk=criterion.chunk)
+                other = replace(known, log_probs=of_other_view(known.log_probs, plan.views, 1))
             self.kd_in_loss = criterion.with_task(
                 joint,
                 other,
