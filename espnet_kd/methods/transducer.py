@@ -312,8 +312,8 @@ class TransducerDistillation(OfTranscribed, LatticeDistillation, LatticeTransduc
         """Return the lattice, and labels and lengths that it is along."""
         if self.kd_own is None:
             return joint_out, self._transcript(target)
-        labels, lengths, _ = self.kd_own
-        shorter = replace(joint_out, dec=joint_out.dec[:, : labels.shape[1] + 1])  # all may be hypotheses
+        labels, lengths, _ = self.kd_own  # hypotheses may all be shorter than transcripts
+        shorter = replace(joint_out, dec=joint_out.dec[:, : labels.shape[1] + 1])
         return shorter, Transcript(labels, self.kd_frames, lengths)
 
     def _of_transcripts(self, joint_out: Joint, transcript: Transcript) -> Tensor:
