@@ -367,15 +367,20 @@ def test_files_that_only_options_name_are_of_the_training(
     begin(f"--args={option}")
 
 
-def test_targets_that_were_removed_since_are_not_missed(place: Path) -> None:
+def test_targets_that_were_removed_since_are_not_missed(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Path("exp/targets/manifest.json")
     store.parent.mkdir(parents=True)
     store.write_text("a")
     begin("--args=--teacher store=exp/targets")
     Path("exp/s/1epoch.pth").touch()
     runs.main(["finish", "exp/s"])
+    before = record()
+    assert before["done"] and before["data"]["target store"]
     store.unlink()
     begin("--args=--teacher store=exp/targets")
+    assert record() == before and "exp/s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -393,3 +398,5 @@ def test_a_teacher_that_a_configuration_names_is_not_replaced(place: Path, named
 def test_a_teacher_that_both_name_is_one(place: Path) -> None:
     Path("kd.yaml").write_text("teacher: {exp: exp/t/}\n")
     begin("--teacher", "exp/t")
+    written = yaml.safe_load(Path("exp/s/train.yaml").read_text())["teacher"]
+    assert written == {"checkpoint": "a.pth", "exp": ["exp/t"]}
