@@ -24,7 +24,7 @@ from espnet_kd.teachers.options import TermOptions, term_options
 pytestmark = pytest.mark.slow(seconds=40)
 
 PLANS = sorted(TEMPLATE.parents[1].glob("*/kd1/plans/*.yaml"))
-LINES = 60  # at most
+LINES, WIDTH = 60, 160  # at most
 TASKS: dict[str, Any] = {"asr": ASRDistillationTask, "asr_transducer": TransducerDistillationTask}
 # Options of run.sh that decide the tokens, besides `lang`, which names the list, and its texts.
 TOKENS = ("token_type", "nbpe", "bpemode", "nlsyms_txt", "fs")
@@ -80,6 +80,7 @@ def test_a_plan_is_read_in_a_minute(path: Path) -> None:
     assert all(re.search(rf"^# {word}: +\S", head, re.M) for word in ("Needs", "Cost", "Command"))
     assert f"espnet-kd experiments plans/{path.name}" in head
     assert len(lines) <= LINES
+    assert max(map(len, lines)) <= WIDTH
 
 
 @each_plan
