@@ -36,8 +36,8 @@ from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_json
 from espnet_kd.methods import active
-from espnet_kd.methods.distillation import fetch_teachers, with_teachers
 from espnet_kd.report.run import DISPLAY_KEYS
+from espnet_kd.teachers.named import fetch_teachers, with_teachers
 
 CONFIG = "train.yaml"
 RESULTS = "**/plans/results/**"

@@ -2,16 +2,17 @@
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.config import merge, parse_yaml
+from espnet_kd.config import parse_yaml
 from espnet_kd.data.dump import are_hypotheses
 from espnet_kd.errors import UserError
 from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.methods.method import BuildModel, Method, Preprocess
 from espnet_kd.schedule import Schedule, build_schedule
+from espnet_kd.teachers.named import places_of
 
 # What each choice of `targets` uses; transcripts count in all of them.
 CHOICES = {
@@ -162,45 +163,6 @@ class DistillationMethod(Method):
         if config.get("init_from_teacher"):
             parts.append("initialised from the teacher")
         return ", ".join(parts)
-
-
-def places_of(teacher: Mapping[str, Any], kind: str) -> list[str]:
-    """Return the places of one kind, ``exp`` or ``hf``, that the option ``teacher`` names."""
-    places = teacher.get(kind) or []
-    return [places] if isinstance(places, str) else list(places)
-
-
-def with_teachers(config: Mapping[str, Any], teachers: Sequence[str], generation: int = 1) -> dict[str, Any]:
-    """Return a configuration with the teachers of a recipe; from generation 2 on they replace its own.
-
-    Raises:
-        UserError: the configuration names others, of which one side would be left out without a word.
-    """
-    own = config.get("teacher")
-    named = [p for kind in ("exp", "hf") for p in places_of(own, kind)] if isinstance(own, dict) else []
-    given = {Path(teacher).resolve() for teacher in teachers}
-    other = [place for place in named if Path(place).resolve() not in given]
-    if teachers and other and generation == 1:
-        one, two = " and ".join(other), " and ".join(teachers)
-        raise UserError(
-            f"teacher: the configuration names {one}, and the recipe has {two}: "
-            'leave out the recipe\'s by --teacher_config "", or the `exp` or `hf` of the configuration'
-        )
-    return merge(config, {"teacher": {"exp": list(teachers)}} if teachers else {})
-
-
-def fetch_teachers(config: Mapping[str, Any]) -> None:
-    """Fetch models of Hugging Face that a training runs, so that ``inputs`` knows their files.
-
-    Raises:
-        UserError: one cannot be reached.
-    """
-    from espnet_kd.teachers.repository import find_directory
-
-    teacher = config.get("teacher")
-    if isinstance(teacher, dict) and not teacher.get("store"):
-        for place in places_of(teacher, "hf"):
-            find_directory(place, teacher.get("revision"))
 
 
 def choose_targets(args: argparse.Namespace, lattice: bool = True) -> str:

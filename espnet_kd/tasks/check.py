@@ -10,6 +10,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.errors import UserError
 from espnet_kd.tasks.train import TASKS, load_task, refuse_unknown_keys, unknown_keys
+from espnet_kd.teachers.named import with_teachers
 
 if TYPE_CHECKING:
     from espnet_kd.teachers.experiment import Experiment
@@ -34,8 +35,6 @@ def main(argv: list[str] | None = None) -> None:
     ours = parser.parse_args(argv)
     if not ours.token_list.is_file():
         raise UserError(f"--token_list {ours.token_list} does not exist")
-    from espnet_kd.methods.distillation import with_teachers
-
     more = with_teachers(merge_files(ours.config), ours.teacher, ours.generation)
     task = load_task(ours.task)
     args = training_options(task, ours.config, ours.token_list, ours.args, more)

@@ -391,8 +391,10 @@ def test_a_teacher_that_a_configuration_names_is_not_replaced(place: Path, named
     Path("kd.yaml").write_text(f"teacher: {{{named}}}\n")
     with pytest.raises(UserError, match="configuration names .*, and the recipe has exp/t: leave"):
         begin("--teacher", "exp/t")
-    if "hf" not in named:  # would be fetched
-        begin("--teacher", "exp/t_gen1", "--generation", "2")  # the student of the generation before
+    begin("--teacher", "exp/t_gen1", "--generation", "2")  # the student of the generation before
+    written = yaml.safe_load(Path("exp/s/train.yaml").read_text())["teacher"]
+    kept = {"checkpoint": "a.pth"} | ({"k": 2} if "k:" in named else {})
+    assert written == kept | {"exp": ["exp/t_gen1"]}  # not an ensemble with the model of Hugging Face
 
 
 def test_a_teacher_that_both_name_is_one(place: Path) -> None:
