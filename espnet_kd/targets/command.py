@@ -60,8 +60,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--if_wanted", action="store_true", dest="if_configured", help=argparse.SUPPRESS)
     p.add_argument("--config", nargs="+", type=Path, default=[], help="of the training, with its criteria")
     p.add_argument(
-        "--teacher", type=path_text, nargs="+", help="trained experiments (default: teacher.exp of --config)"
+        "--teacher", type=path_text, nargs="+", help="trained experiments (default: those of --config)"
     )
+    p.add_argument(
+        "--generation", type=int, default=1,
+        help="from 2 on, --teacher replaces those of --config, which are refused before (default: 1)",
+    )  # fmt: skip
     p.add_argument("--data", nargs="+", type=Path, default=[], help="formatted directories: training, dev")
     p.add_argument("--k", type=int, help="classes to keep (default: teacher.k, or as many as are needed)")
     p.add_argument(

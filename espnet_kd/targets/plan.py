@@ -16,6 +16,7 @@ from espnet_kd.targets.quantiser import TRAINED_ON
 from espnet_kd.targets.utterances import SourceData
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.model import TeacherModel
+from espnet_kd.teachers.named import with_teachers
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import (
     TeacherOptions,
@@ -92,13 +93,9 @@ def plan(args: argparse.Namespace) -> StorePlan:
         UserError: the configuration is wrong, needs targets that cannot be stored, or does not fit the
             teachers.
     """
-    config = merge_files(args.config)
+    config = with_teachers(merge_files(args.config), args.teacher or (), args.generation)
     given = dict(config.get("teacher") or {})
-    given |= {
-        key: getattr(args, name)
-        for key, name in (("exp", "teacher"), ("store", "store"), ("k", "k"))
-        if getattr(args, name) is not None
-    }
+    given |= {key: getattr(args, key) for key in ("store", "k") if getattr(args, key) is not None}
     options = teacher_options(given)
     if not options.sources:
         raise UserError("there is no teacher to compute targets with: give --teacher EXP")

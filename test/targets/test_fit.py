@@ -1,9 +1,13 @@
 """What a store has to have for the criteria of a training."""
 
 from argparse import Namespace
+from pathlib import Path
 
+import pytest
 import torch
 
+from espnet_kd.errors import UserError
+from espnet_kd.targets import command
 from espnet_kd.targets.fit import unserved
 from espnet_kd.targets.format import Manifest, TapFormat
 from espnet_kd.targets.plan import _tap
@@ -45,3 +49,13 @@ def test_weights_of_frames_need_all_classes() -> None:
         problem = unserved(Manifest(({},), "", {}, taps, {}, 16000), terms, [CTC, "encoder"])
         message = f"the targets at {CTC} have the kind {alone.kind}, which gives no weights of frames"
         assert problem == f"criterion enc: {message}"
+
+
+@pytest.mark.parametrize("named", ["exp: exp/b", "hf: openai/whisper-tiny", "exp: [exp/t, exp/b]"])
+def test_targets_are_not_of_another_teacher_than_the_configuration_names(tmp_path: Path, named: str) -> None:
+    """As stage 9 refuses. A model of Hugging Face would be averaged with the recipe's."""
+    config = tmp_path / "kd.yaml"
+    config.write_text(f"teacher: {{store: targets, {named}}}\ncriteria: {{ctc: {{type: kl, tap: {CTC}}}}}\n")
+    words = ["--if_configured", "--config", str(config), "--data", "dump", "--generation", "1"]
+    with pytest.raises(UserError, match="the configuration names .*, and the recipe has exp/t: leave out"):
+        command.main([*words, "--teacher", "exp/t"])

@@ -272,7 +272,7 @@ in_parts() {
 # write_targets: write the targets of the teachers to disk, for every configuration that has a target store.
 write_targets() {
     local config words taught=() options=(--ngpu 0 --cluster "${cluster}" --workers "${nj}")
-    [ ${#teachers[@]} -eq 0 ] || taught=(--teacher "${teachers[@]}")
+    [ ${#teachers[@]} -eq 0 ] || taught=(--generation "${current_generation}" --teacher "${teachers[@]}")
     [ "${gpu_inference}" != true ] || options=(--ngpu 1 --cluster "${cluster}")
     read -ra words <<< "${targets_args}"
     lock "${expdir}/targets"  # students of several seeds share a store
