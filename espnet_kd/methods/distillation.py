@@ -104,6 +104,17 @@ class DistillationMethod(Method):
         if self.distils(vars(args)):
             check_student(model, args)
 
+    def check_inputs(self, args: argparse.Namespace) -> None:
+        """Refuse a target store that is missing, and that no teacher is named to make."""
+        from espnet_kd.targets.format import read_manifest
+        from espnet_kd.teachers.options import teacher_options
+
+        if not (args.teacher and args.criteria) or args.targets == "hard":
+            return
+        options = teacher_options(args.teacher)
+        if options.store is not None and not options.sources:
+            read_manifest(Path(options.store))
+
     def inputs(self, config: Mapping[str, Any]) -> dict[str, list[Path]]:
         """Return the files of the teachers, of published ones those in the cache, and of their targets."""
         from espnet_kd.teachers.published import is_tag, place_of

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -189,3 +190,15 @@ def test_validation_needs_transcripts_as_training_does() -> None:
     args.valid_data_path_and_name_and_type = [speech]
     with pytest.raises(UserError, match="dev/wav.scp comes without text, but task_weight is 1.0, not 0"):
         check_transcripts(args)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [({}, True), ({"targets": "hard"}, False), ({"criteria": {}}, False),
+     ({"teacher": {"store": "missing", "exp": "exp/t"}}, False)],
+)  # fmt: skip
+def test_a_store_that_nobody_makes_must_be_there(change: dict, refused: bool) -> None:
+    args = {"teacher": {"store": "missing"}, "criteria": {"ctc": {}}, "targets": None} | change
+    expected = pytest.raises(UserError, match="missing is no complete store") if refused else nullcontext()
+    with expected:
+        DistillationMethod().check_inputs(argparse.Namespace(**args))
