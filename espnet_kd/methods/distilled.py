@@ -47,7 +47,9 @@ def ratio_of(student: tuple[int, int], teacher: tuple[int, int], name: str) -> F
     return ratio
 
 
-def resampled(target: Targets, lengths: Tensor, ratio: Fraction, needs: str) -> Targets:
+def resampled(
+    target: Targets, lengths: Tensor, ratio: Fraction, needs: str, temperature: float = 1.0
+) -> Targets:
     """Average a teacher's frames over the time of each student frame, parts of frames in proportion.
 
     Args:
@@ -57,12 +59,14 @@ def resampled(target: Targets, lengths: Tensor, ratio: Fraction, needs: str) -> 
         ratio: teacher frames in a student frame.
         needs: what the values are: of `logits` the mean is that of the posteriors; of `codes`, which have
             none, those of the frame in the middle are taken.
+        temperature: of the posteriors whose mean is taken, those that the criterion compares. KL to their
+            mean has the gradient of the mean KL to each of them.
 
     Returns:
         (B, T', D) float, T' the largest of ``lengths``.
     """
     logits, values = needs == "logits", target.values.float()
-    values = values.log_softmax(-1) if logits else values
+    values = (values / temperature).log_softmax(-1) if logits else values
     span, unit = ratio.numerator, ratio.denominator  # a student and a teacher frame, in common units of time
     begin = torch.arange(int(lengths.max()), device=values.device) * span
     last = (to_device(target.lengths, values.device) - 1)[:, None]
@@ -77,7 +81,7 @@ def resampled(target: Targets, lengths: Tensor, ratio: Fraction, needs: str) -> 
         index = frame.minimum(last).clamp(min=0)  # (B, T')
         touched = values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
         terms.append(touched + share.log() if logits else touched * share)
-    mean = torch.stack(terms).logsumexp(0) if logits else torch.stack(terms).sum(0)
+    mean = torch.stack(terms).logsumexp(0) * temperature if logits else torch.stack(terms).sum(0)
     return Targets(mean, lengths)
 
 
@@ -232,7 +236,8 @@ class Distillation:
                 scores = scores_of(given.values, given.lengths, *labels)
                 value = criterion(seen.tensor, scores, Transcript(labels[0], seen.lengths, labels[1]))
             else:
-                student, target, mask = aligned(seen, targets[term.teacher_tap], term, criterion.needs)
+                theirs, temperature = targets[term.teacher_tap], criterion.temperature or 1.0
+                student, target, mask = aligned(seen, theirs, term, criterion.needs, temperature)
                 value = criterion(student, target, mask, *guide_for(criterion, targets, seen, term))
         stats[f"loss_kd_{term.name}"] = value.detach()[None]
         # (1,): a scalar would be rounded to the half precision that the task's loss may have under autocast.
@@ -311,12 +316,13 @@ def guide_for(
 
 
 def aligned(
-    student: Targets, target: Targets, term: Term, needs: str = "logits"
+    student: Targets, target: Targets, term: Term, needs: str = "logits", temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bring student and target to the same positions: the student's frame rate, cropped to the shorter.
 
     Args:
         needs: what the values are, see ``Criterion.needs``.
+        temperature: of the criterion.
 
     Returns:
         (B, P, V) student values, (B, P, V) target values, (B, P) bool mask of real positions, on the host.
@@ -333,7 +339,7 @@ def aligned(
     )
     check_frames(ours, theirs, term.ratio, sides)
     if term.ratio is not None:
-        target = resampled(target, student.lengths, term.ratio, needs)
+        target = resampled(target, student.lengths, term.ratio, needs, temperature)
     length = min(student.values.shape[1], target.values.shape[1])
     lengths = torch.minimum(student.lengths.cpu(), target.lengths.cpu())
     mask = torch.arange(length) < lengths[:, None]

@@ -1,13 +1,16 @@
 """The teacher's frames at the student's rate."""
 
+import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from espnet_kd.criteria.distribution import KLDivergence
 from espnet_kd.errors import UserError
-from espnet_kd.methods.distilled import aligned, check_frames, ratio_of, resampled
+from espnet_kd.methods.distilled import Distillation, aligned, check_frames, ratio_of, resampled
 from espnet_kd.schedule import Schedule
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Targets
@@ -52,6 +55,19 @@ def test_logits_are_averaged_as_posteriors() -> None:
     logits = torch.tensor([[[1.0, 3.0], [30.0, 10.0]]]).log()
     found = resampled(Targets(logits, torch.tensor([2])), torch.tensor([1]), Fraction(2), "logits")
     assert found.values.softmax(-1).flatten().tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_posteriors_are_averaged_at_the_temperature_of_the_criterion() -> None:
+    """As over the teachers of an ensemble: the mean of what is compared, at one temperature."""
+    one, logits = torch.tensor([1]), torch.tensor([[[1.0, 9.0], [1.0, 1.0]]]).log()
+    student = SimpleNamespace(
+        kd_criteria={"rkd": KLDivergence(temperature=2.0)},
+        _seen=lambda *_: Targets(torch.zeros(1, 1, 2), one),
+    )
+    targets = {"encoder.blocks.3": Targets(logits, one + 1)}
+    value = Distillation._term(student, term(Fraction(2)), targets, (one[None], one), {}, 0.0)
+    # T = 2, roots of 1 : 9 and 1 : 1, so (1/4, 3/4) and (1/2, 1/2), mean (3/8, 5/8); 4 KL to (1/2, 1/2)
+    assert float(value) == pytest.approx(4 * (3 / 8 * math.log(3 / 4) + 5 / 8 * math.log(5 / 4)))
 
 
 @pytest.mark.parametrize("needs", ["logits", "hidden", "codes"])
