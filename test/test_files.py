@@ -198,6 +198,32 @@ with atomic_dir({str(tmp_path / "store")!r}) as directory:
     assert (tmp_path / "store").is_dir() and len(list(tmp_path.glob(".store.*"))) == 1
 
 
+def test_what_was_moved_aside_by_a_killed_process_is_removed(tmp_path: Path) -> None:
+    """It is killed when the old directory has lost its name and the new one has not got it yet."""
+    program = f"""
+import os
+from espnet_kd.files import atomic_dir
+real = os.rename
+def rename(old, new):
+    real(old, new)
+    if str(new).endswith(".old"):
+        os.kill(os.getpid(), 9)
+os.rename = rename
+with atomic_dir({str(tmp_path / "store")!r}) as directory:
+    (directory / "part").touch()
+"""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "part").touch()
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    left = list(tmp_path.iterdir())
+    assert len(left) == 2 and not (tmp_path / "store").exists()
+    for place in left:
+        os.utime(place, (0, 0))
+    with atomic_dir(tmp_path / "store"):
+        pass
+    assert os.listdir(tmp_path) == ["store"]
+
+
 def test_directories_written_at_once_take_the_place_whole(tmp_path: Path) -> None:
     children = []
     for number in range(4):

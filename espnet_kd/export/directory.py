@@ -26,6 +26,8 @@ TOKENS = "tokens.txt"
 VERSION = 1
 LABELS = {"onnx": "ONNX", "sherpa": "sherpa-onnx"}  # of formats in tables
 FORMATS = tuple(LABELS)
+TOKEN_TYPES = ("bpe", "char", "word")  # of ESPnet, whose tokens become text without its tokenizers
+UNKNOWN, UNKNOWN_TEXT = "<unk>", " \u2047 "  # a piece of sentencepiece, and what it writes for it
 
 
 @dataclass(frozen=True)
@@ -215,12 +217,12 @@ def read_tokens(directory: Path) -> list[str]:
 
 
 def text_of(found: list[int], tokens: list[str], token_type: str) -> str:
-    """Return the text of tokens.
+    """Return the text of tokens, as ESPnet's tokenizers do.
 
     Args:
         found: their numbers.
         tokens: the token list.
-        token_type: ESPnet's: ``bpe`` pieces, ``char`` characters; others are words.
+        token_type: ESPnet's, one of ``TOKEN_TYPES``.
 
     Raises:
         UserError: the list has no token of a number.
@@ -229,7 +231,7 @@ def text_of(found: list[int], tokens: list[str], token_type: str) -> str:
         raise UserError(f"{TOKENS} is cut: {len(tokens)} tokens, none of the number {last}: export again")
     names = [tokens[i] for i in found]
     if token_type == "bpe":
-        text = "".join(names).replace(PIECE, " ")
+        text = "".join(UNKNOWN_TEXT if name == UNKNOWN else name for name in names).replace(PIECE, " ")
     elif token_type == "char":
         text = "".join(" " if name == SPACE else name for name in names)
     else:

@@ -1,7 +1,8 @@
 """The experiment that is exported: what it is, and whether a graph can hold it."""
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.decoding.decoder import read_setup
 from espnet_kd.errors import UserError
+from espnet_kd.export.directory import TOKEN_TYPES
 from espnet_kd.export.search import Chunks, Settings
 from espnet_kd.host.export import cache_shape, first_states, obstacle, searches, state_shapes
 from espnet_kd.host.models import blank, ctc_layer, reads_language
@@ -20,6 +22,7 @@ from espnet_kd.teachers.experiment import Experiment, load_experiment, read_conf
 
 # What ESPnet's preprocessor does to speech, which no graph does.
 PREPARATION = ("speech_volume_normalize", "force_single_channel")
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of sentencepiece
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
         raise UserError(f"{place} cannot be exported: {prepared[0]} changes speech before the front end")
     experiment = load_experiment(place, checkpoint)
     model = experiment.model
+    refuse_tokens(place, config, experiment.tokens)
     if (reason := obstacle(model, config, options.stream is not None)) is not None:
         raise UserError(f"{place} cannot be exported: {reason}")
     if reads_language(model):
@@ -146,6 +150,25 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
     )
     window = options.stream[0] if options.stream else 0
     return Source(experiment, config, settings, experiment.rate or DEFAULT_RATE, window)
+
+
+def refuse_tokens(place: Path, config: Mapping[str, Any], tokens: Sequence[str]) -> None:
+    """Refuse tokens of which only ESPnet's tokenizers make a text.
+
+    Raises:
+        UserError: their type, or one of them.
+    """
+    kind = config.get("token_type", TOKEN_TYPES[0])
+    if kind not in TOKEN_TYPES:
+        raise UserError(
+            f"{place} cannot be exported: `token_type: {kind}`: graphs have tokens of the types "
+            f"{', '.join(TOKEN_TYPES)}"
+        )
+    if kind == TOKEN_TYPES[0] and (byte := next(filter(BYTE.fullmatch, tokens), None)):
+        raise UserError(
+            f"{place} cannot be exported: its subwords have bytes, such as {byte}: train a student with a "
+            "sentencepiece model without byte_fallback"
+        )
 
 
 def chunks_of(model: Any, config: Mapping[str, Any], window_ms: int, left_context: int) -> Chunks:
