@@ -69,6 +69,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": {student.checkpoint.name: fingerprint(student.checkpoint)},
         "teacher": str(args.teacher),
+        "teacher_model": {teacher.checkpoint.name: fingerprint(teacher.checkpoint)},
         "set": args.data.name,
         "utterances": delays.utterances,
         "labels": len(values),

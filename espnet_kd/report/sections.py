@@ -43,7 +43,7 @@ def delays(groups: list[Group], sets: list[str]) -> list[str]:
 
 
 def read_delays(directory: Path) -> dict[str, Any] | None:
-    """Read what ``espnet-kd delay`` wrote for an experiment; None if there is none of its present model.
+    """Read what ``espnet-kd delay`` wrote for an experiment; None if there is none of the present models.
 
     Raises:
         UserError: it is damaged.
@@ -53,7 +53,9 @@ def read_delays(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if changed_file(directory, dict(found.get("model") or {})):  # older files do not name it
+        # Older files do not name them.
+        models = {directory: found.get("model"), Path(found.get("teacher") or ""): found.get("teacher_model")}
+        if any(changed_file(place, dict(known or {})) for place, known in models.items()):
             return None
         numbers = {key: float(found[key]) for key in ("mean_ms", "median_ms", "p90_ms")}
         chunk = found["chunk_ms"]

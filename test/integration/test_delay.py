@@ -72,6 +72,7 @@ def test_a_model_is_not_late_after_itself(
         delay.main([*command, "--utterances", "2"])
     found = json.loads((student / "delay.json").read_text())
     assert (found["mean_ms"], found["median_ms"], found["p90_ms"], found["utterances"]) == (0, 0, 0, 2)
+    assert found["teacher_model"] == found["model"] and list(found["model"].values())[0]
     assert found["frame_ms"] == 40 and found["chunk_ms"] is None  # hop of 10 ms, every fourth frame
     assert "emits +0 ms after streaming on average" in capsys.readouterr().out
 

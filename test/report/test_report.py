@@ -211,8 +211,13 @@ def test_the_delay_of_an_older_model_is_not_shown(recipe: Path) -> None:
     model = recipe / "exp/taught/valid.acc.ave.pth"
     delays = {"mean_ms": 40.0, "median_ms": 40.0, "p90_ms": 80.0, "chunk_ms": None}
     file = model.with_name("delay.json")
-    for model_of in ({}, {"model": {model.name: fingerprint(model)}}):
-        file.write_text(json.dumps(delays | model_of))
+    teacher = recipe / "exp/teacher/valid.acc.ave.pth"
+    of_teacher = {"teacher": str(teacher.parent), "teacher_model": {teacher.name: fingerprint(teacher)}}
+    for changed, models_of in (
+        (None, {}), (model, {"model": {model.name: fingerprint(model)}}), (teacher, of_teacher),
+    ):  # fmt: skip
+        file.write_text(json.dumps(delays | models_of))
         assert "## Emission delay" in report()
-    model.write_bytes(model.read_bytes() + b" ")
-    assert "## Emission delay" not in report()
+        if changed is not None:
+            changed.write_bytes(changed.read_bytes() + b" ")
+            assert "## Emission delay" not in report(), changed
