@@ -27,6 +27,7 @@ from espnet_kd.pseudo_label.models import ModelSpec
 from espnet_kd.scoring import score
 from espnet_kd.teachers.experiment import read_config
 from espnet_kd.teachers.kinds import Source, add_source, source_of
+from espnet_kd.teachers.repository import of_files, text_files
 from espnet_kd.teachers.speech import at_rate
 
 DECODE = "decode"
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         shards.decode_with_teacher(args, source, decode_dir, where)
     else:
         spec: EvaluationSpec = (teacher.located(), "cuda" if args.ngpu else "cpu")
-        settings = {"teacher": teacher.fingerprint(), "options": dict(teacher.options), "device": spec[1]}
+        settings = settings_of(teacher, spec[1])
         shards.decode_missing(source, decode_dir, settings, args.shards, partial(work, spec=spec), where)
     labels = map(pseudo_label, records.read_decoded(decode_dir, source.wav.ids()))
     tables = {"text": {label.utt: label.text for label in labels}, "ref": references}
@@ -84,6 +85,17 @@ def main(argv: list[str] | None = None) -> None:
 def decoded_by_espnet(teacher: Source) -> bool:
     """Return whether ESPnet's own search, of the tasks asr and asr_transducer, decodes a teacher."""
     return teacher.kind == "exp" and task_of(read_config(teacher.locate())) not in OWSM
+
+
+def settings_of(teacher: Source, device: str) -> dict[str, Any]:
+    """Return everything that the texts of a teacher depend on besides the speech, files by fingerprints."""
+    files = text_files(teacher.locate()) if teacher.kind == "hf" else []
+    return {
+        "teacher": teacher.fingerprint(),
+        "options": dict(teacher.options),
+        "device": device,
+        **({"text": of_files(files)} if files else {}),
+    }
 
 
 EvaluationSpec = tuple[Source, str]  # the teacher, and "cpu" or "cuda"

@@ -34,7 +34,7 @@ class ModelSpec:
     def settings(self, labeller: str, revision: str | None = None) -> dict[str, Any]:
         """Return everything that a hypothesis depends on, with fingerprints for files."""
         directory = Path(self.directory)
-        files = sorted(p for p in directory.iterdir() if p.is_file() and p.suffix not in (".md", ".txt"))
+        files = sorted(p for p in directory.iterdir() if p.is_file() and p.suffix != ".md")
         options = {
             name: getattr(self, name)
             for name in ("batch_size", "beam_size", "language", "suppress_numerals", "device")

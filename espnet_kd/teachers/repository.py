@@ -14,7 +14,8 @@ EXTRACTORS = ("preprocessor_config.json", "processor_config.json")  # one of the
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # names the files of weights that are in several
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-FILES = ("model*.safetensors", "*.json", "*.txt", "*.model")  # of a repository, what is downloaded
+TEXT_FILES = ("*.json", "*.txt", "*.model")  # vocabularies, and how text is generated
+FILES = ("model*.safetensors", *TEXT_FILES)  # of a repository, what is downloaded
 UNUSED_FILES = ("*fp32*", "*fp16*")  # other precisions of the same weights
 
 
@@ -121,6 +122,11 @@ def check_weights(directory: Path) -> None:
                 pass
         except Exception as e:  # OSError, or SafetensorError, which is of no common kind
             raise UserError(f"{path} is damaged: {first_line(e)}: copy or download it again") from e
+
+
+def text_files(directory: Path) -> list[Path]:
+    """Return the files on which the texts of a model depend, besides its weights."""
+    return sorted(path for name in TEXT_FILES for path in directory.glob(name) if path.is_file())
 
 
 def of_files(paths: Sequence[Path]) -> str:
