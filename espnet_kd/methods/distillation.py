@@ -24,7 +24,7 @@ AUTO = "auto"
 ARCHITECTURE = ("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_network_conf")
 STREAMING = "dynamic_chunk_training"
 SOURCE = "Hwang et al. 2022, arXiv:2210.05793"
-MODELS = ("valid.*.ave.pth",)  # of a teacher, where no checkpoint is chosen
+MODELS = "valid.*.ave.pth"  # of a teacher, where no checkpoint is chosen
 KEYS = ("teacher", "criteria", "init_from_teacher")  # without one of them there is no teacher
 BESIDE_TASK = ("nbest", "consistency")  # methods that add terms to a task loss of weight 1
 
@@ -124,7 +124,7 @@ class DistillationMethod(Method):
         if not isinstance(teacher, dict):
             return {}
         found = {}
-        patterns = (str(teacher["checkpoint"]),) if teacher.get("checkpoint") else MODELS
+        pattern = str(teacher["checkpoint"]) if teacher.get("checkpoint") else MODELS
         for place in places_of(teacher, "hf"):
             directory = known_directory(place, teacher.get("revision")) or Path(place)
             files = (file for name in ("*.json", "*.safetensors") for file in directory.glob(name))
@@ -132,7 +132,8 @@ class DistillationMethod(Method):
         for place in places_of(teacher, "exp"):
             is_published = not Path(place).exists() and is_tag(place)
             directory = place_of(place) if is_published else Path(place)
-            files = (file for name in ("config.yaml", *patterns) for file in directory.glob(name))
+            models = list(directory.glob(pattern)) or list(directory.glob("*.pth"))  # the only one
+            files = [*directory.glob("config.yaml"), *models]
             found[f"teacher {place}"] = sorted(file for file in files if file.is_file())
         if (store := Path(str(teacher.get("store"))) / "manifest.json").is_file():
             found["target store"] = [store]

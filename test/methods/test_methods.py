@@ -107,6 +107,8 @@ def test_what_a_training_learns_from_its_teacher_is_named(tmp_path) -> None:
             f"teacher {exp}": [exp / "config.yaml", exp / "valid.acc.ave.pth"],
             "target store": [store / "manifest.json"],
         }
+    (exp / "valid.acc.ave.pth").unlink()  # as a packed model, whose only file is taken
+    assert method.inputs(config)[f"teacher {exp}"] == [exp / "1epoch.pth", exp / "config.yaml"]
 
 
 def test_hidden_vectors_are_not_taken_for_logits() -> None:
