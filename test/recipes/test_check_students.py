@@ -174,3 +174,22 @@ warn_of_overlap
     counts = [line.split(".")[0].replace(what, "").split(" of ")[1] for line in result.stderr.splitlines()]
     of_train = "test that train_sp: 2"
     assert counts == [of_train, "dev that more: 1", of_train, "test that more: 1"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "written"),
+    [("exp: espnet/owsm", True), ("hf: openai/whisper-tiny", True), ("my_kind: a", True), (None, False)],
+)
+def test_stage_8_writes_the_targets_of_a_teacher_that_only_the_configuration_names(
+    tmp_path: Path, teacher: str | None, written: bool
+) -> None:
+    (tmp_path / "kd.yaml").write_text(f"teacher:\n    {teacher}\n    store: s\n" if teacher else "seed: 1\n")
+    words = """
+set -euo pipefail
+eval "$(sed -n '/^stage_8()/,/^}/p' kd.sh)"
+needs_teachers() { :; }; needs_dump() { :; }; log() { :; }; teachers_together() { :; }
+write_targets() { echo written; }
+teachers=() valid_set=dev mixed=
+"""
+    result = sh(TEMPLATE, "bash", "-c", f"{words}\nkd_configs=({tmp_path}/kd.yaml)\nstage_8")
+    assert result.stdout == "written\n" * written, result.stderr

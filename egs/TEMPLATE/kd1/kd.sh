@@ -323,7 +323,7 @@ stage_8() {
         [ -e "${student}/${inference_asr_model}" ] || check_students
         as_teacher pseudo_label
     fi
-    if [ ${#teachers[@]} -gt 0 ] || grep -qsE '(^|[ {])hf:' "${kd_configs[@]}"; then write_targets; fi
+    if [ ${#teachers[@]} -gt 0 ] || grep -qsE '(^|[ {])(exp|hf|store):' "${kd_configs[@]}"; then write_targets; fi
 }
 
 stage_9() {
