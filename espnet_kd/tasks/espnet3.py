@@ -8,6 +8,7 @@ See docs/espnet3.md.
 
 import argparse
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from espnet_kd.errors import UserError
@@ -15,6 +16,8 @@ from espnet_kd.methods import active
 from espnet_kd.methods.distillation import AUTO
 from espnet_kd.tasks.asr import ASRDistillationTask, TransducerDistillationTask, WithMethods
 
+# Entry points of Lightning, one of which is of tasks/lightning.py.
+CALLBACKS = "lightning.pytorch.callbacks_factory"
 # What ESPnet3 offers no way for, by key of a configuration: the task builds neither optimizers nor batches.
 OUT_OF_REACH = {
     "mutual": "peers with optimizers of their own",
@@ -34,6 +37,12 @@ class InESPnet3(WithMethods):
             UserError: an option needs what ESPnet3 does not ask the task for.
         """
         args.ngpu = 0  # ESPnet's defaults lack it; Lightning moves the model
+        registered = (point.value.startswith("espnet_kd.") for point in entry_points(group=CALLBACKS))
+        if active(vars(args)) and not any(registered):
+            raise UserError(
+                "espnet_kd is on the path, but not installed, so that Lightning does not keep the parameters "
+                "of criteria in its checkpoints: pip install its checkout"
+            )
         for key, reason in OUT_OF_REACH.items():
             if getattr(args, key):
                 raise UserError(f"{key} needs {reason}, which ESPnet3 does not have: use a recipe of ESPnet2")

@@ -1,5 +1,6 @@
 """A recipe of ESPnet3, unedited but for its YAML, trains distilled students; its own stages decode them."""
 
+import argparse
 import importlib.resources
 import os
 import re
@@ -172,6 +173,15 @@ def test_a_transducer_learns_from_a_transducer(train: Train, teacher: Path) -> N
 def test_what_espnet3_cannot_do_is_refused(train: Train, teacher: Path, model: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         train("refused", ATTENTION, {"task": "espnet_kd.tasks.espnet3.ASRTask"}, model=model)
+
+
+def test_a_package_that_is_only_on_the_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would not know the callback, and criteria would start anew with every training."""
+    from espnet_kd.tasks import espnet3
+
+    monkeypatch.setattr(espnet3, "entry_points", lambda group: ())
+    with pytest.raises(UserError, match="on the path, but not installed"):
+        espnet3.ASRTask.build_model(argparse.Namespace(teacher={"exp": "exp/t"}, criteria={"ctc": {}}))
 
 
 def test_a_stock_training_gets_the_callback_and_is_left_alone(teacher: Path) -> None:
