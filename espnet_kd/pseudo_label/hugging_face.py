@@ -300,7 +300,9 @@ class CTCLabeller:
 
         inputs = self.features(list(waves), sampling_rate=self.rate, return_tensors="pt", padding=True)
         mask = inputs.get("attention_mask")
-        if mask is None and len(waves) > 1:  # padding would change what the model makes of shorter ones
+        # A norm over time, as that of wav2vec 2.0's first layer, has no mask.
+        masked = mask is not None and getattr(self.model.config, "feat_extract_norm", None) != "group"
+        if not masked and len(waves) > 1:  # padding would change what the model makes of shorter ones
             return [found for wave in waves for found in self.transcribe([wave])]
         with torch.inference_mode():
             log_p = self.model(**inputs.to(self.model.device)).logits.log_softmax(-1)  # (B, T, V)
