@@ -67,8 +67,30 @@ def parakeet_ctc(layers: int = 2) -> tuple[Any, Any]:
     )
 
 
+def speecht5(layers: int = 2) -> tuple[Any, Any]:
+    """A SpeechT5, whose norm over time is elsewhere than that of wav2vec 2.0, and which tells no frames."""
+    from transformers import SpeechT5Config, SpeechT5FeatureExtractor, SpeechT5ForSpeechToText
+
+    sides = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
+        ("layers", layers), ("attention_heads", 2), ("ffn_dim", 32),
+    )}  # fmt: skip
+    config = SpeechT5Config(vocab_size=9, hidden_size=16, **sides, **CONVOLUTIONS)
+    return SpeechT5ForSpeechToText(config), SpeechT5FeatureExtractor()
+
+
+def moonshine(layers: int = 2) -> tuple[Any, Any]:
+    """A Moonshine, with another norm over time, which tells the frames of one utterance alone."""
+    from transformers import MoonshineConfig, MoonshineForConditionalGeneration, Wav2Vec2FeatureExtractor
+
+    sides = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
+        ("num_hidden_layers", layers), ("num_attention_heads", 2),
+    )}  # fmt: skip
+    config = MoonshineConfig(vocab_size=9, hidden_size=16, intermediate_size=32, **sides)
+    return MoonshineForConditionalGeneration(config), Wav2Vec2FeatureExtractor(do_normalize=False)
+
+
 MODELS = {"whisper": whisper, "wav2vec2_ctc": wav2vec2_ctc, "hubert": hubert, "wavlm": wavlm,
-          "parakeet_ctc": parakeet_ctc}  # fmt: skip
+          "parakeet_ctc": parakeet_ctc, "speecht5": speecht5, "moonshine": moonshine}  # fmt: skip
 
 
 def save(kind: str, directory: Path, layers: int = 2) -> Path:

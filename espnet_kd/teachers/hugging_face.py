@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_kd.data.audio import DEFAULT_RATE, parse_rate
 from espnet_kd.errors import UserError, first_line
@@ -63,6 +64,12 @@ class HuggingFaceModel(TeacherModel):
         self.body = model.get_encoder() if model.config.is_encoder_decoder else model
         self.window = getattr(extractor, "n_samples", None)
         self._takes = set(inspect.signature(self.body.forward).parameters)
+        self._rule, self._norm = frames_of(model), first_norm(model)
+        # Padding would change what such models give, or nothing says how much of it is padding.
+        norms = (m for m in self.body.modules() if isinstance(m, nn.GroupNorm) and m is not self._norm)
+        self._alone = self._rule is None or next(norms, None) is not None
+        if self._alone:  # all positions are of the utterance
+            self._rule = None
         self._tokens: list[str] | None = None
         self._is_ctc = self._read_tokens = type(model).__name__.endswith("ForCTC")
         if self._is_ctc:
@@ -154,10 +161,37 @@ class HuggingFaceModel(TeacherModel):
         def observe(
             speech: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
         ) -> dict[str, Targets]:
+            if self._alone and len(lengths) > 1:
+                return self._one_by_one(modules, speech, lengths)
             calls, frames = self._run(modules, speech, lengths)
             return {path: self._targets(path, calls.get(path, []), frames) for path in modules}
 
         return observe
+
+    def _one_by_one(
+        self, modules: Mapping[str, nn.Module], speech: Tensor, lengths: Tensor
+    ) -> dict[str, Targets]:
+        """Run the model on each utterance of a batch alone.
+
+        Raises:
+            SpeechError: it cannot take one.
+        """
+        found: dict[str, list[Targets]] = {path: [] for path in modules}
+        for place, count in enumerate(lengths.tolist()):
+            one = slice(place, place + 1)
+            try:
+                calls, frames = self._run(modules, speech[one, :count], lengths[one])
+                for path, parts in found.items():
+                    parts.append(self._targets(path, calls.get(path, []), frames))
+            except SpeechError as e:
+                raise SpeechError(place, str(e)) from None
+        return {
+            path: Targets(
+                pad_sequence([part.tensor[0] for part in parts], batch_first=True),
+                torch.cat([part.lengths for part in parts]),
+            )
+            for path, parts in found.items()
+        }
 
     def _module(self, path: str) -> nn.Module:
         """Return the module at a path; that of a CTC model's logits may have its name in ESPnet, too."""
@@ -227,9 +261,8 @@ class HuggingFaceModel(TeacherModel):
             finally:
                 for handle in handles:
                     handle.remove()
-        rule = frames_of(self.model)
-        if rule is not None:
-            positions, frames = int(rule(torch.tensor(total))), rule(real).long()
+        if self._rule is not None:
+            positions, frames = int(self._rule(torch.tensor(total))), self._rule(real).long()
         else:  # in proportion
             positions = int(output[0].shape[1])
             frames = -(-real * positions // total)
@@ -309,9 +342,8 @@ class HuggingFaceModel(TeacherModel):
 
         Without that the values of an utterance would depend on its batch.
         """
-        layers = getattr(getattr(self.model.base_model, "feature_extractor", None), "conv_layers", [])
-        norm = getattr(layers[0], "layer_norm", None) if len(layers) else None
-        if not isinstance(norm, nn.GroupNorm) or len(real) == 1:
+        norm = self._norm
+        if norm is None or len(real) == 1:
             yield
             return
         config = self.model.config
@@ -321,6 +353,13 @@ class HuggingFaceModel(TeacherModel):
             yield
         finally:
             handle.remove()
+
+
+def first_norm(model: Any) -> nn.GroupNorm | None:
+    """Return the norm over time of the first layer, as wav2vec 2.0 has it; None without one."""
+    layers = getattr(getattr(model.base_model, "feature_extractor", None), "conv_layers", [])
+    norm = getattr(layers[0], "layer_norm", None) if len(layers) else None
+    return norm if isinstance(norm, nn.GroupNorm) else None
 
 
 def masked_norm(norm: nn.GroupNorm, x: Tensor, frames: Tensor) -> Tensor:

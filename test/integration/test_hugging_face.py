@@ -107,6 +107,23 @@ def test_an_utterance_of_a_batch_is_what_transformers_gives_for_it_alone(
         torch.testing.assert_close(seen, expected[0, : len(seen)], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "tap"), [("speecht5", "speecht5.encoder.wrapped_encoder.layers.0"),
+                      ("moonshine", "model.encoder.layers.0")],
+)  # fmt: skip
+def test_a_model_that_sees_padding_gets_each_utterance_alone(tmp_path: Path, kind: str, tap: str) -> None:
+    teacher = load(tiny_models.save(kind, tmp_path))
+    generator = torch.Generator().manual_seed(0)
+    waves = [torch.randn(n, generator=generator) / n * SAMPLES[2] for n in SAMPLES]
+    for wave, seen in zip(waves, values(teacher, tap, waves), strict=True):
+        torch.testing.assert_close(seen, values(teacher, tap, [wave])[0])
+    teacher.window = SAMPLES[1]  # as of an extractor that pads
+    teacher.extractor.feature_size = 80
+    with pytest.raises(SpeechError, match="has 1.5 s, but teacher .* takes 1.06319 s at most") as error:
+        values(teacher, tap, [waves[2], waves[0]])
+    assert error.value.place == 1
+
+
 @pytest.mark.parametrize("kind", TAPS)
 def test_speech_on_another_device(models: dict[str, Path], kind: str) -> None:
     teacher, tap = load(models[kind]), TAPS[kind]
