@@ -210,7 +210,7 @@ def compare(
         chunks: see ``measure``.
 
     Raises:
-        UserError: see ``measure``; or their tokens or frames differ, or the data have no text.
+        UserError: see ``measure``; or their tokens, frames or rates differ, or the data have no text.
     """
     configs = [read_config(model.directory) for model in (student, teacher)]
     if student.tokens != teacher.tokens:
@@ -221,6 +221,11 @@ def compare(
         raise UserError(
             f"delay: {student.directory} has frames of {frames[0]:g} ms, "
             f"{teacher.directory} of {frames[1]:g} ms"
+        )
+    if None not in (student.rate, teacher.rate) and student.rate != teacher.rate:
+        raise UserError(
+            f"delay: {student.directory} takes speech at {student.rate} Hz, {teacher.directory} at "
+            f"{teacher.rate} Hz, and both would get the same: give models of one rate"
         )
     check_alike([Source("exp", str(model.directory)) for model in (student, teacher)])
     speech = islice(read(configs[0], data), count)

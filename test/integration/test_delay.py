@@ -109,12 +109,13 @@ def test_a_late_student_has_a_positive_delay(student: Path, monkeypatch: pytest.
     [
         ("token_list", ["<blank>", "<unk>", "z", "b", "c", "<space>", "<sos/eos>"], "have other tokens"),
         ("frontend_conf", {"fs": 16000, "n_fft": 400, "hop_length": 80}, "frames of 40 ms, .* of 20 ms"),
+        ("frontend_conf", {"fs": 8000, "n_fft": 400, "hop_length": 80}, "at 16000 Hz, .* at 8000 Hz"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
     recipe: Recipe, student: Path, key: str, value: object, message: str
 ) -> None:
-    other = Path(shutil.copytree(student, recipe.root / f"exp/other_{key}"))
+    other = Path(shutil.copytree(student, recipe.root / f"exp/other_{key}", dirs_exist_ok=True))
     config = yaml.safe_load((other / "config.yaml").read_text()) | {key: value}
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     command = ["--teacher", str(other), "--student", str(student), "--data", "dump/raw/dev"]
