@@ -95,9 +95,12 @@ class Criterion(nn.Module):
             ValueError: they differ.
         """
         if student.shape[-1] != target.shape[-1]:
+            of_classes = self.needs == "logits"
+            what = "number of classes" if of_classes else "size of vectors"
+            way_out = "train both models on the same token list" if of_classes else "choose layers of one size"
             raise ValueError(
-                f"student {tuple(student.shape)} and target {tuple(target.shape)} do not have the same "
-                "number of classes (last axis): train both models on the same token list"
+                f"student {tuple(student.shape)} and target {tuple(target.shape)} do not have the same {what} "
+                f"(last axis): {way_out}"
             )
 
     def constant(self, target: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
