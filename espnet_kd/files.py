@@ -46,6 +46,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all.
+
+    Raises:
+        UserError: see ``atomic_path``.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Do what ``write_text`` does, unless the file has this text: where a newer file would repeat work.
+
+    Raises:
+        UserError: see ``atomic_path``.
+    """
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Like ``atomic_path`` for a directory; a directory that already has the name is replaced.

@@ -18,7 +18,7 @@ from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
 from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError, first_line, printable
-from espnet_kd.files import atomic_path, read_table
+from espnet_kd.files import read_table, write_text
 from espnet_kd.measure.recogniser import (
     DecodingOptions,
     Recogniser,
@@ -128,8 +128,7 @@ def write_set(model: Recogniser, speech: Mapping[str, str], out: Path | None) ->
             print(lines[-1], end="", flush=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        write_text(out, "".join(lines))
 
 
 def opened(path: Path, rate: int, channel: int | None) -> AbstractContextManager[Recording]:

@@ -97,10 +97,10 @@ class Criterion(nn.Module):
         if student.shape[-1] != target.shape[-1]:
             of_classes = self.needs == "logits"
             what = "number of classes" if of_classes else "size of vectors"
-            way_out = "train both models on the same token list" if of_classes else "choose layers of one size"
+            way_out = "train both models on the same token list" if of_classes else "take layers of one size"
             raise ValueError(
-                f"student {tuple(student.shape)} and target {tuple(target.shape)} do not have the same {what} "
-                f"(last axis): {way_out}"
+                f"student {tuple(student.shape)} and target {tuple(target.shape)} do not have the same "
+                f"{what} (last axis): {way_out}"
             )
 
     def constant(self, target: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:

@@ -235,8 +235,8 @@ def _check(plan: Plan) -> None:
 
     Raises:
         UserError: two rows have one directory, or would prepare one directory differently; a row needs
-            itself; a teacher lacks a seed; the headline is too long; ``after`` names a row with ``best_of``; a
-            row with ``best_of`` has a teacher, or its candidates have no seed in common.
+            itself; a teacher lacks a seed; the headline is too long; ``after`` names a row with ``best_of``;
+            a row with ``best_of`` has a teacher, or its candidates have no seed in common.
     """
     slugs: dict[tuple[str, str], str] = {}
     for row in plan.rows.values():

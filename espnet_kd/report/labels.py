@@ -8,7 +8,7 @@ from typing import Any
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.dump import MANIFEST
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import read_json, write_text
 from espnet_kd.report.tables import code, plain, table
 
 NOTE = "<!-- written by `espnet-kd label-table`; do not edit -->"
@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None:
         print(text, end="")
         return
-    with atomic_path(args.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.out, text)
     print(f"{args.out}: {len(args.labels)} sets of pseudo-labels")
 
 

@@ -106,7 +106,7 @@ def missing(registry):
     gaps = [f"{table}: {name}" for name in plain for table, rows in tables.items() if name not in rows]
     for name, rows in OPTIONS.items():
         known = set(inspect.signature(registry[name]).parameters) - {"reduction"}
-        gaps += [f"OPTIONS: {name}: {option}" for option in known - {option for row in rows for option in row}]
+        gaps += [f"OPTIONS: {name}: {key}" for key in known - {key for row in rows for key in row}]
     return gaps
 
 
