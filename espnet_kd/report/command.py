@@ -206,10 +206,6 @@ def render(
     return "\n\n".join(parts) + "\n"
 
 
-if __name__ == "__main__":
-    main()
-
-
 def main_best(argv: list[str] | None = None) -> None:
     """Run ``best [--metric wer] --decoded TAG/SET EXP...``: print the directory of the best experiment."""
     parser = command_parser("best")
