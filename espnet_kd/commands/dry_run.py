@@ -27,6 +27,7 @@ from espnet_kd.commands.estimates import (
 from espnet_kd.config import merge_files
 from espnet_kd.data import batches
 from espnet_kd.data.audio import parse_rate
+from espnet_kd.data.tokens import stand_in_tokens
 from espnet_kd.errors import UserError
 
 SIZES = Path("local/sizes.yaml")
@@ -121,9 +122,7 @@ class Recipe:
         if self.token_list.is_file():
             return self.token_list.read_text(encoding="utf-8").splitlines()
         count = self.sizes.tokens(self["tokens"])
-        if count is None:
-            return None
-        return ["<blank>", "<unk>", *(f"t{i}" for i in range(count - 3)), "<sos/eos>"]
+        return None if count is None else stand_in_tokens(count)
 
     @cached_property
     def speech(self) -> batches.Speech | None:

@@ -216,3 +216,8 @@ def _explain(message: str) -> str:
     if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return f"the text has more different characters, the smallest possible number is {match[1]}"
     return f"sentencepiece fails: {message}"
+
+
+def stand_in_tokens(count: int) -> list[str]:
+    """Return a token list of a size, for sizes of a model whose tokens are not known yet."""
+    return [BLANK, UNKNOWN, *(f"t{i}" for i in range(count - 3)), SOS_EOS]
