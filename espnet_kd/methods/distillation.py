@@ -293,18 +293,17 @@ def _shape(value: Any) -> Any:
 
 
 TAPS = ("tap", "student_tap", "teacher_tap")
-READERS = ("decoder", "joint_network")  # parts of a model that text goes into
 
 
 def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
     """Return what in the training needs transcripts, for the message of an error; None if nothing does."""
-    from espnet_kd.teachers.options import of_sequence
+    from espnet_kd.teachers.options import READS_TOKENS, of_sequence
 
     if not build_schedule(task_weight, "task_weight").is_zero:
         return f"task_weight is {task_weight}, not 0"
     for name, entry in criteria.items():
         taps = [str(entry[key]) for key in TAPS if key in entry] if isinstance(entry, Mapping) else []
-        readers = [tap for tap in taps if tap.split(".")[0] in READERS]
+        readers = [tap for tap in taps if tap.split(".")[0] in READS_TOKENS]
         if readers or not taps:
             return f"criterion {name} has {'the tap ' + readers[0] if readers else 'no tap'}"
         if "type" in entry and of_sequence(entry):
