@@ -275,7 +275,7 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
 
 def _add_audio(cost: Cost, name: str, hours: Hours | None, recipe: Recipe) -> None:
     if hours is None:
-        cost.notes.append(f"without {name}, whose hours are unknown before its lists are there")
+        cost.notes.append(f"without {name}: its hours are known after stage 1")
         return
     size = audio_gigabytes(hours.hours, recipe["audio_format"], recipe.hertz)
     cost.gigabytes = None if size is None or cost.gigabytes is None else cost.gigabytes + size
@@ -376,7 +376,7 @@ def _decoding(title: str, recipe: Recipe, exps: list[str], sets: list[str]) -> S
     known = sum(h.hours for h in hours if h)
     parts = [f"{known:.3g} hours of speech"] * bool(known) + ["sets of unknown length"] * (not all(hours))
     text = " and ".join(parts)
-    note = f"{text} for each of {len(exps)} models; seconds for one are unknown: none are published"
+    note = f"{text} for each of {len(exps)} models; the time that decoding takes is unknown"
     names = "{" + ",".join(sets) + "}" if len(sets) > 1 else "".join(sets)
     makes = [Path(exp) / recipe["inference_tag"] / names / "text" for exp in exps]
     return Stage(title, commands, makes, Cost(cpu_hours=None if exps else 0.0, notes=[note] if exps else []))

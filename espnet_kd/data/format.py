@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
-        raise UserError(f"{args.src} cannot be formatted into itself")
+        raise UserError(f"{args.src} cannot be formatted into itself: give another directory")
     fs = parse_rate(args.fs)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
     _report_transcripts(source, args)

@@ -126,7 +126,7 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
     from espnet_kd.teachers.options import term_options
 
     if not isinstance(consistency, Mapping):
-        raise UserError(f"consistency: {consistency!r} is no mapping: write {EXAMPLE} below it")
+        raise UserError(f"consistency: {consistency!r} is not a mapping: write {EXAMPLE} below it")
     if "weight" in consistency:
         raise UserError(f"consistency: weight belongs in each criterion: write {EXAMPLE}")
     refuse_unknown("consistency", consistency, ("criteria", *vars(Views())))

@@ -43,18 +43,19 @@ class DistillationMethod(Method):
             ),
             (
                 "criteria",
-                f"Name to a mapping with {', '.join(TERM_KEYS)} and the options of that type of criterion",
+                "What is compared: for each criterion a name of your choice, and a mapping with "
+                f"{', '.join(TERM_KEYS)} and the options of its type",
             ),
             (
                 "init_from_teacher",
-                "Parts of the student to copy: path to true, a teacher path, a list of layers, or a mapping "
-                "with layers and select",
+                "Parts of the student that begin as copies of the teacher's: for each path true, the path in "
+                "the teacher, a list of layers, or a mapping with layers and select",
             ),
         ):
             group.add_argument(f"--{name}", action="mapping", default={}, help=text)
         group.add_argument(
             "--targets",
-            help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
+            help="What teaches the student: soft (criteria), hard (pseudo-labels), both (default), or auto",
         )
         group.add_argument("--delay_student", help="Trained student that `delay: auto` measures; a directory")
         group.add_argument(
@@ -82,7 +83,7 @@ class DistillationMethod(Method):
             )
         if alone and (args.targets == "soft" or (args.targets == AUTO and not args.teacher)):
             raise UserError(
-                f"targets: {args.targets} is about criteria, of which there are none: leave it out"
+                f"targets: {args.targets} chooses criteria, and there are none: give some, or leave it out"
             )
         check_k(term_options(args.criteria), classes)
         options = teacher_options(args.teacher) if args.teacher else None

@@ -189,7 +189,10 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
     for t in terms:
         needs = t.build().needs
         if OF_PEER.search(t.term.name):
-            raise UserError(f"mutual: criterion {t.term.name}: peers' statistics end so: take another name")
+            raise UserError(
+                f"mutual: criterion {t.term.name}: statistics of peers have names that end in this way: "
+                "choose another name"
+            )
         if t.resample:
             raise UserError(
                 f"mutual: criterion {t.term.name}: `frame_rate: resample` is for teachers: "
@@ -219,7 +222,8 @@ def peer_weight(mutual: Mapping[str, Any]) -> Schedule:
 def _refuse_unused(args: argparse.Namespace) -> None:
     """Refuse options that no peer, or peer 1 alone, would follow."""
     if any(vars(args).get(key) for key in TAUGHT):
-        raise UserError(f"mutual: peers are not taught by a teacher, too: leave out {', '.join(TAUGHT)}")
+        taught = ", ".join(TAUGHT)
+        raise UserError(f"mutual: peers learn from each other, not from a teacher: leave out {taught}")
     if args.task_weight != 1 or args.targets is not None:
         raise UserError(
             "mutual: task_weight and targets are for teachers: the weights of peers are weight and combine"
