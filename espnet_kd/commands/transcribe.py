@@ -38,12 +38,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("exp", type=Path, help="a trained model")
     p.add_argument(
         "audio", nargs="*", type=Path,
-        help="audio files; - reads a pipe: WAV, or samples of 16 bits of one channel without a head",
+        help="audio files; - reads a pipe: WAV, or samples of 16 bits of one channel without a header",
     )  # fmt: skip
     p.add_argument("--data", type=Path, help="formatted set to transcribe, instead of files")
     p.add_argument("--key_file", type=Path, help="of --data these utterances alone, by the ids of a table")
     p.add_argument("--out", type=Path, help="of --data: Kaldi text to write (default: print it)")
-    p.add_argument("--fs", help="sampling rate of a pipe without a head, such as 16k (default: the model's)")
+    p.add_argument("--fs", help="sampling rate of a pipe without header, such as 16k (default: the model's)")
     p.add_argument("--channel", type=int, help="of audio with several, from 1")
     p.add_argument(
         "--longest", type=float, default=30.0,
@@ -132,7 +132,7 @@ def write_set(model: Recogniser, speech: Mapping[str, str], out: Path | None) ->
 
 
 def opened(path: Path, rate: int, channel: int | None) -> AbstractContextManager[Recording]:
-    """Open a file or the pipe; ``rate`` is that of a pipe without a head."""
+    """Open a file or the pipe; ``rate`` is that of a pipe without a header."""
     if str(path) == PIPE:
         return nullcontext(open_pipe(sys.stdin.buffer, rate, channel))
     return open_file(path, channel)
