@@ -220,7 +220,7 @@ def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""The lines of a UTF-8 file without their ends, which are \n, \r\n or \r as ESPnet reads them.
+    r"""Return the lines of a UTF-8 file without their ends, which are \n, \r\n or \r as ESPnet reads them.
 
     Not ``str.splitlines``: it divides at eight more characters, such as U+0085 and U+2028 within a line.
 

@@ -20,7 +20,7 @@ from espnet_kd.report.sections import DELAYS_FILE
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run ``delay --teacher EXP --student EXP --data DIR``: print the delay, and write it for the report."""
     p = command_parser("delay")
     p.add_argument(
         "--teacher", type=Path, required=True, help="experiment of a transducer, or of a model with CTC"

@@ -344,7 +344,8 @@ def activation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
 def deviation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
     """Compute the distance from the mean of the utterance, relative to the largest one, to a power.
 
-    Unlike the norm, it differs between frames after a layer normalisation, too. Arguments as of `activation`.
+    Unlike the norm, it differs between frames after a layer normalisation, too. Arguments and result, (N,),
+    as of `activation`.
     """
     utterance = _utterances(counts, len(hidden))
     total = hidden.new_zeros(len(counts), hidden.shape[1]).index_add(0, utterance, hidden)

@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 def find_espnet() -> Found | None:
-    """The ESPnet that ``import espnet2`` would give, None without one.
+    """Return the ESPnet that ``import espnet2`` would give, None without one.
 
     A checkout is asked itself: after `git pull` the metadata of an editable installation are those of before.
     """
@@ -62,7 +62,7 @@ def check_espnet() -> None:
 
 
 def is_older(version: str, oldest: str) -> bool:
-    """True if a version is below another; one that is no version is not."""
+    """Return True if a version is below another; one that is no version is not."""
     try:
         return Version(version) < Version(oldest)
     except InvalidVersion:

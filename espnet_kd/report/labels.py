@@ -19,7 +19,7 @@ words of an utterance without a label are deletions."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run ``label-table NAME=DIR... --out FILE``: write the table."""
     p = command_parser("label-table")
     p.add_argument("labels", nargs="+", metavar="NAME=DIR", help="what pseudo-label wrote, with a name")
     p.add_argument("--title", default="Pseudo-labels", help="heading (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""Find the experiments of a recipe and group those that differ in nothing but the seed."""
+"""Read trained experiments: configuration, record, scores, costs of decoding, and phases before."""
 
 import json
 import math
