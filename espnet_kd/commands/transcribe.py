@@ -17,7 +17,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
 from espnet_kd.data.dump import read_dump
-from espnet_kd.errors import UserError, first_line, printable
+from espnet_kd.errors import UserError, decoding_of, printable
 from espnet_kd.files import read_table, write_text
 from espnet_kd.measure.recogniser import (
     DecodingOptions,
@@ -118,12 +118,8 @@ def write_set(model: Recogniser, speech: Mapping[str, str], out: Path | None) ->
     lines = []
     for utt, wav in speech.items():
         samples = read_utterance(wav, utt, model)
-        try:
+        with decoding_of(f"{wav} of {utt}"):
             lines.append(f"{utt} {model.decode(samples)}".rstrip() + "\n")
-        except (RuntimeError, ValueError, IndexError) as e:
-            if isinstance(e, UserError):
-                raise
-            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
         if out is None:
             print(lines[-1], end="", flush=True)
     if out is not None:
@@ -172,7 +168,7 @@ def transcribe(
         )
         remark(f"speech of {recording.rate} Hz is resampled to the model's {model.rate} Hz by soxr{narrow}")
     blocks = _not_empty(recording.at_rate(model.rate), recording.name)
-    try:
+    with decoding_of(recording.name):
         if model.chunk:
             yield from stream_texts(model, blocks, longest, 0 if live else longest / 2)
             return
@@ -184,10 +180,6 @@ def transcribe(
                     f"{longest:g} s is cut at quiet moments into pieces (--longest)"
                 )
             yield model.decode(piece), True
-    except (RuntimeError, ValueError, IndexError) as e:
-        if isinstance(e, UserError):
-            raise
-        raise UserError(f"{recording.name} cannot be decoded: {first_line(e)}") from e
 
 
 def stream_texts(model: Recogniser, blocks: Iterable[Samples], longest: float, shortest: float) -> Texts:

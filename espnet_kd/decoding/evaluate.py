@@ -18,7 +18,7 @@ from espnet_kd.data import dump
 from espnet_kd.data.audio import DEFAULT_RATE, read_speech
 from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, pseudo_label
-from espnet_kd.errors import UserError, first_line
+from espnet_kd.errors import UserError, decoding_of
 from espnet_kd.files import read_table, write_table
 from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.parallel import Shard, device_of_worker
@@ -97,17 +97,13 @@ def work(shard: Shard, spec: Any) -> Shard:
         samples, rate = read_speech(wav, utt)
         wanted = model.rate or DEFAULT_RATE
         wave = at_rate(samples, None if rate == wanted else (rate, wanted))
-        try:
+        with decoding_of(f"{wav} of {utt}"):
             if len(wave) > (model.window or len(wave)) and (reader := load_reader(model, spec[1])):
                 read = reader.transcribe([wave.astype("float32")])[0][0]
             else:
                 inputs = torch.as_tensor(wave).float()[None], torch.tensor([len(wave)])
                 text, tokens, log_probability = model.transcribe(*(x.to(device) for x in inputs))[0]
                 read = Hypothesis(text, tokens, 0, log_probability)
-        except (RuntimeError, ValueError, IndexError) as e:
-            if isinstance(e, UserError):
-                raise
-            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
         found = () if read is None or not read.text.strip() else (read,)
         return DecodedUtterance(utt, len(samples), rate, found)
 
