@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_kd.rnnt.device import to_device
@@ -361,6 +362,17 @@ def _utterances(counts: Tensor, positions: int) -> Tensor:
     """Return the utterance of each of N positions, (N,), from the numbers of each utterance, (B,)."""
     places = torch.arange(len(counts), device=counts.device)
     return places.repeat_interleave(counts, output_size=positions)
+
+
+def learned_map(inputs: int, outputs: int) -> nn.Linear:
+    """Make a linear layer with bias; the random numbers of the training stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(inputs, outputs)
+
+
+def mapped(values: Tensor, layer: nn.Linear) -> Tensor:
+    """Apply a linear layer, (N, D) -> (N, D'), in the precision of the values, not of its parameters."""
+    return F.linear(values, layer.weight.to(values.dtype), layer.bias.to(values.dtype))
 
 
 def near_misses(name: object, known: Iterable[str]) -> str:
