@@ -123,7 +123,7 @@ def dispatch(argv: list[str]) -> None:
 
 
 def _is_unread() -> bool:
-    """True if nobody reads any more what is printed, as in ``... | head``."""
+    """Return True if nobody reads any more what is printed, as in ``... | head``."""
     if sys.stdout is None:
         return False
     stdout = select.poll()

@@ -11,7 +11,7 @@ import yaml
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import write_text
 
 # ESPnet's largest config.yaml, with 250,000 tokens, has 3 MB.
 LARGEST = 4 << 20  # characters of a file, also with every alias written out
@@ -175,8 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None:
         print(text, end="")
         return
-    with atomic_path(args.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.out, text)
 
 
 class _Graph:

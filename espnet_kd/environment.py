@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import read_json, write_text
 from espnet_kd.host.installed import find_espnet
 
 RECORD = "run.json"
@@ -158,8 +158,7 @@ class Account:
         """
         total = None if self.before is None else round(self.before + seconds, 1)
         new = {"environment": self.environment, "cpu_seconds": total}
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(self._read() | new, indent=1) + "\n", encoding="utf-8")
+        write_text(self.path, json.dumps(self._read() | new, indent=1) + "\n")
 
     def _read(self) -> dict[str, Any]:
         return read_json(self.path) if self.path.exists() else {}

@@ -41,6 +41,24 @@ def refusing(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {e}") from e
 
 
+@contextmanager
+def decoding_of(audio: str) -> Iterator[None]:
+    """Make a ``UserError`` of what a model raises in the block, which decodes some speech.
+
+    Args:
+        audio: what is decoded, such as a file and an utterance; it begins the message.
+
+    Raises:
+        UserError: the block raises it, or an error of models.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as e:
+        raise UserError(f"{audio} cannot be decoded: {first_line(e)}") from e
+
+
 def debugging() -> bool:
     """Return True if the traceback of a ``UserError`` is to be shown."""
     return os.environ.get(DEBUG, "0") not in ("", "0")

@@ -46,6 +46,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all.
+
+    Raises:
+        UserError: see ``atomic_path``.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Do what ``write_text`` does, unless the file has this text: where a newer file would repeat work.
+
+    Raises:
+        UserError: see ``atomic_path``.
+    """
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Like ``atomic_path`` for a directory; a directory that already has the name is replaced.
@@ -200,7 +220,7 @@ def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""The lines of a UTF-8 file without their ends, which are \n, \r\n or \r as ESPnet reads them.
+    r"""Return the lines of a UTF-8 file without their ends, which are \n, \r\n or \r as ESPnet reads them.
 
     Not ``str.splitlines``: it divides at eight more characters, such as U+0085 and U+2028 within a line.
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from espnet_kd.config import read_config
 from espnet_kd.errors import UserError, first_line
-from espnet_kd.files import atomic_path, locked, read_json
+from espnet_kd.files import locked, read_json, write_text
 
 SETTINGS = "settings.json"
 PER_SHARD = 100  # utterances; at most so many are repeated after a worker is killed
@@ -142,8 +142,7 @@ def _check_settings(directory: Path, settings: Mapping[str, Any], what: str) -> 
             )
     elif present:
         raise UserError(f"{directory} has files other than {what}: give another directory")
-    with atomic_path(directory / SETTINGS) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(directory / SETTINGS, json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
 
 def _sweep(directory: Path) -> None:

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_dir, atomic_path, read_json, read_table, write_table
+from espnet_kd.files import (
+    atomic_dir,
+    atomic_path,
+    read_json,
+    read_table,
+    write_if_changed,
+    write_table,
+)
 
 
 def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -262,3 +269,13 @@ def test_a_full_disk_is_one_line_with_path_and_space(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 30))
     with pytest.raises(RuntimeError, match="unexpected pos"), atomic_path(tmp_path / "x"):
         raise RuntimeError("unexpected pos 576 vs 534")
+
+
+def test_a_file_with_the_same_text_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_if_changed(path, "a: ä\n")
+    os.utime(path, (1, 1))
+    write_if_changed(path, "a: ä\n")
+    assert path.stat().st_mtime == 1
+    write_if_changed(path, "a: b\n")
+    assert path.stat().st_mtime > 1 and path.read_text(encoding="utf-8") == "a: b\n"

@@ -11,7 +11,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.config import dump_yaml, read_config
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import read_json, write_if_changed
 from espnet_kd.host.outputs import absolute_paths
 from espnet_kd.teachers.experiment import find_checkpoint, input_rate
 
@@ -65,19 +65,13 @@ def adopt(exp: Path, expdir: Path, model: str) -> Path:
         raise UserError(
             f"{target} is another experiment than {exp}: give the teacher by a symbolic link of another name"
         )
-    # First, so that the command can be repeated if it is interrupted below.
-    _write_if_changed(record, json.dumps({"role": "teacher", "source": source}, indent=1) + "\n")
+    # First, so that the command can be repeated if it is interrupted below. A newer file would repeat
+    # decoding.
+    write_if_changed(record, json.dumps({"role": "teacher", "source": source}, indent=1) + "\n")
     config = absolute_paths(read_config(exp / "config.yaml"), exp)
-    _write_if_changed(target / "config.yaml", dump_yaml(config))
+    write_if_changed(target / "config.yaml", dump_yaml(config))
     link = target / model
     if link.resolve() != checkpoint.resolve():  # also where the file of that name has come since
         link.unlink(missing_ok=True)
         link.symlink_to(checkpoint.resolve())
     return target
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return  # a newer file would repeat decoding
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

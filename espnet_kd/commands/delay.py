@@ -15,12 +15,12 @@ import numpy as np
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import parse_yaml, read_config, split_words
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, fingerprint
+from espnet_kd.files import fingerprint, write_text
 from espnet_kd.report.sections import DELAYS_FILE
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run ``delay --teacher EXP --student EXP --data DIR``: print the delay, and write it for the report."""
     p = command_parser("delay")
     p.add_argument(
         "--teacher", type=Path, required=True, help="experiment of a transducer, or of a model with CTC"
@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.utterances < 1:
         raise UserError(f"--utterances {args.utterances} must be at least 1")
     result = measured(args)
-    with atomic_path(args.student / DELAYS_FILE) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(args.student / DELAYS_FILE, json.dumps(result, indent=1) + "\n")
     print(
         f"{args.student.name}: emits {result['mean_ms']:+.0f} ms after {args.teacher.name} on average, "
         f"median {result['median_ms']:+.0f} ms, 90 % within {result['p90_ms']:+.0f} ms "

@@ -27,6 +27,7 @@ from espnet_kd.commands.estimates import (
 from espnet_kd.config import merge_files
 from espnet_kd.data import batches
 from espnet_kd.data.audio import parse_rate
+from espnet_kd.data.tokens import stand_in_tokens
 from espnet_kd.errors import UserError
 
 SIZES = Path("local/sizes.yaml")
@@ -121,9 +122,7 @@ class Recipe:
         if self.token_list.is_file():
             return self.token_list.read_text(encoding="utf-8").splitlines()
         count = self.sizes.tokens(self["tokens"])
-        if count is None:
-            return None
-        return ["<blank>", "<unk>", *(f"t{i}" for i in range(count - 3)), "<sos/eos>"]
+        return None if count is None else stand_in_tokens(count)
 
     @cached_property
     def speech(self) -> batches.Speech | None:
@@ -145,14 +144,29 @@ class Recipe:
         models = build_all(configs[0], self.tokens).values()
         return sum(p.numel() for model in models for p in model.parameters())
 
-    def train(self, exp: str, configs: list[Path], args: str, teachers: list[Path], cost: Cost) -> str:
-        """Add the cost of a training; return a line on its batches."""
+    def _batches(self, config: Mapping[str, Any], args: str) -> batches.Batches:
+        """Return the batches of a training on the GPUs of this run."""
+        return batches.of_config(config, args).for_gpus(self.gpus, int(self["config_ngpu"]))
+
+    def describe_batches(self, exp: str, configs: list[Path], args: str) -> str:
+        """Return a line on the batches of a training, and a second one if they may be too large."""
+        if self.speech is None:
+            return f"{exp}: unknown before stage 6, which counts the tokens in a second of this speech"
+        config = merge_files(configs)
+        line, warning = batches.describe(config, self._batches(config, args), self.speech, self.gpus)
+        return f"{exp}: {line}" + (f"\n             warning: {warning}" if warning else "")
+
+    def add_training(self, configs: list[Path], args: str, teachers: list[Path], cost: Cost) -> None:
+        """Add what a training costs.
+
+        Args:
+            configs: of the training; a later one wins.
+            args: options that override them.
+            teachers: configurations of the teachers that run beside it.
+            cost: of its stage; changed.
+        """
         config: dict[str, Any] = merge_files(configs)
-        plan = batches.of_config(config, args).for_gpus(self.gpus, int(self["config_ngpu"]))
-        line = f"{exp}: unknown before stage 6, which counts the tokens in a second of this speech"
-        if self.speech is not None:
-            line, warning = batches.describe(config, plan, self.speech, self.gpus)
-            line = f"{exp}: {line}" + (f"\n             warning: {warning}" if warning else "")
+        plan = self._batches(config, args)
         found = re.findall(r"--max_epoch[ =](\d+)", args)
         epochs = int(found[-1] if found else config.get("max_epoch") or 40)
         hours = None if self.training is None else self.training.hours
@@ -165,13 +179,13 @@ class Recipe:
         if not self.gpus:
             cost.cpu_hours = None
             cost.notes.append("the time of a training on the CPU is unknown")
-            return line
+            return
         if size is None or hours is None:
             cost.gpu_hours = None
             cost.notes.append(
                 "the number of tokens is known after stage 5" if size is None else "hours unknown"
             )
-            return line
+            return
         size *= (peers := _peers(config))
         rate, source = speed(size, "joint_network_conf" in config)
         spent = epochs * hours * _views(config, plan) / rate
@@ -186,7 +200,6 @@ class Recipe:
                 cost.notes.append("a teacher forward counts a third of its training, our assumption")
         if cost.gpu_hours is not None:
             cost.gpu_hours += spent
-        return line
 
 
 def warnings(recipe: Recipe, configs: list[Path], teachers: list[str]) -> list[str]:
@@ -276,7 +289,7 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
 
 def _add_audio(cost: Cost, name: str, hours: Hours | None, recipe: Recipe) -> None:
     if hours is None:
-        cost.notes.append(f"without {name}, whose hours are unknown before its lists are there")
+        cost.notes.append(f"without {name}: its hours are known after stage 1")
         return
     size = audio_gigabytes(hours.hours, recipe["audio_format"], recipe.hertz)
     cost.gigabytes = None if size is None or cost.gigabytes is None else cost.gigabytes + size
@@ -310,9 +323,9 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
         for exp in exps
         if teachers
     ]
-    lines += [
-        recipe.train(e, [c], recipe["teacher_args"], [], cost) for e, c in zip(exps, teachers, strict=False)
-    ]
+    for exp, config in zip(exps, teachers, strict=False):
+        recipe.add_training([config], recipe["teacher_args"], [], cost)
+        lines.append(recipe.describe_batches(exp, [config], recipe["teacher_args"]))
     makes = [Path(e) / recipe["inference_asr_model"] for e in exps]
     if recipe["download_model"]:
         lines = [f"espnet-kd download-model {recipe['download_model']} --expdir {recipe['expdir']}"]
@@ -326,12 +339,14 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
         f"espnet-kd train --task {task} --config {e}/train.yaml --output_dir {e}" for e in [*alone, *trained]
     ]
     if student:
-        lines += [recipe.train(e, student, recipe["student_args"], [], cost) for e in alone]
+        for exp in alone:
+            recipe.add_training(student, recipe["student_args"], [], cost)
+            lines.append(recipe.describe_batches(exp, student, recipe["student_args"]))
         for number, exp in enumerate(trained):
             phase = kd[number : number + 1]
             lines += warnings(recipe, [*student, *phase], exps if phase else [])
-            taught = teachers if phase else []
-            lines.append(recipe.train(exp, [*student, *phase], recipe["student_args"], taught, cost))
+            recipe.add_training([*student, *phase], recipe["student_args"], teachers if phase else [], cost)
+            lines.append(recipe.describe_batches(exp, [*student, *phase], recipe["student_args"]))
     if kd and exps and not teachers:
         cost.notes.append("without the time of a teacher that is trained already, whose speed is unknown")
     makes = [Path(e) / recipe["inference_asr_model"] for e in [*alone, *trained]]
@@ -377,7 +392,7 @@ def _decoding(title: str, recipe: Recipe, exps: list[str], sets: list[str]) -> S
     known = sum(h.hours for h in hours if h)
     parts = [f"{known:.3g} hours of speech"] * bool(known) + ["sets of unknown length"] * (not all(hours))
     text = " and ".join(parts)
-    note = f"{text} for each of {len(exps)} models; seconds for one are unknown: none are published"
+    note = f"{text} for each of {len(exps)} models; the time that decoding takes is unknown"
     names = "{" + ",".join(sets) + "}" if len(sets) > 1 else "".join(sets)
     makes = [Path(exp) / recipe["inference_tag"] / names / "text" for exp in exps]
     return Stage(title, commands, makes, Cost(cpu_hours=None if exps else 0.0, notes=[note] if exps else []))

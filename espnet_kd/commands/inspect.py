@@ -9,6 +9,7 @@ from torch import nn
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.config import read_config
+from espnet_kd.data.tokens import stand_in_tokens
 from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import task_of
 from espnet_kd.methods import active
@@ -73,7 +74,7 @@ def main_sizes(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 4 <= args.tokens <= MOST_TOKENS:  # three are special ones
         raise UserError(f"--tokens {args.tokens}: give a number from 4 to {MOST_TOKENS}")
-    tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(args.tokens - 3)), "<sos/eos>"]
+    tokens = stand_in_tokens(args.tokens)
     rows = [
         [path.stem + name, *_millions(model)]
         for path in args.configs

@@ -34,7 +34,7 @@ from espnet_kd.config import dump_yaml, merge, merge_files, read_config
 from espnet_kd.data import contents
 from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import read_json, write_text
 from espnet_kd.methods import active
 from espnet_kd.report.run import DISPLAY_KEYS
 from espnet_kd.teachers.named import fetch_teachers, with_teachers
@@ -130,8 +130,7 @@ def start(args: argparse.Namespace, command: str) -> bool:
     _check_data(args, record.get("data"), data, older)
     if record.get("done"):
         return False
-    with atomic_path(path) as temporary:
-        temporary.write_text(dump_yaml(config), encoding="utf-8")
+    write_text(path, dump_yaml(config))
     inputs = {"settings": settings, "mix": mix, "data": data}
     _write_record(args.exp, _make_record(args, command, record) | inputs)
     return True
@@ -309,5 +308,4 @@ def read_record(exp: Path) -> dict[str, Any]:
 
 
 def _write_record(exp: Path, record: dict[str, Any]) -> None:
-    with atomic_path(exp / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(exp / RECORD, json.dumps(record, indent=1) + "\n")

@@ -17,8 +17,8 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
 from espnet_kd.data.dump import read_dump
-from espnet_kd.errors import UserError, first_line, printable
-from espnet_kd.files import atomic_path, read_table
+from espnet_kd.errors import UserError, decoding_of, printable
+from espnet_kd.files import read_table, write_text
 from espnet_kd.measure.recogniser import (
     DecodingOptions,
     Recogniser,
@@ -38,12 +38,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("exp", type=Path, help="a trained model")
     p.add_argument(
         "audio", nargs="*", type=Path,
-        help="audio files; - reads a pipe: WAV, or samples of 16 bits of one channel without a head",
+        help="audio files; - reads a pipe: WAV, or samples of 16 bits of one channel without a header",
     )  # fmt: skip
     p.add_argument("--data", type=Path, help="formatted set to transcribe, instead of files")
     p.add_argument("--key_file", type=Path, help="of --data these utterances alone, by the ids of a table")
     p.add_argument("--out", type=Path, help="of --data: Kaldi text to write (default: print it)")
-    p.add_argument("--fs", help="sampling rate of a pipe without a head, such as 16k (default: the model's)")
+    p.add_argument("--fs", help="sampling rate of a pipe without header, such as 16k (default: the model's)")
     p.add_argument("--channel", type=int, help="of audio with several, from 1")
     p.add_argument(
         "--longest", type=float, default=30.0,
@@ -118,22 +118,17 @@ def write_set(model: Recogniser, speech: Mapping[str, str], out: Path | None) ->
     lines = []
     for utt, wav in speech.items():
         samples = read_utterance(wav, utt, model)
-        try:
+        with decoding_of(f"{wav} of {utt}"):
             lines.append(f"{utt} {model.decode(samples)}".rstrip() + "\n")
-        except (RuntimeError, ValueError, IndexError) as e:
-            if isinstance(e, UserError):
-                raise
-            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
         if out is None:
             print(lines[-1], end="", flush=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        write_text(out, "".join(lines))
 
 
 def opened(path: Path, rate: int, channel: int | None) -> AbstractContextManager[Recording]:
-    """Open a file or the pipe; ``rate`` is that of a pipe without a head."""
+    """Open a file or the pipe; ``rate`` is that of a pipe without a header."""
     if str(path) == PIPE:
         return nullcontext(open_pipe(sys.stdin.buffer, rate, channel))
     return open_file(path, channel)
@@ -173,7 +168,7 @@ def transcribe(
         )
         remark(f"speech of {recording.rate} Hz is resampled to the model's {model.rate} Hz by soxr{narrow}")
     blocks = _not_empty(recording.at_rate(model.rate), recording.name)
-    try:
+    with decoding_of(recording.name):
         if model.chunk:
             yield from stream_texts(model, blocks, longest, 0 if live else longest / 2)
             return
@@ -185,10 +180,6 @@ def transcribe(
                     f"{longest:g} s is cut at quiet moments into pieces (--longest)"
                 )
             yield model.decode(piece), True
-    except (RuntimeError, ValueError, IndexError) as e:
-        if isinstance(e, UserError):
-            raise
-        raise UserError(f"{recording.name} cannot be decoded: {first_line(e)}") from e
 
 
 def stream_texts(model: Recogniser, blocks: Iterable[Samples], longest: float, shortest: float) -> Texts:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
-from espnet_kd.data.heads import UNKNOWN_LENGTH, flac_info
+from espnet_kd.data.headers import UNKNOWN_LENGTH, flac_info
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_json
 

@@ -13,7 +13,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.corpora.download import download, file_md5
 from espnet_kd.corpora.prepare import warn
 from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
-from espnet_kd.data.heads import flac_info
+from espnet_kd.data.headers import flac_info
 from espnet_kd.data.unpack import extract
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_lines, read_table

@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 
 from espnet_kd.data.datadir import Seconds
-from espnet_kd.data.heads import find_damage, is_shortened
+from espnet_kd.data.headers import find_damage, is_shortened
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, read_text
 

@@ -1,10 +1,9 @@
 """A criterion that predicts the codes of quantised hidden vectors of the teacher."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_kd.criteria.criterion import Criterion, Reduction, check_size
+from espnet_kd.criteria.criterion import Criterion, Reduction, check_size, learned_map, mapped
 
 CENTROIDS = 256  # of a codebook, so that a code is a byte
 
@@ -45,9 +44,7 @@ class CodebookPrediction(Criterion):
         if student_dim is not None and teacher_dim is not None:
             check_size("student_dim", student_dim)
             outputs = check_size("teacher_dim", teacher_dim) * CENTROIDS
-            # Forked, so that the criterion does not change the random numbers of the training.
-            with torch.random.fork_rng(devices=[]):
-                self.predictor = nn.Linear(student_dim, outputs)
+            self.predictor = learned_map(student_dim, outputs)
 
     def check_sizes(self, student: Tensor, target: Tensor) -> None:
         """Check the last axes of (B, T, D_S) and (B, T, M).
@@ -70,8 +67,6 @@ class CodebookPrediction(Criterion):
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """Compare (N, D_S) with codes (N, M) -> (N,)."""
         assert self.predictor is not None
-        weight, bias = self.predictor.weight, self.predictor.bias  # in the precision of the input
-        logits = F.linear(student, weight.to(student.dtype), bias.to(student.dtype))
-        codes = target.long()
+        logits, codes = mapped(student, self.predictor), target.long()
         losses = F.cross_entropy(logits.view(-1, CENTROIDS), codes.flatten(), reduction="none")
         return losses.view(codes.shape).mean(-1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_kd.rnnt.device import to_device
@@ -95,9 +96,12 @@ class Criterion(nn.Module):
             ValueError: they differ.
         """
         if student.shape[-1] != target.shape[-1]:
+            of_classes = self.needs == "logits"
+            what = "number of classes" if of_classes else "size of vectors"
+            way_out = "train both models on the same token list" if of_classes else "take layers of one size"
             raise ValueError(
                 f"student {tuple(student.shape)} and target {tuple(target.shape)} do not have the same "
-                "number of classes (last axis): train both models on the same token list"
+                f"{what} (last axis): {way_out}"
             )
 
     def constant(self, target: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -341,7 +345,8 @@ def activation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
 def deviation(hidden: Tensor, counts: Tensor, power: float) -> Tensor:
     """Compute the distance from the mean of the utterance, relative to the largest one, to a power.
 
-    Unlike the norm, it differs between frames after a layer normalisation, too. Arguments as of `activation`.
+    Unlike the norm, it differs between frames after a layer normalisation, too. Arguments and result, (N,),
+    as of `activation`.
     """
     utterance = _utterances(counts, len(hidden))
     total = hidden.new_zeros(len(counts), hidden.shape[1]).index_add(0, utterance, hidden)
@@ -357,6 +362,17 @@ def _utterances(counts: Tensor, positions: int) -> Tensor:
     """Return the utterance of each of N positions, (N,), from the numbers of each utterance, (B,)."""
     places = torch.arange(len(counts), device=counts.device)
     return places.repeat_interleave(counts, output_size=positions)
+
+
+def learned_map(inputs: int, outputs: int) -> nn.Linear:
+    """Make a linear layer with bias; the random numbers of the training stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(inputs, outputs)
+
+
+def mapped(values: Tensor, layer: nn.Linear) -> Tensor:
+    """Apply a linear layer, (N, D) -> (N, D'), in the precision of the values, not of its parameters."""
+    return F.linear(values, layer.weight.to(values.dtype), layer.bias.to(values.dtype))
 
 
 def near_misses(name: object, known: Iterable[str]) -> str:

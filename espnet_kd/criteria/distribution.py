@@ -336,7 +336,7 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
 
 
 def log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Return log(share * first + (1 - share) * second) of log-probabilities."""
+    """Return log(share * exp(first) + (1 - share) * exp(second)), all of (N, V) or (N, 1)."""
     return torch.logaddexp(first + math.log(share), second + math.log1p(-share))
 
 

@@ -15,6 +15,8 @@ from espnet_kd.criteria.criterion import (
     check_positive,
     check_size,
     deviation,
+    learned_map,
+    mapped,
     nonblank,
 )
 
@@ -81,9 +83,7 @@ class HiddenDistance(Criterion):
         self.student_dim, self.teacher_dim = self._checked_dims(student_dim, teacher_dim)
         self.projection: nn.Linear | None = None
         if self.learned and self.student_dim is not None and self.teacher_dim is not None:
-            # Forked, so that the criterion does not change the random numbers of the training.
-            with torch.random.fork_rng(devices=[]):
-                self.projection = nn.Linear(self.student_dim, self.teacher_dim)
+            self.projection = learned_map(self.student_dim, self.teacher_dim)
 
     def _checked_dims(
         self, student_dim: int | None, teacher_dim: int | None
@@ -140,9 +140,8 @@ class HiddenDistance(Criterion):
 
     def per_position(self, student: Tensor, target: Tensor) -> Tensor:
         """Compare (N, D_S) and (N, D_T) -> (N,)."""
-        if self.projection is not None:  # in the precision of the input, not of the parameters
-            weight, bias = self.projection.weight, self.projection.bias
-            student = F.linear(student, weight.to(student.dtype), bias.to(student.dtype))
+        if self.projection is not None:
+            student = mapped(student, self.projection)
         if self.distance == "mse":
             return (student - target).square().mean(-1)
         if self.distance == "l1":

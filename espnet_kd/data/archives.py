@@ -30,7 +30,7 @@ from espnet_kd.data.contents import digest, file_and_rest, file_row, state_of
 from espnet_kd.data.datadir import DataDir, Plain, Utterance
 from espnet_kd.data.pool import in_processes
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import atomic_path, read_json, write_text
 
 ARK = ".ark"
 PER_ARCHIVE = 1000  # utterances; as many are written again if one source changes
@@ -95,8 +95,7 @@ def complete(archive: Archive, settings: Settings) -> bool:
         before = _write(archive, settings)
     if not same or sources != before["sources"]:
         content = {**before, "made_of": made_of, "sources": sources}
-        with atomic_path(index) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(index, json.dumps(content, ensure_ascii=False) + "\n")
     return not same
 
 

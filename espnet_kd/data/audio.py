@@ -11,7 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from espnet_kd.data.datadir import Utterance
-from espnet_kd.data.heads import UNKNOWN_LENGTH, find_damage, is_shortened
+from espnet_kd.data.headers import UNKNOWN_LENGTH, find_damage, is_shortened
 from espnet_kd.errors import UserError, first_line
 from espnet_kd.files import atomic_path
 

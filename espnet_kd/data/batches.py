@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     for option, default, text in (
         ("--ngpu", 1, "GPUs of a node; 0 for the CPU"),
         ("--num_nodes", 1, "nodes"),
-        ("--config_ngpu", 0, "GPUs in all that the configurations are written for; 0: for any number"),
+        ("--config_ngpu", 0, "number of all GPUs for which the configurations are written; 0: any"),
     ):
         parser.add_argument(option, type=int, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument("--args", default="", help="training options that override the configuration")

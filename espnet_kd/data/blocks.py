@@ -12,7 +12,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from espnet_kd.data.heads import RATES, find_damage
+from espnet_kd.data.headers import RATES, find_damage
 from espnet_kd.errors import UserError
 
 Samples = NDArray[np.float32]  # (N,), full scale 1
@@ -93,15 +93,15 @@ def _read(f: soundfile.SoundFile, path: Path) -> Any:
 
 
 def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recording:
-    """Open a pipe that carries WAV, or samples of 16 bits, little-endian, of one channel, without a head.
+    """Open a pipe that carries WAV, or samples of 16 bits, little-endian, of one channel, without a header.
 
     Args:
         pipe: read in blocks, as they come.
-        rate: sampling rate of samples without a head, in hertz.
+        rate: sampling rate of samples without a header, in hertz.
         channel: from 1; None for one channel.
 
     Raises:
-        UserError: the head of the WAV is damaged, or of another kind than PCM, or lacks the channel.
+        UserError: the header of the WAV is damaged, or of another kind than PCM, or lacks the channel.
     """
     start = pipe.read(4)
     if start != b"RIFF":
@@ -109,16 +109,17 @@ def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recordin
         return Recording("-", rate, _blocks_of_pipe(_Again(start, pipe), 1, 2, chosen, rate))
     try:
         source: Any = _Again(start, pipe)  # has what `wave` needs, which is read and no more
-        head = wave.open(source)
+        header = wave.open(source)
     except (wave.Error, EOFError) as e:
-        reason = str(e) or "it ends in its head"
+        reason = str(e) or "it ends in its header"
         raise UserError(f"the WAV in the pipe cannot be read: {reason}: send PCM") from None
-    width, channels, rate = head.getsampwidth(), head.getnchannels(), head.getframerate()
+    width, channels, rate = header.getsampwidth(), header.getnchannels(), header.getframerate()
     if not RATES[0] <= rate <= RATES[1]:
-        raise UserError(f"the WAV in the pipe has {rate} samples per second in its head: send it again")
+        raise UserError(f"the WAV in the pipe has {rate} samples per second in its header: send it again")
     if width not in WIDTHS:
         raise UserError(f"the WAV in the pipe has samples of {8 * width} bits: send 16 bits")
-    return Recording("-", rate, _blocks_of_pipe(head, channels, width, _choose("-", channels, channel), rate))
+    chosen = _choose("-", channels, channel)
+    return Recording("-", rate, _blocks_of_pipe(header, channels, width, chosen, rate))
 
 
 class _Again:

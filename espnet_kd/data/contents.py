@@ -18,7 +18,7 @@ from pathlib import Path
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.tables import SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, fingerprint
+from espnet_kd.files import fingerprint, write_text
 
 CACHE_FILE = ".contents.json"  # beside wav.scp
 YOUNG = 2.0  # seconds; a younger file may change again without another time of modification
@@ -165,8 +165,7 @@ def state_of(path: str | Path) -> list[int]:
 
 
 def _write_rows(table: Path, rows: Mapping[str, list[object]]) -> None:
-    with atomic_path(table) as temporary:
-        temporary.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(table, json.dumps(rows, ensure_ascii=False) + "\n")
 
 
 def _read_rows(table: Path) -> dict[str, list[object]]:

@@ -182,11 +182,6 @@ def read_data_dir(path: str | Path, labelled: bool = True) -> DataDir:
     return found
 
 
-def validate_data_dir(path: str | Path) -> int:
-    """Check a data directory as ``read_data_dir`` does, and return the number of utterances."""
-    return len(read_data_dir(path).speaker)
-
-
 def parse_segment(path: Path, utt: str, value: str) -> tuple[str, Seconds, Seconds]:
     """Return recording, start and end of a row of the table ``path`` of segments.
 

@@ -34,7 +34,7 @@ from espnet_kd.data.datadir import DataDir, Utterance, parse_segment, read_data_
 from espnet_kd.data.pool import in_processes
 from espnet_kd.data.tables import SortedTable, spk2utt_rows
 from espnet_kd.errors import UserError
-from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_rows
+from espnet_kd.files import LOCK, atomic_path, locked, read_json, write_rows, write_text
 
 FORMATS = (*CONTAINERS, *(f"{name}{archives.ARK}" for name in CONTAINERS))
 MANY = 1_000_000  # files; more slow down any file system, and their list fills the memory
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
-        raise UserError(f"{args.src} cannot be formatted into itself")
+        raise UserError(f"{args.src} cannot be formatted into itself: give another directory")
     fs = parse_rate(args.fs)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
     _report_transcripts(source, args)
@@ -233,8 +233,7 @@ def check_settings(data: Path, settings: dict[str, Any], targets: set[Path]) -> 
             (data.parent / "wav.scp").unlink(missing_ok=True)
             path.unlink()
     if not same:
-        with atomic_path(marker) as tmp:
-            tmp.write_text(json.dumps(settings) + "\n")
+        write_text(marker, json.dumps(settings) + "\n")
     for path in [p for name in TABLES for p in data.parent.glob(f".{name}.*")]:  # left by a killed run
         path.unlink()
     for path in data.iterdir():
@@ -261,8 +260,7 @@ def remove_outdated(data: Path, jobs: list[Job]) -> None:
             (data.parent / "wav.scp").unlink(missing_ok=True)
             job.target.unlink()
     if now != made_of:
-        with atomic_path(data / SOURCES) as tmp:
-            tmp.write_text(json.dumps(now, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(data / SOURCES, json.dumps(now, ensure_ascii=False) + "\n")
     cache.save()
 
 
@@ -296,8 +294,7 @@ def write_tables(dst: Path, source: DataDir, made: Iterable[Made], audio_format:
         write_rows(dst / "utt2num_samples", samples())
         f.flush()
         for name, value in (("feats_type", "raw"), ("audio_format", audio_format)):
-            with atomic_path(dst / name) as tmp:
-                tmp.write_text(f"{value}\n")
+            write_text(dst / name, f"{value}\n")
     return total
 
 

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     if args.src.resolve() == args.dst.resolve():
-        raise UserError(f"{args.src} cannot be perturbed into itself")
+        raise UserError(f"{args.src} cannot be perturbed into itself: give another directory")
     factors = parse_factors(args.factors)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
     with new_data_dir(args.dst) as tmp:

@@ -14,7 +14,7 @@ from typing import Any
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.tables import SortedTable
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, iterate_lines, read_lines
+from espnet_kd.files import atomic_path, iterate_lines, read_lines, write_text
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
@@ -207,8 +207,7 @@ def write_token_list(path: Path, tokens: list[str]) -> None:
             raise UserError(
                 f"{path}: {special} is in the text, but is a special token: rename it in the text"
             )
-    with atomic_path(path) as tmp:
-        tmp.write_text("".join(f"{t}\n" for t in (BLANK, UNKNOWN, *tokens, SOS_EOS)), encoding="utf-8")
+    write_text(path, "".join(f"{t}\n" for t in (BLANK, UNKNOWN, *tokens, SOS_EOS)))
 
 
 def _explain(message: str) -> str:
@@ -217,3 +216,8 @@ def _explain(message: str) -> str:
     if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return f"the text has more different characters, the smallest possible number is {match[1]}"
     return f"sentencepiece fails: {message}"
+
+
+def stand_in_tokens(count: int) -> list[str]:
+    """Return a token list of a size, for sizes of a model whose tokens are not known yet."""
+    return [BLANK, UNKNOWN, *(f"t{i}" for i in range(count - 3)), SOS_EOS]

@@ -19,7 +19,7 @@ from espnet_kd.data import dump
 from espnet_kd.decoding import language_model, records, shards
 from espnet_kd.decoding.records import pseudo_label
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, write_table
+from espnet_kd.files import write_table, write_text
 
 DECODE = "decode"
 
@@ -74,8 +74,7 @@ def decode_set(args: argparse.Namespace, data: Path, where: parallel.Cluster) ->
         # Checks their tensors and token lists.
         load(teacher_options({"exp": [str(t) for t in args.teacher], "checkpoint": args.checkpoint}))
         for m, config in zip(members, configs, strict=True):
-            with atomic_path(config) as temporary:
-                temporary.write_text(dump_yaml(m.config), encoding="utf-8")
+            write_text(config, dump_yaml(m.config))
 
     settings = {"members": [m.settings() for m in members], "mean": args.mean, "device": device}
     work = partial(ensemble.decode_shard, specs=specs, mean=args.mean)
@@ -96,5 +95,4 @@ def write_description(args: argparse.Namespace, first: Mapping[str, Any]) -> Non
     config = {key: first.get(key) for key in ("token_list", "seed")} | {"ensemble": names, "mean": args.mean}
     info = {"role": "teacher", "ensemble": names, "done": True}
     for name, text in (("config.yaml", dump_yaml(config)), ("run.json", json.dumps(info, indent=1) + "\n")):
-        with atomic_path(args.out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(args.out / name, text)

@@ -119,7 +119,7 @@ def _stock_options(task: str, words: list[str], stream: bool | None) -> tuple[di
         if getattr(args, name, None):
             refuse(f"{name} cannot be used here")
     if getattr(args, "streaming", False) and stream is False:
-        print("pseudo-labels are made of whole utterances: streaming is left out", flush=True)
+        print("whole utterances are decoded here: streaming is left out", flush=True)
         args.streaming = False
     options = search_arguments(task, args)
     return {name: _absolute(value) for name, value in options.items()}, args.seed

@@ -96,7 +96,7 @@ class MeanDecoder(BatchScorerInterface):
 
 
 def split_by_model(encoded: Tensor, models: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Split concatenated encoder outputs into those of each model."""
+    """Split concatenated encoder outputs, (*, sum of all D), into those of each model, (*, D)."""
     return encoded.split([model.encoder.output_size() for model in models], -1)
 
 

@@ -18,8 +18,8 @@ from espnet_kd.data import dump
 from espnet_kd.data.audio import DEFAULT_RATE, read_speech
 from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, pseudo_label
-from espnet_kd.errors import UserError, first_line
-from espnet_kd.files import atomic_path, read_table
+from espnet_kd.errors import UserError, decoding_of
+from espnet_kd.files import read_table, write_table
 from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.parallel import Shard, device_of_worker
 from espnet_kd.pseudo_label import normalise
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = map(pseudo_label, records.read_decoded(decode_dir, source.wav.ids()))
     tables = {"text": {label.utt: label.text for label in labels}, "ref": references}
     for name, table in tables.items():
-        write_text(args.out / name, {u: chain(" ".join(t.split())) for u, t in table.items()})
+        write_table(args.out / name, {u: chain(" ".join(t.split())) for u, t in table.items()})
     symbols = ["--nlsyms", args.nlsyms] if args.nlsyms else []
     where_to = ["--ref", str(args.out / "ref"), "--hyp", str(args.out / "text"), "--out", str(args.out)]
     for old in args.out.glob("score_*/result.txt"):
@@ -109,17 +109,13 @@ def work(shard: Shard, spec: Any) -> Shard:
         samples, rate = read_speech(wav, utt)
         wanted = model.rate or DEFAULT_RATE
         wave = at_rate(samples, None if rate == wanted else (rate, wanted))
-        try:
+        with decoding_of(f"{wav} of {utt}"):
             if len(wave) > (model.window or len(wave)) and (reader := load_reader(model, spec[1])):
                 read = reader.transcribe([wave.astype("float32")])[0][0]
             else:
                 inputs = torch.as_tensor(wave).float()[None], torch.tensor([len(wave)])
                 text, tokens, log_probability = model.transcribe(*(x.to(device) for x in inputs))[0]
                 read = Hypothesis(text, tokens, 0, log_probability)
-        except (RuntimeError, ValueError, IndexError) as e:
-            if isinstance(e, UserError):
-                raise
-            raise UserError(f"{wav} of {utt} cannot be decoded: {first_line(e)}") from e
         found = () if read is None or not read.text.strip() else (read,)
         return DecodedUtterance(utt, len(samples), rate, found)
 
@@ -152,11 +148,3 @@ def load_reader(model: Any, device: str) -> Any | None:
     shared.generation_config = copy.deepcopy(model.model.generation_config)
     spec = ModelSpec(str(model.directory), device, 1, 1, model.prompt.get("language"), False)
     return WhisperLabeller(spec, shared)
-
-
-def write_text(path: Path, table: dict[str, str]) -> None:
-    """Write a Kaldi text, sorted by utterance."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(
-            "".join(f"{utt} {text}".rstrip() + "\n" for utt, text in sorted(table.items())), encoding="utf-8"
-        )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from espnet_kd.command_line import command_parser
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_table
+from espnet_kd.files import read_table, write_text
 
 TABLES = ("utt2num_samples", "text")
 DECODED = ("token_int", "token", "score", "text")  # text last: it marks a set as decoded
@@ -80,5 +80,4 @@ def join(decoded: Path, name: str, places: dict[str, str]) -> None:
         path = decoded / name / file
         if path.is_file() and path.read_text(encoding="utf-8") == content:
             continue  # it stays older than its score
-        with atomic_path(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        write_text(path, content)

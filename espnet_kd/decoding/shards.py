@@ -11,7 +11,7 @@ from espnet_kd import parallel
 from espnet_kd.config import dump_yaml
 from espnet_kd.data import dump
 from espnet_kd.data.contents import fingerprint_speech
-from espnet_kd.files import atomic_path
+from espnet_kd.files import write_text
 
 TEACHER_CONFIG = "teacher.yaml"
 
@@ -33,8 +33,7 @@ def decode_with_teacher(
 
     def prepare() -> None:
         load_experiment(args.teacher, setup.checkpoint.name)  # checks names and shapes, which ESPnet does not
-        with atomic_path(config) as temporary:
-            temporary.write_text(dump_yaml(setup.config), encoding="utf-8")
+        write_text(config, dump_yaml(setup.config))
 
     spec = replace(setup.decoder_spec(config, device), batch_size=args.batch_size)
     work = partial(decoder.decode_shard, spec=spec)

@@ -234,9 +234,9 @@ def _check(plan: Plan) -> None:
     """Check what concerns several rows.
 
     Raises:
-        UserError: two rows have one directory; a row needs itself; a teacher has lengths, or seeds of which
-            none is the student's; the headline is too long; the candidates of ``best_of`` have no seed in
-            common.
+        UserError: two rows have one directory, or would prepare one directory differently; a row needs
+            itself; a teacher lacks a seed; the headline is too long; ``after`` names a row with ``best_of``;
+            a row with ``best_of`` has a teacher, or its candidates have no seed in common.
     """
     slugs: dict[tuple[str, str], str] = {}
     for row in plan.rows.values():

@@ -26,7 +26,7 @@ from espnet_kd.experiments.logs import begin, end, lock, log_of, reason_of, refu
 from espnet_kd.experiments.plan import Key, Plan, Trial
 from espnet_kd.experiments.records import Record, make_record, records_path, unscored, write_records
 from espnet_kd.experiments.trials import State, command, data_command, prepared_mark
-from espnet_kd.files import atomic_path, lock_file
+from espnet_kd.files import lock_file, write_text
 
 GPU = "CUDA_VISIBLE_DEVICES"
 STOPPED = 130  # exit status of a trial that this program has ended
@@ -230,8 +230,7 @@ class Runner:
     def _success(self, task: Task) -> str:
         if task.trial is None:
             assert task.mark is not None
-            with atomic_path(task.mark) as temporary:
-                temporary.write_text(shlex.join(task.words) + "\n", encoding="utf-8")
+            write_text(task.mark, shlex.join(task.words) + "\n")
             return "done"
         if not self.state.is_scored(task.trial):
             sets = " and ".join(unscored(self.state.plan, task.trial))

@@ -22,7 +22,7 @@ from espnet_kd.experiments.comparisons import (
 from espnet_kd.experiments.plan import SEED, Frontier, Group, Plan, variants_of
 from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.records import Record, comparable, read_records, records_path
-from espnet_kd.files import atomic_path
+from espnet_kd.files import write_text
 from espnet_kd.report.tables import BOOTSTRAP, NOTE, code, collapsed, interval, kinds, plain, spread, table
 from espnet_kd.scoring.bootstrap import Difference
 
@@ -48,8 +48,7 @@ def write_report(path: Path) -> Path:
     out = records_path(plan).with_suffix(".md")
     images = pictures.draw(results, out.with_suffix(""))
     text = render(results, {caption: os.path.relpath(image, out.parent) for caption, image in images.items()})
-    with atomic_path(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(out, text)
     return out
 
 

@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 def find_espnet() -> Found | None:
-    """The ESPnet that ``import espnet2`` would give, None without one.
+    """Return the ESPnet that ``import espnet2`` would give, None without one.
 
     A checkout is asked itself: after `git pull` the metadata of an editable installation are those of before.
     """
@@ -53,16 +53,16 @@ def check_espnet() -> None:
         )
     if is_older(espnet.version, OLDEST["espnet"]):
         raise UserError(
-            f"ESPnet {espnet.version} in {espnet.folder} is too old: we need {OLDEST['espnet']} or newer: "
-            "update that, or make an environment for espnet_kd with `pip install 'CHECKOUT[espnet]'`"
+            f"ESPnet {espnet.version} in {espnet.folder} is too old: espnet_kd needs {OLDEST['espnet']} or "
+            "newer: update ESPnet, or make an environment for espnet_kd with `pip install 'CHECKOUT[espnet]'`"
         )
     torch = metadata.version("torch")
     if is_older(torch, OLDEST["torch"]):
-        raise UserError(f"torch {torch} is too old: espnet_kd needs {OLDEST['torch']} or newer")
+        raise UserError(f"torch {torch} is too old: espnet_kd needs {OLDEST['torch']} or newer: update it")
 
 
 def is_older(version: str, oldest: str) -> bool:
-    """True if a version is below another; one that is no version is not."""
+    """Return True if a version is below another; one that is no version is not."""
     try:
         return Version(version) < Version(oldest)
     except InvalidVersion:

@@ -169,6 +169,7 @@ def read_utterance(wav: str, utt: str, model: Recogniser) -> Samples:
     speech, rate = read_speech(wav, utt)
     if rate != model.rate:
         raise UserError(
-            f"{wav} of {utt} has {rate} Hz, {model.directory} expects {model.rate}: format the data at it"
+            f"{wav} of {utt} has {rate} Hz, {model.directory} expects {model.rate}: format the data at that "
+            "rate"
         )
     return speech

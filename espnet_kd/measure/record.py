@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import read_json, write_text
 
 FILE = "measure.json"  # in EXP/TAG/SET, beside score.json
 
@@ -80,8 +80,7 @@ class Record:
 def write_record(record: Record, directory: Path) -> None:
     """Write the record of a decoded set, ``EXP/TAG/SET/measure.json``."""
     directory.mkdir(parents=True, exist_ok=True)
-    with atomic_path(directory / FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+    write_text(directory / FILE, json.dumps(asdict(record), indent=1) + "\n")
 
 
 def read_record(directory: Path) -> Record | None:

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.errors import UserError, first_line
+from espnet_kd.errors import UserError, decoding_of
 from espnet_kd.files import fingerprint
 from espnet_kd.measure.recogniser import (
     DecodingOptions,
@@ -62,14 +62,10 @@ def answer_to(request: dict[str, Any], model: Recogniser) -> dict[str, Any]:
     if request["do"] == "memory":
         return {"memory_mb": peak_memory()}
     speech = read_utterance(request["wav"], request["utt"], model)
-    try:
+    with decoding_of(f"{request['wav']} of {request['utt']}"):
         if request["do"] == "decode":
             return decode(model, speech)
         counted = model.operations(speech)
-    except (RuntimeError, ValueError, IndexError) as e:
-        if isinstance(e, UserError):
-            raise
-        raise UserError(f"{request['wav']} of {request['utt']} cannot be decoded: {first_line(e)}") from e
     return {} if counted is None else asdict(counted) | {"duration_s": len(speech) / model.rate}
 
 

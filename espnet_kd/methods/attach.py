@@ -167,5 +167,6 @@ def log_peers(model: nn.Module) -> None:
 
 
 def criterion_line(term: Term, criterion: Criterion, layers: str) -> str:
+    """Return the line of a log that describes a criterion; ``layers`` names what it compares."""
     kind = {known: name for name, known in CRITERIA.items()}.get(type(criterion), type(criterion).__name__)
     return f"criterion {term.name}: {kind}, {layers}, weight {term.weight}, reduction {criterion.reduction}"

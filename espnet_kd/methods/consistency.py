@@ -126,7 +126,7 @@ def consistency_options(consistency: Mapping[str, Any]) -> "tuple[Views, list[Te
     from espnet_kd.teachers.options import term_options
 
     if not isinstance(consistency, Mapping):
-        raise UserError(f"consistency: {consistency!r} is no mapping: write {EXAMPLE} below it")
+        raise UserError(f"consistency: {consistency!r} is not a mapping: write {EXAMPLE} below it")
     if "weight" in consistency:
         raise UserError(f"consistency: weight belongs in each criterion: write {EXAMPLE}")
     refuse_unknown("consistency", consistency, ("criteria", *vars(Views())))
@@ -196,7 +196,9 @@ def _refuse_other_methods(args: argparse.Namespace, terms: "list[TermOptions]") 
         raise UserError(
             "consistency: it does not go with mutual learning: leave out `mutual` or `consistency`"
         )
-    readers = [t.term for t in terms if t.term.student_tap.split(".")[0] in ("decoder", "joint_network")]
+    from espnet_kd.teachers.options import READS_TOKENS
+
+    readers = [t.term for t in terms if t.term.student_tap.split(".")[0] in READS_TOKENS]
     sampled = next((name for name in ("scheduled_sampling", "prefix") if getattr(args, name)), None)
     if readers and sampled:
         raise UserError(

@@ -159,7 +159,7 @@ def set_delays(args: argparse.Namespace, terms: Sequence[TermOptions], teacher: 
         refuse_stored(term, stored=teacher is None)
         if not isinstance(teacher, Experiment):
             owner = "the teacher" if teacher is None else teacher.owner
-            raise UserError(f"criteria: {term.term.name}: {owner} is no transducer of ESPnet")
+            raise UserError(f"criteria: {term.term.name}: {owner} is no transducer of ESPnet: give a number")
         if not args.delay_student:  # kd.sh gives it where it trains the student alone before
             raise UserError(
                 f"criteria: {term.term.name}: delay: auto measures a trained student: train it without "
@@ -214,13 +214,16 @@ def compare(
     """
     configs = [read_config(model.directory) for model in (student, teacher)]
     if student.tokens != teacher.tokens:
-        raise UserError(f"delay: {student.directory} and {teacher.directory} have other tokens")
+        raise UserError(
+            f"delay: {student.directory} and {teacher.directory} have different token lists: choose models "
+            "of one list"
+        )
     models = (student.model, teacher.model)
     frames = [frame_milliseconds(*pair) for pair in zip(configs, models, strict=True)]
     if frames[0] != frames[1]:
         raise UserError(
             f"delay: {student.directory} has frames of {frames[0]:g} ms, "
-            f"{teacher.directory} of {frames[1]:g} ms"
+            f"{teacher.directory} of {frames[1]:g} ms: choose models of one frame rate"
         )
     if None not in (student.rate, teacher.rate) and student.rate != teacher.rate:
         raise UserError(

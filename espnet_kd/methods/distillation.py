@@ -44,18 +44,19 @@ class DistillationMethod(Method):
             ),
             (
                 "criteria",
-                f"Name to a mapping with {', '.join(TERM_KEYS)} and the options of that type of criterion",
+                "What is compared: for each criterion a name of your choice, and a mapping with "
+                f"{', '.join(TERM_KEYS)} and the options of its type",
             ),
             (
                 "init_from_teacher",
-                "Parts of the student to copy: path to true, a teacher path, a list of layers, or a mapping "
-                "with layers and select",
+                "Parts of the student that begin as copies of the teacher's: for each path true, the path in "
+                "the teacher, a list of layers, or a mapping with layers and select",
             ),
         ):
             group.add_argument(f"--{name}", action="mapping", default={}, help=text)
         group.add_argument(
             "--targets",
-            help="What counts of the teacher: soft (criteria), hard (pseudo-labels), both (default), or auto",
+            help="What teaches the student: soft (criteria), hard (pseudo-labels), both (default), or auto",
         )
         group.add_argument("--delay_student", help="Trained student that `delay: auto` measures; a directory")
         group.add_argument(
@@ -83,7 +84,7 @@ class DistillationMethod(Method):
             )
         if alone and (args.targets == "soft" or (args.targets == AUTO and not args.teacher)):
             raise UserError(
-                f"targets: {args.targets} is about criteria, of which there are none: leave it out"
+                f"targets: {args.targets} chooses criteria, and there are none: give some, or leave it out"
             )
         check_k(term_options(args.criteria), classes)
         options = teacher_options(args.teacher) if args.teacher else None
@@ -267,18 +268,17 @@ def _shape(value: Any) -> Any:
 
 
 TAPS = ("tap", "student_tap", "teacher_tap")
-READERS = ("decoder", "joint_network")  # parts of a model that text goes into
 
 
 def obstacle(task_weight: object, criteria: Mapping[str, Any]) -> str | None:
     """Return what in the training needs transcripts, for the message of an error; None if nothing does."""
-    from espnet_kd.teachers.options import of_sequence
+    from espnet_kd.teachers.options import READS_TOKENS, of_sequence
 
     if not build_schedule(task_weight, "task_weight").is_zero:
         return f"task_weight is {task_weight}, not 0"
     for name, entry in criteria.items():
         taps = [str(entry[key]) for key in TAPS if key in entry] if isinstance(entry, Mapping) else []
-        readers = [tap for tap in taps if tap.split(".")[0] in READERS]
+        readers = [tap for tap in taps if tap.split(".")[0] in READS_TOKENS]
         if readers or not taps:
             return f"criterion {name} has {'the tap ' + readers[0] if readers else 'no tap'}"
         if "type" in entry and of_sequence(entry):

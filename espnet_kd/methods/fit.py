@@ -225,7 +225,7 @@ def check_features(size: int | None, who: str, teacher: TeacherModel) -> None:
         ours, theirs = (f"features of size {n}" if n else "waveforms" for n in (size, teacher.features))
         raise UserError(
             f"{who} takes {ours}, {teacher.owner} {theirs} (input_size): "
-            "both get the same files, train them on one kind"
+            "both read the same files: train both on waveforms, or both on features of one size"
         )
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from espnet_kd.config import dump_yaml, read_config, refuse_unknown
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import atomic_path, read_json, write_if_changed
 from espnet_kd.host.outputs import IMAGES, OWN_PREFIX, SELECTED_FILE
 from espnet_kd.methods.method import BuildModel, Method, SavedModel
 from espnet_kd.schedule import Schedule, build_schedule
@@ -189,7 +189,10 @@ def mutual_options(mutual: Mapping[str, Any]) -> tuple[dict[str, Any], "list[Ter
     for t in terms:
         needs = t.build().needs
         if OF_PEER.search(t.term.name):
-            raise UserError(f"mutual: criterion {t.term.name}: peers' statistics end so: take another name")
+            raise UserError(
+                f"mutual: criterion {t.term.name}: statistics of peers have names that end in this way: "
+                "choose another name"
+            )
         if t.resample:
             raise UserError(
                 f"mutual: criterion {t.term.name}: `frame_rate: resample` is for teachers: "
@@ -219,7 +222,8 @@ def peer_weight(mutual: Mapping[str, Any]) -> Schedule:
 def _refuse_unused(args: argparse.Namespace) -> None:
     """Refuse options that no peer, or peer 1 alone, would follow."""
     if any(vars(args).get(key) for key in TAUGHT):
-        raise UserError(f"mutual: peers are not taught by a teacher, too: leave out {', '.join(TAUGHT)}")
+        taught = ", ".join(TAUGHT)
+        raise UserError(f"mutual: peers learn from each other, not from a teacher: leave out {taught}")
     if args.task_weight != 1 or args.targets is not None:
         raise UserError(
             "mutual: task_weight and targets are for teachers: the weights of peers are weight and combine"
@@ -347,8 +351,9 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
     if (exp / "run.json").is_file():
         record = read_json(exp / "run.json")
     training = {"source": f"../{exp.name}", "training_seed": int(config["seed"])}
-    _write(out / "config.yaml", dump_yaml({**peer_config(config, number), "output_dir": str(out)}))
-    _write(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
+    # Newer files would repeat decoding.
+    write_if_changed(out / "config.yaml", dump_yaml({**peer_config(config, number), "output_dir": str(out)}))
+    write_if_changed(out / "run.json", json.dumps({**record, **training}, indent=1) + "\n")
     (out / IMAGES).mkdir(exist_ok=True)  # stage 14 of ESPnet's asr.sh packs it, whether it is there or not
     for source in sources:
         target = out / source.name
@@ -367,10 +372,3 @@ def _link(path: Path, name: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(name)
     os.replace(temporary, path)
-
-
-def _write(path: Path, text: str) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return  # a newer file would repeat decoding
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -50,6 +50,7 @@ class Mutual:
             mean of their posteriors.
         shared_specaug: one mask for all peers.
         seeds: of the random streams of peers 2, 3, ...
+        taps: of each peer, peer 1 first.
     """
 
     terms: tuple[Term, ...]
@@ -154,6 +155,7 @@ class MutualLearning:
         return [passes[number] for number in sorted(passes)]
 
     def _pass(self, number: int, batch: dict[str, Tensor], kwargs: dict[str, Any]) -> Pass:
+        """Run the stock forward pass of a peer, counted from 1; the batch as ``forward`` gets it."""
         taps = self.kd_mutual.taps[number - 1]
         peer = self if number == 1 else self.kd_peers[str(number)]
         run = super().forward if number == 1 else peer
@@ -183,6 +185,7 @@ class MutualLearning:
         return total, stats
 
     def _divergence(self, term: Term, own: Pass, others: Sequence[Pass]) -> Tensor:
+        """Compute a criterion of a peer, a scalar before its weight: the mean over the other peers."""
         mutual: Mutual = self.kd_mutual
         criterion, tap = mutual.criteria[term.name], term.student_tap
         if criterion.needs == "lattice":
@@ -228,7 +231,7 @@ class SharedMasks:
 
 
 def interpolated(own: Pass, terms: Sequence[Term], weight: float) -> Tensor:
-    """Return the task loss; its parts at whose logits a term is have the weight 1 - weight.
+    """Return the task loss, (1,); its parts at whose logits a term is have the weight 1 - weight.
 
     The other parts, such as CTC beside a term at the decoder, have nothing to be interpolated with.
     """

@@ -154,7 +154,7 @@ def nbest_options(nbest: Mapping[str, Any]) -> NBest:
         UserError: a key is unknown or its value unusable.
     """
     if not isinstance(nbest, Mapping):
-        raise UserError(f"nbest: {nbest!r} is no mapping: write {EXAMPLE}")
+        raise UserError(f"nbest: {nbest!r} is not a mapping: write {EXAMPLE}")
     refuse_unknown("nbest", nbest, KEYS)
     records, count = nbest.get("records"), nbest.get("hypotheses", 4)
     if not (isinstance(records, str) and records):

@@ -149,7 +149,7 @@ def prefix_options(prefix: Mapping[str, Any]) -> OwnPrefix | None:
     if not prefix:
         return None
     if not isinstance(prefix, Mapping):
-        raise UserError(f"prefix: {prefix!r} is no mapping: write {EXAMPLE}")
+        raise UserError(f"prefix: {prefix!r} is not a mapping: write {EXAMPLE}")
     refuse_unknown("prefix", prefix, PREFIX_KEYS)
     student = build_schedule(prefix.get("student"), "prefix: student", most=1.0)
     sample, top_p = prefix.get("sample", SAMPLES[0]), as_number(prefix.get("top_p", TOP_P))

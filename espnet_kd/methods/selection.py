@@ -242,8 +242,8 @@ class Cutter:
         ):
             if size > limit:
                 raise UserError(
-                    f"{place}: {size} {what} in the student, {limit} in the teacher: widths are selected "
-                    "among the teacher's, choose none that is larger"
+                    f"{place}: {size} {what} in the student, {limit} in the teacher, from which they are "
+                    "selected: choose a student that is not wider"
                 )
         if theirs.are_frequencies:
             return _nearest_frequencies(theirs.size, ours.size)

@@ -91,7 +91,7 @@ class OfTranscribed(LossHooks):
 
 
 def select(joint: Joint, transcript: Transcript, rows: Tensor) -> tuple[Joint, Transcript]:
-    """Select utterances of a batch by their places in it."""
+    """Select n utterances of a batch by their places in it, (n,) integers on the host."""
     here = to_device(rows, joint.enc.device)
     part = joint.with_tensors(joint.enc[here], joint.dec[here], joint.weight, joint.bias)
     return part, Transcript(*(x[to_device(rows, x.device)] for x in transcript))

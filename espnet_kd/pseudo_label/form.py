@@ -47,11 +47,6 @@ class Form:
         self._outside: Counter[str] = Counter()
 
     @property
-    def changes_text(self) -> bool:
-        """True if there are steps."""
-        return bool(self._chain.steps)
-
-    @property
     def checks_tokens(self) -> bool:
         """True if there is a token list."""
         return self._token_list is not None

@@ -21,7 +21,7 @@ from espnet_kd.data.tables import Lookup, SortedTable, spk2utt_rows, write_colum
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, row_line, write_rows
+from espnet_kd.files import row_line, write_rows, write_text
 from espnet_kd.pseudo_label.filters import Step
 from espnet_kd.pseudo_label.form import OUTSIDE
 from espnet_kd.scoring.alignment import UNITS, Counts, align
@@ -67,8 +67,7 @@ def new_labels(dst: Path, manifest: Callable[[], str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=dst) as name:
         yield Path(name)
         (dst / "wav.scp").unlink(missing_ok=True)
-        with atomic_path(dst / MANIFEST) as temporary:
-            temporary.write_text(manifest(), encoding="utf-8")
+        write_text(dst / MANIFEST, manifest())
         (dst / OUTSIDE).unlink(missing_ok=True)
         for table in sorted(Path(name).iterdir(), key=lambda path: path.name == "wav.scp"):
             os.replace(table, dst / table.name)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import write_text
 from espnet_kd.report import costs, sections, tables
 from espnet_kd.report.groups import Group, make_groups, methods_text
 from espnet_kd.report.run import Run, SeveralDecodings, architecture, link_phases, read_run, settings
@@ -70,8 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     sets = [name for name in sets + valid if any(group.scored(name) for group in groups)]
     images = draw_plots(groups, sets, args)
     text = render(args.title, groups, sets, valid, images, Path(args.out), unscored)
-    with atomic_path(args.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.out, text)
     for name in sets:
         print(f"{name}:\n\n{tables.results(groups, name)}\n")
     print(f"table: {args.out}\nplots: {', '.join(map(str, images.values()))}")
@@ -205,10 +204,6 @@ def render(
         parts += ["## Phases", "Updates and hours of a run are those of all its phases.", phases]
     parts += ["## Commands", tables.commands(groups)]
     return "\n\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    main()
 
 
 def main_best(argv: list[str] | None = None) -> None:

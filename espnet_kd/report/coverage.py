@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import write_text
 
 LARGEST = 50  # k
 BLANK = 0
@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--temperature {args.temperature} is not above 0")
     curves = measure_coverage(args)
     text = coverage_table(curves, f"{' '.join(args.teacher)} on {args.data}")
-    with atomic_path(args.out.with_suffix(".md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.out.with_suffix(".md"), text)
     plot_lost_mass(curves, args.out.with_suffix(".png"))
     print(text, end="")
 

@@ -8,7 +8,7 @@ from typing import Any
 from espnet_kd.command_line import command_parser
 from espnet_kd.data.dump import MANIFEST
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json
+from espnet_kd.files import read_json, write_text
 from espnet_kd.report.tables import code, plain, table
 
 NOTE = "<!-- written by `espnet-kd label-table`; do not edit -->"
@@ -19,7 +19,7 @@ words of an utterance without a label are deletions."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run ``label-table NAME=DIR... --out FILE``: write the table."""
     p = command_parser("label-table")
     p.add_argument("labels", nargs="+", metavar="NAME=DIR", help="what pseudo-label wrote, with a name")
     p.add_argument("--title", default="Pseudo-labels", help="heading (default: %(default)s)")
@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None:
         print(text, end="")
         return
-    with atomic_path(args.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.out, text)
     print(f"{args.out}: {len(args.labels)} sets of pseudo-labels")
 
 

@@ -23,7 +23,7 @@ from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.data.audio import read_speech
 from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError, printable
-from espnet_kd.files import atomic_path, read_table, read_text
+from espnet_kd.files import read_table, read_text, write_text
 from espnet_kd.report import strips, tables
 from espnet_kd.report.command import collect
 from espnet_kd.report.groups import Group
@@ -121,8 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     models, reasons = ({}, []) if args.no_posteriors else strips.load_models(groups, args.data.name)
     page = render(args, groups, speech, references, models, reasons)
     size = check_size(len(page.encode()), args.megabytes)
-    with atomic_path(args.out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(args.out, page)
     drawn = sum(map(len, re.findall("<svg.*?</svg>", page))) / 1000 / len(speech)
     note = f", of which the posteriors of an utterance take {drawn:.1f} kB" if models else ""
     print(f"{args.out}: {len(speech)} utterances, {len(groups)} models, {size:.1f} MB{note}")

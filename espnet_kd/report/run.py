@@ -1,4 +1,4 @@
-"""Find the experiments of a recipe and group those that differ in nothing but the seed."""
+"""Read trained experiments: configuration, record, scores, costs of decoding, and phases before."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from espnet_kd.config import read_config
 from espnet_kd.environment import EARLIER
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
-from espnet_kd.files import changed_file
+from espnet_kd.files import changed_file, read_json
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.measure.record import Record, read_record
 from espnet_kd.methods import active, idle_keys
@@ -283,7 +283,7 @@ def read_run(
             raise UserError(f"{directory}/config.yaml: {key} is {config[key]!r}, not a whole number")
     info: dict[str, Any] = {}
     if (directory / "run.json").is_file():
-        info = _mapping(directory / "run.json", json.loads, ValueError)
+        info = read_json(directory / "run.json")
     run = Run(directory, config, info, checkpoint=checkpoint)
     run.inference_tag = _inference_tag(directory, sets, inference_tags)
     if run.inference_tag:
@@ -398,13 +398,3 @@ def _inference_tag(directory: Path, sets: list[str], tags: list[str]) -> str | N
     if len(found) > 1 and not tags:
         raise SeveralDecodings(f"{directory} was decoded as {', '.join(found)}: choose with --inference_tag")
     return found[0] if found and not tags else None
-
-
-def _mapping(path: Path, load: Any, error: type[Exception]) -> dict[str, Any]:
-    try:
-        content = load(path.read_text(encoding="utf-8"))
-    except (error, UnicodeDecodeError) as e:
-        raise UserError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a mapping")
-    return content

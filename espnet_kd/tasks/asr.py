@@ -188,7 +188,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Distillation")
     for method in registered():
         method.add_arguments(group)
-    text = "GPUs in all that batch_bins and accum_grad are for; with others both follow; 0: they stay"
+    text = "Number of all GPUs for which batch_bins and accum_grad are written; on another number both are "
+    text += "converted; 0: they never are"
     group.add_argument("--config_ngpu", type=int, default=0, help=text)
 
 

@@ -57,7 +57,7 @@ class ResumableTrainer(Trainer):
             method.before_training(model, optimizers, trainer_options)
         keep_apart(model, optimizers, with_gradients=True)
         directory = Path(trainer_options.output_dir)
-        first = not distributed_option.distributed or distributed_option.dist_rank == 0
+        first = _is_first(distributed_option)
         if first and trainer_options.resume:
             repair(directory, trainer_options.best_model_criterion, trainer_options.keep_nbest_models)
         if distributed_option.distributed:
@@ -110,7 +110,7 @@ class ResumableTrainer(Trainer):
         """
         cls._record(distributed_option)
         checkpoint = Path(options.output_dir) / CHECKPOINT
-        first = not distributed_option.distributed or distributed_option.dist_rank == 0
+        first = _is_first(distributed_option)
         if first and checkpoint.exists():
             with atomic_path(checkpoint.with_name(BACKUP)) as temporary:
                 shutil.copyfile(checkpoint, temporary)
@@ -136,7 +136,7 @@ class ResumableTrainer(Trainer):
             total = torch.tensor(seconds, dtype=torch.float64, device=device)
             torch.distributed.all_reduce(total)
             seconds = total.item()
-        if not distributed_option.distributed or distributed_option.dist_rank == 0:
+        if _is_first(distributed_option):
             cls.account.write(seconds)
 
     @classmethod
@@ -144,6 +144,11 @@ class ResumableTrainer(Trainer):
         """Validate; errors about short utterances name them."""
         with TrackedBatches(iterator).naming(model) as batches:
             super().validate_one_epoch(model=model, iterator=batches, **kwargs)
+
+
+def _is_first(distributed_option: Any) -> bool:
+    """Return whether this process writes files: the only one of the training, or that of rank 0."""
+    return not distributed_option.distributed or distributed_option.dist_rank == 0
 
 
 def _environment(options: Any, distributed_option: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from espnet_kd.data import statistics
 from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.datadir import read_data_dir
 from espnet_kd.data.dump import read_dump_tables
-from espnet_kd.data.heads import find_damage, flac_info, is_shortened
+from espnet_kd.data.headers import find_damage, flac_info, is_shortened
 from espnet_kd.data.perturb import parse_factors
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.data.unpack import _check_members

@@ -26,7 +26,7 @@ class Known(Recipe):
 def gpu_hours(tmp_path: Path, config: dict[str, Any], *teachers: Path) -> float:
     (tmp_path / "train.yaml").write_text(dump_yaml({"max_epoch": 4, **config}))
     cost = Cost()
-    Known().train("exp", [tmp_path / "train.yaml"], "", list(teachers), cost)
+    Known().add_training([tmp_path / "train.yaml"], "", list(teachers), cost)
     assert cost.gpu_hours
     return cost.gpu_hours
 

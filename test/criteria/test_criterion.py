@@ -247,3 +247,14 @@ def test_chunks_serve_stored_classes_and_leave_weighted_positions_alone(stored, 
         found.append((value.detach(), torch.autograd.grad(value, student)[0]))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [("logits", "number of classes .* same token list"), ("hidden", "size of vectors .* layers of one size")],
+)
+def test_other_sizes_are_named_by_what_is_compared(needs, message):
+    found = Criterion()
+    found.needs = needs
+    with pytest.raises(ValueError, match=message):
+        found(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.bool))

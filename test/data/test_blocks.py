@@ -139,7 +139,7 @@ def test_a_bad_head_in_a_pipe_is_refused(content: bytes) -> None:
 def test_an_impossible_rate_in_a_pipe_is_refused(rate: int) -> None:
     content = wav_bytes(2)
     content = content[:24] + struct.pack("<I", rate) + content[28:]
-    with pytest.raises(UserError, match=f"has {rate} samples per second in its head"):
+    with pytest.raises(UserError, match=f"has {rate} samples per second in its header"):
         open_pipe(pipe(content), 16000)
 
 

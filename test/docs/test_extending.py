@@ -37,7 +37,7 @@ assert "bank  50 frames x 4" in layer_table(teacher, 1)
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with all diffs applied."""
     root = tmp_path_factory.mktemp("extended")
-    for folder in ("espnet_kd", "bench", "test/criteria", "egs/TEMPLATE", "egs/digits/kd1/conf"):
+    for folder in ("espnet_kd", "bench", "test/criteria", "egs/TEMPLATE", "egs/an4/kd1/conf"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for block in blocks("diff"):
         if block.page.name == "extending.md":

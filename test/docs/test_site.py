@@ -89,13 +89,15 @@ def test_tables_are_those_of_the_code(page: Path) -> None:
 
 
 def test_every_criterion_is_explained() -> None:
-    """Its formula, and what a reader must know before he takes it."""
+    """Its formula, what a reader must know before he takes it, and its keys."""
     from espnet_kd.criteria import CRITERIA
     from espnet_kd.rnnt.kinds import Kind
 
     sections = re.split(r"^## ", (ROOT / "docs/criteria.md").read_text(), flags=re.M)[1:]
     found = {text.partition("\n")[0]: text for text in sections}
     assert found.keys() == CRITERIA.keys() | {"Schemes without code"}
+    keys = (ROOT / "docs/configuration.md").read_text()
+    assert sorted(re.findall(r"^<!-- begin criterion (\w+) -->$", keys, re.M)) == sorted(CRITERIA)
     for name in CRITERIA.keys() - {"transducer"}:
         parts = re.findall(r"^- \*(\w+)\.\*", found[name], re.M)
         assert parts == ["Paper", "Verified", "Use", "Trained"], name

@@ -269,7 +269,7 @@ RAMP = {"schedule": "linear", "from": 0, "to": 1, "steps": 0.5}
         ({"task_weight": -1}, "task_weight: -1 is below 0"),
         ({"task_weight": RAMP}, "task_weight.steps: 0.5 is not a whole number of batches"),
         ({"teacher": {}, "criteria": {}, "task_weight": 0.5}, "task_weight is 0.5, but there are no"),
-        ({"teacher": {}, "criteria": {}, "targets": "soft"}, "targets: soft is about criteria"),
+        ({"teacher": {}, "criteria": {}, "targets": "soft"}, "targets: soft chooses criteria"),
         ({"teacher": {}, "criteria": {}, "targets": "sfot"}, "targets: 'sfot' is none of auto, soft, hard"),
         ({"criteria": {"att": TOPK}}, "criteria: att: k is 8, but the model has 7 classes"),
         (

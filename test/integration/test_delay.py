@@ -107,7 +107,7 @@ def test_a_late_student_has_a_positive_delay(student: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("token_list", ["<blank>", "<unk>", "z", "b", "c", "<space>", "<sos/eos>"], "have other tokens"),
+        ("token_list", ["<blank>", "<unk>", "z", "b", "c", "<space>", "<sos/eos>"], "have different token"),
         ("frontend_conf", {"fs": 16000, "n_fft": 400, "hop_length": 80}, "frames of 40 ms, .* of 20 ms"),
         ("frontend_conf", {"fs": 8000, "n_fft": 400, "hop_length": 80}, "at 16000 Hz, .* at 8000 Hz"),
     ],

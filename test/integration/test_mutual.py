@@ -206,7 +206,7 @@ def test_peers_of_different_architecture(recipe: Recipe) -> None:
     [
         ({}, "criteria is missing"),
         ({"criteria": {"att": ATT}, "peer": 3}, "unknown key peer; known: peers, weight, criteria"),
-        ({"criteria": {"a": ATT, "a_peer2": CTC}}, "criterion a_peer2: peers' statistics end so"),
+        ({"criteria": {"a": ATT, "a_peer2": CTC}}, "criterion a_peer2: statistics of peers have names"),
         ({"criteria": {"att": ATT}, "combine": "mix"}, "mutual: combine is 'mix'; "),
         ({"criteria": {"att": ATT}, "weight": 1.5}, "mutual: weight must stay between 0 and 1"),
         ({"criteria": {"att": ATT}, "weight": -1, "combine": "add"}, "mutual: weight: -1 is below 0"),
@@ -250,5 +250,5 @@ def test_options_that_peers_would_not_follow_are_refused(recipe: Recipe, options
 
 
 def test_a_teacher_beside_peers_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="peers are not taught by a teacher"):
+    with pytest.raises(UserError, match="peers learn from each other, not from a teacher"):
         build(recipe, mutual=MUTUAL, teacher={"exp": "exp/teacher"}, criteria={"ctc": CTC})

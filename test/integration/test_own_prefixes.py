@@ -201,7 +201,7 @@ def test_a_teacher_that_cannot_follow_is_refused(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prefix": 0.3}, "0.3 is no mapping: write `prefix: {student: 0.3, sample: greedy}`"),
+        ({"prefix": 0.3}, "0.3 is not a mapping: write `prefix: {student: 0.3, sample: greedy}`"),
         ({"prefix": {"student": 1.5}}, "prefix: student must stay between 0 and 1"),
         ({"prefix": {"sample": "greedy"}}, "prefix: student: None is neither a number nor"),
         ({"prefix": {**ALL, "sample": "beam"}}, "sample is 'beam'; known: greedy, nucleus"),

@@ -174,7 +174,7 @@ def test_records_without_scores_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("x", "nbest: 'x' is no mapping"),
+        ("x", "nbest: 'x' is not a mapping"),
         ({}, "nbest: records is None: give the directory"),
         ({"records": "r", "hypotheses": 1}, "nbest: hypotheses is 1: give a whole number from 2 to 64"),
         ({"records": "r", "tap": "decoder"}, "nbest: tap is 'decoder': give the CTC layer"),

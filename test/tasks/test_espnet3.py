@@ -163,7 +163,7 @@ def test_a_transducer_learns_from_a_transducer(train: Train, teacher: Path) -> N
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n  targets: soft\n",
             "targets: soft: pseudo-labels are left out of the task loss by the names of utterances",
         ),
-        ("  consistency: [ctc]\n", r"consistency: \['ctc'\] is no mapping"),
+        ("  consistency: [ctc]\n", r"consistency: \['ctc'\] is not a mapping"),
         (
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n",
             "exp/none does not exist",

@@ -21,8 +21,8 @@ nj=$(processors)            # parallel jobs of stages 3, 6 and 8
 inference_nj=$(processors)  # parallel jobs of decoding
 ngpu=0                      # GPUs per node for training; 0 trains on the CPU
 num_nodes=1                 # nodes for training
-config_ngpu=0               # GPUs in all that batch_bins and accum_grad of the configurations are for; with others both follow,
-                            # so that an update sees as much speech; 0: they stay
+config_ngpu=0               # number of all GPUs for which batch_bins and accum_grad of the configurations are written; on another
+                            # number both are converted, so that an update sees as much speech; 0: they never are
 gpu_inference=false         # true decodes on a GPU
 expdir=exp                  # directory of the experiments
 dumpdir=dump                # directory of the formatted audio

@@ -17,7 +17,7 @@ RATES = (1000, 1_000_000)  # Hz; other rates are damage, for which resampling wo
 SPHERE_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")  # sample_count is per channel
 SPHERE_HEADER = 1024  # bytes
 
-FLAC_HEAD = 42  # bytes of the magic number and the first metadata block, RFC 9639, section 8
+FLAC_HEADER = 42  # bytes of the magic number and the first metadata block, RFC 9639, section 8
 UNKNOWN_LENGTH = 1 << 62  # libsndfile reports so many samples or more for FLAC written into a pipe
 ByteOrder = Literal["big", "little"]
 
@@ -113,7 +113,7 @@ def flac_info(path: str | Path) -> Any:
     """
     try:
         size = os.stat(path).st_size
-        info = soundfile.info(path) if size > FLAC_HEAD else None  # it opens a mere header
+        info = soundfile.info(path) if size > FLAC_HEADER else None  # it opens a mere header
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
     except soundfile.SoundFileError:

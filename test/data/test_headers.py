@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from miniature_librispeech import encode, speech
 
-from espnet_kd.data.heads import flac_info
+from espnet_kd.data.headers import flac_info
 from espnet_kd.errors import UserError
 
 
