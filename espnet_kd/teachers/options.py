@@ -333,8 +333,10 @@ def of_speech(t: TermOptions) -> bool:
 
 def compares_classes(t: TermOptions) -> bool:
     """Return whether a criterion compares the probability of a class with that of the same class."""
-    found = CRITERIA.get(t.kind)  # None for a plug-in
-    return found is None or not (found.needs in ("hidden", "codes") or found.any_classes)
+    if on_lattice(t.kind):
+        return True
+    criterion = t.build()
+    return not (criterion.needs in ("hidden", "codes") or criterion.any_classes)
 
 
 def token_users(terms: Sequence[TermOptions], parts: Iterable[str] = ()) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 from torch import nn, tensor
 
 from espnet_kd.criteria import CRITERIA, build_criterion
+from espnet_kd.teachers.options import term_options, token_users
 
 PLUGIN = '''
 from espnet_kd.criteria import Criterion
@@ -21,6 +22,10 @@ class Weighted(LogitL2):
         super().__init__(reduction)
 
 
+class Vectors(LogitL2):
+    needs = "hidden"
+
+
 def function(student, target, mask):
     return student.mean()
 '''
@@ -35,6 +40,7 @@ def plugins(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kd-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[espnet_kd.criteria]\nlogit_l2 = kd_plugin:LogitL2\nweighted = kd_plugin:Weighted\n"
+        "vectors = kd_plugin:Vectors\n"
         "function = kd_plugin:function\nabsent = kd_plugin:Absent\nno_module = kd_no_such_module:X\n"
         "kl = kd_plugin:LogitL2\n"
     )
@@ -77,6 +83,13 @@ def test_a_plugin_is_built_like_our_own(plugins):
     criterion = build_criterion("logit_l2", reduction="sum")
     # ((1 - 3)^2 + (2 - 2)^2) / 2 = 2
     assert criterion(tensor([[[1.0, 2.0]]]), tensor([[[3.0, 2.0]]]), tensor([[True]])).item() == 2.0
+
+
+def test_common_tokens_are_asked_for_where_a_plugin_compares_logits(plugins):
+    types = {"a": "logit_l2", "b": "vectors", "c": "hidden", "d": "kl", "e": "mvq", "f": "transducer"}
+    taps = dict.fromkeys(types, "encoder") | {"f": "joint_network"}
+    entries = {name: {"type": kind, "tap": taps[name]} for name, kind in types.items()}
+    assert token_users(term_options(entries)) == ["criterion a", "criterion d", "criterion f"]
 
 
 def test_a_plugin_does_not_replace_our_own(plugins):
