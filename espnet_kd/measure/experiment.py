@@ -165,7 +165,7 @@ def why_whole(config: dict[str, Any], asked: bool = False) -> str:
         config: of the experiment.
         asked: the options of decoding have ``streaming: true``, which ESPnet obeys for any transducer.
     """
-    if (config.get("preprocessor_conf") or {}).get("speech_volume_normalize"):
+    if config.get("speech_volume_normalize"):
         return "normalises the volume of a whole utterance (speech_volume_normalize)"
     if task_of(config) == "asr":
         encoder = config.get("encoder")

@@ -151,7 +151,7 @@ def test_files_of_a_language_model_count_and_quantised_products_are_unknown(reci
         ({"encoder": "contextual_block_conformer"}, False, ""),
         ({"encoder": "e_branchformer"}, False, "has an encoder that needs the whole of it (e_branchformer)"),
         (
-            {"encoder": "contextual_block_conformer", "preprocessor_conf": {"speech_volume_normalize": 1.0}},
+            {"encoder": "contextual_block_conformer", "speech_volume_normalize": 1.0},
             False,
             "normalises the volume of a whole utterance (speech_volume_normalize)",
         ),
