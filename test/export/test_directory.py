@@ -25,6 +25,12 @@ def test_tokens_become_text(tokens: list[str], token_type: str, text: str) -> No
     assert text_of(numbers, tokens, token_type) == text
 
 
+def test_an_unknown_subword_is_what_sentencepiece_writes() -> None:
+    """It stands between spaces: ESPnet counts three words here, and would with "A<unk>B" count one."""
+    assert text_of([1, 0, 2], ["<unk>", "\u2581A", "B"], "bpe") == "A \u2047 B"
+    assert text_of([1, 0, 2], ["<unk>", "A", "B"], "char") == "A<unk>B"
+
+
 def test_sherpa_onnx_joins_tokens_to_the_same_text() -> None:
     assert token_names(CHARACTERS, "char") == ["<blank>", "\u2581", "A", "B"]
     assert token_names(PIECES, "bpe") == PIECES

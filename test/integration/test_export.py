@@ -137,6 +137,18 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
         command.main([str(hybrid), "--check", str(dev), "--out", str(tmp_path / "own")])
 
 
+def test_tokens_that_only_espnets_tokenizers_join_are_refused() -> None:
+    """The check could not tell: torch and graphs have the same tokens, and would have the same wrong text."""
+    from espnet_kd.export.experiment import refuse_tokens
+
+    for kind in ("phn", "whisper_multilingual", "hugging_face", None):
+        with pytest.raises(UserError, match=rf"cannot be exported: `token_type: {kind}`: .* bpe, char, word"):
+            refuse_tokens(Path("exp"), {"token_type": kind}, ["A"])
+    with pytest.raises(UserError, match=r"its subwords have bytes, such as <0x0A>: train"):
+        refuse_tokens(Path("exp"), {"token_type": "bpe"}, ["<blank>", "<unk>", "<0x0A>", "A"])
+    refuse_tokens(Path("exp"), {"token_type": "char"}, ["<blank>", "<unk>", "<0x0A>", "A"])
+
+
 def test_without_ctc_the_penalty_is_weighted_as_by_espnet(tmp_path: Path) -> None:
     """Scores are 0.6 of the decoder and 0.3 a token, in other units 1 and 0.5."""
     from espnet_kd.export.experiment import SearchOptions, open_source
