@@ -141,6 +141,7 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
         chosen,
         blank=blank(model),
         end=int(model.eos) if attention else -1,
+        start=int(model.sos) if attention else -1,
         states=[list(cache_shape(model))] if attention else states,
         beam_size=1 if chosen == "ctc" else options.beam_size or (5 if attention else 1),
         ctc_weight=options.ctc_weight if attention and has_ctc else 0.0,

@@ -50,11 +50,12 @@ class Settings:
     Attributes:
         search: ``ctc``, ``attention`` or ``transducer``.
         blank: token of the blank.
-        end: token that begins and ends a transcript, of attention decoders.
+        end: token that ends a transcript, of attention decoders.
         states: shapes of the predictor's states; (K, D) of the attention decoder's cache as its only entry.
         beam_size: hypotheses of an attention decoder; of a transducer, 1 is a greedy search.
         ctc_weight: weight of CTC's scores beside the attention decoder's; 0 for models without CTC.
         penalty: added to the score of each token of an attention decoder, ESPnet's name for a length bonus.
+        start: token that begins a transcript; -1: ``end``, as in older exports.
         least: samples that the encoder needs; shorter speech has an empty transcript, as in ESPnet.
         chunks: of a streaming encoder; None for one that takes whole utterances.
     """
@@ -68,6 +69,7 @@ class Settings:
     least: int = 1
     chunks: Chunks | None = None
     penalty: float = 0.0
+    start: int = -1
 
     @property
     def greedy(self) -> bool:
@@ -243,7 +245,8 @@ def attention_beam(decoder: Part, settings: Settings, encoded: Array, ctc: Array
     weight = settings.ctc_weight if ctc is not None else 0.0
     prefix = CtcPrefix(ctc, settings.blank, settings.end) if ctc is not None and weight else None
     cache = np.zeros((layers, 0, size), np.float32)
-    running = [Hypothesis([settings.end], 0.0, cache, prefix.start() if prefix else None)]
+    start = settings.end if settings.start < 0 else settings.start
+    running = [Hypothesis([start], 0.0, cache, prefix.start() if prefix else None)]
     ended: list[Hypothesis] = []
     frames = encoded.shape[1]
     for length in range(1, frames + 1):
@@ -260,7 +263,8 @@ def attention_beam(decoder: Part, settings: Settings, encoded: Array, ctc: Array
         if not running or _is_hopeless(ended, length):
             break
     best = max(ended or running, key=lambda h: h.score)
-    return [token for token in best.tokens if token != settings.end]
+    # ESPnet leaves out the blank, which a decoder has as well
+    return [token for token in best.tokens[1:] if token not in (settings.end, settings.blank)]
 
 
 def _extend(

@@ -63,6 +63,18 @@ def test_the_attention_beam_finds_the_best_text() -> None:
     assert attention_beam(decoder, both, np.zeros((1, 3, 2)), ctc) == [A, B]
 
 
+def test_a_transcript_begins_with_its_own_symbol_and_has_no_blanks() -> None:
+    """A decoder that reads B first, as with ESPnet's ``sym_sos``, and gives a blank in between."""
+    step = {B: [0.01, 0.97, 0.01, 0.01], A: [0.97, 0.01, 0.01, 0.01], BLANK: [0.01, 0.01, 0.01, 0.97]}
+
+    def decoder(tokens: np.ndarray, encoded: np.ndarray, cache: np.ndarray) -> list[np.ndarray]:
+        longer = np.concatenate([cache, np.zeros((1, len(tokens), 1, 2), np.float32)], 2)
+        return [logs([step.get(int(row[-1]), [0.25] * 4) for row in tokens]), longer]
+
+    settings = Settings("attention", end=END, states=[[1, 2]], beam_size=1, start=B)
+    assert attention_beam(decoder, settings, np.zeros((1, 5, 2)), None) == [A]
+
+
 def test_a_search_is_named_in_words() -> None:
     found = {
         "greedy search of the CTC layer": Settings("ctc", beam_size=1),
