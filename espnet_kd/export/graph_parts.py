@@ -169,7 +169,8 @@ def largest_difference(want: Iterable[Array], got: Iterable[Array]) -> float:
     """Return the largest absolute difference of two lists of arrays; infinity for other shapes or NaN."""
     largest = 0.0
     for left, right in zip(want, got, strict=True):
-        if left.shape != right.shape or not np.isfinite(right).all():
+        finite = np.isfinite(left).all() and np.isfinite(right).all()  # max() would pass over NaN of either
+        if left.shape != right.shape or not finite:
             return float("inf")
         largest = max(largest, float(np.abs(left - right).max(initial=0.0)))
     return largest

@@ -13,6 +13,7 @@ def test_a_difference_is_the_largest_and_infinite_where_nothing_can_be_compared(
     zeros = [np.zeros(3), np.zeros((2, 2))]
     assert largest_difference(zeros, [np.array([0, -0.5, 0]), np.full((2, 2), 0.25)]) == 0.5
     assert largest_difference(zeros, [np.zeros(3), np.full((2, 2), np.nan)]) == float("inf")
+    assert largest_difference([np.full(3, np.nan), zeros[1]], zeros) == float("inf")
     assert largest_difference(zeros, [np.zeros(4), np.zeros((2, 2))]) == float("inf")
 
 
