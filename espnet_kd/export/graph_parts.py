@@ -174,3 +174,31 @@ def largest_difference(want: Iterable[Array], got: Iterable[Array]) -> float:
             return float("inf")
         largest = max(largest, float(np.abs(left - right).max(initial=0.0)))
     return largest
+
+
+def least_samples(encoder: Part, compared: Compared, most: int, tolerance: float) -> int:
+    """Return the least number of samples that an encoder and its graph take.
+
+    The bound that torch.export finds is for two encoder frames, since it takes a size of one for a constant.
+    ESPnet encodes speech of one frame, too, and so does the graph.
+
+    Args:
+        encoder: in torch, of samples (1, N).
+        compared: the same with its graph.
+        most: samples that are known to be enough.
+        tolerance: largest difference of a value; above it ``most`` is returned.
+    """
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, most)).astype(np.float32)
+    too_few, enough = 0, most
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        try:
+            encoder(noise[:, :middle])
+            enough = middle
+        except Exception:  # whatever the model's own code raises where it has no frame
+            too_few = middle
+    try:
+        compared(noise[:, :enough])
+    except UserError:
+        return most
+    return enough if compared.difference <= tolerance else most

@@ -11,7 +11,14 @@ from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
 from espnet_kd.export import check, directory, int8, sherpa, sherpa_chunks
 from espnet_kd.export.experiment import Source
-from espnet_kd.export.graph_parts import Compared, ComparedEncoder, OnnxPart, onnx_parts, torch_parts
+from espnet_kd.export.graph_parts import (
+    Compared,
+    ComparedEncoder,
+    OnnxPart,
+    least_samples,
+    onnx_parts,
+    torch_parts,
+)
 from espnet_kd.export.graphs import Plan, plan_for_sherpa, plan_parts, write_graph
 from espnet_kd.export.quantised import int8_layers, quantise, quantise_options
 from espnet_kd.export.search import Array, Part, Settings
@@ -49,7 +56,10 @@ def write_checked(
     files, settings = write_graphs(written, source, into, args.opset)
     names = names_for_sherpa(tokens, source) if for_sherpa else dict(enumerate(tokens))
     directory.write_tokens(into, names)
-    compared = compared_parts(torch_parts(plans, model), files, settings, len(tokens))
+    in_torch = torch_parts(plans, model)
+    if settings.chunks is None:
+        settings = with_least(settings, in_torch, files)
+    compared = compared_parts(in_torch, files, settings, len(tokens))
     listed = into / directory.TOKENS
     stock = None if settings.chunks is None else stock_encoder(source, compared, files, listed)
 
@@ -102,6 +112,14 @@ def write_graphs(
     elif is_sherpa_stream(files):
         sherpa_chunks.complete_encoder(files["encoder"], source.experiment.model, settings)
     return files, settings
+
+
+def with_least(settings: Settings, torch: Mapping[str, Part], files: Mapping[str, Path]) -> Settings:
+    """Return the settings with the least number of samples that torch and the graph take."""
+    encoder = compared_parts(torch, files, settings, 0)["encoder"]
+    assert isinstance(encoder, Compared)
+    least = least_samples(torch["encoder"], encoder, settings.least, LARGEST_DIFFERENCE)
+    return replace(settings, least=least)
 
 
 def trained_in_float(

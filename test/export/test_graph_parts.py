@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.export.graph_parts import Compared, OnnxPart, largest_difference
+from espnet_kd.export.graph_parts import Compared, OnnxPart, largest_difference, least_samples
 
 
 def test_a_difference_is_the_largest_and_infinite_where_nothing_can_be_compared() -> None:
@@ -27,6 +27,22 @@ def test_parts_are_compared_with_adapted_inputs() -> None:
     part = Compared(lambda x: [x], lambda x: [x - x.mean()], lambda x: x - x.mean())
     x = np.array([1.0, 3.0])
     assert part(x)[0] is x and part.difference == 0
+
+
+def test_speech_of_one_frame_is_not_too_short() -> None:
+    def encoder(speech: np.ndarray) -> list[np.ndarray]:
+        if (frames := speech.shape[1] // 640 - 1) < 1:  # below 1280 samples
+            raise RuntimeError("too short")
+        return [np.ones((1, frames, 2))]
+
+    def other(speech: np.ndarray) -> list[np.ndarray]:
+        return [encoder(speech)[0] + 1.0]
+
+    def refusing(speech: np.ndarray) -> list[np.ndarray]:
+        raise UserError("onnxruntime cannot run it")
+
+    for graph, least in ((encoder, 1280), (other, 1920), (refusing, 1920)):
+        assert least_samples(encoder, Compared(encoder, graph), 1920, 0.01) == least
 
 
 def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
