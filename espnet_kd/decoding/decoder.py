@@ -125,6 +125,12 @@ def _stock_options(task: str, words: list[str], stream: bool | None) -> tuple[di
     return {name: _absolute(value) for name, value in options.items()}, args.seed
 
 
+def changed_options(setup: DecodingSetup) -> dict[str, Any]:
+    """Return the arguments of ``Speech2Text`` that are not ESPnet's defaults."""
+    defaults = _stock_options(setup.task, [], None)[0]
+    return {name: value for name, value in setup.options.items() if value not in (defaults.get(name), None)}
+
+
 def _absolute(value: Any) -> Any:
     """Return the absolute path of a file, and any other value unchanged."""
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from espnet_kd.data.audio import DEFAULT_RATE
-from espnet_kd.decoding.decoder import read_setup
+from espnet_kd.decoding.decoder import DecodingSetup, changed_options, read_setup
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import TOKEN_TYPES
 from espnet_kd.export.search import Chunks, Settings
@@ -22,6 +22,11 @@ from espnet_kd.teachers.experiment import Experiment, load_experiment, read_conf
 
 # What ESPnet's preprocessor does to speech, which no graph does.
 PREPARATION = ("speech_volume_normalize", "force_single_channel")
+# Options of ESPnet's inference that graphs search by, and those that change no text.
+FOLLOWED = (
+    "beam_size", "ctc_weight", "penalty", "streaming", "decoding_window", "left_context", "nbest",
+    "batch_size",
+)  # fmt: skip
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of sentencepiece
 
 
@@ -76,7 +81,7 @@ def search_of_decoding(place: Path, checkpoint: str | None, config: Path | None,
 
     CTC alone is searched greedily, since no graph has ESPnet's beam search over CTC prefixes, and so are
     transducers with a beam of 1. Language models, ``maxlenratio`` and other beam searches of transducers than
-    ``default`` are left out.
+    ``default`` are left out, and a line names what is.
 
     Args:
         place: directory of the experiment.
@@ -92,6 +97,8 @@ def search_of_decoding(place: Path, checkpoint: str | None, config: Path | None,
     setup = read_setup(place, asked, 1, None)
     options = setup.options
     beam = int(options["beam_size"])
+    if others := left_out(setup):
+        print(f"the search of graphs leaves out {', '.join(others)}", flush=True)
     if setup.task == "asr_transducer":
         chunks = int(options["decoding_window"]), int(options["left_context"])
         return SearchOptions("transducer", beam_size=beam, stream=chunks if options["streaming"] else None)
@@ -99,6 +106,14 @@ def search_of_decoding(place: Path, checkpoint: str | None, config: Path | None,
     if weight == 1 or not setup.config.get("decoder"):
         return SearchOptions("ctc")
     return SearchOptions("attention", beam_size=beam, ctc_weight=weight, penalty=float(options["penalty"]))
+
+
+def left_out(setup: DecodingSetup) -> list[str]:
+    """Return the options of decoding that the search of graphs does not follow, each with its value."""
+    found = {name: value for name, value in changed_options(setup).items() if name not in FOLLOWED}
+    if found.get("beam_search_config") in ({}, {"search_type": "default"}):
+        del found["beam_search_config"]
+    return [f"{name} {value}" for name, value in found.items()]
 
 
 def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> Source:

@@ -158,6 +158,27 @@ def test_without_ctc_the_penalty_is_weighted_as_by_espnet(tmp_path: Path) -> Non
     assert (found.ctc_weight, found.penalty) == (0.0, pytest.approx(0.5))
 
 
+def test_options_that_graphs_do_not_search_by_are_named(
+    hybrid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from espnet_kd.export.experiment import search_of_decoding
+
+    def printed(exp: Path, config: str) -> str:
+        (tmp_path / "decode.yaml").write_text(config)
+        search_of_decoding(exp, None, tmp_path / "decode.yaml", "")
+        return capsys.readouterr().out
+
+    assert printed(hybrid, "{beam_size: 7, ctc_weight: 0.6, penalty: 0.5, maxlenratio: 0.0}") == ""
+    assert printed(hybrid, "{minlenratio: 0.2, normalize_length: true}") == (
+        "the search of graphs leaves out minlenratio 0.2, normalize_length True\n"
+    )
+    exp = write_experiment(tmp_path, **TRANSDUCER)
+    assert printed(exp, "beam_search_config: {search_type: default}") == ""
+    assert "leaves out beam_search_config {'score_norm': True}" in printed(
+        exp, "beam_search_config: {score_norm: true}"
+    )
+
+
 def test_graphs_search_as_a_decoding_configuration_says(hybrid: Path, tmp_path: Path) -> None:
     from espnet_kd.export.experiment import search_of_decoding
 
