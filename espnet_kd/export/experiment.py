@@ -17,7 +17,7 @@ from espnet_kd.export.search import Chunks, Settings
 from espnet_kd.host.export import cache_shape, first_states, obstacle, searches, state_shapes
 from espnet_kd.host.models import blank, ctc_layer, reads_language
 from espnet_kd.host.outputs import OWSM, task_of
-from espnet_kd.host.streaming import StreamingEncoder
+from espnet_kd.host.streaming import StreamingEncoder, frames_of_processor, why_uneven
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 # What ESPnet's preprocessor does to speech, which no graph does.
@@ -202,6 +202,8 @@ def chunks_of(model: Any, config: Mapping[str, Any], window_ms: int, left_contex
         raise UserError(
             f"--decoding_window {window_ms}: the encoder makes no frame of so little speech: give more"
         ) from None
+    if warning := why_uneven(model, processor.decoding_samples, frames_of_processor(processor)):
+        print(f"warning: {warning}", flush=True)
     return Chunks(
         samples=int(processor.decoding_samples),
         overlap=int(processor.win_hop_sz),

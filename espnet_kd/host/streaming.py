@@ -1,6 +1,7 @@
 """ESPnet's encoding and decoding of speech that arrives in chunks."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from espnet_kd.host.installed import check_espnet
@@ -10,12 +11,14 @@ check_espnet()  # before anything of ESPnet is imported
 import torch
 from espnet2.asr_transducer.frontend.online_audio_processor import OnlineAudioProcessor
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+from torch import Tensor
 
 from espnet_kd.host.models import TOO_SHORT_ERRORS, Model, ctc_layer
 from espnet_kd.host.search import Result
 
 # What torch says where a contextual block encoder, which does not check it, gets too few frames.
 FEWER_FRAMES = "Kernel size can't be greater than actual input size"
+EDGES = 8  # between two chunks, over which frames are counted
 
 
 class StreamingSearch:
@@ -54,12 +57,28 @@ class StreamingSearch:
             encoder = self.model.encoder
             self.chunk = int(encoder.hop_size * encoder.subsample * self._search.hop_length)
         self._transducer = task == "asr_transducer"
+        is_float = self._search.dtype == "float32"
+        if is_float and (warning := why_uneven(self.model, self.chunk, self._frames_by_chunks())):
+            logging.warning(warning)
         self._found: list[Result] = []
 
     @property
     def model(self) -> Any:
         """The model whose encoder the search runs."""
         return self._search.asr_model
+
+    def _frames_by_chunks(self) -> Callable[[Tensor], int]:
+        """Return what counts the new frames of features of each chunk."""
+        if self._transducer:
+            return frames_of_processor(self._search.audio_processor)
+        states = None
+
+        def count(samples: Tensor) -> int:
+            nonlocal states
+            features, _, states = self._search.apply_frontend(samples, states)
+            return 0 if features is None else features.size(1)
+
+        return count
 
     def begin(self, seed: int) -> None:
         """Begin an utterance, also after one that has not ended.
@@ -98,6 +117,49 @@ class StreamingSearch:
             found = []
         self._found = found or self._found
         return self._found
+
+
+def frames_of_processor(processor: OnlineAudioProcessor) -> Callable[[Tensor], int]:
+    """Return what counts the new frames of features that ESPnet makes of each chunk for a transducer."""
+    processor.reset_cache()
+    again = 0
+
+    def count(samples: Tensor) -> int:
+        nonlocal again
+        found = processor.compute_features(samples, False)[0].size(1)
+        new, again = found - again, min(found, processor.offset_frames)
+        return int(new)
+
+    return count
+
+
+@torch.no_grad()
+def why_uneven(model: Model, chunk: int, count: Callable[[Tensor], int]) -> str:
+    """Say how many frames of features ESPnet leaves out, or has twice, where two chunks meet; "" for none.
+
+    ESPnet cuts speech by ``n_fft`` and ``hop_length`` of frontend_conf, or 512 and 128, and some sizes do not
+    fit to its arithmetic; the model then gets speech that is faster or slower than in its training.
+
+    Args:
+        model: with its front end.
+        chunk: samples of a chunk.
+        count: called with one chunk after another, gives the new frames of each.
+    """
+    silence = torch.zeros(1, (2 + EDGES) * chunk)
+    by_chunks = [count(silence[0, :chunk]) for _ in range(2 + EDGES)][2:]
+    whole = [
+        model._extract_feats(silence[:, :size], torch.tensor([size]))[0].size(1)
+        for size in (2 * chunk, (2 + EDGES) * chunk)
+    ]
+    lost = round((whole[1] - whole[0] - sum(by_chunks)) / EDGES)
+    if not lost:
+        return ""
+    what = f"leaves out {lost} of the frames" if lost > 0 else f"repeats {-lost} frames"
+    return (
+        f"ESPnet's streaming decoder {what} of features between two chunks of speech, which it cuts by n_fft "
+        "and hop_length of frontend_conf: train with sizes that fit, such as n_fft 400 with hop_length 160, "
+        "or 512 with 128"
+    )
 
 
 class StreamingEncoder:

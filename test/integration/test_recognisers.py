@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,12 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet2.asr_transducer.frontend.online_audio_processor import OnlineAudioProcessor
 from recipe import MODELS, Recipe
 
 from espnet_kd.commands import measure
 from espnet_kd.errors import UserError
+from espnet_kd.host.streaming import frames_of_processor, why_uneven
 from espnet_kd.measure.experiment import ExperimentRecogniser, why_whole
 from espnet_kd.measure.recogniser import DecodingOptions, chunks, load_recogniser
 
@@ -159,6 +164,35 @@ def test_files_of_a_language_model_count_and_quantised_products_are_unknown(reci
 )
 def test_why_a_model_cannot_stream(change: dict[str, Any], asked: bool, reason: str) -> None:
     assert why_whole(change, asked) == reason
+
+
+def shipped_front_ends() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The front ends of the recipes' students that are trained on chunks, with their options."""
+    for path in sorted((Path(__file__).parents[2] / "egs").glob("*/kd1/conf/*.yaml")):
+        config = yaml.safe_load(path.read_text())
+        if ((config.get("encoder_conf") or {}).get("main_conf") or {}).get("dynamic_chunk_training"):
+            yield config.get("frontend", "default"), config.get("frontend_conf") or {}
+
+
+def test_sizes_of_features_that_do_not_fit_together_in_chunks_are_named() -> None:
+    """ESPnet keeps 512 - 160 samples, of which it has two frames more, and trims two at either side."""
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    from espnet_kd.encoders.register import FRONTENDS
+
+    def found(name: str, **conf: Any) -> str:
+        front_end = {**FRONTENDS, "default": DefaultFrontend}[name](**conf)
+        processor = OnlineAudioProcessor(front_end, None, 640, 4, conf, torch.device("cpu"))
+        model = SimpleNamespace(_extract_feats=front_end)
+        return why_uneven(model, processor.decoding_samples, frames_of_processor(processor))
+
+    assert found("default") == found("default", n_fft=400, hop_length=160) == ""
+    lost = r"leaves out 1 of the frames of features between two chunks of speech, .* such as n_fft 400"
+    assert re.search(lost, found("default", n_fft=512, hop_length=160))
+    assert re.search(lost, found("spectrogram")), "ESPnet takes its own hop where none is written"
+    assert found("spectrogram", n_fft=320, hop_length=160) == ""
+    shipped = [found(name, **conf) for name, conf in shipped_front_ends()]
+    assert len(shipped) > 2 and not any(shipped)
 
 
 def test_a_checkpoint_of_another_model_is_refused(recipe: Recipe, transducer: Path, tmp_path: Path) -> None:
