@@ -17,7 +17,7 @@ from espnet_kd.command_line import command_parser
 from espnet_kd.data import dump
 from espnet_kd.environment import describe_cpu
 from espnet_kd.errors import UserError
-from espnet_kd.export.directory import DESCRIPTION
+from espnet_kd.export.directory import DESCRIPTION, why_old
 from espnet_kd.files import read_table
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import DecodingOptions, find_kind
@@ -81,6 +81,8 @@ def measure(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: give a number from 1 up")
     for directory in args.exp:
         find_kind(directory)
+        if warning := why_old(directory):
+            print(f"warning: {warning}", flush=True)
     places = places_of(args)
     utterances = choose(dump.read_dump(args.data), args.utterances)
     references = read_references(args.data, utterances)

@@ -18,6 +18,7 @@ from espnet_kd.data.audio import parse_rate
 from espnet_kd.data.blocks import Recording, Samples, open_file, open_pipe, pieces, regrouped
 from espnet_kd.data.dump import read_dump
 from espnet_kd.errors import UserError, decoding_of, printable
+from espnet_kd.export.directory import why_old
 from espnet_kd.files import read_table, write_text
 from espnet_kd.measure.recogniser import (
     DecodingOptions,
@@ -83,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
         threads=args.threads,
     )
     remarks = Remarks()
+    if warning := why_old(args.exp):
+        remarks(f"warning: {warning}")
     try:
         model = load_recogniser(args.exp, options)
         if args.data is not None:

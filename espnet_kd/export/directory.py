@@ -197,6 +197,17 @@ def refuse_old(directory: Path, experiment: Path) -> None:
         raise UserError(f"it was made of another {changed} than there is now: export it again")
 
 
+def why_old(directory: Path) -> str:
+    """Say why a model in the directory of its experiment is not what that has now; "" if nothing is known."""
+    if not (directory / DESCRIPTION).is_file():
+        return ""
+    try:
+        refuse_old(directory, directory.resolve().parent)
+    except UserError as e:
+        return f"{directory}: {e}"
+    return ""
+
+
 def write_description(directory: Path, description: Mapping[str, Any], settings: Settings) -> None:
     """Write export.json, last, into a directory that is not in its place yet."""
     sums = {TOKENS: fingerprint(directory / TOKENS)} if (directory / TOKENS).is_file() else {}

@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from miniature import write_speech
 
+from espnet_kd.commands import measure, transcribe
 from espnet_kd.errors import UserError
 from espnet_kd.export import directory
 from espnet_kd.export.directory import VERSION, read_tokens, text_of, write_tokens
 from espnet_kd.export.sherpa import token_names
+from espnet_kd.files import fingerprint
 
 CHARACTERS = ["<blank>", "<space>", "A", "B"]
 PIECES = ["<blank>", "\u2581A", "B", "\u2581"]
@@ -52,6 +56,25 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
         (tmp_path / "export.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=message):
             directory.load(tmp_path)
+
+
+@pytest.mark.parametrize("command", [measure, transcribe])
+def test_graphs_of_an_older_checkpoint_are_named(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An export that its check refuses leaves the one before in its place."""
+    out = tmp_path / "exp/onnx"
+    out.mkdir(parents=True)
+    (tmp_path / "exp/last.pth").write_bytes(b"new")
+    source = {"checkpoint": "last.pth", "checkpoint_sha256": fingerprint(tmp_path / "exp/last.pth")}
+    (out / "export.json").write_text(json.dumps({"version": VERSION, "format": "onnx", "source": source}))
+    words = [str(out), "--data", str(write_speech(tmp_path / "dev", {"u1": 800}))]
+    for content, warns in ((b"new", False), (b"newer", True)):
+        (tmp_path / "exp/last.pth").write_bytes(content)
+        with pytest.raises(UserError, match=r"export\.json lacks or has a wrong"):  # it has no graphs
+            command.main(words)
+        printed = "".join(capsys.readouterr())
+        assert warns == (f"warning: {out}: it was made of another last.pth than there is now" in printed)
 
 
 def test_neither_torch_nor_espnet_is_needed_to_transcribe() -> None:
