@@ -272,7 +272,7 @@ def _extend(
 ) -> list[Hypothesis]:
     """Return a hypothesis with each of its best next tokens."""
     weight = settings.ctc_weight if prefix else 0.0
-    most = max(int(1.5 * settings.beam_size), 2) if prefix else settings.beam_size
+    most = int(1.5 * settings.beam_size) if prefix else settings.beam_size
     best = np.argsort(-scores, kind="stable")[:most]
     if prefix is not None and settings.end not in best:
         best = np.append(best, settings.end)  # ESPnet always asks CTC for the end, too

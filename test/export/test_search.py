@@ -61,6 +61,8 @@ def test_the_attention_beam_finds_the_best_text() -> None:
     ctc = logs([[0.1, 0.8, 0.09, 0.01], [0.8, 0.1, 0.09, 0.01], [0.1, 0.1, 0.79, 0.01]])
     both = Settings("attention", end=END, states=[[1, 2]], beam_size=3, ctc_weight=0.5)
     assert attention_beam(decoder, both, np.zeros((1, 3, 2)), ctc) == [A, B]
+    # A beam of 1 asks CTC of the decoder's best token alone, and of the end: as in ESPnet B, not A
+    assert attention_beam(decoder, replace(both, beam_size=1), np.zeros((1, 3, 2)), ctc) == [B]
 
 
 def test_a_transcript_begins_with_its_own_symbol_and_has_no_blanks() -> None:
