@@ -274,6 +274,8 @@ def _extend(
     weight = settings.ctc_weight if prefix else 0.0
     most = int(1.5 * settings.beam_size) if prefix else settings.beam_size
     best = np.argsort(-scores, kind="stable")[:most]
+    if prefix is not None:  # by CTC the blank begins no text; a beam over all tokens must not keep it
+        best = best[best != settings.blank]
     if prefix is not None and settings.end not in best:
         best = np.append(best, settings.end)  # ESPnet always asks CTC for the end, too
     totals = hypothesis.score + (1 - weight) * scores[best] + settings.penalty

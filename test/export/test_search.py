@@ -65,6 +65,32 @@ def test_the_attention_beam_finds_the_best_text() -> None:
     assert attention_beam(decoder, replace(both, beam_size=1), np.zeros((1, 3, 2)), ctc) == [B]
 
 
+def test_a_beam_over_all_tokens_finds_the_best_of_all_texts() -> None:
+    """Also where the beam has room for the blank, of which CTC's logarithm is the largest negative number."""
+    generator = np.random.default_rng(3)
+    table = np.log(generator.dirichlet(np.full(4, 0.7), (4, 4)))  # last token, tokens so far -> next token
+    ctc = np.log(generator.dirichlet([1.0, 1.0, 1.0, 0.1], 3))
+    settings = Settings("attention", end=END, states=[[1, 2]], beam_size=20, ctc_weight=0.5)
+
+    def decoder(tokens: np.ndarray, encoded: np.ndarray, cache: np.ndarray) -> list[np.ndarray]:
+        longer = np.concatenate([cache, np.zeros((1, len(tokens), 1, 2), np.float32)], 2)
+        return [table[tokens[:, -1], len(tokens[0]) - 1], longer]
+
+    def score(text: tuple[int, ...]) -> float:
+        prefix = CtcPrefix(ctc, BLANK, END)
+        state, total, known = prefix.start()[1], 0.0, [END]
+        for token in text:
+            total += 0.5 * table[known[-1], len(known) - 1, token]
+            probabilities, states = prefix.extend(known, state, np.array([token]))
+            state, known = states[0], [*known, token]
+        return total + 0.5 * float(probabilities[0])  # of the whole text or, cut at three tokens, of its begin
+
+    texts = [(*text, END) for n in range(3) for text in itertools.product((A, B), repeat=n)]
+    texts += [*itertools.product((A, B), repeat=3)]
+    found = attention_beam(decoder, settings, np.zeros((1, 3, 2)), ctc)
+    assert found == [token for token in max(texts, key=score) if token != END]
+
+
 def test_a_transcript_begins_with_its_own_symbol_and_has_no_blanks() -> None:
     """A decoder that reads B first, as with ESPnet's ``sym_sos``, and gives a blank in between."""
     step = {B: [0.01, 0.97, 0.01, 0.01], A: [0.97, 0.01, 0.01, 0.01], BLANK: [0.01, 0.01, 0.01, 0.97]}
