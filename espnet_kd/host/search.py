@@ -21,6 +21,18 @@ __all__ = ["BatchScorerInterface"]
 Result = tuple[str | None, list[str], list[int], Any]  # text, tokens, their ids, hypothesis
 
 
+def limit_beam(search: Any) -> None:
+    """Let the beam of a ``Speech2Text`` for CTC/attention models keep no more than its first step has.
+
+    That are all tokens but the blank: by CTC its logarithm is -1e10, which the next step takes back, so that
+    the best hypothesis would be one that begins with the blank, with a score of about 0.
+    """
+    beam, tokens = search.beam_search, len(search.asr_model.token_list) - 1
+    if beam is not None and beam.beam_size > tokens:
+        logging.warning(f"the beam is {tokens}, not {beam.beam_size}: there are no more tokens")
+        beam.beam_size = tokens
+
+
 class Search:
     """A trained model with stock ``Speech2Text`` of its task.
 
@@ -45,11 +57,8 @@ class Search:
         self._search = self._module.Speech2Text(
             asr_train_config=config, asr_model_file=checkpoint, device=device, **options
         )
-        beam: Any = self._search.beam_search
-        tokens = len(self._search.asr_model.token_list)
-        if task == "asr" and beam is not None and beam.beam_size > tokens:  # its first step has no more
-            logging.warning(f"the beam is {tokens}, not {beam.beam_size}: there are no more tokens")
-            beam.beam_size = tokens
+        if task == "asr":
+            limit_beam(self._search)
         owner = self._module.ASRTransducerTask if task == "asr_transducer" else self._module.ASRTask
         self._prepare = owner.build_preprocess_fn(self._search.asr_train_args, False)
 

@@ -14,7 +14,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from torch import Tensor
 
 from espnet_kd.host.models import TOO_SHORT_ERRORS, Model, ctc_layer
-from espnet_kd.host.search import Result
+from espnet_kd.host.search import Result, limit_beam
 
 # What torch says where a contextual block encoder, which does not check it, gets too few frames.
 FEWER_FRAMES = "Kernel size can't be greater than actual input size"
@@ -54,6 +54,7 @@ class StreamingSearch:
             from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
             self._search = Speech2TextStreaming(**files, **options)
+            limit_beam(self._search)
             encoder = self.model.encoder
             self.chunk = int(encoder.hop_size * encoder.subsample * self._search.hop_length)
         self._transducer = task == "asr_transducer"

@@ -83,7 +83,7 @@ def test_a_beam_over_all_tokens_finds_the_best_of_all_texts() -> None:
             total += 0.5 * table[known[-1], len(known) - 1, token]
             probabilities, states = prefix.extend(known, state, np.array([token]))
             state, known = states[0], [*known, token]
-        return total + 0.5 * float(probabilities[0])  # of the whole text or, cut at three tokens, of its begin
+        return total + 0.5 * float(probabilities[0])  # of the whole text, or of its begin where it is cut
 
     texts = [(*text, END) for n in range(3) for text in itertools.product((A, B), repeat=n)]
     texts += [*itertools.product((A, B), repeat=3)]

@@ -114,6 +114,7 @@ def test_a_block_encoder_in_chunks_has_the_text_of_stock_espnet(recipe: Recipe, 
     for samples in (1, 300, size, 5 * size):  # too short for the model, and nothing left over at the end
         assert isinstance(ours.decode(SPEECH[:samples]), str)
     assert ours.decode(SPEECH[:300]) == ""
+    assert isinstance(load(blockwise, "--beam_size 20", stream=True).decode(SPEECH), str), "of 7 tokens"
     whole = load(blockwise, "--beam_size 2")
     assert whole.chunk == 0 and isinstance(whole.decode(SPEECH), str)
 
@@ -134,9 +135,12 @@ def test_what_whole_utterances_need_is_told(recipe: Recipe) -> None:
 
 
 def test_a_beam_larger_than_the_tokens(recipe: Recipe) -> None:
-    """Of 7 tokens the search of CTC alone cannot keep 20 hypotheses at its first step."""
-    text = load(recipe.root / "exp/teacher", "--ctc_weight 1.0 --beam_size 20").decode(SPEECH)
-    assert text == load(recipe.root / "exp/teacher", "--ctc_weight 1.0 --beam_size 7").decode(SPEECH)
+    """Of 7 tokens the first step can keep 6; with the blank ESPnet's best hypothesis would have score 0."""
+    teacher = recipe.root / "exp/teacher"
+    found = load(teacher, "--ctc_weight 0.5 --beam_size 20").search("u", SPEECH, 0)
+    assert found[0][3].score < -1
+    text = load(teacher, "--ctc_weight 1.0 --beam_size 20").decode(SPEECH)
+    assert text == load(teacher, "--ctc_weight 1.0 --beam_size 6").decode(SPEECH)
 
 
 def test_files_of_a_language_model_count_and_quantised_products_are_unknown(recipe: Recipe) -> None:
