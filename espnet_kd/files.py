@@ -22,6 +22,7 @@ from espnet_kd.errors import CONTROL, UserError
 LOCK = ".lock"  # file in a locked directory
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ABANDONED = 60  # seconds of age from which a temporary directory without a lock is taken for left behind
+ASIDE = ".old"  # end of the name of a directory that is replaced
 LITTLE = 1 << 20  # bytes; a disk with less free space counts as full
 
 
@@ -97,8 +98,12 @@ def _mark() -> str:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary directories beside ``path`` of processes that were killed: nobody has locked them."""
-    for old in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{glob.escape(_mark())}"):
+    """Remove temporary directories beside ``path`` of processes that were killed: nobody has locked them.
+
+    Also what such a process has moved aside to take its place, see ``_take_place``.
+    """
+    name = f".{glob.escape(path.name)}.{'?' * 8}{glob.escape(_mark())}"
+    for old in (*path.parent.glob(name), *path.parent.glob(name + ASIDE)):
         with suppress(OSError):  # it is locked, gone or not ours
             if old.is_dir() and time.time() - old.stat().st_mtime > ABANDONED:
                 lock = os.open(old, os.O_RDONLY)
@@ -359,7 +364,7 @@ def _take_place(new: Path, path: Path) -> None:
         is_dir = stat.S_ISDIR(path.lstat().st_mode)
     if not is_dir:
         raise UserError(f"{path} is in the way: a directory of that name is to be written")
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(f"{new.name}{ASIDE}")
     while True:
         try:
             os.rename(new, path)
