@@ -179,7 +179,7 @@ def test_a_model_that_takes_features(recipe: Recipe, broken: Path) -> None:
     state = torch.load(broken / "1epoch.pth", weights_only=True)
     del state["frontend.logmel.melmat"]
     torch.save(state, broken / "1epoch.pth")
-    message = "student takes waveforms, teacher exp/broken features of size 80 (input_size): both get"
+    message = "the student takes waveforms, teacher exp/broken features of size 80 (input_size): both read"
     assert message in train(recipe)
     assert "the student takes features (input_size: 80): give the teacher itself" in train(
         recipe, teacher={"store": "exp/nowhere"}, input_size=80
