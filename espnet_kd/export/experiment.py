@@ -2,22 +2,25 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.decoding.decoder import DecodingSetup, changed_options, read_setup
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import TOKEN_TYPES
-from espnet_kd.export.search import Chunks, Settings
+from espnet_kd.export.search import Array, Chunks, Settings
 from espnet_kd.host.export import cache_shape, first_states, obstacle, searches, state_shapes
 from espnet_kd.host.models import blank, ctc_layer, reads_language
 from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.host.streaming import StreamingEncoder, frames_of_processor, why_uneven
+from espnet_kd.measure.experiment import ExperimentRecogniser
+from espnet_kd.measure.recogniser import DecodingOptions
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 # What ESPnet's preprocessor does to speech, which no graph does.
@@ -166,6 +169,30 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
     )
     window = options.stream[0] if options.stream else 0
     return Source(experiment, config, settings, experiment.rate or DEFAULT_RATE, window)
+
+
+def espnet_search(source: Source, settings: Settings) -> Callable[[Array], str]:
+    """Return ESPnet's own search of a model, as a function from (N,) samples to their transcript.
+
+    Args:
+        source: the experiment.
+        settings: beam, weights and context of the search; all else is ESPnet's default, without a language
+            model.
+
+    Raises:
+        UserError: ESPnet cannot build it.
+    """
+    words = f"--beam_size={settings.beam_size}"
+    if settings.search == "attention":
+        words += f" --ctc_weight={settings.ctc_weight} --penalty={settings.penalty}"
+    if settings.chunks is not None:
+        words += f" --streaming=true --decoding_window={source.window_ms}"
+        words += f" --left_context={settings.chunks.left_context}"
+    threads = torch.get_num_threads()
+    name = source.experiment.checkpoint.name
+    options = DecodingOptions(checkpoint=name, inference_args=words, threads=threads)
+    model = ExperimentRecogniser.load(source.experiment.directory, options)
+    return lambda speech: " ".join(model.decode(speech).split())
 
 
 def refuse_tokens(place: Path, config: Mapping[str, Any], tokens: Sequence[str]) -> None:
