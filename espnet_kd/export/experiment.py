@@ -30,6 +30,7 @@ FOLLOWED = (
     "beam_size", "ctc_weight", "penalty", "streaming", "decoding_window", "left_context", "nbest",
     "batch_size",
 )  # fmt: skip
+CTC_WEIGHT = 0.5  # ESPnet's default
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of sentencepiece
 
 
@@ -65,7 +66,7 @@ class SearchOptions:
         search: ``ctc``, ``attention`` or ``transducer``; None takes the first of ``default`` that there is.
         default: names of searches.
         beam_size: of attention decoders, by default 5, and of transducers, by default 1, greedy.
-        ctc_weight: of CTC beside attention decoders.
+        ctc_weight: of CTC beside attention decoders, by default 0.5; refused for other searches.
         penalty: of attention decoders, added for each token.
         stream: the milliseconds, as ESPnet counts them, that a streaming encoder takes at a time, and the
             encoder frames before them that it sees; None for whole utterances.
@@ -74,7 +75,7 @@ class SearchOptions:
     search: str | None = None
     default: tuple[str, ...] = ("attention", "transducer", "ctc")
     beam_size: int | None = None
-    ctc_weight: float = 0.5
+    ctc_weight: float | None = None
     stream: tuple[int, int] | None = None
     penalty: float = 0.0
 
@@ -153,6 +154,9 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
     if chosen == "ctc" and (options.beam_size or 1) > 1:
         raise UserError("--search ctc is greedy: leave --beam_size out")
     attention = chosen == "attention"
+    if options.ctc_weight is not None and not attention:
+        raise UserError(f"--ctc_weight is of attention decoders, not of --search {chosen}: leave it out")
+    ctc_weight = CTC_WEIGHT if options.ctc_weight is None else options.ctc_weight
     states = [list(s) for s in state_shapes(model)] if chosen == "transducer" else []
     has_ctc = ctc_layer(model) is not None
     settings = Settings(
@@ -162,9 +166,9 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
         start=int(model.sos) if attention else -1,
         states=[list(cache_shape(model))] if attention else states,
         beam_size=1 if chosen == "ctc" else options.beam_size or (5 if attention else 1),
-        ctc_weight=options.ctc_weight if attention and has_ctc else 0.0,
+        ctc_weight=ctc_weight if attention and has_ctc else 0.0,
         # ESPnet weights the decoder by 1 - ctc_weight without CTC, too; here its weight is 1 then.
-        penalty=options.penalty / (1.0 if has_ctc else 1 - options.ctc_weight) if attention else 0.0,
+        penalty=options.penalty / (1.0 if has_ctc else 1 - ctc_weight) if attention else 0.0,
         chunks=None if options.stream is None else chunks_of(model, config, *options.stream),
     )
     window = options.stream[0] if options.stream else 0

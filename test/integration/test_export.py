@@ -176,6 +176,9 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
     assert "cannot run the graph of its recurrent encoder" in refused(recurrent)
     assert "with --search transducer: it has attention, ctc" in refused(HYBRID, "--search", "transducer")
     assert "--search ctc is greedy" in refused(HYBRID, "--search", "ctc", "--beam_size", "2")
+    of_no_decoder = "--ctc_weight is of attention decoders, not of --search"
+    assert f"{of_no_decoder} ctc: leave it out" in refused(HYBRID, "--search", "ctc", "--ctc_weight", "0.3")
+    assert f"{of_no_decoder} transducer: leave it out" in refused(TRANSDUCER, "--ctc_weight", "0.3")
     assert "attention is not written for" in refused(HYBRID, *to_sherpa, "--search", "attention")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/file").touch()
