@@ -22,7 +22,7 @@ from espnet_kd.files import read_table
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import DecodingOptions, find_kind
 from espnet_kd.measure.record import Record, Spread, write_record
-from espnet_kd.scoring.alignment import Counts, align
+from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 COUNTED = 5  # utterances whose multiply-adds are counted, which takes much longer than decoding
 NO_FILE = ("", "none")
@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("measure")
     p.add_argument("exp", nargs="+", type=Path, help="trained models; the others are compared with the first")
     p.add_argument("--data", type=Path, required=True, help="formatted data directory")
+    p.add_argument(
+        "--metric", choices=tuple(UNITS), default="wer", help="errors that are counted (default: %(default)s)"
+    )
     p.add_argument("--stream", action="store_true", help="decode chunk by chunk, if a model can")
     p.add_argument("--threads", type=int, default=1, help="of each model (default: %(default)s)")
     p.add_argument(
@@ -248,7 +251,7 @@ def make_record(
     counts = None
     if references is not None:
         texts = [result.texts[utt] for utt in references]
-        counts = sum((a.counts for a in align(references.values(), texts, "word")), Counts())
+        counts = sum((a.counts for a in align(references.values(), texts, UNITS[args.metric])), Counts())
     facts = {key: model.facts[key] for key in ("chunk_ms", "disk_mb", "parameters", "model")}
     options = model.options
     return {
@@ -264,6 +267,7 @@ def make_record(
         "end_s": spread_of(result.end),
         "errors": None if counts is None else counts.errors,
         "words": None if counts is None else counts.reference,
+        "metric": args.metric,
         "options": {
             "stream": options.stream,
             "checkpoint": options.checkpoint,

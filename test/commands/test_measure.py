@@ -112,6 +112,18 @@ def test_speech_of_another_rate_is_refused(recipe: Path) -> None:
         measure.main([str(exp), "--data", "test"])
 
 
+def test_characters_are_counted_where_a_recipe_counts_them(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exp = fake_recogniser.write(recipe / "exp", words="one too")
+    options = [str(exp), "--data", "test", "--rounds", "1", "--utterances", "2", "--metric", "cer"]
+    measure.main(options)
+    record = read_record(exp / "inference/test")
+    # "one two" has 7 characters, of which "w" became "o"
+    assert record is not None and (record.metric, record.errors, record.words) == ("cer", 2, 14)
+    assert "errors/characters |" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_a_set_without_transcripts_has_no_errors(recipe: Path) -> None:
     (recipe / "test/text").unlink()
     exp = fake_recogniser.write(recipe / "exp")
