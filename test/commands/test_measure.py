@@ -139,6 +139,22 @@ def test_utterances_are_chosen_from_all_over_the_set(recipe: Path, number: int) 
     assert number == 1 or int(found[-1][1:]) >= 3
 
 
+@pytest.mark.parametrize(
+    ("number", "counted"), [(3, [0, 1, 2]), (9, [0, 1, 3, 5, 7]), (50, [0, 10, 20, 30, 40])]
+)
+def test_operations_are_counted_all_over_the_set(number: int, counted: list[int]) -> None:
+    asked: list[int] = []
+
+    class Counting:
+        def count(self, utt: str, wav: str) -> dict[str, float]:
+            asked.append(int(utt[1:]))
+            return {"total": 30, "encoder": 10, "duration_s": 2.0}
+
+    found = measure.count_operations(Counting(), {f"u{i}": "" for i in range(number)})  # type: ignore[arg-type]
+    assert asked == counted
+    assert found == {"multiply_adds_per_s": 15, "encoder_multiply_adds_per_s": 5}
+
+
 def test_a_process_that_ends_is_reported(recipe: Path) -> None:
     exp = fake_recogniser.write(recipe / "exp", dies=True)
     with Measured(exp, DecodingOptions()) as model, pytest.raises(UserError, match="has ended with status 3"):
