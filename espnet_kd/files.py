@@ -67,6 +67,19 @@ def write_if_changed(path: Path, text: str) -> None:
         write_text(path, text)
 
 
+def point_link(path: Path, name: str) -> None:
+    """Let a symbolic link point at a name, in one step, if it does not yet; one process at a time may.
+
+    The link has the same temporary name each time, so that what a killed process left is used up.
+    """
+    if path.is_symlink() and os.readlink(path) == name:
+        return
+    temporary = path.with_name(f".{path.name}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    os.replace(temporary, path)
+
+
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Like ``atomic_path`` for a directory; a directory that already has the name is replaced.

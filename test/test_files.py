@@ -14,6 +14,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import (
     atomic_dir,
     atomic_path,
+    point_link,
     read_json,
     read_table,
     write_if_changed,
@@ -269,6 +270,18 @@ def test_a_full_disk_is_one_line_with_path_and_space(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 30))
     with pytest.raises(RuntimeError, match="unexpected pos"), atomic_path(tmp_path / "x"):
         raise RuntimeError("unexpected pos 576 vs 534")
+
+
+def test_a_link_takes_its_place_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "latest.pth"
+    point_link(link, "1epoch.pth")
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda new, old: None)  # what is left if the process ends before
+        killed.setattr(os, "getpid", lambda: 1)
+        point_link(link, "2epoch.pth")
+        assert os.readlink(link) == "1epoch.pth" and not list(tmp_path.glob("*.pth"))[1:]
+    point_link(link, "3epoch.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.pth"] and os.readlink(link) == "3epoch.pth"
 
 
 def test_a_file_with_the_same_text_stays_as_it_is(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from espnet_kd.files import read_table
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import DecodingOptions, find_kind
 from espnet_kd.measure.record import Record, Spread, write_record
-from espnet_kd.scoring.alignment import Counts, align
+from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 COUNTED = 5  # utterances whose multiply-adds are counted, which takes much longer than decoding
 NO_FILE = ("", "none")
@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("measure")
     p.add_argument("exp", nargs="+", type=Path, help="trained models; the others are compared with the first")
     p.add_argument("--data", type=Path, required=True, help="formatted data directory")
+    p.add_argument(
+        "--metric", choices=tuple(UNITS), default="wer", help="errors that are counted (default: %(default)s)"
+    )
     p.add_argument("--stream", action="store_true", help="decode chunk by chunk, if a model can")
     p.add_argument("--threads", type=int, default=1, help="of each model (default: %(default)s)")
     p.add_argument(
@@ -173,9 +176,14 @@ def decoded_as(directory: Path, name: str) -> str:
 
 def choose(data: dump.Dump, number: int) -> dict[str, str]:
     """Return at most so many utterances, id -> audio, at equal distances in the order of ids."""
-    number = min(number, len(data.wav))
-    chosen = {i * len(data.wav) // number for i in range(number)}
+    chosen = spread_over(len(data.wav), number)
     return dict(row for i, row in enumerate(data.absolute()) if i in chosen)
+
+
+def spread_over(total: int, number: int) -> set[int]:
+    """Return at most so many numbers from 0 to below the total, at equal distances."""
+    number = min(number, total)
+    return {i * total // number for i in range(number)}
 
 
 def read_references(data: Path, utterances: Mapping[str, str]) -> dict[str, str] | None:
@@ -215,9 +223,9 @@ def decode(models: Sequence[Measured], utterances: Mapping[str, str], rounds: in
 
 
 def count_operations(model: Measured, utterances: Mapping[str, str]) -> dict[str, Any]:
-    """Count the multiply-adds of some utterances, and return them for a second of speech."""
-    step = max(1, len(utterances) // COUNTED)
-    found = [model.count(*row) for row in list(utterances.items())[::step][:COUNTED]]
+    """Count the multiply-adds of some utterances of all, and return them for a second of speech."""
+    chosen = spread_over(len(utterances), COUNTED)
+    found = [model.count(*row) for i, row in enumerate(utterances.items()) if i in chosen]
     seconds = sum(one.get("duration_s", 0.0) for one in found)
     names = {"multiply_adds_per_s": "total", "encoder_multiply_adds_per_s": "encoder"}
     return {
@@ -248,7 +256,7 @@ def make_record(
     counts = None
     if references is not None:
         texts = [result.texts[utt] for utt in references]
-        counts = sum((a.counts for a in align(references.values(), texts, "word")), Counts())
+        counts = sum((a.counts for a in align(references.values(), texts, UNITS[args.metric])), Counts())
     facts = {key: model.facts[key] for key in ("chunk_ms", "disk_mb", "parameters", "model")}
     options = model.options
     return {
@@ -264,6 +272,7 @@ def make_record(
         "end_s": spread_of(result.end),
         "errors": None if counts is None else counts.errors,
         "words": None if counts is None else counts.reference,
+        "metric": args.metric,
         "options": {
             "stream": options.stream,
             "checkpoint": options.checkpoint,

@@ -26,7 +26,8 @@ class Hypothesis:
         unknown: how many of them are ``<unk>``.
         score: total log-probability, weighted by the search; None if whoever made the text gives none.
         scores: scorer -> unweighted log-probability; empty for a transducer.
-        entropy: of the token distributions, in nats, mean over the tokens; None if it is not known.
+        entropy: of the token distributions, in nats, mean over the tokens, of a CTC model over the frames;
+            None if it is not known.
         segments: begin and end in seconds, and words, of each part of the text; empty without timestamps.
     """
 

@@ -169,5 +169,7 @@ def print_summary(out: Path, found: Mapping[str, Any], metric: str = "wer") -> N
             moved = f", {one['texts_differ']} texts differ from {reference}" if "texts_differ" in one else ""
             reference = name if name == "torch_int8" else "torch"
             print(f"  {name:<10} {metric.upper()} {one[metric]:.2f} % ({one['errors']} errors){moved}")
+    if search := results.get("espnet_search"):
+        print(f"  ESPnet's own search: {search['texts_differ']} of {search['utterances']} texts differ")
     if found.get("float_layers"):
         print(f"  in float: {' '.join(found['float_layers'])}")

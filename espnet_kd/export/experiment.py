@@ -2,22 +2,25 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from espnet_kd.data.audio import DEFAULT_RATE
 from espnet_kd.decoding.decoder import DecodingSetup, changed_options, read_setup
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import TOKEN_TYPES
-from espnet_kd.export.search import Chunks, Settings
+from espnet_kd.export.search import Array, Chunks, Settings
 from espnet_kd.host.export import cache_shape, first_states, obstacle, searches, state_shapes
 from espnet_kd.host.models import blank, ctc_layer, reads_language
 from espnet_kd.host.outputs import OWSM, task_of
 from espnet_kd.host.streaming import StreamingEncoder, frames_of_processor, why_uneven
+from espnet_kd.measure.experiment import ExperimentRecogniser
+from espnet_kd.measure.recogniser import DecodingOptions
 from espnet_kd.teachers.experiment import Experiment, load_experiment, read_config
 
 # What ESPnet's preprocessor does to speech, which no graph does.
@@ -27,6 +30,7 @@ FOLLOWED = (
     "beam_size", "ctc_weight", "penalty", "streaming", "decoding_window", "left_context", "nbest",
     "batch_size",
 )  # fmt: skip
+CTC_WEIGHT = 0.5  # ESPnet's default
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of sentencepiece
 
 
@@ -62,7 +66,7 @@ class SearchOptions:
         search: ``ctc``, ``attention`` or ``transducer``; None takes the first of ``default`` that there is.
         default: names of searches.
         beam_size: of attention decoders, by default 5, and of transducers, by default 1, greedy.
-        ctc_weight: of CTC beside attention decoders.
+        ctc_weight: of CTC beside attention decoders, by default 0.5; refused for other searches.
         penalty: of attention decoders, added for each token.
         stream: the milliseconds, as ESPnet counts them, that a streaming encoder takes at a time, and the
             encoder frames before them that it sees; None for whole utterances.
@@ -71,7 +75,7 @@ class SearchOptions:
     search: str | None = None
     default: tuple[str, ...] = ("attention", "transducer", "ctc")
     beam_size: int | None = None
-    ctc_weight: float = 0.5
+    ctc_weight: float | None = None
     stream: tuple[int, int] | None = None
     penalty: float = 0.0
 
@@ -150,6 +154,9 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
     if chosen == "ctc" and (options.beam_size or 1) > 1:
         raise UserError("--search ctc is greedy: leave --beam_size out")
     attention = chosen == "attention"
+    if options.ctc_weight is not None and not attention:
+        raise UserError(f"--ctc_weight is of attention decoders, not of --search {chosen}: leave it out")
+    ctc_weight = CTC_WEIGHT if options.ctc_weight is None else options.ctc_weight
     states = [list(s) for s in state_shapes(model)] if chosen == "transducer" else []
     has_ctc = ctc_layer(model) is not None
     settings = Settings(
@@ -159,13 +166,37 @@ def open_source(place: Path, checkpoint: str | None, options: SearchOptions) -> 
         start=int(model.sos) if attention else -1,
         states=[list(cache_shape(model))] if attention else states,
         beam_size=1 if chosen == "ctc" else options.beam_size or (5 if attention else 1),
-        ctc_weight=options.ctc_weight if attention and has_ctc else 0.0,
+        ctc_weight=ctc_weight if attention and has_ctc else 0.0,
         # ESPnet weights the decoder by 1 - ctc_weight without CTC, too; here its weight is 1 then.
-        penalty=options.penalty / (1.0 if has_ctc else 1 - options.ctc_weight) if attention else 0.0,
+        penalty=options.penalty / (1.0 if has_ctc else 1 - ctc_weight) if attention else 0.0,
         chunks=None if options.stream is None else chunks_of(model, config, *options.stream),
     )
     window = options.stream[0] if options.stream else 0
     return Source(experiment, config, settings, experiment.rate or DEFAULT_RATE, window)
+
+
+def espnet_search(source: Source, settings: Settings) -> Callable[[Array], str]:
+    """Return ESPnet's own search of a model, as a function from (N,) samples to their transcript.
+
+    Args:
+        source: the experiment.
+        settings: beam, weights and context of the search; all else is ESPnet's default, without a language
+            model.
+
+    Raises:
+        UserError: ESPnet cannot build it.
+    """
+    words = f"--beam_size={settings.beam_size}"
+    if settings.search == "attention":
+        words += f" --ctc_weight={settings.ctc_weight} --penalty={settings.penalty}"
+    if settings.chunks is not None:
+        words += f" --streaming=true --decoding_window={source.window_ms}"
+        words += f" --left_context={settings.chunks.left_context}"
+    threads = torch.get_num_threads()
+    name = source.experiment.checkpoint.name
+    options = DecodingOptions(checkpoint=name, inference_args=words, threads=threads)
+    model = ExperimentRecogniser.load(source.experiment.directory, options)
+    return lambda speech: " ".join(model.decode(speech).split())
 
 
 def refuse_tokens(place: Path, config: Mapping[str, Any], tokens: Sequence[str]) -> None:

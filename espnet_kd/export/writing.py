@@ -10,7 +10,7 @@ from typing import Any
 from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
 from espnet_kd.export import check, directory, int8, sherpa, sherpa_chunks
-from espnet_kd.export.experiment import Source
+from espnet_kd.export.experiment import Source, espnet_search
 from espnet_kd.export.graph_parts import (
     Compared,
     ComparedEncoder,
@@ -79,6 +79,7 @@ def write_checked(
     refuse_difference(parity)
     before = data.errors(reference)
     results = {"torch": {data.metric: round(before.rate, 3), "errors": before.errors}}
+    results |= compare_searches(source, settings, in_torch, data, args.tolerance)
     results[args.format] = check.comparison(data, reference, texts(files))
     check.refuse_shift(results[args.format], args.tolerance, "float graphs")
     extra: dict[str, Any] = {"bytes_in_float": sum(path.stat().st_size for path in files.values())}
@@ -98,6 +99,25 @@ def write_checked(
     }
     directory.write_description(into, description, settings)
     return description
+
+
+def compare_searches(
+    source: Source, settings: Settings, torch: Mapping[str, Part], data: check.CheckSet, tolerance: float
+) -> dict[str, Any]:
+    """Compare our search with ESPnet's own, since torch and graphs share ours.
+
+    Nothing is compared for greedy searches, which ESPnet does not have: its beam of 1 is not greedy.
+
+    Raises:
+        UserError: see ``check.compare_searches``.
+    """
+    if settings.greedy:
+        return {}
+    tokens = source.experiment.tokens
+    settings = replace(settings, beam_size=min(settings.beam_size, len(tokens)))  # ESPnet refuses more
+    ours = directory.transcriber(torch, settings, tokens, source.token_type)
+    found = check.compare_searches(data, ours, espnet_search(source, settings), tolerance)
+    return {"espnet_search": found}
 
 
 def write_graphs(

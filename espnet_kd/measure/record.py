@@ -10,6 +10,7 @@ import numpy as np
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_json, write_text
+from espnet_kd.scoring.alignment import UNITS
 
 FILE = "measure.json"  # in EXP/TAG/SET, beside score.json
 
@@ -48,10 +49,12 @@ class Record:
         parameters: without buffers; None if unknown.
         multiply_adds_per_s: of a second of speech; None if unknown. ``encoder_multiply_adds_per_s``: of the
             encoder alone.
-        errors, words: of the decoded utterances; None without references.
+        errors, words: of the decoded utterances; None without references. With the metric ``cer`` they are of
+            characters.
         machine: what computed: ``cpu``, ``cores``, ``threads``, ``load`` (of the machine when it began), and
             ``versions``.
         options: how it was decoded; ``search`` in words, of exported models.
+        metric: what errors are counted of, ``wer`` for words or ``cer`` for characters.
         model: the files of its directory that decoding needs, name -> SHA-256; empty if unknown.
     """
 
@@ -74,6 +77,7 @@ class Record:
     words: int | None
     machine: dict[str, Any]
     options: dict[str, Any]
+    metric: str = "wer"
     model: dict[str, str] = field(default_factory=dict)
 
 
@@ -92,7 +96,7 @@ def read_record(directory: Path) -> Record | None:
     path = directory / FILE
     if not path.is_file():
         return None
-    content = {"model": {}, **read_json(path)}
+    content = {"metric": "wer", "model": {}, **read_json(path)}  # older records have neither
     try:
         for name in ("rtf", "relative", "first_text_s", "end_s"):
             value = content[name]
@@ -101,8 +105,8 @@ def read_record(directory: Path) -> Record | None:
         for name in ("startup_s", "memory_mb", "disk_mb", "duration_s"):
             float(getattr(record, name))
         {**record.machine, **record.machine["versions"], **record.options, **record.model}
-        if record.rtf is None or record.end_s is None:
-            raise TypeError("no time")
+        if record.metric not in UNITS or record.rtf is None or record.end_s is None:
+            raise TypeError("no time, or an unknown metric")
     except (TypeError, ValueError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged: remove it and measure again") from None
     return record

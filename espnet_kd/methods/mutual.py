@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from espnet_kd.config import dump_yaml, read_config, refuse_unknown
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, read_json, write_if_changed
+from espnet_kd.files import atomic_path, point_link, read_json, write_if_changed
 from espnet_kd.host.outputs import IMAGES, OWN_PREFIX, SELECTED_FILE
 from espnet_kd.methods.method import BuildModel, Method, SavedModel
 from espnet_kd.schedule import Schedule, build_schedule
@@ -359,16 +359,7 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
         target = out / source.name
         original = os.readlink(source) if source.is_symlink() else ""
         if SELECTED_FILE.fullmatch(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
-            _link(target, original)
+            point_link(target, original)
         elif not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
-
-
-def _link(path: Path, name: str) -> None:
-    if path.is_symlink() and os.readlink(path) == name:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(name)
-    os.replace(temporary, path)

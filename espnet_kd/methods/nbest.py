@@ -34,6 +34,8 @@ from espnet_kd.schedule import Schedule, build_schedule
 KEYS = ("records", "hypotheses", "weight", "tap", "normalise")
 LISTS, SCORES, COUNTS = "nbest_tokens", "nbest_scores", "nbest_counts"  # what a batch has of them
 COPY = re.compile(rf"sp[\d.]+-|copy\d+-|{PREFIX}")  # begin of the id of a copy, or of a pseudo-label
+SPEED = re.compile(r"sp(\d*\.?\d+)-")
+MOST_APART = (0.1, 0.02)  # seconds, and share, by which a record and an utterance may differ in length
 PADDING = -1
 FEWEST, MOST = 2, 64
 UNKNOWN = "<unk>"
@@ -114,6 +116,7 @@ class NBestMethod(Method):
             )
         tokens = list(args.token_list)
         check_lists(prepare, counts, tokens.index(UNKNOWN) if UNKNOWN in tokens else None)
+        check_lengths(prepare, args)
         return prepare
 
     def attach(self, model: Any, args: argparse.Namespace, build: BuildModel) -> Any:
@@ -234,17 +237,43 @@ def check_lists(prepare: "WithHypotheses", counts: Mapping[str, int], unknown: i
         )
 
 
+def check_lengths(prepare: "WithHypotheses", args: argparse.Namespace) -> None:
+    """Refuse hypotheses of other speech than that of the utterance of their name, by its length.
+
+    Lengths are those of ESPnet's shape files; a model of features has none in seconds.
+
+    Raises:
+        UserError: the lengths differ; names the first such utterance.
+    """
+    from espnet_kd.teachers.experiment import input_rate
+
+    rate = input_rate(vars(args))
+    if rate is None or getattr(args, "input_size", None) is not None:
+        return
+    for shapes in (getattr(args, "train_shape_file", None) or [])[:1]:
+        for utt, shape in (row for file in table_files(shapes) for row in iterate_rows(file)):
+            samples, expected = shape.split(",")[0], prepare.seconds(utt)
+            if expected is None or not samples.isdecimal():
+                continue
+            if abs((seconds := int(samples) / rate) - expected) > MOST_APART[0] + MOST_APART[1] * expected:
+                raise UserError(
+                    f"nbest: {utt} has {seconds:.2f} s in {shapes}, and by its hypotheses in "
+                    f"{prepare.options.records} {expected:.2f} s: they are of other speech of this name; "
+                    "decode the speech of the training"
+                )
+
+
 class Lists:
-    """Texts and scores of the hypotheses of each utterance, in one buffer: millions fit into memory.
+    """Length and hypotheses of each utterance, in one buffer: millions fit into memory.
 
     Args:
-        entries: utterances, in the order of their ids, and what they have.
+        entries: utterances, in the order of their ids, with their seconds, and texts and scores.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, list[tuple[str, float]]]]) -> None:
+    def __init__(self, entries: Iterable[tuple[str, float, list[tuple[str, float]]]]) -> None:
         self._buffer, self._ends = bytearray(), array("q", [0])
-        for utt, hypotheses in entries:
-            self._buffer += f"{utt}\n{json.dumps(hypotheses, ensure_ascii=False)}".encode()
+        for utt, seconds, hypotheses in entries:
+            self._buffer += f"{utt}\n{json.dumps([seconds, hypotheses], ensure_ascii=False)}".encode()
             self._ends.append(len(self._buffer))
 
     def __len__(self) -> int:
@@ -252,15 +281,16 @@ class Lists:
         return len(self._ends) - 1
 
     def __getitem__(self, n: int) -> list[str]:
-        """Return id and hypotheses of utterance n, the latter as JSON."""
+        """Return the id of utterance n, and the rest as JSON."""
         return self._buffer[self._ends[n] : self._ends[n + 1]].decode().split("\n", 1)
 
-    def get(self, utt: str) -> list[tuple[str, float]]:
-        """Return texts and scores of an utterance; none if it is not there."""
+    def get(self, utt: str) -> tuple[float, list[tuple[str, float]]]:
+        """Return seconds, and texts and scores, of an utterance; 0 and none if it is not there."""
         n = bisect_left(self, utt, key=lambda entry: entry[0])
         if n == len(self) or self[n][0] != utt:
-            return []
-        return [(text, score) for text, score in json.loads(self[n][1])]
+            return 0.0, []
+        seconds, hypotheses = json.loads(self[n][1])
+        return seconds, [(text, score) for text, score in hypotheses]
 
 
 class WithHypotheses:
@@ -279,13 +309,27 @@ class WithHypotheses:
         self.tokenise: Any = student
         while hasattr(self.tokenise, "student"):  # what adds targets to an utterance needs its speech
             self.tokenise = self.tokenise.student
-        self.lists = Lists((record.utt, _scored(record, options)) for record in _read(options.records))
+        self.lists = Lists(
+            (record.utt, round(record.samples / record.rate, 3), _scored(record, options))
+            for record in _read(options.records)
+        )
 
     def hypotheses(self, utt: str) -> list[tuple[str, float]]:
         """Return texts and scores of an utterance, or of the one that it is a copy of, perhaps of a copy."""
-        while not (found := self.lists.get(utt)) and (copy := COPY.match(utt)):
+        return self._of_copy(utt)[1]
+
+    def seconds(self, utt: str) -> float | None:
+        """Return how long an utterance is by the record of its hypotheses; None without such."""
+        seconds, found = self._of_copy(utt)
+        return seconds if found else None
+
+    def _of_copy(self, utt: str) -> tuple[float, list[tuple[str, float]]]:
+        speed = 1.0
+        while not (found := self.lists.get(utt))[1] and (copy := COPY.match(utt)):
+            if factor := SPEED.fullmatch(copy[0]):
+                speed *= float(factor[1]) or 1.0
             utt = utt[copy.end() :]
-        return found
+        return found[0] / speed, found[1]
 
     def tokens(self, utt: str, text: str) -> NDArray[Any]:
         """Return the student's tokens of a text, (L,)."""

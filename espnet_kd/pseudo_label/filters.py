@@ -58,7 +58,8 @@ def add_options(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     g.add_argument(
         "--max_entropy", type=float,
-        help="highest entropy of the token distributions in nats, mean over the tokens (default: no limit)",
+        help="highest entropy of the token distributions in nats: mean over the tokens, of CTC over "
+        "the frames (default: no limit)",
     )  # fmt: skip
     g.add_argument(
         "--languages", nargs="+", metavar="CODE",

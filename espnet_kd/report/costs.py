@@ -12,6 +12,7 @@ from espnet_kd.report import look
 from espnet_kd.report.group_plots import KINDS, colours_of
 from espnet_kd.report.groups import Group, with_exports
 from espnet_kd.report.tables import plain, table
+from espnet_kd.scoring.alignment import UNITS
 
 NOTE = """\
 RTF: real-time factor, the time of decoding an utterance by its duration, one at a time; median over
@@ -21,7 +22,7 @@ round, median over the utterances, and in brackets the range of the middle 80 % 
 Final text: from the end of an utterance until its final text is there, as median and as what 90 % do not
 exceed. MB: of the files that decoding needs. Memory: peak of the process, with all libraries. Of both, in
 brackets by that of the first. Start: from the start of the process until it can decode. Multiply-adds: of a
-second of speech, in products of matrices and convolutions. Errors/words: of the measured utterances."""
+second of speech, in products of matrices and convolutions. Errors: of the measured utterances."""
 LATENCY_NOTE = """\
 First text: from the begin of an utterance until some text is there. The arrival of speech is imitated
 without waiting: a clock is moved on to the end of each chunk, or stays where the decoding of the chunk before
@@ -47,10 +48,14 @@ def cost_table(records: Mapping[str, Record], rates: Mapping[str, str] | None = 
     alone = [record for record in records.values() if record.relative is None]
     first = alone[0] if len(firsts) == len(alone) == 1 else None
     rows = [_row(name, record, streaming, bool(firsts), first) for name, record in records.items()]
+    units = [f"{UNITS[metric]}s" for metric in dict.fromkeys(record.metric for record in records.values())]
+    if len(units) > 1:
+        for row, record in zip(rows, records.values(), strict=True):
+            row[-1] += f" {UNITS[record.metric]}s" * (record.errors is not None)
     head = ["model", "RTF", "90 % below", *(["relative to the first"] if firsts else [])]
     head += ["chunk ms", "first text s"] if streaming else []
     head += ["final text s", "MB", "memory MB", "parameters", "multiply-adds", "of the encoder", "start s"]
-    head.append("errors/words")
+    head.append(f"errors/{' or '.join(units)}")
     if rates is not None:
         head.insert(1, rates[""])
         rows = [[row[0], rates[name], *row[1:]] for name, row in zip(records, rows, strict=True)]

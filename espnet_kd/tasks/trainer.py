@@ -1,7 +1,6 @@
 """ESPnet's trainer, which continues exactly where it was killed."""
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from espnet_kd.environment import Account, describe
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path
+from espnet_kd.files import atomic_path, point_link
 from espnet_kd.host.outputs import (
     CHECKPOINT,
     LATEST,
@@ -236,12 +235,13 @@ def _write_epoch(
     epoch = reporter.get_epoch()
     with atomic_path(directory / epoch_file(epoch)) as temporary:
         torch.save(model, temporary)
-    _link(directory / LATEST, epoch)
+    point_link(directory / LATEST, epoch_file(epoch))
     count = max(keep, default=1) if isinstance(keep, list | tuple) else keep
     kept = {epoch}
     for phase, key, mode in criteria:
         if reporter.has(phase, key):
-            _link(directory / best_file(phase, key), reporter.get_best_epoch(phase, key, mode))
+            best = epoch_file(reporter.get_best_epoch(phase, key, mode))
+            point_link(directory / best_file(phase, key), best)
             kept.update(reporter.sort_epochs(phase, key, mode)[:count])
     for path in epoch_files(directory):
         if path.name not in {epoch_file(e) for e in kept}:
@@ -300,11 +300,3 @@ def _last_whole_checkpoint(directory: Path) -> dict[str, Any] | None:
     with atomic_path(checkpoint) as temporary:
         shutil.copyfile(backup, temporary)
     return state
-
-
-def _link(path: Path, epoch: int) -> None:
-    """Point a link at an epoch's model, as ESPnet does."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(epoch_file(epoch))
-    os.replace(temporary, path)

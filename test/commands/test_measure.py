@@ -112,6 +112,18 @@ def test_speech_of_another_rate_is_refused(recipe: Path) -> None:
         measure.main([str(exp), "--data", "test"])
 
 
+def test_characters_are_counted_where_a_recipe_counts_them(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exp = fake_recogniser.write(recipe / "exp", words="one too")
+    options = [str(exp), "--data", "test", "--rounds", "1", "--utterances", "2", "--metric", "cer"]
+    measure.main(options)
+    record = read_record(exp / "inference/test")
+    # "one two" has 7 characters, of which "w" became "o"
+    assert record is not None and (record.metric, record.errors, record.words) == ("cer", 2, 14)
+    assert "errors/characters |" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_a_set_without_transcripts_has_no_errors(recipe: Path) -> None:
     (recipe / "test/text").unlink()
     exp = fake_recogniser.write(recipe / "exp")
@@ -125,6 +137,22 @@ def test_utterances_are_chosen_from_all_over_the_set(recipe: Path, number: int) 
     found = list(measure.choose(measure.dump.read_dump(recipe / "test"), number))
     assert len(found) == min(number, 6) and found[0] == "u0" and found == sorted(found)
     assert number == 1 or int(found[-1][1:]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("number", "counted"), [(3, [0, 1, 2]), (9, [0, 1, 3, 5, 7]), (50, [0, 10, 20, 30, 40])]
+)
+def test_operations_are_counted_all_over_the_set(number: int, counted: list[int]) -> None:
+    asked: list[int] = []
+
+    class Counting:
+        def count(self, utt: str, wav: str) -> dict[str, float]:
+            asked.append(int(utt[1:]))
+            return {"total": 30, "encoder": 10, "duration_s": 2.0}
+
+    found = measure.count_operations(Counting(), {f"u{i}": "" for i in range(number)})  # type: ignore[arg-type]
+    assert asked == counted
+    assert found == {"multiply_adds_per_s": 15, "encoder_multiply_adds_per_s": 5}
 
 
 def test_a_process_that_ends_is_reported(recipe: Path) -> None:

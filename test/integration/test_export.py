@@ -15,7 +15,7 @@ import soundfile
 from exports import HYBRID, RATE, TRANSDUCER, write_check_set, write_experiment
 
 from espnet_kd.errors import UserError
-from espnet_kd.export import command, directory, graphs, writing
+from espnet_kd.export import check, command, directory, graphs, search, writing
 from espnet_kd.export.graph_parts import Compared, OnnxPart, TorchPart
 from espnet_kd.measure.recogniser import DecodingOptions, load_recogniser
 
@@ -78,7 +78,53 @@ def test_a_hybrid_equals_torch_and_espnets_search(hybrid: Path, dev: Path) -> No
     speech = [soundfile.read(dev / f"u{i}.wav", dtype="float32")[0] for i in range(3)]
     espnet = [" ".join(str(search(f"u{i}", wave, 0)[0][0]).split()) for i, wave in enumerate(speech)]
     assert texts(hybrid, dev) == espnet and len(set(espnet)) > 1
+    searched = found["check"]["espnet_search"]
+    assert (searched["utterances"], searched["texts_differ"]) == (2, 0)
     assert not list(hybrid.glob(".out*"))
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "transducer", pytest.param("chunks", marks=pytest.mark.long)])
+def test_a_fault_of_our_search_is_seen_by_espnets(
+    kind: str, hybrid: Path, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No graph is needed: torch and graphs share the search."""
+    from espnet_kd.export.experiment import SearchOptions, open_source
+    from espnet_kd.export.graph_parts import torch_parts
+
+    config = {"transducer": TRANSDUCER, "chunks": STREAMING}.get(kind)
+    exp = hybrid if config is None else less_certain(write_experiment(tmp_path, **config))
+    options = SearchOptions(beam_size=3, penalty=0.5, stream=(320, 16) if kind == "chunks" else None)
+    source = open_source(exp, None, options)
+    model, settings = source.experiment.model, source.settings
+    parts = torch_parts(graphs.plan_parts(model, settings.search, RATE, settings.chunks), model)
+    data = check.read_check_set(dev, RATE)
+
+    def differ() -> int:
+        found = writing.compare_searches(source, settings, parts, data, 1000.0)
+        return int(found["espnet_search"]["texts_differ"])
+
+    assert differ() == 0
+    faulty, name = (search.CtcPrefix, "extend") if kind == "hybrid" else (search.TransducerBeam, "_scores")
+    right = getattr(faulty, name)
+    order = slice(None, None, -1) if kind == "hybrid" else [0, 1, 2, 4, 3, 5, 6]  # of candidates, of tokens
+
+    def wrong(*arguments: Any) -> Any:
+        scores, states = right(*arguments)
+        return scores[order].copy(), states
+
+    monkeypatch.setattr(faulty, name, wrong)
+    assert differ() > 0
+
+
+def less_certain(exp: Path) -> Path:
+    """Let a random transducer give blanks: without them ESPnet's beam search does not end."""
+    import torch
+
+    state = torch.load(exp / "valid.acc.ave.pth")
+    state["joint_network.lin_out.weight"] /= 10
+    state["joint_network.lin_out.bias"] *= 0
+    torch.save(state, exp / "valid.acc.ave.pth")
+    return exp
 
 
 @pytest.mark.long
@@ -130,6 +176,9 @@ def test_what_cannot_be_exported_is_named(hybrid: Path, dev: Path, tmp_path: Pat
     assert "cannot run the graph of its recurrent encoder" in refused(recurrent)
     assert "with --search transducer: it has attention, ctc" in refused(HYBRID, "--search", "transducer")
     assert "--search ctc is greedy" in refused(HYBRID, "--search", "ctc", "--beam_size", "2")
+    of_no_decoder = "--ctc_weight is of attention decoders, not of --search"
+    assert f"{of_no_decoder} ctc: leave it out" in refused(HYBRID, "--search", "ctc", "--ctc_weight", "0.3")
+    assert f"{of_no_decoder} transducer: leave it out" in refused(TRANSDUCER, "--ctc_weight", "0.3")
     assert "attention is not written for" in refused(HYBRID, *to_sherpa, "--search", "attention")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/file").touch()
@@ -213,6 +262,7 @@ def test_a_transducer_equals_torch(dev: Path, tmp_path: Path) -> None:
     assert found["largest_difference"].keys() == {"encoder", "predictor", "joiner"}
     assert max(found["largest_difference"].values()) < 1e-4
     assert found["check"]["onnx"]["texts_differ"] == 0
+    assert "espnet_search" not in found["check"], "ESPnet has no greedy search"
     assert len(set(texts(exp, dev))) > 1, "a model that writes something"
 
 

@@ -173,11 +173,13 @@ def test_posteriors_over_the_list_of_each_utterance(recipe: Recipe, name: str) -
 
 def test_a_training_reads_lists_of_records(recipe: Recipe) -> None:
     texts = read_table(recipe.root / "dump/raw/train/text")
+    samples = read_table(recipe.root / "stats/train/speech_shape")
     directory = recipe.root / "records"
     directory.mkdir()
     lines = (
         DecodedUtterance(
-            utt, 16000, 16000, tuple(Hypothesis(t, len(t), 0, s) for t, s in ((text, -1.0), ("A B", -1.5)))
+            utt, int(samples[utt]), 16000,
+            tuple(Hypothesis(t, len(t), 0, s) for t, s in ((text, -1.0), ("A B", -1.5))),
         )
         for utt, text in sorted(texts.items())
     )

@@ -23,7 +23,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_record(unknown, tmp_path / "tag/test")
     assert read_record(tmp_path / "tag/test") == unknown
     assert read_record(tmp_path) is None
-    older = {key: value for key, value in asdict(RECORD).items() if key != "model"}
+    older = {key: value for key, value in asdict(RECORD).items() if key not in ("model", "metric")}
     (tmp_path / FILE).write_text(json.dumps(older))
     assert read_record(tmp_path) == RECORD
 
@@ -35,7 +35,7 @@ WRONG = {"median": "x", "p10": 0, "p90": 0}
     "change",
     [
         {"rtf": None}, {"end_s": None}, {"rtf": WRONG}, {"machine": None}, {"disk_mb": "a"}, {"model": 1},
-        "[]", "{",
+        {"metric": "per"}, "[]", "{",
     ],  # fmt: skip
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:

@@ -14,7 +14,7 @@ import torch
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis, to_json
 from espnet_kd.errors import UserError
 from espnet_kd.methods import active
-from espnet_kd.methods.nbest import WithHypotheses, check_lists, check_records, nbest_options
+from espnet_kd.methods.nbest import WithHypotheses, check_lengths, check_lists, check_records, nbest_options
 from espnet_kd.schedule import Schedule
 
 LISTS = {
@@ -103,6 +103,26 @@ def test_records_of_other_utterances_are_refused(tmp_path: Path) -> None:
             continue
         with pytest.raises(UserError, match="nbest: .*records has no hypotheses of the utterances of"):
             method.preprocess(args, True, student)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [("a 16000", True), ("copy2-a 17500,1", True), ("sp0.8-a 20000", True),
+     ("pseudo-copy1-sp1.25-a 12800", True),
+     ("other 5", True), ("c 5", True), ("a 20000", False), ("sp0.8-a 16000", False)],
+)  # fmt: skip
+def test_records_of_other_speech_of_the_same_name_are_refused(tmp_path: Path, shape: str, fits: bool) -> None:
+    """Records are of one second; c has no hypothesis, and other no record."""
+    prepare = WithHypotheses(student, nbest_options({"records": write(tmp_path / "records", LISTS)}))
+    (tmp_path / "speech_shape").write_text(f"{shape}\n")
+    shapes = {"train_shape_file": [str(tmp_path / "speech_shape")], "frontend": "default"}
+    args = Namespace(**shapes, frontend_conf={"fs": "16k"}, input_size=None)
+    if fits:
+        return check_lengths(prepare, args)
+    with pytest.raises(UserError, match=r"nbest: .*a has 1\... s in .*_shape, and by its hypotheses in"):
+        check_lengths(prepare, args)
+    args.input_size = 80
+    check_lengths(prepare, args)
 
 
 def numbered(utt: str, data: dict) -> dict:

@@ -55,6 +55,10 @@ def words(change: str) -> list[str]:
             ["t", "t", "s", "s"],
             [r"--beam_size 2 --lm_file exp/l\ m ", "--stream", "--rounds", "1"],
         ),
+        (
+            "metric=cer", ["none", "none", "conf/s.yaml", "conf/s.yaml"], ["t", "t", "s", "s"],
+            ["--beam_size 2", "--metric", "cer"],
+        ),
     ],
 )
 def test_teachers_and_students_are_decoded_as_in_stage_10(

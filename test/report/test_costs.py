@@ -164,6 +164,13 @@ def test_an_export_of_an_older_checkpoint_has_no_row(
     assert message in capsys.readouterr().err
 
 
+def test_errors_of_words_and_of_characters_are_told_apart() -> None:
+    text = cost_table({"a": RECORD, "b": replace(RECORD, metric="cer")}).splitlines()
+    assert text[0].endswith("| errors/words or characters |")
+    assert text[2].endswith("| 3/40 words |") and text[3].endswith("| 3/40 characters |")
+    assert cost_table({"a": RECORD}).splitlines()[0].endswith("| errors/words |")
+
+
 def test_options_of_decoding_are_named() -> None:
     options = {"inference_config": "conf/decode.yaml", "inference_args": "--beam_size 5", "checkpoint": None}
     text = cost_table({"a": replace(RECORD, options=options)})

@@ -360,6 +360,7 @@ measure_models() {
     each_model to_measure
     [ ${#lm_options[@]} -eq 0 ] || search+=" $(printf '%q ' "${lm_options[@]}")"
     [ "${use_streaming}" = false ] || options=(--stream)
+    [ "${metric}" = wer ] || options+=(--metric "${metric}")
     read -ra words <<< "${measure_args}"
     compute "${decode_cmd}" "measure_${student##*/}" "${python}" -m espnet_kd measure "${dirs[@]}" --data "${raw}/${tests[0]}" \
         --checkpoint "${inference_asr_model}" --inference_config "${configs[@]}" --inference_tag "${names[@]}" \
