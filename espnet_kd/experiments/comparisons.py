@@ -55,6 +55,11 @@ class Line:
         """Return the error rate of each seed in per cent."""
         return [record.rate(_set(column, seed), metric) for seed, record in self.records.items()]
 
+    def valid_rate(self, metric: str, seeds: Iterable[int]) -> float:
+        """Return the sum of the error rates of some seeds on the validation set."""
+        column = self.columns[-1]
+        return sum(self.records[seed].rate(_set(column, seed), metric) for seed in seeds)
+
     def counts(self, column: str, metric: str) -> Counts:
         """Return the errors of all seeds together."""
         total = Counts()
@@ -229,9 +234,9 @@ class Results:
     def comparisons(self, lines: Sequence[Line]) -> list[Comparison]:
         """Compare the lines of a table with the rows that the plan names for them.
 
-        Of a row with lengths these are the same length (equal updates), the shortest length that cost at
-        least as much (equal compute), and the longest. With a row without lengths, such as a teacher, only
-        the last line of each row is compared. Two rows that are each to be compared with the other are
+        Of a row with lengths these are the same length (equal updates), what as much compute buys (see
+        ``bought``), and the longest. With a row without lengths, such as a teacher, only the last line of
+        each row is compared. Two rows that are each to be compared with the other are
         compared once, for the row that teaches no other.
         """
         last = {line.variant.row.name: line for line in lines if line.records}
@@ -252,7 +257,8 @@ class Results:
         has_lengths = self._has_lengths(base)
         if base.name in self.taught_by and not has_lengths:
             return [(other, ("teacher",)) for other in others]
-        equal, pairs = at_least(line.hours, line.in_its_unit(others)), []
+        alike, pairs = line.in_its_unit(others), []
+        equal = bought(line.hours, alike, self.plan.metric)[0] if alike else None
         for other in others:
             is_same = has_lengths and other.variant.length == line.variant.length
             is_known = bool(line.updates and other.updates)
@@ -333,6 +339,30 @@ def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
     known = [(line.hours, place, line) for place, line in enumerate(lines) if line.hours is not None]
     enough = [entry for entry in known if hours is not None and entry[0] >= (1 - TOLERANCE) * hours]
     return min(enough, key=lambda entry: entry[:2])[-1] if enough else None
+
+
+def bought(hours: float | None, lines: Sequence[Line], metric: str) -> tuple[Line | None, Line]:
+    """Return what so many hours buy of a row: its length with the fewest errors on the validation set.
+
+    Of the lengths up to the cheapest that costs at least so much, since a longer training is not always a
+    better one. Two lengths are compared over the seeds that both have.
+
+    Args:
+        hours: None if they are unknown.
+        lines: of the lengths of the row, one at least.
+        metric: of the error rates.
+
+    Returns:
+        The line, None if all cost less or a cost is unknown; and the line, if all cost less the best of them.
+    """
+    enough = at_least(hours, lines)
+    best = lines[-1] if enough is None else enough
+    for line in lines:
+        common = [seed for seed in line.records if seed in best.records]
+        is_bought = enough is None or (line.hours is not None and line.hours <= (enough.hours or 0))
+        if is_bought and common and line.valid_rate(metric, common) < best.valid_rate(metric, common):
+            best = line
+    return None if enough is None else best, best
 
 
 def unit_of(record: Record) -> str:

@@ -15,7 +15,7 @@ from espnet_kd.experiments.comparisons import (
     Comparison,
     Line,
     Results,
-    at_least,
+    bought,
     hours_of,
     unit_of,
 )
@@ -120,8 +120,8 @@ def _legend(plan: Plan) -> str:
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed).",
         "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. "
-        "Equal compute: the shortest length of the other row that cost at least as much. Longest: its "
-        "longest.",
+        "Equal compute: of the lengths of the other row up to the shortest that cost at least as much, the "
+        "best on the validation set. Longest: its longest.",
         "Pays: at equal compute the interval is below zero on every set. Does not: above zero on every set.",
         f"Interval and p: {BOOTSTRAP}",
         f"{OTHER_ENVIRONMENT}: the two sides were trained in different environments, which alone can move an "
@@ -308,10 +308,10 @@ def _frontier(results: Results, frontier: Frontier) -> list[str]:
     if rows:
         name = plain(frontier.alone.name)
         parts.append(
-            f"Each method against {name}, at the shortest length of {name} that cost at least as much: once "
-            "with the teacher for nothing, because it exists, and once with its training in the method's "
-            "cost, in full, shared with nothing. The writing of a target store is always in it, the search "
-            "for the best of several rows never."
+            f"Each method against {name}, at that length of {name} that is best on the validation set, of "
+            "those up to the shortest that cost at least as much: once with the teacher for nothing, because "
+            "it exists, and once with its training in the method's cost, in full, shared with nothing. The "
+            "writing of a target store is always in it, the search for the best of several rows never."
         )
         parts.append(table(["", "teacher", f"{name} at", *map(_label, columns), "pays?"], rows))
     return [*parts, *_last_step(results, alone)]
@@ -329,8 +329,7 @@ def _against_alone(results: Results, line: Line, alone: list[Line], columns: lis
             cells = [plain(line.name), teacher, f"{name} has its cost in other hours"]
             rows.append([*cells, *[""] * len(columns), ""])
             continue
-        enough = at_least(hours, alike)
-        other = enough or alike[-1]
+        enough, other = bought(hours, alike, results.plan.metric)
         comparison = results.compare(line, other)
         cells = [_difference(comparison.differences.get(column)) for column in columns]
         length = plain(other.variant.length or other.name)

@@ -262,6 +262,21 @@ def test_a_student_with_one_seed_that_teaches_another_row_is_compared_over_commo
     assert results.compare(kl, alone).seeds == (1,)
 
 
+def test_equal_compute_is_not_won_against_a_student_that_was_trained_for_too_long(plan: Plan) -> None:
+    """4x of the student alone has 90 errors of 300, 2x has 60: who has hours for 4x takes 2x."""
+    short, found = trained()[1], [r for r in trained() if r.length != "4x" or r.seed == 1]
+    longer = [replace(r, errors=short.errors) if r.length == "4x" else r for r in found]
+    assert [r.rate("dev", "wer") for r in longer if r.length == "4x"] == [30.0]
+    text = text_of(plan, longer)
+    pairs = {(line[1], line[2]) for line in rows(text, "KL, 2x") if line[1] in BASES}
+    assert ("alone, 2x", "equal updates, equal compute") in pairs and (
+        "alone, 4x",
+        "longest, seed 1",
+    ) in pairs
+    assert rows(text, "KL, 2x", "free")[0][2] == "2x"
+    assert rows(text, "KL, 2x", "paid")[0][2] == "2x, cheaper: 2.00 of 7.40"
+
+
 def test_the_cheapest_that_costs_at_least_as_much(plan: Plan) -> None:
     lines = Results(plan, trained()).lines(plan.rows["alone"])
     named = [getattr(at_least(hours, lines), "name", None) for hours in (0.5, 1.0, 1.01, 1.05, 4.2, None)]
@@ -364,7 +379,7 @@ def test_pictures_colour_methods_and_mark_the_student_that_is_to_be_beaten(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels of a model that is no row of the plan are a method, too; of too many lines the shortest go."""
-    labelled = 'rows:\n  labels: {options: {unlabelled_sets: speech}, lengths: [1x, 2x, 4x]}\n'
+    labelled = "rows:\n  labels: {options: {unlabelled_sets: speech}, lengths: [1x, 2x, 4x]}\n"
     headline = PLAN.replace("rows:\n", labelled, 1).replace("rows: [Teacher,", "rows: [labels,", 1)
     Path("plans/small.yaml").write_text(headline)
     known = trained() + [record("labels", 1, f"{n}x", 50, n, updates=100 * n) for n in (1, 2, 4)]
@@ -385,7 +400,7 @@ def test_pictures_colour_methods_and_mark_the_student_that_is_to_be_beaten(
 
 
 def test_only_a_student_alone_decides_whether_a_method_pays(plan: Plan) -> None:
-    row = 'rows:\n  labels: {options: {unlabelled_sets: speech}, lengths: [1x, 2x]}\n'
+    row = "rows:\n  labels: {options: {unlabelled_sets: speech}, lengths: [1x, 2x]}\n"
     Path("plans/small.yaml").write_text(
         PLAN.replace("rows:\n", row, 1).replace("against: [", "against: [labels, ", 1)
     )
