@@ -55,10 +55,10 @@ class Line:
         """Return the error rate of each seed in per cent."""
         return [record.rate(_set(column, seed), metric) for seed, record in self.records.items()]
 
-    def valid_rate(self, metric: str, seeds: Iterable[int]) -> float:
-        """Return the sum of the error rates of some seeds on the validation set."""
+    def valid_rate(self, metric: str, seeds: Sequence[int]) -> float:
+        """Return the mean error rate of some seeds on the validation set in per cent."""
         column = self.columns[-1]
-        return sum(self.records[seed].rate(_set(column, seed), metric) for seed in seeds)
+        return sum(self.records[seed].rate(_set(column, seed), metric) for seed in seeds) / len(seeds)
 
     def counts(self, column: str, metric: str) -> Counts:
         """Return the errors of all seeds together."""

@@ -269,10 +269,7 @@ def test_equal_compute_is_not_won_against_a_student_that_was_trained_for_too_lon
     assert [r.rate("dev", "wer") for r in longer if r.length == "4x"] == [30.0]
     text = text_of(plan, longer)
     pairs = {(line[1], line[2]) for line in rows(text, "KL, 2x") if line[1] in BASES}
-    assert ("alone, 2x", "equal updates, equal compute") in pairs and (
-        "alone, 4x",
-        "longest, seed 1",
-    ) in pairs
+    assert pairs >= {("alone, 2x", "equal updates, equal compute"), ("alone, 4x", "longest, seed 1")}
     assert rows(text, "KL, 2x", "free")[0][2] == "2x"
     assert rows(text, "KL, 2x", "paid")[0][2] == "2x, cheaper: 2.00 of 7.40"
 
