@@ -12,7 +12,7 @@ from espnet_kd.export.search import Array, Part
 from espnet_kd.export.stream import Encoder
 
 if TYPE_CHECKING:
-    from espnet_kd.export.graphs import Plan
+    from espnet_kd.export.graphs import GraphPlan
 
 KEPT_CALLS = 40  # inputs of each part that are kept for measurements
 
@@ -87,7 +87,7 @@ class TorchPart:
         return [t.numpy() for t in (found if isinstance(found, tuple) else (found,))]
 
 
-def torch_parts(plans: "Mapping[str, Plan]", model: Any) -> dict[str, Part]:
+def torch_parts(plans: "Mapping[str, GraphPlan]", model: Any) -> dict[str, Part]:
     """Return the parts of a model in torch; the encoder of whole utterances is the stock model's own call."""
     import torch
 

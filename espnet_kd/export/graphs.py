@@ -52,8 +52,8 @@ class FromUnitVariance(nn.Module):
         return scores
 
 
-class Plan(NamedTuple):
-    """A part of a model to write.
+class GraphPlan(NamedTuple):
+    """A graph to write, of a part of a model.
 
     Attributes:
         module: of tensors only.
@@ -68,7 +68,7 @@ class Plan(NamedTuple):
     dynamic: Mapping[str, Sequence[int]]
 
 
-def plan_parts(model: Any, search: str, rate: int, chunks: Chunks | None = None) -> dict[str, Plan]:
+def plan_parts(model: Any, search: str, rate: int, chunks: Chunks | None = None) -> dict[str, GraphPlan]:
     """Return the parts that a search needs.
 
     Args:
@@ -88,7 +88,7 @@ def plan_parts(model: Any, search: str, rate: int, chunks: Chunks | None = None)
         with torch.no_grad():
             encoded, *ctc = acoustics(speech)
         names = ["encoded", "ctc"][: 1 + len(ctc)]
-        parts = {"encoder": Plan(acoustics, {"speech": speech}, names, {"speech": [1]})}
+        parts = {"encoder": GraphPlan(acoustics, {"speech": speech}, names, {"speech": [1]})}
     else:
         parts, encoded = plan_chunks(model, noise(1, chunks.samples + chunks.overlap), chunks)
     if search == "attention":
@@ -96,7 +96,7 @@ def plan_parts(model: Any, search: str, rate: int, chunks: Chunks | None = None)
         tokens = torch.randint(1, 3, (3, 4), generator=generator)
         inputs = {"tokens": tokens, "encoded": encoded, "cache": noise(layers, 3, 3, size)}
         dynamic = {"tokens": [0, 1], "encoded": [1], "cache": [1, 2]}
-        parts["decoder"] = Plan(AttentionStep(model).eval(), inputs, ["scores", "cache_after"], dynamic)
+        parts["decoder"] = GraphPlan(AttentionStep(model).eval(), inputs, ["scores", "cache_after"], dynamic)
     if search == "transducer":
         predictor = Predictor(model).eval()
         token, states = torch.ones(1, 1, dtype=torch.long), [noise(*shape) for shape in state_shapes(model)]
@@ -104,13 +104,13 @@ def plan_parts(model: Any, search: str, rate: int, chunks: Chunks | None = None)
             predicted = predictor(token, *states)[0]
         named = {"token": token} | {f"state_{i}": state for i, state in enumerate(states)}
         outputs = ["predicted", *(f"state_{i}_after" for i in range(len(states)))]
-        parts["predictor"] = Plan(predictor, named, outputs, {})
+        parts["predictor"] = GraphPlan(predictor, named, outputs, {})
         both = {"encoded": encoded[:, 0], "predicted": predicted}
-        parts["joiner"] = Plan(Joiner(model).eval(), both, ["scores"], {})
+        parts["joiner"] = GraphPlan(Joiner(model).eval(), both, ["scores"], {})
     return parts
 
 
-def plan_chunks(model: Any, speech: Tensor, chunks: Chunks) -> tuple[dict[str, Plan], Tensor]:
+def plan_chunks(model: Any, speech: Tensor, chunks: Chunks) -> tuple[dict[str, GraphPlan], Tensor]:
     """Return the parts of a streaming encoder, and what it gives for an example.
 
     Args:
@@ -128,20 +128,20 @@ def plan_chunks(model: Any, speech: Tensor, chunks: Chunks) -> tuple[dict[str, P
     outputs += [f"state_{i}_after" for i in range(len(states))]
     inputs = {"features": features, "before": before} | {f"state_{i}": s for i, s in enumerate(states)}
     plans = {
-        "front_end": Plan(front_end, {"speech": speech}, ["features"], {"speech": [1]}),
-        "encoder": Plan(encoder, inputs, outputs, {"features": [1]}),
+        "front_end": GraphPlan(front_end, {"speech": speech}, ["features"], {"speech": [1]}),
+        "encoder": GraphPlan(encoder, inputs, outputs, {"features": [1]}),
     }
     return plans, encoded
 
 
-def plan_for_sherpa(acoustics: Plan) -> Plan:
+def plan_for_sherpa(acoustics: GraphPlan) -> GraphPlan:
     """Return the graph of a model for sherpa-onnx, of that of an encoder with a CTC layer."""
     speech = torch.from_numpy(sherpa.at_unit_variance(acoustics.inputs["speech"].numpy()))
     module = FromUnitVariance(acoustics.module)  # type: ignore[arg-type]
-    return Plan(module.eval(), {"speech": speech}, ["logits"], acoustics.dynamic)
+    return GraphPlan(module.eval(), {"speech": speech}, ["logits"], acoustics.dynamic)
 
 
-def write_graph(name: str, plan: Plan, path: Path, opset: int) -> int | None:
+def write_graph(name: str, plan: GraphPlan, path: Path, opset: int) -> int | None:
     """Write a part as an ONNX file.
 
     Args:

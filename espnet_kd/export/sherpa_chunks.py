@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.export.graph_parts import KEPT_CALLS, OnnxPart, largest_difference
-from espnet_kd.export.graphs import Plan
+from espnet_kd.export.graphs import GraphPlan
 from espnet_kd.export.search import Array, Chunks, Part, Settings
 from espnet_kd.export.sherpa import RATE, token_names
 from espnet_kd.export.sherpa_stream import calls_for, first_frames, frames_of, silence_after
@@ -162,7 +162,7 @@ def refuse_stream(config: Mapping[str, Any], settings: Settings) -> None:
         raise UserError("--format sherpa --stream: --decoding_window: give a multiple of 10 milliseconds")
 
 
-def plan_stream(model: Any, settings: Settings) -> dict[str, Plan]:
+def plan_stream(model: Any, settings: Settings) -> dict[str, GraphPlan]:
     """Return the graphs that sherpa-onnx asks for; ``complete_encoder`` completes that of the encoder."""
     cut = settings.chunks
     assert cut is not None
@@ -179,9 +179,11 @@ def plan_stream(model: Any, settings: Settings) -> dict[str, Plan]:
     after = ["outputs", "encoded_lengths", "cache_last_channel_next", "cache_last_channel_len_next"]
     outputs = ["predicted", "target_length_after", "hidden_after", "cell_after"]
     return {
-        "encoder": Plan(chunk, dict(zip(names, inputs, strict=True)), after, {"features": [1]}),
-        "decoder": Plan(decoder, given, outputs, {}),
-        "joiner": Plan(joiner, {"encoder_outputs": encoded, "decoder_outputs": predicted}, ["scores"], {}),
+        "encoder": GraphPlan(chunk, dict(zip(names, inputs, strict=True)), after, {"features": [1]}),
+        "decoder": GraphPlan(decoder, given, outputs, {}),
+        "joiner": GraphPlan(
+            joiner, {"encoder_outputs": encoded, "decoder_outputs": predicted}, ["scores"], {}
+        ),
     }
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_kd.export.graph_parts import OnnxPart, TorchPart, largest_difference
-from espnet_kd.export.graphs import NAMED_INPUTS, Plan
+from espnet_kd.export.graphs import NAMED_INPUTS, GraphPlan
 from espnet_kd.export.search import SYMBOLS_PER_FRAME, Array, Settings
 from espnet_kd.export.sherpa import END, SHIFT
 from espnet_kd.host.export import Acoustics, Joiner, Predictor
@@ -122,7 +122,7 @@ class NextStep(Steps):
 NAMED_INPUTS[NextStep] = 6
 
 
-def plan_transducer(model: Any, acoustics: Plan, settings: Settings) -> dict[str, Plan]:
+def plan_transducer(model: Any, acoustics: GraphPlan, settings: Settings) -> dict[str, GraphPlan]:
     """Return the graphs that sherpa-onnx asks for, of an encoder and the model's other parts."""
     first, following = FirstStep(model, settings).eval(), NextStep(model, settings).eval()
     waveform = Waveform(acoustics.module).eval()  # type: ignore[arg-type]
@@ -136,14 +136,16 @@ def plan_transducer(model: Any, acoustics: Plan, settings: Settings) -> dict[str
     outputs = ["scores", *(f"{name}_after" for name in names)]
     both = inputs | dict(zip(names, states, strict=True))
     return {
-        "preprocess": Plan(waveform, acoustics.inputs, ["features"], acoustics.dynamic),
-        "encode": Plan(Rows(), {"features": encoded, "length": length}, ["encoded"], {"features": [1]}),
-        "uncached_decode": Plan(first, inputs, outputs, {"encoded": [1]}),
-        "cached_decode": Plan(following, both, outputs, {"encoded": [1]}),
+        "preprocess": GraphPlan(waveform, acoustics.inputs, ["features"], acoustics.dynamic),
+        "encode": GraphPlan(Rows(), {"features": encoded, "length": length}, ["encoded"], {"features": [1]}),
+        "uncached_decode": GraphPlan(first, inputs, outputs, {"encoded": [1]}),
+        "cached_decode": GraphPlan(following, both, outputs, {"encoded": [1]}),
     }
 
 
-def largest_step_difference(plans: Mapping[str, Plan], files: Mapping[str, Path], speech: Array) -> float:
+def largest_step_difference(
+    plans: Mapping[str, GraphPlan], files: Mapping[str, Path], speech: Array
+) -> float:
     """Return the largest difference of a value between torch and the graphs in the search of an utterance.
 
     Args:

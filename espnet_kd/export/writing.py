@@ -19,7 +19,7 @@ from espnet_kd.export.graph_parts import (
     onnx_parts,
     torch_parts,
 )
-from espnet_kd.export.graphs import Plan, plan_for_sherpa, plan_parts, write_graph
+from espnet_kd.export.graphs import GraphPlan, plan_for_sherpa, plan_parts, write_graph
 from espnet_kd.export.quantised import int8_layers, quantise, quantise_options
 from espnet_kd.export.search import Array, Part, Settings
 from espnet_kd.export.sherpa_chunks import ComparedChunks, as_ours
@@ -121,7 +121,7 @@ def compare_searches(
 
 
 def write_graphs(
-    plans: Mapping[str, Plan], source: Source, into: Path, opset: int
+    plans: Mapping[str, GraphPlan], source: Source, into: Path, opset: int
 ) -> tuple[dict[str, Path], Settings]:
     """Write the graphs of an export; return their files, and the settings with what is known now."""
     files, settings = {name: into / f"{name}.onnx" for name in plans}, source.settings
@@ -161,7 +161,7 @@ def trained_in_float(
     return (*trained, *(name for name in layers if not name.startswith("encoder.")))
 
 
-def plans_for_sherpa(plans: Mapping[str, Plan], model: Any, settings: Settings) -> dict[str, Plan]:
+def plans_for_sherpa(plans: Mapping[str, GraphPlan], model: Any, settings: Settings) -> dict[str, GraphPlan]:
     """Return the graphs that sherpa-onnx asks for."""
     if settings.chunks is not None:
         return sherpa_chunks.plan_stream(model, settings)

@@ -46,7 +46,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Group:
+class ChannelGroup:
     """Channels of one kind, in one place.
 
     Attributes:
@@ -81,7 +81,7 @@ class Channels:
         norms: weights of layer normalisations -> group; ESPnet divides by the root mean square of the group.
     """
 
-    groups: dict[str, Group] = field(default_factory=dict)
+    groups: dict[str, ChannelGroup] = field(default_factory=dict)
     axes: dict[str, tuple[Axis | None, ...]] = field(default_factory=dict)
     powers: dict[str, tuple[str, float]] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class _Describer:
 
     def group(self, name: str, size: int, **kind: Any) -> Axis:
         """Add a group, and return an axis of it."""
-        self.channels.groups[name] = Group(size, **kind)
+        self.channels.groups[name] = ChannelGroup(size, **kind)
         return Axis(name)
 
     def size(self, axis: Axis) -> int:

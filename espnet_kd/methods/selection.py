@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from espnet_kd.criteria.criterion import near_misses
 from espnet_kd.errors import UserError
-from espnet_kd.host.channels import Axis, Channels, Group, channels_of
+from espnet_kd.host.channels import Axis, ChannelGroup, Channels, channels_of
 
 STACKS = ("encoder.encoders", "decoder.decoders")  # module paths of layers that follow each other
 SELECT = ("norm",)
@@ -285,7 +285,7 @@ def _squares(teacher: Mapping[str, Tensor], channels: Channels, names: Collectio
     return found
 
 
-def _sizes(tensor: Tensor, axes: tuple[Axis | None, ...], groups: Mapping[str, Group]) -> list[int]:
+def _sizes(tensor: Tensor, axes: tuple[Axis | None, ...], groups: Mapping[str, ChannelGroup]) -> list[int]:
     """Return the shape in which every axis with channels is three: copies, channels, entries."""
     sizes: list[int] = []
     for i, axis in enumerate(axes):

@@ -12,7 +12,7 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.host.channels import Axis, Channels, Group, channels_of
+from espnet_kd.host.channels import Axis, ChannelGroup, Channels, channels_of
 from espnet_kd.methods.selection import LAYERS, Cutter, Selection, copy_selected
 
 CONFORMER = {
@@ -166,8 +166,11 @@ def test_norms_of_channels_by_hand() -> None:
     axes = {"w": (Axis("c"), None), "r": (None, Axis("c")), "q": (Axis("a"),), "v": (Axis("b"),)}
 
     def channels(size: int, heads: int, width: int) -> Channels:
-        attention = {"a": Group(heads * width, heads, pair="b"), "b": Group(heads * width, heads, pair="a")}
-        return Channels({"c": Group(size), **attention}, axes, {"q": ("a", -0.5)})
+        attention = {
+            "a": ChannelGroup(heads * width, heads, pair="b"),
+            "b": ChannelGroup(heads * width, heads, pair="a"),
+        }
+        return Channels({"c": ChannelGroup(size), **attention}, axes, {"q": ("a", -0.5)})
 
     cutter = Cutter(teacher, teacher, channels(3, 2, 2), channels(2, 1, 2), teacher, teacher, str)
     assert cutter.cut("w", (2, 2)).tolist() == [[3.0, 0.0], [0.0, 1.0]]
