@@ -19,7 +19,7 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.experiments.plan import Key, Plan, Row, Trial, Variant, is_exported, variants_of
-from espnet_kd.files import atomic_path, read_lines
+from espnet_kd.files import atomic_path, read_json, read_lines
 from espnet_kd.report.run import Run, link_phases, read_run
 from espnet_kd.scoring.alignment import SCORE_FILE, UNITS, read_score
 
@@ -48,8 +48,8 @@ class Record:
         commit: of espnet_kd; None if unknown.
         environment: what it was computed with, see ``espnet_kd.environment``; empty if unknown.
         updates: optimiser steps, those of all phases together, as the other costs; None if unknown.
-        cpu_seconds: CPU time of the training; None if unknown.
-        seconds: duration of the training; None if unknown.
+        cpu_seconds: CPU time of the training; None if unknown, or if the cost of its target store is.
+        seconds: duration of the training; None if unknown, on GPUs also if the cost of its target store is.
         parameters: of the model; None if unknown.
         teacher_rows: row, seed and length of each teacher.
         targets_cpu_seconds: CPU time of writing the target store that it read, of a training on GPUs the
@@ -223,17 +223,19 @@ def make_record(plan: Plan, trial: Trial) -> Record:
             raise UserError(f"{scores[name].path} is of an older espnet_kd: run stage 11 again")
     is_on_gpus = bool((run.info.get("environment") or {}).get("gpus"))
     stores = sorted({store for phase in run.phases if (store := _store(phase)) is not None})
+    targets = _sum(_cost(store, is_on_gpus) for store in stores) if stores else None
+    is_known = not stores or targets is not None
     return Record(
         *trial.key,
         command=str(run.info.get("command") or ""),
         commit=run.info.get("commit"),
         environment=dict(run.info.get("environment") or {}),
         updates=run.updates,
-        cpu_seconds=_sum(phase.info.get("cpu_seconds") for phase in run.phases),
-        seconds=_sum([run.seconds]),
+        cpu_seconds=_sum([run.cpu_seconds if is_known else None]),
+        seconds=_sum([run.seconds if is_known or not is_on_gpus else None]),
         parameters=result.parameters,
         teacher_rows=tuple(teacher.key for teacher in plan.teacher_trials(trial)),
-        targets_cpu_seconds=_sum(_cost(store, is_on_gpus) for store in stores) if stores else None,
+        targets_cpu_seconds=targets,
         errors=errors,
         curve=_curves(result),
     )
@@ -253,10 +255,14 @@ def _store(run: Run) -> Path | None:
 
 
 def _cost(store: Path, is_on_gpus: bool) -> float | None:
-    from espnet_kd.targets.format import read_cost
+    """Return the cost of a store; None if unknown, or if it was written on GPUs for a CPU, or the reverse."""
+    from espnet_kd.targets.format import MANIFEST, read_cost
 
-    cost = read_cost(store)
-    return None if cost is None else cost.seconds if is_on_gpus else cost.cpu_seconds
+    cost, path = read_cost(store), store / MANIFEST
+    device = (read_json(path).get("settings") or {}).get("device") if path.is_file() else None
+    if cost is None or (device is not None and (device == "cuda") != is_on_gpus):
+        return None
+    return cost.seconds if is_on_gpus else cost.cpu_seconds
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

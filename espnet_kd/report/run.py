@@ -231,15 +231,20 @@ class Run:
         """Passes of a batch over the encoder in all phases; None if unknown."""
         return self._of_all_phases([phase.own_passes for phase in self.phases])
 
-    def _of_all_phases(self, known: list[int | None]) -> int | None:
+    def _of_all_phases[N: (int, float)](self, found: list[N | None]) -> N | None:
         is_gone = self.phases[0].info.get("previous") is not None
-        return None if is_gone or None in known else sum(n for n in known if n is not None)
+        known = [number for number in found if number is not None]
+        return None if is_gone or len(known) < len(found) else sum(known)
 
     @property
     def seconds(self) -> float | None:
-        """Duration of all phases; None if unknown."""
-        known = [phase.own_seconds for phase in self.phases]
-        return None if None in known else sum(n for n in known if n is not None)
+        """Duration of all phases; None if unknown, as where the directory of a phase is gone."""
+        return self._of_all_phases([phase.own_seconds for phase in self.phases])
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time of all phases; None if unknown, as where the directory of a phase is gone."""
+        return self._of_all_phases([phase.info.get("cpu_seconds") for phase in self.phases])
 
     @property
     def model_file(self) -> Path | None:

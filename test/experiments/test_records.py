@@ -9,6 +9,7 @@ import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_score
 
 from espnet_kd.errors import UserError
+from espnet_kd.experiments.comparisons import hours_of
 from espnet_kd.experiments.plan import Plan, Trial, variants_of
 from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.records import choose, make_record, read_records, records_path, write_records
@@ -90,6 +91,32 @@ def test_costs_are_those_of_all_phases(plan: Plan) -> None:
     write_checkpoint(first, 20, 1)
     record = make_record(plan, own)
     assert (record.updates, record.cpu_seconds) == (120, 7201)
+
+
+def test_a_cost_of_which_a_part_is_unknown_is_unknown(plan: Plan) -> None:
+    own = trial(plan, "low")
+    train(own, info={"previous": f"{own.directory}_phase1"})  # which was removed
+    record = make_record(plan, own)
+    assert (record.updates, record.cpu_seconds, record.seconds) == (None, None, None)
+    own = trial(plan, "alone")
+    train(own, teacher={"store": "exp/store"})
+    record = make_record(plan, own)
+    assert (record.cpu_seconds, record.targets_cpu_seconds, record.seconds) == (None, None, 200)
+    Path("exp/store").mkdir()
+    Path("exp/store/cost.json").write_text('{"cpu_seconds": 60, "seconds": 90}')
+    assert (make_record(plan, own).cpu_seconds, make_record(plan, own).targets_cpu_seconds) == (7200, 60)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", []), ("cpu", ["H200"])])
+def test_hours_of_a_store_are_not_added_to_hours_of_another_kind(
+    plan: Plan, device: str, gpus: list[str]
+) -> None:
+    own = trial(plan, "alone")
+    train(own, teacher={"store": "exp/store"}, info={"environment": {"gpus": gpus}})
+    Path("exp/store").mkdir()
+    Path("exp/store/cost.json").write_text('{"cpu_seconds": 60, "seconds": 90}')
+    Path("exp/store/manifest.json").write_text(json.dumps({"settings": {"device": device}}))
+    assert hours_of(make_record(plan, own)) is None
 
 
 def test_a_mutual_training_gives_its_first_peer(plan: Plan) -> None:
