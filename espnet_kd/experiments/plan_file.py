@@ -142,9 +142,7 @@ class _Rows:
             return spec
         _known(f"{self.path}, row {name!r}: like", "row", str(model), self.specs)
         base = self._complete(str(model), (*seen, name))
-        left_out = {"against", "like"} | (
-            {"lengths"} & spec.keys()
-        )  # lengths are not added to those of the base
+        left_out = {"like"} | ({"lengths"} & spec.keys())  # lengths are not added to those of the base
         return merge({k: v for k, v in base.items() if k not in left_out}, spec)
 
     def _lengths(self, where: str, given: Any) -> dict[str, dict[str, Any]]:
@@ -236,7 +234,8 @@ def _check(plan: Plan) -> None:
     Raises:
         UserError: two rows have one directory, or would prepare one directory differently; a row needs
             itself; a teacher lacks a seed; the headline is too long; ``after`` names a row with ``best_of``;
-            a row with ``best_of`` has a teacher, or its candidates have no seed in common.
+            a row with ``best_of`` has a teacher, or its candidates have no seed in common or not the same
+            validation set.
     """
     slugs: dict[tuple[str, str], str] = {}
     for row in plan.rows.values():
@@ -303,6 +302,9 @@ def _check_row(plan: Plan, row: Row) -> None:
             raise UserError(f"{where}: best_of needs two or more rows, and no `teacher` or `after`")
         if not set(candidates[0].seeds).intersection(*(c.seeds for c in candidates)):
             raise UserError(f"{where}: the rows of best_of have no seed in common")
+        valid = sorted({plan.columns(candidate)[-1] for candidate in candidates})
+        if len(valid) > 1:
+            raise UserError(f"{where}: the rows of best_of have several validation sets: {', '.join(valid)}")
         for length in (length for length, given in row.lengths.items() if given):
             for candidate in candidates:
                 if length in candidate.lengths:

@@ -112,6 +112,13 @@ def test_groups_and_frontiers_have_variants_and_rows(tmp_path: Path) -> None:
     assert plan.rows["alone"].against == ("Teacher",)
 
 
+def test_a_row_is_compared_with_what_the_row_is_that_it_is_like(tmp_path: Path) -> None:
+    text = TEXT.replace("    teacher: Teacher\n", "    teacher: Teacher\n    against: [alone]\n", 1)
+    plan = plan_of(tmp_path, text)
+    assert plan.rows["KL, weight 1"].against == plan.rows["KL, weight 10"].against == ("alone",)
+    assert plan.rows["KL"].against == ("alone", "Teacher")
+
+
 def test_a_seed_chooses_the_fold_and_its_teacher(tmp_path: Path) -> None:
     text = TEXT.replace('speed_perturb_factors: "", ', 'train_set: "train_fold{seed}", ')
     text = text.replace("expdir: exp/two", 'expdir: "exp/fold{seed}"')
@@ -181,6 +188,7 @@ def test_sets_are_those_of_the_row(tmp_path: Path) -> None:
         ("title: Headline, ", "", "groups: `title` is missing"),
         ("alone: alone, ", "", "frontier: `alone` is missing"),
         ("lengths: [1x, 2x]}\nagainst", "args: {lr: 1}}\nagainst", "as it is: leave out `args`"),
+        ('1", args', '1", options: {valid_set: dev2}, args', "several validation sets: dev, dev2"),
         ("lengths: [1x, 2x]}\nagainst", "lengths: {1x: {lr: 1}, 2x: }}\nagainst", "give them to that row"),
     ],
 )
