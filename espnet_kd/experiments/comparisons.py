@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Any
 
-from espnet_kd.environment import differences
+from espnet_kd.config import merge, read_config
+from espnet_kd.environment import EARLIER, differences
 from espnet_kd.experiments.plan import SEED, Key, Plan, Row, Trial, Variant, chosen, variants_of
 from espnet_kd.experiments.records import Record, choose
 from espnet_kd.report.groups import EQUAL_UPDATES
@@ -16,7 +18,9 @@ from espnet_kd.scoring.bootstrap import Difference, Runs
 HOUR = 3600.0  # seconds
 TOLERANCE = 0.02  # of equal compute: the CPU time of one training, repeated, differs by as much
 CORE, GPU = "core-hours", "GPU-hours"
-Place = tuple[str, ...]  # see `_place`
+OF_AN_UPDATE = ("batch_bins", "batch_size", "accum_grad", "num_iters_per_epoch")  # options of its cost
+Place = tuple[tuple[str, ...], ...]  # see `_place`
+Work = tuple[str, ...]  # row, and what its length changes in an update
 PAYS, DOES_NOT, CANNOT_TELL = "pays", "does not", "cannot tell"
 
 
@@ -129,7 +133,7 @@ class Results:
         known: the trainings that its tables show, with the cost of ``at_undisturbed_cost``.
         measured: the same with the CPU time that each has taken.
         elsewhere: the same commands on other machines.
-        unused: trainings of rows, or without scores of sets, that the plan had before it was changed.
+        unused: trainings that no line has, as the plan lacks their rows, lengths or seeds, or they its sets.
     """
 
     def __init__(self, plan: Plan, records: Sequence[Record]) -> None:
@@ -138,7 +142,7 @@ class Results:
         self.unused = [r for r in records if not r.elsewhere and not _is_of(plan, r)]
         records = [r for r in records if not r.elsewhere and r not in self.unused]
         self.measured: dict[Key, Record] = {r.key: r for r in records}
-        self.known = {r.key: r for r in at_undisturbed_cost(records)}
+        self.known = {r.key: r for r in at_undisturbed_cost(plan, records)}
         self.choices: dict[str, Row] = {}
         self.rows = plan.rows  # as they are written; those of ``self.plan`` are decided
         for _ in plan.rows:  # a choice may be among rows that come later and are choices themselves
@@ -147,6 +151,8 @@ class Results:
                 if best is not None:
                     self.choices[row.name] = chosen(row, best)
             self.plan = self._decided_plan()
+        planned = {trial.key for row in self.plan.rows.values() for trial in self.plan.trials(row)}
+        self.unused += [record for record in records if record.key not in planned]
         self.taught_by = {t.row for row in self.plan.rows.values() for t in row.teachers}
         self._compared: dict[tuple[tuple[str, str | None], ...], Comparison] = {}
 
@@ -178,7 +184,8 @@ class Results:
     def paid_hours(self, line: Line) -> float | None:
         """Return the cost of a training with that of its teachers and theirs; mean over the seeds.
 
-        None if a cost is unknown, or in hours of cores where another is in hours of GPUs.
+        Teachers of the row that it comes ``after`` are its own as well. None if a cost is unknown, as that of
+        a model that is no row of the plan, or in hours of cores where another is in hours of GPUs.
         """
         if line.hours is None:
             return None
@@ -186,9 +193,13 @@ class Results:
 
     def _paid(self, record: Record, counted: set[Key]) -> float | None:
         """Return the cost of a training and of the teachers that are not ``counted`` yet."""
-        total = hours_of(record)
+        row, keys = self.plan.rows.get(record.row), record.teacher_rows
+        made = [self.plan.rows[row.after]] if row and row.after else []
+        keys += tuple(t.key for r in made for t in self.plan.teacher_trials(self.plan.trials(r)[0]))
+        is_known = row is None or not any(_has_teacher_outside(self.plan, r) for r in (row, *made))
+        total = hours_of(record) if is_known else None
         counted.add(record.key)
-        for key in record.teacher_rows:
+        for key in keys:
             if key in counted:
                 continue
             other = self.known.get(key)
@@ -261,9 +272,8 @@ class Results:
         equal = bought(line.hours, alike, self.plan.metric)[0] if alike else None
         for other in others:
             is_same = has_lengths and other.variant.length == line.variant.length
-            is_known = bool(line.updates and other.updates)
-            is_equal = is_known and _are_close([*line.updates, *other.updates])
-            why = ["equal updates"] * (is_equal or (is_same and not is_known))
+            is_equal = bool(line.updates and other.updates) and _are_close([*line.updates, *other.updates])
+            why = ["equal updates"] * is_equal
             why += ["same length"] * (is_same and not why) + ["equal compute"] * (other is equal)
             why += ["longest"] * (has_lengths and other is others[-1])
             if why or not has_lengths:
@@ -283,7 +293,9 @@ class Results:
 
     def is_verdict(self, comparison: Comparison) -> bool:
         """Return True if a comparison says whether a method pays: with a student alone at equal compute."""
-        return "equal compute" in comparison.why and not self.is_method(comparison.other)
+        other = comparison.other
+        has_method = self.is_method(other) or bool(other.row.options.get("kd_config"))
+        return "equal compute" in comparison.why and not has_method
 
     def is_method(self, line: Line) -> bool:
         """Return True if a line has a teacher, or labels of a model, or is a method of a frontier."""
@@ -292,29 +304,30 @@ class Results:
         return bool(line.row.teachers or labelled) or line.variant.row.name in names
 
 
-def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:
+def at_undisturbed_cost(plan: Plan, records: Sequence[Record]) -> list[Record]:
     """Return trainings on a CPU with the CPU time that they would take on one idle machine.
 
     What else runs on a machine makes an update dearer, never cheaper. So an update of a row costs what it
-    costs in that of its trainings, with the same kind of CPU and threads, in which it is cheapest. The
-    machine is that of most trainings; a row that was not trained there is converted by the ratio of the
-    costs of the other rows (the median), and if no row was trained on both it keeps its own cost.
+    costs in that of its trainings, with the same kind of CPU and threads, in which it is cheapest; lengths
+    of other batches count apart. The machine is that of most trainings; a row that was not trained there is
+    converted by the ratio of the costs of the other rows (the median), and if no row was trained on both it
+    keeps its own cost.
     """
-    cheapest: dict[tuple[Place, str], float] = {}
+    cheapest: dict[tuple[Place, Work], float] = {}
     places: Counter[Place] = Counter()
     for record in records:
         if record.updates and record.cpu_seconds is not None and unit_of(record) == CORE:
             places[_place(record)] += 1
-            key, cost = (_place(record), record.row), record.cpu_seconds / record.updates
+            key, cost = (_place(record), _work(plan, record)), record.cpu_seconds / record.updates
             cheapest[key] = min(cost, cheapest.get(key, cost))
 
     def on_one_machine(record: Record) -> Record:
         if not record.updates or record.cpu_seconds is None or unit_of(record) != CORE:
             return record
-        place, usual = _place(record), places.most_common(1)[0][0]
-        rows = [row for at, row in cheapest if at == place and cheapest.get((usual, row))]
-        ratio = median([cheapest[usual, row] / cheapest[place, row] for row in rows] or [1.0])
-        cost = cheapest.get((usual, record.row), cheapest[place, record.row] * ratio)
+        place, usual, own = _place(record), places.most_common(1)[0][0], _work(plan, record)
+        both = [work for at, work in cheapest if at == place and cheapest.get((usual, work))]
+        ratio = median([cheapest[usual, work] / cheapest[place, work] for work in both] or [1.0])
+        cost = cheapest.get((usual, own), cheapest[place, own] * ratio)
         targets = record.targets_cpu_seconds
         return replace(
             record,
@@ -326,9 +339,20 @@ def at_undisturbed_cost(records: Sequence[Record]) -> list[Record]:
 
 
 def _place(record: Record) -> Place:
-    """Return what the trainings have in common whose updates cost the same."""
+    """Return what the trainings have in common whose updates cost the same; several after a resumption."""
     keys = ("cpu", "capability", "instructions", "threads", "processes")
-    return tuple(str(record.environment.get(key)) for key in keys)
+    return tuple(sorted({tuple(str(part.get(key)) for key in keys) for part in _environments(record)}))
+
+
+def _work(plan: Plan, record: Record) -> Work:
+    row, length = plan.rows.get(record.row), record.length or ""
+    given = merge(plan.lengths.get(length, {}), row.lengths.get(length, {}) if row else {})
+    return record.row, *(str(given.get(key)) for key in OF_AN_UPDATE)
+
+
+def _environments(record: Record) -> list[dict[str, Any]]:
+    """Return the environments of the parts of a training, the last one first."""
+    return [record.environment, *record.environment.get(EARLIER, [])]
 
 
 def at_least(hours: float | None, lines: Iterable[Line]) -> Line | None:
@@ -373,11 +397,22 @@ def unit_of(record: Record) -> str:
 def hours_of(record: Record) -> float | None:
     """Return the cost of a training: core-hours, or on GPUs GPU-hours; None if unknown.
 
-    A training pays for the whole target store that it reads, though others may read it, too.
+    It is unknown after a resumption on another number of GPUs. A training pays for the whole target store
+    that it reads, though others may read it, too.
     """
+    if len({len(part.get("gpus") or ()) for part in _environments(record)}) > 1:
+        return None
     gpus = record.environment.get("gpus")
     trained = record.seconds and record.seconds * len(gpus) if gpus else record.cpu_seconds
     return None if trained is None else (trained + (record.targets_cpu_seconds or 0)) / HOUR
+
+
+def _has_teacher_outside(plan: Plan, row: Row) -> bool:
+    """Return True if a row learns from a model that is no row of the plan."""
+    root = plan.path.parent.parent  # the directory of the recipe
+    files = [root / name for name in str(row.options.get("kd_config") or "").replace(",", " ").split()]
+    named = any("teacher" in read_config(file) for file in files if file.is_file())
+    return str(row.options.get("labeller") or "espnet") != "espnet" or (named and not row.teachers)
 
 
 def _is_of(plan: Plan, record: Record) -> bool:

@@ -119,7 +119,7 @@ def _legend(plan: Plan) -> str:
         "decoding of pseudo-labels and of n-best lists, and the search for the best of several rows.",
         "Differences: percentage points, relative, 95 % interval, p, over the seeds that both have (all, "
         "against a teacher with one seed).",
-        "Equal updates: as many in both rows. Same length: of the plan, with other numbers of updates. "
+        "Equal updates: as many in both rows. Same length: of the plan; updates differ or are unknown. "
         "Equal compute: of the lengths of the other row up to the shortest that cost at least as much, the "
         "best on the validation set. Longest: its longest.",
         "Pays: at equal compute the interval is below zero on every set. Does not: above zero on every set.",
@@ -330,15 +330,14 @@ def _against_alone(results: Results, line: Line, alone: list[Line], columns: lis
             rows.append([*cells, *[""] * len(columns), ""])
             continue
         enough, other = bought(hours, alike, results.plan.metric)
-        comparison = results.compare(line, other)
-        cells = [_difference(comparison.differences.get(column)) for column in columns]
         length = plain(other.variant.length or other.name)
-        verdict = comparison.verdict
         if enough is None:  # the student alone cost less, so only its being better says anything
             length += f", cheaper: {_hours(other.hours) or 'unknown'} of {_hours(hours)}"
-            verdict = verdict if verdict == DOES_NOT else CANNOT_TELL
-        mark = f" {OTHER_ENVIRONMENT}" if comparison.environments else ""
-        rows.append([plain(line.name), teacher, length + mark, *cells, verdict])
+        comparison = results.compare(line, other, (length,))
+        cells = [_difference(comparison.differences.get(column)) for column in columns]
+        verdict = comparison.verdict
+        verdict = verdict if enough is not None or verdict == DOES_NOT else CANNOT_TELL
+        rows.append([plain(line.name), teacher, _why(comparison), *cells, verdict])
     return rows
 
 
@@ -347,7 +346,8 @@ def _last_step(results: Results, alone: list[Line]) -> list[str]:
     if len(alone) < 2:
         return []
     valid = alone[-1].columns[-1]
-    step = results.compare(alone[-1], alone[-2]).differences.get(valid)
+    comparison = results.compare(alone[-1], alone[-2])
+    step = comparison.differences.get(valid)
     if step is None:
         return []
     ends = "gets worse" if step.low > 0 else "does not improve beyond chance"
@@ -355,7 +355,8 @@ def _last_step(results: Results, alone: list[Line]) -> list[str]:
     ends = f"{ends} (one seed)" if step.seeds == 1 else ends
     return [
         f"From {plain(alone[-2].variant.length or '')} to {plain(alone[-1].variant.length or '')}, "
-        f"{plain(alone[-1].row.name)} {ends} on {_label(valid)}: {_difference(step)}."
+        f"{plain(alone[-1].row.name)} {ends} on {_label(valid)}: "
+        f"{', '.join(filter(None, [_difference(step), _why(comparison)]))}."
     ]
 
 
@@ -401,7 +402,8 @@ def _notes(results: Results) -> list[str]:
         )
     if results.unused:
         found.append(
-            f"Left out, their rows or sets are not in the plan any more: {_trainings(results.unused)}."
+            "Left out, their rows, lengths, seeds or sets are not in the plan any more: "
+            f"{_trainings(results.unused)}."
         )
     return ["## Notes", *_bullets(found)] if found else []
 

@@ -308,7 +308,7 @@ def test_what_the_plan_has_no_more_is_left_out(plan: Plan, text: str) -> None:
     unscored = record("Teacher", 2, None, 5)
     del unscored.errors["dev"]
     changed = text_of(plan, [*trained(), gone, unscored])
-    note = "Left out, their rows or sets are not in the plan any more: removed (seed 1); Teacher (seed 2)."
+    note = "not in the plan any more: removed (seed 1); Teacher (seed 2)."
     assert note in changed and note not in text
     assert rows(changed, "Teacher")[0] == rows(text, "Teacher")[0]
 
