@@ -151,7 +151,7 @@ class Runner:
         jobs: number of trials at a time.
         data_options: words that are added to the commands that prepare data.
         failed: key of what has failed -> its name, and why.
-        repeated: what is on record and is trained again -> whether that is recorded as well.
+        repeated: what is on record and another row needs -> whether it is known if that is a repetition.
         noted: what was trained again and is recorded, or is itself the training on record.
         stop: set to end all trials.
         seen: all trials that were asked for or needed.
@@ -180,7 +180,6 @@ class Runner:
                     for task in self._ready({task.key for task, _ in running.values()}):
                         if len(running) < self.jobs:
                             print(f"{task.name}: starts, log {task.log}", flush=True)
-                            self._note_repetition(task)
                             running[pool.submit(call, task)] = task, time.monotonic()
                     if not running:
                         return
@@ -192,15 +191,17 @@ class Runner:
                 raise
 
     def _see(self) -> list[Trial]:
-        """Return what is left of the chosen rows, and of what they need; note all of that."""
+        """Return what is left of the chosen rows, and of what they need; note all of that.
+
+        Also what is on record and another row needs: its files may be those of a repetition.
+        """
         pending = self.state.pending(self.chosen(self.state.plan))
         self.seen |= {trial.key: trial for trial in [*self.chosen(self.state.plan), *pending]}
+        left = [trial for trial in pending if not (self.state.again or trial.variant.row.best_of)]
+        for need in (need for trial in left for need in self.state.needs(trial)):
+            if self.state.is_recorded(need):
+                self.repeated.setdefault(need.key, False)
         return pending
-
-    def _note_repetition(self, task: Task) -> None:
-        """Note a training that is on record, but whose files are gone, which another row needs."""
-        if task.trial is not None and not self.state.again and self.state.is_recorded(task.trial):
-            self.repeated[task.trial.key] = False
 
     def _ready(self, started: set[Key | Path]) -> list[Task]:
         """Return the tasks that can start now: preparations of data one after the other, then trials."""
@@ -267,11 +268,11 @@ class Runner:
                 record = make_record(self.state.plan, trial)
                 contents = self.state.contents(trial)
                 self.noted.add(trial.key)
-                if self.state.again and any(map(partial(_is_same, record), self.state.records)):
+                self.repeated |= {trial.key: True} if repeats else {}
+                if (self.state.again or repeats) and any(map(partial(_is_same, record), self.state.records)):
                     continue
                 found = replace(record, command=shlex.join(words), contents=contents)
                 fresh[trial.key] = replace(found, elsewhere=repeats or self.state.again)
-                self.repeated |= {trial.key: True} if repeats else {}
             except UserError as e:
                 self.failed[trial.key] = trial.name, f"its results cannot be read: {e}"
         if fresh:
@@ -300,7 +301,8 @@ class Runner:
 
 def _is_same(one: Record, other: Record) -> bool:
     """Return True if two records are of one training, not of a training and its repetition."""
-    keys = ("key", "commit", "environment", "cpu_seconds", "seconds")
+    cost = "seconds" if one.cpu_seconds is None else "cpu_seconds"
+    keys = ("key", "commit", "environment", cost)  # the time of the clock is not that of a lost checkpoint
     return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 

@@ -216,6 +216,22 @@ def test_records_replace_experiments_that_are_gone(recipe: Path) -> None:
     assert record["command"] == shlex.join(calls(recipe)[-1])
 
 
+def test_a_teacher_that_was_trained_again_when_the_runner_was_killed_is_recorded(recipe: Path) -> None:
+    run(*SOME)
+    shutil.rmtree(recipe / "exp")
+    (recipe / "hold").touch()
+    process = start(recipe, "--only", "KL, weight 10", "--seeds", "1")
+    until(lambda: (recipe / "exp/two/teacher_seed1/train.log").exists())
+    process.kill()
+    process.wait()
+    (recipe / "hold").unlink()
+    until(lambda: len(trained(recipe)) == 4)
+    for _ in range(2):
+        run("--only", "KL, weight 10", "--seeds", "1")
+    (teacher,) = [line for line in record_file(recipe).splitlines() if '"elsewhere":true' in line]
+    assert '"row":"Teacher"' in teacher
+
+
 def test_a_row_is_trained_again_elsewhere(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(*SOME)
     before = record_file(recipe).splitlines()
