@@ -225,7 +225,8 @@ class Results:
         metric = self.plan.metric
         common = tuple(seed for seed in line.records if seed in other.records)
         # A row with lengths is a student, even if another row is taught by one of them.
-        is_teacher = other.row.name in self.taught_by and other.variant.length is None
+        taught = not self.taught_by.isdisjoint((other.row.name, other.variant.row.name))  # it may be a choice
+        is_teacher = taught and other.variant.length is None
         is_teacher = is_teacher and len(other.records) == 1
         is_apart = not common or (is_teacher and len(line.records) > 1)
         found: dict[str, Difference] = {}

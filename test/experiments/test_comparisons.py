@@ -122,3 +122,13 @@ def test_a_training_whose_seed_the_plan_has_no_more_is_named(report: Report) -> 
     left = "Left out, their rows, lengths, seeds or sets are not in the plan any more: alone, 1x (seed 3); "
     assert left in text
     assert "Left out" not in report(trained())
+
+
+def test_a_teacher_that_was_chosen_is_compared_with_all_seeds_of_a_student(report: Report) -> None:
+    chosen = "rows:\n  small: {seeds: [1]}\n  large: {seeds: [1]}\n"
+    teacher = "Teacher: {best_of: [small, large], seeds: [1]}"
+    known = [record("small", 1, None, 40), record("large", 1, None, 30)]
+    taught = [replace(r, teacher_rows=(("large", 1, None),)) for r in trained() if r.row != "Teacher"]
+    text = report(taught + known, ("rows:\n", chosen), ("Teacher: {seeds: [1]}", teacher))
+    # (40 + 41 + 42) / 900 - 30 / 300
+    assert rows(text, "KL, 2x", "Teacher")[0][2:4] == rows(report(trained()), "KL, 2x", "Teacher")[0][2:4]
