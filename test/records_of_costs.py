@@ -1,8 +1,8 @@
 """A record of a measurement, for tests to change."""
 
-from espnet_kd.measure.record import Record, Spread
+from espnet_kd.measure.measurement import Measurement, Spread
 
-RECORD = Record(
+RECORD = Measurement(
     utterances=4,
     duration_s=12.5,
     rounds=2,

@@ -19,9 +19,9 @@ from espnet_kd.environment import describe_cpu
 from espnet_kd.errors import UserError
 from espnet_kd.export.directory import DESCRIPTION, why_old
 from espnet_kd.files import read_table
+from espnet_kd.measure.measurement import Measurement, Spread, write_measurement
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import DecodingOptions, find_kind
-from espnet_kd.measure.record import Record, Spread, write_record
 from espnet_kd.scoring.alignment import UNITS, Counts, align
 
 COUNTED = 5  # utterances whose multiply-adds are counted, which takes much longer than decoding
@@ -51,13 +51,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stream", action="store_true", help="decode chunk by chunk, if a model can")
     p.add_argument("--threads", type=int, default=1, help="of each model (default: %(default)s)")
     p.add_argument(
-        "--utterances", type=int, default=50,
+        "--utterances",
+        type=int,
+        default=50,
         help="at most so many, from all over the set (default: %(default)s)",
     )
     p.add_argument("--rounds", type=int, default=3, help="times that each is decoded (default: %(default)s)")
     p.add_argument("--checkpoint", help="file in each of them (default: the averaged model)")
     p.add_argument(
-        "--inference_config", nargs="+", default=["none"],
+        "--inference_config",
+        nargs="+",
+        default=["none"],
         help="YAML for ESPnet's inference, one for all or one for each; none stands for ESPnet's defaults, "
         "and for how a model was exported",
     )
@@ -104,10 +108,10 @@ def measure(args: argparse.Namespace) -> None:
         | {"memory_mb": memory[i], **counted[i], "machine": machine | {"versions": model.facts["versions"]}}
         for i, (model, result) in enumerate(zip(models, results, strict=True))
     ]
-    finished = [Record(**record) for record in records]
+    finished = [Measurement(**record) for record in records]
     for record, result, place in zip(finished, results, places, strict=True):
         warn_of_other_texts(result.texts, place)
-        write_record(record, place)
+        write_measurement(record, place)
     from espnet_kd.report.costs import cost_table  # with all of the report, which takes seconds
 
     names = [f"{place.parents[1].name} ({place.parent.name})" for place in places]
@@ -242,7 +246,7 @@ def make_record(
     first: Results | None,
     references: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Return what the rounds give, by the names of ``Record``."""
+    """Return what the rounds give, by the names of ``Measurement``."""
     durations = {utt: length for utt, length in result.durations.items() if length}
     if not durations:
         raise UserError(f"{args.data}: no utterance that was chosen has samples: choose more (--utterances)")

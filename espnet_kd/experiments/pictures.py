@@ -8,7 +8,7 @@ from espnet_kd.experiments.plan import SEED, Frontier
 from espnet_kd.report import look
 from espnet_kd.report.frontier import Curve, Point, frontier
 from espnet_kd.report.look import Kind
-from espnet_kd.report.plots import CURVES, ROWS, LearningCurve, Row, draw_learning_curves, rate_rows
+from espnet_kd.report.plots import CURVES, ROWS, LearningCurve, RateRow, draw_learning_curves, rate_rows
 from espnet_kd.scoring.alignment import UNITS
 from espnet_kd.scoring.bootstrap import Interval, rate_interval
 
@@ -73,14 +73,14 @@ def _interval(results: Results, line: Line, column: str) -> Interval:
     return rate_interval(line.runs(column, results.plan.metric))
 
 
-def _rows(results: Results, lines: list[Line]) -> dict[str, list[Row]]:
-    panels: dict[str, list[Row]] = {}
+def _rows(results: Results, lines: list[Line]) -> dict[str, list[RateRow]]:
+    panels: dict[str, list[RateRow]] = {}
     for column in dict.fromkeys(column for line in lines for column in line.columns):
         for line in lines:
             if column in line.columns:
                 i = _interval(results, line, column)
                 dots = line.rates(column, results.plan.metric)
-                row = Row(line.name, _kind(results, line), i.value, i.low, i.high, dots)
+                row = RateRow(line.name, _kind(results, line), i.value, i.low, i.high, dots)
                 panels.setdefault(column.replace(SEED, "*"), []).append(row)
     return panels
 

@@ -10,7 +10,7 @@ from espnet_kd.command_line import command_parser, path_text
 from espnet_kd.errors import UserError
 from espnet_kd.files import write_text
 from espnet_kd.report import costs, sections, tables
-from espnet_kd.report.groups import Group, make_groups, methods_text
+from espnet_kd.report.groups import RunGroup, make_groups, methods_text
 from espnet_kd.report.run import Run, SeveralDecodings, architecture, link_phases, read_run, settings
 from espnet_kd.report.tables import NOTE, RATES
 from espnet_kd.scoring import alignment
@@ -29,15 +29,21 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("report")
     p.add_argument("--expdir", type=path_text, default="exp", help="directory of the experiments")
     p.add_argument(
-        "--teacher_exp", type=path_text, nargs="*", default=[],
+        "--teacher_exp",
+        type=path_text,
+        nargs="*",
+        default=[],
         help="experiments elsewhere that are shown, too",
     )
     p.add_argument(
-        "--dumpdir", type=path_text, default="dump",
+        "--dumpdir",
+        type=path_text,
+        default="dump",
         help="directory of raw/VALID_SET, for the plot of posteriors",
     )
     p.add_argument(
-        "--plan", type=Path,
+        "--plan",
+        type=Path,
         help="plan of experiments: write its tables from its records, into results/ beside it; the other "
         "options are then not used",
     )
@@ -76,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"table: {args.out}\nplots: {', '.join(map(str, images.values()))}")
 
 
-def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[Group], list[Run]]:
+def collect(args: argparse.Namespace, sets: list[str]) -> tuple[list[RunGroup], list[Run]]:
     """Return the groups of scored runs, and the runs without a score.
 
     Raises:
@@ -140,7 +146,7 @@ def _check_values(run: Run) -> None:
     _ = run.own_updates, run.own_seconds, run.parameters if run.scores else None
 
 
-def draw_plots(groups: list[Group], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
+def draw_plots(groups: list[RunGroup], sets: list[str], args: argparse.Namespace) -> dict[str, Path]:
     """Draw every plot for which there are data; return caption -> file."""
     from espnet_kd.report import group_plots
 
@@ -152,7 +158,7 @@ def draw_plots(groups: list[Group], sets: list[str], args: argparse.Namespace) -
     return drawn
 
 
-def _draw_utterance(groups: list[Group], args: argparse.Namespace, directory: Path) -> dict[str, Path]:
+def _draw_utterance(groups: list[RunGroup], args: argparse.Namespace, directory: Path) -> dict[str, Path]:
     """Draw the plots that load models; print a warning if one fails, so that the report is still written."""
     from espnet_kd.report import frame_weights, posteriors
 
@@ -174,7 +180,7 @@ def _draw_utterance(groups: list[Group], args: argparse.Namespace, directory: Pa
 
 def render(
     title: str,
-    groups: list[Group],
+    groups: list[RunGroup],
     sets: list[str],
     valid: list[str],
     images: dict[str, Path],

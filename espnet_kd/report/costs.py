@@ -7,10 +7,10 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from espnet_kd.measure.record import Record, Spread
+from espnet_kd.measure.measurement import Measurement, Spread
 from espnet_kd.report import look
 from espnet_kd.report.group_plots import KINDS, colours_of
-from espnet_kd.report.groups import Group, with_exports
+from espnet_kd.report.groups import RunGroup, with_exports
 from espnet_kd.report.tables import plain, table
 from espnet_kd.scoring.alignment import UNITS
 
@@ -36,7 +36,7 @@ FILLINGS = ("full", "none", "left", "top", "right", "bottom")  # of points of on
 FLOOR = 1.15  # least ratio of the ends of an axis to its extreme points, so that none is on the frame
 
 
-def cost_table(records: Mapping[str, Record], rates: Mapping[str, str] | None = None) -> str:
+def cost_table(records: Mapping[str, Measurement], rates: Mapping[str, str] | None = None) -> str:
     """Return a table with a row for each model, and below it what it was measured on.
 
     Args:
@@ -65,7 +65,9 @@ def cost_table(records: Mapping[str, Record], rates: Mapping[str, str] | None = 
     return "\n\n".join([table(head, rows), " ".join(notes), "\n".join(_conditions(records))])
 
 
-def _row(name: str, record: Record, streaming: bool, relative: bool, first: Record | None) -> list[str]:
+def _row(
+    name: str, record: Measurement, streaming: bool, relative: bool, first: Measurement | None
+) -> list[str]:
     def ratio(value: float, key: str) -> str:
         return "" if first in (None, record) else f" ({value / getattr(first, key):.2g})"
 
@@ -104,7 +106,7 @@ def _large(number: float) -> str:
     return f"{number / size:.3g} {unit}"
 
 
-def _conditions(records: Mapping[str, Record]) -> list[str]:
+def _conditions(records: Mapping[str, Measurement]) -> list[str]:
     """Name the hardware, versions and amount of each measurement, one line for those that are alike."""
     alike: dict[str, list[str]] = {}
     for name, record in records.items():
@@ -121,7 +123,7 @@ def _conditions(records: Mapping[str, Record]) -> list[str]:
     return [f"- {', '.join(plain(name) for name in names)}: {plain(text)}." for text, names in alike.items()]
 
 
-def differ(records: Iterable[Record]) -> bool:
+def differ(records: Iterable[Measurement]) -> bool:
     """Return whether records are of different machines, threads or versions of a library."""
     found: dict[str, set[str]] = {}
     for record in records:
@@ -132,7 +134,7 @@ def differ(records: Iterable[Record]) -> bool:
     return any(len(values) > 1 for values in found.values())
 
 
-def _decoding(record: Record) -> str:
+def _decoding(record: Measurement) -> str:
     """Name the options of decoding, on which every time depends."""
     options = record.options
     named = [str(options.get(key) or "") for key in ("inference_config", "inference_args", "checkpoint")]
@@ -142,7 +144,7 @@ def _decoding(record: Record) -> str:
     return f"decoded with {' '.join(filter(None, map(str.strip, named))) or otherwise}"
 
 
-def section(groups: list[Group], sets: list[str]) -> list[str]:
+def section(groups: list[RunGroup], sets: list[str]) -> list[str]:
     """Return heading and table of each measured set for RESULTS.md; empty if none was measured."""
     parts = []
     for name in sets:
@@ -162,7 +164,7 @@ def section(groups: list[Group], sets: list[str]) -> list[str]:
     return parts
 
 
-def draw(groups: list[Group], sets: list[str], directory: Path) -> dict[str, Path]:
+def draw(groups: list[RunGroup], sets: list[str], directory: Path) -> dict[str, Path]:
     """Draw the error rate of the first measured set against RTF and MB; return caption -> file.
 
     Nothing is drawn unless two models were measured.
@@ -178,7 +180,7 @@ def draw(groups: list[Group], sets: list[str], directory: Path) -> dict[str, Pat
     return {}
 
 
-Point = tuple[Group, float, float, float]  # error rate in per cent, real-time factor, megabytes
+Point = tuple[RunGroup, float, float, float]  # error rate in per cent, real-time factor, megabytes
 
 
 def draw_points(
@@ -217,7 +219,7 @@ def best(costs: Sequence[float], rates: Sequence[float]) -> list[int]:
     return found
 
 
-def _styles(groups: Sequence[Group], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+def _styles(groups: Sequence[RunGroup], colours: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return how the points are drawn; teachers are stars, and points of one colour differ in the filling."""
     found: list[dict[str, Any]] = []
     for group in groups:

@@ -12,7 +12,7 @@ from espnet_kd.data.audio import read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.report import posteriors
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.out}: {utt}")
 
 
-def find_weighted_layer(groups: list[Group]) -> WeightedLayer | None:
+def find_weighted_layer(groups: list[RunGroup]) -> WeightedLayer | None:
     """Return the teacher and layer of the first student with frame weights; None if there is none."""
     for run in (run for group in groups for run in group.runs):
         for phase in run.phases:

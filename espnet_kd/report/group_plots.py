@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_kd.report import look, plots
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 from espnet_kd.report.look import Kind
-from espnet_kd.report.plots import LearningCurve, Row
+from espnet_kd.report.plots import LearningCurve, RateRow
 from espnet_kd.report.run import architecture
 from espnet_kd.scoring import alignment, bootstrap
 
 KINDS: Mapping[str, Kind] = {"teacher": "teacher", "student": "alone", "distilled": "method"}
 
 
-def draw_rates(groups: list[Group], sets: list[str], directory: Path) -> dict[str, Path]:
+def draw_rates(groups: list[RunGroup], sets: list[str], directory: Path) -> dict[str, Path]:
     """Draw the error rates; return caption -> file.
 
     There is a picture for each architecture of students, and several if it has many groups.
@@ -25,7 +25,7 @@ def draw_rates(groups: list[Group], sets: list[str], directory: Path) -> dict[st
     """
     metric, drawn = groups[0].metric, {}
     teachers = [group for group in groups if group.kind == "teacher"]
-    families: dict[str, list[Group]] = {}
+    families: dict[str, list[RunGroup]] = {}
     for group in groups:
         if group.kind != "teacher":
             families.setdefault(architecture(group.runs[0]), []).append(group)
@@ -39,7 +39,7 @@ def draw_rates(groups: list[Group], sets: list[str], directory: Path) -> dict[st
     return drawn
 
 
-def draw_curves(groups: list[Group], sets: list[str], directory: Path) -> dict[str, Path]:
+def draw_curves(groups: list[RunGroup], sets: list[str], directory: Path) -> dict[str, Path]:
     """Draw the learning curves of the headline; return caption -> file, nothing where there are no curves."""
     shown, panels = headline(groups, sets[-1]), {}
     for title, names in plots.CURVES.items():
@@ -57,7 +57,7 @@ def draw_curves(groups: list[Group], sets: list[str], directory: Path) -> dict[s
     return {"Validation set by epoch; thin lines are seeds": path}
 
 
-def headline(groups: list[Group], name: str) -> list[Group]:
+def headline(groups: list[RunGroup], name: str) -> list[RunGroup]:
     """Return the groups that have colours and learning curves, in the order of the table.
 
     They are the best teacher, the baselines, and the best of the others: at most six besides the teacher.
@@ -75,18 +75,18 @@ def headline(groups: list[Group], name: str) -> list[Group]:
     return [group for group in trained if id(group) in chosen]
 
 
-def rows(groups: list[Group], name: str) -> list[Row]:
+def rows(groups: list[RunGroup], name: str) -> list[RateRow]:
     """Return the row of each group that has a score of a set; intervals are over seeds and utterances."""
     found = []
     for group in groups:
         if group.scored(name):
             interval = bootstrap.rate_interval(group.errors(name))
             ends = (interval.value, interval.low, interval.high)
-            found.append(Row(group.label, KINDS[group.kind], *ends, group.rates(name)))
+            found.append(RateRow(group.label, KINDS[group.kind], *ends, group.rates(name)))
     return found
 
 
-def colours_of(groups: list[Group], sets: list[str]) -> dict[str, str]:
+def colours_of(groups: list[RunGroup], sets: list[str]) -> dict[str, str]:
     """Return label -> colour of the methods of the headline, the same in every picture."""
     shown = headline(groups, sets[-1])
     return look.method_colours(group.label for group in shown if group.kind == "distilled")

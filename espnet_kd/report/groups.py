@@ -1,4 +1,4 @@
-"""Group the runs that differ only in the seed; name each group and find its baseline."""
+"""RunGroup the runs that differ only in the seed; name each group and find its baseline."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ EQUAL_UPDATES = 0.01  # relative: batches of equal size can split an epoch a lit
 
 
 @dataclass
-class Group:
+class RunGroup:
     """Runs of one configuration, sorted by seed.
 
     Attributes:
@@ -30,8 +30,8 @@ class Group:
     kind: str
     metric: str = "wer"
     label: str = ""
-    baseline: "Group | None" = None
-    source: "Group | None" = None
+    baseline: "RunGroup | None" = None
+    source: "RunGroup | None" = None
 
     @property
     def name(self) -> str:
@@ -98,8 +98,8 @@ def _mean(counts: list[int | None]) -> int | None:
     return round(statistics.mean(known)) if known else None
 
 
-def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
-    """Group runs, name the groups and find their baselines; return them in the order of a table."""
+def make_groups(runs: list[Run], metric: str = "wer") -> list[RunGroup]:
+    """RunGroup runs, name the groups and find their baselines; return them in the order of a table."""
     by_settings: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         changed = run.distilled or any(phase.methods for phase in run.phases)
@@ -107,11 +107,11 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
         key = (kind, settings(run), run.tag)
         by_settings.setdefault(key, []).append(run)
     groups = [
-        Group(sorted(same, key=lambda r: (r.seed, r.name)), kind, metric)
+        RunGroup(sorted(same, key=lambda r: (r.seed, r.name)), kind, metric)
         for (kind, _, _), same in by_settings.items()
     ]
     groups.sort(key=lambda g: (KINDS.index(g.kind), g.updates or math.inf, g.name))
-    families: dict[str, list[Group]] = {}
+    families: dict[str, list[RunGroup]] = {}
     for group in groups:
         if group.kind == "teacher":
             members = group.runs[0].config.get("ensemble")
@@ -128,7 +128,7 @@ def make_groups(runs: list[Run], metric: str = "wer") -> list[Group]:
     return groups
 
 
-def with_exports(groups: Sequence[Group]) -> list[Group]:
+def with_exports(groups: Sequence[RunGroup]) -> list[RunGroup]:
     """Return groups, each followed by those of what was exported of its runs."""
     found = []
     for group in groups:
@@ -136,11 +136,11 @@ def with_exports(groups: Sequence[Group]) -> list[Group]:
         for form in dict.fromkeys(form for run in group.runs for form in run.exports):
             runs = [run for run in group.runs if form in run.exports]
             exported = [replace(r, scores=r.exports[form][0], costs=r.exports[form][1]) for r in runs]
-            found.append(Group(exported, group.kind, group.metric, f"{group.label}, {form}", source=group))
+            found.append(RunGroup(exported, group.kind, group.metric, f"{group.label}, {form}", source=group))
     return found
 
 
-def comparison(group: Group, name: str) -> bootstrap.Difference | None:
+def comparison(group: RunGroup, name: str) -> bootstrap.Difference | None:
     """Return the error rate of a group minus that of its baseline on a set; None if either is missing.
 
     The rates are over the seeds that both have, or over all runs of both if they have no seed in common.
@@ -154,7 +154,7 @@ def comparison(group: Group, name: str) -> bootstrap.Difference | None:
     return bootstrap.difference(group.errors(name, seeds), base.errors(name, seeds))
 
 
-def _compare(family: list[Group]) -> None:
+def _compare(family: list[RunGroup]) -> None:
     """Set the baselines and labels of the groups of one architecture."""
     plain = [group for group in family if group.kind == "student"]
     distilled = [group for group in family if group.kind == "distilled"]
@@ -171,18 +171,18 @@ def _compare(family: list[Group]) -> None:
         group.label = _longer(group, group.baseline)
 
 
-def _distance(group: Group) -> Callable[[Group], tuple[int, str]]:
+def _distance(group: RunGroup) -> Callable[[RunGroup], tuple[int, str]]:
     """Return a key by which the closest configuration is the smallest; equal ones are sorted by name."""
     mine = relevant_options(group.runs[0])
 
-    def key(base: Group) -> tuple[int, str]:
+    def key(base: RunGroup) -> tuple[int, str]:
         theirs = relevant_options(base.runs[0])
         return sum(mine.get(k) != theirs.get(k) for k in mine.keys() | theirs.keys()), base.name
 
     return key
 
 
-def _equal_passes(a: Group, b: Group) -> bool:
+def _equal_passes(a: RunGroup, b: RunGroup) -> bool:
     if a.passes is None or b.passes is None:
         return bool(a.runs[0].config.get("max_epoch") == b.runs[0].config.get("max_epoch"))
     return abs(a.passes - b.passes) <= EQUAL_UPDATES * max(a.passes, b.passes)
@@ -201,7 +201,7 @@ def methods_text(run: Run) -> str:
     return ", ".join(parts) or ("task" if run.before else "teacher")
 
 
-def _longer(group: Group, base: Group) -> str:
+def _longer(group: RunGroup, base: RunGroup) -> str:
     if _equal_passes(group, base):
         part, _ = _differing_parts([group.name, base.name])
         return "student, other settings" + (f" ({part})" if part else "")
@@ -211,22 +211,22 @@ def _longer(group: Group, base: Group) -> str:
     return f"student, trained {word} ({group.updates / base.updates:.2g} x)"
 
 
-def _rank(family: list[Group]) -> list[Group]:
+def _rank(family: list[RunGroup]) -> list[RunGroup]:
     """Sort: baselines, then other undistilled students, then distilled ones."""
 
-    def place(group: Group) -> tuple[bool, bool, float, str]:
+    def place(group: RunGroup) -> tuple[bool, bool, float, str]:
         taught, first = group.kind == "distilled", group.label == "student"
         return taught, not first, group.updates or math.inf, group.name
 
     return sorted(family, key=place)
 
 
-def _tell_apart(groups: list[Group]) -> None:
+def _tell_apart(groups: list[RunGroup]) -> None:
     """Make equal labels different by parts of the names, as in "teacher (small)", or by a number.
 
     One of the labels may stay as it is: "teacher" beside "teacher (small)".
     """
-    by_label: dict[str, list[Group]] = {}
+    by_label: dict[str, list[RunGroup]] = {}
     for group in groups:
         by_label.setdefault(group.label, []).append(group)
     for same in (equal for equal in by_label.values() if len(equal) > 1):

@@ -26,7 +26,7 @@ from espnet_kd.errors import UserError, printable
 from espnet_kd.files import read_table, read_text, write_text
 from espnet_kd.report import strips, tables
 from espnet_kd.report.command import collect
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 from espnet_kd.report.posteriors import CtcModel
 from espnet_kd.scoring.alignment import UNITS, Aligned, align
 
@@ -157,7 +157,7 @@ def choose(data: Path, names: Sequence[str], number: int) -> dict[str, str]:
 
 def render(
     args: argparse.Namespace,
-    groups: Sequence[Group],
+    groups: Sequence[RunGroup],
     speech: Mapping[str, str],
     references: Mapping[str, str],
     models: Mapping[str, CtcModel],
@@ -244,7 +244,7 @@ def pictures_of(results: Path | None) -> str:
     return f"<h2>Pictures</h2>\n{''.join(figures)}" if figures else ""
 
 
-def hypotheses_of(group: Group, name: str, speech: Collection[str]) -> dict[str, str]:
+def hypotheses_of(group: RunGroup, name: str, speech: Collection[str]) -> dict[str, str]:
     """Return the texts of the first run of a group.
 
     Raises:
@@ -264,7 +264,7 @@ def check_texts(file: Path, texts: Collection[str], speech: Collection[str]) -> 
             raise UserError(f"{file} lacks {utt}: complete it, or choose others with --utterances")
 
 
-def systems(groups: Sequence[Group], name: str) -> str:
+def systems(groups: Sequence[RunGroup], name: str) -> str:
     """Return the table of models."""
     measured = any(group.costs(name) for group in groups)
     rates = tables.RATES[groups[0].metric][:3]

@@ -29,7 +29,7 @@ HEADROOM = 1.2  # top of a panel of learning curves, relative to the highest val
 
 
 @dataclass(frozen=True)
-class Row:
+class RateRow:
     """One row of a picture of error rates, in per cent.
 
     Attributes:
@@ -59,7 +59,7 @@ class LearningCurve:
 
 
 def rate_rows(
-    panels: Mapping[str, Sequence[Row]],
+    panels: Mapping[str, Sequence[RateRow]],
     path: Path,
     unit: str = "word",
     colours: Mapping[str, str] | None = None,
@@ -108,7 +108,7 @@ def rate_rows(
         axes[0].set_ylim(sum(heights) + 0.1, -0.1)  # all panels share it; the first row is on top
 
 
-def _draw_row(ax: Any, y: float, row: Row, colours: Mapping[str, str]) -> None:
+def _draw_row(ax: Any, y: float, row: RateRow, colours: Mapping[str, str]) -> None:
     style = look.line_style(row.name, row.kind, colours)
     colour = style["color"]
     ax.hlines(y, row.low, row.high, color=colour, linewidth=3, alpha=0.45, zorder=2.5)
@@ -119,7 +119,7 @@ def _draw_row(ax: Any, y: float, row: Row, colours: Mapping[str, str]) -> None:
     ax.text(1.01, y, f"{row.mean:.1f}", va="center", fontsize=10, transform=ax.get_yaxis_transform())
 
 
-def pages(panels: Mapping[str, Sequence[Row]]) -> list[dict[str, list[Row]]]:
+def pages(panels: Mapping[str, Sequence[RateRow]]) -> list[dict[str, list[RateRow]]]:
     """Divide the rows of all panels among pictures that `rate_rows` can draw; the baseline is in each."""
     kinds = {row.name: row.kind for rows in panels.values() for row in rows}
     names = list(kinds)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from espnet_kd.data.audio import IN_ARK, read_speech
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ class Panel:
     tokens: list[str]
 
 
-def choose_models(groups: list[Group], valid_set: str) -> "list[tuple[str, Run]]":
+def choose_models(groups: list[RunGroup], valid_set: str) -> "list[tuple[str, Run]]":
     """Choose teacher, undistilled student and best distilled student by the validation set.
 
     Returns:

@@ -15,7 +15,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
 from espnet_kd.files import changed_file, read_json
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
-from espnet_kd.measure.record import Record, read_record
+from espnet_kd.measure.measurement import Measurement, read_measurement
 from espnet_kd.methods import active, idle_keys
 from espnet_kd.report import history
 from espnet_kd.scoring import alignment as score_files
@@ -107,7 +107,7 @@ class SeveralDecodings(UserError):
     """An experiment was decoded in several ways, and the user must choose."""
 
 
-Results = tuple[dict[str, score_files.Score], dict[str, Record]]  # of sets
+Results = tuple[dict[str, score_files.Score], dict[str, Measurement]]  # of sets
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Run:
     inference_tag: str | None = None
     checkpoint: str | None = None
     scores: dict[str, score_files.Score] = field(default_factory=dict)
-    costs: dict[str, Record] = field(default_factory=dict)
+    costs: dict[str, Measurement] = field(default_factory=dict)
     exports: dict[str, Results] = field(default_factory=dict)
 
     @property
@@ -305,9 +305,9 @@ def _results(decoded: Path, sets: list[str]) -> Results:
     return {name: score_files.read_score(decoded / name) for name in scored}, known
 
 
-def _costs(decoded: Path, name: str) -> Record | None:
+def _costs(decoded: Path, name: str) -> Measurement | None:
     """Read what decoding a set costs; leave out, with a warning, what was measured of an older model."""
-    record = read_record(decoded / name)
+    record = read_measurement(decoded / name)
     changed = None if record is None else changed_file(decoded.parent, record.model)
     if changed is not None:
         print(

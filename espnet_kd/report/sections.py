@@ -6,7 +6,7 @@ from typing import Any
 
 from espnet_kd.errors import UserError
 from espnet_kd.files import changed_file
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 from espnet_kd.report.run import Run
 from espnet_kd.report.tables import code, plain, table
 from espnet_kd.targets.format import MANIFEST, Manifest
@@ -19,7 +19,7 @@ teacher with the reference, over tokens of the validation set. Chunk: speech tha
 for which it waits; all: the whole of it."""
 
 
-def delays(groups: list[Group], sets: list[str]) -> list[str]:
+def delays(groups: list[RunGroup], sets: list[str]) -> list[str]:
     """Return heading, table and note on delays; empty if none was measured.
 
     Raises:
@@ -70,7 +70,7 @@ kept, and in brackets of all that was decoded, where references exist; nothing e
 pseudo-labelled speech in what the student is trained on, where it was asked for."""
 
 
-def generations(groups: list[Group], sets: list[str]) -> list[str]:
+def generations(groups: list[RunGroup], sets: list[str]) -> list[str]:
     """Return heading, table and note on generations; empty if there are none and no pseudo-labels.
 
     Args:
@@ -151,7 +151,7 @@ takes in float16."""
 FLOAT16 = 2  # bytes
 
 
-def stores(groups: list[Group]) -> list[str]:
+def stores(groups: list[RunGroup]) -> list[str]:
     """Return heading, table and note on the target stores beside the experiments; empty if there are none."""
     parents = {run.directory.parent for group in groups for run in group.runs}
     manifests = (path for parent in parents for path in parent.glob(f"*/{MANIFEST}"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espnet_kd.errors import UserError, first_line, printable
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 from espnet_kd.report.posteriors import SPACE, VISIBLE, CtcModel, Panel, choose_models, load_ctc, peaks
 
 STYLE = """
@@ -35,7 +35,7 @@ NAMES, HEIGHT, GAP = 28, 44, 8  # pixels: of the lines with names, of a posterio
 AXIS = 18  # pixels of the axis of time
 
 
-def load_models(groups: Sequence[Group], name: str) -> tuple[dict[str, CtcModel], list[str]]:
+def load_models(groups: Sequence[RunGroup], name: str) -> tuple[dict[str, CtcModel], list[str]]:
     """Load the models that have strips: teacher, student alone and the best distilled one on a set.
 
     Returns:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from espnet_kd.errors import printable
 from espnet_kd.report import decodings
-from espnet_kd.report.groups import Group, comparison, methods_text, with_exports
+from espnet_kd.report.groups import RunGroup, comparison, methods_text, with_exports
 from espnet_kd.report.run import Run
 from espnet_kd.scoring.alignment import Counts
 from espnet_kd.scoring.bootstrap import RESAMPLES, Difference
@@ -64,7 +64,7 @@ where an update takes several), in percentage points and relative to it, over th
 Interval and p: {BOOTSTRAP}"""
 
 
-def results(groups: list[Group], name: str) -> str:
+def results(groups: list[RunGroup], name: str) -> str:
     """Return the table of one set."""
     shown = [group for group in with_exports(groups) if group.scored(name)]
     counts = ["updates", "passes"] if any(g.passes != g.updates for g in groups) else ["updates"]
@@ -75,7 +75,7 @@ def results(groups: list[Group], name: str) -> str:
     return table([*head, "against the student", "95 % interval", "p"], rows)
 
 
-def _row(group: Group, name: str, counts: Sequence[str], measured: bool) -> list[str]:
+def _row(group: RunGroup, name: str, counts: Sequence[str], measured: bool) -> list[str]:
     runs = group.scored(name)
     total = group.total(name)
     rates = [spread(group.rates(name)), f"{total.errors}/{total.reference}", kinds(total)]
@@ -120,7 +120,7 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def runs(groups: list[Group], sets: list[str]) -> str:
+def runs(groups: list[RunGroup], sets: list[str]) -> str:
     """Return a table with a row for each run."""
     rows, metric = [], groups[0].metric
     for group in groups:
@@ -136,7 +136,7 @@ def runs(groups: list[Group], sets: list[str]) -> str:
     return table([*head, "updates", "hours", "file"], rows)
 
 
-def phases(groups: list[Group]) -> str:
+def phases(groups: list[RunGroup]) -> str:
     """Return a table with a row for each phase of runs with several phases; empty if there are none."""
     rows = []
     for run in (run for group in groups for run in group.runs if run.before is not None):
@@ -150,7 +150,7 @@ def phases(groups: list[Group]) -> str:
     return table(head, rows) if rows else ""
 
 
-def commands(groups: list[Group]) -> str:
+def commands(groups: list[RunGroup]) -> str:
     """Return the command and commit of each run, in a block that a reader opens."""
     parts = []
     for run in (run for group in groups for run in group.runs):
@@ -175,7 +175,7 @@ def _command(run: Run) -> str:
     return str(command or "# not recorded: no run.json, or no command in it")
 
 
-def warnings(groups: list[Group], sets: list[str]) -> list[str]:
+def warnings(groups: list[RunGroup], sets: list[str]) -> list[str]:
     """Return warnings: missing scores, unequal seeds, updates or decoding, and unfinished trainings."""
     found = []
     for group in groups:

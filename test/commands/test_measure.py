@@ -14,9 +14,9 @@ from espnet_kd.commands import measure
 from espnet_kd.errors import UserError
 from espnet_kd.files import fingerprint, write_table
 from espnet_kd.measure import process
+from espnet_kd.measure.measurement import read_measurement
 from espnet_kd.measure.process import Measured
 from espnet_kd.measure.recogniser import KINDS, DecodingOptions
-from espnet_kd.measure.record import read_record
 
 UTTERANCES = {f"u{i}": 800 * (i + 1) for i in range(6)}
 
@@ -38,7 +38,7 @@ def test_models_are_measured_side_by_side(recipe: Path, capsys: pytest.CaptureFi
     slow = fake_recogniser.write(recipe / "slow", seconds=0.02, parameters=2_000_000, words="one two")
     fast = fake_recogniser.write(recipe / "fast", seconds=0.005, words="one")
     measure.main([str(slow), str(fast), "--data", "test", "--rounds", "2", "--utterances", "4"])
-    first, second = (read_record(path / "inference/test") for path in (slow, fast))
+    first, second = (read_measurement(path / "inference/test") for path in (slow, fast))
     assert first is not None and second is not None
     assert (first.utterances, first.rounds, first.relative, second.relative_to) == (4, 2, None, str(slow))
     assert second.relative is not None and 0.2 < second.relative.median < 0.4  # 0.005 / 0.02 s
@@ -59,7 +59,9 @@ def test_each_process_has_its_own_peak_of_memory(recipe: Path) -> None:
     large = fake_recogniser.write(recipe / "large", ballast=200_000_000)
     small = fake_recogniser.write(recipe / "small")
     measure.main([str(large), str(small), "--data", "test", "--rounds", "1", "--utterances", "1"])
-    peaks = [record.memory_mb for path in (large, small) if (record := read_record(path / "inference/test"))]
+    peaks = [
+        record.memory_mb for path in (large, small) if (record := read_measurement(path / "inference/test"))
+    ]
     assert 150 < peaks[0] - peaks[1] < 250
 
 
@@ -69,7 +71,7 @@ def test_latency_of_models_that_stream_and_that_do_not(
     whole = fake_recogniser.write(recipe / "whole", whole="needs all of it")
     stream = fake_recogniser.write(recipe / "stream", chunk=160)
     measure.main([str(whole), str(stream), "--data", "test", "--rounds", "1", "--stream"])
-    first, second = (read_record(path / "inference/test") for path in (whole, stream))
+    first, second = (read_measurement(path / "inference/test") for path in (whole, stream))
     assert first is not None and second is not None and first.first_text_s and second.first_text_s
     assert (first.chunk_ms, second.chunk_ms) == (None, 10)
     assert first.first_text_s.p10 > min(UTTERANCES.values()) / 16000 > second.first_text_s.p90  # about 10 ms
@@ -82,7 +84,7 @@ def test_the_record_is_beside_the_decoded_set(recipe: Path, capsys: pytest.Captu
     (exp / "decode_asr/test").mkdir(parents=True)
     write_table(exp / "decode_asr/test/text", dict.fromkeys(UTTERANCES, "one two") | {"u3": "one"})
     measure.main([str(exp), "--data", "test", "--rounds", "1"])
-    assert read_record(exp / "decode_asr/test") is not None
+    assert read_measurement(exp / "decode_asr/test") is not None
     assert "warning: 1 of 6 texts are not those in" in capsys.readouterr().out
     (exp / "other/test").mkdir(parents=True)
     write_table(exp / "other/test/text", dict.fromkeys(UTTERANCES, "one two"))
@@ -118,7 +120,7 @@ def test_characters_are_counted_where_a_recipe_counts_them(
     exp = fake_recogniser.write(recipe / "exp", words="one too")
     options = [str(exp), "--data", "test", "--rounds", "1", "--utterances", "2", "--metric", "cer"]
     measure.main(options)
-    record = read_record(exp / "inference/test")
+    record = read_measurement(exp / "inference/test")
     # "one two" has 7 characters, of which "w" became "o"
     assert record is not None and (record.metric, record.errors, record.words) == ("cer", 2, 14)
     assert "errors/characters |" in capsys.readouterr().out.splitlines()[0]
@@ -128,7 +130,7 @@ def test_a_set_without_transcripts_has_no_errors(recipe: Path) -> None:
     (recipe / "test/text").unlink()
     exp = fake_recogniser.write(recipe / "exp")
     measure.main([str(exp), "--data", "test", "--rounds", "1"])
-    record = read_record(exp / "inference/test")
+    record = read_measurement(exp / "inference/test")
     assert record is not None and (record.errors, record.words) == (None, None)
 
 

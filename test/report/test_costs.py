@@ -11,10 +11,10 @@ from records_of_costs import RECORD
 from espnet_kd.export.directory import write_description
 from espnet_kd.export.search import Settings
 from espnet_kd.files import fingerprint
-from espnet_kd.measure.record import Spread, write_record
+from espnet_kd.measure.measurement import Spread, write_measurement
 from espnet_kd.report import command, costs
 from espnet_kd.report.costs import best, cost_table
-from espnet_kd.report.groups import Group
+from espnet_kd.report.groups import RunGroup
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def report() -> str:
 
 def measured(recipe: Path, name: str, rtf: float, size: float, **changes: object) -> None:
     record = replace(RECORD, rtf=Spread(rtf, rtf / 2, rtf * 2), disk_mb=size, **changes)
-    write_record(record, recipe / "exp" / name / TAG / "test")
+    write_measurement(record, recipe / "exp" / name / TAG / "test")
 
 
 def test_nothing_is_shown_of_models_that_were_not_measured(recipe: Path) -> None:
@@ -93,7 +93,7 @@ def export(recipe: Path, name: str, form: str, wrong: int, rtf: float, size: flo
     options = RECORD.options | {"search": "a greedy search"}
     record = replace(RECORD, rtf=Spread(rtf, rtf, rtf), disk_mb=size, machine=onnx, options=options)
     relative = replace(record, relative=Spread(0.25, 0.2, 0.3), relative_to="exp/teacher")
-    write_record(relative, out / TAG / "test")
+    write_measurement(relative, out / TAG / "test")
 
 
 def test_exported_models_have_rows_of_their_own(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +125,10 @@ def test_exported_models_have_rows_of_their_own(recipe: Path, monkeypatch: pytes
 
 
 def test_points_of_exported_models_have_the_colour_of_theirs() -> None:
-    groups = [Group([], kind, label=kind) for kind in ("student", "distilled")]
-    exported = [Group([], "distilled", label=f"distilled, {form}", source=groups[1]) for form in ("a", "b")]
+    groups = [RunGroup([], kind, label=kind) for kind in ("student", "distilled")]
+    exported = [
+        RunGroup([], "distilled", label=f"distilled, {form}", source=groups[1]) for form in ("a", "b")
+    ]
     first, second, *others = costs._styles([*groups, *exported], {"distilled": "#cc3311"})
     assert [style["color"] for style in (second, *others)] == ["#cc3311"] * 3 != [first["color"]] * 3
     assert len({style["fillstyle"] for style in (second, *others)}) == 3

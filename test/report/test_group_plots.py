@@ -6,13 +6,13 @@ import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
 
 from espnet_kd.report import group_plots, look, plots
-from espnet_kd.report.groups import Group, make_groups
+from espnet_kd.report.groups import RunGroup, make_groups
 from espnet_kd.report.run import find_runs
 
 SETS = ["test", "dev"]
 
 
-def read(exp: Path) -> list[Group]:
+def read(exp: Path) -> list[RunGroup]:
     return make_groups(find_runs(list(exp.iterdir()), SETS, []))
 
 

@@ -4,11 +4,11 @@ import pytest
 from fabricated import config, distilled, write_checkpoint, write_experiment, write_recipe, write_score
 
 from espnet_kd.report import tables
-from espnet_kd.report.groups import Group, comparison, make_groups
+from espnet_kd.report.groups import RunGroup, comparison, make_groups
 from espnet_kd.report.run import find_runs
 
 
-def groups(exp: Path) -> list[Group]:
+def groups(exp: Path) -> list[RunGroup]:
     return make_groups(find_runs(list(exp.iterdir()), ["test", "dev"], []))
 
 
@@ -76,8 +76,10 @@ def test_only_common_seeds_are_compared(tmp_path: Path) -> None:
     assert tables.warnings(groups(tmp_path), ["test"]) == [
         "distilled: ctc (elsewhere): no seed in common with student on test: all of both are compared."
     ]
-    assert any("ctc (taught): no seed in common with student on dev" in w
-               for w in tables.warnings(groups(tmp_path), ["dev"]))
+    assert any(
+        "ctc (taught): no seed in common with student on dev" in w
+        for w in tables.warnings(groups(tmp_path), ["dev"])
+    )
     values = {name: difference.value for name, difference in found.items() if difference}
     assert values == {
         "taught": pytest.approx(100 * (5 - 10) / 80),

@@ -10,11 +10,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from espnet_kd.report import look, plots
-from espnet_kd.report.plots import LearningCurve, Row, draw_learning_curves, pages, rate_rows
+from espnet_kd.report.plots import LearningCurve, RateRow, draw_learning_curves, pages, rate_rows
 
 
-def row(name: str, kind: Any, mean: float, dots: tuple[float, ...] = ()) -> Row:
-    return Row(name, kind, mean, mean - 1, mean + 1, dots or (mean,))
+def row(name: str, kind: Any, mean: float, dots: tuple[float, ...] = ()) -> RateRow:
+    return RateRow(name, kind, mean, mean - 1, mean + 1, dots or (mean,))
 
 
 TEACHER = row("teacher", "teacher", 13.1)
@@ -69,7 +69,7 @@ def test_another_student_alone_may_be_the_baseline(figures: list[Figure]) -> Non
 
 
 def test_a_bad_row_or_a_wide_interval_does_not_squeeze_the_others(figures: list[Figure]) -> None:
-    wide = Row("one seed of two failed", "alone", 71.0, 0.0, 300.0, [50.0, 92.0])
+    wide = RateRow("one seed of two failed", "alone", 71.0, 0.0, 300.0, [50.0, 92.0])
     rate_rows({"test": [ALONE, wide, KL]}, Path("wer.png"))
     (ax,) = figures[0].axes
     assert ax.get_xscale() == "log" and ax.get_xlim() == pytest.approx((19.3 / 1.4, 92 * 1.3))
@@ -93,7 +93,7 @@ def test_a_row_keeps_its_place_and_colour_in_every_panel(figures: list[Figure]) 
 
 def test_a_row_without_an_interval_and_long_names(figures: list[Figure]) -> None:
     name = "a name that has so many words that it does not fit on one line of the picture"
-    bare = Row(name, "method", 20.0, math.nan, math.nan, [20.0])
+    bare = RateRow(name, "method", 20.0, math.nan, math.nan, [20.0])
     rate_rows({"test": [bare, KL]}, Path("wer.png"), unit="character")
     (ax,) = figures[0].axes
     assert 20.0 in means(ax) and ax.get_xlabel() == "character error rate (%)"

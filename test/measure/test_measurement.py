@@ -8,7 +8,7 @@ import pytest
 from records_of_costs import RECORD
 
 from espnet_kd.errors import UserError
-from espnet_kd.measure.record import FILE, Spread, read_record, write_record
+from espnet_kd.measure.measurement import FILE, Spread, read_measurement, write_measurement
 
 
 def test_quantiles_are_as_on_paper() -> None:
@@ -17,15 +17,15 @@ def test_quantiles_are_as_on_paper() -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write_record(RECORD, tmp_path / "tag/test")
-    assert read_record(tmp_path / "tag/test") == RECORD
+    write_measurement(RECORD, tmp_path / "tag/test")
+    assert read_measurement(tmp_path / "tag/test") == RECORD
     unknown = replace(RECORD, parameters=None, first_text_s=None, errors=None)
-    write_record(unknown, tmp_path / "tag/test")
-    assert read_record(tmp_path / "tag/test") == unknown
-    assert read_record(tmp_path) is None
+    write_measurement(unknown, tmp_path / "tag/test")
+    assert read_measurement(tmp_path / "tag/test") == unknown
+    assert read_measurement(tmp_path) is None
     older = {key: value for key, value in asdict(RECORD).items() if key not in ("model", "metric")}
     (tmp_path / FILE).write_text(json.dumps(older))
-    assert read_record(tmp_path) == RECORD
+    assert read_measurement(tmp_path) == RECORD
 
 
 WRONG = {"median": "x", "p10": 0, "p90": 0}
@@ -34,13 +34,20 @@ WRONG = {"median": "x", "p10": 0, "p90": 0}
 @pytest.mark.parametrize(
     "change",
     [
-        {"rtf": None}, {"end_s": None}, {"rtf": WRONG}, {"machine": None}, {"disk_mb": "a"}, {"model": 1},
-        {"metric": "per"}, "[]", "{",
+        {"rtf": None},
+        {"end_s": None},
+        {"rtf": WRONG},
+        {"machine": None},
+        {"disk_mb": "a"},
+        {"model": 1},
+        {"metric": "per"},
+        "[]",
+        "{",
     ],  # fmt: skip
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
-    write_record(RECORD, tmp_path)
+    write_measurement(RECORD, tmp_path)
     content = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps(content | change) if isinstance(change, dict) else str(change))
     with pytest.raises(UserError, match=FILE):
-        read_record(tmp_path)
+        read_measurement(tmp_path)

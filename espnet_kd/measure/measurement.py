@@ -30,7 +30,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Record:
+class Measurement:
     """Cost of decoding a set with one model.
 
     Attributes:
@@ -81,13 +81,13 @@ class Record:
     model: dict[str, str] = field(default_factory=dict)
 
 
-def write_record(record: Record, directory: Path) -> None:
+def write_measurement(record: Measurement, directory: Path) -> None:
     """Write the record of a decoded set, ``EXP/TAG/SET/measure.json``."""
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / FILE, json.dumps(asdict(record), indent=1) + "\n")
 
 
-def read_record(directory: Path) -> Record | None:
+def read_measurement(directory: Path) -> Measurement | None:
     """Read the record of a decoded set; None if it was not measured.
 
     Raises:
@@ -101,7 +101,7 @@ def read_record(directory: Path) -> Record | None:
         for name in ("rtf", "relative", "first_text_s", "end_s"):
             value = content[name]
             content[name] = None if value is None else Spread(**{k: float(v) for k, v in value.items()})
-        record = Record(**{known.name: content[known.name] for known in fields(Record)})
+        record = Measurement(**{known.name: content[known.name] for known in fields(Measurement)})
         for name in ("startup_s", "memory_mb", "disk_mb", "duration_s"):
             float(getattr(record, name))
         {**record.machine, **record.machine["versions"], **record.options, **record.model}
