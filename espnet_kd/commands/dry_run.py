@@ -340,8 +340,8 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     ]
     if student:
         for exp in alone:
-            recipe.add_training(student, recipe["student_args"], [], cost)
-            lines.append(recipe.describe_batches(exp, student, recipe["student_args"]))
+            recipe.add_training(student, recipe["alone_args"], [], cost)
+            lines.append(recipe.describe_batches(exp, student, recipe["alone_args"]))
         for number, exp in enumerate(trained):
             phase = kd[number : number + 1]
             lines += warnings(recipe, [*student, *phase], exps if phase else [])
