@@ -39,6 +39,8 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     perturb = [f'espnet-kd perturb --factors "{sp}" data/{recipe["train_set"]} data/{train}'] if sp else []
     copies = [train] if sp else []
     for name, original in recipe.others.items() if recipe.other_factors else ():
+        if name == train:
+            continue
         speeds = recipe["unlabelled_speeds"]
         perturb.append(f'espnet-kd perturb --factors "{speeds}" data/{original} data/{name}')
         copies.append(name)

@@ -134,6 +134,22 @@ filter_unlabelled
     assert found == ["lengths --keep_empty raw/with", "lengths --unlabelled raw/without"]
 
 
+def test_copies_of_unlabelled_speech_do_not_replace_those_of_the_training_set() -> None:
+    """With other speeds stage 2 would write data/train_sp again, and the training lose copies silently."""
+    stubs = """
+set -eu
+need() { :; }
+error() { echo "error: $*"; exit 1; }
+compute() { echo "${*: -1}"; }
+. utils/unlabelled.sh
+unlabelled_names=(train more) train=train_sp speed_perturb_factors="0.9 1.0" train_cmd=run python=python
+unlabelled_speeds="0.9 1.0"; perturb_unlabelled
+unlabelled_speeds="1.0"; perturb_unlabelled
+"""
+    same, other = sh(TEMPLATE, "bash", "-c", stubs).stdout.splitlines()
+    assert same == "data/more_sp" and other.startswith("error: --unlabelled_speeds '1.0' would replace")
+
+
 def test_data_that_were_made_again_without_what_follows_are_named(tmp_path: Path) -> None:
     """Stage 1 and then stage 6: the training would take the old transcripts without a word."""
 
