@@ -123,8 +123,6 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
             online = teachers if phase else []
             recipe.add_training([*student, *phase], recipe["student_args"], online, cost, is_distilled=True)
             lines.append(recipe.describe_batches(exp, [*student, *phase], recipe["student_args"]))
-    if kd and exps and not teachers:
-        cost.notes.append("without the time of a teacher that is trained already, whose speed is unknown")
     makes = [Path(e) / recipe["inference_asr_model"] for e in [*alone, *trained]]
     yield 9, Stage("student", lines, makes, cost)
     yield 10, _decoding("decoding", recipe, exps, [*alone, *trained[-1:]], recipe.tests)
@@ -167,7 +165,7 @@ def _teaching(recipe: Recipe, exps: list[str], kd: list[Path]) -> Stage:
         cost.cpu_hours = None
         hours = [recipe.other(name) for name in recipe.others]
         many = f"{sum(h.hours for h in hours if h):,.0f} hours" if all(hours) else "speech of unknown length"
-        cost.notes.append(f"pseudo-labels of {many} take as unknown a time")
+        cost.notes.append(f"the time of pseudo-labels of {many} is unknown")
     for config in kd:
         store = (merge_files([config]).get("teacher") or {}).get("store")
         given = re.findall(r"--store[ =](\S+)", recipe["targets_args"])

@@ -187,6 +187,8 @@ class Recipe:
         if epoch is not self.training and not plan.iterations:
             cost.notes.append(f"an epoch has {epoch}")
         is_online = config.get("criteria") and not (config.get("teacher") or {}).get("store")
+        if is_online and not teachers:
+            cost.notes.append("without the time of a teacher that is trained already, whose speed is unknown")
         for teacher in teachers if is_online else []:
             other = self.parameters([teacher])
             if other:

@@ -61,6 +61,15 @@ def test_a_teacher_costs_what_runs_beside_the_training(tmp_path: Path) -> None:
         assert gpu_hours(tmp_path, config, teacher) == plain
 
 
+def test_the_time_of_a_teacher_of_the_configuration_is_said_to_be_unknown(tmp_path: Path) -> None:
+    criteria = {"criteria": {"a": {"type": "hidden", "tap": "encoder"}}}
+    for teacher, said in (({"hf": "microsoft/wavlm-large"}, True), ({"hf": "a", "store": "b"}, False)):
+        (tmp_path / "train.yaml").write_text(dump_yaml({"max_epoch": 4, "teacher": teacher, **criteria}))
+        cost = Cost()
+        Known().add_training([tmp_path / "train.yaml"], "", [], cost)
+        assert ("without the time of a teacher that is trained already" in str(cost)) is said
+
+
 def test_options_and_inputs_of_methods_that_a_training_would_refuse(tmp_path: Path) -> None:
     class Options(Known):
         tokens = ["<blank>", "<unk>", "a", "<sos/eos>"]
@@ -160,7 +169,7 @@ def test_batches_of_a_training_on_speech_alone_have_no_tokens(place: Path) -> No
 def test_stage_8_names_pseudo_labels_and_targets(place: Path) -> None:
     mixed = "dump/raw/pseudo/s/mix"
     found = planned(**UNLABELLED, mixed=mixed, kd_config="store.yaml", teachers="exp/t")[8]
-    assert "pseudo-labels of 90 hours" in str(found.cost) and found.cost.gigabytes is None
+    assert "pseudo-labels of 90 hours is unknown" in str(found.cost) and found.cost.gigabytes is None
     assert found.makes[1:] == [Path(mixed), Path("exp/store")]
     assert [line.split()[1] for line in found.commands[1:]] == ["pseudo-label"] * 2 + ["mix", "targets"]
 
