@@ -203,13 +203,17 @@ def _trained_lm(recipe: Recipe) -> Path | None:
 
 
 def _decoding(title: str, recipe: Recipe, teachers: list[str], students: list[str], sets: list[str]) -> Stage:
-    tool, names = f"espnet2.bin.{recipe['asr_task']}_inference", "{" + ",".join(sets) + "}"
+    names = "{" + ",".join(sets) + "}"
     lm = f" --lm_file {recipe['lm_exp']}/{recipe['inference_lm']}" if recipe["use_lm"] == "true" else ""
     commands, makes = [], []
     for exps, kind in ((teachers, "teacher_"), (students, "")):
         config, tag = recipe[f"{kind}inference_config"], recipe[f"{kind}inference_tag"]
-        options = f" --config {config}" * bool(config) + lm
-        commands += [f"{tool}{options} --asr_model_file {e}/{recipe['inference_asr_model']}" for e in exps]
+        trained = [Path(word) for word in recipe[f"{kind or 'student_'}config"].split()[:1]]
+        is_block = str(merge_files(trained).get("encoder", "")).startswith("contextual_block")
+        streaming = "_streaming" * (is_block and recipe["use_streaming"] == "true")
+        options = f"_inference{streaming}" + f" --config {config}" * bool(config) + lm
+        model = recipe["inference_asr_model"]
+        commands += [f"espnet2.bin.{recipe['asr_task']}{options} --asr_model_file {e}/{model}" for e in exps]
         makes += [Path(e) / tag / (names if len(sets) > 1 else sets[0]) / "text" for e in exps]
     hours = [recipe.hours(name) for name in sets]
     known = sum(h.hours for h in hours if h)

@@ -105,8 +105,8 @@ OPTIONS = {
     "train_set": "train", "train": "train", "valid_set": "dev", "test_sets": "test", "dumpdir": "dump",
     "fs": "16k", "audio_format": "flac", "min_wav_duration": "0.1", "max_wav_duration": "20",
     "token_type": "char", "tokens": "char", "token_list": "tokens.txt", "statistics": "exp/stats",
-    "asr_task": "asr", "use_lm": "false", "measure": "false", "inference_asr_model": "ave.pth",
-    "inference_tag": "tag", "teacher_inference_tag": "whole",
+    "asr_task": "asr", "use_lm": "false", "measure": "false", "use_streaming": "false",
+    "inference_asr_model": "ave.pth", "inference_tag": "tag", "teacher_inference_tag": "whole",
 }  # fmt: skip
 
 
@@ -202,3 +202,12 @@ def test_the_teacher_is_decoded_by_its_own_configuration(place: Path) -> None:
     )[10]  # fmt: skip
     assert found.makes == [Path("exp/t/whole/test/text"), Path("exp/s/tag/test/text")]
     assert ["b.yaml" in line for line in found.commands] == [True, False]
+
+
+def test_a_student_of_blocks_is_decoded_block_by_block(place: Path) -> None:
+    (place / "blocks.yaml").write_text(dump_yaml({"encoder": "contextual_block_conformer"}))
+    found = planned(
+        student_config="blocks.yaml", students="exp/s", teacher_config="teacher.yaml", teachers="exp/t",
+        use_streaming="true",
+    )[10]  # fmt: skip
+    assert ["asr_inference_streaming " in line for line in found.commands] == [False, True]
