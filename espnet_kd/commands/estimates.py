@@ -7,11 +7,11 @@ Nothing is guessed without a word: every number comes with its source, and what 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from espnet_kd.data.batches import Sizes
+from espnet_kd.data.batches import Batches, Sizes
 from espnet_kd.errors import UserError
 from espnet_kd.files import iterate_lines
 
@@ -28,6 +28,36 @@ ATTENTION = {
 }
 TRANSDUCERS = {113.0: (25 * 2902 / (6 * 24 * 4), "ESPnet's Conformer transducer, 6 days on four A6000")}
 FORWARD = 1 / 3  # of the time of a training: a teacher runs forward alone; our assumption
+
+
+@dataclass
+class Cost:
+    """What a stage costs; None where a part of it is unknown.
+
+    Attributes:
+        gigabytes: of disk.
+        cpu_hours: computing time without GPUs.
+        gpu_hours: of training.
+        notes: sources, and what is unknown.
+    """
+
+    gigabytes: float | None = 0.0
+    cpu_hours: float | None = 0.0
+    gpu_hours: float | None = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        def number(value: float | None, unit: str) -> str:
+            digits = ",.0f" if value is not None and value >= 10 else ".2g"
+            return f"unknown {unit}" if value is None else f"{value:{digits}} {unit}" if value else ""
+
+        parts = [
+            number(self.gigabytes, "GB"),
+            number(self.cpu_hours, "CPU-hours"),
+            number(self.gpu_hours, "GPU-hours"),
+        ]
+        text = ", ".join(filter(None, parts)) or "little"
+        return text + (f" ({'; '.join(dict.fromkeys(self.notes))})" if self.notes else "")
 
 
 @dataclass(frozen=True)
@@ -105,3 +135,11 @@ def speed(parameters: int, is_transducer: bool) -> tuple[float, str]:
     nearest = min(known, key=lambda size: abs(math.log(millions / size)))
     rate, source = known[nearest]
     return rate / max(1.0, millions / nearest), source
+
+
+def views(config: Mapping[str, Any], plan: Batches) -> int:
+    """Return how many times as much speech an epoch has because of consistency training."""
+    consistency = config.get("consistency") or {}
+    # A number of batches is given, and they have fewer utterances.
+    is_split = plan.iterations and consistency.get("split_batches", True)
+    return 1 if is_split or not consistency else int(consistency.get("views", 2))

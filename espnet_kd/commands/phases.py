@@ -1,5 +1,7 @@
 """``espnet-kd phases``: join the speech for a phase of distillation that needs no transcripts.
 
+With ``--alone`` it prints the options of the student that is trained without the distillation.
+
 Distillation in phases is a series of trainings; each starts from the student of the previous one.
 """
 
@@ -17,6 +19,7 @@ from espnet_kd.data.tables import Row, SortedTable
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir, write_rows
 from espnet_kd.host.outputs import OWN_PREFIX, average_file, best_file
+from espnet_kd.methods import METHODS, OF_TEACHERS
 from espnet_kd.methods.distillation import obstacle
 
 TABLES = ("wav.scp", "utt2num_samples")
@@ -31,12 +34,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", type=Path, default=[], help="dump directories")
     parser.add_argument("--out", type=Path, help="directory of their wav.scp and lengths")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="merged, a later one wins")
+    parser.add_argument("--alone", help="options of the training: only print those of a student alone")
     args = parser.parse_args(argv)
+    if args.alone is not None:
+        print(alone_options(args.alone, merge_files(args.config)))
+        return
     if needs_transcripts(merge_files(args.config)):
         return
     if args.out is not None:
         join_speech(args.sets, args.out)
     print(args.out or "speech")
+
+
+def alone_options(options: str, config: Mapping[str, Any]) -> str:
+    """Return the options of a training without those that change its distillation.
+
+    Args:
+        options: of the training of a distilled student, ``--NAME VALUE`` or ``--NAME=VALUE``.
+        config: of its distillation; other methods, which a student alone may have, count if this has them.
+    """
+    ours = {*OF_TEACHERS, *(key for keys in METHODS.values() for key in keys if key in config)}
+    kept: list[str] = []
+    is_ours = False
+    for word in (words := options.split()):
+        if word.startswith("--"):
+            is_ours = word.removeprefix("--").partition("=")[0] in ours
+        kept += [] if is_ours else [word]
+    return options if kept == words else " ".join(kept)
 
 
 def initial_student(previous: Path) -> list[str]:

@@ -8,7 +8,7 @@ another front end or volume gets a separate directory, whose name ends in a hash
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,19 @@ def directory_for(base: Path, front_end_config: Mapping[str, Any]) -> Path:
     record = base / STATS_CONFIG
     if not record.exists() or front_end(read_config(record)) == front_end_config:
         return base
+    return _own_directory(base, front_end_config)
+
+
+def directories_for(base: Path, front_ends: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Return the directories of trainings whose statistics are collected in this order, each once."""
+    found: list[Path] = []
+    for one in front_ends:
+        is_first = one == front_ends[0] or (base / STATS_CONFIG).exists()
+        found.append(directory_for(base, one) if is_first else _own_directory(base, one))
+    return list(dict.fromkeys(found))
+
+
+def _own_directory(base: Path, front_end_config: Mapping[str, Any]) -> Path:
     text = json.dumps(front_end_config, sort_keys=True)
     return base.with_name(f"{base.name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 

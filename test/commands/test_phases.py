@@ -39,6 +39,28 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("options", "alone"),
+    [
+        ("", ""),
+        ("--seed 2  --max_epoch=9", "--seed 2  --max_epoch=9"),  # nothing to leave out: the name stays
+        ("--criteria ctc.k=1 --criteria att.k=1 --seed 2 --task_weight 0.0", "--seed 2"),
+        ("--teacher=store=a --optim_conf lr=1e-3 --targets hard", "--optim_conf lr=1e-3"),
+        ("--scheduled_sampling probability.begin=9 --specaug none", "--specaug none"),
+        ("--consistency views=3", "--consistency views=3"),  # not of this distillation: both have it
+    ],
+)  # fmt: skip
+def test_a_student_alone_has_no_options_of_the_distillation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, alone: str
+) -> None:
+    files = [tmp_path / name for name in ("a.yaml", "b.yaml")]
+    for file, key in zip(files, ("mutual", "scheduled_sampling"), strict=True):
+        file.write_text(yaml.safe_dump({key: {"a": 1}, "specaug_conf": {"apply_time_warp": False}}))
+    phases.main(["--config", *map(str, files), f"--alone={options}"])
+    assert capsys.readouterr().out == f"{alone}\n"
+
+
+
 def test_the_next_phase_starts_from_the_average_or_else_the_best(place: Path) -> None:
     assert phases.initial_student(Path("exp/first")) == ["exp/first/valid.loss.best.pth:::kd_"]
     Path("exp/first/valid.loss.ave.pth").touch()

@@ -41,6 +41,27 @@ def test_each_phase_is_checked_with_the_teachers(change: str, end: str) -> None:
     assert result.stdout == f"{common.format('a', '')}{end}\n{common.format('b', later)}{end}\n"
 
 
+def test_the_student_alone_is_named_and_trained_without_options_of_the_distillation(tmp_path: Path) -> None:
+    """It would be refused, after the teachers are trained, or not be the student alone."""
+    (tmp_path / "kd.yaml").write_text("scheduled_sampling: {probability: 0.2}")
+    words = f"""
+set -euo pipefail
+python={sys.executable} labelling= teachers=() students=() unlabelled=()
+student_alone=true student_tag= student_exp=
+student_config=s.yaml student_args="--seed 2 --criteria ctc.k=1 --scheduled_sampling probability.begin=9"
+kd_config={tmp_path}/kd.yaml kd_configs=("{tmp_path}/kd.yaml")
+exp_name() {{ echo "<${{*:1:2}}>"; }}
+student_of() {{ exp_name "${{student_config}}" "${{student_args}}"; }}
+. utils/generations.sh
+eval "$(sed -n '/^train_alone()/,/^}}/p' utils/training.sh)"
+train() {{ echo "$*"; }}
+select_generation 1
+train_alone
+"""
+    result = sh(TEMPLATE, "bash", "-c", words)
+    assert result.stdout == "student <s.yaml --seed 2> s.yaml --seed 2 \n", result.stderr
+
+
 TRAIN = """
 bpemodel=none nlsyms_txt=none feats_normalize=utterance_mvn not_default=() mixed= unlabelled=() student_exp=
 current_generation=1 num_splits_asr=1 run_line=run config_ngpu=0 ngpu=0 token_type=char train=train
@@ -111,6 +132,22 @@ filter_unlabelled
 """
     found = sh(TEMPLATE, "bash", "-c", stubs).stdout.splitlines()
     assert found == ["lengths --keep_empty raw/with", "lengths --unlabelled raw/without"]
+
+
+def test_copies_of_unlabelled_speech_do_not_replace_those_of_the_training_set() -> None:
+    """With other speeds stage 2 would write data/train_sp again, and the training lose copies silently."""
+    stubs = """
+set -eu
+need() { :; }
+error() { echo "error: $*"; exit 1; }
+compute() { echo "${*: -1}"; }
+. utils/unlabelled.sh
+unlabelled_names=(train more) train=train_sp speed_perturb_factors="0.9 1.0" train_cmd=run python=python
+unlabelled_speeds="0.9 1.0"; perturb_unlabelled
+unlabelled_speeds="1.0"; perturb_unlabelled
+"""
+    same, other = sh(TEMPLATE, "bash", "-c", stubs).stdout.splitlines()
+    assert same == "data/more_sp" and other.startswith("error: --unlabelled_speeds '1.0' would replace")
 
 
 def test_data_that_were_made_again_without_what_follows_are_named(tmp_path: Path) -> None:

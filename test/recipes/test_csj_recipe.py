@@ -67,6 +67,11 @@ def test_stage_1_makes_all_sets(recipe: Path, corpus: Path, like_espnet: str, di
     assert ("D01F0002-L" in speakers) is dialogues
 
 
+def test_the_language_model_learns_the_text_of_espnets_recipe(recipe: Path) -> None:
+    (line,) = (line for line in run(recipe, "--help").splitlines() if "--lm_train_text" in line)
+    assert "data/train_nodev/text" in line
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

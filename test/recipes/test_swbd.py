@@ -80,6 +80,30 @@ def test_the_corpora_must_be_given(recipe: Path, corpora: tuple[str, ...]) -> No
     assert "error: give --eval2000 DIRECTORY" in errors and not (recipe / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe_of", "given", "used", "warned"),
+    [
+        ("swbd", {"rt03": "a"}, {"test_sets": "eval2000 rt03"}, "what --rt03 makes"),
+        (
+            "swbd",
+            {"fisher": "a", "use_lm": "true"},
+            {"lm_train_text": "data/lm_train.txt"},
+            "what --fisher makes",
+        ),
+        ("librispeech", {"librilight": "a"}, {"unlabelled_sets": "librilight"}, "what --librilight makes"),
+    ],
+)
+def test_data_that_no_stage_uses_are_named(
+    tmp_path: Path, recipe_of: str, given: dict[str, str], used: dict[str, str], warned: str
+) -> None:
+    """Stage 1 would make them and nothing more: no table would have such a set, no model learn from it."""
+    root = copy_recipe(TEMPLATE.parents[1] / recipe_of / "kd1", tmp_path / "kd1", "local")
+    plain = {"swbd": "a", "eval2000": "a", "librispeech": "a", "test_sets": "eval2000", "python": "true"}
+    found = [sh(root, "local/data.sh", **{**plain, **given, **more}) for more in ({}, used)]
+    assert [result.returncode for result in found] == [0, 0], found
+    assert warned in found[0].stderr and "not used without" in found[0].stderr and not found[1].stderr
+
+
 def test_data_audio_and_tokens(done: Finished) -> None:
     raw = done.root / "dump/raw"
     assert [len(keys(raw / s / "text")) for s in ("train_nodup_sp", "train_dev", "eval2000")] == [78, 6, 4]

@@ -211,6 +211,7 @@ labelling=  # yes if a teacher writes pseudo-labels for the unlabelled sets
 mixed=      # directory of transcribed and pseudo-labelled speech
 student=    # directory of the student
 alone=      # directory of the student without a teacher, if it is trained beside the distilled one
+alone_args= # its training options
 students=() # directories of the students of all generations so far
 valid_parts=()      # test sets that the development set consists of, see find_valid_parts
 valid_parts_found=  # yes if that is known

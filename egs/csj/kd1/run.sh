@@ -14,6 +14,7 @@ run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --config_ngpu 4 \
     --token_type char \
     --metric cer \
+    --lm_train_text data/train_nodev/text \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --teacher_config conf/teacher_conformer.yaml \
     --student_config conf/student_conformer.yaml \

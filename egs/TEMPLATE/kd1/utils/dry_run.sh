@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: --dry_run.
-# Reads: alone expdir generation kd_configs language option_is_list python sp student_config teachers token_list
-#   tokens train
+# Reads: alone alone_args expdir generation kd_configs language mixed option_is_list python sp student_config teacher_inference_tag
+#   teachers token_list tokens train
 # Sets: none
 # shellcheck disable=SC2154
 
@@ -18,6 +18,7 @@ show_stages() {
     fi
     "${python}" -m espnet_kd dry-run --stages "$@" --option "${words[@]}" "train=${train}" "tokens=${tokens}" \
         "token_list=${token_list}" "statistics=${expdir}/asr_stats_raw${language}_${tokens}${sp}" \
-        "teachers=$(printf '%s\n' "${teachers[@]}")" "students=${students}" "alone=${alone}"
+        "teachers=$(printf '%s\n' "${teachers[@]}")" "students=${students}" "alone=${alone}" "alone_args=${alone_args}" "mixed=${mixed}" \
+        "teacher_inference_tag=${teacher_inference_tag}"
     [ "${generation}" -eq 1 ] || log "with --generation ${generation}, stages 8 to 11 are repeated"
 }

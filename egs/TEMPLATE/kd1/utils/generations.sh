@@ -2,7 +2,7 @@
 # Sourced by kd.sh: generations of students, each of which is the teacher of the next.
 # Reads: expdir inference_tag kd_config kd_configs labeller labelling metric pseudo_label_args python raw student_alone
 #   student_args student_config student_exp student_tag unlabelled unlabelled_share valid_set
-# Sets: alone current_generation mixed student students teacher_config teachers
+# Sets: alone alone_args current_generation mixed student students teacher_config teachers
 # shellcheck disable=SC2034,SC2154
 
 # student_of GENERATION [PHASES]: print the directory of its student after so many phases (default: all).
@@ -25,6 +25,12 @@ student_of() {
     echo "${name}"
 }
 
+# args_alone: print --student_args without options of what --kd_config adds, which the student without a teacher lacks.
+args_alone() {
+    if [ -z "${student_args}" ] || [ ${#kd_configs[@]} -eq 0 ]; then echo "${student_args}"; return; fi
+    "${python}" -m espnet_kd phases --config "${kd_configs[@]}" --alone="${student_args}"
+}
+
 # select_generation GENERATION: set student and teachers for stages 8 to 11.
 select_generation() {
     current_generation=$1
@@ -35,7 +41,8 @@ select_generation() {
     student=$(student_of "$1")
     students+=("${student}")
     if [ "${student_alone}" = true ] && [ "$1" -eq 1 ] && [ -n "${kd_config}${labelling}" ]; then
-        alone=$(exp_name "${student_config}" "${student_args}")
+        alone_args=$(args_alone)
+        alone=$(exp_name "${student_config}" "${alone_args}")
     fi
     [ -n "${labelling}" ] || return 0
     mixed=${student_exp:+${student//\//_}}  # the same name in two folders is possible

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: statistics, training, and the targets of teachers.
-# Reads: alone asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation download_model expdir
+# Reads: alone alone_args asr_task audio_type bpemodel cluster config_ngpu cuda_cmd current_generation download_model expdir
 #   feats_normalize fs gpu_inference inference_asr_model kd_configs labelling language mixed ngpu nj nlsyms_txt
 #   not_default num_nodes num_splits_asr python raw run_line sp student student_args student_config
 #   student_exp student_tag targets_args teacher_args teacher_config teacher_configs teachers text_options token_list
@@ -115,7 +115,7 @@ train_student() {
 # train_alone: train the student without a teacher and without pseudo-labels.
 train_alone() {
     local mixed=''
-    train student "${alone}" "${student_config}" "${student_args}" ""
+    train student "${alone}" "${student_config}" "${alone_args}" ""
 }
 
 # speech_only EXP CONFIG...: print the options of a training on speech alone, if there are unlabelled sets and the
@@ -214,7 +214,7 @@ train() {
     if [ -n "${6-}" ] && grep -Eq '^[^#]*delay: *auto' "$6" && [[ " $4" != *" --delay_student "* ]]; then
         [ -z "${student_exp}" ] || error "'delay: auto' in $6 needs the student without a teacher:" \
             "name its directory in --student_args, as --delay_student DIRECTORY"
-        plain=$(exp_name "$3" "$4")
+        plain=$(exp_name "$3" "$(args_alone)")
         [ -e "${plain}/${inference_asr_model}" ] ||
             error "'delay: auto' in $6 needs the student without a teacher, ${plain}: add --student_alone true"
         words+=(--delay_student "${plain}")

@@ -2,8 +2,9 @@
 # Sourced by kd.sh: speech without transcripts, which a phase trains on, or for which a labeller writes pseudo-labels.
 # Reads: asr_task audio_format bpemodel cleaner cluster current_generation decode_cmd expdir feats_type fs gpu_inference inference_args
 #   inference_asr_model inference_config inference_nj inference_tag kd_configs labeller labeller_model lm_options
-#   max_wav_duration min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw student student_config teachers
-#   token_list token_type train train_cmd unlabelled unlabelled_names unlabelled_share unlabelled_speeds
+#   max_wav_duration min_wav_duration mixed nj nlsyms_txt pseudo_label_args python raw speed_perturb_factors student
+#   student_config teachers token_list token_type train train_cmd unlabelled unlabelled_names unlabelled_share
+#   unlabelled_speeds
 # Sets: none
 # shellcheck disable=SC2154
 
@@ -16,6 +17,12 @@ perturb_unlabelled() {
     local set
     [ -n "${unlabelled_speeds}" ] || return 0
     for set in "${unlabelled_names[@]}"; do
+        if [ "${set}_sp" = "${train}" ]; then  # the training set, whose transcripts are not used: its copies are there
+            [ "${unlabelled_speeds}" = "${speed_perturb_factors}" ] ||
+                error "--unlabelled_speeds '${unlabelled_speeds}' would replace the copies of the training set ${set}, which are at" \
+                    "'${speed_perturb_factors}': give the same speeds"
+            continue
+        fi
         need 1 "data/${set}/wav.scp"
         # shellcheck disable=SC2046  # an option or none
         compute "${train_cmd}" "perturb_${set}" "${python}" -m espnet_kd perturb $(without_text "${set}") --factors "${unlabelled_speeds}" \

@@ -8,6 +8,8 @@ set -euo pipefail
 [ -n "${librispeech:-}" ] || . ./db.sh
 
 sets=" ${train_set:-} ${valid_set:-} ${test_sets:-} ${unlabelled_sets:-} "
+[[ -z ${librilight:-} || ${sets} = *" librilight "* ]] ||
+    echo "local/data.sh: warning: what --librilight makes is not used without --unlabelled_sets librilight" >&2
 read -ra parts <<< "${librispeech_parts:-${sets/ librilight / }}"
 [ -z "${librilight:-}" ] ||
     "${python:-python3}" -m espnet_kd prepare librilight "${librilight}" data --cut "${librilight_cut:-speech}"

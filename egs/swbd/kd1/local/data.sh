@@ -12,6 +12,11 @@ for corpus in swbd eval2000; do
     [ -n "${!corpus:-}" ] ||
         { echo "local/data.sh: error: give --${corpus} DIRECTORY...; the corpus is licensed by LDC" >&2; exit 1; }
 done
+# needs OPTION OTHER: warn that no stage uses what the option makes, without another one.
+needs() { echo "local/data.sh: warning: what --$1 makes is not used without $2" >&2; }
+[[ -z ${rt03:-} || " ${test_sets:-} " = *" rt03 "* ]] || needs rt03 '--test_sets "eval2000 rt03"'
+[[ -z ${fisher:-} || ${use_lm:-false} != true || " ${lm_train_text:-} " = *" data/lm_train.txt "* ]] ||
+    needs fisher "--lm_train_text data/lm_train.txt"
 read -ra train_roots <<< "${swbd}"
 read -ra test_roots <<< "${eval2000}"
 read -ra other_roots <<< "${rt03:-}"
