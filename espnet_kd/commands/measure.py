@@ -180,14 +180,8 @@ def decoded_as(directory: Path, name: str) -> str:
 
 def choose(data: dump.Dump, number: int) -> dict[str, str]:
     """Return at most so many utterances, id -> audio, at equal distances in the order of ids."""
-    chosen = spread_over(len(data.wav), number)
+    chosen = dump.spread_over(len(data.wav), number)
     return dict(row for i, row in enumerate(data.absolute()) if i in chosen)
-
-
-def spread_over(total: int, number: int) -> set[int]:
-    """Return at most so many numbers from 0 to below the total, at equal distances."""
-    number = min(number, total)
-    return {i * total // number for i in range(number)}
 
 
 def read_references(data: Path, utterances: Mapping[str, str]) -> dict[str, str] | None:
@@ -228,7 +222,7 @@ def decode(models: Sequence[Measured], utterances: Mapping[str, str], rounds: in
 
 def count_operations(model: Measured, utterances: Mapping[str, str]) -> dict[str, Any]:
     """Count the multiply-adds of some utterances of all, and return them for a second of speech."""
-    chosen = spread_over(len(utterances), COUNTED)
+    chosen = dump.spread_over(len(utterances), COUNTED)
     found = [model.count(*row) for i, row in enumerate(utterances.items()) if i in chosen]
     seconds = sum(one.get("duration_s", 0.0) for one in found)
     names = {"multiply_adds_per_s": "total", "encoder_multiply_adds_per_s": "encoder"}

@@ -77,6 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.dst}: {left} utterances; dropped: {dropped}")
 
 
+def spread_over(total: int, number: int) -> list[int]:
+    """Return at most so many numbers from 0 to below the total, at equal distances."""
+    number = min(number, total)
+    return [i * total // number for i in range(number)]
+
+
 def _reason_to_drop(samples: int, text: str | None, low: float, high: float, fs: int) -> str | None:
     if text == "":
         return "without text"

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 
 from espnet_kd.criteria.sequence import ctc_emission_frames
 from espnet_kd.data.audio import parse_rate
+from espnet_kd.data.dump import spread_over
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
 from espnet_kd.host.models import ctc_layer, encode, has_lattice, in_chunks, own_chunks
@@ -202,11 +202,11 @@ def trained_on_chunks(config: Mapping[str, Any]) -> bool:
 def compare(
     student: Experiment, teacher: Experiment, data: Paths, count: int, chunks: tuple[int, int] | None
 ) -> Delays:
-    """Measure the delays in the first utterances of a data set.
+    """Measure the delays in some utterances of a data set.
 
     Args:
         data: as ESPnet's options name it.
-        count: of utterances, at most.
+        count: of utterances, at most; from all over the data, whose first may all be of one speaker.
         chunks: see ``measure``.
 
     Raises:
@@ -231,7 +231,7 @@ def compare(
             f"{teacher.rate} Hz, and both would get the same: give models of one rate"
         )
     check_alike([Source("exp", str(model.directory)) for model in (student, teacher)])
-    speech = islice(read(configs[0], data), count)
+    speech = read(configs[0], data, count)
     with torch.random.fork_rng([]):  # encoders draw random numbers even in eval mode
         return measure(student.model, teacher.model, speech, chunks)
 
@@ -250,8 +250,8 @@ def frame_milliseconds(config: dict[str, Any], model: Any = None) -> float:
     return 1000 * front.get("hop_length", DEFAULT_HOP) * factor / parse_rate(str(front.get("fs", "16k")))
 
 
-def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
-    """Read samples and tokens, prepared as for the student's training.
+def read(config: dict[str, Any], data: Paths, count: int) -> Iterator[Speech]:
+    """Read samples and tokens of so many utterances at most, prepared as for the student's training.
 
     Raises:
         UserError: speech or text is not among the data.
@@ -260,5 +260,6 @@ def read(config: dict[str, Any], data: Paths) -> Iterator[Speech]:
     if len(paths) != 2:
         raise UserError("the delay is measured on speech and text: give both as validation data")
     utterances = sorted(read_table(paths["text"][0]))
+    utterances = [utterances[i] for i in spread_over(len(utterances), count)]
     for item in read_utterances(list(paths.values()), preprocessing(config), utterances):
         yield item["speech"], item["text"]

@@ -13,10 +13,19 @@ import yaml
 from recipe import MODELS, Recipe
 
 from espnet_kd.commands import delay
+from espnet_kd.config import read_config
 from espnet_kd.encoders.deepspeech2 import DeepSpeech2
 from espnet_kd.encoders.jasper import Jasper
 from espnet_kd.errors import UserError
-from espnet_kd.methods.delay import Delays, emissions, frame_milliseconds, in_chunks, measure, set_delays
+from espnet_kd.methods.delay import (
+    Delays,
+    emissions,
+    frame_milliseconds,
+    in_chunks,
+    measure,
+    read,
+    set_delays,
+)
 from espnet_kd.tasks.asr import TransducerDistillationTask
 from espnet_kd.teachers.experiment import load_experiment
 from espnet_kd.teachers.options import term_options
@@ -75,6 +84,17 @@ def test_a_model_is_not_late_after_itself(
     assert found["teacher_model"] == found["model"] and list(found["model"].values())[0]
     assert found["frame_ms"] == 40 and found["chunk_ms"] is None  # hop of 10 ms, every fourth frame
     assert "emits +0 ms after streaming on average" in capsys.readouterr().out
+
+
+def test_utterances_are_from_all_over_the_data(recipe: Recipe, student: Path) -> None:
+    """The first ids are often one speaker's."""
+    dev = recipe.root / "dump/raw/dev"
+    data = [(str(dev / "wav.scp"), "speech", "sound"), (str(dev / "text"), "text", "text")]
+    with contextlib.chdir(recipe.root):
+        everything, few = (list(read(read_config(student / "config.yaml"), data, n)) for n in (1000, 2))
+    assert len(everything) > 2 == len(few)
+    expected = everything[0], everything[len(everything) // 2]
+    assert all((one[0] == other[0]).all() for one, other in zip(few, expected, strict=True))
 
 
 def test_speech_without_a_frame_has_no_delay_and_nan_is_an_error(student: Path) -> None:
