@@ -1,7 +1,8 @@
-"""Initialise a student with parts of its teacher, and freeze parameters that no criterion reaches."""
+"""Initialise a student with parts of its teacher; keep parameters as they are that no loss reaches."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +129,28 @@ def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], batch:
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
+
+
+def spare_unreached(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Leave parameters whose gradient is 0 throughout out of an update while a schedule has a weight of 0.
+
+    They wait for their loss, or had it before. Adam would make them vanish, see ``freeze_unreached``.
+
+    Args:
+        model: that is trained, after the last batch of the update; a student with criteria has such weights.
+        optimizer: of the model, before its step.
+    """
+    if not hasattr(model, "kd_objective"):
+        return
+    objective, step = model.kd_objective, float(model.kd_step) - 1
+    terms = [t.weight for t in objective.terms if not t.weight.is_zero]  # 0 throughout is stock training
+    if all(weight(step) > 0 for weight in (objective.task_weight, *terms)):
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if parameters:
+        reached = torch.stack([p.grad.any() for p in parameters]).tolist()  # waits for a GPU only once
+        for parameter, learns in zip(parameters, reached, strict=True):
+            parameter.grad = parameter.grad if learns else None
 
 
 def _tensors(values: Tensor | Joint) -> list[Tensor]:

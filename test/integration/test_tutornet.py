@@ -67,11 +67,15 @@ def test_stage_1_needs_no_transcripts(represented: Path) -> None:
     assert (represented / "valid.loss.ave.pth").exists()
 
 
-def test_what_stage_1_does_not_reach_stays(recipe: Recipe, teacher: str, represented: Path) -> None:
+@pytest.mark.parametrize("task_weight", [0.0, {"from": 0.0, "to": 1.0, "begin": 10, "steps": 1}])
+def test_what_stage_1_does_not_reach_stays(
+    recipe: Recipe, teacher: str, represented: Path, task_weight: Any
+) -> None:
     """Weight decay, which Adam divides by its own size, would make it vanish where the gradient is zero."""
     exp = train(
-        recipe, "exp/decayed", text=False, **{**RECURRENT, **BY_LOSS}, teacher={"exp": teacher},
-        criteria={"rkd": RKD}, task_weight=0.0, optim_conf={"lr": 0.01, "weight_decay": 0.1}, scheduler=None,
+        recipe, "exp/decayed", text=task_weight != 0, **{**RECURRENT, **BY_LOSS}, teacher={"exp": teacher},
+        criteria={"rkd": RKD}, task_weight=task_weight, optim_conf={"lr": 0.01, "weight_decay": 0.1},
+        scheduler=None,
     )  # fmt: skip
     first, second = (torch.load(e / "1epoch.pth", weights_only=True) for e in (represented, exp))
     for name in ("ctc.ctc_lo.weight", "ctc.ctc_lo.bias"):
