@@ -1,7 +1,7 @@
 """Initialise a student with parts of its teacher; keep parameters as they are that no loss reaches."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,28 @@ def check_parts(student: nn.Module, parts: Mapping[str, object]) -> None:
         selected = isinstance(source, Mapping)
         for place in [path] if selected else [ours for ours, _ in _pairs(path, source)]:
             _part(student, place, "student")
+
+
+def refuse_replaced(parts: Iterable[str], init_param: Iterable[str]) -> None:
+    """Refuse parts of the student that ESPnet's ``init_param``, which it reads afterwards, would replace.
+
+    Args:
+        parts: paths of submodules.
+        init_param: as ESPnet takes them, FILE:SOURCE:TARGET:EXCLUDED,...
+
+    Raises:
+        UserError: names both.
+    """
+    for param in init_param:
+        file, source, target, excluded = (param.split(":") + [""] * 3)[:4]
+        for part in (p for p in parts if not target or f"{p}.".startswith(f"{target}.")):
+            name = ".".join(filter(None, (source, part.removeprefix(target).strip("."))))  # in the file
+            if not any(begin and f"{name}.".startswith(begin) for begin in excluded.split(",")):
+                raise UserError(
+                    f"init_from_teacher: {part} would be replaced by that of {file}, since init_param comes "
+                    f"after it: leave out one of them, or write init_param {file}:{source}:{target}:"
+                    + ",".join(filter(None, (*excluded.split(","), name)))
+                )
 
 
 def _pairs(path: str, source: object) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods.distillation import DistillationMethod
-from espnet_kd.methods.initialise import initialise
+from espnet_kd.methods.initialise import initialise, refuse_replaced
 from espnet_kd.methods.own import count_batches
 from espnet_kd.schedule import Schedule
 
@@ -57,6 +57,29 @@ def test_refused(teacher: nn.Module, parts: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         initialise(stack(2), teacher, parts)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("param", "way_out"),
+    [
+        ("a.pth", "a.pth:::encoder"),
+        ("a.pth:::kd_,encoder.embed", "a.pth:::kd_,encoder.embed,encoder"),
+        ("a.pth:model:", "a.pth:model::model.encoder"),
+        ("a.pth:enc:encoder", "a.pth:enc:encoder:enc"),
+        ("a.pth:ctc:ctc", None),
+        ("a.pth:enc:encoders", None),
+        ("a.pth:embed:encoder.embed", None),  # a part of it is meant
+        ("a.pth:::encoder", None),
+        ("a.pth:model::kd_,model.encoder", None),
+    ],
+)
+def test_a_part_that_init_param_would_replace_is_refused(param: str, way_out: str | None) -> None:
+    params = ["b.pth:decoder:decoder", param]
+    if way_out is None:
+        refuse_replaced(["encoder"], params)
+    else:
+        with pytest.raises(UserError, match=f"encoder would be replaced by .* init_param {way_out}$"):
+            refuse_replaced(["encoder"], params)
 
 
 class Scheduled(nn.Module):
