@@ -182,9 +182,10 @@ def test_epochs_are_not_chosen_by_what_has_no_value(recipe: Recipe) -> None:
     """A CTC model has no acc; ESPnet reports NaN, sorts it, and calls the first epoch the best."""
     by_both = {"best_model_criterion": [["valid", "acc", "max"], ["valid", "loss_task", "min"]]}
     for epochs in (2, 3, 3):  # a new training, one that goes on, and one that has ended
-        exp = recipe.train("exp/chosen", "student", **{**OPTIONS, **CTC_ALONE, **by_both, "max_epoch": epochs})
+        options = {**OPTIONS, **CTC_ALONE, **by_both, "max_epoch": epochs}
+        exp = recipe.train("exp/chosen", "student", **options)
         assert {p.name.rsplit(".", 2)[0] for p in exp.glob("valid*")} == {"valid.loss_task"}
-    with pytest.raises(UserError, match=r"valid\.acc has no value .* validation set cer_ctc, loss, loss_ctc, "):
+    with pytest.raises(UserError, match=r"valid\.acc has no value .* validation set cer_ctc, loss, "):
         recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE})
 
 

@@ -84,6 +84,21 @@ def test_what_stage_1_does_not_reach_stays(
     assert not torch.equal(first[learned], second[learned])
 
 
+def test_epochs_of_stage_1_are_not_chosen_by_what_it_does_not_train(
+    recipe: Recipe, teacher: str, represented: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taught = {**RECURRENT, "teacher": {"exp": teacher}, "criteria": {"rkd": RKD}, "task_weight": 0.0}
+    with pytest.raises(UserError, match=r"valid\.cer_ctc would choose epochs by chance, .* trains the ctc: "):
+        train(recipe, "exp/chance", **taught)
+    both = {"best_model_criterion": [["valid", "cer_ctc", "min"], ["valid", "loss", "min"]]}
+    train(recipe, "exp/chance", "--dry_run", "true", **taught | both)
+    assert "valid.cer_ctc would choose epochs by chance" in caplog.text
+    caplog.clear()
+    trained = str(represented / "valid.loss.ave.pth")
+    train(recipe, "exp/chance", "--dry_run", "true", "--init_param", trained, **taught)
+    assert "by chance" not in caplog.text
+
+
 def test_stage_2_starts_from_the_student_of_stage_1(recipe: Recipe, teacher: str, represented: Path) -> None:
     exp = train(
         recipe, "exp/stage2", "--init_param", f"{represented}/valid.loss.ave.pth:::kd_", **RECURRENT,
