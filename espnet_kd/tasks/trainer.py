@@ -63,11 +63,9 @@ class ResumableTrainer(Trainer):
         if distributed_option.distributed:
             torch.distributed.barrier()
         resumed = trainer_options.resume and (directory / CHECKPOINT).exists()
-        if resumed and first:
+        if resumed:
             reported = stats_of(reported_by(load_checkpoint(directory / CHECKPOINT)))
-            trainer_options.best_model_criterion = check_selection(
-                trainer_options.best_model_criterion, reported
-            )
+            check_selection(trainer_options, reported)
         cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
         super().run(
             model=model,
@@ -160,33 +158,34 @@ class ResumableTrainer(Trainer):
             )
         if reporter.get_epoch() == 1 and not options.no_forward_run:
             cls.reported |= {("valid", key) for key in stats_with_values(reporter)}
-            options.best_model_criterion = check_selection(options.best_model_criterion, cls.reported)
+            check_selection(options, cls.reported)
 
 
-def check_selection(criteria: Collection[Any], reported: Collection[tuple[str, str]]) -> list[Any]:
+def check_selection(options: Any, reported: Collection[tuple[str, str]]) -> None:
     """Leave out criteria by which no epoch can be chosen: ESPnet would take the first epochs.
 
     Args:
-        criteria: ESPnet's best_model_criterion.
+        options: of ESPnet's trainer; those of ``best_model_criterion`` that can be used stay in it.
         reported: phases and statistics that have a value.
 
-    Returns:
-        The others.
-
     Raises:
-        UserError: there is none.
+        UserError: none can be used, or the one that ends a training early cannot.
     """
-    usable = _usable(criteria, reported)
-    names = ", ".join(".".join(criterion[:2]) for criterion in criteria if criterion not in usable)
-    if names and usable:
-        logging.warning(f"best_model_criterion: {names} has no value in this training: it is left out")
-    elif names:
-        known = ", ".join(sorted(key for phase, key in reported if phase == "valid"))
-        raise UserError(
-            f"best_model_criterion: {names} has no value in this training, so that no epoch could be chosen: "
-            f"choose of the validation set {known}"
-        )
-    return usable
+    chosen = {"best_model_criterion": options.best_model_criterion}
+    if options.patience is not None:
+        chosen["early_stopping_criterion"] = [options.early_stopping_criterion]
+    for option, criteria in chosen.items():
+        usable = _usable(criteria, reported)
+        names = ", ".join(".".join(criterion[:2]) for criterion in criteria if criterion not in usable)
+        if names and not usable:
+            known = ", ".join(sorted(key for phase, key in reported if phase == "valid"))
+            raise UserError(
+                f"{option}: {names} has no value in this training, so that no epoch could be chosen: "
+                f"choose of the validation set {known}"
+            )
+        if names:
+            logging.warning(f"{option}: {names} has no value in this training: it is left out")
+    options.best_model_criterion = _usable(options.best_model_criterion, reported)
 
 
 def stats_of(reporter: Reporter) -> set[tuple[str, str]]:

@@ -187,6 +187,9 @@ def test_epochs_are_not_chosen_by_what_has_no_value(recipe: Recipe) -> None:
         assert {p.name.rsplit(".", 2)[0] for p in exp.glob("valid*")} == {"valid.loss_task"}
     with pytest.raises(UserError, match=r"valid\.acc has no value .* validation set cer_ctc, loss, "):
         recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE})
+    early = {"patience": 1, "early_stopping_criterion": ["valid", "acc", "max"]}
+    with pytest.raises(UserError, match=r"early_stopping_criterion: valid\.acc has no value"):
+        recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **early})
 
 
 def test_epochs_of_a_peer_are_not_chosen_by_what_it_has_not(recipe: Recipe) -> None:
