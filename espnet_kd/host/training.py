@@ -5,6 +5,7 @@ tests their names and arguments.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,11 @@ from espnet2.tasks.s2t import S2TTask
 from espnet2.tasks.s2t_ctc import S2TTask as S2TCTCTask
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.distributed_utils import get_world_size
-from espnet2.train.reporter import Reporter
+from espnet2.train.reporter import Reporter, SubReporter
 
 from espnet_kd.host.outputs import task_of
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "SubReporter"]
 
 Preprocess = Callable[[str, dict[str, Any]], dict[str, Any]]
 TASKS = {"asr": ASRTask, "asr_transducer": ASRTransducerTask, "s2t": S2TTask, "s2t_ctc": S2TCTCTask}
@@ -149,6 +150,16 @@ def reported_by(checkpoint: Mapping[str, Any], end: str = "") -> Reporter:
             for epoch, phases in reporter.stats.items()
         }
     return reporter
+
+
+def stats_with_values(reporter: SubReporter) -> set[str]:
+    """Return the names of the statistics that have a value in some step of a phase; that of others is NaN.
+
+    Relied upon: ``stats`` of a phase that has not ended, by name a list with an object for each step, of
+    which ``value`` is a number; in validation a model's None becomes NaN.
+    """
+    steps: Mapping[str, Sequence[Any]] = reporter.stats
+    return {key for key, found in steps.items() if not all(math.isnan(step.value) for step in found)}
 
 
 def average(

@@ -8,6 +8,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
 from espnet_kd.criteria import CRITERIA, Criterion
+from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import OWN_PREFIX
 from espnet_kd.methods.consistency import compared_views
 from espnet_kd.methods.delay import set_delays
@@ -36,6 +37,13 @@ from espnet_kd.teachers.taps import Taps, has_lattice
 from espnet_kd.teachers.token_maps import TokenMap
 
 FOLLOWS_VALIDATION = "reducelronplateau"  # in the name of a scheduler
+# Parts of a model, and statistics that are about what they give.
+STATISTICS = {
+    "decoder": ("acc", "cer", "wer", "loss_att"),
+    "ctc": ("cer_ctc", "loss_ctc"),
+    "joint_network": ("loss_transducer", "cer_transducer", "wer_transducer"),
+    "ctc_lin": ("loss_aux_ctc",),
+}
 
 
 def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASRModel:
@@ -74,6 +82,8 @@ def attach_teacher(model: ESPnetASRModel, args: argparse.Namespace) -> ESPnetASR
     objective = Objective(teacher, taps, compared, task_weight, soft_only=args.targets == "soft")
     if objective.task_weight.is_zero:
         _freeze(model, args, objective.terms, noise[0]())
+        if not (args.init_param or args.init_from_teacher):
+            refuse_untrained_choice(model, args.best_model_criterion)
     attach = distil_transducer if has_lattice(model) else distil
     attach(model, objective, {t.term.name: t.build() for t in terms})
     names = [_line(experiment, tokens) for experiment, tokens in zip(experiments, maps, strict=True)]
@@ -97,6 +107,34 @@ def _freeze(
         lists = nbest_options(args.nbest)
         reached.append(Term("nbest", lists.weight, lists.tap, lists.tap))
     freeze_unreached(model, Taps(model, [t.student_tap for t in reached], "the student"), reached, batch)
+
+
+def refuse_untrained_choice(model: nn.Module, criteria: Sequence[Sequence[str]]) -> None:
+    """Refuse to choose epochs by what parts of a model give that stay as they are initialised.
+
+    Args:
+        model: its parameters that are trained require gradients.
+        criteria: ESPnet's best_model_criterion; a warning will do where another one can be used.
+
+    Raises:
+        UserError: all of them are about such parts.
+    """
+    parts = {key: part for part, keys in STATISTICS.items() for key in keys}
+    idle = {name for name, child in model.named_children() if not all(map(_trained, child.parameters()))}
+    chance = [(phase, key) for phase, key, _ in criteria if parts.get(key) in idle]
+    if chance:
+        names = ", ".join(map(".".join, chance))
+        text = (
+            f"best_model_criterion: {names} would choose epochs by chance, since at `task_weight: 0` no "
+            f"criterion trains the {parts[chance[0][1]]}: use [valid, loss, min]"
+        )
+        if len(chance) == len(criteria):
+            raise UserError(text)
+        logging.warning(text)
+
+
+def _trained(parameter: Tensor) -> bool:
+    return parameter.requires_grad
 
 
 def _line(teacher: TeacherModel, tokens: TokenMap | None) -> str:

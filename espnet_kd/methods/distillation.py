@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,13 @@ class DistillationMethod(Method):
         from espnet_kd.methods.attach import attach_teacher
 
         return attach_teacher(model, args)
+
+    def before_training(self, model: Any, optimizers: Sequence[Any], options: Any) -> None:
+        """Keep weight decay from what waits for a loss whose weight is still 0."""
+        from espnet_kd.methods.initialise import spare_unreached
+
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(lambda optimizer, *_: spare_unreached(model, optimizer))
 
     def distils(self, config: Mapping[str, Any]) -> bool:
         """Return True where there is a teacher."""

@@ -20,7 +20,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.methods.delay import refuse_stored
 from espnet_kd.methods.distillation import choose_targets
 from espnet_kd.methods.distilled import aligned, ratio_of
-from espnet_kd.methods.initialise import check_parts, initialise
+from espnet_kd.methods.initialise import check_parts, initialise, refuse_replaced
 from espnet_kd.methods.transducer import refuse_pruned
 from espnet_kd.rnnt import Joint, SequenceScores
 from espnet_kd.targets.teacher import StoredTeacher
@@ -76,6 +76,7 @@ def check_student(model: ESPnetASRModel, args: argparse.Namespace) -> None:
         if not options.sources:
             raise UserError("init_from_teacher: give the teacher to copy from, `teacher: {exp: DIRECTORY}`")
         check_parts(model, args.init_from_teacher)
+        refuse_replaced(args.init_from_teacher, args.init_param)
     terms = compared_terms(args)
     if not terms:
         return

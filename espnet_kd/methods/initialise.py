@@ -1,7 +1,8 @@
-"""Initialise a student with parts of its teacher, and freeze parameters that no criterion reaches."""
+"""Initialise a student with parts of its teacher; keep parameters as they are that no loss reaches."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,28 @@ def check_parts(student: nn.Module, parts: Mapping[str, object]) -> None:
         selected = isinstance(source, Mapping)
         for place in [path] if selected else [ours for ours, _ in _pairs(path, source)]:
             _part(student, place, "student")
+
+
+def refuse_replaced(parts: Iterable[str], init_param: Iterable[str]) -> None:
+    """Refuse parts of the student that ESPnet's ``init_param``, which it reads afterwards, would replace.
+
+    Args:
+        parts: paths of submodules.
+        init_param: as ESPnet takes them, FILE:SOURCE:TARGET:EXCLUDED,...
+
+    Raises:
+        UserError: names both.
+    """
+    for param in init_param:
+        file, source, target, excluded = (param.split(":") + [""] * 3)[:4]
+        for part in (p for p in parts if not target or f"{p}.".startswith(f"{target}.")):
+            name = ".".join(filter(None, (source, part.removeprefix(target).strip("."))))  # in the file
+            if not any(begin and f"{name}.".startswith(begin) for begin in excluded.split(",")):
+                raise UserError(
+                    f"init_from_teacher: {part} would be replaced by that of {file}, since init_param comes "
+                    f"after it: leave out one of them, or write init_param {file}:{source}:{target}:"
+                    + ",".join(filter(None, (*excluded.split(","), name)))
+                )
 
 
 def _pairs(path: str, source: object) -> list[tuple[str, str]]:
@@ -128,6 +151,28 @@ def freeze_unreached(model: nn.Module, taps: Taps, terms: Sequence[Term], batch:
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
+
+
+def spare_unreached(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Leave parameters whose gradient is 0 throughout out of an update while a schedule has a weight of 0.
+
+    They wait for their loss, or had it before. Adam would make them vanish, see ``freeze_unreached``.
+
+    Args:
+        model: that is trained, after the last batch of the update; a student with criteria has such weights.
+        optimizer: of the model, before its step.
+    """
+    if not hasattr(model, "kd_objective"):
+        return
+    objective, step = model.kd_objective, float(model.kd_step) - 1
+    terms = [t.weight for t in objective.terms if not t.weight.is_zero]  # 0 throughout is stock training
+    if all(weight(step) > 0 for weight in (objective.task_weight, *terms)):
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if parameters:
+        reached = torch.stack([p.grad.any() for p in parameters]).tolist()  # waits for a GPU only once
+        for parameter, learns in zip(parameters, reached, strict=True):
+            parameter.grad = parameter.grad if learns else None
 
 
 def _tensors(values: Tensor | Joint) -> list[Tensor]:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
 
 from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import OWN_PREFIX
+from espnet_kd.methods.initialise import spare_unreached
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors
 
 
@@ -24,6 +26,13 @@ class KeepOwnState(Callback):
             for method in model.kd_methods:
                 method.before_training(model, trainer.optimizers, None)
             keep_apart(model, trainer.optimizers)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Do what a hook of the optimizer does in ESPnet2, before Lightning has computed the gradients."""
+        if has_own(pl_module):
+            spare_unreached(_model(pl_module), optimizer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]

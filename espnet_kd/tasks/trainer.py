@@ -24,7 +24,7 @@ from espnet_kd.host.outputs import (
     epoch_files,
     interval_suffix,
 )
-from espnet_kd.host.training import Reporter, average, reported_by
+from espnet_kd.host.training import Reporter, SubReporter, average, reported_by, stats_with_values
 from espnet_kd.methods import registered
 from espnet_kd.methods.method import SavedModel
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
@@ -46,6 +46,7 @@ class ResumableTrainer(Trainer):
     """
 
     account: Account  # of the training that runs in this process; one process trains one model
+    reported: set[tuple[str, str]]  # phases of the last epoch, and their statistics that have a value
 
     @classmethod
     def run(
@@ -62,6 +63,9 @@ class ResumableTrainer(Trainer):
         if distributed_option.distributed:
             torch.distributed.barrier()
         resumed = trainer_options.resume and (directory / CHECKPOINT).exists()
+        if resumed:
+            reported = stats_of(reported_by(load_checkpoint(directory / CHECKPOINT)))
+            check_selection(trainer_options, reported)
         cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
         super().run(
             model=model,
@@ -124,6 +128,7 @@ class ResumableTrainer(Trainer):
                 **kwargs,
             )
         _refuse_diverged(model, kwargs["reporter"].get_epoch(), invalid, options.accum_grad)
+        cls.reported = {("train", key) for key in stats_with_values(kwargs["reporter"])}
         return invalid
 
     @classmethod
@@ -139,10 +144,63 @@ class ResumableTrainer(Trainer):
             cls.account.write(seconds)
 
     @classmethod
-    def validate_one_epoch(cls, model: Any, *, iterator: Any, **kwargs: Any) -> None:
-        """Validate; errors about short utterances name them."""
+    def validate_one_epoch(
+        cls, model: Any, *, iterator: Any, reporter: SubReporter, options: Any, **kwargs: Any
+    ) -> None:
+        """Validate; errors about short utterances name them.
+
+        Raises:
+            UserError: no epoch could be chosen, see ``check_selection``.
+        """
         with TrackedBatches(iterator).naming(model) as batches:
-            super().validate_one_epoch(model=model, iterator=batches, **kwargs)
+            super().validate_one_epoch(
+                model=model, iterator=batches, reporter=reporter, options=options, **kwargs
+            )
+        if reporter.get_epoch() == 1 and not options.no_forward_run:
+            cls.reported |= {("valid", key) for key in stats_with_values(reporter)}
+            check_selection(options, cls.reported)
+
+
+def check_selection(options: Any, reported: Collection[tuple[str, str]]) -> None:
+    """Leave out criteria by which no epoch can be chosen: ESPnet would take the first epochs.
+
+    Args:
+        options: of ESPnet's trainer; those of ``best_model_criterion`` that can be used stay in it.
+        reported: phases and statistics that have a value.
+
+    Raises:
+        UserError: none can be used, or the one that ends a training early cannot.
+    """
+    chosen = {"best_model_criterion": options.best_model_criterion}
+    if options.patience is not None:
+        chosen["early_stopping_criterion"] = [options.early_stopping_criterion]
+    for option, criteria in chosen.items():
+        usable = _usable(criteria, reported)
+        names = ", ".join(".".join(criterion[:2]) for criterion in criteria if criterion not in usable)
+        if names and not usable:
+            known = ", ".join(sorted(key for phase, key in reported if phase == "valid"))
+            raise UserError(
+                f"{option}: {names} has no value in this training, so that no epoch could be chosen: "
+                f"choose of the validation set {known}"
+            )
+        if names:
+            logging.warning(f"{option}: {names} has no value in this training: it is left out")
+    options.best_model_criterion = _usable(options.best_model_criterion, reported)
+
+
+def stats_of(reporter: Reporter) -> set[tuple[str, str]]:
+    """Return phases and statistics that have a value in some epoch."""
+    return {
+        (phase, key)
+        for phases in reporter.stats.values()
+        for phase, stats in phases.items()
+        for key, value in stats.items()
+        if value == value  # NaN is not
+    }
+
+
+def _usable(criteria: Collection[Any], reported: Collection[tuple[str, str]]) -> list[Any]:
+    return [criterion for criterion in criteria if tuple(criterion[:2]) in reported]
 
 
 def _is_first(distributed_option: Any) -> bool:
@@ -238,7 +296,7 @@ def _write_epoch(
     point_link(directory / LATEST, epoch_file(epoch))
     count = max(keep, default=1) if isinstance(keep, list | tuple) else keep
     kept = {epoch}
-    for phase, key, mode in criteria:
+    for phase, key, mode in _usable(criteria, stats_of(reporter)):
         if reporter.has(phase, key):
             best = epoch_file(reporter.get_best_epoch(phase, key, mode))
             point_link(directory / best_file(phase, key), best)
@@ -263,7 +321,7 @@ def _save_others(options: Any, finished: bool = False) -> None:
         epoch = reporter.get_epoch()
         suffixes = [interval_suffix(epoch)] if interval > 0 and epoch % interval == 0 else []
         for end in [*suffixes, *([None] if finished else [])]:
-            average(place, reporter, criteria, keep, end)
+            average(place, reporter, _usable(criteria, stats_of(reporter)), keep, end)
 
 
 def _convert(directory: Path, models: Collection[SavedModel]) -> None:

@@ -239,6 +239,7 @@ def test_a_teacher_computes_one_view(recipe: Recipe, after: bool) -> None:
 def test_a_layer_that_views_alone_reach_is_trained_without_the_task(recipe: Recipe) -> None:
     hidden = {"encoder": {"type": "hidden", "tap": "encoder"}}
     taught = {"teacher": {"exp": "exp/teacher"}, "criteria": hidden, "task_weight": 0}
+    taught |= {"best_model_criterion": [["valid", "cer_ctc", "min"]]}
     model = consistent(recipe, {"criteria": {"ctc": CTC}}, **taught)
     model(**batch())[0].sum().backward()
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}

@@ -43,6 +43,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     },
     "deepspeech2": {
         **CTC, "encoder": "deepspeech2", "encoder_conf": DEEPSPEECH2, "criteria": {"hid": HIDDEN},
+        "best_model_criterion": [["valid", "loss", "min"]],
         "task_weight": 0.0,  # the CTC layer is frozen: DDP must not wait for its gradient
     },
     "whisper": {

@@ -273,6 +273,16 @@ def test_a_training_writes_and_logs_what_we_read(recipe: Recipe, tmp_path: Path)
     assert outputs.LOG_DURATION.search(phases["train"]), "ESPnet's log tells durations otherwise"
 
 
+def test_what_has_no_value_is_nan_in_every_step() -> None:
+    reporter = training.Reporter()
+    reporter.set_epoch(1)
+    with reporter.observe("valid") as phase:
+        for acc in (None, 0.5):  # a model may report None
+            phase.register({"acc": acc, "cer": None, "loss": torch.tensor([1.0])}, torch.tensor([2]))
+            phase.next()
+        assert training.stats_with_values(phase) == {"acc", "loss"}
+
+
 def test_stock_decoding_is_run_and_shared_out(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(recipe.root)
     args = options.decoding_options("asr", ["--beam_size", "2", "--nbest", "2"], pytest.fail)

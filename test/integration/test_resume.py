@@ -172,6 +172,36 @@ def test_a_training_that_cannot_go_on_is_not_finished(recipe: Recipe, changes: d
         assert not not_finite(torch.load(path, weights_only=True))
 
 
+CTC_ALONE = {
+    "decoder": None, "model_conf": {"ctc_weight": 1.0}, "criteria": {"ctc": KL}, "prefix": {},
+    "keep_nbest_models": 1,
+}  # fmt: skip
+
+
+def test_epochs_are_not_chosen_by_what_has_no_value(recipe: Recipe) -> None:
+    """A CTC model has no acc; ESPnet reports NaN, sorts it, and calls the first epoch the best."""
+    by_both = {"best_model_criterion": [["valid", "acc", "max"], ["valid", "loss_task", "min"]]}
+    for epochs in (2, 3, 3):  # a new training, one that goes on, and one that has ended
+        options = {**OPTIONS, **CTC_ALONE, **by_both, "max_epoch": epochs}
+        exp = recipe.train("exp/chosen", "student", **options)
+        assert {p.name.rsplit(".", 2)[0] for p in exp.glob("valid*")} == {"valid.loss_task"}
+    with pytest.raises(UserError, match=r"valid\.acc has no value .* validation set cer_ctc, loss, "):
+        recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE})
+    early = {"patience": 1, "early_stopping_criterion": ["valid", "acc", "max"]}
+    with pytest.raises(UserError, match=r"early_stopping_criterion: valid\.acc has no value"):
+        recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **early})
+
+
+def test_epochs_of_a_peer_are_not_chosen_by_what_it_has_not(recipe: Recipe) -> None:
+    changes = {"decoder": None, "model_conf": CTC_ALONE["model_conf"]}
+    exp = recipe.train(
+        "exp/unlike", "student", mutual={"peers": [changes], "criteria": {"ctc": KL}},
+        best_model_criterion=[["valid", "acc", "max"], ["valid", "loss_ctc", "min"]],
+    )  # fmt: skip
+    for place, statistics in ((exp, {"acc", "loss_ctc"}), (exp / "peer2", {"loss_ctc"})):
+        assert {p.name.split(".")[1] for p in place.glob("valid*")} == statistics
+
+
 def test_an_average_that_is_not_finite(tmp_path: Path) -> None:
     """Two epochs whose sum is more than float32 holds."""
     average = {"a": torch.tensor([1.0]), "b": torch.tensor([3e38]) + torch.tensor([3e38])}

@@ -198,6 +198,7 @@ def test_a_layer_that_lists_alone_reach_is_trained(recipe: Recipe) -> None:
     """With a task of weight 0, what no loss reaches is frozen."""
     hidden = {"hid": {"type": "hidden", "tap": "encoder"}}
     given = {"teacher": {"exp": "exp/teacher"}, "criteria": hidden, "task_weight": 0.0}
+    given |= {"best_model_criterion": [["valid", "loss", "min"]]}
     for nbest, trained in (({}, False), ({"records": "-"}, True)):
         model = build(recipe, "student", nbest=nbest, **given)
         assert model.ctc.ctc_lo.weight.requires_grad is trained

@@ -67,17 +67,36 @@ def test_stage_1_needs_no_transcripts(represented: Path) -> None:
     assert (represented / "valid.loss.ave.pth").exists()
 
 
-def test_what_stage_1_does_not_reach_stays(recipe: Recipe, teacher: str, represented: Path) -> None:
+@pytest.mark.parametrize("task_weight", [0.0, {"from": 0.0, "to": 1.0, "begin": 10, "steps": 1}])
+def test_what_stage_1_does_not_reach_stays(
+    recipe: Recipe, teacher: str, represented: Path, task_weight: Any
+) -> None:
     """Weight decay, which Adam divides by its own size, would make it vanish where the gradient is zero."""
     exp = train(
-        recipe, "exp/decayed", text=False, **{**RECURRENT, **BY_LOSS}, teacher={"exp": teacher},
-        criteria={"rkd": RKD}, task_weight=0.0, optim_conf={"lr": 0.01, "weight_decay": 0.1}, scheduler=None,
+        recipe, "exp/decayed", text=task_weight != 0, **{**RECURRENT, **BY_LOSS}, teacher={"exp": teacher},
+        criteria={"rkd": RKD}, task_weight=task_weight, optim_conf={"lr": 0.01, "weight_decay": 0.1},
+        scheduler=None,
     )  # fmt: skip
     first, second = (torch.load(e / "1epoch.pth", weights_only=True) for e in (represented, exp))
     for name in ("ctc.ctc_lo.weight", "ctc.ctc_lo.bias"):
         assert torch.equal(first[name], second[name])
     learned = "encoder.layers.1.rnns.0.weight_hh_l0"
     assert not torch.equal(first[learned], second[learned])
+
+
+def test_epochs_of_stage_1_are_not_chosen_by_what_it_does_not_train(
+    recipe: Recipe, teacher: str, represented: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taught = {**RECURRENT, "teacher": {"exp": teacher}, "criteria": {"rkd": RKD}, "task_weight": 0.0}
+    with pytest.raises(UserError, match=r"valid\.cer_ctc would choose epochs by chance, .* trains the ctc: "):
+        train(recipe, "exp/chance", **taught)
+    both = {"best_model_criterion": [["valid", "cer_ctc", "min"], ["valid", "loss", "min"]]}
+    train(recipe, "exp/chance", "--dry_run", "true", **taught | both)
+    assert "valid.cer_ctc would choose epochs by chance" in caplog.text
+    caplog.clear()
+    trained = str(represented / "valid.loss.ave.pth")
+    train(recipe, "exp/chance", "--dry_run", "true", "--init_param", trained, **taught)
+    assert "by chance" not in caplog.text
 
 
 def test_stage_2_starts_from_the_student_of_stage_1(recipe: Recipe, teacher: str, represented: Path) -> None:

@@ -1,13 +1,17 @@
 """Copying parts of a teacher; whole models are in test/integration/test_task.py."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
-from espnet_kd.methods.initialise import initialise
+from espnet_kd.methods.distillation import DistillationMethod
+from espnet_kd.methods.initialise import initialise, refuse_replaced
+from espnet_kd.methods.own import count_batches
+from espnet_kd.schedule import Schedule
 
 
 def stack(layers: int, size: int = 2) -> nn.Module:
@@ -53,3 +57,95 @@ def test_refused(teacher: nn.Module, parts: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         initialise(stack(2), teacher, parts)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("param", "way_out"),
+    [
+        ("a.pth", "a.pth:::encoder"),
+        ("a.pth:::kd_,encoder.embed", "a.pth:::kd_,encoder.embed,encoder"),
+        ("a.pth:model:", "a.pth:model::model.encoder"),
+        ("a.pth:enc:encoder", "a.pth:enc:encoder:enc"),
+        ("a.pth:ctc:ctc", None),
+        ("a.pth:enc:encoders", None),
+        ("a.pth:embed:encoder.embed", None),  # a part of it is meant
+        ("a.pth:::encoder", None),
+        ("a.pth:model::kd_,model.encoder", None),
+    ],
+)
+def test_a_part_that_init_param_would_replace_is_refused(param: str, way_out: str | None) -> None:
+    params = ["b.pth:decoder:decoder", param]
+    if way_out is None:
+        refuse_replaced(["encoder"], params)
+    else:
+        with pytest.raises(UserError, match=f"encoder would be replaced by .* init_param {way_out}$"):
+            refuse_replaced(["encoder"], params)
+
+
+class Scheduled(nn.Module):
+    """A student whose task begins with batch 2, and whose criterion ends with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+        self.kd_criteria = nn.ModuleDict({"hidden": nn.Linear(2, 3)})
+        term = SimpleNamespace(weight=Schedule(1.0, 0.0, 1))
+        self.kd_objective = SimpleNamespace(task_weight=Schedule(0.0, 1.0, 1), terms=(term,))
+        self.kd_methods = [DistillationMethod()]
+        count_batches(self)
+
+    def forward(self, speech: Tensor) -> Tensor:
+        step, encoded = float(self.kd_step), self.encoder(speech)
+        losses = self.head(encoded).square().sum(), self.kd_criteria["hidden"](encoded).square().sum()
+        self.kd_step += 1
+        weights = self.kd_objective.task_weight, self.kd_objective.terms[0].weight
+        return sum(weight(step) * loss for weight, loss in zip(weights, losses, strict=True))
+
+
+def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {n.rpartition(".")[0] for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+
+@pytest.mark.parametrize("library", ["torch", "lightning"])
+def test_adams_weight_decay_spares_what_waits_for_its_loss(library: str) -> None:
+    """It would move every weight by the learning rate, whatever the size of the decay."""
+    model = Scheduled()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=1e-6)
+    found = []
+    if library == "torch":
+        for method in model.kd_methods:
+            method.before_training(model, [optimizer], None)
+        for _ in range(3):
+            model(torch.ones(1, 2)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(moved(model, before))
+            before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    else:
+        lightning = pytest.importorskip("lightning")
+        from espnet_kd.tasks.lightning import KeepOwnState
+
+        class Recipe(lightning.LightningModule):
+            """A recipe of ESPnet3."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def training_step(self, batch: Tensor, number: int) -> Tensor:
+                return self.model(batch)
+
+            def configure_optimizers(self) -> torch.optim.Optimizer:
+                return optimizer
+
+            def on_train_batch_end(self, *_: object) -> None:
+                found.append(moved(model, before))
+                before.update({name: p.detach().clone() for name, p in model.named_parameters()})
+
+        lightning.Trainer(
+            max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[KeepOwnState()],
+        ).fit(Recipe(), torch.utils.data.DataLoader(torch.ones(3, 2)))  # fmt: skip
+    early, late = {"encoder", "kd_criteria.hidden"}, {"encoder", "head"}
+    assert found == [early, early, late]
