@@ -23,6 +23,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "espnet_kd.methods.quantise:QuantiseMethod": ("quantise",),
     "espnet_kd.methods.prune:PruneMethod": ("prune",),
 }  # fmt: skip
+
 # Options that change nothing by themselves, only what a teacher teaches.
 OF_TEACHERS = (*METHODS["espnet_kd.methods.distillation:DistillationMethod"], "task_weight", "delay_student")
 
