@@ -287,8 +287,23 @@ def example(name: str) -> str:
 LARGEST = 2**31 - 1  # integers beyond it do not fit into the integers of C libraries
 
 
+class Store(argparse._StoreAction):
+    """Store the values of an option. One that takes several may also be given several times: the values add up."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        if self.nargs in ("*", "+") and before is not self.default:
+            values = [*before, *values]
+        super().__call__(parser, namespace, values, option_string)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that refuses values which the system or a library cannot use, before anything is done."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take what ``argparse.ArgumentParser`` takes; its options are stored by ``Store``."""
+        super().__init__(*args, **options)
+        self.register("action", None, Store)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line.

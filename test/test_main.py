@@ -14,7 +14,7 @@ import pytest
 from fork_server import quick_python
 
 from espnet_kd import __main__ as cli
-from espnet_kd.command_line import GROUPS, Command, example
+from espnet_kd.command_line import GROUPS, Command, command_parser, example
 from espnet_kd.errors import UserError
 
 
@@ -76,6 +76,16 @@ def test_a_number_that_no_library_can_use_is_refused(words: tuple[str, ...], nam
     result = espnet_kd(*words, huge)
     assert result.returncode == 1
     assert result.stderr == f"espnet-kd: error: {named.format(huge)}: give a number of at most 2147483647\n"
+
+
+def test_an_option_of_several_values_may_be_given_several_times() -> None:
+    parser = command_parser("experiments")
+    parser.add_argument("--only", nargs="+", default=["all"])
+    parser.add_argument("--jobs", type=int)
+    assert parser.parse_args([]).only == ["all"]
+    assert parser.parse_args("--only a b --jobs 2 --only c --jobs 1".split()).only == ["a", "b", "c"]
+    assert parser.parse_args("--jobs 2 --jobs 1".split()).jobs == 1
+    assert parser.parse_args([]).only == ["all"]  # a second call begins anew
 
 
 @pytest.mark.parametrize("pid", ["0", "-1"])
