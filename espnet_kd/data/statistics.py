@@ -41,11 +41,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def directory_for(base: Path, front_end_config: Mapping[str, Any]) -> Path:
-    """Return ``base`` if it is unused or has this front end, otherwise ``base`` with a hash appended."""
+    """Return ``base`` if it is unused or has this front end, otherwise ``base`` with a hash appended.
+
+    Statistics whose log folder was removed have no record of their front end, and count as those of another.
+    """
     record = base / STATS_CONFIG
-    if not record.exists() or front_end(read_config(record)) == front_end_config:
-        return base
-    return _own_directory(base, front_end_config)
+    if record.exists():
+        fits = front_end(read_config(record)) == front_end_config
+    else:
+        fits = not (base / "train/feats_stats.npz").exists()
+    return base if fits else _own_directory(base, front_end_config)
 
 
 def directories_for(base: Path, front_ends: Sequence[Mapping[str, Any]]) -> list[Path]:

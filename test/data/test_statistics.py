@@ -59,6 +59,17 @@ def test_another_front_end_gets_a_separate_directory(
     assert directory(capsys, base, config, *more) == other
 
 
+def test_statistics_without_a_record_of_their_front_end_are_not_used(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 80 filters with another hop they would be taken for these, whoever removed the log folder."""
+    (base / "train").mkdir()
+    (base / "train/feats_stats.npz").touch()
+    (base / STATS_CONFIG).unlink()
+    other = directory(capsys, base, {"frontend_conf": {"n_mels": 40}})
+    assert other.startswith(f"{base}_") and directory(capsys, base, {}) not in (other, str(base))
+
+
 def test_options_override_the_volume() -> None:
     key = "speech_volume_normalize"
     assert front_end({key: 0.5}, f"--{key} 1")[key] == 1.0
