@@ -6,6 +6,7 @@ characters and words; sentencepiece trains BPE models with the options of asr.sh
 
 import io
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, iterate_lines, read_lines, write_text
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
+LONGEST_SENTENCE = 4192  # bytes, sentencepiece's max_sentence_length, which asr.sh leaves as it is
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             "user_defined_symbols": bpe_symbols(args.bpe_nlsyms, args.nlsyms),
         }
         sentences = at_equal_distances(iterate_lines(train), number, args.bpe_input_sentence_size)
-        tokens = train_bpe(sentences, options, args.out)
+        tokens = train_bpe(without_long(sentences), options, args.out)
     else:
         text = {"cleaner": args.cleaner, "g2p": args.g2p}
         tokens = count_tokens(train, args.token_type, args.nlsyms, text)
@@ -88,6 +90,24 @@ def write_sentences(texts: list[Path], train: Path) -> int:
             names = ", ".join(map(str, texts))
             raise UserError(f"{names}: there are no transcripts to make tokens from")
     return count
+
+
+def join_texts(paths: Iterable[str]) -> None:
+    """Print the lines of Kaldi texts that have words, with one plain space between words.
+
+    Args:
+        paths: of the texts. Ids get the end of the file's name, of text_more it is _more.
+
+    Raises:
+        UserError: a text cannot be read, or is not UTF-8.
+    """
+    with open(1, "w", encoding="utf-8", closefd=False) as out:
+        for path in paths:
+            suffix = Path(path).name.replace("text", "", 1)
+            for line in iterate_lines(path):
+                utt, *words = line.split() or [""]
+                if words:
+                    out.write(f"{utt}{suffix} {' '.join(words)}\n")
 
 
 def clean_table(table: Mapping[str, str], cleaner: str) -> dict[str, str]:
@@ -132,6 +152,22 @@ def bpe_symbols(bpe_nlsyms: str | None, nlsyms: Path | None) -> list[str]:
 def at_equal_distances(lines: Iterable[str], number: int, most: int) -> Iterator[str]:
     """Yield so many of a number of lines, or all of them if they are fewer."""
     return (line for i, line in enumerate(lines) if number <= most or i * most % number < most)
+
+
+def without_long(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines that sentencepiece reads; at the end, warn of longer ones, which it skips."""
+    left_out = 0
+    for line in lines:
+        if len(line.encode()) > LONGEST_SENTENCE:
+            left_out += 1
+        else:
+            yield line
+    if left_out:
+        print(
+            f"warning: {left_out} sentences have more than {LONGEST_SENTENCE} bytes: sentencepiece learns "
+            "nothing from them; divide them into several lines of --bpe_train_text",
+            file=sys.stderr,
+        )
 
 
 def train_bpe(sentences: Iterator[str], options: Mapping[str, Any], out: Path) -> list[str]:
