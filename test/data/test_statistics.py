@@ -62,10 +62,12 @@ def test_another_front_end_gets_a_separate_directory(
 def test_statistics_without_a_record_of_their_front_end_are_not_used(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of 80 filters with another hop they would be taken for these, whoever removed the log folder."""
+    """With as many filters, but another hop, nothing else would tell them apart."""
     (base / "train").mkdir()
     (base / "train/feats_stats.npz").touch()
-    (base / STATS_CONFIG).unlink()
+    (base / STATS_CONFIG).rename(base / "config.yaml")
+    assert directory(capsys, base, {"frontend_conf": {"n_mels": 40}}) == str(base)
+    (base / "config.yaml").unlink()
     other = directory(capsys, base, {"frontend_conf": {"n_mels": 40}})
     assert other.startswith(f"{base}_") and directory(capsys, base, {}) not in (other, str(base))
 

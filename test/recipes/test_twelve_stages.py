@@ -96,6 +96,11 @@ def test_the_number_of_parts_of_statistics_depends_on_the_data(
     assert shell_function(tmp_path, "statistics_parts train valid") == f"{parts}\n"
 
 
+def test_statistics_know_their_front_end_without_their_logs(again: Path) -> None:
+    shutil.rmtree(again / "exp/asr_stats_raw_char_sp/logdir")
+    assert "exp/asr_stats_raw_char_sp: already there" in run(again, "--stage", "6", "--stop_stage", "6")
+
+
 def test_tables_of_large_training_sets_are_divided(tmp_path: Path) -> None:
     for count, parts in ((12, 1), (300_000, 1), (300_001, 2), (900_001, 4)):
         (tmp_path / "wav.scp").write_text("a b\n" * count)
