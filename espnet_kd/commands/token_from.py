@@ -7,7 +7,14 @@ few pieces. Of models for several tasks, such as OWSM, the symbols of languages,
 from pathlib import Path
 
 from espnet_kd.command_line import command_parser
-from espnet_kd.data.tokens import BLANK, SOS_EOS, UNKNOWN, write_bpe_model, write_token_list
+from espnet_kd.data.tokens import (
+    BLANK,
+    SOS_EOS,
+    UNKNOWN,
+    check_transcripts,
+    write_bpe_model,
+    write_token_list,
+)
 from espnet_kd.errors import UserError
 from espnet_kd.host.outputs import NO_FILE, OWSM, absolute_paths, task_of
 from espnet_kd.teachers.experiment import read_config
@@ -21,6 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     add_source(parser)
     parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
+    parser.add_argument("--transcripts", type=Path, help="of the student, to check that it can write them")
+    parser.add_argument("--nlsyms", help="file of their non-linguistic symbols, one per line")
+    parser.add_argument("--cleaner", default="none", help="ESPnet's cleaning of them (default: none)")
     args = parser.parse_args(argv)
     teacher = source_of(args)
     tokens = of_experiment(teacher, args.token_type, args.out)
@@ -33,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
             f"the tokens of {teacher} are not {BLANK}, {UNKNOWN}, ..., {SOS_EOS}, as a student's have to be: "
             "give a teacher of the task asr, s2t or s2t_ctc"
         )
+    if args.transcripts is not None:
+        model = args.out / "bpe.model" if args.token_type == "bpe" else None
+        check_transcripts(args.transcripts, tokens, model, args)
     write_token_list(args.out / "tokens.txt", tokens)
     print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens of {teacher}")
 

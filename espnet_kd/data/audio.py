@@ -133,7 +133,9 @@ def _read_in_ark(where: str, utterance: Utterance) -> tuple[np.ndarray, int]:
     samples, rate = _load_sound(str(utterance.audio), utterance.id)
     samples = samples if samples.ndim > 1 else samples[:, None]
     samples = samples[:, _channel(where, utterance, samples.shape[1])]
-    if samples.dtype.kind == "i":
+    if samples.dtype.kind == "u":  # WAV of 8 bits, around 128
+        samples = samples / 128 - 1
+    elif samples.dtype.kind == "i":
         samples = samples / -float(np.iinfo(samples.dtype).min)
     start, stop = _span(where, utterance, len(samples), rate)
     if not np.isfinite(samples).all():

@@ -43,7 +43,7 @@ SOURCES, CONTENTS = (
     ".sources.json",
     ".contents.json",
 )  # fingerprints of the source audio, by utterance and by file
-SPECIAL_SPACE = re.compile(r"[^\S ]")
+ODD_SPACES = re.compile(r"[^\S ]|  ")
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
 TOGETHER = 8  # files that a process writes before it gives notice
@@ -112,7 +112,7 @@ def _report_transcripts(source: DataDir, args: argparse.Namespace) -> None:
     respaced = empty = 0
     first = ""
     for utt, words in source.text or ():
-        if SPECIAL_SPACE.search(words):
+        if ODD_SPACES.search(words):
             respaced += 1
             words = " ".join(words.split())
         if found := CONTROL_CHARACTER.search(words):
@@ -128,18 +128,19 @@ def _report_transcripts(source: DataDir, args: argparse.Namespace) -> None:
         )
     if respaced:
         print(
-            f"warning: {args.dst}/text: tabs or special spaces, such as U+00A0, of {respaced} transcripts "
-            "were replaced by plain spaces",
+            f"warning: {args.dst}/text: tabs, special spaces, such as U+00A0, and several spaces in a row of "
+            f"{respaced} transcripts were replaced by single plain spaces",
             file=sys.stderr,
         )
 
 
 def plain_text(text: SortedTable) -> Iterator[tuple[str, str]]:
-    """Yield the transcripts with tabs and special spaces replaced by plain spaces.
+    """Yield the transcripts with one plain space between words.
 
-    With character tokens ESPnet maps every other space to the unknown token.
+    With character tokens ESPnet maps every other space to the unknown token, and two spaces to two tokens. Of
+    several spaces, stage 3 of asr.sh leaves one, too (Kaldi's apply_map.pl).
     """
-    return ((utt, " ".join(words.split()) if SPECIAL_SPACE.search(words) else words) for utt, words in text)
+    return ((utt, " ".join(words.split()) if ODD_SPACES.search(words) else words) for utt, words in text)
 
 
 def format_data_dir(

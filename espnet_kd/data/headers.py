@@ -17,6 +17,14 @@ RATES = (1000, 1_000_000)  # Hz; other rates are damage, for which resampling wo
 SPHERE_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")  # sample_count is per channel
 SPHERE_HEADER = 1024  # bytes
 
+MP3 = rb"ID3|\xff[\xe0-\xff]"
+ID3_HEADER = 10  # bytes
+MP3_HEADER = 48  # bytes of a frame, where the first may have the mark Xing or Info, with the number of frames
+MOST_FRAMES = 10_000  # several minutes
+MP3_KILOBITS = (  # by the index in the header of a frame: of MPEG 2 and 2.5, and of MPEG 1; 0 is no rate
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+)
 FLAC_HEADER = 42  # bytes of the magic number and the first metadata block, RFC 9639, section 8
 UNKNOWN_LENGTH = 1 << 62  # libsndfile reports so many samples or more for FLAC written into a pipe
 ByteOrder = Literal["big", "little"]
@@ -26,7 +34,8 @@ def find_damage(path: Path, rate: int) -> str | None:
     """Describe the damage of a file that is shorter than in its header or has an impossible sampling rate.
 
     Checks the lengths of WAV, AIFF, AU and SPHERE. In FLAC, MP3 and CAF decoding finds missing data; in Ogg
-    and rare formats, such as W64 and VOC, they go unnoticed.
+    and rare formats, such as W64 and VOC, they go unnoticed. Of MP3 that does not give its length libsndfile
+    estimates it from the first frame, and reads no further.
 
     Args:
         path: an audio file that libsndfile can open.
@@ -40,6 +49,8 @@ def find_damage(path: Path, rate: int) -> str | None:
     with path.open("rb") as f:
         start = f.read(12)
         end = next((find(f) for magic, find in FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+        if re.match(MP3, start) and _is_mp3_of_unknown_length(f):
+            return "is MP3 of variable bit rate without its length, and would be read in part: make it FLAC"
         size = f.seek(0, 2)
     if end is not None and size + TOLERANCE < end:
         return f"was cut off, it has {size} of {end} bytes: copy it again"
@@ -96,6 +107,32 @@ def _sphere(f: BinaryIO) -> int | None:
         return None
     samples, channels, width = (int(field[1]) for field in fields if field)
     return int(size[1]) + samples * channels * width
+
+
+def _is_mp3_of_unknown_length(f: BinaryIO) -> bool:
+    """Return True if the bit rate of MP3 varies, and its first frame does not give the number of frames."""
+    f.seek(0)
+    head = f.read(ID3_HEADER)
+    if head.startswith(b"ID3"):  # a size of four times 7 bits
+        f.seek(ID3_HEADER + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:]))))
+    else:
+        f.seek(0)
+    found = set()
+    for number in range(MOST_FRAMES):
+        head = f.read(MP3_HEADER)
+        if len(head) < MP3_HEADER or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:  # no frame of layer III
+            break
+        if not number and re.search(b"Xing|Info", head):
+            return False
+        old, rate = head[1] & 0x18 == 0x18, head[2] >> 2 & 3  # MPEG 1
+        kilobits = MP3_KILOBITS[old][head[2] >> 4]
+        if not kilobits or rate == 3:
+            break
+        found.add(kilobits)
+        hertz = (44100, 48000, 32000)[rate] >> {0x18: 0, 0x10: 1}.get(head[1] & 0x18, 2)
+        size = (144 if old else 72) * 1000 * kilobits // hertz + (head[2] >> 1 & 1)
+        f.seek(size - MP3_HEADER, 1)
+    return len(found) > 1
 
 
 FORMATS: dict[bytes, Callable[[BinaryIO], int | None]] = {

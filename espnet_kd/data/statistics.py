@@ -22,6 +22,7 @@ from espnet_kd.host.options import NestedDictAction
 
 VOLUME = "speech_volume_normalize"  # ESPnet scales the speech to this peak before the front end
 STATS_CONFIG = Path("logdir/stats.1/config.yaml")  # written by ESPnet, in a stock recipe too
+COPY = "config.yaml"  # of it, by stage 6, for those who remove logs
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,18 +42,29 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def directory_for(base: Path, front_end_config: Mapping[str, Any]) -> Path:
-    """Return ``base`` if it is unused or has this front end, otherwise ``base`` with a hash appended."""
-    record = base / STATS_CONFIG
-    if not record.exists() or front_end(read_config(record)) == front_end_config:
-        return base
-    return _own_directory(base, front_end_config)
+    """Return ``base`` if it is unused or has this front end, otherwise ``base`` with a hash appended.
+
+    Statistics without a record of their front end, as of a stock recipe whose logs were removed, count as
+    those of another one.
+    """
+    record = _record(base)
+    if record is None:
+        fits = not (base / "train/feats_stats.npz").exists()
+    else:
+        fits = front_end(read_config(record)) == front_end_config
+    return base if fits else _own_directory(base, front_end_config)
+
+
+def _record(base: Path) -> Path | None:
+    """Return the configuration with which statistics were collected; None if there is none."""
+    return next((path for path in (base / COPY, base / STATS_CONFIG) if path.exists()), None)
 
 
 def directories_for(base: Path, front_ends: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Return the directories of trainings whose statistics are collected in this order, each once."""
     found: list[Path] = []
     for one in front_ends:
-        is_first = one == front_ends[0] or (base / STATS_CONFIG).exists()
+        is_first = one == front_ends[0] or _record(base) is not None
         found.append(directory_for(base, one) if is_first else _own_directory(base, one))
     return list(dict.fromkeys(found))
 

@@ -4,9 +4,12 @@ tokens.txt has <blank>, <unk>, the tokens and <sos/eos>. ESPnet's ``espnet2.bin.
 characters and words; sentencepiece trains BPE models with the options of asr.sh.
 """
 
+import argparse
 import io
 import re
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_path, iterate_lines, read_lines, write_text
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
+CHECKED_SENTENCES, MOST_UNKNOWN = 100_000, 0.1
+LONGEST_SENTENCE = 4192  # bytes, sentencepiece's max_sentence_length, which asr.sh leaves as it is
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cleaner", default="none", help="ESPnet's cleaning of text (default: %(default)s)")
     parser.add_argument("--g2p", default="none", help="ESPnet's phonemes of words (default: %(default)s)")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="Kaldi text files")
+    parser.add_argument("--transcripts", type=Path, help="of the student, if --text is other text, to check")
     parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
     args = parser.parse_args(argv)
     if args.nbpe < 1:
@@ -64,10 +70,13 @@ def main(argv: list[str] | None = None) -> None:
             "user_defined_symbols": bpe_symbols(args.bpe_nlsyms, args.nlsyms),
         }
         sentences = at_equal_distances(iterate_lines(train), number, args.bpe_input_sentence_size)
-        tokens = train_bpe(sentences, options, args.out)
+        tokens = train_bpe(without_long(sentences), options, args.out)
     else:
         text = {"cleaner": args.cleaner, "g2p": args.g2p}
         tokens = count_tokens(train, args.token_type, args.nlsyms, text)
+    if args.transcripts is not None:
+        model = args.out / "bpe.model" if args.token_type == "bpe" else None
+        check_transcripts(args.transcripts, tokens, model, args)
     write_token_list(args.out / "tokens.txt", tokens)
     print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {number} sentences")
 
@@ -88,6 +97,24 @@ def write_sentences(texts: list[Path], train: Path) -> int:
             names = ", ".join(map(str, texts))
             raise UserError(f"{names}: there are no transcripts to make tokens from")
     return count
+
+
+def join_texts(paths: Iterable[str]) -> None:
+    """Print the lines of Kaldi texts that have words, with one plain space between words.
+
+    Args:
+        paths: of the texts. Ids get the end of the file's name, of text_more it is _more.
+
+    Raises:
+        UserError: a text cannot be read, or is not UTF-8.
+    """
+    with open(1, "w", encoding="utf-8", closefd=False) as out:
+        for path in paths:
+            suffix = Path(path).name.replace("text", "", 1)
+            for line in iterate_lines(path):
+                utt, *words = line.split() or [""]
+                if words:
+                    out.write(f"{utt}{suffix} {' '.join(words)}\n")
 
 
 def clean_table(table: Mapping[str, str], cleaner: str) -> dict[str, str]:
@@ -132,6 +159,22 @@ def bpe_symbols(bpe_nlsyms: str | None, nlsyms: Path | None) -> list[str]:
 def at_equal_distances(lines: Iterable[str], number: int, most: int) -> Iterator[str]:
     """Yield so many of a number of lines, or all of them if they are fewer."""
     return (line for i, line in enumerate(lines) if number <= most or i * most % number < most)
+
+
+def without_long(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines that sentencepiece reads; at the end, warn of longer ones, which it skips."""
+    left_out = 0
+    for line in lines:
+        if len(line.encode()) > LONGEST_SENTENCE:
+            left_out += 1
+        else:
+            yield line
+    if left_out:
+        print(
+            f"warning: {left_out} sentences have more than {LONGEST_SENTENCE} bytes: sentencepiece learns "
+            "nothing from them; divide them into several lines of --bpe_train_text",
+            file=sys.stderr,
+        )
 
 
 def train_bpe(sentences: Iterator[str], options: Mapping[str, Any], out: Path) -> list[str]:
@@ -216,6 +259,41 @@ def _explain(message: str) -> str:
     if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return f"the text has more different characters, the smallest possible number is {match[1]}"
     return f"sentencepiece fails: {message}"
+
+
+def check_transcripts(
+    text: Path, tokens: list[str], bpemodel: Path | None, options: argparse.Namespace
+) -> None:
+    """Warn of tokens of transcripts that a list from elsewhere lacks, because they are learnt as <unk>.
+
+    Args:
+        text: Kaldi text of the transcripts; of many, some at equal distances are read.
+        tokens: the list.
+        bpemodel: sentencepiece model of BPE tokens.
+        options: with ``token_type``, ``nlsyms`` and ``cleaner``.
+
+    Raises:
+        UserError: it lacks more than ``MOST_UNKNOWN`` of them, as where letters have another case.
+    """
+    from espnet_kd.host.options import text_tokenizer
+
+    symbols = None if options.nlsyms is None else str(options.nlsyms)
+    model = None if bpemodel is None else str(bpemodel)
+    split = text_tokenizer(options.token_type, model, symbols, options.cleaner)
+    table, known = SortedTable(text), frozenset(tokens)
+    lines = at_equal_distances(table.values(), len(table), CHECKED_SENTENCES)
+    counts = Counter(token for line in lines for token in split(" ".join(line.split())))
+    total, unknown = counts.total(), counts - Counter({token: counts[token] for token in known})
+    if not unknown:
+        return
+    shown = " ".join(token for token, _ in unknown.most_common(5))
+    found = f"{text}: {unknown.total()} of {total} tokens ({shown}) are not in the list"
+    if unknown.total() > MOST_UNKNOWN * total:
+        raise UserError(
+            f"{found}, and would be learnt as <unk>: write the transcripts as those of the model that the "
+            "tokens are of, such as in upper case"
+        )
+    print(f"warning: {found}, and are learnt as <unk>", file=sys.stderr)
 
 
 def stand_in_tokens(count: int) -> list[str]:

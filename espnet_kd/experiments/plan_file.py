@@ -268,10 +268,17 @@ def _check_data(plan: Plan) -> None:
         if given.get("train_set"):
             given.setdefault("bpe_train_text", f"data/{given['train_set']}/text")
         audio = (*map(given.get, ("dumpdir", "train_set")), given.get("speed_perturb_factors") == "")
-        places = {
+        places: dict[tuple[Any, ...], tuple[tuple[str, ...], str]] = {
             audio: (OF_AUDIO, "--dumpdir and --lang"),
             tuple(map(given.get, ("lang", *OF_TOKEN_NAMES))): (OF_TOKENS, "--lang"),
         }
+        others = tuple(key for key in OF_AUDIO if key != "speed_perturb_factors")
+        for kind in ("valid_set", "test_sets"):  # beside any training set
+            for name in given.get(kind, "default").split():
+                places[given.get("dumpdir"), kind, name] = others, "--dumpdir and --lang"
+        for name in given.get("unlabelled_sets", "").split():
+            copies = given.get("dumpdir"), name, bool(given.get("unlabelled_speeds"))
+            places["unlabelled", *copies] = (*others, "unlabelled_speeds"), "--dumpdir and --lang"
         for place, (keys, apart) in places.items():
             first, before = made.setdefault(place, (row, given))
             for key in keys:

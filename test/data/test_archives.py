@@ -1,6 +1,7 @@
 """Formatted audio in archives."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import kaldiio
@@ -10,8 +11,9 @@ import soundfile
 from miniature import contents, tone, write_kaldi, write_speech
 
 from espnet_kd.data import archives
-from espnet_kd.data.audio import read_speech
+from espnet_kd.data.audio import read_audio, read_speech
 from espnet_kd.data.contents import fingerprint_speech
+from espnet_kd.data.datadir import Utterance
 from espnet_kd.data.format import main
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_table
@@ -168,3 +170,11 @@ def test_archives_may_be_the_source(src: Path) -> None:
         for utt, length in LENGTHS.items():
             path = src.parent / f"{name}_dst/data/{utt[0]}/{utt}.flac"
             assert (soundfile.read(path, dtype="int16")[0] == tone(length)).all()
+
+
+def test_eight_bits_in_an_archive_are_around_128(src: Path) -> None:
+    sound = BytesIO()
+    soundfile.write(sound, tone(8000), 16000, "PCM_U8", format="WAV")
+    (src / "wav.ark").write_bytes(b"a-1 " + sound.getvalue())
+    samples, _ = read_audio(Utterance("a-1", "a", Path(f"{src}/wav.ark:4"), "YES"))
+    assert np.abs(samples - tone(8000) / 32768).max() <= 1 / 128

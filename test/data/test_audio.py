@@ -10,6 +10,7 @@ from miniature_switchboard import sphere_call
 
 from espnet_kd.data.audio import convert, parse_rate, read_audio, to_int16, write_utterance
 from espnet_kd.data.datadir import Utterance
+from espnet_kd.data.headers import find_damage
 from espnet_kd.errors import UserError
 from espnet_kd.teachers.experiment import input_rate
 
@@ -181,6 +182,20 @@ def test_audio_that_was_cut_off(tmp_path: Path, kind: str) -> None:
     with soundfile.SoundFile(whole) as f:
         assert 7400 < f.frames < 8100  # libsndfile takes the half for the whole
     fails(whole, rf"was cut off, it has {len(data) // 2} of {len(data)} bytes: copy it again")
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\x02\x01" + bytes(257)])  # 2 * 128 + 1
+def test_mp3_of_variable_bit_rate_needs_its_length(tmp_path: Path, tag: bytes) -> None:
+    """Of 64000 samples libsndfile would read 26712: the first frames are loud and take more bytes."""
+    mp3, noise = tmp_path / "x.mp3", np.random.default_rng(0).standard_normal(64000) * 0.3
+    noise[32000:] *= 0.001
+    for mode in ("CONSTANT", "VARIABLE"):
+        soundfile.write(mp3, noise, 16000, format="MP3", compression_level=0.5, bitrate_mode=mode)
+        data = mp3.read_bytes()
+        assert len(read_audio(utterance(mp3))[0]) == 64000
+        mp3.write_bytes(tag + data[data.index(data[:2], 4) :])  # the first frame has the length
+        assert (find_damage(mp3, 16000) is None) == (mode == "CONSTANT")
+    fails(mp3, "is MP3 of variable bit rate without its length, and would be read in part")
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 32000 + 44])

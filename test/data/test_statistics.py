@@ -59,6 +59,19 @@ def test_another_front_end_gets_a_separate_directory(
     assert directory(capsys, base, config, *more) == other
 
 
+def test_statistics_without_a_record_of_their_front_end_are_not_used(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With as many filters, but another hop, nothing else would tell them apart."""
+    (base / "train").mkdir()
+    (base / "train/feats_stats.npz").touch()
+    (base / STATS_CONFIG).rename(base / "config.yaml")
+    assert directory(capsys, base, {"frontend_conf": {"n_mels": 40}}) == str(base)
+    (base / "config.yaml").unlink()
+    other = directory(capsys, base, {"frontend_conf": {"n_mels": 40}})
+    assert other.startswith(f"{base}_") and directory(capsys, base, {}) not in (other, str(base))
+
+
 def test_options_override_the_volume() -> None:
     key = "speech_volume_normalize"
     assert front_end({key: 0.5}, f"--{key} 1")[key] == 1.0

@@ -123,6 +123,21 @@ def test_of_many_sentences_some_are_read(text: Path) -> None:
     assert tokens(text, *options) == found
 
 
+def test_sentences_that_sentencepiece_leaves_out_are_counted(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--token_type", "bpe", "--nbpe", "22")
+    found = tokens(text, *options)
+    assert not capsys.readouterr().err
+    longest = "QUIZ " * 838 + "Q "  # 4190 bytes and a last letter, or two
+    text.write_text(f"{text.read_text()}v1 {longest}ZZZ\n")
+    assert tokens(text, *options) == found
+    assert "warning: 1 sentences have more than 4192 bytes" in capsys.readouterr().err
+    text.write_text(text.read_text().replace("ZZZ", ""))
+    assert "Z" in "".join(tokens(text, *options))
+    assert not capsys.readouterr().err
+
+
 def test_symbols_are_pieces_of_their_own(text: Path) -> None:
     (text.parent / "nlsyms").write_text("<noise>\n\n<laugh>\n")
     found = tokens(text, "--token_type", "bpe", "--nbpe", "28", "--nlsyms", str(text.parent / "nlsyms"))

@@ -205,6 +205,7 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) ->
     [
         ('speed_perturb_factors: "0.8 1.2"', r"speed_perturb_factors \(0.9 1.0 1.1, 0.8 1.2\): give"),
         ("max_wav_duration: 10", r"max_wav_duration \(default, 10\): give one another --dumpdir and --lang"),
+        ("max_wav_duration: 10, train_set: train_20", r"max_wav_duration \(default, 10\): give"),
         ("cleaner: tacotron", r"cleaner \(default, tacotron\): give one another --lang"),
     ],
 )
@@ -218,6 +219,16 @@ def test_rows_do_not_prepare_the_same_directories_differently(
         plan_of(tmp_path, TEXT.replace("against", row, 1))
     apart = row.replace(option, f"{option}, lang: other, dumpdir: dump/other")
     plan_of(tmp_path, TEXT.replace("against", apart, 1))
+
+
+def test_rows_do_not_copy_unlabelled_speech_at_other_speeds(tmp_path: Path) -> None:
+    options = 'student_config: conf/t.yaml, unlabelled_sets: u, unlabelled_speeds: "{}"'
+    speeds = ("0.9", "0.8", "")
+    rows = "".join(f"  at {s}: {{options: {{{options.format(s)}}}, seeds: [1]}}\n" for s in speeds)
+    text = TEXT.replace("against", f"{rows}against", 1)
+    with pytest.raises(UserError, match=r"'at 0.9' and 'at 0.8' would .* unlabelled_speeds \(0.9, 0.8\)"):
+        plan_of(tmp_path, text)
+    plan_of(tmp_path, text.replace('"0.8"', '"0.9"', 1))
 
 
 def test_lengths_of_a_row_are_in_the_order_of_the_plan(tmp_path: Path) -> None:

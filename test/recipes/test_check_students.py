@@ -170,7 +170,7 @@ set -euo pipefail
 log() {{ echo "$*"; }}
 . utils/files.sh
 cd {tmp_path}
-raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6
+raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6 speed_perturb_factors="0.9 1.0"
 needs_dump train_sp test
 needs_dump train_sp
 """
@@ -190,6 +190,36 @@ needs_dump train_sp
     assert warnings() == [f"dump/raw/org/train_sp is older than data/train_sp/text {why}"]
     write(10, "data/test", "t BB\n")
     assert warnings()[-1] == f"dump/raw/test is older than data/test/text {why}"
+
+
+@pytest.mark.parametrize(
+    ("factors", "right"), [("0.90 1.0  1.1", True), ("0.9 1", False), ("0.8 1 1.2", False)]
+)
+def test_copies_at_other_speeds_than_those_of_the_command_are_named(
+    tmp_path: Path, factors: str, right: bool
+) -> None:
+    """With --stage 3 or 6 and other speeds the training would take the old copies without a word."""
+    for place in ("data/train_sp", "dump/raw/train_sp"):
+        (tmp_path / place).mkdir(parents=True)
+        for name in ("wav.scp", "text"):
+            (tmp_path / place / name).touch()
+    (tmp_path / "data/train_sp/utt2speed").write_text("sp0.9-u 0.9\nsp1.1-u 1.1\n")
+    stubs = f"""
+set -euo pipefail
+log() {{ echo "$*"; }}
+. utils/files.sh
+cd {tmp_path}
+raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6 speed_perturb_factors="{factors}"
+needs_dump train_sp
+needs_dump train_sp
+"""
+    result = sh(TEMPLATE, "bash", "-c", stubs)
+    assert result.returncode == 0
+    warning = (
+        "warning: the copies in data/train_sp are at the speeds 0.9 1.1, not as --speed_perturb_factors "
+        f"'{factors}' has them: run stage 2 and those behind it\n"
+    )
+    assert result.stderr == ("" if right else warning)
 
 
 def test_utterances_that_are_trained_on_and_tested_are_counted(tmp_path: Path) -> None:

@@ -213,3 +213,10 @@ def test_a_student_takes_the_tokens_of_a_teacher(recipe: Path) -> None:
     lists = recipe / "data/token_list"
     assert (lists / "from_char_char/tokens.txt").read_text().split() == tokens
     assert not (lists / "char").exists()
+    (recipe / "data/train").mkdir()
+    (recipe / "data/train/text").write_text("u1 ab\n")
+    error = failure(recipe, "--stage", "5", "--stop_stage", "5", "--token_from", "exp/char")
+    assert "data/train/text: 2 of 2 tokens (a b) are not in the list" in error
+    (recipe / "other").write_text("u1 AB\n")
+    error = failure(recipe, "--stage", "5", "--stop_stage", "5", "--bpe_train_text", "other")
+    assert "data/train/text: 2 of 2 tokens (a b) are not in the list" in error

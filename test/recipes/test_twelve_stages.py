@@ -96,6 +96,11 @@ def test_the_number_of_parts_of_statistics_depends_on_the_data(
     assert shell_function(tmp_path, "statistics_parts train valid") == f"{parts}\n"
 
 
+def test_statistics_know_their_front_end_without_their_logs(again: Path) -> None:
+    shutil.rmtree(again / "exp/asr_stats_raw_char_sp/logdir")
+    assert "exp/asr_stats_raw_char_sp: already there" in run(again, "--stage", "6", "--stop_stage", "6")
+
+
 def test_tables_of_large_training_sets_are_divided(tmp_path: Path) -> None:
     for count, parts in ((12, 1), (300_000, 1), (300_001, 2), (900_001, 4)):
         (tmp_path / "wav.scp").write_text("a b\n" * count)
@@ -103,10 +108,20 @@ def test_tables_of_large_training_sets_are_divided(tmp_path: Path) -> None:
     assert shell_function(tmp_path, "splits_of wav.scp --share_per_batch true") == "1\n"
 
 
-def shell_function(cwd: Path, command: str) -> str:
-    """What a function of utils/training.sh prints."""
-    name, steps = command.partition(" ")[0], ROOT / "egs/TEMPLATE/kd1/utils/training.sh"
-    return sh(cwd, "bash", "-c", f"eval \"$(sed -n '/^{name}()/,/^}}/p' {steps})\"; {command}").stdout
+def test_language_models_are_trained_on_text_with_plain_spaces(tmp_path: Path) -> None:
+    """Of characters ESPnet makes the unknown token of any other space."""
+    (tmp_path / "text").write_text("u1 ONE\u00a0TWO  THREE\u3000FOUR\nu2\nu3 \u3000\r\n")
+    (tmp_path / "text_more").write_text("\ufeffu1\tFIVE\r\n")
+    command = "join_texts ./text ./text_more"
+    found = shell_function(tmp_path, command, file="language_model.sh", python="python3")
+    assert found == "u1 ONE TWO THREE FOUR\nu1_more FIVE\n"
+
+
+def shell_function(cwd: Path, command: str, file: str = "training.sh", **variables: str) -> str:
+    """What a function of utils/ prints."""
+    name, steps = command.partition(" ")[0], ROOT / "egs/TEMPLATE/kd1/utils" / file
+    script = f"eval \"$(sed -n '/^{name}()/,/^}}/p' {steps})\"; {command}"
+    return sh(cwd, "bash", "-c", script, **variables).stdout
 
 
 def test_both_models_are_trained_and_on_record(finished: Finished) -> None:

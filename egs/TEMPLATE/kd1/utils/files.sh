@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by kd.sh: checks of the files that a stage needs, and locks.
-# Reads: evaluated expdir fs inference_asr_model number python raw sp train train_set unlabelled valid_set
+# Reads: evaluated expdir fs inference_asr_model number python raw sp speed_perturb_factors train train_set unlabelled
+#   valid_set
 # Sets: warned_of
 # shellcheck disable=SC2154
 
@@ -62,17 +63,33 @@ needs_dump() {
         maker=3 made=${raw}/${set}
         case ${set} in "${train}" | "${valid_set}") maker=4 made=${raw}/org/${set} ;; esac
         need "${maker}" "${raw}/${set}"/{wav.scp,text}
-        [ -z "${sp}" ] || [ "${set}" != "${train}" ] || warn_if_older "data/${train}" "data/${train_set}" 2
+        if [ -n "${sp}" ] && [ "${set}" = "${train}" ]; then
+            warn_if_older "data/${train}" "data/${train_set}" 2
+            warn_of_speeds
+        fi
         warn_if_older "${made}" "data/${set}" 3
         [ "${maker}" -eq 3 ] || warn_if_older "${raw}/${set}" "${made}" 4
     done
+}
+
+# warn_of_speeds: say if the copies of the training set are at other speeds than --speed_perturb_factors.
+warn_of_speeds() {
+    local made given
+    [[ ${warned_of} != *" speeds "* && -e data/${train}/utt2speed ]] || return 0
+    made=$(awk '{ print $2 + 0 }' "data/${train}/utt2speed" | sort -u)
+    given=$(tr -s ' ' '\n' <<< "${speed_perturb_factors}" | awk 'NF && $1 != 1 { print $1 + 0 }' | sort -u)
+    [ "${made}" != "${given}" ] || return 0
+    warned_of+="speeds "
+    log "warning: the copies in data/${train} are at the speeds ${made//$'\n'/ }, not as --speed_perturb_factors" \
+        "'${speed_perturb_factors}' has them: run stage 2 and those behind it" >&2
 }
 
 # warn_if_older DIRECTORY SOURCE STAGE: say once that a directory is older than the transcripts that this stage makes it of,
 # and has others. With stage 2 it has copies besides.
 warn_if_older() {
     local theirs=$2/text
-    if [[ ${warned_of} = *" $1 "* || ! -e $1/text || ! ${theirs} -nt $1/wav.scp ]] || cmp -s "${theirs}" "$1/text"; then return 0; fi
+    if [[ ${warned_of} = *" $1 "* || ! -e $1/text || ! ${theirs} -nt $1/wav.scp ]] ||
+        cmp -s <(awk '{ $1 = $1; print }' "${theirs}") "$1/text"; then return 0; fi
     [ "$3" -ne 2 ] || [ -n "$(comm -23 <(sort "${theirs}") <(sort "$1/text"))" ] || return 0
     warned_of+="$1 "
     log "warning: $1 is older than ${theirs} and has other transcripts: run stage $3 and those behind it" >&2

@@ -68,14 +68,9 @@ collect_lm() {
     log "${lm_stats}: made from $(wc -l < "${lm_stats}/lm_train.txt") lines (parts: ${jobs})"
 }
 
-# join_texts FILE...: print the lines that have words. Ids get the end of the file's name, of text_more it is _more.
-join_texts() {
-    local file name suffix
-    for file; do
-        name=${file##*/}
-        suffix=${name/text/} awk 'NF > 1 { $1 = $1 ENVIRON["suffix"]; print }' "${file}"
-    done
-}
+# join_texts FILE...: print the lines that have words, with one plain space between words, as `format` writes transcripts.
+# Ids get the end of the file's name, of text_more it is _more.
+join_texts() { "${python}" -c 'import sys; from espnet_kd.data.tokens import join_texts; join_texts(sys.argv[1:])' "$@"; }
 
 # train_lm: train the language model, or resume an interrupted training, and compute its perplexity.
 train_lm() {

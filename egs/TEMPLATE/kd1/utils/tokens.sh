@@ -24,17 +24,18 @@ read -ra token_texts <<< "${bpe_train_text:-data/${train_set}/text}"
 
 # make_tokens: make the token list, or take that of a teacher.
 make_tokens() {
-    local symbols=()
+    local symbols=() text=data/${train_set}/text
+    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
+    if [ ! -e "${text}" ] || [ -z "${token_from}${bpe_train_text}" ]; then text=; fi  # nothing to check
     if [ -n "${token_from}" ]; then
         compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd token-from "${token_from}" \
-            --token_type "${token_type}" --out "${token_dir}"
+            --token_type "${token_type}" "${symbols[@]}" --cleaner "${cleaner}" ${text:+--transcripts "${text}"} --out "${token_dir}"
         return
     fi
     need 1 "${token_texts[@]}"
-    [ "${nlsyms_txt}" = none ] || symbols=(--nlsyms "${nlsyms_txt}")
     [ -z "${bpe_nlsyms}" ] || symbols+=(--bpe_nlsyms "${bpe_nlsyms}")
     compute "${train_cmd}" "tokens_${tokens}" "${python}" -m espnet_kd tokens --token_type "${token_type}" --nbpe "${nbpe}" \
         --bpemode "${bpemode}" "${symbols[@]}" --bpe_input_sentence_size "${bpe_input_sentence_size}" \
         --bpe_char_cover "${bpe_char_cover}" --cleaner "${cleaner}" --g2p "${g2p}" --text "${token_texts[@]}" \
-        --out "${token_dir}"
+        ${text:+--transcripts "${text}"} --out "${token_dir}"
 }

@@ -94,6 +94,7 @@ collect() {
     done
     "${python}" -m espnet2.bin.aggregate_stats_dirs "${dirs[@]}" --output_dir "${partial}" 2> "${partial}/logdir/aggregate.log"
     with_vocabulary "${partial}"
+    cp "${partial}/logdir/stats.1/config.yaml" "${partial}/"
     echo "${inputs}" > "${partial}/inputs"
     rm -rf "${final}"
     mv "${partial}" "${final}"
