@@ -288,7 +288,7 @@ LARGEST = 2**31 - 1  # integers beyond it do not fit into the integers of C libr
 
 
 class Store(argparse._StoreAction):
-    """Store the values of an option. One that takes several may also be given several times: the values add up."""
+    """Store the values of an option; of one that takes several and is given several times, all of them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         before = getattr(namespace, self.dest)
