@@ -152,6 +152,15 @@ def reported_by(checkpoint: Mapping[str, Any], end: str = "") -> Reporter:
     return reporter
 
 
+def has_ended(reporter: Reporter, args: argparse.Namespace) -> bool:
+    """Return whether a training that has reported so much has no epoch left, by its options."""
+    early: Sequence[str] = args.early_stopping_criterion
+    if reporter.get_epoch() >= args.max_epoch:
+        return True
+    stops = args.patience is not None and reporter.has(*early[:2])
+    return stops and bool(reporter.check_early_stopping(args.patience, *early))
+
+
 def stats_with_values(reporter: SubReporter) -> set[str]:
     """Return the names of the statistics that have a value in some step of a phase; that of others is NaN.
 
