@@ -117,6 +117,18 @@ def check_initial(model: nn.Module, init_param: Iterable[str], ignore_mismatch: 
             )
 
 
+def check_frozen(model: nn.Module, frozen: Iterable[str]) -> None:
+    """Refuse a name in ``freeze_param`` that the student has not: of which ESPnet would freeze nothing.
+
+    Raises:
+        UserError: names what there is.
+    """
+    for name in frozen:
+        if name not in dict(model.named_parameters()) and name not in dict(model.named_modules()):
+            parts = ", ".join(part for part, _ in model.named_children())
+            raise UserError(f"freeze_param: the student has no {name}; it has {parts}, and what is in them")
+
+
 def _pairs(path: str, source: object) -> list[tuple[str, str]]:
     """Return (student path, teacher path) of each submodule to copy."""
     if source is True:

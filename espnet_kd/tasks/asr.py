@@ -30,7 +30,7 @@ from espnet_kd.host.outputs import CHECKPOINT
 from espnet_kd.host.training import gpus_of, has_ended, named_classes, reported_by
 from espnet_kd.methods import METHODS, active, check_methods, registered
 from espnet_kd.methods.distillation import check_transcripts
-from espnet_kd.methods.initialise import check_initial
+from espnet_kd.methods.initialise import check_frozen, check_initial
 from espnet_kd.methods.method import Preprocess
 from espnet_kd.methods.transducer import LatticeTransducer, with_lattice_loss
 from espnet_kd.schedule import stretched
@@ -144,6 +144,7 @@ class WithMethods(AbsTask):
         if args.collect_stats:
             return model
         check_initial(model, args.init_param, args.ignore_init_mismatch)
+        check_frozen(model, args.freeze_param)
         methods = check_methods(model, args)
         for method in methods:
             model = method.attach(model, args, cls.build_stock)

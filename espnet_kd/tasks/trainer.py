@@ -27,7 +27,14 @@ from espnet_kd.host.outputs import (
     epoch_files,
     interval_suffix,
 )
-from espnet_kd.host.training import Reporter, SubReporter, average, reported_by, stats_with_values
+from espnet_kd.host.training import (
+    Reporter,
+    SubReporter,
+    average,
+    follows_validation,
+    reported_by,
+    stats_with_values,
+)
 from espnet_kd.methods import registered
 from espnet_kd.methods.method import SavedModel
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
@@ -53,6 +60,7 @@ class ResumableTrainer(Trainer):
 
     account: Account  # of the training that runs in this process; one process trains one model
     reported: set[tuple[str, str]]  # phases of the last epoch, and their statistics that have a value
+    follows: bool  # a scheduler of the learning rate follows a statistic of the validation
 
     @classmethod
     def run(
@@ -64,6 +72,7 @@ class ResumableTrainer(Trainer):
         keep_apart(model, optimizers, with_gradients=True)
         directory = Path(trainer_options.output_dir)
         first = _is_first(distributed_option)
+        cls.follows = follows_validation(kwargs["schedulers"])
         with only_training(directory) if first else nullcontext():
             resumed = cls._prepare(trainer_options, distributed_option)
             cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
@@ -81,8 +90,8 @@ class ResumableTrainer(Trainer):
                 check_averages(directory, trainer_options.best_model_criterion)
                 (directory / BACKUP).unlink(missing_ok=True)
 
-    @staticmethod
-    def _prepare(options: Any, distributed_option: Any) -> bool:
+    @classmethod
+    def _prepare(cls, options: Any, distributed_option: Any) -> bool:
         """Repair the directory; return whether the training continues an earlier one."""
         directory, first = Path(options.output_dir), _is_first(distributed_option)
         if first and options.resume:
@@ -92,7 +101,7 @@ class ResumableTrainer(Trainer):
         if not (options.resume and (directory / CHECKPOINT).exists()):
             return False
         reporter = reported_by(load_checkpoint(directory / CHECKPOINT))
-        check_selection(options, stats_of(reporter))
+        check_selection(options, stats_of(reporter), cls.follows)
         if first:  # the average follows the checkpoint, and may be missing
             _average_interval(directory, reporter, options)
         return True
@@ -174,7 +183,7 @@ class ResumableTrainer(Trainer):
             )
         if reporter.get_epoch() == 1 and not options.no_forward_run:
             cls.reported |= {("valid", key) for key in stats_with_values(reporter)}
-            check_selection(options, cls.reported)
+            check_selection(options, cls.reported, cls.follows)
 
 
 @contextmanager
@@ -202,19 +211,22 @@ def only_training(directory: Path) -> Iterator[None]:
         yield
 
 
-def check_selection(options: Any, reported: Collection[tuple[str, str]]) -> None:
+def check_selection(options: Any, reported: Collection[tuple[str, str]], follows: bool = False) -> None:
     """Leave out criteria by which no epoch can be chosen: ESPnet would take the first epochs.
 
     Args:
         options: of ESPnet's trainer; those of ``best_model_criterion`` that can be used stay in it.
         reported: phases and statistics that have a value.
+        follows: a scheduler follows ``val_scheduler_criterion``; without a value it lowers the learning rate.
 
     Raises:
-        UserError: none can be used, or the one that ends a training early cannot.
+        UserError: none can be used, or the one that ends a training early, or is followed, cannot.
     """
     chosen = {"best_model_criterion": options.best_model_criterion}
     if options.patience is not None:
         chosen["early_stopping_criterion"] = [options.early_stopping_criterion]
+    if follows:
+        chosen["val_scheduler_criterion"] = [options.val_scheduler_criterion]
     for option, criteria in chosen.items():
         usable = _usable(criteria, reported)
         names = ", ".join(".".join(criterion[:2]) for criterion in criteria if criterion not in usable)

@@ -246,6 +246,11 @@ def test_epochs_are_not_chosen_by_what_has_no_value(recipe: Recipe) -> None:
     early = {"patience": 1, "early_stopping_criterion": ["valid", "acc", "max"]}
     with pytest.raises(UserError, match=r"early_stopping_criterion: valid\.acc has no value"):
         recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **early})
+    follow = {"val_scheduler_criterion": ["valid", "acc"], "scheduler_conf": {}}
+    recipe.train("exp/warm", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **follow})  # follows nothing
+    follow["scheduler"] = "reducelronplateau"
+    with pytest.raises(UserError, match=r"val_scheduler_criterion: valid\.acc has no value"):
+        recipe.train("exp/unfollowed", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **follow})
 
 
 def test_epochs_of_a_peer_are_not_chosen_by_what_it_has_not(recipe: Recipe) -> None:

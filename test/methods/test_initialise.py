@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods.distillation import DistillationMethod
-from espnet_kd.methods.initialise import check_initial, initialise, refuse_replaced
+from espnet_kd.methods.initialise import check_frozen, check_initial, initialise, refuse_replaced
 from espnet_kd.methods.own import count_batches
 from espnet_kd.schedule import Schedule
 
@@ -55,6 +55,12 @@ def test_an_initial_student_of_which_a_part_is_loaded(tmp_path: Path) -> None:
     for param in (f"{path}", f"{path}:head:head", f"{path}:head:head:head.weight", f"{path}:::extra"):
         check_initial(student, [param], ignore_mismatch=False)
         check_initial(student, [param], ignore_mismatch=True)
+
+
+def test_a_name_that_freezes_nothing() -> None:
+    check_frozen(stack(1), ["layers", "layers.0.weight", "head"])
+    with pytest.raises(UserError, match="^freeze_param: the student has no layer; it has layers, head, "):
+        check_frozen(stack(1), ["head", "layer"])
 
 
 def test_a_copy_is_not_shared() -> None:
