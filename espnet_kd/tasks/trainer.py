@@ -66,7 +66,16 @@ class ResumableTrainer(Trainer):
     def run(
         cls, model: Any, *, optimizers: Any, trainer_options: Any, distributed_option: Any, **kwargs: Any
     ) -> None:
-        """Repair the directory, then train."""
+        """Repair the directory, then train.
+
+        Raises:
+            UserError: several processes would each train another model.
+        """
+        if distributed_option.distributed and trainer_options.grad_noise:
+            raise UserError(
+                "grad_noise: each of several processes adds noise of its own, so that they train different "
+                "models: leave it out, or train on one GPU"
+            )
         for method in getattr(model, "kd_methods", ()):  # a stock model has none
             method.before_training(model, optimizers, trainer_options)
         keep_apart(model, optimizers, with_gradients=True)

@@ -164,7 +164,7 @@ FIELDS = {
     "espnet2.tasks.abs_task:IteratorOptions": ("shape_files", "host/training.py: shape_files"),
     "espnet2.train.trainer:TrainerOptions": (
         "output_dir resume best_model_criterion keep_nbest_models nbest_averaging_interval accum_grad "
-        "grad_clip grad_clip_type ngpu use_amp train_dtype", "tasks/trainer.py",
+        "grad_clip grad_clip_type grad_noise ngpu use_amp train_dtype", "tasks/trainer.py",
     ),
     "espnet2.train.distributed_utils:DistributedOption": (
         "distributed dist_rank dist_world_size ngpu", "tasks/trainer.py"

@@ -158,6 +158,15 @@ def test_two_trainings_do_not_share_a_directory(
     assert not list(exp.glob("*.pth")) and "waiting for at most 0.1 s" in caplog.text
 
 
+def test_noise_that_is_another_in_each_process() -> None:
+    """ESPnet draws it after dropout, of which processes with other shapes have drawn other amounts."""
+    options, several = SimpleNamespace(grad_noise=True), SimpleNamespace(distributed=True)
+    with pytest.raises(UserError, match="^grad_noise: each of several processes adds noise of its own"):
+        ResumableTrainer.run(
+            None, optimizers=[], trainer_options=options, distributed_option=several, schedulers=[]
+        )
+
+
 def test_other_criteria_for_a_training_that_has_ended(recipe: Recipe) -> None:
     """Nothing would be trained, but config.yaml, of which tables take their names, would have them."""
     exp = recipe.train("exp/ended", "student", **{**OPTIONS, "max_epoch": 1})
