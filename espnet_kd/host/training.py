@@ -16,6 +16,7 @@ from espnet_kd.host.installed import check_espnet
 check_espnet()  # before anything of ESPnet is imported
 
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
+from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
 from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.asr_transducer import ASRTransducerTask
@@ -150,6 +151,20 @@ def reported_by(checkpoint: Mapping[str, Any], end: str = "") -> Reporter:
             for epoch, phases in reporter.stats.items()
         }
     return reporter
+
+
+def follows_validation(schedulers: Sequence[Any]) -> bool:
+    """Return whether one of the schedulers of a training gets the value of ``val_scheduler_criterion``."""
+    return any(isinstance(scheduler, AbsValEpochStepScheduler) for scheduler in schedulers)
+
+
+def has_ended(reporter: Reporter, args: argparse.Namespace) -> bool:
+    """Return whether a training that has reported so much has no epoch left, by its options."""
+    early: Sequence[str] = args.early_stopping_criterion
+    if reporter.get_epoch() >= args.max_epoch:
+        return True
+    stops = args.patience is not None and reporter.has(*early[:2])
+    return stops and bool(reporter.check_early_stopping(args.patience, *early))
 
 
 def stats_with_values(reporter: SubReporter) -> set[str]:

@@ -53,6 +53,7 @@ def check_methods(model: Any, args: Namespace) -> list[Method]:
     """
     for method in registered():
         method.check(args, len(model.token_list))
+    refuse_adapters(args)
     methods = active(vars(args))
     if methods:
         refuse_data_parallel(args)
@@ -71,6 +72,25 @@ def refuse_data_parallel(args: Namespace) -> None:
     """
     if args.ngpu > 1 and not args.multiprocessing_distributed:
         raise UserError("several GPUs need DistributedDataParallel: add --multiprocessing_distributed true")
+
+
+def refuse_adapters(args: Namespace) -> None:
+    """Refuse ESPnet's adapters in place of layers that a method has changed, or whose weights a loss reads.
+
+    Raises:
+        UserError: names it.
+    """
+    if not getattr(args, "use_adapter", False):
+        return
+    used = [key for key in ("quantise", "prune") if getattr(args, key, None)]
+    targets = (args.adapter_conf or {}).get("target_modules", ())
+    if any("joint_network.lin_out".endswith(target) for target in targets):
+        used.append("the RNN-T loss")
+    if used:
+        raise UserError(
+            f"use_adapter: {used[0]} would leave out the adapters, which take the place of layers when the "
+            "model is complete: leave out one of them, or choose other target_modules in adapter_conf"
+        )
 
 
 def idle_keys(config: Mapping[str, Any]) -> set[str]:

@@ -13,7 +13,7 @@ from espnet_kd.errors import UserError, refusing
 from espnet_kd.host.augmentation import has_masks, has_time_masks, more_time_masks, take_time_warp
 from espnet_kd.methods.attach import criterion_line
 from espnet_kd.methods.consistency import Views
-from espnet_kd.methods.distilled import aligned
+from espnet_kd.methods.distilled import aligned, refuse_frozen
 from espnet_kd.methods.own import count_training, mix_in
 from espnet_kd.methods.transducer import KeepsLattice, LatticeTransducer, provide_lattice
 from espnet_kd.rnnt import (
@@ -145,6 +145,8 @@ class Consistency:
                     values.append(criterion(joint, lattice_of_other_view(joint, plan.views, k), transcript))
             else:
                 seen = plan.taps.get(term.student_tap, tokens.read())
+                if use:
+                    refuse_frozen(seen.tensor, term, "consistency: criterion")
                 for k in range(1, plan.views):  # copies of an utterance have the same lengths
                     other = Targets(of_other_view(seen.tensor, plan.views, k), seen.lengths)
                     values.append(criterion(*aligned(seen, other, term)))

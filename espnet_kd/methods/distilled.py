@@ -230,6 +230,8 @@ class Distillation:
         criterion = self.kd_criteria[term.name]
         seen = self._seen(term, labels[1])
         use = torch.is_grad_enabled() and not term.weight.is_zero
+        if use and self.training:
+            refuse_frozen(seen.tensor, term, "criterion")
         with torch.set_grad_enabled(use), refusing(f"criterion {term.name}"):
             if criterion.needs == "sequence":
                 given = targets[term.teacher_tap]
@@ -304,6 +306,24 @@ def distil_as(
     count_batches(model)
     mix_in(model, "Distilled", mixin)
     return model
+
+
+def refuse_frozen(seen: Tensor, term: Term, kind: str) -> None:
+    """Refuse a criterion on what no trained parameter changes.
+
+    Args:
+        seen: what the student has at its tap, in a step of training.
+        term: of the criterion.
+        kind: of criterion, for the message.
+
+    Raises:
+        UserError: it has no gradient.
+    """
+    if not seen.requires_grad:
+        raise UserError(
+            f"{kind} {term.name} changes nothing: all up to {term.student_tap} is frozen (freeze_param): "
+            "leave it out, or give it `weight: 0` to see its value"
+        )
 
 
 def guide_for(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.rnnt import Joint
+from espnet_kd.teachers.checkpoint import load_checkpoint
 from espnet_kd.teachers.options import Term
 from espnet_kd.teachers.taps import Taps, observe
 
@@ -83,6 +85,48 @@ def refuse_replaced(parts: Iterable[str], init_param: Iterable[str]) -> None:
                     f"after it: leave out one of them, or write init_param {file}:{source}:{target}:"
                     + ",".join(filter(None, (*excluded.split(","), name)))
                 )
+
+
+def check_initial(model: nn.Module, init_param: Iterable[str], ignore_mismatch: bool) -> None:
+    """Refuse an ``init_param`` of which ESPnet would load nothing, without an error.
+
+    Args:
+        model: the student.
+        init_param: as for ``refuse_replaced``. Where the third colon is there, but nothing excluded, ESPnet
+            excludes everything.
+        ignore_mismatch: ESPnet leaves out parameters of other names or shapes.
+
+    Raises:
+        UserError: names what the file has.
+    """
+    for param in init_param:
+        if ":" not in param and not ignore_mismatch:
+            continue  # ESPnet refuses what does not fit
+        file, source, target, *excluded = (param.split(":") + [""] * 2)[: max(3, param.count(":") + 1)]
+        tensors = load_checkpoint(Path(file))
+        left_out = tuple(excluded[0].split(",")) if excluded else ()
+        found = {k: v for k, v in tensors.items() if k.startswith(source) and not k.startswith(left_out)}
+        if ignore_mismatch:
+            ours, cut = _part(model, target, "student").state_dict(), len(source) + bool(source)
+            found = {k: v for k, v in found.items() if k[cut:] in ours and v.shape == ours[k[cut:]].shape}
+        if not found:
+            parts = ", ".join(sorted({name.split(".")[0] for name in tensors}))
+            raise UserError(
+                f"init_param {param} would load nothing of {file}, which has {parts}: write FILE, or FILE:"
+                "PART:PART, without a colon at its end"
+            )
+
+
+def check_frozen(model: nn.Module, frozen: Iterable[str]) -> None:
+    """Refuse a name in ``freeze_param`` that the student has not: of which ESPnet would freeze nothing.
+
+    Raises:
+        UserError: names what there is.
+    """
+    for name in frozen:
+        if name not in dict(model.named_parameters()) and name not in dict(model.named_modules()):
+            parts = ", ".join(part for part, _ in model.named_children())
+            raise UserError(f"freeze_param: the student has no {name}; it has {parts}, and what is in them")
 
 
 def _pairs(path: str, source: object) -> list[tuple[str, str]]:

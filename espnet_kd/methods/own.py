@@ -237,4 +237,5 @@ def _ignore(model: nn.Module, state: State, prefix: str, *others: object) -> Non
 
 
 def _not_missing(model: nn.Module, keys: Any) -> None:
-    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith(OWN_PREFIX)]
+    """Take our tensors out of those that are missing; their names may begin with that of a module around."""
+    keys.missing_keys[:] = [name for name in keys.missing_keys if f".{OWN_PREFIX}" not in f".{name}"]

@@ -27,13 +27,15 @@ from espnet_kd.errors import UserError, debugging, error_line
 from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.host.options import NestedDictAction
 from espnet_kd.host.outputs import CHECKPOINT
-from espnet_kd.host.training import gpus_of, named_classes
-from espnet_kd.methods import active, check_methods, registered
+from espnet_kd.host.training import gpus_of, has_ended, named_classes, reported_by
+from espnet_kd.methods import METHODS, active, check_methods, registered
 from espnet_kd.methods.distillation import check_transcripts
+from espnet_kd.methods.initialise import check_frozen, check_initial
 from espnet_kd.methods.method import Preprocess
 from espnet_kd.methods.transducer import LatticeTransducer, with_lattice_loss
 from espnet_kd.schedule import stretched
 from espnet_kd.tasks.trainer import ResumableTrainer
+from espnet_kd.teachers.checkpoint import load_checkpoint
 from espnet_kd.teachers.experiment import naming_stand_in
 
 register_encoders()  # here, because the processes of several GPUs import nothing but this module
@@ -141,9 +143,12 @@ class WithMethods(AbsTask):
         model = cls.build_stock(args)
         if args.collect_stats:
             return model
+        check_initial(model, args.init_param, args.ignore_init_mismatch)
+        check_frozen(model, args.freeze_param)
         methods = check_methods(model, args)
         for method in methods:
             model = method.attach(model, args, cls.build_stock)
+        refuse_ended(args)  # now that the options are as config.yaml has them
         model.kd_methods = methods
         return model
 
@@ -224,6 +229,28 @@ def fit_batches(args: argparse.Namespace) -> None:
             )
     for key, value in counted.items():
         setattr(args, key, stretched(value, factor))
+
+
+def refuse_ended(args: argparse.Namespace) -> None:
+    """Refuse other methods for a training that has ended: config.yaml would have them, the model not.
+
+    Raises:
+        UserError: names the options that differ.
+    """
+    if not getattr(args, "resume", False):  # ESPnet3 has no such option
+        return
+    before, checkpoint = Path(args.output_dir, "config.yaml"), Path(args.output_dir, CHECKPOINT)
+    if not (before.is_file() and checkpoint.is_file()):
+        return
+    defaults = {"task_weight": 1.0}
+    keys = [key for keys in METHODS.values() for key in keys] + list(defaults)
+    trained = defaults | read_config(before)
+    differing = [key for key in keys if (trained.get(key) or 0) != (getattr(args, key) or 0)]
+    if differing and has_ended(reported_by(load_checkpoint(checkpoint)), args):
+        raise UserError(
+            f"{args.output_dir} is trained already, with another {' and '.join(differing)}: give the new "
+            "training a directory of its own (in asr.sh by the name of its configuration, or --asr_tag)"
+        )
 
 
 def read_numbers(args: argparse.Namespace) -> None:

@@ -1,9 +1,12 @@
 """ESPnet's trainer, which continues exactly where it was killed."""
 
+import fcntl
 import logging
 import re
 import shutil
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from espnet_kd.environment import Account, describe
 from espnet_kd.errors import UserError
-from espnet_kd.files import atomic_path, point_link
+from espnet_kd.files import LOCK, atomic_path, point_link
 from espnet_kd.host.outputs import (
     CHECKPOINT,
     LATEST,
@@ -24,7 +27,14 @@ from espnet_kd.host.outputs import (
     epoch_files,
     interval_suffix,
 )
-from espnet_kd.host.training import Reporter, SubReporter, average, reported_by, stats_with_values
+from espnet_kd.host.training import (
+    Reporter,
+    SubReporter,
+    average,
+    follows_validation,
+    reported_by,
+    stats_with_values,
+)
 from espnet_kd.methods import registered
 from espnet_kd.methods.method import SavedModel
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
@@ -32,6 +42,9 @@ from espnet_kd.teachers.checkpoint import load_checkpoint, load_tensors, not_fin
 from espnet_kd.teachers.short import TrackedBatches
 
 BACKUP = "checkpoint.previous.pth"
+# How long a training waits for another one in its directory. After a kill the processes that load data live
+# on for seconds, and the lock of a machine that is lost for minutes.
+PATIENCE = 300.0  # seconds
 LEFT_OVER = re.compile(r"\.(checkpoint(\.previous)?|latest|\d+epoch|\w+\.\w+\.best)\.pth(\.\w+\.pth)?")
 
 
@@ -47,39 +60,60 @@ class ResumableTrainer(Trainer):
 
     account: Account  # of the training that runs in this process; one process trains one model
     reported: set[tuple[str, str]]  # phases of the last epoch, and their statistics that have a value
+    follows: bool  # a scheduler of the learning rate follows a statistic of the validation
 
     @classmethod
     def run(
         cls, model: Any, *, optimizers: Any, trainer_options: Any, distributed_option: Any, **kwargs: Any
     ) -> None:
-        """Repair the directory, then train."""
+        """Repair the directory, then train.
+
+        Raises:
+            UserError: several processes would each train another model.
+        """
+        if distributed_option.distributed and trainer_options.grad_noise:
+            raise UserError(
+                "grad_noise: each of several processes adds noise of its own, so that they train different "
+                "models: leave it out, or train on one GPU"
+            )
         for method in getattr(model, "kd_methods", ()):  # a stock model has none
             method.before_training(model, optimizers, trainer_options)
         keep_apart(model, optimizers, with_gradients=True)
         directory = Path(trainer_options.output_dir)
         first = _is_first(distributed_option)
-        if first and trainer_options.resume:
-            repair(directory, trainer_options.best_model_criterion, trainer_options.keep_nbest_models)
+        cls.follows = follows_validation(kwargs["schedulers"])
+        with only_training(directory) if first else nullcontext():
+            resumed = cls._prepare(trainer_options, distributed_option)
+            cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                trainer_options=trainer_options,
+                distributed_option=distributed_option,
+                **kwargs,
+            )
+            cls._record(distributed_option)
+            if first:
+                if others(own_tensors(model)):
+                    _save_others(trainer_options, finished=True)
+                check_averages(directory, trainer_options.best_model_criterion)
+                (directory / BACKUP).unlink(missing_ok=True)
+
+    @classmethod
+    def _prepare(cls, options: Any, distributed_option: Any) -> bool:
+        """Repair the directory; return whether the training continues an earlier one."""
+        directory, first = Path(options.output_dir), _is_first(distributed_option)
+        if first and options.resume:
+            repair(directory, options.best_model_criterion, options.keep_nbest_models)
         if distributed_option.distributed:
             torch.distributed.barrier()
-        resumed = trainer_options.resume and (directory / CHECKPOINT).exists()
-        if resumed:
-            reported = stats_of(reported_by(load_checkpoint(directory / CHECKPOINT)))
-            check_selection(trainer_options, reported)
-        cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
-        super().run(
-            model=model,
-            optimizers=optimizers,
-            trainer_options=trainer_options,
-            distributed_option=distributed_option,
-            **kwargs,
-        )
-        cls._record(distributed_option)
-        if first:
-            if others(own_tensors(model)):
-                _save_others(trainer_options, finished=True)
-            check_averages(directory, trainer_options.best_model_criterion)
-            (directory / BACKUP).unlink(missing_ok=True)
+        if not (options.resume and (directory / CHECKPOINT).exists()):
+            return False
+        reporter = reported_by(load_checkpoint(directory / CHECKPOINT))
+        check_selection(options, stats_of(reporter), cls.follows)
+        if first:  # the average follows the checkpoint, and may be missing
+            _average_interval(directory, reporter, options)
+        return True
 
     @staticmethod
     def resume(checkpoint: Path, model: Any, optimizers: Any, **kwargs: Any) -> None:
@@ -158,22 +192,50 @@ class ResumableTrainer(Trainer):
             )
         if reporter.get_epoch() == 1 and not options.no_forward_run:
             cls.reported |= {("valid", key) for key in stats_with_values(reporter)}
-            check_selection(options, cls.reported)
+            check_selection(options, cls.reported, cls.follows)
 
 
-def check_selection(options: Any, reported: Collection[tuple[str, str]]) -> None:
+@contextmanager
+def only_training(directory: Path) -> Iterator[None]:
+    """Keep a second training out of a directory in the block: the files of both would be mixed.
+
+    Raises:
+        UserError: another one has not ended within ``PATIENCE``.
+    """
+    text, end = f"another training writes {directory}", None
+    with (directory / LOCK).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if end is None:
+                    logging.warning(f"{text}: waiting for at most {PATIENCE:g} s")
+                    end = time.monotonic() + PATIENCE
+                if time.monotonic() > end:
+                    raise UserError(f"{text}: wait for its end, or stop it") from None
+                time.sleep(0.5)
+            except OSError:  # some network file systems have no locks
+                break
+        yield
+
+
+def check_selection(options: Any, reported: Collection[tuple[str, str]], follows: bool = False) -> None:
     """Leave out criteria by which no epoch can be chosen: ESPnet would take the first epochs.
 
     Args:
         options: of ESPnet's trainer; those of ``best_model_criterion`` that can be used stay in it.
         reported: phases and statistics that have a value.
+        follows: a scheduler follows ``val_scheduler_criterion``; without a value it lowers the learning rate.
 
     Raises:
-        UserError: none can be used, or the one that ends a training early cannot.
+        UserError: none can be used, or the one that ends a training early, or is followed, cannot.
     """
     chosen = {"best_model_criterion": options.best_model_criterion}
     if options.patience is not None:
         chosen["early_stopping_criterion"] = [options.early_stopping_criterion]
+    if follows:
+        chosen["val_scheduler_criterion"] = [options.val_scheduler_criterion]
     for option, criteria in chosen.items():
         usable = _usable(criteria, reported)
         names = ", ".join(".".join(criterion[:2]) for criterion in criteria if criterion not in usable)
@@ -310,18 +372,21 @@ def _save_others(options: Any, finished: bool = False) -> None:
     """Save the last epoch of the other models as ESPnet saves the student's, and average where it does."""
     directory = Path(options.output_dir)
     states = load_checkpoint(directory / CHECKPOINT)
-    criteria, keep, interval = (
-        options.best_model_criterion,
-        options.keep_nbest_models,
-        options.nbest_averaging_interval,
-    )
+    criteria, keep = options.best_model_criterion, options.keep_nbest_models
     for other in others(saved_tensors(states)):
         place, reporter = directory / other.folder, reported_by(states, other.suffix)
         _write_epoch(place, other.tensors, reporter, criteria, keep)
-        epoch = reporter.get_epoch()
-        suffixes = [interval_suffix(epoch)] if interval > 0 and epoch % interval == 0 else []
-        for end in [*suffixes, *([None] if finished else [])]:
-            average(place, reporter, _usable(criteria, stats_of(reporter)), keep, end)
+        _average_interval(place, reporter, options)
+        if finished:
+            average(place, reporter, _usable(criteria, stats_of(reporter)), keep, None)
+
+
+def _average_interval(directory: Path, reporter: Reporter, options: Any) -> None:
+    """Average the epochs up to the last one, if ESPnet's nbest_averaging_interval asks for it."""
+    epoch, interval = reporter.get_epoch(), options.nbest_averaging_interval
+    if interval > 0 and epoch % interval == 0:
+        criteria = _usable(options.best_model_criterion, stats_of(reporter))
+        average(directory, reporter, criteria, options.keep_nbest_models, interval_suffix(epoch))
 
 
 def _convert(directory: Path, models: Collection[SavedModel]) -> None:

@@ -155,7 +155,7 @@ OPTIONS = """
     best_model_criterion keep_nbest_models patience early_stopping_criterion val_scheduler_criterion scheduler
     iterator_type shuffle_within_batch sort_in_batch token_type token_list bpemodel non_linguistic_symbols
     use_preprocessor noise_scp rir_scp input_size frontend frontend_conf specaug specaug_conf normalize
-    normalize_conf encoder_conf decoder decoder_conf model_conf init
+    normalize_conf encoder_conf decoder decoder_conf model_conf init resume max_epoch use_adapter adapter_conf
 """.split()
 OF_ASR = ["encoder", "preprocessor_conf", "postencoder", "joint_net_conf"]
 OF_TRANSDUCER = ["joint_network_conf"]
@@ -164,7 +164,7 @@ FIELDS = {
     "espnet2.tasks.abs_task:IteratorOptions": ("shape_files", "host/training.py: shape_files"),
     "espnet2.train.trainer:TrainerOptions": (
         "output_dir resume best_model_criterion keep_nbest_models nbest_averaging_interval accum_grad "
-        "grad_clip grad_clip_type ngpu use_amp train_dtype", "tasks/trainer.py",
+        "grad_clip grad_clip_type grad_noise ngpu use_amp train_dtype", "tasks/trainer.py",
     ),
     "espnet2.train.distributed_utils:DistributedOption": (
         "distributed dist_rank dist_world_size ngpu", "tasks/trainer.py"

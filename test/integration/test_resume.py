@@ -20,8 +20,17 @@ from recipe import KL, Recipe, own_tensors
 
 from espnet_kd.environment import Account
 from espnet_kd.errors import UserError
+from espnet_kd.host.training import has_ended
 from espnet_kd.methods.own import count_batches, keep_apart
-from espnet_kd.tasks.trainer import BACKUP, CHECKPOINT, ResumableTrainer, check_averages, repair
+from espnet_kd.tasks import trainer
+from espnet_kd.tasks.trainer import (
+    BACKUP,
+    CHECKPOINT,
+    ResumableTrainer,
+    check_averages,
+    only_training,
+    repair,
+)
 from espnet_kd.teachers.checkpoint import not_finite
 
 pytestmark = pytest.mark.slow(seconds=20)
@@ -126,6 +135,62 @@ def test_every_moment_of_saving(recipe: Recipe, whole: Path, moment: str) -> Non
     same_models(exp, whole)
 
 
+def test_the_average_of_an_interval_was_being_saved(recipe: Recipe) -> None:
+    """ESPnet averages after it has written checkpoint.pth, from which the next epoch goes on."""
+    options = {**OPTIONS, "nbest_averaging_interval": 2}
+    exp = recipe.train("exp/interval", "student", **{**options, "max_epoch": 2})
+    average = exp / "valid.acc.ave_2best.till2epoch.pth"
+    whole = torch.load(average, weights_only=True)
+    average.write_bytes(average.read_bytes()[:1000])
+    recipe.train("exp/interval", "student", **{**options, "max_epoch": 3})
+    again = torch.load(average, weights_only=True)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_two_trainings_do_not_share_a_directory(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trainer, "PATIENCE", 0.1)
+    exp = recipe.root / "exp/shared"
+    exp.mkdir()
+    with only_training(exp), pytest.raises(UserError, match="^another training writes exp/shared: wait"):
+        recipe.train("exp/shared", "student", **{**OPTIONS, "max_epoch": 1})
+    assert not list(exp.glob("*.pth")) and "waiting for at most 0.1 s" in caplog.text
+
+
+def test_noise_that_is_another_in_each_process() -> None:
+    """ESPnet draws it after dropout, of which processes with other shapes have drawn other amounts."""
+    options, several = SimpleNamespace(grad_noise=True), SimpleNamespace(distributed=True)
+    with pytest.raises(UserError, match="^grad_noise: each of several processes adds noise of its own"):
+        ResumableTrainer.run(
+            None, optimizers=[], trainer_options=options, distributed_option=several, schedulers=[]
+        )
+
+
+def test_other_criteria_for_a_training_that_has_ended(recipe: Recipe) -> None:
+    """Nothing would be trained, but config.yaml, of which tables take their names, would have them."""
+    exp = recipe.train("exp/ended", "student", **{**OPTIONS, "max_epoch": 1})
+    before = (exp / "config.yaml").read_bytes()
+    recipe.train("exp/ended", "student", **{**OPTIONS, "max_epoch": 1})
+    others = {**OPTIONS, "criteria": {"att": CRITERIA["att"]}, "task_weight": 0.5}
+    with pytest.raises(UserError, match="^exp/ended is trained already, with another criteria and task_w"):
+        recipe.train("exp/ended", "student", **{**others, "max_epoch": 1})
+    assert (exp / "config.yaml").read_bytes() == before
+    recipe.train("exp/ended", "student", **{**others, "max_epoch": 2})  # it goes on with them
+
+
+def test_a_training_that_was_stopped_early_has_ended() -> None:
+    reporter = Reporter()
+    losses = {epoch: {"valid": {"loss": float(epoch)}} for epoch in (1, 2, 3)}
+    reporter.load_state_dict({"stats": losses, "epoch": 3})
+    options = SimpleNamespace(max_epoch=9, patience=1, early_stopping_criterion=["valid", "loss", "min"])
+    assert has_ended(reporter, options)
+    other = {"early_stopping_criterion": ["valid", "acc", "max"]}
+    for change in ({"patience": 2}, {"patience": None}, other):
+        assert not has_ended(reporter, SimpleNamespace(**vars(options) | change))
+    assert has_ended(reporter, SimpleNamespace(**vars(options) | {"max_epoch": 3, "patience": None}))
+
+
 def test_files_that_are_not_an_epochs_stay(recipe: Recipe, whole: Path) -> None:
     """ESPnet's averages of nbest_averaging_interval, a user's copies; ``*epoch.pth`` matches all of them."""
     theirs = ("valid.acc.ave_2best.till2epoch.pth", "best_3epoch.pth", "copy of 1epoch.pth", ".mine.pth")
@@ -190,6 +255,11 @@ def test_epochs_are_not_chosen_by_what_has_no_value(recipe: Recipe) -> None:
     early = {"patience": 1, "early_stopping_criterion": ["valid", "acc", "max"]}
     with pytest.raises(UserError, match=r"early_stopping_criterion: valid\.acc has no value"):
         recipe.train("exp/unchosen", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **early})
+    follow = {"val_scheduler_criterion": ["valid", "acc"], "scheduler_conf": {}}
+    recipe.train("exp/warm", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **follow})  # follows nothing
+    follow["scheduler"] = "reducelronplateau"
+    with pytest.raises(UserError, match=r"val_scheduler_criterion: valid\.acc has no value"):
+        recipe.train("exp/unfollowed", "student", **{**OPTIONS, **CTC_ALONE, **by_both, **follow})
 
 
 def test_epochs_of_a_peer_are_not_chosen_by_what_it_has_not(recipe: Recipe) -> None:

@@ -230,6 +230,30 @@ def test_a_teacher_that_nothing_is_learned_from(recipe: Recipe, targets: str | N
         recipe.train("exp/refused", "teacher", teacher={"exp": "exp/teacher"}, targets=targets, dry_run=True)
 
 
+FREEZE = {"freeze_param": ["encoder", "ctc"]}
+VIEWS = {"consistency": {"criteria": {"ctc": KL}, "time_mask_factor": 1}}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"criteria": {"ctc": KL, "att": {**KL, "tap": "decoder"}}}, "^criterion ctc changes nothing: all u"),
+        ({"criteria": {"hid": {"type": "hidden", "tap": "encoder"}}}, "^criterion hid .* up to encoder is f"),
+        ({"criteria": {"att": {**KL, "tap": "decoder"}}, **VIEWS}, "^consistency: criterion ctc changes"),
+    ],
+)
+def test_a_criterion_on_what_is_frozen(recipe: Recipe, change: dict, expected: str) -> None:
+    """ESPnet freezes parameters when the criteria are there already; a projection would learn alone."""
+    options = {"teacher": {"exp": "exp/teacher"}, **FREEZE, **change}
+    with pytest.raises(UserError, match=expected):
+        recipe.train("exp/frozen", "student", **options)
+
+
+def test_a_criterion_beyond_what_is_frozen(recipe: Recipe) -> None:
+    criteria = {"ctc": {**KL, "weight": 0.0}, "att": {**KL, "tap": "decoder"}}
+    recipe.train("exp/half", "student", teacher={"exp": "exp/teacher"}, criteria=criteria, **FREEZE)
+
+
 def test_a_later_phase_on_the_task_alone(recipe: Recipe) -> None:
     """The recipes name the teacher in every phase, and conf/kd_task.yaml has no criteria."""
     options = {"teacher": {"exp": "exp/teacher"}, "init_param": ["exp/teacher/valid.acc.ave.pth"]}

@@ -63,6 +63,7 @@ def test_posteriors_are_averaged_at_the_temperature_of_the_criterion() -> None:
     student = SimpleNamespace(
         kd_criteria={"rkd": KLDivergence(temperature=2.0)},
         _seen=lambda *_: Targets(torch.zeros(1, 1, 2), one),
+        training=False,
     )
     targets = {"encoder.blocks.3": Targets(logits, one + 1)}
     value = Distillation._term(student, term(Fraction(2)), targets, (one[None], one), {}, 0.0)

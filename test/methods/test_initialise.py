@@ -1,5 +1,6 @@
 """Copying parts of a teacher; whole models are in test/integration/test_task.py."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods.distillation import DistillationMethod
-from espnet_kd.methods.initialise import initialise, refuse_replaced
+from espnet_kd.methods.initialise import check_frozen, check_initial, initialise, refuse_replaced
 from espnet_kd.methods.own import count_batches
 from espnet_kd.schedule import Schedule
 
@@ -28,6 +29,38 @@ def test_layers_by_number_and_buffers_too() -> None:
     assert torch.equal(student["layers"][0].weight, teacher["layers"][3].weight)
     assert torch.equal(student["layers"][1].bias, kept)
     assert student["head"].running_mean.tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("param", "ignore"), [("layer:layers", False), ("head:head:", False), ("::extra,", False), ("", True)]
+)
+def test_an_initial_student_of_which_nothing_is_loaded(tmp_path: Path, param: str, ignore: bool) -> None:
+    """A part that the file has not, a colon that excludes everything, and no parameter of the same shape."""
+    from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
+
+    path = tmp_path / "model.pth"
+    torch.save({"head.weight": torch.ones(3), "extra.weight": torch.ones(1)}, path)
+    student = stack(1)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    given = ":".join(filter(None, (str(path), param)))
+    load_pretrained_model(given, student, ignore)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+    with pytest.raises(UserError, match=r"would load nothing of .*model\.pth, which has extra, head: "):
+        check_initial(student, [given], ignore)
+
+
+def test_an_initial_student_of_which_a_part_is_loaded(tmp_path: Path) -> None:
+    student, path = stack(1), tmp_path / "model.pth"
+    torch.save({**student.state_dict(), "extra.weight": torch.ones(1)}, path)
+    for param in (f"{path}", f"{path}:head:head", f"{path}:head:head:head.weight", f"{path}:::extra"):
+        check_initial(student, [param], ignore_mismatch=False)
+        check_initial(student, [param], ignore_mismatch=True)
+
+
+def test_a_name_that_freezes_nothing() -> None:
+    check_frozen(stack(1), ["layers", "layers.0.weight", "head"])
+    with pytest.raises(UserError, match="^freeze_param: the student has no layer; it has layers, head, "):
+        check_frozen(stack(1), ["head", "layer"])
 
 
 def test_a_copy_is_not_shared() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from espnet_kd.errors import UserError
-from espnet_kd.methods import METHODS, active, idle_keys, registered
+from espnet_kd.methods import METHODS, active, idle_keys, refuse_adapters, registered
 from espnet_kd.methods.consistency import consistency_options
 from espnet_kd.methods.distillation import DistillationMethod, check_transcripts, obstacle
 from espnet_kd.methods.distilled import Distillation
@@ -46,6 +46,22 @@ def test_a_method_is_used_where_one_of_its_keys_says_something() -> None:
     assert [type(method).__name__ for method in active(none | TEACHER)] == ["DistillationMethod"]
     both = active({"scheduled_sampling": {"probability": 0.1}, "mutual": {"peers": 2}})
     assert [type(method).__name__ for method in both] == ["MutualMethod", "SamplingMethod"]
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "expected"),
+    [
+        ({"quantise": {"weights": "int8"}}, "linear_q", "use_adapter: quantise would leave out the adapters"),
+        ({"prune": {"target": 0.5, "end": 2}}, "w_1", "use_adapter: prune would leave out the adapters"),
+        ({}, "lin_out", "use_adapter: the RNN-T loss would leave out the adapters"),
+    ],
+)
+def test_adapters_in_place_of_layers_that_we_use(options: dict, target: str, expected: str) -> None:
+    adapters = {"use_adapter": True, "adapter_conf": {"target_modules": [target]}}
+    with pytest.raises(UserError, match=expected):
+        refuse_adapters(argparse.Namespace(**adapters, **options))
+    refuse_adapters(argparse.Namespace(**adapters | {"use_adapter": False}, **options))
+    refuse_adapters(argparse.Namespace(use_adapter=True, adapter_conf={}, **TEACHER))
 
 
 def test_a_method_that_changes_nothing_is_idle() -> None:

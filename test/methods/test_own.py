@@ -35,6 +35,14 @@ def test_the_state_dict_is_stock() -> None:
         model.load_state_dict({name: model.state_dict()[name] for name in stock[:3]})
 
 
+def test_a_module_around_loads_it_strictly() -> None:
+    """As the moving average of ESPnet3's EMACallback does where a training goes on."""
+    around = nn.ModuleDict({"ema_model": Student()})
+    around.load_state_dict(around.state_dict())
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"ema_model.first.bias\""):
+        around.load_state_dict({k: v for k, v in around.state_dict().items() if "first.bias" not in k})
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_counter_goes_on_in_every_precision(dtype: torch.dtype) -> None:
     model = Student().to(dtype)

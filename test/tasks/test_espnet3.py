@@ -163,6 +163,8 @@ def test_a_transducer_learns_from_a_transducer(train: Train, teacher: Path) -> N
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n  targets: soft\n",
             "targets: soft: pseudo-labels are left out of the task loss by the names of utterances",
         ),
+        ("  init_param: [exp/kd/last.ckpt]\n", "model: init_param is an option of ESPnet2's trainer, which"),
+        ("  init_from_techer: {ctc: true}\n", "model: unknown key init_from_techer; did you mean init_"),
         ("  consistency: [ctc]\n", r"consistency: \['ctc'\] is not a mapping"),
         (
             "  teacher: {exp: exp/none}\n  criteria: {ctc: {type: kl, tap: ctc.ctc_lo}}\n",
