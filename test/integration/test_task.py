@@ -254,6 +254,13 @@ def test_a_criterion_beyond_what_is_frozen(recipe: Recipe) -> None:
     recipe.train("exp/half", "student", teacher={"exp": "exp/teacher"}, criteria=criteria, **FREEZE)
 
 
+def test_adapters_where_layers_are_rounded(recipe: Recipe) -> None:
+    """ESPnet puts them in place when the student is complete; what they add would not be rounded."""
+    adapters = {"use_adapter": True, "adapter_conf": {"target_modules": ["linear_q"]}}
+    with pytest.raises(UserError, match="^use_adapter: quantise would leave out the adapters"):
+        recipe.train("exp/adapted", "student", quantise={"weights": "int8"}, **adapters, dry_run=True)
+
+
 def test_a_later_phase_on_the_task_alone(recipe: Recipe) -> None:
     """The recipes name the teacher in every phase, and conf/kd_task.yaml has no criteria."""
     options = {"teacher": {"exp": "exp/teacher"}, "init_param": ["exp/teacher/valid.acc.ave.pth"]}
