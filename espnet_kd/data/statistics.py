@@ -57,7 +57,7 @@ def directory_for(base: Path, front_end_config: Mapping[str, Any]) -> Path:
 
 def _record(base: Path) -> Path | None:
     """Return the configuration with which statistics were collected; None if there is none."""
-    return next((path for path in (base / COPY, base / STATS_CONFIG) if path.exists()), None)
+    return next((path for path in (base / STATS_CONFIG, base / COPY) if path.exists()), None)
 
 
 def directories_for(base: Path, front_ends: Sequence[Mapping[str, Any]]) -> list[Path]:

@@ -277,6 +277,7 @@ def check_transcripts(
     """
     from espnet_kd.host.options import text_tokenizer
 
+    read_symbols(options.nlsyms)  # ESPnet splits them into characters where it finds no file
     symbols = None if options.nlsyms is None else str(options.nlsyms)
     model = None if bpemodel is None else str(bpemodel)
     split = text_tokenizer(options.token_type, model, symbols, options.cleaner)
@@ -290,8 +291,8 @@ def check_transcripts(
     found = f"{text}: {unknown.total()} of {total} tokens ({shown}) are not in the list"
     if unknown.total() > MOST_UNKNOWN * total:
         raise UserError(
-            f"{found}, and would be learnt as <unk>: write the transcripts as those of the model that the "
-            "tokens are of, such as in upper case"
+            f"{found}, and would be learnt as <unk>: write the transcripts as the text that the tokens "
+            "were made from, such as in upper case"
         )
     print(f"warning: {found}, and are learnt as <unk>", file=sys.stderr)
 

@@ -30,6 +30,7 @@ OF_AUDIO = (
     "fs", "min_wav_duration", "max_wav_duration", "audio_format", "feats_type", "speed_perturb_factors",
     "local_data_opts", "post_process_local_data_opts",
 )  # fmt: skip
+OF_TRAINING_SET = ("speed_perturb_factors", "post_process_local_data_opts")
 OF_TOKEN_NAMES = ("token_type", "nbpe", "bpemode", "token_from")
 OF_TOKENS = (
     "bpe_train_text", "nlsyms_txt", "bpe_nlsyms", "bpe_char_cover", "bpe_input_sentence_size",
@@ -272,11 +273,12 @@ def _check_data(plan: Plan) -> None:
             audio: (OF_AUDIO, "--dumpdir and --lang"),
             tuple(map(given.get, ("lang", *OF_TOKEN_NAMES))): (OF_TOKENS, "--lang"),
         }
-        others = tuple(key for key in OF_AUDIO if key != "speed_perturb_factors")
-        for kind in ("valid_set", "test_sets"):  # beside any training set
-            for name in given.get(kind, "default").split():
-                places[given.get("dumpdir"), kind, name] = others, "--dumpdir and --lang"
-        for name in given.get("unlabelled_sets", "").split():
+        others = tuple(key for key in OF_AUDIO if key not in OF_TRAINING_SET)  # beside any training set
+        places[given.get("dumpdir"), "valid_set", given.get("valid_set")] = others, "--dumpdir and --lang"
+        for name in str(given.get("test_sets") or "default").split():
+            kept = tuple(key for key in others if not key.endswith("_wav_duration"))  # all utterances
+            places[given.get("dumpdir"), "test_sets", name] = kept, "--dumpdir and --lang"
+        for name in str(given.get("unlabelled_sets") or "").split():
             copies = given.get("dumpdir"), name, bool(given.get("unlabelled_speeds"))
             places["unlabelled", *copies] = (*others, "unlabelled_speeds"), "--dumpdir and --lang"
         for place, (keys, apart) in places.items():

@@ -25,7 +25,7 @@ from espnet2.tasks.lm import LMTask
 from espnet2.tasks.s2t import S2TTask
 from espnet2.tasks.s2t_ctc import S2TTask as S2TCTCTask
 from espnet2.train.dataset import ESPnetDataset
-from espnet2.train.distributed_utils import get_world_size
+from espnet2.train.distributed_utils import get_rank, get_world_size
 from espnet2.train.reporter import Reporter, SubReporter
 
 from espnet_kd.host.outputs import task_of
@@ -65,6 +65,11 @@ def gpus_of(args: argparse.Namespace) -> int:
     Relied upon: ``ngpu`` is 1 in a process of several, and ``get_world_size`` finds their number.
     """
     return args.ngpu * get_world_size(args.dist_world_size, args.dist_launcher) if args.ngpu else 0
+
+
+def writes_files(args: argparse.Namespace) -> bool:
+    """Return whether this process writes the files of a training: the only one, or that of rank 0."""
+    return not args.distributed or get_rank(args.dist_rank, args.dist_launcher) == 0
 
 
 def build_model(config: Mapping[str, Any]) -> Any:

@@ -104,10 +104,12 @@ def check_initial(model: nn.Module, init_param: Iterable[str], ignore_mismatch: 
             continue  # ESPnet refuses what does not fit
         file, source, target, *excluded = (param.split(":") + [""] * 2)[: max(3, param.count(":") + 1)]
         tensors = load_checkpoint(Path(file))
+        tensors = tensors.get("module", tensors)  # of DeepSpeed
         left_out = tuple(excluded[0].split(",")) if excluded else ()
         found = {k: v for k, v in tensors.items() if k.startswith(source) and not k.startswith(left_out)}
         if ignore_mismatch:
-            ours, cut = _part(model, target, "student").state_dict(), len(source) + bool(source)
+            ours = _part(model, target, "student", "init_param").state_dict()
+            cut = len(source) + bool(source)
             found = {k: v for k, v in found.items() if k[cut:] in ours and v.shape == ours[k[cut:]].shape}
         if not found:
             parts = ", ".join(sorted({name.split(".")[0] for name in tensors}))
@@ -147,7 +149,7 @@ def _pairs(path: str, source: object) -> list[tuple[str, str]]:
     )
 
 
-def _part(model: nn.Module, path: str, owner: str) -> nn.Module:
+def _part(model: nn.Module, path: str, owner: str, option: str = "init_from_teacher") -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError:
@@ -155,9 +157,7 @@ def _part(model: nn.Module, path: str, owner: str) -> nn.Module:
         while parent and parent not in dict(model.named_modules()):
             parent = parent.rpartition(".")[0]
         known = ", ".join(name for name, _ in model.get_submodule(parent).named_children())
-        raise UserError(
-            f"init_from_teacher: the {owner} has no {path}; {parent or 'the model'} has {known}"
-        ) from None
+        raise UserError(f"{option}: the {owner} has no {path}; {parent or 'the model'} has {known}") from None
 
 
 def _copy(target: nn.Module, source: nn.Module, target_path: str, source_path: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ from espnet_kd.errors import UserError, debugging, error_line
 from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.host.options import NestedDictAction
 from espnet_kd.host.outputs import CHECKPOINT
-from espnet_kd.host.training import gpus_of, has_ended, named_classes, reported_by
+from espnet_kd.host.training import gpus_of, has_ended, named_classes, reported_by, writes_files
 from espnet_kd.methods import METHODS, active, check_methods, registered
 from espnet_kd.methods.distillation import check_transcripts
 from espnet_kd.methods.initialise import check_frozen, check_initial
 from espnet_kd.methods.method import Preprocess
 from espnet_kd.methods.transducer import LatticeTransducer, with_lattice_loss
 from espnet_kd.schedule import stretched
-from espnet_kd.tasks.trainer import ResumableTrainer
+from espnet_kd.tasks.trainer import ResumableTrainer, only_training
 from espnet_kd.teachers.checkpoint import load_checkpoint
 from espnet_kd.teachers.experiment import naming_stand_in
 
@@ -68,7 +69,9 @@ class WithMethods(AbsTask):
         try:
             check_inputs(args, named_classes(cls))
             fit_batches(args)
-            super().main_worker(args)
+            alone = not args.collect_stats and writes_files(args)
+            with only_training(Path(args.output_dir)) if alone else nullcontext():  # config.yaml, too
+                super().main_worker(args)
         except UserError as e:  # as in espnet_kd.__main__, which only the first process goes through
             if args.distributed and args.multiprocessing_distributed and not debugging():
                 sys.exit(error_line(e))
@@ -216,19 +219,29 @@ def fit_batches(args: argparse.Namespace) -> None:
     gpus = gpus_of(args)
     factor = batches.fit(args, gpus)
     args.config_ngpu = gpus or args.config_ngpu  # the config.yaml that ESPnet writes is for these GPUs
-    before = Path(args.output_dir, "config.yaml")
     counted = {key: getattr(args, key) for key in SCHEDULED}
     if stretched(counted, 2) == counted:
         return
-    if args.resume and before.is_file() and Path(args.output_dir, CHECKPOINT).is_file():
-        accum_grad = read_config(before).get("accum_grad")
-        if accum_grad != args.accum_grad:
-            raise UserError(
-                f"{args.output_dir} was trained with accum_grad {accum_grad}, and {gpus} GPUs give "
-                f"{args.accum_grad}: its schedules count batches, so continue on as many GPUs as before"
-            )
+    trained = options_before(args)
+    if trained and trained["accum_grad"] != args.accum_grad:
+        raise UserError(
+            f"{args.output_dir} was trained with accum_grad {trained['accum_grad']}, and {gpus} GPUs give "
+            f"{args.accum_grad}: its schedules count batches, so continue on as many GPUs as before"
+        )
     for key, value in counted.items():
         setattr(args, key, stretched(value, factor))
+
+
+def options_before(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the training that goes on; none if it was killed when ESPnet wrote them."""
+    before = Path(args.output_dir, "config.yaml")
+    if not (args.resume and before.is_file() and Path(args.output_dir, CHECKPOINT).is_file()):
+        return {}
+    try:
+        trained = read_config(before)
+    except UserError:
+        return {}
+    return trained if "version" in trained else {}  # it comes after all options
 
 
 def refuse_ended(args: argparse.Namespace) -> None:
@@ -237,16 +250,14 @@ def refuse_ended(args: argparse.Namespace) -> None:
     Raises:
         UserError: names the options that differ.
     """
-    if not getattr(args, "resume", False):  # ESPnet3 has no such option
-        return
-    before, checkpoint = Path(args.output_dir, "config.yaml"), Path(args.output_dir, CHECKPOINT)
-    if not (before.is_file() and checkpoint.is_file()):
+    # ESPnet3 has no such option. The first process of several writes config.yaml while others may be here.
+    if not getattr(args, "resume", False) or not writes_files(args) or not (before := options_before(args)):
         return
     defaults = {"task_weight": 1.0}
     keys = [key for keys in METHODS.values() for key in keys] + list(defaults)
-    trained = defaults | read_config(before)
+    trained = defaults | before
     differing = [key for key in keys if (trained.get(key) or 0) != (getattr(args, key) or 0)]
-    if differing and has_ended(reported_by(load_checkpoint(checkpoint)), args):
+    if differing and has_ended(reported_by(load_checkpoint(Path(args.output_dir, CHECKPOINT))), args):
         raise UserError(
             f"{args.output_dir} is trained already, with another {' and '.join(differing)}: give the new "
             "training a directory of its own (in asr.sh by the name of its configuration, or --asr_tag)"

@@ -4,9 +4,10 @@ import fcntl
 import logging
 import re
 import shutil
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +83,21 @@ class ResumableTrainer(Trainer):
         directory = Path(trainer_options.output_dir)
         first = _is_first(distributed_option)
         cls.follows = follows_validation(kwargs["schedulers"])
-        with only_training(directory) if first else nullcontext():
-            resumed = cls._prepare(trainer_options, distributed_option)
-            cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
-            super().run(
-                model=model,
-                optimizers=optimizers,
-                trainer_options=trainer_options,
-                distributed_option=distributed_option,
-                **kwargs,
-            )
-            cls._record(distributed_option)
-            if first:
-                if others(own_tensors(model)):
-                    _save_others(trainer_options, finished=True)
-                check_averages(directory, trainer_options.best_model_criterion)
-                (directory / BACKUP).unlink(missing_ok=True)
+        resumed = cls._prepare(trainer_options, distributed_option)
+        cls.account = Account(directory, _environment(trainer_options, distributed_option), resumed)
+        super().run(
+            model=model,
+            optimizers=optimizers,
+            trainer_options=trainer_options,
+            distributed_option=distributed_option,
+            **kwargs,
+        )
+        cls._record(distributed_option)
+        if first:
+            if others(own_tensors(model)):
+                _save_others(trainer_options, finished=True)
+            check_averages(directory, trainer_options.best_model_criterion)
+            (directory / BACKUP).unlink(missing_ok=True)
 
     @classmethod
     def _prepare(cls, options: Any, distributed_option: Any) -> bool:
@@ -203,6 +203,7 @@ def only_training(directory: Path) -> Iterator[None]:
         UserError: another one has not ended within ``PATIENCE``.
     """
     text, end = f"another training writes {directory}", None
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("w") as lock:
         while True:
             try:
@@ -210,7 +211,8 @@ def only_training(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if end is None:
-                    logging.warning(f"{text}: waiting for at most {PATIENCE:g} s")
+                    # ESPnet sets up logging later, and does not if it was used before
+                    print(f"warning: {text}: waiting for at most {PATIENCE:g} s", file=sys.stderr)
                     end = time.monotonic() + PATIENCE
                 if time.monotonic() > end:
                     raise UserError(f"{text}: wait for its end, or stop it") from None
@@ -242,7 +244,7 @@ def check_selection(options: Any, reported: Collection[tuple[str, str]], follows
         if names and not usable:
             known = ", ".join(sorted(key for phase, key in reported if phase == "valid"))
             raise UserError(
-                f"{option}: {names} has no value in this training, so that no epoch could be chosen: "
+                f"{option}: {names} has no value in this training, so that nothing can depend on it: "
                 f"choose of the validation set {known}"
             )
         if names:

@@ -67,6 +67,10 @@ def test_statistics_without_a_record_of_their_front_end_are_not_used(
     (base / "train/feats_stats.npz").touch()
     (base / STATS_CONFIG).rename(base / "config.yaml")
     assert directory(capsys, base, {"frontend_conf": {"n_mels": 40}}) == str(base)
+    asr_sh = {"frontend_conf": {"n_mels": 20, "fs": 16000}}  # it writes into this directory, too
+    (base / STATS_CONFIG).write_text(yaml.safe_dump(asr_sh))
+    assert directory(capsys, base, {"frontend_conf": {"n_mels": 20}}) == str(base)
+    (base / STATS_CONFIG).unlink()
     (base / "config.yaml").unlink()
     other = directory(capsys, base, {"frontend_conf": {"n_mels": 40}})
     assert other.startswith(f"{base}_") and directory(capsys, base, {}) not in (other, str(base))

@@ -1,11 +1,12 @@
 import random
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from miniature import contents
 
 from espnet_kd.config import dump_yaml
-from espnet_kd.data.tokens import main
+from espnet_kd.data.tokens import check_transcripts, main
 from espnet_kd.errors import UserError
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "ENTER", "RUBOUT", "REPEAT", "ERASE")
@@ -184,6 +185,9 @@ def test_a_missing_file_is_named(text: Path) -> None:
         tokens(text.parent / "none", "--token_type", "char")
     with pytest.raises(UserError, match="--nlsyms .*none does not exist: give a file with one symbol"):
         tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "none"))
+    options = Namespace(token_type="char", nlsyms=str(text.parent / "none"), cleaner="none")
+    with pytest.raises(UserError, match="--nlsyms .*none does not exist"):
+        check_transcripts(text, list("EFORZ"), None, options)
     (text.parent / "latin").write_bytes(b"<noise>\n<\xe9>\n")
     with pytest.raises(UserError, match="--nlsyms .*latin is not UTF-8 text"):
         tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "latin"))

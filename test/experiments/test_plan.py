@@ -221,6 +221,20 @@ def test_rows_do_not_prepare_the_same_directories_differently(
     plan_of(tmp_path, TEXT.replace("against", apart, 1))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "valid_set: other, max_wav_duration: 10",  # test sets keep all utterances
+        "post_process_local_data_opts: --other",  # of the training set
+        "test_sets: 2000, unlabelled_sets: null",
+    ],
+)
+def test_rows_prepare_sets_of_the_same_name_equally(tmp_path: Path, options: str) -> None:
+    options = f"student_config: conf/t.yaml, train_set: t, lang: t, {options}"
+    row = f"  other: {{options: {{{options}}}, seeds: [1]}}\n"
+    plan_of(tmp_path, TEXT.replace("against", f"{row}against", 1))
+
+
 def test_rows_do_not_copy_unlabelled_speech_at_other_speeds(tmp_path: Path) -> None:
     options = 'student_config: conf/t.yaml, unlabelled_sets: u, unlabelled_speeds: "{}"'
     speeds = ("0.9", "0.8", "")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +23,10 @@ from recipe import KL, Recipe, own_tensors
 from espnet_kd.environment import Account
 from espnet_kd.errors import UserError
 from espnet_kd.host.training import has_ended
+from espnet_kd.methods import METHODS
 from espnet_kd.methods.own import count_batches, keep_apart
 from espnet_kd.tasks import trainer
+from espnet_kd.tasks.asr import refuse_ended
 from espnet_kd.tasks.trainer import (
     BACKUP,
     CHECKPOINT,
@@ -148,14 +152,17 @@ def test_the_average_of_an_interval_was_being_saved(recipe: Recipe) -> None:
 
 
 def test_two_trainings_do_not_share_a_directory(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The config.yaml of the first stays, too."""
     monkeypatch.setattr(trainer, "PATIENCE", 0.1)
     exp = recipe.root / "exp/shared"
     exp.mkdir()
+    (exp / "config.yaml").write_text("seed: 1\n")
     with only_training(exp), pytest.raises(UserError, match="^another training writes exp/shared: wait"):
         recipe.train("exp/shared", "student", **{**OPTIONS, "max_epoch": 1})
-    assert not list(exp.glob("*.pth")) and "waiting for at most 0.1 s" in caplog.text
+    assert not list(exp.glob("*.pth")) and "waiting for at most 0.1 s" in capsys.readouterr().err
+    assert (exp / "config.yaml").read_text() == "seed: 1\n"
 
 
 def test_noise_that_is_another_in_each_process() -> None:
@@ -177,6 +184,31 @@ def test_other_criteria_for_a_training_that_has_ended(recipe: Recipe) -> None:
         recipe.train("exp/ended", "student", **{**others, "max_epoch": 1})
     assert (exp / "config.yaml").read_bytes() == before
     recipe.train("exp/ended", "student", **{**others, "max_epoch": 2})  # it goes on with them
+
+
+@pytest.mark.parametrize("end", [b"\ncriteria:", b"\nversion:"])
+def test_config_yaml_was_being_written(recipe: Recipe, whole: Path, end: bytes) -> None:
+    """ESPnet writes it in place at every start, and the first process of several when others still start."""
+    exp = recipe.root / f"exp/cut_{len(end)}"
+    shutil.copytree(whole, exp)
+    config = (exp / "config.yaml").read_bytes()
+    (exp / "config.yaml").write_bytes(config[: config.index(end) + 4])
+    recipe.train(exp, "student", **OPTIONS, config_ngpu=1)
+    assert end in (exp / "config.yaml").read_bytes()
+
+
+def test_the_first_of_several_processes_compares_config_yaml(tmp_path: Path) -> None:
+    """It may be that of this training already, or a part of it, when the others get there."""
+    state = {"model": {}, "reporter": {"stats": {}, "epoch": 1}}
+    torch.save(state, tmp_path / CHECKPOINT)
+    (tmp_path / "config.yaml").write_text("version: '1'\nnbest: {size: 2}\n")
+    keys = dict.fromkeys(key for keys in METHODS.values() for key in keys)
+    args = {"output_dir": tmp_path, "resume": True, "task_weight": 1.0, "max_epoch": 1, "patience": None}
+    args |= {"early_stopping_criterion": ["valid", "loss", "min"], "dist_launcher": None, **keys}
+    refuse_ended(Namespace(**args, distributed=True, dist_rank=1))
+    for several in ({"distributed": True, "dist_rank": 0}, {"distributed": False}):
+        with pytest.raises(UserError, match="is trained already, with another nbest: give"):
+            refuse_ended(Namespace(**args, **several))
 
 
 def test_a_training_that_was_stopped_early_has_ended() -> None:

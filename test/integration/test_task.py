@@ -68,7 +68,7 @@ def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None
         args = Namespace(**options | untouched)
         fit_batches(args)
         assert vars(args) == options | untouched
-    (tmp_path / "config.yaml").write_text("accum_grad: 4\n")
+    (tmp_path / "config.yaml").write_text("accum_grad: 4\nversion: '1'\n")
     (tmp_path / "checkpoint.pth").touch()
     with pytest.raises(UserError, match="was trained with accum_grad 4, and 1 GPUs give 16: its schedules"):
         fit_batches(Namespace(**options))
@@ -77,7 +77,7 @@ def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None
 
 def test_dry_run_builds_student_and_teacher(recipe: Recipe) -> None:
     exp = recipe.train("exp/dry", "student", dry_run=True, **DISTIL)
-    assert [p.name for p in exp.iterdir()] == ["config.yaml"]
+    assert {p.name for p in exp.iterdir()} == {".lock", "config.yaml"}
     with pytest.raises(UserError):
         recipe.train("exp/dry", "student", dry_run=True, **{**DISTIL, "teacher": {"exp": "exp/nowhere"}})
 
@@ -400,11 +400,11 @@ def test_a_mistake_is_one_line_where_espnet_starts_a_process_for_each_gpu(
     monkeypatch.setattr("espnet_kd.tasks.asr.check_inputs", lambda *_: None)  # these have no options
     monkeypatch.setattr(AbsTask, "main_worker", fail(UserError("utterance a is too short")))
     monkeypatch.setattr("espnet_kd.tasks.asr.fit_batches", lambda *_: None)
-    alone = Namespace(distributed=True, multiprocessing_distributed=False)
+    alone = {"distributed": True, "multiprocessing_distributed": False, "collect_stats": True}
     with pytest.raises(UserError):
-        ASRDistillationTask.main_worker(alone)
+        ASRDistillationTask.main_worker(Namespace(**alone))
     with pytest.raises(SystemExit, match="^espnet-kd: error: utterance a is too short$"):
-        ASRDistillationTask.main_worker(Namespace(distributed=True, multiprocessing_distributed=True))
+        ASRDistillationTask.main_worker(Namespace(**alone | {"multiprocessing_distributed": True}))
     ended = ProcessExitedException("process 1 terminated with exit code 1", 1, 1234, 1)
     monkeypatch.setattr(AbsTask, "main", fail(ended))
     monkeypatch.setattr(sys, "argv", ["espnet-kd"])  # the command writes into it

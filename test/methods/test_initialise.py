@@ -51,10 +51,13 @@ def test_an_initial_student_of_which_nothing_is_loaded(tmp_path: Path, param: st
 
 def test_an_initial_student_of_which_a_part_is_loaded(tmp_path: Path) -> None:
     student, path = stack(1), tmp_path / "model.pth"
-    torch.save({**student.state_dict(), "extra.weight": torch.ones(1)}, path)
-    for param in (f"{path}", f"{path}:head:head", f"{path}:head:head:head.weight", f"{path}:::extra"):
-        check_initial(student, [param], ignore_mismatch=False)
-        check_initial(student, [param], ignore_mismatch=True)
+    for state in ({**student.state_dict(), "extra.weight": torch.ones(1)}, {"module": student.state_dict()}):
+        torch.save(state, path)  # DeepSpeed's have a module
+        for param in (f"{path}", f"{path}:head:head", f"{path}:head:head:head.weight", f"{path}:::extra"):
+            check_initial(student, [param], ignore_mismatch=False)
+            check_initial(student, [param], ignore_mismatch=True)
+    with pytest.raises(UserError, match="^init_param: the student has no nose; the model has layers, head$"):
+        check_initial(student, [f"{path}:head:nose"], ignore_mismatch=True)
 
 
 def test_a_name_that_freezes_nothing() -> None:
