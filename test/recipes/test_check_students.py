@@ -1,6 +1,7 @@
 """What kd.sh hands to `espnet-kd check` before it trains teachers or labels speech."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -150,6 +151,20 @@ unlabelled_speeds="1.0"; perturb_unlabelled
     assert same == "data/more_sp" and other.startswith("error: --unlabelled_speeds '1.0' would replace")
 
 
+def needs_dump(directory: Path, factors: str, sets: str) -> subprocess.CompletedProcess[str]:
+    """Check the dumps of these sets before stage 6, and that of the training set once more."""
+    stubs = f"""
+set -euo pipefail
+log() {{ echo "$*"; }}
+. utils/files.sh
+cd {directory}
+raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6 speed_perturb_factors="{factors}"
+needs_dump {sets}
+needs_dump train_sp
+"""
+    return sh(TEMPLATE, "bash", "-c", stubs)
+
+
 def test_data_that_were_made_again_without_what_follows_are_named(tmp_path: Path) -> None:
     """Stage 1 and then stage 6: the training would take the old transcripts without a word."""
 
@@ -165,18 +180,9 @@ def test_data_that_were_made_again_without_what_follows_are_named(tmp_path: Path
         write(second, place, both)
     write(1, "data/test", "t B\n")
     write(2, "dump/raw/test", "t B\n")
-    stubs = f"""
-set -euo pipefail
-log() {{ echo "$*"; }}
-. utils/files.sh
-cd {tmp_path}
-raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6 speed_perturb_factors="0.9 1.0"
-needs_dump train_sp test
-needs_dump train_sp
-"""
 
     def warnings() -> list[str]:
-        result = sh(TEMPLATE, "bash", "-c", stubs)
+        result = needs_dump(tmp_path, "0.9 1.0", "train_sp test")
         assert result.returncode == 0, result.stderr
         return [line.split(": ")[1] for line in result.stderr.splitlines()]
 
@@ -204,16 +210,7 @@ def test_copies_at_other_speeds_than_those_of_the_command_are_named(
         for name in ("wav.scp", "text"):
             (tmp_path / place / name).touch()
     (tmp_path / "data/train_sp/utt2speed").write_text("sp0.9-u 0.9\nsp1.1-u 1.1\n")
-    stubs = f"""
-set -euo pipefail
-log() {{ echo "$*"; }}
-. utils/files.sh
-cd {tmp_path}
-raw=dump/raw sp=_sp train=train_sp train_set=train valid_set=dev number=6 speed_perturb_factors="{factors}"
-needs_dump train_sp
-needs_dump train_sp
-"""
-    result = sh(TEMPLATE, "bash", "-c", stubs)
+    result = needs_dump(tmp_path, factors, "train_sp")
     assert result.returncode == 0
     warning = (
         "warning: the copies in data/train_sp are at the speeds 0.9 1.1, not as --speed_perturb_factors "
