@@ -251,7 +251,8 @@ def test_a_criterion_on_what_is_frozen(recipe: Recipe, change: dict, expected: s
 
 def test_a_criterion_beyond_what_is_frozen(recipe: Recipe) -> None:
     criteria = {"ctc": {**KL, "weight": 0.0}, "att": {**KL, "tap": "decoder"}}
-    recipe.train("exp/half", "student", teacher={"exp": "exp/teacher"}, criteria=criteria, **FREEZE)
+    exp = recipe.train("exp/half", "student", teacher={"exp": "exp/teacher"}, criteria=criteria, **FREEZE)
+    assert (exp / "valid.acc.ave.pth").exists()
 
 
 def test_adapters_where_layers_are_rounded(recipe: Recipe) -> None:
