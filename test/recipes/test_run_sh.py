@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from shell import TEMPLATE, environment, sh
 
 RUN = str(TEMPLATE / "utils" / "run.sh")
@@ -25,6 +26,31 @@ def test_a_single_command_with_the_options_of_cluster_runners(tmp_path: Path) ->
     options = ["--gpu", "1", "--mem", "8G", "--num_threads", "2", "--name", "exp/x"]
     assert sh(tmp_path, RUN, *options, "x.log", "echo", "JOB").returncode == 0
     assert "JOB" in (tmp_path / "x.log").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "visible", "taken"),
+    [
+        (["--gpu", "1", "JOB=2:6"], None, ["0", "1", "2", "0", "1"]),  # every GPU of the machine
+        (["--gpu", "1", "JOB=2:6"], "3,5", ["3", "5", "3", "5", "3"]),
+        (["--gpu", "1", "JOB=2:6"], "", [""] * 5),  # none
+        (["--gpu", "0", "JOB=2:6"], "3,5", ["3,5"] * 5),
+        (["--gpu", "1"], "3,5", ["3,5"]),  # a training
+    ],
+)
+def test_the_jobs_of_an_array_take_the_gpus_in_turn(
+    tmp_path: Path, options: list[str], visible: str | None, taken: list[str]
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    env = environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    if visible is not None:
+        env["CUDA_VISIBLE_DEVICES"] = visible
+    command = [RUN, *options, "a.JOB.log", "bash", "-c", 'echo "<${CUDA_VISIBLE_DEVICES-every}>"']
+    assert subprocess.run(command, cwd=tmp_path, env=env).returncode == 0
+    logs = [f"a.{n}.log" for n in range(2, 7)] if len(taken) > 1 else ["a.JOB.log"]
+    assert [(tmp_path / log).read_text().splitlines()[2] for log in logs] == [f"<{gpu}>" for gpu in taken]
 
 
 def test_a_failed_job_is_named_and_its_end_shown(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ ngpu=0                      # GPUs per node for training; 0 trains on the CPU
 num_nodes=1                 # nodes for training
 config_ngpu=0               # number of all GPUs for which batch_bins and accum_grad of the configurations are written; on another
                             # number both are converted, so that an update sees as much speech; 0: they never are
-gpu_inference=false         # true decodes on a GPU
+gpu_inference=false         # true decodes on GPUs: the jobs of --inference_nj take those of a machine in turn
 expdir=exp                  # directory of the experiments
 dumpdir=dump                # directory of the formatted audio
 python=python3              # Python interpreter that has ESPnet

@@ -2,15 +2,17 @@
 # Run a command, or an array of them in parallel, on this machine; called like Kaldi's run.pl:
 #   run.sh [--max_jobs_run N] [JOB=1:4] LOG COMMAND [ARGUMENT...]
 # JOB is replaced by the job's number in LOG and ARGUMENTs. Output goes to LOG, whose last line is the exit
-# status. If a job fails, this fails too and names the log. --gpu, --mem, --num_threads, --name and --time are for
-# clusters; here they have no effect.
+# status. If a job fails, this fails too and names the log. The jobs of an array with --gpu 1 take this machine's GPUs, or those
+# in CUDA_VISIBLE_DEVICES, in turn. --mem, --num_threads, --name and --time are for clusters; here they have no effect.
 set -euo pipefail
 
 max_jobs_run=0
+gpu=0
 while [[ ${1-} == --* ]]; do
     case $1 in
         --max_jobs_run) max_jobs_run=$2 ;;
-        --gpu | --mem | --num_threads | --name | --time) ;;
+        --gpu) gpu=$2 ;;
+        --mem | --num_threads | --name | --time) ;;
         *) echo "run.sh: error: unknown option $1 (several nodes need a cluster: cmd_backend=slurm)" >&2; exit 2 ;;
     esac
     shift 2
@@ -28,6 +30,11 @@ fi
 if [ "${last}" -gt "${first}" ] && [[ $1 != *"${name}"* ]]; then
     echo "run.sh: error: the log $1 of jobs ${first} to ${last} does not contain ${name}" >&2
     exit 2
+fi
+
+gpus=()
+if [ "${gpu}" = 1 ] && [ "${last}" -gt "${first}" ]; then
+    IFS=', ' read -ra gpus <<< "${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | tr '\n' ',')}" || true
 fi
 
 # job LOG COMMAND...: become the command, with its log.
@@ -53,6 +60,7 @@ for ((n = first; n <= last; n++)); do
     arguments=("$@")
     [ -z "${name}" ] || arguments=("${@//${name}/${n}}")
     logs+=("${arguments[0]}")
+    [ ${#gpus[@]} -eq 0 ] || export CUDA_VISIBLE_DEVICES=${gpus[(n - first) % ${#gpus[@]}]}
     job "${arguments[@]}" &
     pids+=($!)
 done
