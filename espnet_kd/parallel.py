@@ -18,6 +18,7 @@ connections with a key of this run. A scheduler that is running already must be 
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -359,7 +360,8 @@ def device_of_worker(kind: str) -> str:
     from dask.distributed import get_worker
 
     try:
-        name = get_worker().name
+        name = str(get_worker().name)  # 3, SLURMCluster-0 or, with several processes, SLURMCluster-0-3
     except ValueError:  # not in a cluster
         return kind
-    return f"cuda:{name % torch.cuda.device_count()}" if isinstance(name, int) else kind
+    number = re.search(r"\d+$", name)
+    return f"cuda:{int(number[0]) % torch.cuda.device_count()}" if number else kind

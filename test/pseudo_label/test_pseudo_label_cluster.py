@@ -1,12 +1,13 @@
 """Where shards are decoded, as the command line and a YAML file say it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from espnet_kd import parallel
 from espnet_kd.errors import UserError
-from espnet_kd.parallel import Cluster, Shard, parse_cluster
+from espnet_kd.parallel import Cluster, Shard, device_of_worker, parse_cluster
 
 
 def write(path: Path, text: str) -> str:
@@ -53,6 +54,27 @@ def test_a_machine_without_a_gpu(workers: int | None, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="--ngpu 1: PyTorch finds no GPU on this machine: use --ngpu 0"):
         parse_cluster("local", workers, gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        (5, "cuda:1"),  # of this machine, or of SSH
+        ("SLURMCluster-2", "cuda:2"),
+        ("SLURMCluster-2-3", "cuda:3"),  # of a job with several processes
+        ("tcp://127.0.0.1:8786/a", "cuda"),
+    ],
+)
+def test_workers_take_the_gpus_of_their_machine_in_turn(
+    monkeypatch: pytest.MonkeyPatch, name: int | str, device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("dask.distributed.get_worker", lambda: SimpleNamespace(name=name))
+    assert (device_of_worker("cuda"), device_of_worker("cpu")) == (device, "cpu")
+
+
+def test_outside_a_cluster_the_gpu_is_the_current_one() -> None:
+    assert device_of_worker("cuda") == "cuda"
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
