@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import batched
@@ -75,6 +76,13 @@ class Aligned:
         """Return (reference token or "", hypothesis token or "", one of " SDI") of each column."""
         return [column for chunk in self.chunks for column in self.columns(chunk)]
 
+    def respelled(self) -> Iterator[tuple[str, str]]:
+        """Yield the substituted tokens that differ in case, or in the form of Unicode, alone."""
+        for chunk in self.chunks:
+            for left, right, _ in self.columns(chunk) if chunk.type == "substitute" else ():
+                if _folded(left) == _folded(right):
+                    yield left, right
+
     def columns(self, chunk: Any) -> Iterator[tuple[str, str, str]]:
         """Yield the columns of one chunk, each as in ``pairs``."""
         mark = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
@@ -82,6 +90,10 @@ class Aligned:
         right = self.hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         width = max(len(left), len(right))
         return zip(left or [""] * width, right or [""] * width, [mark] * width, strict=True)
+
+
+def _folded(token: str) -> str:
+    return unicodedata.normalize("NFKC", token.casefold())
 
 
 def clean(text: str, unit: str, symbols: Collection[str] = ()) -> str:
@@ -138,7 +150,8 @@ def align(
     """Align each reference with its hypothesis so that the number of errors is least.
 
     With the unit "character" a space is a character. sclite gives a substitution 4/3 of the cost of an
-    insertion, so its number of errors is higher than this minimum in rare utterances.
+    insertion, so its number of errors is higher than this minimum in rare utterances; where it compares
+    without regard to case, as ESPnet's asr.sh calls it, lower: here `Yes` for `yes` is an error.
 
     Args:
         references: texts.

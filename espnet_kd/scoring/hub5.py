@@ -233,8 +233,8 @@ def _check_totals(report: str, aligned: dict[str, Aligned]) -> None:
 
 
 def score_by_jiwer(reference: Mapping[str, str], hypothesis: Mapping[str, str]) -> dict[str, Aligned]:
-    """Score by jiwer, scored words only; return utterance -> alignment."""
-    left, right = ([scored_words(side[utt]) for utt in reference] for side in (reference, hypothesis))
+    """Score by jiwer, scored words only, without regard to case; return utterance -> alignment."""
+    left, right = ([scored_words(side[utt].lower()) for utt in reference] for side in (reference, hypothesis))
     return dict(zip(reference, align(left, right, "word"), strict=True))
 
 

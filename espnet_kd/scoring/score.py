@@ -6,7 +6,8 @@ References and hypotheses are matched by utterance id.
 import argparse
 import gc
 import heapq
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from espnet_kd.data.tokens import clean_table, read_symbols
 from espnet_kd.errors import UserError, printable
 from espnet_kd.files import atomic_path, read_table
 from espnet_kd.scoring import alignment, sclite
-from espnet_kd.scoring.alignment import Counts, align, clean, join
+from espnet_kd.scoring.alignment import Aligned, Counts, align, clean, join
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,9 +85,12 @@ def score_set(args: argparse.Namespace) -> alignment.Score:
         )
     utt2spk = speakers_beside(args.ref, utterances)
     counts: dict[str, dict[str, Counts]] = {}
+    respelled: dict[str, Counter[tuple[str, str]]] = {}
     for metric, unit in alignment.UNITS.items():
         references, hypotheses = (map(table.__getitem__, utterances) for table in (reference, hypothesis))
-        rows = zip(utterances, align(references, hypotheses, unit, symbols), strict=True)
+        respelled[metric] = Counter()
+        aligned = noting(align(references, hypotheses, unit, symbols), respelled[metric])
+        rows = zip(utterances, aligned, strict=True)
         directory = Path(args.out) / f"score_{metric}"
         if (directory / "ref.trn").exists():
             print(f"{directory} was written by ESPnet's asr.sh and is kept")
@@ -96,6 +100,9 @@ def score_set(args: argparse.Namespace) -> alignment.Score:
                 counts[metric] = sclite.write_result(temporary, rows, utt2spk)
     score = alignment.write_score(args.out, counts)  # last: the file marks the set as scored
     print(summary(Path(args.out).name, score))
+    for metric, pairs in respelled.items():
+        if pairs:
+            print(f"  {remark(metric, pairs)}")
     worst = worst_of(counts["wer"], args.worst)
     left, right = ([table[utt] for utt in worst] for table in (reference, hypothesis))
     for utt, a in zip(worst, align(left, right, "word", symbols), strict=True):
@@ -103,6 +110,24 @@ def score_set(args: argparse.Namespace) -> alignment.Score:
         for name, words in (("REF", a.reference), ("HYP", a.hypothesis)):
             print(f"    {name}: {printable(' '.join(words))}")
     return score
+
+
+def noting(rows: Iterable[Aligned], respelled: Counter[tuple[str, str]]) -> Iterator[Aligned]:
+    """Yield alignments, and count their substitutions of tokens that are equal but for case and form."""
+    for aligned in rows:
+        respelled.update(aligned.respelled())
+        yield aligned
+
+
+def remark(metric: str, respelled: Counter[tuple[str, str]]) -> str:
+    """Say how many errors are of case or of the form of Unicode alone, with the most frequent."""
+    pair = respelled.most_common(1)[0][0]
+    seen = repr if pair[0].casefold() == pair[1].casefold() else ascii  # two forms may look alike
+    left, right = map(seen, pair)
+    return (
+        f"{respelled.total()} of these errors ({metric.upper()}) are of case or of Unicode's form alone, "
+        f"such as {right} for {left}; sclite, by which ESPnet scores, does not count case"
+    )
 
 
 def speakers_beside(ref: str, utterances: list[str]) -> dict[str, str] | None:

@@ -173,7 +173,9 @@ def _tap(
     here = [t for t in terms if t.term.teacher_tap == path]
     by_sequence = [t.build().kind == "sequence" for t in here]
     guides = any(t.build().guide_tap == path for t in terms)  # weights of frames need all classes
-    if here and all(by_sequence) and not guides:
+    # Models of transformers make no tokens of a transcript here: a training does, and needs all classes.
+    wordless = bool(options.sources) and not any(source.speech()[1] for source in options.sources)
+    if here and all(by_sequence) and not guides and not wordless:
         return TapFormat("score", 1, number="float32")
     k, number, ensemble = options.k, args.number, len(options.sources) > 1
     if path == LATTICE and any(by_sequence):

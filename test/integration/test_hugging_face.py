@@ -285,18 +285,20 @@ def test_speech_that_is_too_long_or_too_short(models: dict[str, Path]) -> None:
         values(load(models["hubert"]), TAPS["hubert"], [torch.randn(RATE), short])
 
 
+@pytest.mark.parametrize("kind", ["kl", "sequence"])
 def test_posteriors_of_letters_train_a_student_of_other_tokens(
-    recipe: Recipe, models: dict[str, Path], caplog: pytest.LogCaptureFixture
+    recipe: Recipe, models: dict[str, Path], caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """Its blank is <pad>, its space |; beside the student and from a store."""
-    teacher, ctc = {"hf": str(models["wav2vec2_ctc"])}, {"type": "kl", "student_tap": "ctc.ctc_lo"}
-    criteria = {"ctc": {**ctc, "teacher_tap": "lm_head", "frame_rate": "resample"}}
+    teacher, ctc = {"hf": str(models["wav2vec2_ctc"])}, {"type": kind, "student_tap": "ctc.ctc_lo"}
+    rate = {"frame_rate": "resample"} if kind == "kl" else {}
+    criteria = {"ctc": {**ctc, "teacher_tap": "lm_head", **rate}}
     with caplog.at_level("INFO"):
-        online = recipe.train("exp/letters", "student", teacher=teacher, criteria=criteria, **ALONE)
+        online = recipe.train(f"exp/letters_{kind}", "student", teacher=teacher, criteria=criteria, **ALONE)
     assert "7 of its 8 tokens are the student's, which has 7" in caplog.text
-    store = write(recipe, "exp/letters_targets", criteria, teacher)
+    store = write(recipe, f"exp/{kind}_letters_targets", criteria, teacher)
     given = {"teacher": {"store": str(store.directory)}, "criteria": criteria}
-    stored = recipe.train("exp/letters_stored", "student", **given, **ALONE)
+    stored = recipe.train(f"exp/{kind}_letters_stored", "student", **given, **ALONE)
     ours, theirs = (torch.load(exp / "1epoch.pth", weights_only=True) for exp in (stored, online))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)

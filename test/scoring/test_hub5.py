@@ -51,6 +51,14 @@ def test_switchboard_callhome_and_both_are_scored(
     assert rates("all").total["wer"].deletions == 2 and len(rates("swbd").utterances["wer"]) == 4
 
 
+@pytest.mark.parametrize("scorer", ["jiwer", pytest.param("hubscr", marks=needs_hubscr)])
+def test_case_does_not_count(tree: Path, scorer: str) -> None:
+    said = read_table("data/eval2000/text")
+    write_table("exp/inference/eval2000/text", {utt: words.upper() for utt, words in said.items()})
+    score("--scorer", scorer)
+    assert rates("all").total["wer"].errors == rates("all").total["cer"].errors == 0
+
+
 @needs_hubscr
 def test_only_hubscr_knows_optional_words(tree: Path) -> None:
     said = read_table("data/eval2000/text")

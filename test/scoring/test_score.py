@@ -38,6 +38,20 @@ def test_counts_are_joined_by_utterance(tree: Path, capsys: pytest.CaptureFixtur
     assert lines[1:] == ["  u2  1/1", "    REF: four", "    HYP: "]
 
 
+def test_errors_of_case_or_of_unicode_are_pointed_out(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an upper-case model, and text from macOS, whose accents are characters of their own, give them."""
+    Path("data/text").write_text("u1 one caf\u00e9\nu2 four\nu3 five six\n")
+    Path("exp/T/I/test/text").write_text("u1 ONE cafe\u0301\nu2 Four\nu3 Five six\n")
+    score("I")
+    found = capsys.readouterr().out.splitlines()
+    assert found[0].startswith("test  WER 80.0 % (4/5: 4 S 0 D 0 I)")
+    assert found[1].startswith("  4 of these errors (WER) are of case or of Unicode's form alone, such as ")
+    assert "'ONE' for 'one'" in found[1]
+    assert found[2].startswith("  5 of these errors (CER)")  # O N E F F; of the accent one is an insertion
+
+
 def test_control_characters_of_a_transcript_are_escaped(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
