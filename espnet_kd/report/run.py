@@ -16,8 +16,9 @@ from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
 from espnet_kd.files import changed_file, read_json
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.measure.measurement import Measurement, read_measurement
-from espnet_kd.methods import active, idle_keys
+from espnet_kd.methods import SCHEDULED, active, idle_keys
 from espnet_kd.report import history
+from espnet_kd.schedule import unreached
 from espnet_kd.scoring import alignment as score_files
 
 # Options of a training's log and workers, which do not change the model.
@@ -208,6 +209,12 @@ class Run:
         if self.config.get("config_ngpu") and len(numbers) > 1:
             return None
         return self.history.updates(int(self.config.get("accum_grad") or 1))
+
+    @property
+    def unreached(self) -> list[str]:
+        """Notes on schedules that were not through when this training ended."""
+        batches = self.history.batches() if self.finished else None
+        return [] if batches is None else unreached({k: self.config.get(k) for k in SCHEDULED}, batches)
 
     @property
     def own_passes(self) -> int | None:
