@@ -401,9 +401,14 @@ def without_seed(name: str) -> str:
     return re.sub(r"[_.-]?seed[_=]?\d+", "", name) or name
 
 
-def _inference_tag(directory: Path, sets: list[str], tags: list[str]) -> str | None:
+def scored_as(directory: Path, sets: list[str]) -> list[str]:
+    """Return the names of the decoding directories in which some of the sets are scored."""
     files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.SCORE_FILE}")]
-    found = sorted({file.relative_to(directory).parts[0] for file in files})  # org/train_dev is a set, too
+    return sorted({file.relative_to(directory).parts[0] for file in files})  # org/train_dev is a set, too
+
+
+def _inference_tag(directory: Path, sets: list[str], tags: list[str]) -> str | None:
+    found = scored_as(directory, sets)
     for tag in tags:
         if tag in found:
             return tag
