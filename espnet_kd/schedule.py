@@ -1,7 +1,7 @@
 """Weights of losses that are constant or change with the training step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def stretched(value: object, factor: float) -> Any:
     if not isinstance(value, dict):
         return value
     changed = {key: stretched(item, factor) for key, item in value.items()}
-    if ("to" in value and "steps" in value) or ("steps" not in value and value.keys() & {"begin", "end"}):
+    if _counts_batches(value):
         for key in ("begin", "steps", "end"):
             number = as_number(value.get(key))
             if isinstance(number, int | float) and not isinstance(number, bool) and number > 1:
@@ -74,6 +74,37 @@ def stretched(value: object, factor: float) -> Any:
         if value.get("end") != value.get("begin") and changed.get("end") == changed.get("begin"):
             changed["end"] += 1
     return changed
+
+
+def _counts_batches(value: Mapping[str, object]) -> bool:
+    """Return whether a mapping is a schedule, or what has a ``begin`` or an ``end``."""
+    return ("to" in value and "steps" in value) or bool(
+        "steps" not in value and value.keys() & {"begin", "end"}
+    )
+
+
+def unreached(value: object, batches: int, name: str = "") -> list[str]:
+    """Return notes on the schedules that are not through when a training ends; one may not have begun.
+
+    Args:
+        value: a part of a configuration.
+        batches: of the training.
+        name: of this part.
+    """
+    if not isinstance(value, dict):
+        return []
+    parts = [unreached(item, batches, f"{name}.{key}".lstrip(".")) for key, item in value.items()]
+    notes = [note for part in parts for note in part]
+    if _counts_batches(value) and value.get("from", 0) != value.get("to", 1):
+        begin, steps, end = (as_number(value.get(*item)) for item in (("begin", 0), ("steps", 1), ("end",)))
+        last = begin + steps if end is None else end
+        if batches < last:
+            state = "has not begun" if batches <= begin else "is not through"
+            notes.append(
+                f"{name} changes in batches {begin:g} to {last:g}, and the training has {batches}: the "
+                f"change {state}; write other numbers of batches, or train longer"
+            )
+    return notes
 
 
 def build_schedule(weight: object, name: str, most: float = math.inf) -> Schedule:

@@ -3,7 +3,7 @@
 import pytest
 
 from espnet_kd.errors import UserError
-from espnet_kd.schedule import build_schedule, stretched
+from espnet_kd.schedule import build_schedule, stretched, unreached
 
 
 def test_a_number_is_constant() -> None:
@@ -73,3 +73,24 @@ def test_schedules_of_a_configuration_are_stretched() -> None:
     assert stretched({"target": 0.5, "end": 30}, 2) == {"target": 0.5, "end": 60}  # of `prune`, from 0 on
     assert stretched({"begin": 1, "end": 3}, 0.25) == {"begin": 1, "end": 2}
     assert stretched({"begin": 8, "end": 9}, 0.25) == {"begin": 2, "end": 3}  # 2 and 2.25 would both be 2
+
+
+@pytest.mark.parametrize(
+    ("value", "batches", "state"),
+    [
+        ({"weight": {"from": 0.0, "to": 0.5, "begin": 600, "steps": 1200}}, 7, "has not begun"),
+        ({"weight": {"from": 0.0, "to": 0.5, "begin": 600, "steps": 1200}}, 1799, "is not through"),
+        ({"weight": {"from": 0.0, "to": 0.5, "begin": 600, "steps": 1200}}, 1800, None),
+        ({"weight": {"schedule": "warmup", "to": 0.5, "steps": "1e2"}}, 99, "is not through"),
+        ({"weight": {"from": 0.5, "to": 0.5, "begin": 600, "steps": 1}}, 7, None),  # constant
+        ({"weights": "int8", "begin": 7}, 7, "has not begun"),  # quantise
+        ({"weights": "int8", "begin": 6}, 7, None),
+        ({"target": 0.5, "end": 8}, 7, "is not through"),  # prune
+        ({"target": 0.5, "end": 7}, 7, None),
+        ({"peers": [{"encoder_conf": {}}], "weight": 0.5}, 7, None),
+    ],
+)
+def test_what_a_training_ends_before_is_named(value: dict, batches: int, state: str | None) -> None:
+    notes = unreached({"mutual": value, "task_weight": 1.0, "nbest": None}, batches)
+    assert len(notes) == (state is not None)
+    assert all(note.startswith("mutual") and f"the change {state};" in note for note in notes)

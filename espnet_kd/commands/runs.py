@@ -36,7 +36,7 @@ from espnet_kd.environment import RECORD
 from espnet_kd.errors import UserError
 from espnet_kd.files import read_json, write_text
 from espnet_kd.methods import active
-from espnet_kd.report.run import DISPLAY_KEYS
+from espnet_kd.report.run import DISPLAY_KEYS, Run
 from espnet_kd.teachers.named import fetch_teachers, with_teachers
 
 CONFIG = "train.yaml"
@@ -102,9 +102,10 @@ def start(args: argparse.Namespace, command: str) -> bool:
         config[INIT] = initial_student(args.previous)
     path = args.exp / CONFIG
     trained = any(args.exp.glob("*.pth"))
-    if trained and path.exists() and _relevant_options(read_config(path)) != _relevant_options(config):
+    if trained and (differing := _differing(path, config)):
         raise UserError(
-            f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}: "
+            f"{args.exp} was trained with another configuration than {' + '.join(map(str, args.config))}, "
+            f"which differs in {', '.join(differing)}: "
             f"remove it, or give the configuration another name (or --{args.role}_tag)"
         )
     record = read_record(args.exp) if trained else {}
@@ -248,6 +249,9 @@ def finish(exp: Path) -> None:
     if not record:
         raise UserError(f"{exp / RECORD} does not exist: run `espnet-kd runs start` first")
     _write_record(exp, record | {"ended": round(time.time(), 1), "done": True})
+    if (exp / "config.yaml").is_file():
+        for note in Run(exp, read_config(exp / "config.yaml"), record | {"done": True}).unreached:
+            print(f"warning: {exp}: {note}", file=sys.stderr)
 
 
 def _split_command(words: list[str]) -> tuple[list[str], str]:
@@ -290,6 +294,14 @@ def git_commit(directory: Path = Path(__file__).parent) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("-dirty" if same.returncode else "")
+
+
+def _differing(path: Path, config: dict[str, Any]) -> list[str]:
+    """Return the options in which a configuration differs from a file, as far as a training keeps them."""
+    if not path.exists():
+        return []
+    before, now = _relevant_options(read_config(path)), _relevant_options(config)
+    return sorted(key for key in before | now if before.get(key, ...) != now.get(key, ...))
 
 
 def _relevant_options(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from espnet_kd.data.tokens import (
     BLANK,
     SOS_EOS,
     UNKNOWN,
+    add_evaluated,
+    check_evaluated,
     check_transcripts,
     write_bpe_model,
     write_token_list,
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--token_type", choices=("bpe", "char", "word"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
     parser.add_argument("--transcripts", type=Path, help="of the student, to check that it can write them")
+    add_evaluated(parser)
     parser.add_argument("--nlsyms", help="file of their non-linguistic symbols, one per line")
     parser.add_argument("--cleaner", default="none", help="ESPnet's cleaning of them (default: none)")
     args = parser.parse_args(argv)
@@ -43,9 +46,10 @@ def main(argv: list[str] | None = None) -> None:
             f"the tokens of {teacher} are not {BLANK}, {UNKNOWN}, ..., {SOS_EOS}, as a student's have to be: "
             "give a teacher of the task asr, s2t or s2t_ctc"
         )
+    model = args.out / "bpe.model" if args.token_type == "bpe" else None
     if args.transcripts is not None:
-        model = args.out / "bpe.model" if args.token_type == "bpe" else None
         check_transcripts(args.transcripts, tokens, model, args)
+    check_evaluated(tokens, model, args)
     write_token_list(args.out / "tokens.txt", tokens)
     print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens of {teacher}")
 

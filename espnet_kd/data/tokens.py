@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--g2p", default="none", help="ESPnet's phonemes of words (default: %(default)s)")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="Kaldi text files")
     parser.add_argument("--transcripts", type=Path, help="of the student, if --text is other text, to check")
+    add_evaluated(parser)
     parser.add_argument("--out", type=Path, required=True, help="directory to write tokens.txt into")
     args = parser.parse_args(argv)
     if args.nbpe < 1:
@@ -74,9 +75,10 @@ def main(argv: list[str] | None = None) -> None:
     else:
         text = {"cleaner": args.cleaner, "g2p": args.g2p}
         tokens = count_tokens(train, args.token_type, args.nlsyms, text)
+    model = args.out / "bpe.model" if args.token_type == "bpe" else None
     if args.transcripts is not None:
-        model = args.out / "bpe.model" if args.token_type == "bpe" else None
         check_transcripts(args.transcripts, tokens, model, args)
+    check_evaluated(tokens, model, args)
     write_token_list(args.out / "tokens.txt", tokens)
     print(f"{args.out}/tokens.txt: {len(tokens) + 3} tokens from {number} sentences")
 
@@ -261,6 +263,27 @@ def _explain(message: str) -> str:
     return f"sentencepiece fails: {message}"
 
 
+def add_evaluated(parser: argparse.ArgumentParser) -> None:
+    """Add the option of ``check_evaluated``."""
+    text = "Kaldi texts of the development and test sets, to warn of what no model can write"
+    parser.add_argument("--evaluated", type=Path, nargs="*", default=[], help=text)
+
+
+def check_evaluated(tokens: list[str], bpemodel: Path | None, options: argparse.Namespace) -> None:
+    """Warn of tokens of ``options.evaluated`` that the list lacks; other arguments as ``check_transcripts``.
+
+    A set whose letters have another case has an error rate of 100 % by any model.
+    """
+    for text in options.evaluated:
+        share, found = _lacking(text, tokens, bpemodel, options)
+        if share:
+            print(
+                f"warning: {found}: no model can write them, so that they count as errors; check that "
+                "letters have the case of the training text",
+                file=sys.stderr,
+            )
+
+
 def check_transcripts(
     text: Path, tokens: list[str], bpemodel: Path | None, options: argparse.Namespace
 ) -> None:
@@ -275,6 +298,20 @@ def check_transcripts(
     Raises:
         UserError: it lacks more than ``MOST_UNKNOWN`` of them, as where letters have another case.
     """
+    share, found = _lacking(text, tokens, bpemodel, options)
+    if share > MOST_UNKNOWN:
+        raise UserError(
+            f"{found}, and would be learnt as <unk>: write the transcripts as the text that the tokens "
+            "were made from, such as in upper case"
+        )
+    if share:
+        print(f"warning: {found}, and are learnt as <unk>", file=sys.stderr)
+
+
+def _lacking(
+    text: Path, tokens: list[str], bpemodel: Path | None, options: argparse.Namespace
+) -> tuple[float, str]:
+    """Return the share of the tokens of transcripts that a list lacks, and a text that names some of them."""
     from espnet_kd.host.options import text_tokenizer
 
     read_symbols(options.nlsyms)  # ESPnet splits them into characters where it finds no file
@@ -285,16 +322,9 @@ def check_transcripts(
     lines = at_equal_distances(table.values(), len(table), CHECKED_SENTENCES)
     counts = Counter(token for line in lines for token in split(" ".join(line.split())))
     total, unknown = counts.total(), counts - Counter({token: counts[token] for token in known})
-    if not unknown:
-        return
     shown = " ".join(token for token, _ in unknown.most_common(5))
-    found = f"{text}: {unknown.total()} of {total} tokens ({shown}) are not in the list"
-    if unknown.total() > MOST_UNKNOWN * total:
-        raise UserError(
-            f"{found}, and would be learnt as <unk>: write the transcripts as the text that the tokens "
-            "were made from, such as in upper case"
-        )
-    print(f"warning: {found}, and are learnt as <unk>", file=sys.stderr)
+    share = unknown.total() / total if total else 0.0
+    return share, f"{text}: {unknown.total()} of {total} tokens ({shown}) are not in the list"
 
 
 def stand_in_tokens(count: int) -> list[str]:

@@ -4,6 +4,7 @@ import importlib
 from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from espnet_kd.errors import UserError
@@ -23,6 +24,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "espnet_kd.methods.quantise:QuantiseMethod": ("quantise",),
     "espnet_kd.methods.prune:PruneMethod": ("prune",),
 }  # fmt: skip
+PLUGINS = "espnet_kd.methods"  # the entry-point group: the name of a plug-in is its key
+METHODS |= {plugin.value: (plugin.name,) for plugin in entry_points(group=PLUGINS)}
+
+# Keys of a configuration in which weights may change with the training batch.
+SCHEDULED = ("task_weight", *(key for keys in METHODS.values() for key in keys))
 
 # Options that change nothing by themselves, only what a teacher teaches.
 OF_TEACHERS = (*METHODS["espnet_kd.methods.distillation:DistillationMethod"], "task_weight", "delay_student")
@@ -106,5 +112,14 @@ def idle_keys(config: Mapping[str, Any]) -> set[str]:
 @cache
 def _load(path: str) -> Method:
     module, _, name = path.partition(":")
-    method: Method = getattr(importlib.import_module(module), name)()
+    try:
+        method: Method = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as e:
+        if module.startswith("espnet_kd."):
+            raise
+        raise UserError(
+            f"the method {path} of another package does not load: {e}; repair or uninstall its package"
+        ) from e
+    if not isinstance(method, Method):
+        raise UserError(f"{path} is no method: derive a class from espnet_kd.methods.method.Method")
     return method

@@ -216,7 +216,7 @@ def refuse_unused_teacher(args: argparse.Namespace) -> None:
     raise UserError(
         "teacher: there are no criteria, so nothing is learned from it: write `criteria: {ctc: {type: kl, "
         "tap: ctc.ctc_lo}}` at the top level of the configuration, `targets: hard` for its pseudo-labels "
-        "alone, or `init_from_teacher`"
+        'alone, or `init_from_teacher`; or leave the teacher out (in a recipe by --teacher_config "")'
     )
 
 

@@ -11,10 +11,19 @@ from espnet_kd.errors import UserError
 from espnet_kd.files import write_text
 from espnet_kd.report import costs, sections, tables
 from espnet_kd.report.groups import RunGroup, make_groups, methods_text
-from espnet_kd.report.run import Run, SeveralDecodings, architecture, link_phases, read_run, settings
+from espnet_kd.report.run import (
+    Run,
+    SeveralDecodings,
+    architecture,
+    link_phases,
+    read_run,
+    scored_as,
+    settings,
+)
 from espnet_kd.report.tables import NOTE, RATES
 from espnet_kd.scoring import alignment
 
+OTHER_WAY = "Decoded in another way, so without a row"
 # Errors that values of wrong types in config.yaml or run.json cause where they are used.
 TYPE_ERRORS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
 TYPES = {
@@ -194,8 +203,13 @@ def render(
         parts += [f"## {tables.plain(name)}{aside}", tables.results(groups, name)]
     parts.append(tables.notes(groups[0].metric))
     notes = tables.warnings(groups, sets)
-    if unscored:
-        notes.append("Not scored: " + ", ".join(tables.code(run.name) for run in unscored) + ".")
+    for other_way, what, way_out in (
+        (False, "Not scored", ""),
+        (True, OTHER_WAY, " `--results_md` gives each way a file of its own."),
+    ):
+        missing = [run for run in unscored if bool(scored_as(run.directory, sets)) is other_way]
+        if missing:
+            notes.append(f"{what}: {', '.join(tables.code(run.name) for run in missing)}.{way_out}")
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     parts += sections.generations(groups, sets) + sections.delays(groups, sets)

@@ -64,6 +64,11 @@ class History:
             steps += epochs * (round((last - first) / epochs) // accum_grad)
         return steps if len(counts) > 1 else None
 
+    def batches(self) -> int | None:
+        """Return the number of training batches; None if unknown."""
+        counts = self.curve("train", "total_count")
+        return round(max(counts.values())) if counts else None
+
     def seconds(self) -> float | None:
         """Return the time of training, validation and plots in seconds; None if unknown."""
         parts = [stats for phases in self.epochs.values() for stats in phases.values()]

@@ -16,8 +16,9 @@ from espnet_kd.export.directory import DESCRIPTION, label_of, refuse_old
 from espnet_kd.files import changed_file, read_json
 from espnet_kd.host.outputs import CHECKPOINT, MODEL_FILES, OWN_PREFIX
 from espnet_kd.measure.measurement import Measurement, read_measurement
-from espnet_kd.methods import active, idle_keys
+from espnet_kd.methods import SCHEDULED, active, idle_keys
 from espnet_kd.report import history
+from espnet_kd.schedule import unreached
 from espnet_kd.scoring import alignment as score_files
 
 # Options of a training's log and workers, which do not change the model.
@@ -210,6 +211,12 @@ class Run:
         return self.history.updates(int(self.config.get("accum_grad") or 1))
 
     @property
+    def unreached(self) -> list[str]:
+        """Notes on schedules that were not through when this training ended."""
+        batches = self.history.batches() if self.finished else None
+        return [] if batches is None else unreached({k: self.config.get(k) for k in SCHEDULED}, batches)
+
+    @property
     def own_passes(self) -> int | None:
         """Passes of a batch over the encoder: more than the updates where methods need several for one."""
         each = math.prod(method.passes(self.config) for method in active(self.config))
@@ -394,9 +401,14 @@ def without_seed(name: str) -> str:
     return re.sub(r"[_.-]?seed[_=]?\d+", "", name) or name
 
 
-def _inference_tag(directory: Path, sets: list[str], tags: list[str]) -> str | None:
+def scored_as(directory: Path, sets: list[str]) -> list[str]:
+    """Return the names of the decoding directories in which some of the sets are scored."""
     files = [file for name in sets for file in directory.glob(f"*/{name}/{score_files.SCORE_FILE}")]
-    found = sorted({file.relative_to(directory).parts[0] for file in files})  # org/train_dev is a set, too
+    return sorted({file.relative_to(directory).parts[0] for file in files})  # org/train_dev is a set, too
+
+
+def _inference_tag(directory: Path, sets: list[str], tags: list[str]) -> str | None:
+    found = scored_as(directory, sets)
     for tag in tags:
         if tag in found:
             return tag

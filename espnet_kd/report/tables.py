@@ -198,6 +198,8 @@ def warnings(groups: list[RunGroup], sets: list[str]) -> list[str]:
             found.append(f"{label}: its trainings, or those beside it, read other versions of the {names}.")
         open_runs = [run.name for run in group.runs if not run.finished]
         found += [f"{label}: the training of {code(name)} is not finished." for name in open_runs]
+        late = {note for run in group.runs for phase in run.phases for note in phase.unreached}
+        found += [f"{label}: {plain(note)}." for note in sorted(late)]
         counts = sorted({str(run.updates) for run in group.runs})
         if len(counts) > 1:
             found.append(f"{label}: updates differ between seeds: {', '.join(counts)}.")

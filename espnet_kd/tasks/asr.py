@@ -29,7 +29,7 @@ from espnet_kd.files import iterate_rows, table_files
 from espnet_kd.host.options import NestedDictAction
 from espnet_kd.host.outputs import CHECKPOINT
 from espnet_kd.host.training import gpus_of, has_ended, named_classes, reported_by, writes_files
-from espnet_kd.methods import METHODS, active, check_methods, registered
+from espnet_kd.methods import METHODS, SCHEDULED, active, check_methods, registered
 from espnet_kd.methods.distillation import check_transcripts
 from espnet_kd.methods.initialise import check_frozen, check_initial
 from espnet_kd.methods.method import Preprocess
@@ -199,13 +199,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "Number of all GPUs for which batch_bins and accum_grad are written; on another number both are "
     text += "converted; 0: they never are"
     group.add_argument("--config_ngpu", type=int, default=0, help=text)
-
-
-# Keys of a configuration in which weights change with the training step.
-SCHEDULED = (
-    "task_weight", "criteria", "scheduled_sampling", "prefix", "mutual", "consistency", "nbest", "quantise",
-    "prune",
-)  # fmt: skip
 
 
 def fit_batches(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import torch
 from espnet2.train.trainer import Trainer
 from torch import Tensor
 
+from espnet_kd.config import read_config
 from espnet_kd.environment import Account, describe
 from espnet_kd.errors import UserError
 from espnet_kd.files import LOCK, atomic_path, point_link
@@ -36,9 +37,10 @@ from espnet_kd.host.training import (
     reported_by,
     stats_with_values,
 )
-from espnet_kd.methods import registered
+from espnet_kd.methods import SCHEDULED, registered
 from espnet_kd.methods.method import SavedModel
 from espnet_kd.methods.own import keep_apart, load_own, own_tensors, saved_tensors, without_own
+from espnet_kd.schedule import unreached
 from espnet_kd.teachers.checkpoint import load_checkpoint, load_tensors, not_finite
 from espnet_kd.teachers.short import TrackedBatches
 
@@ -148,6 +150,8 @@ class ResumableTrainer(Trainer):
         cls._record(distributed_option)
         checkpoint = Path(options.output_dir) / CHECKPOINT
         first = _is_first(distributed_option)
+        if first and kwargs["reporter"].get_epoch() == 1:
+            _warn_of_schedules(Path(options.output_dir), iterator, options.max_epoch)
         if first and checkpoint.exists():
             with atomic_path(checkpoint.with_name(BACKUP)) as temporary:
                 shutil.copyfile(checkpoint, temporary)
@@ -308,6 +312,14 @@ def repair(directory: Path, criteria: Collection[Any], keep: Any) -> None:
 def others(own: Mapping[str, Tensor]) -> list[SavedModel]:
     """Return the models that a training has beside the student, among the tensors under ``kd_``."""
     return [model for method in registered() for model in method.saved_models(own)]
+
+
+def _warn_of_schedules(directory: Path, iterator: Any, epochs: int) -> None:
+    """Say before hours are spent that a training, of so many epochs, ends before its schedules do."""
+    config = read_config(directory / "config.yaml")
+    if hasattr(iterator, "__len__"):
+        for note in unreached({key: config.get(key) for key in SCHEDULED}, epochs * len(iterator)):
+            logging.warning(note)
 
 
 def _refuse_diverged(model: torch.nn.Module, epoch: int, invalid: bool, accum_grad: int) -> None:

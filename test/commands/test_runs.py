@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import fabricated
 import pytest
 import soundfile
 import yaml
@@ -180,13 +181,15 @@ def test_another_configuration_or_teacher_is_refused_once_there_are_models(
     place: Path, more: tuple[str, ...]
 ) -> None:
     begin("--teacher", "exp/t1")
+    differing = "teacher"
     if not more:
         Path("kd.yaml").write_text("task_weight: 0.9\n")
-        more = ("--teacher", "exp/t1")
+        more, differing = ("--teacher", "exp/t1"), "task_weight"
     Path("exp/s/1epoch.pth").touch()
     kept = Path("exp/s/train.yaml").read_text()
     with pytest.raises(
-        UserError, match=r"exp/s was trained with another configuration.*remove it, or.*--student_tag"
+        UserError,
+        match=rf"exp/s was trained with another configuration.* in {differing}: remove it, or.*--student_tag",
     ):
         begin(*more)
     assert Path("exp/s/train.yaml").read_text() == kept
@@ -223,6 +226,19 @@ def test_one_word_is_a_whole_command_line(place: Path) -> None:
 def test_finish_needs_a_start(place: Path) -> None:
     with pytest.raises(UserError, match="exp/x/run.json does not exist"):
         runs.main(["finish", "exp/x"])
+
+
+def test_finish_warns_of_schedules_that_the_training_ended_before(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin()
+    late = {"from": 0, "to": 1, "begin": 600, "steps": 1}
+    Path("exp/s/config.yaml").write_text(yaml.safe_dump({"mutual": {"weight": late}}))
+    fabricated.write_checkpoint(Path("exp/s"), batches=7)
+    runs.main(["finish", "exp/s"])
+    assert "warning: exp/s: mutual.weight changes in batches 600 to 601, and the training has 14" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_damaged_record_is_named(place: Path) -> None:

@@ -59,10 +59,10 @@ def test_builds_every_criterion(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: akl, cross_entropy, decoupled_kl"),
+        ("k1", {}, "unknown criterion 'k1'; did you mean kl.* known: akl, .*cross_entropy, "),
         ("KL", {}, "did you mean kl"),
         ("zzz", {}, "unknown criterion 'zzz'; known: "),
-        (["kl"], {}, r"the type of a criterion is a name, not \['kl'\]; known: akl, cross"),
+        (["kl"], {}, r"the type of a criterion is a name, not \['kl'\]; known: akl, .*cross"),
         ("kl", {"temprature": 2}, "^criterion kl has no option temprature; did you mean temperature"),
         ("kl", {"direction": "backward"}, "^criterion kl: direction is 'backward'; .*known: forward, rev"),
         ("kl", {"reduction": "max"}, "^criterion kl: reduction is 'max'; .*known: mean, sum, utterance"),

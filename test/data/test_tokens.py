@@ -193,6 +193,19 @@ def test_a_missing_file_is_named(text: Path) -> None:
         tokens(text, "--token_type", "char", "--nlsyms", str(text.parent / "latin"))
 
 
+def test_what_no_model_can_write_in_an_evaluated_set_is_named(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A test set in small letters has an error rate of 100 % by any model that learns capital letters."""
+    small, same = text.parent / "small", text.parent / "same"
+    small.write_text("u1 zero one\n")
+    same.write_text("u1 ZERO ONE\nu2\n")
+    tokens(text, "--token_type", "char", "--evaluated", str(same), str(small))
+    (warning,) = capsys.readouterr().err.splitlines()
+    # seven letters and a space, which is known
+    assert f"{small}: 7 of 8 tokens (" in warning and "are not in the list: no model can write" in warning
+
+
 def test_words_that_are_not_strings_in_yaml_stay_words(tmp_path: Path) -> None:
     import yaml
     from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump

@@ -75,6 +75,15 @@ def test_batches_and_schedules_follow_the_number_of_gpus(tmp_path: Path) -> None
     fit_batches(Namespace(**options | {"task_weight": 1.0}))  # without schedules it may continue
 
 
+def test_a_training_that_ends_before_its_schedules_says_so_at_its_begin(
+    recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A configuration of a recipe with more batches, of which nothing would be trained here."""
+    late = {"from": 0.5, "to": 1.0, "begin": 600, "steps": 1200}
+    recipe.train("exp/late", "student", max_epoch=2, **DISTIL, task_weight=late)
+    assert caplog.text.count("task_weight changes in batches 600 to 1800, and the training has ") == 1
+
+
 def test_dry_run_builds_student_and_teacher(recipe: Recipe) -> None:
     exp = recipe.train("exp/dry", "student", dry_run=True, **DISTIL)
     assert {p.name for p in exp.iterdir()} == {".lock", "config.yaml"}

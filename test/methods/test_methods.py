@@ -1,6 +1,8 @@
 """The registry of methods, and what the report asks of it."""
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -8,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from source import ROOT
 
 from espnet_kd.errors import UserError
 from espnet_kd.methods import METHODS, active, idle_keys, refuse_adapters, registered
@@ -104,6 +107,43 @@ def test_passes_over_the_encoder_are_counted() -> None:
         assert method.passes({"consistency": consistency}) == passes
     (method,) = active({"mutual": {"peers": 2}})
     assert method.passes({"mutual": {"peers": 2}}) == 1
+
+
+PLUGIN = """
+from espnet_kd.methods.method import Method
+
+class Penalty(Method):
+    def label(self, config):
+        return "penalty"
+
+function = print
+"""
+USE = """
+import sys
+from espnet_kd.methods import SCHEDULED, active
+print([method.label({}) for method in active({sys.argv[1]: {"weight": 1}})], sys.argv[1] in SCHEDULED)
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "result"),
+    [
+        ("weight_penalty", r"\['penalty'\] True"),
+        ("not_one", "kd_method:function is no method: derive a class from espnet_kd.methods.method.Method"),
+        ("absent", "method kd_method:Absent of another package does not load: .*; repair or uninstall its"),
+    ],
+)
+def test_a_method_of_another_package(tmp_path, key: str, result: str) -> None:
+    (tmp_path / "kd_method.py").write_text(PLUGIN)
+    info = tmp_path / "kd_method-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kd-method\nVersion: 1.0\n")
+    entries = "weight_penalty = kd_method:Penalty\nnot_one = kd_method:function\nabsent = kd_method:Absent\n"
+    (info / "entry_points.txt").write_text(f"[espnet_kd.methods]\n{entries}")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command, environment = [sys.executable, "-c", USE, key], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert re.search(result, done.stdout + done.stderr)
 
 
 def test_labels_are_there_without_torch_and_espnet() -> None:

@@ -190,6 +190,20 @@ def test_a_tag_names_the_experiment(recipe: Path) -> None:
     assert "stage 9 needs exp/asr_big/config.yaml, which stage 7 makes" in errors
 
 
+def test_a_model_that_was_chosen_by_something_else_is_named(recipe: Path) -> None:
+    """To train it again, which the message about a missing file proposes, would change nothing."""
+    exp = recipe / "exp/asr_small"
+    exp.mkdir(parents=True)
+    for name in ("config.yaml", "valid.cer_ctc.ave.pth"):
+        (exp / name).touch()
+    for stage in ("10", "12"):
+        assert (
+            failure(recipe, "--stage", stage, "--student_tag", "small", "--teacher_config", "")
+            == "kd.sh: error: exp/asr_small has no valid.acc.ave.pth, but valid.cer_ctc.ave.pth, "
+            "by its best_model_criterion: give --inference_asr_model\n"
+        )
+
+
 def test_an_unknown_backend_is_refused(recipe: Path) -> None:
     assert (
         failure(recipe, cmd_backend="cloud")

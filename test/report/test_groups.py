@@ -231,3 +231,15 @@ def test_rows_of_data_that_have_changed_between_trainings_have_a_note(tmp_path: 
     notes = [note for note in tables.warnings(groups(tmp_path), ["test"]) if "versions" in note]
     what = "its trainings, or those beside it, read other versions of the training set"
     assert notes == [f"distilled: ctc (taught): {what}."]
+
+
+def test_rows_whose_schedules_were_not_through_have_a_note(tmp_path: Path) -> None:
+    """A configuration of a longer training was copied: what its schedule adds was never trained."""
+    late = {"from": 0.0, "to": 1.0, "begin": 60, "steps": 1}
+    for name, epochs in (("short", 1), ("long", 2)):
+        settings = distilled(task_weight=late, max_epoch=epochs)
+        write_checkpoint(write_experiment(tmp_path / name, settings, {"role": "student"}), 50, epochs=epochs)
+        write_score(tmp_path / name, "test", 3)
+    notes = [note for note in tables.warnings(groups(tmp_path), ["test"]) if "changes in batches" in note]
+    what = "task_weight changes in batches 60 to 61, and the training has 50: the change has not begun"
+    assert [note.split(";")[0] for note in notes] == [f"distilled: ctc (short): {what}"]

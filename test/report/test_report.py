@@ -139,6 +139,16 @@ def test_warnings_are_listed(recipe: Path) -> None:
     assert "no student with equal updates" in text
 
 
+def test_runs_that_were_decoded_in_another_way_are_not_called_unscored(recipe: Path) -> None:
+    """As a conformer's beside a transducer's, whose table takes the place of theirs."""
+    tag = "decode_asr_model_valid.acc.ave"
+    (recipe / "exp/taught" / tag).rename(recipe / "exp/taught/decode_beam")
+    write_experiment(recipe / "exp/lost", config())
+    text = report("--inference_tag", tag)
+    assert "- Not scored: `lost`.\n" in text
+    assert "- Decoded in another way, so without a row: `taught`. `--results_md` gives" in text
+
+
 def test_a_teacher_from_elsewhere(recipe: Path) -> None:
     write_score(write_experiment(recipe / "elsewhere/big", config(encoder_conf={})), "test", UTTERANCES)
     assert cells(report("--teacher_exp", "elsewhere/big", "exp/teacher"), "teacher (big)")[4] == "50.0"

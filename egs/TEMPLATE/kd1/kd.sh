@@ -340,7 +340,7 @@ stage_10() {
     [ -n "${student}" ] || error "--student_config is required"
     needs_teachers
     for dir in ${alone:+"${alone}"} "${student}"; do
-        need 9 "${dir}/config.yaml" "${dir}/${inference_asr_model}"
+        need_model 9 "${dir}"
     done
     needs_dump "${evaluated[@]}"
     found=$(teacher_dirs)
@@ -385,7 +385,7 @@ stage_11() {
 stage_12() {
     local dir dirs found
     [ -n "${student}" ] || error "--student_config is required"
-    need 9 "${student}/config.yaml" "${student}/${inference_asr_model}"
+    need_model 9 "${student}"
     found=$(peer_dirs)
     lines dirs "${found}"
     for dir in "${dirs[@]}"; do

@@ -16,6 +16,16 @@ need() {
     done
 }
 
+# need_model STAGE EXP: end with an error if the model that is decoded is missing in an experiment that this stage trains.
+need_model() {
+    local found
+    need "$1" "$2/config.yaml"
+    [ ! -e "$2/${inference_asr_model}" ] || return 0
+    found=$(find "$2" -maxdepth 1 -name '*.ave.pth' -printf ' %f')
+    [ -z "${found}" ] || error "$2 has no ${inference_asr_model}, but${found}, by its best_model_criterion: give --inference_asr_model"
+    need "$1" "$2/${inference_asr_model}"
+}
+
 # lines ARRAY TEXT: set the array to the lines of a text; an empty text has none.
 # shellcheck disable=SC2034  # the array is the caller's
 lines() {

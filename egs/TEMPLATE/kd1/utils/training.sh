@@ -288,7 +288,7 @@ write_targets() {
 needs_teachers() {
     local teacher
     for teacher in "${teachers[@]}"; do
-        [ -z "${teacher_config}${download_model}" ] || need 7 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
-        [ "${current_generation}" -eq 1 ] || need 9 "${teacher}/config.yaml" "${teacher}/${inference_asr_model}"
+        [ -z "${teacher_config}${download_model}" ] || need_model 7 "${teacher}"
+        [ "${current_generation}" -eq 1 ] || need_model 9 "${teacher}"
     done
 }
