@@ -101,7 +101,7 @@ def unreached(value: object, batches: int, name: str = "") -> list[str]:
         if batches < last:
             state = "has not begun" if batches <= begin else "is not through"
             notes.append(
-                f"{name} changes in batches {begin:g} to {last:g}, and the training has {batches}: the "
+                f"{name} changes in batches {begin:.0f} to {last:.0f}, and the training has {batches}: the "
                 f"change {state}; write other numbers of batches, or train longer"
             )
     return notes
