@@ -74,6 +74,12 @@ def main_sizes(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 4 <= args.tokens <= MOST_TOKENS:  # three are special ones
         raise UserError(f"--tokens {args.tokens}: give a number from 4 to {MOST_TOKENS}")
+    for path in args.configs:
+        if path.is_dir() or "required" in read_config(path):  # ESPnet writes it of every training
+            exp = path if path.is_dir() else path.parent
+            raise UserError(
+                f"{path} is of a training: `espnet-kd layers {exp}` counts the parameters of its model"
+            )
     tokens = stand_in_tokens(args.tokens)
     rows = [
         [path.stem + name, *_millions(model)]

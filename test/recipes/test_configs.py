@@ -182,6 +182,13 @@ def test_sizes_need_no_teacher_and_count_every_peer(
     assert millions[0] == millions[1] == millions[2] and float(millions[3][:-2]) < float(millions[2][:-2])
 
 
+def test_sizes_of_a_training_are_counted_by_layers(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("required: [output_dir, token_list]\nmax_epoch: 3\n")
+    for path in (tmp_path, tmp_path / "config.yaml"):
+        with pytest.raises(UserError, match=f"{path} is of a training: `espnet-kd layers {tmp_path}` counts"):
+            inspect.main_sizes([str(path)])
+
+
 def test_sizes_are_printed_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     conf = TEMPLATE.parents[1] / "librispeech/kd1/conf"
     names = ("teacher_jasper", "student_jasper_mini")
