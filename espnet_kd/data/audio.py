@@ -80,6 +80,11 @@ def read_waveform(wav: str, utt: str) -> tuple[NDArray[np.float32], int]:
     try:
         info = soundfile.info(wav)
     except (soundfile.SoundFileError, OSError) as e:
+        if not isfile(wav):
+            raise UserError(
+                f"{wav} of {utt} does not exist; where wav.scp has relative paths, run this in the "
+                "directory of the recipe that wrote it"
+            ) from None
         raise UserError(f"{wav} of {utt} cannot be read: {e}") from None
     if not info.frames:
         return np.zeros(0, np.float32), info.samplerate

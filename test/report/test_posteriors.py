@@ -77,6 +77,8 @@ def test_audio_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None:
         read_waveform(str(tmp_path / "b.wav"), "b")
     soundfile.write(tmp_path / "b.wav", np.zeros(0), 16000)
     assert read_waveform(str(tmp_path / "b.wav"), "b")[0].shape == (0,)
+    with pytest.raises(UserError, match="a.wav of b does not exist; where wav.scp has relative paths"):
+        read_waveform("dump/a.wav", "b")
 
 
 def test_one_teacher_one_student_and_the_best_distilled_one_on_the_validation_set(tmp_path: Path) -> None:
