@@ -180,7 +180,7 @@ def seen(recipe: Recipe, store: Store, teacher: dict) -> list[dict[str, Targets]
 
 
 def test_vectors_and_classes_in_float16(ensemble: Recipe) -> None:
-    store = write(ensemble, "exp/half", {**CRITERIA, **HIDDEN}, ["exp/teacher"])
+    store = write(ensemble, "exp/targets_half", {**CRITERIA, **HIDDEN}, ["exp/teacher"])
     kinds = {path: (tap.kind, tap.row.itemsize) for path, tap in store.manifest.taps.items()}
     # 3 classes of one byte and their float16; 32 features
     assert kinds == {"ctc.ctc_lo": ("topk", 9), "decoder": ("topk", 9), "encoder": ("values", 64)}
