@@ -141,7 +141,8 @@ def scale_rates(ax: Any, rates: Sequence[float], is_log: bool, direction: Litera
     if is_log:
         getattr(ax, f"set_{direction}scale")("log")
         limit(low / 1.4, high * 1.3)
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        near = high < 10 * low  # 1, 2 and 5 alone would be two numbers, from which no scale can be seen
+        axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if near else (1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
         return

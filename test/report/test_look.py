@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import rcParams
+from matplotlib.figure import Figure
 
 from espnet_kd.report import look
 
@@ -66,6 +67,19 @@ def test_the_look_does_not_depend_on_settings_of_the_user_and_does_not_change_th
     rcParams["font.size"] = 10.0
     assert sizes[0] == sizes[1] == look.STYLE["axes.titlesize"]
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("rates", "numbers"),
+    [((7.4, 37.5), [7, 10, 15, 20, 30]), ((3.0, 78.5), [5, 10, 20, 50, 100])],  # near, and far apart
+)
+def test_a_logarithmic_axis_has_enough_numbers_to_be_read(
+    rates: tuple[float, ...], numbers: list[float]
+) -> None:
+    ax = Figure().subplots()
+    look.scale_rates(ax, rates, is_log=True)
+    low, high = ax.get_ylim()
+    assert [tick for tick in ax.get_yticks() if low <= tick <= high] == pytest.approx(numbers)
 
 
 def test_a_picture_that_fails_leaves_no_file(tmp_path: Path) -> None:
