@@ -80,7 +80,7 @@ def test_one_bad_start_does_not_flatten_the_rest(figures: list[Figure]) -> None:
     low, high = ax.get_ylim()
     assert low < 9.0 and high > 87.2
     shown = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
-    assert shown == ["10", "15", "20", "30", "50", "70", "100"]
+    assert shown == ["7", "10", "15", "20", "30", "50", "70", "100"]
 
 
 def test_intervals_of_few_seeds_do_not_flatten_the_curves(figures: list[Figure]) -> None:
