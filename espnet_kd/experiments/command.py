@@ -11,6 +11,7 @@ from espnet_kd.commands.progress import GrowingFile, Training
 from espnet_kd.config import split_words
 from espnet_kd.errors import UserError, printable
 from espnet_kd.experiments import logs, runner
+from espnet_kd.experiments.check import check_rows
 from espnet_kd.experiments.plan import Key, Plan, Trial, Variant, chosen, variants_of
 from espnet_kd.experiments.plan_file import read_plan
 from espnet_kd.experiments.trials import RUN, State, check_configurations, select
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("experiments")
     p.add_argument("plan", type=Path, help="YAML file of the plan, such as plans/tutornet.yaml")
     p.add_argument("--dry_run", action="store_true", help="print the commands that are left, with hours")
+    p.add_argument("--check", action="store_true", help="print which rows a training would refuse, and why")
     p.add_argument("--status", action="store_true", help="print what is finished, runs, waits or has failed")
     p.add_argument("--jobs", type=int, help="trainings at a time (default: number of GPUs, or else of cores)")
     p.add_argument(
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     pending = state.pending(asked_for(state.plan))
     check_configurations(plan, pending)
+    if args.check:
+        sys.exit(print_refusals(plan, asked_for(state.plan)))
     if args.dry_run:
         print("\n".join(dry_run(state, pending, args)))
         return
@@ -85,6 +89,13 @@ def main(argv: list[str] | None = None) -> None:
         report(["--plan", str(plan.path)])
     if summary:
         sys.exit(1)
+
+
+def print_refusals(plan: Plan, trials: list[Trial]) -> int:
+    """Print which rows would be refused; return the exit status, 1 if there are any."""
+    refusals = check_rows(plan, trials)
+    print("\n".join(refusals or [f"{plan.path}: the options of all rows can be used"]))
+    return 1 if refusals else 0
 
 
 def dry_run(state: State, trials: list[Trial], args: argparse.Namespace) -> list[str]:

@@ -80,7 +80,7 @@ def check_configurations(plan: Plan, trials: Iterable[Trial]) -> None:
     """
     for trial in trials:
         for key in CONFIGURATIONS:
-            for name in _words(trial, key):
+            for name in words_of(trial, key):
                 if not Path(name).is_file():
                     where = f"{plan.path}, row {trial.variant.row.name!r}"
                     raise UserError(f"{where}: {key}: there is no file {name}")
@@ -233,7 +233,7 @@ class State:
         kd.sh adds teachers and the student of the phase before, and a method may write other options.
         """
         path, root = trial.directory / CONFIG, self.plan.path.parent.parent
-        student, phases = (_words(trial, key) for key in CONFIGURATIONS[:2])
+        student, phases = (words_of(trial, key) for key in CONFIGURATIONS[:2])
         files = [root / name for name in (*student, *phases[-1:])]
         if not path.is_file() or not all(file.is_file() for file in files):
             return True
@@ -248,7 +248,7 @@ class State:
         """
         if trial.key not in self.checksums:
             root = self.plan.path.parent.parent  # of a plan in plans/, the directory of the recipe
-            names = [name for key in CONFIGURATIONS for name in _words(trial, key)]
+            names = [name for key in CONFIGURATIONS for name in words_of(trial, key)]
             files = [root / name for name in names]
             found = [read_config(file) if file.is_file() else None for file in files]
             needs = self.needs(trial)
@@ -355,7 +355,7 @@ class State:
         return list(found.values())
 
 
-def _words(trial: Trial, key: str) -> list[str]:
+def words_of(trial: Trial, key: str) -> list[str]:
     """Return the words of an option; commas part them, too, as kd.sh reads the phases of a distillation."""
     return trial.options.get(key, "").replace(",", " ").split()
 
