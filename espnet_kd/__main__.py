@@ -91,6 +91,7 @@ def _full_disk(error: Exception) -> UserError | None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script ``espnet-kd``."""
+    open_missing_streams()
     atexit.register(gc.freeze)  # else Python ends by looking for garbage in all of ESPnet, 1 to 2 s
     try:
         try:
@@ -103,6 +104,18 @@ def main(argv: list[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         sys.exit(128 + signal.SIGPIPE)
+
+
+def open_missing_streams() -> None:
+    """Let standard streams that are closed be /dev/null.
+
+    Otherwise a file that is opened gets their number, and a program that is started prints into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def dispatch(argv: list[str]) -> None:

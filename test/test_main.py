@@ -147,6 +147,28 @@ def test_a_closed_output_is_no_error() -> None:
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_what_is_printed_to_a_closed_stream_is_in_no_file(tmp_path: Path, closed: str) -> None:
+    path = tmp_path / "file"
+    program = f"""
+import subprocess, sys
+from types import SimpleNamespace
+from espnet_kd import __main__ as cli
+from espnet_kd.command_line import Command
+def main(argv):
+    with open({str(path)!r}, "w") as f:
+        print("line", sys.stdout.isatty(), flush=True)
+        subprocess.run(["sh", "-c", "cat; echo line; echo line >&2"], check=True)
+        f.write("content")
+sys.modules["fake"] = SimpleNamespace(main=main)
+cli.COMMANDS["fake"] = Command("fake", "a stand-in", "")
+cli.main(["fake"])
+"""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    assert path.read_text() == "content"
+
+
 def test_another_broken_pipe_is_an_error(fake: SimpleNamespace) -> None:
     fake.error = BrokenPipeError
     with pytest.raises(BrokenPipeError):
