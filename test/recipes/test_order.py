@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fork_server import QUICK_PYTHON
 from shell import LOG_PLACE, TEMPLATE, failure, run, script, sh
 
 KD = ("--kd_config", "conf/kl.yaml")
@@ -129,6 +130,17 @@ def test_options_that_do_nothing_without_others_are_named(recipe: Path) -> None:
 def test_stages_that_do_not_exist_are_named(recipe: Path, first: str, last: str) -> None:
     assert run(recipe, "--stage", first, "--stop_stage", last) == (
         f"nothing to do: there is no stage from --stage {first} to --stop_stage {last}; they are 1 to 12\n"
+    )
+
+
+def test_statistics_that_cannot_be_added_up_are_named(recipe: Path, tmp_path: Path) -> None:
+    fails = 'case "$*" in *aggregate_stats_dirs*) echo "OSError: No space left" >&2; exit 1 ;; esac'
+    python = script(tmp_path / "python", f'#!/bin/sh\n{fails}\nexec "{QUICK_PYTHON}" "$@"\n')
+    run(recipe, "--stop_stage", "5")
+    partial = "exp/asr_stats_raw_char_sp.partial"
+    assert failure(recipe, "--stage", "6", "--stop_stage", "6", "--python", str(python)) == (
+        f"kd.sh: error: the statistics of {partial} cannot be added up: OSError: No space left; "
+        f"see {partial}/logdir/aggregate.log\n"
     )
 
 
