@@ -148,7 +148,7 @@ def test_an_export_is_repeated_only_where_it_is_old(recipe: Recipe, whole: Path)
     assert export(recipe.root / "exp/teacher") == [recipe.root / "exp/teacher"]
 
 
-def test_a_continued_training_is_exported_also_after_the_clock_was_put_back(whole: Path, tmp_path: Path) -> None:
+def test_more_epochs_are_exported_also_after_the_clock_was_put_back(whole: Path, tmp_path: Path) -> None:
     exp = Path(shutil.copytree(whole, tmp_path / "mutual", symlinks=True))
     exported = export(exp)[1]
     for source in exp.glob("peer2/*.ave*.pth"):
