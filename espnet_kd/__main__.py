@@ -9,13 +9,14 @@ import runpy
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from espnet_kd.command_line import COMMANDS, usage
 from espnet_kd.errors import DEBUG, UserError, debugging, error_line
-from espnet_kd.files import space_error
+from espnet_kd.files import QUOTA, space_error
 
 OLD_DEBUG = "ESPNET_KD_TRACEBACK"
 # What a stock recipe trains by `${python} -m`, and the task of ours that takes its place.
@@ -81,16 +82,23 @@ def _missing_package(error: Exception) -> UserError | None:
 
 
 def _full_disk(error: Exception) -> UserError | None:
-    """Return the message if a disk is full on which a file of the error or of the command line is."""
+    """Return the message if a disk is full on which a file may be that could not be written.
+
+    It is that of the error, or else one of the command line, of this directory or a temporary one: of these
+    one on a disk without space, before one with space but perhaps a quota.
+    """
     if not isinstance(error, OSError | RuntimeError):
         return None
-    named = [getattr(error, "filename", None) or "", *(word for word in sys.argv[1:] if word[:1] != "-"), "."]
-    found = (space_error(error, Path(str(name))) for name in named if name)
-    return next((message for message in found if message is not None), None)
+    words = [word for word in sys.argv[1:] if word[:1] != "-"]
+    named = [getattr(error, "filename", None) or "", *words, ".", tempfile.gettempdir()]
+    places = [Path(str(name)) for name in named if name]
+    found = [message for place in places if (message := space_error(error, place)) is not None]
+    return min(found, key=lambda message: QUOTA in str(message), default=None)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script ``espnet-kd``."""
+    open_missing_streams()
     atexit.register(gc.freeze)  # else Python ends by looking for garbage in all of ESPnet, 1 to 2 s
     try:
         try:
@@ -103,6 +111,18 @@ def main(argv: list[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         sys.exit(128 + signal.SIGPIPE)
+
+
+def open_missing_streams() -> None:
+    """Let standard streams that are closed be /dev/null.
+
+    Otherwise a file that is opened gets their number, and a program that is started prints into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def dispatch(argv: list[str]) -> None:

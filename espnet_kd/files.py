@@ -23,6 +23,7 @@ LOCK = ".lock"  # file in a locked directory
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ABANDONED = 60  # seconds of age from which a temporary directory without a lock is taken for left behind
 ASIDE = ".old"  # end of the name of a directory that is replaced
+QUOTA = "a quota or limit is used up"  # in the message if there is space on the disk
 LITTLE = 1 << 20  # bytes; a disk with less free space counts as full
 
 
@@ -143,7 +144,7 @@ def space_error(error: Exception, place: Path) -> UserError | None:
     number = getattr(error, "errno", None)
     unexplained = isinstance(error, RuntimeError | OSError) and number is None
     if number in FULL or (unexplained and free < LITTLE and os.access(place, os.W_OK)):
-        left = f"{free / 1e6:.1f} MB are free" + ("" if free < LITTLE else ", so a quota or limit is used up")
+        left = f"{free / 1e6:.1f} MB are free" + ("" if free < LITTLE else f", so {QUOTA}")
         return UserError(f"no space left at {place}: {left}; make room and repeat the command")
     return None
 

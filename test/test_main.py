@@ -4,9 +4,11 @@ import errno
 import importlib.util
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +120,7 @@ def test_a_command_gets_the_arguments_after_its_name(fake: SimpleNamespace) -> N
 
 PRINT = """
 import sys
+import tempfile
 from types import SimpleNamespace
 from espnet_kd import __main__ as cli
 from espnet_kd.command_line import Command
@@ -145,6 +148,28 @@ def test_a_reader_may_leave_early(argv: str) -> None:
 def test_a_closed_output_is_no_error() -> None:
     program = f"{PRINT}sys.stdout = None\ncli.main(['fake', '1', '0'])"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_what_is_printed_to_a_closed_stream_is_in_no_file(tmp_path: Path, closed: str) -> None:
+    path = tmp_path / "file"
+    program = f"""
+import subprocess, sys
+from types import SimpleNamespace
+from espnet_kd import __main__ as cli
+from espnet_kd.command_line import Command
+def main(argv):
+    with open({str(path)!r}, "w") as f:
+        print("line", sys.stdout.isatty(), flush=True)
+        subprocess.run(["sh", "-c", "cat; echo line; echo line >&2"], check=True)
+        f.write("content")
+sys.modules["fake"] = SimpleNamespace(main=main)
+cli.COMMANDS["fake"] = Command("fake", "a stand-in", "")
+cli.main(["fake"])
+"""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    assert path.read_text() == "content"
 
 
 def test_another_broken_pipe_is_an_error(fake: SimpleNamespace) -> None:
@@ -184,6 +209,22 @@ def test_a_missing_package_and_a_full_disk_are_one_line(fake: SimpleNamespace, t
         fake.error = error
         with pytest.raises(SystemExit, match=f"^espnet-kd: error: {expected}"):
             cli.main(["train"])
+
+
+def test_a_full_directory_of_temporary_files_is_named(
+    fake: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    free = {tmp_path: 4096}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free.get(path, 1 << 30)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fake.error = OSError(errno.ENOSPC, "No space left")  # where is not known
+    with pytest.raises(SystemExit, match=f"^espnet-kd: error: no space left at {tmp_path}: 0.0 MB are free"):
+        cli.main(["train"])
+    fake.error.filename = "model.pth"
+    free.clear()
+    with pytest.raises(SystemExit, match="^espnet-kd: error: no space left at .: 1073.7 MB are free, so"):
+        cli.main(["train"])
 
 
 @pytest.mark.parametrize(("words", "value"), [(["--debug"], ""), ([], "1"), (["--debug"], "0")])

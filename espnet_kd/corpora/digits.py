@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
 from espnet_kd.command_line import command_parser
+from espnet_kd.data.audio import encode
 from espnet_kd.data.datadir import Utterance, lock_data_dirs, write_data_dir
 from espnet_kd.errors import UserError
 from espnet_kd.files import atomic_dir
@@ -222,7 +222,7 @@ def write_piece(scripts: Sequence[Script], directory: Path) -> None:
         before, after = (round(seconds * SAMPLE_RATE) for seconds in s.padding)
         rng = np.random.default_rng(s.noise_seed)
         audio = add_noise(speech, s.level, s.snr, s.slope, (before, after), rng)
-        soundfile.write(directory / f"{s.id}.flac", audio, SAMPLE_RATE)
+        (directory / f"{s.id}.flac").write_bytes(encode(audio, SAMPLE_RATE, "flac"))
 
 
 def add_noise(

@@ -18,14 +18,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from espnet_kd.data.audio import CONTAINERS, convert_utterance
+from espnet_kd.data.audio import convert_utterance, encode
 from espnet_kd.data.contents import digest, file_and_rest, file_row, state_of
 from espnet_kd.data.datadir import DataDir, Plain, Utterance
 from espnet_kd.data.pool import in_processes
@@ -145,9 +142,7 @@ def _write(archive: Archive, settings: Settings) -> dict[str, Any]:
 
 def frame_sound(pcm: Any, fs: int, container: str) -> bytes:
     """Return samples (N,) int16 as sound in an archive, as ``kaldiio.save_ark`` frames it."""
-    buffer = BytesIO()
-    soundfile.write(buffer, pcm, fs, "PCM_16", format=CONTAINERS[container])
-    blob = buffer.getvalue()
+    blob = encode(pcm, fs, container)
     width = (len(blob).bit_length() + 7) // 8
     return b"AUDIO" + bytes([width]) + len(blob).to_bytes(width, "little") + blob
 

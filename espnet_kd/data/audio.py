@@ -1,6 +1,7 @@
 """Read, cut, resample and write the audio of utterances."""
 
 import re
+from io import BytesIO
 from os.path import isfile
 from pathlib import Path
 from typing import Any
@@ -191,16 +192,27 @@ def write_utterance(utterance: Utterance, target: Path, fs: int, audio_format: s
     """
     pcm, clipped = convert_utterance(utterance, fs)
     with atomic_path(target) as tmp:
-        soundfile.write(tmp, pcm, fs, "PCM_16", format=CONTAINERS[audio_format])
+        tmp.write_bytes(encode(pcm, fs, audio_format))
     return len(pcm), clipped
 
 
+def encode(pcm: NDArray[np.int16], fs: int, audio_format: str) -> bytes:
+    """Return samples (N,) as the content of an audio file.
+
+    libsndfile does not say when the disk is full at the end of a FLAC file; whoever writes these bytes does.
+    """
+    buffer = BytesIO()
+    soundfile.write(buffer, pcm, fs, "PCM_16", format=CONTAINERS[audio_format])
+    return buffer.getvalue()
+
+
 def finished_samples(target: Path) -> int | None:
-    """Return the number of samples of a file from an earlier run; None if there is no such file."""
+    """Return the number of samples of a file from an earlier run; None if there is none that is whole."""
     try:
-        return int(soundfile.info(target).frames)
+        frames = int(soundfile.info(target).frames)
     except (OSError, soundfile.SoundFileError):
         return None
+    return frames if frames < UNKNOWN_LENGTH else None
 
 
 def samples_in_place(utterance: Utterance, fs: int) -> int | None:

@@ -26,11 +26,13 @@ from espnet_kd.data.audio import (
     CONTAINERS,
     finished_samples,
     parse_rate,
+    rate_of,
     samples_in_place,
     write_utterance,
 )
 from espnet_kd.data.contents import FingerprintCache
 from espnet_kd.data.datadir import DataDir, Utterance, parse_segment, read_data_dir
+from espnet_kd.data.dump import spread_over
 from espnet_kd.data.pool import in_processes
 from espnet_kd.data.tables import SortedTable, spk2utt_rows
 from espnet_kd.errors import UserError
@@ -46,6 +48,7 @@ SOURCES, CONTENTS = (
 ODD_SPACES = re.compile(r"[^\S ]|  ")
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TABLES = ("text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format", "wav.scp")
+LOOKED_AT = 100  # audio files, for their sampling rates
 TOGETHER = 8  # files that a process writes before it gives notice
 
 Made = tuple[str, tuple[int, str]]  # utterance, its number of samples and its entry of wav.scp
@@ -89,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     fs = parse_rate(args.fs)
     source = read_data_dir(args.src, labelled=not args.unlabelled)
     _report_transcripts(source, args)
+    _report_rates(source, args.dst, fs)
     if not args.audio_format.endswith(archives.ARK) and len(source.speaker) > MANY:
         print(
             f"warning: {len(source.speaker)} files are slow to write and to list: give --audio_format "
@@ -131,6 +135,18 @@ def _report_transcripts(source: DataDir, args: argparse.Namespace) -> None:
             f"warning: {args.dst}/text: tabs, special spaces, such as U+00A0, and several spaces in a row of "
             f"{respaced} transcripts were replaced by single plain spaces",
             file=sys.stderr,
+        )
+
+
+def _report_rates(source: DataDir, dst: Path, fs: int) -> None:
+    """Look at some audio files, and print how many have a lower sampling rate than they will get."""
+    places = set(spread_over(len(source.wav), LOOKED_AT))
+    found = [rate_of(wav, name) for place, (name, wav) in enumerate(source.wav) if place in places]
+    low = [rate for rate in found if rate is not None and rate < fs]
+    if low:
+        print(
+            f"{dst}: of {len(found)} audio files looked at, {len(low)} with a sampling rate below {fs} Hz "
+            f"(the lowest {min(low)} Hz): they are resampled, and stay without sound above half their rate"
         )
 
 

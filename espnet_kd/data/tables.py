@@ -11,14 +11,14 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby, islice, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import IO
 
 from espnet_kd.errors import UserError
-from espnet_kd.files import fsync, iterate_rows, repeated_key, row_line
+from espnet_kd.files import FULL, fsync, iterate_rows, repeated_key, row_line
 
 Row = tuple[str, str]
 IN_MEMORY = 100_000  # lines; more are sorted on disk
@@ -48,10 +48,20 @@ class SortedTable:
                 ordered = False
             last = key
         if not ordered:
-            self._copy = self._sorted_copy()
+            with _room_to_sort():
+                self._copy = self._sorted_copy()
 
     def _sorted_copy(self) -> IO[str]:
         copy = tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", suffix=".sorted")
+        try:
+            self._write_sorted(copy)
+        except BaseException:  # whose traceback would keep the file until the process ends, and beyond
+            with suppress(OSError):
+                copy.close()
+            raise
+        return copy
+
+    def _write_sorted(self, copy: IO[str]) -> None:
         last = ""
         for line in sort_lines(f"{key} {value}" for key, value in iterate_rows(self.path)):
             key = line.partition(" ")[0]
@@ -61,7 +71,6 @@ class SortedTable:
             copy.write(line + "\n")
             last = key
         copy.flush()
-        return copy
 
     def __len__(self) -> int:
         return self._count
@@ -152,8 +161,9 @@ def sort_lines(lines: Iterable[str]) -> Iterator[str]:
         return
     folder = tempfile.gettempdir()
     with tempfile.TemporaryFile("w", encoding="utf-8", newline="\n") as unsorted:
-        unsorted.writelines(f"{line}\n" for part in (head, lines) for line in part)
-        unsorted.seek(0)
+        with _room_to_sort():
+            unsorted.writelines(f"{line}\n" for part in (head, lines) for line in part)
+            unsorted.seek(0)
         del head
         command = ["sort", "-S", SORT_MEMORY, "-T", folder]
         environment = os.environ | {"LC_ALL": "C"}
@@ -164,7 +174,22 @@ def sort_lines(lines: Iterable[str]) -> Iterator[str]:
             for line in io.TextIOWrapper(process.stdout, encoding="utf-8", newline="\n"):
                 yield line.removesuffix("\n")
         if process.returncode:
-            raise UserError(f"sorting in {folder} failed: make room, or set TMPDIR to another directory")
+            raise _no_room_to_sort(folder)
+
+
+@contextmanager
+def _room_to_sort() -> Iterator[None]:
+    """Name the directory of temporary files if it is full; otherwise what is written would be blamed."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        raise _no_room_to_sort(tempfile.gettempdir()) from None
+
+
+def _no_room_to_sort(folder: str) -> UserError:
+    return UserError(f"sorting in {folder} failed: make room, or set TMPDIR to another directory")
 
 
 def spk2utt_rows(speaker: SortedTable) -> Iterator[Row]:

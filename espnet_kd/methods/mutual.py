@@ -360,6 +360,6 @@ def _export(exp: Path, out: Path, config: dict[str, Any], number: int) -> None:
         original = os.readlink(source) if source.is_symlink() else ""
         if SELECTED_FILE.fullmatch(original):  # valid.acc.ave.pth -> valid.acc.ave_10best.pth
             point_link(target, original)
-        elif not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        elif not target.exists() or target.stat().st_mtime != source.stat().st_mtime:
             with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
+                shutil.copy2(source, temporary)  # with its time: the clock may have been put back

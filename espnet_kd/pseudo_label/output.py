@@ -21,7 +21,7 @@ from espnet_kd.data.tables import Lookup, SortedTable, spk2utt_rows, write_colum
 from espnet_kd.data.tokens import read_symbols
 from espnet_kd.decoding.records import PseudoLabel
 from espnet_kd.errors import UserError
-from espnet_kd.files import row_line, write_rows, write_text
+from espnet_kd.files import locked, row_line, write_rows, write_text
 from espnet_kd.pseudo_label.filters import Step
 from espnet_kd.pseudo_label.form import OUTSIDE
 from espnet_kd.scoring.alignment import UNITS, Counts, align
@@ -58,19 +58,22 @@ def new_labels(dst: Path, manifest: Callable[[], str]) -> Iterator[Path]:
     Args:
         dst: directory to write; it may hold the decoded shards.
         manifest: returns the content of manifest.json.
+
+    Raises:
+        UserError: it cannot be written, or another run writes it.
     """
-    dst.mkdir(parents=True, exist_ok=True)
-    for path in [p for name in WRITTEN for p in dst.glob(f".{name}.*")]:  # left by a killed run
-        path.unlink()
-    for folder in dst.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=dst) as name:
-        yield Path(name)
-        (dst / "wav.scp").unlink(missing_ok=True)
-        write_text(dst / MANIFEST, manifest())
-        (dst / OUTSIDE).unlink(missing_ok=True)
-        for table in sorted(Path(name).iterdir(), key=lambda path: path.name == "wav.scp"):
-            os.replace(table, dst / table.name)
+    with locked(dst, f"another run writes pseudo-labels into {dst}: wait for it, or stop it"):
+        for path in [p for name in WRITTEN for p in dst.glob(f".{name}.*")]:  # left by a killed run
+            path.unlink()
+        for folder in dst.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=dst) as name:
+            yield Path(name)
+            (dst / "wav.scp").unlink(missing_ok=True)
+            write_text(dst / MANIFEST, manifest())
+            (dst / OUTSIDE).unlink(missing_ok=True)
+            for table in sorted(Path(name).iterdir(), key=lambda path: path.name == "wav.scp"):
+                os.replace(table, dst / table.name)
 
 
 def label_rows(

@@ -1,5 +1,8 @@
 """Reading, converting and writing audio."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import soundfile
 from miniature import sphere, tone
 from miniature_switchboard import sphere_call
 
-from espnet_kd.data.audio import convert, parse_rate, read_audio, to_int16, write_utterance
+from espnet_kd.data.audio import convert, finished_samples, parse_rate, read_audio, to_int16, write_utterance
 from espnet_kd.data.datadir import Utterance
 from espnet_kd.data.headers import find_damage
 from espnet_kd.errors import UserError
@@ -101,6 +104,41 @@ def fails(audio: Path, message: str, **more: float) -> None:
     with pytest.raises(UserError, match=message) as e:
         read_audio(utterance(audio, **more))
     assert str(e.value).startswith(f"a-1: {audio}: ") and "\n" not in str(e.value)
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let this process write no file of more bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "wav"])
+def test_a_file_for_which_there_is_no_room_is_not_written(tmp_path: Path, audio_format: str) -> None:
+    noise, target = tmp_path / "noise.wav", tmp_path / "out" / f"x.{audio_format}"
+    soundfile.write(noise, np.random.default_rng(0).uniform(-0.1, 0.1, 16000), 16000, "PCM_16")
+    write_utterance(utterance(noise), target, 16000, audio_format)
+    size = target.stat().st_size
+    target.unlink()
+    for missing in (1, 1000, 5000, 10000):  # libsndfile has the last block of FLAC in memory until the end
+        with room_for(size - missing), pytest.raises(UserError, match="^no space left at "):
+            write_utterance(utterance(noise), target, 16000, audio_format)
+        assert not list(target.parent.iterdir())
+
+
+def test_a_file_that_was_cut_off_is_not_taken_for_finished(tmp_path: Path) -> None:
+    path = tmp_path / "x.flac"
+    soundfile.write(path, np.arange(16000, dtype=np.int16), 16000, "PCM_16")
+    assert finished_samples(path) == 16000
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the number of samples has 36 bits, from the middle of byte 21 to byte 25
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert finished_samples(path) is None
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -280,6 +280,19 @@ def test_an_empty_reference_of_a_test_set_is_refused(src: Path, words: str) -> N
     assert "a-2\n" in (formatted(src, "--nj", "1") / "text").read_text()  # stage 4 drops it
 
 
+def test_audio_of_a_lower_rate_is_reported(src: Path, capsys: pytest.CaptureFixture) -> None:
+    formatted(src, "--nj", "1")
+    assert "sampling rate" not in capsys.readouterr().out
+    soundfile.write(read_table(src / "wav.scp")["b-1"], tone(4000), 8000)
+    dst = formatted(src, "--nj", "1")
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"{dst}: of 3 audio files looked at, 1 with a sampling rate below 16000 Hz (the lowest 8000 Hz): "
+        "they are resampled, and stay without sound above half their rate"
+    )
+    formatted(src, "--nj", "1", "--fs", "8k")
+    assert "sampling rate" not in capsys.readouterr().out
+
+
 def test_clipping_is_reported(src: Path, capsys: pytest.CaptureFixture) -> None:
     soundfile.write(src / "a-2.wav", np.array([0, 1.5, 0, -1.5]), 16000, "FLOAT")
     formatted(src, "--nj", "1")

@@ -1,5 +1,7 @@
 """Tables that are read and written row by row."""
 
+import resource
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -35,6 +37,26 @@ def test_rows_come_in_the_order_of_bytes(tmp_path: Path, place: None) -> None:
     assert list(found) == [("B", "1"), ("a", ""), ("a-1", "y"), ("b", "2  3"), ("z", ""), ("Ä", "x")]
     assert list(found) == list(found) and len(found) == 6
     assert list(found.ids()) == ["B", "a", "a-1", "b", "z", "Ä"]
+
+
+def test_a_full_directory_of_temporary_files_is_named_and_left_clean(
+    tmp_path: Path, place: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    content = "".join(f"{key} {'word ' * 2000}\n" for key in "ba")
+    full = f"^sorting in {tmp_path}/tmp failed: make room, or set TMPDIR to another directory$"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "t").write_text(content)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with pytest.raises(UserError, match=full):
+            SortedTable(tmp_path / "t")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(UserError, match="t:3: b occurs a second time") as error:  # keeps the traceback
+        table(tmp_path / "t", "b\na\nb\n")
+    assert not list((tmp_path / "tmp").iterdir()), error
 
 
 def test_a_sorted_copy_stays_while_it_is_read(tmp_path: Path) -> None:

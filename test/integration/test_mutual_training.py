@@ -1,6 +1,7 @@
 """Mutual trainings from end to end: as stock trainings at weight 0, resumed, exported, decoded."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -145,6 +146,17 @@ def test_an_export_is_repeated_only_where_it_is_old(recipe: Recipe, whole: Path)
     assert record["role"] == "student" and record["source"] == f"../{whole.name}"
     assert record["training_seed"] == int(yaml.safe_load((whole / "config.yaml").read_text())["seed"])
     assert export(recipe.root / "exp/teacher") == [recipe.root / "exp/teacher"]
+
+
+def test_more_epochs_are_exported_also_after_the_clock_was_put_back(whole: Path, tmp_path: Path) -> None:
+    exp = Path(shutil.copytree(whole, tmp_path / "mutual", symlinks=True))
+    exported = export(exp)[1]
+    for source in exp.glob("peer2/*.ave*.pth"):
+        if not source.is_symlink():
+            source.write_bytes(b"of more epochs")
+            os.utime(source, (1e9, 1e9))
+    export(exp)
+    assert (exported / "valid.acc.ave.pth").read_bytes() == b"of more epochs"
 
 
 def test_an_unfinished_training_has_nothing_to_export(tmp_path: Path) -> None:

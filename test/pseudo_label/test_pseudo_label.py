@@ -14,6 +14,7 @@ from espnet_kd.decoding import records
 from espnet_kd.decoding.records import to_json
 from espnet_kd.errors import UserError
 from espnet_kd.parallel import lock_shards
+from espnet_kd.pseudo_label import output
 
 TEXTS = {"s1-a": "ONE TWO", "s1-b": "", "s2-c": "THREE", "s2-d": "FOUR FIVE", "s3-e": "SIX"}
 
@@ -56,7 +57,7 @@ def test_the_result_is_a_data_directory_of_what_was_kept(
     assert (found["feats_type"], found["audio_format"]) == (b"raw\n", b"flac\n")
     assert set(found) == {
         "wav.scp", "text", "utt2spk", "spk2utt", "utt2num_samples", "feats_type", "audio_format",
-        "manifest.json", "decode/.lock", "decode/settings.json", "decode/00001.jsonl",
+        "manifest.json", ".lock", "decode/.lock", "decode/settings.json", "decode/00001.jsonl",
     }  # fmt: skip
     assert dict(read_data_dir(tmp_path / "dst").text)["s2-c"] == "THREE"
     assert list(read_dump_tables(tmp_path / "dst")["text"].ids()) == sorted(TEXTS.keys() - {"s1-b"})
@@ -168,6 +169,15 @@ def test_two_runs_do_not_share_a_directory(data: Path, teacher: FakeTeacher, tmp
         pytest.raises(UserError, match="another run works in"),
     ):
         run(data, tmp_path / "dst")
+
+
+def test_two_runs_do_not_write_the_same_labels(
+    data: Path, teacher: FakeTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "write_labelled", lambda *_: run(data, tmp_path / "dst", "--min_score", "-2"))
+    with pytest.raises(UserError, match="another run writes pseudo-labels into .*dst: wait for it, or stop"):
+        run(data, tmp_path / "dst")
+    assert not (tmp_path / "dst/wav.scp").exists()
 
 
 def test_nothing_is_written_when_nothing_is_left(data: Path, teacher: FakeTeacher, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """A stage that runs before its predecessor names the missing file and the stage that makes it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from shell import LOG_PLACE, failure, run, script, sh
+from fork_server import QUICK_PYTHON
+from shell import LOG_PLACE, TEMPLATE, failure, run, script, sh
 
 KD = ("--kd_config", "conf/kl.yaml")
 TEACHER = "exp/asr_teacher_raw_char_sp"
@@ -129,6 +131,33 @@ def test_stages_that_do_not_exist_are_named(recipe: Path, first: str, last: str)
     assert run(recipe, "--stage", first, "--stop_stage", last) == (
         f"nothing to do: there is no stage from --stage {first} to --stop_stage {last}; they are 1 to 12\n"
     )
+
+
+def test_statistics_that_cannot_be_added_up_are_named(recipe: Path, tmp_path: Path) -> None:
+    fails = 'case "$*" in *aggregate_stats_dirs*) echo "OSError: No space left" >&2; exit 1 ;; esac'
+    python = script(tmp_path / "python", f'#!/bin/sh\n{fails}\nexec "{QUICK_PYTHON}" "$@"\n')
+    run(recipe, "--stop_stage", "5")
+    partial = "exp/asr_stats_raw_char_sp.partial"
+    assert failure(recipe, "--stage", "6", "--stop_stage", "6", "--python", str(python)) == (
+        f"kd.sh: error: the statistics of {partial} cannot be added up: OSError: No space left; "
+        f"see {partial}/logdir/aggregate.log\n"
+    )
+
+
+RUN_SH = sorted(TEMPLATE.parents[1].glob("*/kd1/run.sh"))
+
+
+@pytest.mark.parametrize("run_sh", RUN_SH, ids=lambda path: path.parts[-3])
+def test_a_recipe_runs_in_its_own_directory_alone(tmp_path: Path, run_sh: Path) -> None:
+    relative = os.path.relpath(run_sh, TEMPLATE)  # which has a kd.sh, too
+    for place, command in ((TEMPLATE, relative), (tmp_path, str(run_sh))):
+        result = sh(place, command, "--help")
+        assert result.returncode == 1
+        home = os.path.dirname(command)
+        assert result.stderr == f"run.sh: error: run it in its directory: cd '{home}' && ./run.sh\n"
+    submitted = shutil.copy(run_sh, tmp_path / "slurm_script")
+    for command in ("./run.sh", str(run_sh), str(submitted)):
+        assert sh(run_sh.parent, command, "--help").stdout.startswith("usage: ./kd.sh [--option value]...")
 
 
 def test_a_failing_stage_ends_the_run(recipe: Path) -> None:

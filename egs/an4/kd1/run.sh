@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # AN4: teacher, student alone and distilled student. --help lists the options; they override those below.
 set -euo pipefail
+home=$(dirname "$0")  # a copy that a scheduler has made of this script is elsewhere, without kd.sh
+[[ ! -e ${home}/kd.sh || ${home} -ef . ]] || { echo "run.sh: error: run it in its directory: cd ${home@Q} && ./run.sh" >&2; exit 1; }
 
 # How the default student learns from the default teacher; other models need a --kd_config that suits them.
 distillation=(--kd_config conf/kd_kl_hidden.yaml --student_alone true)

@@ -4,6 +4,8 @@
 # The configurations are for four GPUs; with --ngpu N batches follow, so that an update sees as much speech.
 # --dry_run true says what each stage does and costs.
 set -euo pipefail
+home=$(dirname "$0")  # a copy that a scheduler has made of this script is elsewhere, without kd.sh
+[[ ! -e ${home}/kd.sh || ${home} -ef . ]] || { echo "run.sh: error: run it in its directory: cd ${home@Q} && ./run.sh" >&2; exit 1; }
 
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --train_set train_nodup \

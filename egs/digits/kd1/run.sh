@@ -2,6 +2,8 @@
 # Spoken digits: teacher, student and distilled student. Without options the whole demonstration, local/demo.sh;
 # otherwise one call of kd.sh: --help lists the options; they override those below.
 set -euo pipefail
+home=$(dirname "$0")  # a copy that a scheduler has made of this script is elsewhere, without kd.sh
+[[ ! -e ${home}/kd.sh || ${home} -ef . ]] || { echo "run.sh: error: run it in its directory: cd ${home@Q} && ./run.sh" >&2; exit 1; }
 [ $# -gt 0 ] || exec local/demo.sh
 
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \

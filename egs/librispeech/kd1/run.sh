@@ -10,6 +10,8 @@
 # --lang is part of the names of token lists and experiments and keeps the two apart. Without --librispeech the parts
 # that the sets need are downloaded, 61 GB for 960 hours and 8 GB for 100, and unpacked, as much again.
 set -euo pipefail
+home=$(dirname "$0")  # a copy that a scheduler has made of this script is elsewhere, without kd.sh
+[[ ! -e ${home}/kd.sh || ${home} -ef . ]] || { echo "run.sh: error: run it in its directory: cd ${home@Q} && ./run.sh" >&2; exit 1; }
 
 run_line=$(printf '%q ' "$0" "$@") ./kd.sh \
     --train_set train_960 \

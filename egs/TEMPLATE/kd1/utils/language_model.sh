@@ -59,7 +59,7 @@ collect_lm() {
     for ((part = 1; part <= jobs; part++)); do
         dirs+=(--input_dir "${logs}/stats.${part}")
     done
-    "${python}" -m espnet2.bin.aggregate_stats_dirs "${dirs[@]}" --output_dir "${partial}" 2> "${logs}/aggregate.log"
+    add_up "${partial}" "${dirs[@]}"
     with_vocabulary "${partial}"
     rm -f "${logs}"/{train,valid}.*.scp
     echo "${inputs}" > "${partial}/inputs"

@@ -92,13 +92,22 @@ collect() {
     for ((part = 1; part <= jobs; part++)); do
         dirs+=(--input_dir "${partial}/logdir/stats.${part}")
     done
-    "${python}" -m espnet2.bin.aggregate_stats_dirs "${dirs[@]}" --output_dir "${partial}" 2> "${partial}/logdir/aggregate.log"
+    add_up "${partial}" "${dirs[@]}"
     with_vocabulary "${partial}"
     cp "${partial}/logdir/stats.1/config.yaml" "${partial}/"
     echo "${inputs}" > "${partial}/inputs"
     rm -rf "${final}"
     mv "${partial}" "${final}"
     log "${final}: made (parts: ${jobs})"
+}
+
+# add_up DIRECTORY ARGUMENT...: add up the statistics of parts, in DIRECTORY.
+add_up() {
+    local log=$1/logdir/aggregate.log
+    "${python}" -m espnet2.bin.aggregate_stats_dirs "${@:2}" --output_dir "$1" 2> "${log}" || {
+        check_room "$1"
+        error "the statistics of $1 cannot be added up: $(tail -n 1 "${log}"); see ${log}"
+    }
 }
 
 # train_student: train the student, in one phase after the other if there are several --kd_config.
