@@ -26,12 +26,15 @@ def check_rows(plan: Plan, trials: Iterable[Trial]) -> list[str]:
     """
     from espnet_kd.tasks.check import main
 
-    first = {one.variant.name: one for one in reversed(list(trials)) if not one.variant.row.best_of}
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        if not trial.variant.row.best_of:
+            first.setdefault(trial.variant.name, trial)
     found = []
     with TemporaryDirectory() as directory:
         tokens = Path(directory) / "tokens.txt"
         tokens.write_text("\n".join(stand_in_tokens(TOKENS)) + "\n", encoding="utf-8")
-        for name, trial in reversed(first.items()):
+        for name, trial in first.items():
             words = _words_of_phases(plan, trial)
             reasons = (_refusal(main, [*phase, "--token_list", str(tokens)]) for phase in words)
             found += [f"{plan.path}, row {name!r}: {reason}" for reason in filter(None, reasons)][:1]
@@ -41,7 +44,8 @@ def check_rows(plan: Plan, trials: Iterable[Trial]) -> list[str]:
 def _words_of_phases(plan: Plan, trial: Trial) -> Iterator[list[str]]:
     """Yield the words of ``espnet-kd check`` for each training of a trial."""
     options, phases = trial.options, words_of(trial, "kd_config")
-    teachers = plan.teacher_trials(trial) if phases else []  # else it only labels speech
+    # Without a phase a teacher only labels speech.
+    teachers = [_candidate(plan, one) for one in plan.teacher_trials(trial)] if phases else []
     student, words = words_of(trial, "student_config"), trial.args(plan.lengths)[2:]  # without the seed
     if not student:
         raise UserError(f"{plan.path}, row {trial.variant.row.name!r}: give its student_config to check it")
@@ -57,6 +61,14 @@ def _words_of_phases(plan: Plan, trial: Trial) -> Iterator[list[str]]:
     for number, config in enumerate(configs):
         more = [PHASE_BEFORE] if number else []
         yield [*given, "--config", *config, f"--args={' '.join([*words, *more])}"]
+
+
+def _candidate(plan: Plan, trial: Trial) -> Trial:
+    """Return the trial, or the first training from which it is to be chosen, as it has no options before."""
+    row = trial.variant.row
+    while row.best_of:
+        row = plan.rows[row.best_of[0]]
+    return trial if row is trial.variant.row else plan.trials(row)[0]
 
 
 def _refusal(main: Callable[[list[str]], None], words: list[str]) -> str:

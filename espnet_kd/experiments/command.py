@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     pending = state.pending(asked_for(state.plan))
     check_configurations(plan, pending)
     if args.check:
-        sys.exit(print_refusals(plan, asked_for(state.plan)))
+        sys.exit(print_refusals(state.plan, asked_for(state.plan)))
     if args.dry_run:
         print("\n".join(dry_run(state, pending, args)))
         return

@@ -6,6 +6,8 @@ import pytest
 
 from espnet_kd.experiments.command import main
 
+pytestmark = pytest.mark.slow(seconds=8)
+
 CONF = Path(__file__).parents[2] / "egs/an4/kd1/conf"
 PLAN = f"""
 options: {{student_config: {CONF}/student_conformer.yaml}}
@@ -18,6 +20,9 @@ rows:
   light: {{like: KL, args: {{criteria: ctc.weight=0.1}}}}
   best: {{best_of: [KL, light], lengths: [1x]}}
   two trainings: {{like: KL, options: {{kd_config: "{CONF}/kd_kl_hidden.yaml {CONF}/kd_ctc_kl.yaml"}}}}
+  of the best: {{like: alone, teacher: teachers, options: {{kd_config: encoder.yaml}}}}
+  other teacher: {{like: teacher, args: {{max_epoch: 3}}}}
+  teachers: {{best_of: [teacher, other teacher]}}
   labelled: {{teacher: teacher, options: {{unlabelled_sets: train}}}}
   lists: {{after: labelled, options: {{kd_config: lists.yaml}}, args: {{nbest: records=exp/labelled}}}}
 """
@@ -35,6 +40,9 @@ def check(root: Path, monkeypatch: pytest.MonkeyPatch, plan: str) -> int | str |
     (root / "plans/mini.yaml").write_text(plan)
     (root / "run.sh").touch()
     (root / "mutual.yaml").write_text("mutual: {peers: 2, criteria: {a: {type: kl, tap: ctc.none}}}")
+    # The student has no encoder.encoders.3, its teachers have.
+    layers = "student_tap: encoder.encoders.1, teacher_tap: encoder.encoders.3"
+    (root / "encoder.yaml").write_text(f"criteria: {{h: {{type: hidden, {layers}}}}}")
     (root / "lists.yaml").write_text("nbest: {weight: 1.0}")
     monkeypatch.chdir(root)
     with pytest.raises(SystemExit) as exit_:
