@@ -82,6 +82,11 @@ class Cluster:
     workers: int
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether this process is the only worker."""
+        return self.kind == "local" and self.workers == 1 and not self.options
+
 
 def number_of_shards(utterances: int, count: int | None = None) -> int:
     """Return into how many shards to divide so many utterances; ``count`` is the number that a user wants."""
@@ -246,7 +251,7 @@ def process_shards(shards: Iterable[Shard], work: Work, cluster: Cluster) -> Ite
     """
     if not shards:  # a run before this one was killed between the last shard and its end
         return
-    if cluster.kind == "local" and cluster.workers == 1 and not cluster.options:
+    if cluster.is_here:
         yield from map(work, shards)
         return
     from dask.distributed import KilledWorker, as_completed

@@ -254,6 +254,8 @@ def make(args: argparse.Namespace) -> Store:
             worker.check_room(directory, expected.size * len(todo) / len(paths))
             line = f"{expected.line(where.workers)}{_by_cpu(here.device, device)}"
             print(f"{directory}: expected for all: {line}", flush=True)
+        if not where.is_here:
+            worker.release()
         work = partial(worker.work, spec=spec)
         # Without a record of the shards that are there, that of the others would be too small.
         cost = read_cost(directory) or (Cost() if len(todo) == len(paths) else None)

@@ -1,5 +1,6 @@
 """Run the teachers on utterances, alone or in batches, and write shards; estimate disk space and time."""
 
+import gc
 import json
 import os
 import resource
@@ -105,6 +106,14 @@ def load(spec: WorkerSpec) -> "Observer":
     """Load the teachers of a specification; the last ones are kept."""
     torch.set_num_threads(1)  # with more threads, sums differ in their last bits
     return Observer(spec)
+
+
+def release() -> None:
+    """Release the teachers of this process, whose memory a worker on the same GPU needs."""
+    load.cache_clear()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
