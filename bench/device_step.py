@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from espnet2.train.collate_fn import CommonCollateFn
 from torch import Tensor, nn
@@ -28,12 +29,15 @@ from bench.stand_in_device import DEVICE, Counts, counted, to_device
 from espnet_kd.criteria import build_criterion
 from espnet_kd.host.losses import LossHooks
 from espnet_kd.methods.distilled import Objective, distil
+from espnet_kd.methods.nbest import COUNTS, LISTS, SCORES, NBest
+from espnet_kd.methods.nbest_model import with_nbest
 from espnet_kd.methods.own_labels import write_labels
 from espnet_kd.methods.prune import PruneMethod
 from espnet_kd.methods.quantise import QuantiseMethod
 from espnet_kd.methods.sampling import OwnPrefix
 from espnet_kd.methods.sampling_model import followers, sample_prefixes
 from espnet_kd.methods.transducer import PiecewiseJoint, distil_transducer, with_lattice_loss
+from espnet_kd.pseudo_label.normalise import Chain
 from espnet_kd.rnnt import Joint, rnnt_distillation, rnnt_loss
 from espnet_kd.rnnt.lattice import GPU_BLOCK
 from espnet_kd.schedule import Schedule
@@ -58,6 +62,8 @@ ATTENTION: dict[str, dict[str, dict[str, Any]]] = {  # criteria of a CTC/attenti
     "label sequences": {CTC: {"type": "sequence"}},
     "TutorNet": {ENCODER: {**VECTORS, "frame_weights": "deviation"}, CTC: {"type": "softmax_l2"}},
 }
+CODEBOOKS = {ENCODER: {"type": "mvq", "student_dim": SIZE.width, "teacher_dim": 2}}
+HYPOTHESES, LISTED = 3, ((8, 7, 6), (5, 5, 0), (4, 0, 0))  # at most, and tokens of those of each utterance
 KINDS = ("full", "collapsed", "one_best", "occupancy", "alignments", "sequence")
 PLAIN, PLAIN_TRANSDUCER = "CTC/attention, stock", "transducer without its loss"
 # Steps that draw random numbers on the device: those of another device are others.
@@ -127,16 +133,23 @@ def plain_transducer() -> nn.Module:
     return model
 
 
-def transducer_student(kind: str, teacher: Any = 1) -> nn.Module:
-    """Build a transducer student with a criterion on the lattice; ``teacher`` as of a CTC/attention one."""
+def transducer_student(kind: str, teacher: Any = 1, vectors: bool = False) -> nn.Module:
+    """Build a transducer student with a criterion on the lattice; ``teacher`` as of a CTC/attention one.
+
+    With ``vectors`` its encoder and its CTC layer are compared, too.
+    """
     student = transducer.build(SIZE, len(TOKENS))
-    if not isinstance(teacher, StoredTeacher):
-        teacher = teacher_of([transducer.build(SIZE, len(TOKENS)) for _ in range(teacher)], [LATTICE])
-    term = Term("lattice", MOVING, LATTICE, LATTICE)
-    objective = Objective(teacher, Taps(student, [LATTICE]), (term,), HALF)
     later = {} if kind == "sequence" else {"delay": 1}
-    criterion = build_criterion("transducer", kind=kind, reduction="mean", **later)
-    return distil_transducer(student, objective, {"lattice": criterion})
+    criteria = {LATTICE: {"type": "transducer", "kind": kind, "reduction": "mean", **later}}
+    if vectors:
+        criteria |= {ENCODER: ATTENTION["TutorNet"][ENCODER], "ctc_lin": {"type": "kl"}}
+    if not isinstance(teacher, StoredTeacher):
+        models = [transducer.build(SIZE, len(TOKENS)) for _ in range(teacher)]
+        teacher = teacher_of(models, list(criteria))
+    terms = tuple(Term(tap, MOVING, tap, tap) for tap in criteria)
+    objective = Objective(teacher, Taps(student, list(criteria)), terms, HALF)
+    made = {tap: build_criterion(**options) for tap, options in criteria.items()}
+    return distil_transducer(student, objective, made)
 
 
 def labels_of_its_own(top_p: float | None) -> nn.Module:
@@ -185,7 +198,30 @@ def cases(folder: Path) -> dict[str, StepCase]:
     found["RNN-T, two teachers"] = StepCase(lambda: transducer_student("one_best", 2), lattices, plain)
     of_store, with_lattices = stored_lattices(folder, lattices)
     found["RNN-T, stored"] = StepCase(lambda: transducer_student("collapsed", of_store), with_lattices, plain)
+    vectors = partial(transducer_student, "full", vectors=True)
+    found["RNN-T, hidden vectors"] = StepCase(vectors, lattices, plain)
+    coded, with_codes = stored_codes(folder, data)
+    found["codebooks"] = StepCase(lambda: attention_student(CODEBOOKS, coded), with_codes, PLAIN)
+    lists = {PLAIN: (partial(build, SIZE), CTC, data)}
+    lists[plain] = partial(transducer.build, SIZE, len(TOKENS)), LATTICE, lattices
+    for stock, (make, tap, batch_) in lists.items():
+        listed = partial(with_lists, make, tap)
+        found[f"n-best lists, {tap}"] = StepCase(listed, batch_ | random_lists(), stock)
     return found
+
+
+def with_lists(make: Callable[[], nn.Module], tap: str) -> nn.Module:
+    """Build a model that learns from n-best lists."""
+    model: nn.Module = with_nbest(make(), NBest(Path("records"), HYPOTHESES, HALF, tap, Chain([])))
+    return model
+
+
+def random_lists() -> dict[str, Tensor]:
+    """Make n-best lists of a batch; an utterance may have fewer hypotheses than others."""
+    tokens, counts = torch.randint(2, len(TOKENS) - 1, (UTTERANCES, 8, HYPOTHESES)), torch.tensor(LISTED)
+    scores = torch.randn(counts.shape).masked_fill(counts == 0, -torch.inf)
+    found = {LISTS: tokens, COUNTS: counts, SCORES: scores}
+    return found | {f"{name}_lengths": torch.full((UTTERANCES,), x.shape[1]) for name, x in found.items()}
 
 
 def uneven(data: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -204,6 +240,15 @@ def stored_targets(folder: Path, data: Mapping[str, Tensor]) -> tuple[StoredTeac
     counts = zip(frames, data["text_lengths"].tolist(), strict=True)
     made = [stored.make_records(taps, {CTC: t, DECODER: n + 1}, 1, 1.0) for t, n in counts]
     return with_store(folder / "targets", data, taps, [record.rows for (record,) in made])
+
+
+def stored_codes(folder: Path, data: Mapping[str, Tensor]) -> tuple[StoredTeacher, dict[str, Any]]:
+    """Write random codes of the encoder's output for a batch, see ``with_store``."""
+    tap = TapFormat("codes", CODEBOOKS[ENCODER]["teacher_dim"])
+    with torch.no_grad():
+        frames = build(SIZE).encode(data["speech"], data["speech_lengths"])[1].tolist()
+    rows = [{ENCODER: np.zeros(t, tap.row)} for t in frames]
+    return with_store(folder / "codes", data, {ENCODER: tap}, rows)
 
 
 def stored_lattices(folder: Path, data: Mapping[str, Tensor]) -> tuple[StoredTeacher, dict[str, Any]]:

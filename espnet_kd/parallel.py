@@ -21,6 +21,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -80,6 +81,11 @@ class Cluster:
     kind: str
     workers: int
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether this process is the only worker."""
+        return self.kind == "local" and self.workers == 1 and not self.options
 
 
 def number_of_shards(utterances: int, count: int | None = None) -> int:
@@ -245,7 +251,7 @@ def process_shards(shards: Iterable[Shard], work: Work, cluster: Cluster) -> Ite
     """
     if not shards:  # a run before this one was killed between the last shard and its end
         return
-    if cluster.kind == "local" and cluster.workers == 1 and not cluster.options:
+    if cluster.is_here:
         yield from map(work, shards)
         return
     from dask.distributed import KilledWorker, as_completed
@@ -353,15 +359,31 @@ def _write_keys(security: Any, directory: Path) -> dict[str, Any]:
 
 
 def device_of_worker(kind: str) -> str:
-    """Return the device of this worker; workers on one machine take its GPUs in turn."""
+    """Return the device of this worker; workers on one machine take its GPUs in turn.
+
+    Raises:
+        UserError: it is to use a GPU, and its machine has none.
+    """
     if kind != "cuda":
         return kind
     import torch
     from dask.distributed import get_worker
 
+    if not (count := torch.cuda.device_count()):
+        raise UserError(
+            f"PyTorch finds no GPU on {socket.gethostname()}, but --ngpu is 1: ask for GPUs in the `options` "
+            "of the cluster, or use --ngpu 0"
+        )
     try:
         name = str(get_worker().name)  # 3, SLURMCluster-0 or, with several processes, SLURMCluster-0-3
     except ValueError:  # not in a cluster
         return kind
     number = re.search(r"\d+$", name)
-    return f"cuda:{int(number[0]) % torch.cuda.device_count()}" if number else kind
+    return f"cuda:{int(number[0]) % count}" if number else kind
+
+
+def device_here(kind: str) -> str:
+    """Return where this process can do what a worker does on a device: the CPU if only workers have GPUs."""
+    import torch
+
+    return "cpu" if kind == "cuda" and not torch.cuda.device_count() else kind

@@ -194,13 +194,20 @@ def estimate(args: argparse.Namespace) -> None:
     args.store = args.store or "none"  # which is not looked at
     asked, data = _asked(args)
     where = parallel.parse_cluster(args.cluster, args.workers, bool(args.ngpu))
-    device = "cuda" if args.ngpu else "cpu"
+    asked_for = "cuda" if args.ngpu else "cpu"
+    device = parallel.device_here(asked_for)
     with tempfile.TemporaryDirectory() as empty:
         spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds_of(args), empty)
         observer = worker.load(spec)
         observer.untrained(data)
         expected = worker.estimate(data, observer)
-    print(f"{len(data)} utterances: {expected.line(where.workers)}, {worker.peak_memory(device)} each")
+    line = f"{expected.line(where.workers)}, {worker.peak_memory(device)} each{_by_cpu(device, asked_for)}"
+    print(f"{len(data)} utterances: {line}")
+
+
+def _by_cpu(here: str, device: str) -> str:
+    """Return a remark on an estimate that is not of the device of the workers; else nothing."""
+    return "" if here == device else "; measured on the CPU, since this machine has no GPU"
 
 
 def _asked(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -239,12 +246,16 @@ def make(args: argparse.Namespace) -> Store:
         print(f"{directory}: {len(paths)} shards, {len(todo)} to make", flush=True)
         place = str(directory.resolve())
         spec = worker.spec(asked.teacher, asked.taps, asked.rate, device, batch_seconds, place)
+        here = replace(spec, device=parallel.device_here(device))
         started = time.perf_counter()
-        quantisers = worker.make_quantisers(data, spec) if "quantiser" in settings else {}
+        quantisers = worker.make_quantisers(data, here) if "quantiser" in settings else {}
         if todo:
-            expected = worker.estimate(data, worker.load(spec))
+            expected = worker.estimate(data, worker.load(here))
             worker.check_room(directory, expected.size * len(todo) / len(paths))
-            print(f"{directory}: expected for all: {expected.line(where.workers)}", flush=True)
+            line = f"{expected.line(where.workers)}{_by_cpu(here.device, device)}"
+            print(f"{directory}: expected for all: {line}", flush=True)
+        if not where.is_here:
+            worker.release()
         work = partial(worker.work, spec=spec)
         # Without a record of the shards that are there, that of the others would be too small.
         cost = read_cost(directory) or (Cost() if len(todo) == len(paths) else None)

@@ -1,5 +1,6 @@
 """Run the teachers on utterances, alone or in batches, and write shards; estimate disk space and time."""
 
+import gc
 import json
 import os
 import resource
@@ -42,7 +43,7 @@ from espnet_kd.teachers.experiment import with_absolute_paths
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.online import OnlineTeacher
 from espnet_kd.teachers.options import TeacherOptions
-from espnet_kd.teachers.short import TOO_SHORT
+from espnet_kd.teachers.short import TOO_SHORT, warn_once
 from espnet_kd.teachers.speech import at_rate
 from espnet_kd.teachers.taps import Targets
 
@@ -107,6 +108,14 @@ def load(spec: WorkerSpec) -> "Observer":
     return Observer(spec)
 
 
+def release() -> None:
+    """Release the teachers of this process, whose memory a worker on the same GPU needs."""
+    load.cache_clear()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """An utterance as the teachers get it.
@@ -144,6 +153,8 @@ class Observer:
         self.needs_text = needs_text(self.taps)
         rate = rate_of(self.teacher.experiments, spec.rate)
         self.rates = None if rate == spec.rate else (spec.rate, rate)
+        self.longest = int(spec.batch_seconds * rate)  # samples of a batch, as the teachers get them
+        self.shortest = max(e.padded or 0 for e in self.teacher.experiments)
 
     @cached_property
     def quantisers(self) -> dict[str, Quantiser]:
@@ -185,12 +196,12 @@ class Observer:
         Raises:
             UserError: audio or text cannot be used; names the utterance.
         """
-        longest = int(self.spec.batch_seconds * self.spec.rate)
         everything = iter(utterances)
-        while window := list(islice(everything, WINDOW if longest else 1)):
+        while window := list(islice(everything, WINDOW if self.longest else 1)):
             prepared = [self.prepare(utt, *files) for utt, files in window]
             found: dict[str, TargetRecord] = {}
-            for batch in batches([len(one.waveform) for one in prepared], longest):
+            lengths = [max(len(one.waveform), self.shortest) for one in prepared]
+            for batch in batches(lengths, self.longest):
                 members = [prepared[i] for i in batch]
                 found |= zip([one.utt for one in members], self._batch(members), strict=True)
             yield from (found[utt] for utt, _ in window)
@@ -199,9 +210,14 @@ class Observer:
         """Compute the targets of a batch; if that fails, of one utterance at a time, to name the one."""
         try:
             seen = self._seen(members)
-        except UserError:
+        except UserError as e:
             if len(members) == 1:
                 raise
+            if isinstance(e.__cause__, torch.OutOfMemoryError):
+                warn_once(
+                    f"the teachers have no memory for batches of {self.spec.batch_seconds:g} s: they get "
+                    "those utterances one by one, which takes longer: give less --batch_seconds"
+                )
             return [record for one in members for record in self._batch([one])]
         return [self._record(one, seen, place) for place, one in enumerate(members)]
 

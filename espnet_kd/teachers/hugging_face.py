@@ -63,6 +63,7 @@ class HuggingFaceModel(TeacherModel):
         self.rate = int(extractor.sampling_rate)
         self.body = model.get_encoder() if model.config.is_encoder_decoder else model
         self.window = getattr(extractor, "n_samples", None)
+        self.padded = self.window if pads_to_window(extractor) else None
         self._takes = set(inspect.signature(self.body.forward).parameters)
         self._rule, self._norm = frames_of(model), first_norm(model)
         # Padding would change what such models give, or nothing says how much of it is padding.
@@ -326,7 +327,7 @@ class HuggingFaceModel(TeacherModel):
             )
         movable = type(extractor).__name__ in ON_DEVICE
         options: dict[str, Any] = {"device": str(speech.device)} if movable else {}
-        if known["padding"].default != "max_length":
+        if not pads_to_window(extractor):
             options["padding"] = True
         with torch.autocast(speech.device.type, enabled=False):  # powers do not fit half precision
             found = extractor(
@@ -353,6 +354,12 @@ class HuggingFaceModel(TeacherModel):
             yield
         finally:
             handle.remove()
+
+
+def pads_to_window(extractor: Any) -> bool:
+    """Return whether an extractor pads all speech to the longest that it takes, as Whisper's does."""
+    padding = inspect.signature(extractor.__call__).parameters.get("padding")
+    return padding is not None and padding.default == "max_length"
 
 
 def first_norm(model: Any) -> nn.GroupNorm | None:

@@ -42,6 +42,7 @@ class TeacherModel(ABC):
         rate: sampling rate that it expects, in hertz; None if it is not known.
         features: features per frame, of a model whose input is features; None if it is waveforms.
         window: samples that it takes at most; None for any number.
+        padded: number of samples that all speech is padded to; or None.
         blank: number of the CTC blank in its tokens.
     """
 
@@ -52,6 +53,7 @@ class TeacherModel(ABC):
     rate: int | None
     features: int | None = None
     window: int | None = None
+    padded: int | None = None
     blank: int = 0
 
     @property

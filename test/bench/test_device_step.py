@@ -9,6 +9,7 @@ from bench import device_step
 from bench.device_step import KINDS, MOST_OWN, PLAIN, PLAIN_TRANSDUCER, StepCase, cases, count_step, on_device
 from bench.stand_in_device import DEVICE, Counts, counted
 from espnet_kd.criteria import criterion
+from espnet_kd.teachers.taps import LATTICE
 
 pytestmark = pytest.mark.slow(seconds=6)
 
@@ -34,7 +35,8 @@ def stock(steps: dict[str, StepCase]) -> dict[str, Counts]:
         "for int8, pruned", "stored targets", "mutual learning", "two views",
         "two views, with a teacher", "RNN-T", "RNN-T, two views", "RNN-T, two teachers", "RNN-T, stored",
         *(f"RNN-T, {kind}" for kind in KINDS),
-        "RNN-T, own prefixes, greedy", "RNN-T, own prefixes, nucleus",
+        "RNN-T, own prefixes, greedy", "RNN-T, own prefixes, nucleus", "RNN-T, hidden vectors",
+        "codebooks", f"n-best lists, {device_step.CTC}", f"n-best lists, {LATTICE}",
     ],
 )  # fmt: skip
 def test_nothing_of_ours_waits_for_the_device(steps, stock, name: str) -> None:

@@ -1,10 +1,12 @@
 """Targets that are computed in batches of utterances, and many of them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recipe import RATE, Recipe
 from test_stored_targets import CRITERIA, HIDDEN, contents, write
 
@@ -12,6 +14,7 @@ from espnet_kd import parallel
 from espnet_kd.errors import UserError
 from espnet_kd.targets import command, worker
 from espnet_kd.targets.store import verify
+from espnet_kd.teachers.online import OnlineTeacher
 
 
 def test_a_batch_is_no_longer_than_it_may_be_with_its_padding():
@@ -61,3 +64,48 @@ def test_many_shards_are_in_folders(
     with pytest.raises(UserError, match="1 problems"):
         command.check(again)
     assert "exp/folders/0001/0001001 does not belong to this store" in capsys.readouterr().out
+
+
+@pytest.mark.slow(seconds=3)
+def test_a_machine_without_a_gpu_lets_workers_with_gpus_write(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    devices = []
+
+    def elsewhere(shards, work, where):
+        assert not worker.load.cache_info().currsize, "workers on this machine may need the memory"
+        spec = work.keywords["spec"]
+        devices.append((where.kind, spec.device))
+        return [worker.work(shard, replace(spec, device="cpu")) for shard in shards]
+
+    monkeypatch.setattr(parallel, "process_shards", elsewhere)
+    (recipe.root / "gpus.yaml").write_text("type: slurm\nworkers: 2\n")
+    options = ("--shards", "2", "--ngpu", "1", "--cluster", "gpus.yaml")
+    store = write(recipe, "exp/elsewhere", CRITERIA, ["exp/teacher"], *options)
+    assert devices == [("slurm", "cuda")] and store.manifest.settings["device"] == "cuda"
+    assert not list(verify(store))
+    write(recipe, "exp/elsewhere", CRITERIA, ["exp/teacher"], *options, "--estimate")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("measured on the CPU, since this machine has no GPU" in line for line in lines) == 2
+
+
+@pytest.mark.slow(seconds=2)
+def test_a_batch_that_is_too_large_for_the_memory_is_taken_apart_with_a_warning(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    single = write(recipe, "exp/single_one", CRITERIA, ["exp/teacher"], "--shards", "1")
+    stock = OnlineTeacher.targets
+
+    def targets(self, speech, *rest):
+        if len(speech) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return stock(self, speech, *rest)
+
+    monkeypatch.setattr(OnlineTeacher, "targets", targets)
+    options = ("--shards", "1", "--batch_seconds", "7")
+    apart = write(recipe, "exp/apart", CRITERIA, ["exp/teacher"], *options)
+    for utt in single:
+        assert apart.read(utt).rows["decoder"].tobytes() == single.read(utt).rows["decoder"].tobytes()
+    warnings = [r.message for r in caplog.records if "no memory for batches of 7 s" in r.message]
+    assert len(warnings) == 1 and warnings[0].endswith("give less --batch_seconds")

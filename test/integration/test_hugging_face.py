@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import tiny_models
 import torch
 import yaml
@@ -22,11 +23,13 @@ from espnet_kd.decoding import evaluate
 from espnet_kd.decoding.records import Hypothesis
 from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label.models import ModelSpec
-from espnet_kd.targets import command
+from espnet_kd.targets import command, worker
+from espnet_kd.targets.format import TapFormat
 from espnet_kd.targets.store import Store
 from espnet_kd.teachers import hugging_face
 from espnet_kd.teachers.kinds import Source
 from espnet_kd.teachers.model import SpeechError, TeacherModel
+from espnet_kd.teachers.options import teacher_options
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow(seconds=15)
@@ -337,6 +340,27 @@ def test_a_teacher_is_evaluated_on_a_set(
     assert "1 shards, 1 to decode" in printed and "WER" in printed
     assert "1 shards, 0 to decode" in capsys.readouterr().out
     assert len((tmp_path / "text").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("rate", [RATE // 2, RATE, 3 * RATE])
+@pytest.mark.parametrize(("kind", "size"), [("hubert", 4), ("whisper", 2)])
+def test_batches_of_a_store_are_as_long_as_the_teacher_gets_them(
+    models: dict[str, Path], tmp_path: Path, kind: str, size: int, rate: int
+) -> None:
+    """2 s each, 20 s at a time in windows of 10 s, else 8 s, whatever the rate on the disk."""
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(2 * rate, 0.1), rate)
+    taps = {TAPS[kind]: TapFormat("values", 16)}
+    seconds = 20.0 if kind == "whisper" else 8.0
+    options = teacher_options({"hf": str(models[kind])})
+    observer = worker.Observer(worker.spec(options, taps, rate, "cpu", seconds))
+    seen: list[int] = []
+    observer.teacher.experiments[0].body.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(len(next(iter(inputs.values())))), with_kwargs=True
+    )
+    found = list(observer.records((f"u{i}", (str(tmp_path / f"{i}.wav"), "")) for i in range(6)))
+    assert len(found) == 6 and seen == ([4, 2] if size == 4 else [2, 2, 2])
+
 
 
 def test_an_evaluation_of_whisper_reads_longer_speech_in_windows(

@@ -73,8 +73,18 @@ def test_workers_take_the_gpus_of_their_machine_in_turn(
     assert (device_of_worker("cuda"), device_of_worker("cpu")) == (device, "cpu")
 
 
-def test_outside_a_cluster_the_gpu_is_the_current_one() -> None:
+def test_outside_a_cluster_the_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert device_of_worker("cuda") == "cuda"
+
+
+def test_a_worker_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("dask.distributed.get_worker", lambda: SimpleNamespace(name="SLURMCluster-2"))
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    assert device_of_worker("cpu") == "cpu"
+    with pytest.raises(UserError, match="PyTorch finds no GPU on node7, but --ngpu is 1: ask for GPUs"):
+        device_of_worker("cuda")
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address")  # Dask asks on import
