@@ -140,15 +140,16 @@ def transducer_student(kind: str, teacher: Any = 1, vectors: bool = False) -> nn
     """
     student = transducer.build(SIZE, len(TOKENS))
     later = {} if kind == "sequence" else {"delay": 1}
-    criteria = {LATTICE: {"type": "transducer", "kind": kind, "reduction": "mean", **later}}
+    criteria = {"lattice": {"type": "transducer", "kind": kind, "reduction": "mean", **later}}
     if vectors:
-        criteria |= {ENCODER: ATTENTION["TutorNet"][ENCODER], "ctc_lin": {"type": "kl"}}
+        criteria |= {"hidden": ATTENTION["TutorNet"][ENCODER], "ctc": {"type": "kl"}}
+    taps = {"lattice": LATTICE, "hidden": ENCODER, "ctc": "ctc_lin"}
     if not isinstance(teacher, StoredTeacher):
         models = [transducer.build(SIZE, len(TOKENS)) for _ in range(teacher)]
-        teacher = teacher_of(models, list(criteria))
-    terms = tuple(Term(tap, MOVING, tap, tap) for tap in criteria)
-    objective = Objective(teacher, Taps(student, list(criteria)), terms, HALF)
-    made = {tap: build_criterion(**options) for tap, options in criteria.items()}
+        teacher = teacher_of(models, [taps[name] for name in criteria])
+    terms = tuple(Term(name, MOVING, taps[name], taps[name]) for name in criteria)
+    objective = Objective(teacher, Taps(student, [taps[name] for name in criteria]), terms, HALF)
+    made = {name: build_criterion(**options) for name, options in criteria.items()}
     return distil_transducer(student, objective, made)
 
 
