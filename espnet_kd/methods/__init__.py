@@ -81,13 +81,20 @@ def refuse_data_parallel(args: Namespace) -> None:
 
 
 def refuse_adapters(args: Namespace) -> None:
-    """Refuse ESPnet's adapters in place of layers that a method has changed, or whose weights a loss reads.
+    """Refuse ESPnet's adapters where a file of the model would lack what it has learned, or a method them.
+
+    They take the place of layers that a method has changed, or whose weights a loss reads.
 
     Raises:
         UserError: names it.
     """
     if not getattr(args, "use_adapter", False):
         return
+    if (saved := getattr(args, "save_strategy", "all")) != "all":
+        raise UserError(
+            f"save_strategy: {saved} leaves a part of the model out of its files, and ESPnet decodes with "
+            "random weights in its place: leave it out, or write `all`"
+        )
     used = [key for key in ("quantise", "prune") if getattr(args, key, None)]
     targets = (args.adapter_conf or {}).get("target_modules", ())
     if any("joint_network.lin_out".endswith(target) for target in targets):

@@ -67,6 +67,16 @@ def test_adapters_in_place_of_layers_that_we_use(options: dict, target: str, exp
     refuse_adapters(argparse.Namespace(use_adapter=True, adapter_conf={}, **TEACHER))
 
 
+@pytest.mark.parametrize("saved", ["adapter_only", "required_grad_only"])
+def test_adapters_alone_are_no_model_that_can_be_decoded(saved: str) -> None:
+    """ESPnet trains all of the model, and decodes with what its file has and random values for the rest."""
+    args = argparse.Namespace(use_adapter=True, adapter_conf={}, save_strategy=saved)
+    with pytest.raises(UserError, match=f"^save_strategy: {saved} leaves a part of the model out"):
+        refuse_adapters(args)
+    args.use_adapter = False  # ESPnet saves all then
+    refuse_adapters(args)
+
+
 def test_a_method_that_changes_nothing_is_idle() -> None:
     for idle in ({"scheduled_sampling": {"probability": 0}}, {"prefix": {"student": 0}}):
         assert idle_keys(idle) == {"scheduled_sampling", "prefix"}
