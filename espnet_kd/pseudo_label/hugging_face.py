@@ -29,7 +29,7 @@ from espnet_kd.pseudo_label.models import (
     numeral_ids,
 )
 from espnet_kd.teachers.hugging_face import UNUSED
-from espnet_kd.teachers.repository import check_weights, find_directory
+from espnet_kd.teachers.repository import check_prompt, check_weights, find_directory
 
 Found = tuple[Hypothesis | None, str | None]
 Waves = Sequence[NDArray[np.float32]]
@@ -65,6 +65,8 @@ def check_model(spec: ModelSpec) -> None:
         kind = (config.architectures or [config.model_type])[0]
         raise UserError(f"{spec.directory} is a {kind}: labels come from Whisper and from models with CTC")
     check_weights(Path(spec.directory))
+    prompt = {} if spec.language is None else {"language": spec.language}
+    check_prompt(Path(spec.directory), prompt, f"--spoken_language: {spec.directory}")
 
 
 def _config(directory: str) -> Any:
@@ -293,6 +295,8 @@ class CTCLabeller:
         self.rate = self.features.sampling_rate
         blank = self.model.config.pad_token_id
         self.blank = self.tokenizer.pad_token_id if blank is None else blank
+        names = ("unk_token_id", "bos_token_id", "eos_token_id")  # of tokens that stand for no text
+        self.unknown = {getattr(self.tokenizer, name, None) for name in names}
 
     def transcribe(self, waves: Waves) -> list[Found]:
         """Return the hypothesis of each waveform (N,); CTC models find no language."""
@@ -326,7 +330,8 @@ class CTCLabeller:
         text = str(self.tokenizer.decode(tokens, group_tokens=False)) if tokens else ""
         seconds = samples / self.rate / len(path)
         spans = ((places[0] * seconds, (places[-1] + 1) * seconds, text.strip()),) if text.strip() else ()
-        return _hypothesis(text, len(tokens), best.values.sum().item(), log_p, spans)
+        unknown = sum(token in self.unknown for token in tokens)
+        return _hypothesis(text, len(tokens), best.values.sum().item(), log_p, spans, unknown)
 
 
 def _joined(parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
@@ -344,7 +349,12 @@ def _joined(parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
 
 
 def _hypothesis(
-    text: str, tokens: int, score: float, log_p: Any, segments: Sequence[tuple[float, float, str]]
+    text: str,
+    tokens: int,
+    score: float,
+    log_p: Any,
+    segments: Sequence[tuple[float, float, str]],
+    unknown: int = 0,
 ) -> Hypothesis:
     """Return a hypothesis with the mean entropy of distributions (N, V).
 
@@ -355,4 +365,4 @@ def _hypothesis(
     if not (math.isfinite(score) and math.isfinite(entropy)):
         raise ValueError(f"the score of {text[:60]!r} is {score}")
     times = tuple((round(begin, 2), round(end, 2), words) for begin, end, words in segments)
-    return Hypothesis(text, tokens, 0, round(score, DECIMALS), {}, round(entropy, DECIMALS), times)
+    return Hypothesis(text, tokens, unknown, round(score, DECIMALS), {}, round(entropy, DECIMALS), times)

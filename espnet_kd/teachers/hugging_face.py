@@ -25,8 +25,10 @@ from espnet_kd.teachers.model import Observer, SpeechError, TeacherModel
 from espnet_kd.teachers.repository import (
     CONFIG,
     EXTRACTORS,
+    check_prompt,
     check_weights,
     find_directory,
+    is_multilingual,
     of_files,
     read_config,
     weights_of,
@@ -99,6 +101,8 @@ class HuggingFaceModel(TeacherModel):
         directory = cls.locate(place, **options)
         config, transformers = read_config(directory), import_transformers(place)
         check_weights(directory)
+        prompt = {str(key): options[key] for key in ("language", "task") if key in options}
+        check_prompt(directory, prompt, f"teacher {place}")
         name = str((config.get("architectures") or ["AutoModel"])[0])
         kind = getattr(transformers, name, None)
         if kind is None or not hasattr(kind, "from_pretrained"):
@@ -130,7 +134,6 @@ class HuggingFaceModel(TeacherModel):
         model.eval().requires_grad_(False)
         for key in not_finite(model.state_dict()):
             raise UserError(f"{weights_of(directory)[0]}: {key} has values that are not finite")
-        prompt = {str(key): options[key] for key in ("language", "task") if key in options}
         return cls(place, directory, model, extractor, prompt)
 
     @classmethod
@@ -226,12 +229,11 @@ class HuggingFaceModel(TeacherModel):
             calls, frames = self._run({"": self.model}, speech, lengths)
             logs, counts = calls[""][0].logits.log_softmax(-1), frames[1].read().tolist()
             best = [log[:count].max(-1) for log, count in zip(logs, counts, strict=True)]
-            texts = [tokenizer.decode(path.indices.tolist()) for path in best]
-            counted = [(changes(path.indices, self.blank), float(path.values.sum())) for path in best]
-            return [(text, *rest) for text, rest in zip(texts, counted, strict=True)]
+            found = [(collapsed(path.indices, self.blank), float(path.values.sum())) for path in best]
+            # Tokenizers that are not made for CTC would leave repeated tokens in the text.
+            return [(tokenizer.decode(t, group_tokens=False), len(t), score) for t, score in found]
         inputs = self.inputs(speech.float(), lengths)[0]
-        known = getattr(self.model.generation_config, "is_multilingual", False)
-        options: dict[str, Any] = dict(self.prompt) if known else {}
+        options: dict[str, Any] = dict(self.prompt) if is_multilingual(self.directory) else {}
         if most := getattr(self.model.config, "max_target_positions", None):
             options["max_length"] = most  # a model without generation_config.json would stop after 20 tokens
         found = self.model.generate(**inputs, return_dict_in_generate=True, output_scores=True, **options)
@@ -406,9 +408,11 @@ def quiet(transformers: Any) -> Iterator[None]:
         transformers.logging.set_verbosity(before)
 
 
-def changes(path: Tensor, blank: int) -> int:
-    """Return the number of tokens of a best path of CTC, (T,)."""
-    return int(((path != blank) & (path != nn.functional.pad(path, (1, 0), value=blank)[:-1])).sum())
+def collapsed(path: Tensor, blank: int) -> list[int]:
+    """Return the tokens of a best path of CTC, (T,)."""
+    before = nn.functional.pad(path, (1, 0), value=blank)[:-1]
+    tokens: list[int] = path[(path != blank) & (path != before)].tolist()
+    return tokens
 
 
 def read_tokenizer(teacher: HuggingFaceModel) -> Any | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from espnet_kd.files import fingerprint, read_json
 CONFIG = "config.json"
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")  # one of them describes the extractor
 WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
 INDEX = "model.safetensors.index.json"  # names the files of weights that are in several
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 TEXT_FILES = ("*.json", "*.txt", "*.model")  # vocabularies, and how text is generated
 FILES = ("model*.safetensors", *TEXT_FILES)  # of a repository, what is downloaded
 UNUSED_FILES = ("*fp32*", "*fp16*")  # other precisions of the same weights
+ENGLISH_TOKENS = 51864  # of a Whisper of English alone, as OpenAI's code decides it
+ENGLISH = {"language": ("en", "english"), "task": ("transcribe",)}  # what such a model does
 
 
 def find_directory(place: str, revision: str | None = None, option: str = "teacher: hf:") -> Path:
@@ -122,6 +125,37 @@ def check_weights(directory: Path) -> None:
                 pass
         except Exception as e:  # OSError, or SafetensorError, which is of no common kind
             raise UserError(f"{path} is damaged: {first_line(e)}: copy or download it again") from e
+
+
+def is_multilingual(directory: Path) -> bool:
+    """Return whether a model is a Whisper of several languages, which can be told one, and a task."""
+    config, path = read_config(directory), directory / GENERATION
+    known = read_json(path).get("is_multilingual") if path.is_file() else None
+    several = config.get("vocab_size", 0) > ENGLISH_TOKENS if known is None else bool(known)
+    return config.get("model_type") == "whisper" and several
+
+
+def check_prompt(directory: Path, prompt: Mapping[str, str], owner: str) -> None:
+    """Refuse a language or a task that a model would leave out without a word.
+
+    Args:
+        directory: of the model.
+        prompt: ``language`` and ``task``, where they are given.
+        owner: whose model it is, for the message.
+
+    Raises:
+        UserError: the model cannot be told it, and does something else.
+    """
+    if is_multilingual(directory):
+        return
+    is_whisper = read_config(directory).get("model_type") == "whisper"
+    for key, value in prompt.items():
+        if not (is_whisper and value.lower() in ENGLISH[key]):
+            what = "is a Whisper of English alone" if is_whisper else "is no Whisper"
+            raise UserError(
+                f"{owner} {what}, and cannot be told the {key} {value!r}: leave it out, or choose a "
+                "multilingual Whisper"
+            )
 
 
 def text_files(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from espnet_kd.errors import UserError
 from espnet_kd.pseudo_label import command, hugging_face, models
 from espnet_kd.pseudo_label.models import ModelSpec, numeral_ids
 from espnet_kd.teachers.kinds import Source
-from espnet_kd.teachers.repository import find_directory
+from espnet_kd.teachers.repository import find_directory, is_multilingual
 
 transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
@@ -233,6 +233,48 @@ def test_a_ctc_label_does_not_depend_on_its_batch(norm: str, mask: bool, tmp_pat
     for wave, (found, _) in zip(waves, labeller.transcribe(waves), strict=True):
         (alone, _) = labeller.transcribe([wave])[0]
         assert found.text == alone.text and found.score == pytest.approx(alone.score, abs=1e-3)
+
+
+def test_a_ctc_label_with_tokens_that_are_no_text_is_dropped(data: Path, ctc: Path, tmp_path: Path) -> None:
+    """Such a token would be in the transcript by its name, as "a<unk>b"."""
+    shutil.copytree(ctc, tmp_path / "model")
+    write_tokenizer(tmp_path / "model", ["<pad>", "<unk>", "</s>", *"cde"], pad_token="<pad>",
+                    unk_token="<unk>", eos_token="</s>")  # fmt: skip
+    found = {record.utt: record.nbest[0] for record in label(data, tmp_path / "model")}
+    names = {utt: best.text.count("<unk>") + best.text.count("</s>") for utt, best in found.items()}
+    assert names == {utt: best.unknown for utt, best in found.items()} and 0 < sum(names.values())
+    kept = [line.split()[0] for line in Path("dst/text").read_text().splitlines()]
+    assert kept == [utt for utt, count in names.items() if not count]
+
+
+def test_an_evaluation_gives_the_text_of_a_label(ctc: Path) -> None:
+    """This tokenizer is not made for CTC: it leaves tokens that repeat in several frames in the text."""
+    wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    ((found, _),) = hugging_face.CTCLabeller(spec(ctc)).transcribe([wave])
+    ((text, tokens, score),) = Source("hf", str(ctc)).load().transcribe(
+        torch.from_numpy(wave)[None], torch.tensor([len(wave)])
+    )
+    assert (text, tokens) == (found.text, found.tokens)
+    assert score == pytest.approx(found.score, abs=1e-3)
+
+
+def test_a_language_that_a_model_cannot_be_told_is_refused(
+    data: Path, whisper: Path, ctc: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whisper, english := tmp_path / "english")
+    content = json.loads((english / "generation_config.json").read_text()) | {"is_multilingual": False}
+    (english / "generation_config.json").write_text(json.dumps(content))
+    for model, what in ((ctc, "is no Whisper"), (english, "is a Whisper of English alone")):
+        with pytest.raises(UserError, match=f"^--spoken_language: .*{what}, and cannot be told the language"):
+            label(data, model, "--spoken_language", "de")
+        assert not Path("dst").exists()
+        with pytest.raises(UserError, match=f"^teacher .*{what}, and cannot be told the language 'de'"):
+            Source("hf", str(model), (("language", "de"),)).load()
+    Source("hf", str(english), (("language", "en"), ("task", "transcribe"))).load()
+    assert Source("hf", str(whisper), (("language", "de"),)).load().prompt == {"language": "de"}
+    (whisper_of_old := tmp_path / "old").mkdir()
+    (whisper_of_old / "config.json").write_text('{"model_type": "whisper", "vocab_size": 51865}')
+    assert is_multilingual(whisper_of_old)
 
 
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
