@@ -299,9 +299,14 @@ class CTCLabeller:
         self.unknown = {getattr(self.tokenizer, name, None) for name in names}
 
     def transcribe(self, waves: Waves) -> list[Found]:
-        """Return the hypothesis of each waveform (N,); CTC models find no language."""
+        """Return the hypothesis of each waveform (N,), None without a frame; CTC models find no language."""
         import torch
 
+        long = [self._has_frame(wave) for wave in waves]
+        if not all(long):  # in a batch they would get a frame of padding
+            rest = [wave for wave, is_long in zip(waves, long, strict=True) if is_long]
+            found = iter(self.transcribe(rest) if rest else ())
+            return [next(found) if is_long else (None, None) for is_long in long]
         inputs = self.features(list(waves), sampling_rate=self.rate, return_tensors="pt", padding=True)
         mask = inputs.get("attention_mask")
         # A norm over time, as that of wav2vec 2.0's first layer, has no mask.
@@ -314,6 +319,15 @@ class CTCLabeller:
         return [
             (self._found(log_p[i, : max(1, counts[i])], len(wave)), None) for i, wave in enumerate(waves)
         ]
+
+    def _has_frame(self, wave: NDArray[np.float32]) -> bool:
+        """Return whether a waveform (N,) is long enough for the convolutions of the model."""
+        import torch
+
+        rule = frames_of(self.model)
+        if rule is None or self.features.model_input_names[0] != "input_values":
+            return True
+        return int(rule(torch.tensor(len(wave)))) > 0
 
     def _frames(self, mask: Any, longest: int) -> list[int]:
         """Return the number of frames of inputs with a mask (B, N), of which all have ``longest`` frames."""

@@ -235,6 +235,16 @@ def test_a_ctc_label_does_not_depend_on_its_batch(norm: str, mask: bool, tmp_pat
         assert found.text == alone.text and found.score == pytest.approx(alone.score, abs=1e-3)
 
 
+def test_speech_without_a_frame_has_no_label(data: Path, ctc: Path) -> None:
+    """In a batch it would get that of a frame of padding; alone it would end the command."""
+    labeller = hugging_face.CTCLabeller(spec(ctc))
+    waves = [np.full(n, 0.1, np.float32) for n in (100, 8000, 399)]
+    found = labeller.transcribe(waves)
+    assert found == [(None, None), *labeller.transcribe(waves[1:2]), (None, None)]
+    assert labeller.transcribe(waves[:1]) == [(None, None)]
+    assert labeller.transcribe([np.full(400, 0.1, np.float32)])[0][0] is not None  # 160 and 3 steps of 80
+
+
 def test_a_ctc_label_with_tokens_that_are_no_text_is_dropped(data: Path, ctc: Path, tmp_path: Path) -> None:
     """Such a token would be in the transcript by its name, as "a<unk>b"."""
     shutil.copytree(ctc, tmp_path / "model")
