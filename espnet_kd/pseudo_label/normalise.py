@@ -32,6 +32,7 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 ORDINAL = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(st|nd|rd|th)\b", re.IGNORECASE)
+DECADE = re.compile(r"\b((?:1\d|20)\d0|[1-9]0)s\b", re.IGNORECASE)
 NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 SPELLED_WITH = re.compile(r"[-&]|(?<!\d)\.|\.(?!\d)")  # not the point of a number
 IN_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
@@ -267,7 +268,10 @@ def _digits(language: str) -> Step:
 
 
 def _numbers(language: str) -> Step:
-    """Read numbers as such: ``39`` becomes ``thirty nine``; those that begin with 0 are read one by one."""
+    """Read numbers as such: ``39`` becomes ``thirty nine``; those that begin with 0 are read one by one.
+
+    English decades are years: ``the 1990s`` becomes ``the nineteen nineties``.
+    """
     words = _in_words(language or "en")
 
     def read(match: re.Match[str]) -> str:
@@ -276,7 +280,13 @@ def _numbers(language: str) -> Step:
             return " " + " ".join(words(c) for c in number if c.isdigit()) + " "
         return f" {words(number)} "
 
+    def decade(match: re.Match[str]) -> str:
+        text = words(match[1], "year" if len(match[1]) == 4 else "cardinal")
+        return f"{text[:-1]}ies" if text.endswith("y") else f"{text}s"
+
     def step(text: str) -> str:
+        if language in ("", "en"):
+            text = DECADE.sub(decade, text)
         text = ORDINAL.sub(lambda m: f" {words(m[1], 'ordinal')} ", text)
         return NUMBER.sub(read, text)
 

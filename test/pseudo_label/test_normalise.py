@@ -28,6 +28,7 @@ from espnet_kd.pseudo_label.normalise import Chain, build_step, changes
         ("digits:pl", "0th", "zero"),
         ("numbers", "007", "zero zero seven"),
         ("numbers", "the 22nd", "the twenty second"),
+        ("numbers", "the 1990s, '80s and 2010s", "the nineteen nineties, 'eighties and twenty tens"),
         ("dates punctuation", "May 2nd, 1965.", "May second nineteen sixty five"),
         ("dates", "march 7 of june", "march seventh of june"),
         ("punctuation", "“Don’t,” he said - O'Neil's 5%", "Don't he said O'Neil's 5"),
