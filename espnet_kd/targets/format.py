@@ -320,12 +320,13 @@ def read_index(path: Path, taps: Sequence[str]) -> dict[str, IndexEntry]:
     """
     entries: dict[str, IndexEntry] = {}
     end = dict.fromkeys(taps, 0)
-    for number, text in enumerate(read_lines(path), 1):
+    for number, content in enumerate(read_lines(path), 1):
         try:
-            line = json.loads(text)
+            line = json.loads(content)
             rows, crc = ({tap: int(line[tap][i]) for tap in taps} for i in range(2))
             utt = line["utt"]
-            entry = IndexEntry(utt, int(line["samples"]), line["text"], end, rows, crc, line["audio"])
+            text, audio = (None if (x := line[key]) is None else int(x) for key in ("text", "audio"))
+            entry = IndexEntry(utt, int(line["samples"]), text, end, rows, crc, audio)
             twice = utt in entries
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise UserError(

@@ -2,8 +2,9 @@
 
 import os
 import zlib
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -30,8 +31,42 @@ from espnet_kd.targets.format import (
 )
 
 OPEN_FILES = 128  # number of files that stay open, at most
-INDEXES = 2000  # of shards that stay in memory, at most; a hundred utterances have about 0.1 MB
+INDEXES = 50_000  # of shards that stay in memory, at most; of a hundred utterances and two layers 11 kB
 ROUNDING = 0.02  # float16 can make the sum of K <= 50 probabilities exceed 1 by this much
+
+
+class ShardIndex(Mapping[str, IndexEntry]):
+    """The index of a shard, in one text and one array.
+
+    A training reads utterances in random order, so the indexes of all shards stay in memory. Forked processes
+    share them: utterances have no objects of their own, whose counts of references would be written.
+    """
+
+    def __init__(self, entries: Mapping[str, IndexEntry], taps: Sequence[str]) -> None:
+        self._taps = taps
+        self._ids = "\n" + "".join(f"{utt}\n" for utt in entries)
+        self._numbers = array("q")
+        for e in entries.values():
+            self._numbers.extend(-1 if x is None else x for x in (e.samples, e.text, e.audio))
+            self._numbers.extend(of[tap] for of in (e.start, e.rows, e.crc) for tap in taps)
+
+    def __len__(self) -> int:
+        return self._ids.count("\n") - 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids[1:-1].split("\n") if len(self) else ())
+
+    def __getitem__(self, utt: str) -> IndexEntry:
+        place = self._ids.find(f"\n{utt}\n")
+        if place < 0:
+            raise KeyError(utt)
+        width = 3 + 3 * len(self._taps)
+        first = self._ids.count("\n", 0, place) * width
+        samples, *rest = self._numbers[first : first + width].tolist()
+        text, audio = (None if x < 0 else x for x in rest[:2])
+        columns = (rest[2 + i * len(self._taps) :] for i in range(3))
+        start, rows, crc = (dict(zip(self._taps, column, strict=False)) for column in columns)
+        return IndexEntry(utt, samples, text, start, rows, crc, audio)
 
 
 class Store:
@@ -75,7 +110,7 @@ class Store:
         """
         return read_output_layer(self.directory, self.manifest.output_layer)
 
-    def entries(self, shard: ShardEntry) -> dict[str, IndexEntry]:
+    def entries(self, shard: ShardEntry) -> ShardIndex:
         """Read the index of a shard.
 
         Raises:
@@ -123,11 +158,11 @@ class Store:
         place = bisect_right(self._firsts, utt) - 1
         return self.manifest.shards[place] if place >= 0 else None
 
-    def _read_index(self, shard: ShardEntry) -> dict[str, IndexEntry]:
+    def _read_index(self, shard: ShardEntry) -> ShardIndex:
         path = self.directory / shard.name / INDEX
         if fingerprint(path) != shard.index:
             raise UserError(f"{path} is damaged: its checksum is wrong; {self._again(shard)}")
-        return read_index(path, self.taps)
+        return ShardIndex(read_index(path, self.taps), self.taps)
 
     def _open(self, shard: str, tap: str) -> IO[bytes]:
         path = self.directory / shard / tap

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,16 @@ import pytest
 from stores import NAMES, TAPS, make, records
 
 from espnet_kd.errors import UserError
-from espnet_kd.targets.format import Cost, TapFormat, read_cost, text_checksum, write_shard
-from espnet_kd.targets.store import Store, verify
+from espnet_kd.targets import store as stores_on_disk
+from espnet_kd.targets.format import (
+    Cost,
+    IndexEntry,
+    TapFormat,
+    read_cost,
+    text_checksum,
+    write_shard,
+)
+from espnet_kd.targets.store import ShardIndex, Store, verify
 
 
 def test_utterances_are_read_in_any_order(tmp_path: Path) -> None:
@@ -24,6 +34,36 @@ def test_utterances_are_read_in_any_order(tmp_path: Path) -> None:
             assert np.array_equal(found.rows[tap], expected[utt].rows[tap])
     assert list(store) == NAMES and store.missing(NAMES) is None and "u" not in store
     assert not list(verify(store))
+
+
+def test_every_index_of_a_large_store_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LibriSpeech at three speeds has 8430 shards, of which a training reads in random order."""
+    (shard,), taps = make(tmp_path / "store").manifest.shards[:1], list(TAPS)
+    counts = [dict.fromkeys(taps, n) for n in range(3)]
+    entry = {"u": IndexEntry("u", 1, None, *counts)}
+    read: list[Path] = []
+    monkeypatch.setattr(stores_on_disk, "fingerprint", lambda path: read.append(path) or shard.index)
+    monkeypatch.setattr(stores_on_disk, "read_index", lambda path, taps: entry)
+    store, shards = Store(tmp_path / "store"), [replace(shard, name=str(n)) for n in range(8430)]
+    for _ in range(2):
+        assert all(store.entries(one)["u"] == entry["u"] for one in shards)
+    assert len(read) == len(shards)
+
+
+def test_an_index_takes_little_memory_and_is_a_mapping() -> None:
+    """A hundred utterances of two layers: 9 numbers of 8 bytes and an id each."""
+    ids = [f"speaker-{n:024d}" for n in range(100)]
+    entries = {
+        utt: IndexEntry(utt, n, None, {"a": n, "b": 2}, {"a": 3, "b": 4}, {"a": 5, "b": 2**32 - 1}, n or None)
+        for n, utt in enumerate(ids)
+    }
+    tracemalloc.start()
+    index = ShardIndex(entries, ["a", "b"])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1.3 * 100 * (9 * 8 + len(ids[0]) + 1)
+    assert dict(index) == entries and len(index) == 100 and list(index) == ids
+    assert "speaker" not in index and not list(ShardIndex({}, ["a"]))
 
 
 @pytest.mark.parametrize(("classes", "size"), [(256, 1), (257, 2), (65536, 2), (65537, 4)])
