@@ -62,6 +62,7 @@ class WithMethods(AbsTask):
     """What methods change in a task of ESPnet: options, batches, the model and the trainer."""
 
     trainer = ResumableTrainer
+    prepared: tuple[argparse.Namespace | None, Preprocess | None] = None, None  # of a training in parts
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
@@ -100,10 +101,18 @@ class WithMethods(AbsTask):
 
     @classmethod
     def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> Preprocess | None:
-        """Build ESPnet's preparation of an utterance, changed by the methods that are used."""
+        """Build ESPnet's preparation of an utterance, changed by the methods that are used.
+
+        A training whose tables are split asks for it in every part of every epoch. What methods read for it,
+        such as all n-best lists, takes minutes: it is kept.
+        """
+        if train and args.multiple_iterator and cls.prepared[0] is args:
+            return cls.prepared[1]
         prepare: Preprocess | None = super().build_preprocess_fn(args, train)
         for method in [] if args.collect_stats else active(vars(args)):
             prepare = method.preprocess(args, train, prepare)
+        if train and args.multiple_iterator:
+            cls.prepared = args, prepare
         return prepare
 
     @classmethod
