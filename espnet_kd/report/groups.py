@@ -5,7 +5,15 @@ import statistics
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from espnet_kd.report.run import Run, architecture, is_teacher, relevant_options, settings, without_seed
+from espnet_kd.report.run import (
+    Run,
+    architecture,
+    is_teacher,
+    pupils_by_teacher,
+    relevant_options,
+    settings,
+    without_seed,
+)
 from espnet_kd.scoring import alignment, bootstrap
 
 KINDS = ("teacher", "student", "distilled")
@@ -101,9 +109,10 @@ def _mean(counts: list[int | None]) -> int | None:
 def make_groups(runs: list[Run], metric: str = "wer") -> list[RunGroup]:
     """RunGroup runs, name the groups and find their baselines; return them in the order of a table."""
     by_settings: dict[tuple[str, str, str], list[Run]] = {}
+    pupils = pupils_by_teacher(runs)
     for run in runs:
         changed = run.distilled or any(phase.methods for phase in run.phases)
-        kind = "teacher" if is_teacher(run, runs) else "distilled" if changed else "student"
+        kind = "teacher" if is_teacher(run, pupils) else "distilled" if changed else "student"
         key = (kind, settings(run), run.tag)
         by_settings.setdefault(key, []).append(run)
     groups = [

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -348,7 +349,7 @@ def link_phases(runs: list[Run]) -> list[Run]:
     return runs
 
 
-def is_teacher(run: Run, runs: list[Run]) -> bool:
+def is_teacher(run: Run, pupils: Mapping[Path, Sequence[Run]]) -> bool:
     """Return True if run.json says so, or if others were distilled from it, and it from none.
 
     One that run.json calls a student, as a plan trains every teacher, is one only of other architectures: a
@@ -357,14 +358,19 @@ def is_teacher(run: Run, runs: list[Run]) -> bool:
     role = run.info.get("role")
     if role == "teacher":
         return True
-    taught = [other for other in runs if run.directory.resolve() in _taught_by(other)]
-    own_size = any(architecture(other) == architecture(run) for other in taught)
-    return bool(taught) and not run.distilled and not (role and own_size)
+    mine = pupils.get(run.directory.resolve(), ())
+    own_size = any(architecture(other) == architecture(run) for other in mine)
+    return bool(mine) and not run.distilled and not (role and own_size)
 
 
-def _taught_by(run: Run) -> list[Path]:
-    given = run.info.get("teachers") or []  # also those whose targets are stored
-    return [*run.teachers, *(Path(d).resolve() for d in given)]
+def pupils_by_teacher(runs: Iterable[Run]) -> dict[Path, list[Run]]:
+    """Return the runs that learnt from each directory."""
+    found: dict[Path, list[Run]] = {}
+    for run in runs:
+        given = run.info.get("teachers") or []  # also those whose targets are stored
+        for directory in dict.fromkeys([*run.teachers, *(Path(d).resolve() for d in given)]):
+            found.setdefault(directory, []).append(run)
+    return found
 
 
 def relevant_options(run: Run) -> dict[str, Any]:

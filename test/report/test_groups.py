@@ -5,7 +5,7 @@ from fabricated import config, distilled, write_checkpoint, write_experiment, wr
 
 from espnet_kd.report import tables
 from espnet_kd.report.groups import RunGroup, comparison, make_groups
-from espnet_kd.report.run import find_runs
+from espnet_kd.report.run import Run, find_runs
 
 
 def groups(exp: Path) -> list[RunGroup]:
@@ -23,6 +23,15 @@ def test_runs_that_differ_in_the_seed_are_one_row(tmp_path: Path) -> None:
     ]
     _, student, longer, taught = found
     assert (student.baseline, longer.baseline, taught.baseline) == (None, student, student)
+
+
+def test_the_work_grows_with_the_number_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe collects hundreds of runs: paths are not looked up for every pair of them."""
+    runs = [Run(tmp_path / f"taught{n}", distilled(lr=n), {"teachers": ["exp/teacher"]}) for n in range(60)]
+    looked_up, resolve = [], Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path, *a: looked_up.append(path) or resolve(path, *a))
+    assert len(make_groups(runs)) == 60
+    assert len(looked_up) <= 4 * len(runs)
 
 
 def test_a_teacher_that_was_trained_as_a_student(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from espnet_kd.report.run import (
     find_runs,
     is_teacher,
     model_file,
+    pupils_by_teacher,
     settings,
     without_seed,
 )
@@ -98,11 +99,11 @@ def test_teachers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     teacher, lonely = write_experiment(exp / "teacher", config()), write_experiment(exp / "lonely", config())
     student = write_experiment(exp / "student", distilled())
     runs = find_runs([teacher, lonely, student], ["test"], [])
-    assert {run.name: is_teacher(run, runs) for run in runs} == {
+    assert {run.name: is_teacher(run, pupils_by_teacher(runs)) for run in runs} == {
         "lonely": False, "student": False, "teacher": True
     }  # fmt: skip
     runs[0].info["role"] = "teacher"
-    assert is_teacher(runs[0], runs)
+    assert is_teacher(runs[0], {})
 
 
 def test_settings_are_equal_except_seed_and_directory(tmp_path: Path) -> None:
