@@ -13,6 +13,7 @@ from itertools import islice
 
 from espnet_kd.errors import UserError
 
+SECONDS_BETWEEN_LINES = 300.0  # of progress in a log; a thousand hours take hours to write
 AHEAD = 4  # pieces of work per process that wait for it or are done; more would fill the memory
 
 
@@ -58,12 +59,22 @@ def _in_order[Piece, Result](
 
 
 def _progress[Result](results: Iterable[Result], total: int) -> Iterable[Result]:
-    """Yield the results, and show a progress bar on a terminal."""
+    """Yield the results, and show a progress bar on a terminal, else print a line now and then."""
     if not sys.stdout.isatty():
-        return results
+        return _with_lines(results, total)
     from rich.progress import track
 
     return track(results, "writing audio", total)
+
+
+def _with_lines[Result](results: Iterable[Result], total: int) -> Iterator[Result]:
+    last = time.monotonic()
+    for number, result in enumerate(results, 1):
+        yield result
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and number < total:
+            last = now
+            print(f"writing audio: {100 * number // total} %", flush=True)
 
 
 def _end_with_parent(parent: int) -> None:
