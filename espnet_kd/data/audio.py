@@ -20,6 +20,7 @@ DEFAULT_RATE = 16000  # Hz, of ESPnet's front ends
 CONTAINERS = {"flac": "FLAC", "wav": "WAV"}
 IN_ARK = re.compile(r"\.ark:\d+$")
 SEGMENT_TOLERANCE_SECONDS = 0.1  # rounded times of a segment may exceed its recording
+FLAC_START = 8192  # bytes, which have the header
 BLOCK = 1 << 20  # values read at once, so that memory depends on the data and not on the header
 
 
@@ -121,6 +122,27 @@ def rate_of(wav: str, utt: str) -> int | None:
     except (UserError, soundfile.SoundFileError, OSError):
         return None
     return rate if isinstance(rate, int) else None  # features have none
+
+
+def length_in_ark(wav: str) -> tuple[int, int] | None:
+    """Return samples and sampling rate of FLAC at a position in an ark from its header, without decoding.
+
+    None for other content, and for what cannot be read.
+    """
+    file, _, place = wav.rpartition(":")
+    try:
+        with open(file, "rb") as f:
+            f.seek(int(place))
+            if f.read(5) != b"AUDIO":
+                return None
+            f.seek(int.from_bytes(f.read(1)), 1)  # over the size
+            start = f.read(FLAC_START)
+        info = soundfile.info(BytesIO(start)) if start.startswith(b"fLaC") else None
+    except (OSError, soundfile.SoundFileError):
+        return None
+    if info is None or info.channels != 1 or not 0 < info.frames < UNKNOWN_LENGTH:
+        return None
+    return info.frames, info.samplerate
 
 
 def _load_sound(wav: str, utt: str) -> tuple[NDArray[Any], int]:

@@ -32,7 +32,7 @@ import soundfile
 from espnet_kd import parallel
 from espnet_kd.config import split_words
 from espnet_kd.data import dump
-from espnet_kd.data.audio import IN_ARK, read_waveform
+from espnet_kd.data.audio import IN_ARK, length_in_ark, read_speech, read_waveform
 from espnet_kd.data.tables import Lookup, SortedTable
 from espnet_kd.decoding import records, shards
 from espnet_kd.decoding.records import DecodedUtterance, Hypothesis
@@ -119,8 +119,8 @@ def audio_length(wav: str, utt: str) -> tuple[int, int]:
         UserError: it cannot be read.
     """
     if IN_ARK.search(wav):
-        from espnet_kd.data.audio import read_speech
-
+        if (found := length_in_ark(wav)) is not None:
+            return found
         speech, rate = read_speech(wav, utt)
         return len(speech), rate
     try:

@@ -11,7 +11,7 @@ import soundfile
 from miniature import contents, tone, write_kaldi, write_speech
 
 from espnet_kd.data import archives
-from espnet_kd.data.audio import read_audio, read_speech
+from espnet_kd.data.audio import length_in_ark, read_audio, read_speech
 from espnet_kd.data.contents import fingerprint_speech
 from espnet_kd.data.datadir import Utterance
 from espnet_kd.data.format import main
@@ -178,3 +178,16 @@ def test_eight_bits_in_an_archive_are_around_128(src: Path) -> None:
     (src / "wav.ark").write_bytes(b"a-1 " + sound.getvalue())
     samples, _ = read_audio(Utterance("a-1", "a", Path(f"{src}/wav.ark:4"), "YES"))
     assert np.abs(samples - tone(8000) / 32768).max() <= 1 / 128
+
+
+def test_the_length_of_flac_in_an_archive_is_in_its_header(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To import the labels of 60,000 hours, nothing is decoded."""
+    places = read_table(formatted(src) / "wav.scp")
+    monkeypatch.setattr(kaldiio, "load_mat", None)
+    found = {utt: length_in_ark(wav) for utt, wav in places.items()}
+    assert found == {utt: (samples, 16000) for utt, samples in LENGTHS.items()}
+    assert length_in_ark("nowhere.ark:5") is None
+    wav = read_table(formatted(src, audio_format="wav.ark") / "wav.scp")["a-1"]
+    assert length_in_ark(wav) is None, "a header of WAV has the size of the file, which is not read whole"
