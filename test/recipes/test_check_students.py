@@ -99,6 +99,29 @@ def test_a_training_takes_no_statistics_of_other_data(tmp_path: Path) -> None:
     assert run(train_lm).startswith("error: lm is of other data or tokens: run stage 6 again, and keep")
 
 
+def test_tables_of_speech_alone_are_divided_as_well(tmp_path: Path) -> None:
+    """Libri-Light has millions of utterances: with all tables in memory, each process takes gigabytes."""
+    for name in ("train", "dev"):
+        (tmp_path / "dump/raw" / name).mkdir(parents=True)
+        for table in ("wav.scp", "utt2num_samples", "text"):
+            (tmp_path / "dump/raw" / name / table).write_text("a 1\n")
+    stubs = """
+speech_only() { printf '%s\n' --data exp/s/speech/wav.scp,speech,sound --shape exp/s/speech/utt2num_samples; }
+splits_of() { [ "$1" != exp/s/speech/wav.scp ] || echo 3; }
+in_parts() { echo "in_parts $*"; }; launch() { echo "$*"; }
+num_splits_asr=auto
+train student exp/s s.yaml '' '' kd.yaml
+"""
+    result = sh(TEMPLATE, "bash", "-c", f"place={tmp_path}{SCRIPT}{TRAIN}{stubs}")
+    divided, launched = result.stdout.splitlines()
+    assert divided == "in_parts 3 exp/s/speech exp/s/speech/wav.scp exp/s/speech/utt2num_samples"
+    expected = (
+        "--data exp/s/speech/splits3/wav.scp,speech,sound --shape exp/s/speech/splits3/utt2num_samples "
+        "--multiple_iterator true --resume true"
+    )
+    assert f" {expected} " in launched
+
+
 def test_a_student_is_not_trained_on_labels_of_another_teacher(tmp_path: Path) -> None:
     """With two --expdir, or another --teacher_exp, two students can have one directory of labels."""
     (tmp_path / "mix.json").write_text('{"teacher": "exp/\\u00e9"}')

@@ -31,6 +31,7 @@ RECURRENT = {
 OPTIONS = (
     "--student_config", "conf/recurrent.yaml", "--kd_config", "conf/rkd.yaml,conf/skd.yaml",
     "--unlabelled_sets", "extra", "--test_sets", "dev",
+    "--num_splits_asr", "2",
 )  # fmt: skip
 STAGE = ("--stage", "9", "--stop_stage", "9")
 FIRST = Path("exp/asr_recurrent_rkd_raw_char_sp")
@@ -54,6 +55,8 @@ def phased(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_the_first_phase_trains_on_speech_without_transcripts(phased: Path) -> None:
     config = yaml.safe_load((phased / FIRST / "config.yaml").read_text())
     assert [name for _, name, _ in config["train_data_path_and_name_and_type"]] == ["speech"]
+    assert config["multiple_iterator"] is True
+    assert config["train_shape_file"] == [f"{FIRST}/speech/splits2/utt2num_samples"]
     keys = [line.split()[0] for line in (phased / FIRST / "speech/wav.scp").read_text().splitlines()]
     assert len(keys) == 24 + 3 and sum(key.startswith("extra") for key in keys) == 3
     stats = torch.load(phased / FIRST / "checkpoint.pth", weights_only=True)["reporter"]["stats"][1]

@@ -165,7 +165,7 @@ check_students() {
 # train ROLE EXP CONFIG ARGS TAG [KD_CONFIG [PREVIOUS_EXP]]: train a model, or resume an interrupted training.
 train() {
     local role=$1 exp=$2 stats words state options='' configs=("$3" ${6:+"$6"}) taught=() data measured normalize
-    local speech=${raw}/${train} shapes splits plain batches=() trained_on changed=("${not_default[@]}")
+    local speech=${raw}/${train} shapes splits parts tables=() plain batches=() trained_on changed=("${not_default[@]}")
     stats=$(statistics_for "$3" "$4")
     need 6 "${stats}"/{train,valid}/{speech_shape,"text_shape.${token_type}"} "${stats}/train/feats_stats.npz"
     need 5 "${token_list}"
@@ -204,12 +204,16 @@ train() {
     fi
     refuse_other "${stats}" "$(statistics_inputs)"
     measured=("${shapes}"/{speech_shape,"text_shape.${token_type}"})
+    tables=("${speech}"/{wav.scp,text} "${measured[@]}") parts=${shapes}
+    if [ -n "${options}" ]; then  # speech alone, perhaps much of it
+        measured=("${exp}/speech/utt2num_samples") tables=("${exp}/speech"/{wav.scp,utt2num_samples}) parts=${exp}/speech
+    fi
     splits=${num_splits_asr}
-    [ "${splits}" != auto ] || splits=$(splits_of "${speech}/wav.scp" "${batches[@]}")
+    [ "${splits}" != auto ] || splits=$(splits_of "${tables[0]}" "${batches[@]}")
     if [ "${splits}" -gt 1 ]; then
-        in_parts "${splits}" "${shapes}" "${speech}"/{wav.scp,text} "${shapes}"/{speech_shape,"text_shape.${token_type}"}
-        shapes=${shapes}/splits${splits}
-        training_data "${shapes}"
+        in_parts "${splits}" "${parts}" "${tables[@]}"
+        parts+=/splits${splits} shapes=${parts}
+        training_data "${parts}"
         batches+=(--multiple_iterator true)
     fi
     data=(
@@ -217,7 +221,7 @@ train() {
         --train_shape_file "${shapes}/speech_shape" --train_shape_file "${shapes}/text_shape.${token_type}"
         --valid_shape_file "${stats}/valid/speech_shape" --valid_shape_file "${stats}/valid/text_shape.${token_type}"
     )
-    [ -z "${options}" ] || { mapfile -t data <<< "${options}"; measured=("${exp}/speech/utt2num_samples"); }
+    [ -z "${options}" ] || { mapfile -t data <<< "${options//"${exp}/speech/"/"${parts}/"}"; data+=("${batches[@]}"); }
     [ "${ngpu}" -eq 0 ] || log "${exp}: $("${python}" -m espnet_kd batches "${exp}/train.yaml" --shapes "${measured[@]}" \
         --fs "${fs}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --config_ngpu "${config_ngpu}" --args="$4")"
     read -ra words <<< "$4"
