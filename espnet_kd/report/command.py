@@ -84,10 +84,11 @@ def main(argv: list[str] | None = None) -> None:
     groups, unscored = collect(args, sets + valid)
     sets = [name for name in sets + valid if any(group.scored(name) for group in groups)]
     images = draw_plots(groups, sets, args)
-    text = render(args.title, groups, sets, valid, images, Path(args.out), unscored)
+    shown = {name: tables.results(groups, name) for name in sets}
+    text = render(args.title, groups, shown, valid, images, Path(args.out), unscored)
     write_text(args.out, text)
-    for name in sets:
-        print(f"{name}:\n\n{tables.results(groups, name)}\n")
+    for name, table in shown.items():
+        print(f"{name}:\n\n{table}\n")
     print(f"table: {args.out}\nplots: {', '.join(map(str, images.values()))}")
 
 
@@ -190,17 +191,17 @@ def _draw_utterance(groups: list[RunGroup], args: argparse.Namespace, directory:
 def render(
     title: str,
     groups: list[RunGroup],
-    sets: list[str],
+    shown: dict[str, str],
     valid: list[str],
     images: dict[str, Path],
     out: Path,
     unscored: list[Run],
 ) -> str:
-    """Return the text of RESULTS.md."""
-    parts = [f"# {title}", NOTE]
-    for name in sets:
+    """Return the text of RESULTS.md; ``shown`` has the table of each set."""
+    parts, sets = [f"# {title}", NOTE], list(shown)
+    for name, table in shown.items():
         aside = " (validation set: models were selected on it)" if name in valid else ""
-        parts += [f"## {tables.plain(name)}{aside}", tables.results(groups, name)]
+        parts += [f"## {tables.plain(name)}{aside}", table]
     parts.append(tables.notes(groups[0].metric))
     notes = tables.warnings(groups, sets)
     for other_way, what, way_out in (

@@ -17,6 +17,7 @@ from fabricated import (
 
 from espnet_kd.errors import CONTROL, UserError, printable
 from espnet_kd.files import fingerprint
+from espnet_kd.report import tables
 from espnet_kd.report.command import NOTE, main
 from espnet_kd.targets.format import Manifest, ShardEntry, TapFormat, TargetRecord, checksum, write_shard
 
@@ -54,6 +55,14 @@ def test_the_rows_are_as_on_paper(recipe: Path) -> None:
     assert low < -25 < high < 0
     assert float(row[10]) < 0.001
     assert "student, trained longer (2 x)" in text
+
+
+def test_a_table_is_computed_once(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred experiments take a minute of resamples."""
+    computed, results = [], tables.results
+    monkeypatch.setattr(tables, "results", lambda rows, name: computed.append(name) or results(rows, name))
+    report()
+    assert computed == ["test", "dev"]
 
 
 def test_characters_where_words_have_no_spaces_between_them(recipe: Path) -> None:
