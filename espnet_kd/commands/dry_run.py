@@ -48,7 +48,8 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     cost, commands, makes = Cost(), [], []
     for name in dict.fromkeys([train, valid, *recipe.tests, *recipe.others]):
         place = raw / name if name in recipe.tests and name != valid else raw / "org" / name
-        kind = f"--nj {recipe['nj']} --fs {recipe['fs']} --audio_format {recipe['audio_format']}"
+        form = f"--feats_type {recipe['feats_type']} --audio_format {recipe['audio_format']}"
+        kind = f"--nj {recipe['nj']} --fs {recipe['fs']} {form}"
         commands.append(f"espnet-kd format {kind} data/{name} {place}")
         makes.append(place)
         known = recipe.other(name) if name in recipe.others else recipe.hours(name)
@@ -63,11 +64,11 @@ def _data_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
         [f"espnet-kd lengths {limits} {raw}/org/{n} {raw}/{n}" for n in measured],
         [raw / n for n in measured], Cost(notes=["lists only"]),
     )  # fmt: skip
-    kind = f"--token_type {recipe['token_type']}" + (
-        f" --nbpe {recipe['nbpe']}" if recipe["token_type"] == "bpe" else ""
-    )
+    kind, teacher = f"--token_type {recipe['token_type']}", recipe["token_from"]
     text = recipe["bpe_train_text"] or f"data/{recipe['train_set']}/text"
-    command = f"espnet-kd tokens {kind} --text {text} --out {recipe.token_list.parent}"
+    size = f" --nbpe {recipe['nbpe']}" if recipe["token_type"] == "bpe" else ""
+    command = f"token-from {teacher} {kind}" if teacher else f"tokens {kind}{size} --text {text}"
+    command = f"espnet-kd {command} --out {recipe.token_list.parent}"
     yield 5, Stage("token list", [command], [recipe.token_list], Cost())
 
 
@@ -75,11 +76,12 @@ def _add_audio(cost: Cost, name: str, hours: Hours | None, recipe: Recipe) -> No
     if hours is None:
         cost.notes.append(f"without {name}: its hours are known after stage 1")
         return
-    size = audio_gigabytes(hours.hours, recipe["audio_format"], recipe.hertz)
+    is_written = recipe["feats_type"] != "raw_copy"
+    size = audio_gigabytes(hours.hours, recipe["audio_format"], recipe.hertz) if is_written else None
     cost.gigabytes = None if size is None or cost.gigabytes is None else cost.gigabytes + size
     assert cost.cpu_hours is not None
     cost.cpu_hours += FORMAT * hours.hours / 3600
-    cost.notes.append(MEASURED)
+    cost.notes += [MEASURED] + ["raw_copy writes only what cannot be used as it is"] * (not is_written)
 
 
 def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
@@ -128,7 +130,8 @@ def _model_stages(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
     yield 10, _decoding("decoding", recipe, exps, [*alone, *trained[-1:]], recipe.tests)
     yield 11, _results(recipe, [*exps, *alone, *trained[-1:]])
     zips = [Path(e) / f"{Path(e).name}_{Path(recipe['inference_asr_model']).stem}.zip" for e in trained[-1:]]
-    yield 12, Stage("packed student", ["espnet2.bin.pack asr"], zips, Cost())
+    upload = [f"espnet-kd upload {zips[0]} --repo {recipe['hf_repo']}"] if zips and recipe["hf_repo"] else []
+    yield 12, Stage("packed student", ["espnet2.bin.pack asr", *upload], zips, Cost())
 
 
 def _statistics(recipe: Recipe, teachers: list[Path], student: list[Path]) -> Stage:

@@ -98,14 +98,15 @@ EMPTY = (
     "alone alone_args bpe_train_text download_model export_formats kd_config lm_config local_data_opts mixed "
     "results_md student_args students targets_args teacher_args teacher_config teachers unlabelled_sets "
     "unlabelled_share unlabelled_speeds inference_config teacher_inference_config student_config "
-    "speed_perturb_factors"
+    "speed_perturb_factors token_from hf_repo"
 )
 OPTIONS = {
     **dict.fromkeys(EMPTY.split(), ""), **dict.fromkeys(("nj", "ngpu", "num_nodes", "config_ngpu"), "1"),
     "train_set": "train", "train": "train", "valid_set": "dev", "test_sets": "test", "dumpdir": "dump",
     "fs": "16k", "audio_format": "flac", "min_wav_duration": "0.1", "max_wav_duration": "20",
-    "token_type": "char", "tokens": "char", "token_list": "tokens.txt", "statistics": "exp/stats",
-    "asr_task": "asr", "use_lm": "false", "measure": "false", "use_streaming": "false",
+    "feats_type": "raw", "token_type": "char", "tokens": "char", "token_list": "tokens.txt",
+    "statistics": "exp/stats", "asr_task": "asr", "use_lm": "false", "measure": "false",
+    "use_streaming": "false",
     "inference_asr_model": "ave.pth", "inference_tag": "tag", "teacher_inference_tag": "whole",
 }  # fmt: skip
 
@@ -142,6 +143,18 @@ def test_unlabelled_speech_is_perturbed_formatted_and_measured(place: Path) -> N
     assert Path("dump/raw/org/others_sp") in found[3].makes and Path("dump/raw/others_sp") in found[4].makes
     assert found[3].cost.gigabytes and plain[3].cost.gigabytes  # 10 + 1 + 1 hours, and 90 at two speeds
     assert found[3].cost.gigabytes / plain[3].cost.gigabytes == pytest.approx((12 + 3 * 90) / (12 + 90))
+
+
+def test_audio_that_stays_where_it_is_takes_no_disk_that_is_known(place: Path) -> None:
+    (written, left) = (planned(feats_type=kind)[3] for kind in ("raw", "raw_copy"))
+    assert written.cost.gigabytes and left.cost.gigabytes is None
+    assert all("--feats_type raw_copy" in line for line in left.commands)
+
+
+def test_tokens_of_a_teacher_and_an_upload_are_named(place: Path) -> None:
+    found = planned(token_from="exp/t", student_config="student.yaml", students="exp/s", hf_repo="me/s")
+    assert found[5].commands == ["espnet-kd token-from exp/t --token_type char --out ."]
+    assert found[12].commands[1:] == ["espnet-kd upload exp/s/s_ave.zip --repo me/s"]
 
 
 @pytest.mark.parametrize(
