@@ -26,7 +26,7 @@ EXTRAS = {
     "export": "`espnet-kd export` writes graphs with it",
     "faster_whisper": "`pseudo-label --labeller faster_whisper` transcribes with it",
     "hf": "teachers and labellers of Hugging Face need it",
-    "labels": "`pseudo-label --normalise numbers` and `digits` need it",
+    "labels": "`pseudo-label --normalise` needs it for `dates`, `digits` and `numbers`",
 }
 PROGRAMS = {
     "flock": "two runs in one recipe wait for each other with it",
