@@ -29,6 +29,7 @@ from espnet_kd.measure.recogniser import (
 )
 
 PIPE = "-"
+LONGEST = 30.0  # seconds
 PAUSE = 1.2  # seconds without new text that end an utterance, as in sherpa and Kaldi
 Texts = Iterator[tuple[str, bool]]  # text of an utterance so far, and whether it is final
 
@@ -47,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fs", help="sampling rate of a pipe without header, such as 16k (default: the model's)")
     p.add_argument("--channel", type=int, help="of audio with several, from 1")
     p.add_argument(
-        "--longest", type=float, default=30.0,
-        help="seconds that are decoded at once; longer speech is cut (default: %(default)s)",
+        "--longest", type=float,
+        help=f"seconds that are decoded at once; longer speech of files is cut (default: {LONGEST:g})",
     )  # fmt: skip
     p.add_argument("--threads", type=int, default=1, help="(default: %(default)s)")
     p.add_argument("--checkpoint", help="file of the model (default: the averaged one)")
@@ -60,15 +61,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Load the model and print the texts."""
     args = parser().parse_args(argv)
-    if not 1 <= args.longest < float("inf"):
-        raise UserError(f"--longest {args.longest:g}: give a number of seconds from 1 up")
-    if args.threads < 1:
-        raise UserError(f"--threads {args.threads}: give a number from 1 up")
+    check_options(args)
     rate = None if args.fs is None else parse_rate(args.fs)
-    if (args.data is None) == (not args.audio):
-        raise UserError("give audio files, or - for a pipe, or the --data of a formatted set")
-    if args.data is None and (args.key_file or args.out):
-        raise UserError("--key_file and --out are for a formatted set: give it by --data")
+    longest = LONGEST if args.longest is None else args.longest
     find_kind(args.exp)
     for path in args.audio:  # before the model is loaded, which takes seconds
         if str(path) != PIPE:
@@ -92,10 +87,33 @@ def main(argv: list[str] | None = None) -> None:
             write_set(model, chosen(args.data, args.key_file), args.out)
         for path in args.audio:
             with opened(path, rate or model.rate, args.channel) as recording:
-                texts = transcribe(model, recording, args.longest, str(path) == PIPE, remarks)
+                if str(path) == PIPE and rate not in (None, recording.rate):
+                    found = f"the WAV in the pipe has {recording.rate} Hz in its header"
+                    raise UserError(f"--fs {args.fs}: {found}: leave it out")
+                texts = transcribe(model, recording, longest, str(path) == PIPE, remarks)
                 show(texts, "" if len(args.audio) == 1 else f"{path} ")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse values that cannot be, and options that what is transcribed has no use for.
+
+    Raises:
+        UserError: which, and what is possible.
+    """
+    if args.longest is not None and not 1 <= args.longest < float("inf"):
+        raise UserError(f"--longest {args.longest:g}: give a number of seconds from 1 up")
+    if args.threads < 1:
+        raise UserError(f"--threads {args.threads}: give a number from 1 up")
+    if (args.data is None) == (not args.audio):
+        raise UserError("give audio files, or - for a pipe, or the --data of a formatted set")
+    if args.data is None and (args.key_file or args.out):
+        raise UserError("--key_file and --out are for a formatted set: give it by --data")
+    if args.data is not None and (args.channel is not None or args.longest is not None):
+        raise UserError("--channel and --longest are for files and pipes: leave them out beside --data")
+    if args.fs is not None and Path(PIPE) not in args.audio:
+        raise UserError("--fs is of a pipe without a header: files have their rates, leave it out")
 
 
 def chosen(data: Path, keys: Path | None) -> dict[str, str]:

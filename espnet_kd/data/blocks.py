@@ -18,6 +18,12 @@ from espnet_kd.errors import UserError
 Samples = NDArray[np.float32]  # (N,), full scale 1
 BLOCK_SECONDS = 0.1
 QUIET_SECONDS = 0.1  # length of what is compared to find a quiet moment
+# First bytes of audio that is neither WAV nor without a header -> what it is.
+OTHER_HEADERS = {
+    b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3", b"NIST": "SPHERE", b"FORM": "AIFF",
+    b".snd": "AU", b"caff": "CAF", b"RF64": "RF64", b"RIFX": "RIFX", b"\x1aE\xdf\xa3": "WebM",
+}  # fmt: skip
+UNKNOWN_BYTES = 0x7F000000  # that a header of WAV has at least where its writer did not know the length
 WIDTHS = {1: "u1", 2: "<i2", 4: "<i4"}  # bytes of a sample of WAV -> type
 
 
@@ -101,12 +107,18 @@ def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recordin
         channel: from 1; None for one channel.
 
     Raises:
-        UserError: the header of the WAV is damaged, or of another kind than PCM, or lacks the channel.
+        UserError: it is audio of another format; the header of the WAV is damaged, or of another kind than
+            PCM, or lacks the channel; or the WAV ends before its end, which is found when it is read.
     """
     start = pipe.read(4)
+    if start in OTHER_HEADERS:
+        raise UserError(
+            f"the pipe carries {OTHER_HEADERS[start]}: give the file, or send WAV, as "
+            "`ffmpeg -i FILE -f wav -` does"
+        )
     if start != b"RIFF":
         chosen = _choose("-", 1, channel)
-        return Recording("-", rate, _blocks_of_pipe(_Again(start, pipe), 1, 2, chosen, rate))
+        return Recording("-", rate, _blocks_of_pipe(_Again(start, pipe), 1, 2, chosen, rate, 0))
     try:
         source: Any = _Again(start, pipe)  # has what `wave` needs, which is read and no more
         header = wave.open(source)
@@ -119,7 +131,9 @@ def open_pipe(pipe: BinaryIO, rate: int, channel: int | None = None) -> Recordin
     if width not in WIDTHS:
         raise UserError(f"the WAV in the pipe has samples of {8 * width} bits: send 16 bits")
     chosen = _choose("-", channels, channel)
-    return Recording("-", rate, _blocks_of_pipe(header, channels, width, chosen, rate))
+    frames = header.getnframes()
+    promised = frames if frames * channels * width < UNKNOWN_BYTES else 0
+    return Recording("-", rate, _blocks_of_pipe(header, channels, width, chosen, rate, promised))
 
 
 class _Again:
@@ -138,21 +152,24 @@ class _Again:
 
 
 def _blocks_of_pipe(
-    source: "wave.Wave_read | _Again", channels: int, width: int, channel: int, rate: int
+    source: "wave.Wave_read | _Again", channels: int, width: int, channel: int, rate: int, promised: int
 ) -> Iterator[Samples]:
-    frame = channels * width
+    frame, count = channels * width, 0
     while data := _next(source, max(1, round(BLOCK_SECONDS * rate))):
         data = data[: len(data) - len(data) % frame]  # of a writer that was ended within a sample
+        count += len(data) // frame
         values = np.frombuffer(data, WIDTHS[width]).reshape(-1, channels)[:, channel].astype(np.float32)
         yield (values - np.float32(128 if width == 1 else 0)) / np.float32(2 ** (8 * width - 1))
+    if data is not None and count < promised:
+        raise UserError(f"the WAV in the pipe ends after {count} of {promised} samples: send it again")
 
 
-def _next(source: "wave.Wave_read | _Again", frames: int) -> bytes:
-    """Read samples; Ctrl-C, which ends the program that sends them, too, is the end of the audio."""
+def _next(source: "wave.Wave_read | _Again", frames: int) -> bytes | None:
+    """Read samples; None at Ctrl-C, which ends the program that sends them, too, and so the audio."""
     try:
         return source.readframes(frames)
     except KeyboardInterrupt:
-        return b""
+        return None
 
 
 def _choose(name: str, channels: int, channel: int | None) -> int:

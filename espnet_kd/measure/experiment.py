@@ -22,6 +22,7 @@ from espnet_kd.teachers.experiment import check_shapes, naming_stand_in, read_co
 
 # What torch says where the Fourier transform of ESPnet's front end gets less than half a window.
 FEWER_SAMPLES = "Padding size should be less than the corresponding input dimension"
+QUANTISED = ("quantize_asr_model", "quantize_lm")  # options of decoding
 # Options of decoding that name files of a language model.
 LANGUAGE_MODELS = ("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file", "ngram_file")
 
@@ -105,8 +106,8 @@ class ExperimentRecogniser(Recogniser):
         return sum(int(p.numel()) for p in self.search.model.parameters())
 
     def operations(self, speech: Samples) -> Operations | None:
-        """Count the multiply-adds of decoding one utterance; None for a model that ESPnet has quantised."""
-        if self.setup.options.get("quantize_asr_model"):  # torch does not count its products
+        """Count the multiply-adds of decoding one utterance; None where ESPnet has quantised a model."""
+        if any(self.setup.options.get(name) for name in QUANTISED):  # torch does not count such products
             return None
         from espnet_kd.measure.operations import count
 

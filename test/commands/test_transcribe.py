@@ -67,6 +67,25 @@ def test_a_formatted_set_becomes_a_kaldi_text(exp: Path) -> None:
         transcribe.main([str(exp), "a.wav", "--out", "texts"])
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data test --channel 2", "--channel and --longest are for files and pipes"),
+        ("--data test --longest 20", "--channel and --longest are for files and pipes"),
+        ("--data test --fs 8k", "--fs is of a pipe without a header"),
+        ("a.wav --fs 8k", "--fs is of a pipe without a header"),
+        ("- --fs 16k", "--fs 16k: the WAV in the pipe has 8000 Hz in its header: leave it out"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    exp: Path, words: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_speech(Path("test"), {"u1": 800})
+    monkeypatch.setattr(sys, "stdin", Input(Path("b.wav").read_bytes()))
+    with pytest.raises(UserError, match=message):
+        transcribe.main([str(exp), *words.split()])
+
+
 def test_several_files_have_their_names_and_remarks_are_made_once(
     exp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,32 @@ def test_a_bad_head_in_a_pipe_is_refused(content: bytes) -> None:
         open_pipe(pipe(content), 16000)
 
 
+@pytest.mark.parametrize(("name", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("AIFF", "PCM_16")])
+def test_audio_of_another_format_in_a_pipe_is_no_samples(name: str, subtype: str) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, SOUND, 16000, subtype, format=name)
+    with pytest.raises(UserError, match=f"(?i)the pipe carries {name}: give the file, or send WAV"):
+        open_pipe(pipe(content.getvalue()), 16000)
+
+
+def test_a_wav_that_ends_early_in_a_pipe_is_refused() -> None:
+    blocks = open_pipe(pipe(wav_bytes(2)[:-500]), 16000).blocks
+    with pytest.raises(UserError, match="ends after 650 of 900 samples: send it again"):
+        list(blocks)
+
+
+def test_ctrl_c_is_the_end_of_a_wav_in_a_pipe() -> None:
+    content = io.BytesIO(wav_bytes(2))
+
+    class Interrupted(io.BufferedReader):
+        def read(self, size: int | None = -1) -> bytes:
+            if size == 1600:  # the first block
+                raise KeyboardInterrupt
+            return content.read(size)
+
+    assert not list(open_pipe(Interrupted(io.BytesIO()), 16000).blocks)
+
+
 @pytest.mark.parametrize("rate", [0, 1, 4_000_000_000])
 def test_an_impossible_rate_in_a_pipe_is_refused(rate: int) -> None:
     content = wav_bytes(2)

@@ -148,8 +148,9 @@ def test_files_of_a_language_model_count_and_quantised_products_are_unknown(reci
     options = {"lm_file": "lm.pth", "lm_train_config": "lm.yaml", "word_lm_file": None}
     teacher.setup = replace(teacher.setup, options=options)
     assert [path.name for path in teacher.files][-2:] == ["lm.yaml", "lm.pth"]
-    teacher.setup = replace(teacher.setup, options={"quantize_asr_model": True})
-    assert teacher.operations(SPEECH) is None, "torch counts only what is not quantised"
+    for quantised in ("quantize_asr_model", "quantize_lm"):
+        teacher.setup = replace(teacher.setup, options={quantised: True})
+        assert teacher.operations(SPEECH) is None, "torch counts only what is not quantised"
 
 
 @pytest.mark.parametrize(
